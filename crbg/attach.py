@@ -1,0 +1,229 @@
+"""Put gates on the weights of any unmodified `nn.Module`, and take them off again.
+
+The only file that knows `torch.nn.utils.parametrize`. A gate becomes the parametrisation of one weight: every read of the
+weight evaluates the gate, the raw weight stays in `parametrizations.<name>.original`, and nothing subclasses a layer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+from torch.nn.utils import parametrize
+
+from crbg.errors import CrbgError, choose
+from crbg.gate import Fixed, Gate, Units
+from crbg.mask import Mask
+
+Make = Callable[[str, Tensor], Gate | None]
+
+# What may carry a gate, by the type of its owner; embeddings, norms and biases are not weights in this project's sense.
+_GATED = {nn.Linear: ("weight",), _ConvNd: ("weight",), nn.Bilinear: ("weight",)}
+_ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    """Name the raw weights that gates may be put on, gated or not, in the model's own order.
+
+    Raises:
+        CrbgError: two layers share one weight; a gate on one of them would leave the other dense.
+    """
+    found: dict[str, Tensor] = {}
+    for prefix, module in model.named_modules():
+        for attribute in _attributes(module):
+            raw = _raw(module, attribute)
+            if raw is None:
+                continue
+            name = f"{prefix}.{attribute}".lstrip(".")
+            twin = next((n for n, t in found.items() if t is raw), None)
+            if twin:
+                raise CrbgError(f"{name!r} and {twin!r} share one weight; tied weights cannot be gated: untie them first")
+            found[name] = raw
+    return found
+
+
+def attach(model: nn.Module, make: Make, where: str = ".*") -> nn.Module:
+    """Put `make(name, weight)` on every weight whose name matches `where` in full; None leaves a weight dense.
+
+    Returns the same model. Each gate is evaluated once per forward pass: where a module reads its weight several times
+    (`nn.MultiheadAttention`), torch's parametrisation cache is opened around the forward pass of `model`, so call
+    `model` itself and not its parts.
+
+    Raises:
+        CrbgError: a weight has a gate already, or no weight matches.
+    """
+    names = [n for n in weights(model) if re.fullmatch(where, n)]
+    if not names:
+        raise CrbgError(f"no weight matches {where!r}: {choose(where, weights(model))}")
+    taken = gates(model)
+    for name in names:
+        if name in taken:
+            raise CrbgError(f"{name!r} has a gate already; bake() or detach() it first")
+    several_reads = False
+    for name in names:
+        module, attribute = _owner(model, name)
+        gate = make(name, getattr(module, attribute))
+        if gate is None:
+            continue
+        if isinstance(gate, Units):
+            gate.shared = any(g is gate for g in gates(model).values())
+        _own_class(module)
+        # unsafe=True skips torch's trial evaluation, which would draw from the noise stream.
+        parametrize.register_parametrization(module, attribute, gate, unsafe=True)
+        several_reads |= isinstance(module, nn.MultiheadAttention | NonDynamicallyQuantizableLinear)
+    shared = [g for g in gates(model).values() if isinstance(g, Units) and g.shared]
+    if several_reads or shared:
+        guard = _OnePass(several_reads)
+        model.register_forward_pre_hook(guard.enter)
+        model.register_forward_hook(guard.leave, always_call=True)
+    return model
+
+
+def gates(model: nn.Module) -> dict[str, Gate]:
+    """Return the gates of a model by the name of the weight they stand on."""
+    found = {}
+    for name, (module, attribute) in _owners(model).items():
+        if parametrize.is_parametrized(module, attribute):
+            for item in module.parametrizations[attribute]:  # type: ignore[union-attr, index]
+                if isinstance(item, Gate):
+                    found[name] = item
+    return found
+
+
+def detach(model: nn.Module) -> nn.Module:
+    """Take all gates off and leave the raw weights, bytes unchanged."""
+    for name in gates(model):
+        module, attribute = _owner(model, name)
+        _own_class(module)
+        parametrize.remove_parametrizations(module, attribute, leave_parametrized=False)
+    for hooks in (model._forward_pre_hooks, model._forward_hooks):
+        for key, hook in list(hooks.items()):
+            if isinstance(getattr(hook, "__self__", None), _OnePass):
+                del hooks[key]
+                model._forward_hooks_always_called.pop(key, None)
+    return model
+
+
+@torch.no_grad()
+def bake(model: nn.Module, mask: Mapping[str, Tensor] | None = None) -> nn.Module:
+    """Replace gates by what they compute: raw weight * mask (booleans, or real gate values), or the noise-free gate.
+
+    Afterwards the model has the class and the `state_dict` keys that it had before `attach`.
+    """
+    values = dict(mask) if mask is not None else {n: g.soft() for n, g in gates(model).items()}
+    detach(model)
+    raw = weights(model)
+    for name, value in values.items():
+        if name not in raw:
+            raise CrbgError(f"there is no weight {name!r} to bake: {choose(name, raw)}")
+        raw[name].copy_(Fixed(value.to(raw[name].device)).effective(raw[name]))
+    return model
+
+
+@contextmanager
+def bypass(model: nn.Module) -> Iterator[nn.Module]:
+    """Run the dense reference: within the block every gate returns its weight untouched and draws nothing."""
+    with _flag(model, "bypassed", True):
+        yield model
+
+
+@contextmanager
+def sampling(model: nn.Module, on: bool = True) -> Iterator[nn.Module]:
+    """Switch the noise of all gates on (or off) within the block."""
+    with _flag(model, "sampling", on):
+        yield model
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[nn.Module]:
+    """Spare autograd the gradients of the weights within the block, for searches that do not need the graph through them.
+
+    Enter it before `attach`. That weights stay as they are is guarded elsewhere, by their bytes.
+    """
+    before = [(p, p.requires_grad) for p in model.parameters()]
+    for p, _ in before:
+        p.requires_grad_(False)
+    try:
+        yield model
+    finally:
+        for p, wanted in before:
+            p.requires_grad_(wanted)
+
+
+@contextmanager
+def _flag(model: nn.Module, name: str, value: bool) -> Iterator[None]:
+    before = [(g, getattr(g, name)) for g in gates(model).values()]
+    for gate, _ in before:
+        setattr(gate, name, value)
+    try:
+        yield
+    finally:
+        for gate, old in before:
+            setattr(gate, name, old)
+
+
+class _OnePass:
+    """Hooks that make one forward pass of the root one evaluation of each gate, re-entrant and safe to deepcopy."""
+
+    def __init__(self, cache: bool) -> None:
+        self.cache, self.open = cache, list[Any]()
+
+    def enter(self, model: nn.Module, _: Any) -> None:
+        self._forget(model)
+        if self.cache:
+            self.open.append(parametrize.cached())
+            self.open[-1].__enter__()
+
+    def leave(self, model: nn.Module, _: Any, __: Any) -> None:
+        self._forget(model)
+        if self.open:
+            self.open.pop().__exit__(None, None, None)
+
+    @staticmethod
+    def _forget(model: nn.Module) -> None:
+        for gate in gates(model).values():
+            if isinstance(gate, Units):
+                gate.current = None
+
+
+def _own_class(module: nn.Module) -> None:
+    """Give a parametrised module a class of its own.
+
+    torch makes one class per parametrised module and puts the weight on it as a property, but `copy.deepcopy` shares that
+    class: taking the gates off one copy would break the other.
+    """
+    if parametrize.is_parametrized(module):
+        shared = type(module)
+        module.__class__ = type(shared.__name__, shared.__bases__, dict(shared.__dict__))
+
+
+def _attributes(module: nn.Module) -> tuple[str, ...]:
+    if isinstance(module, nn.MultiheadAttention):
+        return _ATTENTION
+    return next((names for kind, names in _GATED.items() if isinstance(module, kind)), ())
+
+
+def _raw(module: nn.Module, attribute: str) -> Tensor | None:
+    if parametrize.is_parametrized(module, attribute):
+        return module.parametrizations[attribute].original  # type: ignore[no-any-return, union-attr, index]
+    value = getattr(module, attribute, None)
+    return value if isinstance(value, nn.Parameter) else None
+
+
+def _owners(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
+    return {
+        f"{prefix}.{attribute}".lstrip("."): (module, attribute)
+        for prefix, module in model.named_modules()
+        for attribute in _attributes(module)
+        if _raw(module, attribute) is not None
+    }
+
+
+def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    return _owners(model)[name]

@@ -1,0 +1,307 @@
+"""The command line: crbg run | evaluate | plan | status | list | select | record | report."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from crbg import config as configs
+from crbg import methods, models, store
+from crbg.config import Cell, Config
+from crbg.data import DATA
+from crbg.errors import CrbgError, choose
+from crbg.files import write_json
+
+CONTINUE = 75  # exit status of a run that ran out of time and left a checkpoint: call it again
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse and run; a user's mistake prints one message and gives status 2."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    try:
+        return int(args.do(args) or 0)
+    except CrbgError as error:
+        print(f"crbg: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            "crbg: interrupted; what was finished is kept, and the same command goes on from the last checkpoint", file=sys.stderr
+        )
+        return 130
+    except BrokenPipeError:
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="crbg", description="Find strong lottery tickets, and prove it.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, do: Callable[[argparse.Namespace], Any], about: str, example: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name, help=about, description=about, epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+        sub.set_defaults(do=do)
+        sub.add_argument(
+            "--config", nargs="+", default=["config.yaml"], metavar="FILE", help="later files are laid over earlier ones"
+        )
+        sub.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="top-level keys of the configuration")
+        return sub
+
+    def cells(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("experiment", nargs="?", help="one experiment; all of them if absent")
+        sub.add_argument(
+            "--where", nargs="+", default=[], metavar="KEY=VALUE", help="only cells with, e.g., arm=crbg density=0.05"
+        )
+        sub.add_argument("--seeds", nargs="+", type=int, metavar="N", help="these seeds instead of the configured ones")
+        sub.add_argument("--job", metavar="NAME", help="exactly the cells of one job of the workflow")
+
+    run = command("run", _run, "Run cells of experiments; what is done already is not run again.",
+                  "crbg run lenet_curve --where arm=crbg density=0.05 --seeds 0")  # fmt: skip
+    cells(run)
+    run.add_argument("--device", help="auto, cpu, cuda or cuda:N")
+    run.add_argument("--threads", type=int, help="CPU threads of this process")
+    run.add_argument("--deadline-minutes", type=float, default=math.inf, metavar="M",
+                     help=f"stop before M minutes with status {CONTINUE} and a checkpoint")  # fmt: skip
+    run.add_argument("--out", type=Path, help="write a manifest of the cells here")
+
+    ev = command("evaluate", _evaluate, "Open the test set for the selected specs of a main experiment, once.",
+                 "crbg evaluate lenet_curve")  # fmt: skip
+    cells(ev)
+    ev.add_argument("--out", type=Path, help="write a manifest of the cells here")
+
+    plan = command("plan", _plan, "Say what would run, how long it takes, and what it needs.", "crbg plan lenet_curve")
+    cells(plan)
+    status = command("status", _status, "Show what is done, running and missing.", "crbg status")
+    cells(status)
+    command("list", _list, "List experiments, methods with their options, models and data sets.", "crbg list")
+    sel = command(
+        "select", _select, "Apply the selection rule to the tuning records and write paper/selected.yaml.", "crbg select"
+    )
+    sel.add_argument("--out", type=Path, help="write elsewhere, for comparison with the committed choice")
+    rec = command("record", _record, "Copy finished records into results/recorded, to be committed.", "crbg record lenet_curve")
+    cells(rec)
+    command("report", _report, "Make tables, figures, verdicts and the HTML page from records.", "crbg report")
+    return parser
+
+
+def _config(args: argparse.Namespace) -> Config:
+    return configs.read(args.config, args.set)
+
+
+def _cells(args: argparse.Namespace, config: Config) -> list[Cell]:
+    chosen = [config.experiment(args.experiment)] if args.experiment else list(config.experiments.values())
+    if args.job:
+        jobs = {j.name: j for e in chosen for j in e.jobs()}
+        if args.job not in jobs:
+            raise CrbgError(f"no job {args.job!r}: {choose(args.job, jobs)}; did the configuration change since it was planned?")
+        return list(jobs[args.job].cells)
+    cells = [c for e in chosen for c in e.cells]
+    for condition in args.where:
+        key, eq, value = condition.partition("=")
+        if not eq:
+            raise CrbgError(f"--where {condition}: write KEY=VALUE, e.g. density=0.05")
+        keep = [c for c in cells if _matches(c, key, value)]
+        if not keep:
+            seen = sorted({str(_value(c, key)) for c in cells})
+            raise CrbgError(f"--where {condition}: no cell has that; {key} is one of {', '.join(seen)}")
+        cells = keep
+    return configs.with_seed(cells, args.seeds) if args.seeds else cells
+
+
+def _value(cell: Cell, key: str) -> Any:
+    if key == "arm":
+        return cell.arm
+    holder: Any = cell.spec.resolved() if key.startswith("options.") else cell.spec
+    name = key.removeprefix("options.")
+    if not hasattr(holder, name):
+        raise CrbgError(f"--where {key}: {choose(key, ['arm', *type(cell.spec).__dataclass_fields__])}")
+    return getattr(holder, name)
+
+
+def _matches(cell: Cell, key: str, text: str) -> bool:
+    value = _value(cell, key)
+    if isinstance(value, float):
+        try:
+            return math.isclose(value, float(text))
+        except ValueError:
+            return False
+    return str(value) == text
+
+
+class Progress:
+    """A bar with ETA over all steps of all cells on a terminal; a plain line now and then in a log."""
+
+    def __init__(self, cells: int, every: float = 30.0) -> None:
+        self.cells, self.every, self.done, self.last, self.started = cells, every, 0, time.monotonic(), time.monotonic()
+        self.bar: Any = None
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self.bar = tqdm(
+                total=float(cells), unit="run", bar_format="{l_bar}{bar}| {n:.2f}/{total:.0f} runs [{elapsed}<{remaining}]"
+            )
+
+    def step(self, done: int, total: int) -> None:
+        """Note steps of the present cell."""
+        now = time.monotonic()
+        if self.bar is not None:
+            self.bar.update(self.done + done / total - self.bar.n)
+        elif now - self.last >= self.every:
+            self.last = now
+            share = (self.done + done / total) / self.cells
+            print(f"{share:6.1%} of {self.cells} runs, about {_time((now - self.started) * (1 / share - 1))} left", flush=True)
+
+    def finish(self, text: str) -> None:
+        """Note the end of a cell."""
+        self.done += 1
+        if self.bar is not None:
+            self.bar.update(self.done - self.bar.n)
+            self.bar.write(text)
+        else:
+            print(text, flush=True)
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _bench(args: argparse.Namespace, config: Config) -> Any:
+    import torch
+
+    from crbg.run import Bench, pick_device
+
+    torch.set_num_threads(getattr(args, "threads", None) or config.threads)
+    return Bench(config.results, config.data_dir, pick_device(getattr(args, "device", None) or config.device))
+
+
+def _unique(cells: Iterable[Cell]) -> list[Cell]:
+    return list({c.key: c for c in cells}.values())
+
+
+def _run(args: argparse.Namespace) -> int:
+    config = _config(args)
+    cells = _unique(_cells(args, config))
+    stop = time.monotonic() + 60 * args.deadline_minutes
+    todo = [c for c in cells if not store.find(config, c.spec, c.seed)]
+    if todo:
+        from crbg.fit import Clock, OutOfTime
+        from crbg.run import execute
+
+        bench, progress = _bench(args, config), Progress(len(todo))
+        for name in dict.fromkeys(c.spec.data for c in todo):
+            bench.data(name)  # missing data is an error before the first run, not after an hour of them
+        for c in todo:
+            # Leave a tenth of a minute to write what is there.
+            clock = Clock(deadline=stop - 6, report=progress.step)
+            try:
+                record = execute(c.spec, c.seed, bench, clock)
+            except OutOfTime as pause:
+                print(f"{c.spec.slug()} seed {c.seed}: {pause}; call again to go on", flush=True)
+                return CONTINUE
+            progress.finish(_line(c, record))
+            if time.monotonic() >= stop - 6 and c is not todo[-1]:
+                return CONTINUE
+    else:
+        print(f"all {len(cells)} runs are done already")
+    _manifest(args.out, cells)
+    return 0
+
+
+def _line(cell: Cell, record: dict[str, Any]) -> str:
+    best = record.get("validation", {}).get("readings", {}).get("exact", {}).get("accuracy")
+    result = f"validation {best:.2f} %" if best is not None else record["status"]
+    return f"{cell.arm} {cell.spec.slug()} seed {cell.seed}: {result}"
+
+
+def _manifest(path: Path | None, cells: list[Cell]) -> None:
+    if path:
+        write_json(path, {"cells": [{"run": c.spec.slug(), "seed": c.seed} for c in cells]})
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    config = _config(args)
+    cells = _unique(c for c in _cells(args, config) if config.experiment(c.experiment).role == "main")
+    if not cells:
+        raise CrbgError("only main experiments are evaluated on the test set; tuning and ablations read validation alone")
+    selected = configs.read_selected(Path("paper/selected.yaml"))
+    for c in cells:
+        if not config.demonstration and c.spec.digest() not in selected.get("evaluate", {}).get(c.experiment, {}):
+            raise CrbgError(
+                f"{c.spec.slug()} is not listed in paper/selected.yaml; the test set opens only for specs chosen there: run `crbg select`"
+            )
+    todo = [c for c in cells if not store.find(config, c.spec, c.seed, evaluated=True)]
+    if todo:
+        from crbg.run import evaluate
+
+        bench, progress = _bench(args, config), Progress(len(todo))
+        for c in todo:
+            out = evaluate(c.spec, c.seed, bench)
+            exact = out.get("test", {}).get("readings", {}).get("exact", {}).get("accuracy")
+            progress.finish(
+                f"{c.arm} {c.spec.slug()} seed {c.seed}: " + (f"test {exact:.2f} %" if exact is not None else out["status"])
+            )
+    _manifest(args.out, cells)
+    return 0
+
+
+def _plan(args: argparse.Namespace) -> int:
+    config = _config(args)
+    print(store.plan(config, _cells(args, config)))
+    return 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    config = _config(args)
+    print(store.status(config, _cells(args, config)))
+    return 0
+
+
+def _list(args: argparse.Namespace) -> int:
+    import dataclasses
+
+    config = _config(args)
+    print("experiments (crbg run NAME)")
+    for e in config.experiments.values():
+        print(f"  {e.name:20s} {e.role:9s} {len(_unique(e.cells)):4d} runs   {e.about}")
+    print("\nmethods and their options")
+    for name in methods.names():
+        fields = dataclasses.fields(methods.get(name).Options)
+        knobs = ", ".join(f"{f.name}={f.default}" for f in fields)
+        print(f"  {name:20s} {knobs or '-'}")
+    print("\nmodels (patterns)")
+    for stem, pattern in models.families().items():
+        print(f"  {stem:20s} {pattern}")
+    print("\ndata sets")
+    for d in DATA.values():
+        print(f"  {d.name:20s} {d.shape}, {d.train} train + {d.validation} validation + {d.test} test")
+    return 0
+
+
+def _select(args: argparse.Namespace) -> int:
+    from crbg import selection
+
+    config = _config(args)
+    path = args.out or config.paper / "selected.yaml"
+    print(selection.write(config, path))
+    return 0
+
+
+def _record(args: argparse.Namespace) -> int:
+    config = _config(args)
+    print(f"{store.record(config, _unique(_cells(args, config)))} runs recorded under {store.recorded_folder(config)}")
+    return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    from crbg.report import build
+
+    for line in build(_config(args)):
+        print(line)
+    return 0

@@ -1,0 +1,262 @@
+"""config.yaml -> experiments -> cells. A cell is one spec with one seed, under the experiment and arm it serves. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from crbg.errors import CrbgError, choose
+from crbg.spec import Spec, spec_from
+
+TOP = {
+    "about": str, "data_dir": (str, type(None)), "results": str, "paper": str, "reuse": str, "threads": int,
+    "device": str, "seeds_at_most": int, "scale": dict, "experiments": dict,
+}  # fmt: skip
+EXPERIMENT = {
+    "about": str, "targets": list, "role": str, "seeds": list, "cells_per_job": int, "tuned_by": str, "groups": dict,
+    "base": dict, "arms": dict, "gpu": int,
+}  # fmt: skip
+ARM = {"about": str, "method": str, "set": dict, "grid": dict}
+ROLES = ("tune", "ablation", "main")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run to do: a spec with a seed, and where it belongs."""
+
+    experiment: str
+    arm: str
+    spec: Spec
+    seed: int
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What makes a run unique, whatever experiments share it."""
+        return self.spec.digest(), self.seed
+
+
+@dataclass(frozen=True)
+class Job:
+    """Cells that one process does one after the other."""
+
+    name: str
+    experiment: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A group of arms with one purpose. role: `tune` and `ablation` read validation only; `main` is evaluated on test."""
+
+    name: str
+    about: str
+    role: str
+    targets: tuple[str, ...]
+    cells_per_job: int
+    tuned_by: str | None
+    groups: Mapping[float, tuple[float, ...]]
+    cells: tuple[Cell, ...]
+    gpu: int = 0
+
+    def jobs(self) -> list[Job]:
+        """Cut the cells into jobs. The cut depends on the config alone, never on what is done already."""
+        unique = list({c.key: c for c in self.cells}.values())
+        parts = [unique[i : i + self.cells_per_job] for i in range(0, len(unique), self.cells_per_job)]
+        out = []
+        for i, part in enumerate(parts):
+            tag = hashlib.sha256(repr([c.key for c in part]).encode()).hexdigest()[:8]
+            out.append(Job(f"{self.name}-{i:03d}-{tag}", self.name, tuple(part)))
+        return out
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole of config.yaml, checked."""
+
+    files: tuple[str, ...]
+    results: Path
+    paper: Path
+    data_dir: str | None
+    reuse: str
+    threads: int
+    device: str
+    experiments: Mapping[str, Experiment]
+    demonstration: bool
+
+    def experiment(self, name: str) -> Experiment:
+        """Look an experiment up by name."""
+        if name not in self.experiments:
+            raise CrbgError(f"no experiment {name!r} in {', '.join(self.files)}: {choose(name, self.experiments)}")
+        return self.experiments[name]
+
+    def targets(self) -> dict[str, list[Experiment]]:
+        """Group the experiments by the targets they serve; `all` has every one."""
+        out: dict[str, list[Experiment]] = {"all": list(self.experiments.values())}
+        for e in self.experiments.values():
+            for t in e.targets:
+                out.setdefault(t, []).append(e)
+        return out
+
+
+def read(paths: Sequence[str | Path], settings: Iterable[str] = ()) -> Config:
+    """Read configuration files, later ones laid over earlier ones, then `key=value` settings; check everything.
+
+    Raises:
+        CrbgError: names every problem found, with its place, before anything runs.
+    """
+    merged: dict[str, Any] = {}
+    for path in paths:
+        try:
+            loaded = yaml.safe_load(Path(path).read_text()) or {}
+        except OSError as error:
+            raise CrbgError(f"cannot read the configuration {path}: {error.strerror}") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise CrbgError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(loaded, dict):
+            raise CrbgError(f"{path} must be a mapping of keys, not {type(loaded).__name__}")
+        merged = _lay_over(merged, loaded)
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        if key not in TOP or key in ("experiments", "scale"):
+            raise CrbgError(f"--set {setting}: {choose(key, (k for k in TOP if k not in ('experiments', 'scale')))}")
+        merged[key] = yaml.safe_load(value)
+    return check(merged, tuple(map(str, paths)))
+
+
+def check(raw: Mapping[str, Any], files: tuple[str, ...]) -> Config:
+    """Turn plain values into a Config, or raise one error that lists all that is wrong."""
+    place = ", ".join(files)
+    problems = list(_wrong(raw, TOP, place))
+    if problems:
+        raise CrbgError("\n".join(problems))
+    if raw.get("reuse", "recorded") not in ("recorded", "never"):
+        problems.append(f"{place}: reuse is 'recorded' or 'never', not {raw['reuse']!r}")
+    paper = Path(os.fspath(raw.get("paper", "paper")))
+    selected = read_selected(paper / "selected.yaml" if not raw.get("scale") else Path("paper/selected.yaml"))
+    experiments = {}
+    for name, body in (raw.get("experiments") or {}).items():
+        try:
+            experiments[name] = _experiment(name, body, raw, selected.get(name, {}))
+        except CrbgError as error:
+            problems += [f"{place}: {line}" for line in str(error).split("\n")]
+    for e in experiments.values():
+        if e.tuned_by and e.tuned_by not in experiments:
+            problems.append(f"{place}: experiments.{e.name}.tuned_by: {choose(e.tuned_by, experiments)}")
+    if not experiments and not problems:
+        problems.append(f"{place}: there are no experiments")
+    if problems:
+        raise CrbgError("\n".join(problems))
+    return Config(
+        files, Path(raw.get("results", "results")), paper, raw.get("data_dir"), raw.get("reuse", "recorded"),
+        int(raw.get("threads", 1)), raw.get("device", "auto"), experiments, bool(raw.get("scale")),
+    )  # fmt: skip
+
+
+def read_selected(path: Path) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """Read the committed choices of the selection rule: experiment -> arm -> [{densities, set, ...}]."""
+    if not path.exists():
+        return {}
+    loaded = yaml.safe_load(path.read_text()) or {}
+    if not isinstance(loaded, dict):
+        raise CrbgError(f"{path} must be a mapping; make it again with `crbg select`")
+    return loaded
+
+
+def _experiment(name: str, body: Any, raw: Mapping[str, Any], selected: Mapping[str, Any]) -> Experiment:
+    place = f"experiments.{name}"
+    if not isinstance(body, dict):
+        raise CrbgError(f"{place} must be a mapping")
+    problems = list(_wrong(body, EXPERIMENT, place))
+    role = body.get("role", "ablation")
+    if role not in ROLES:
+        problems.append(f"{place}.role: unknown role {role!r}: {choose(str(role), ROLES)}")
+    seeds = body.get("seeds", [0])
+    if not seeds or not all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in seeds):
+        problems.append(f"{place}.seeds must be a list of whole numbers >= 0, not {seeds!r}")
+    if not body.get("arms"):
+        problems.append(f"{place} has no arms")
+    if problems:
+        raise CrbgError("\n".join(problems))
+    scale = raw.get("scale") or {}
+    seeds = seeds[: raw.get("seeds_at_most", len(seeds))]
+    groups = {float(k): tuple(float(d) for d in v) for k, v in (body.get("groups") or {}).items()}
+    cells: list[Cell] = []
+    for arm, arm_body in body["arms"].items():
+        where = f"{place}.arms.{arm}"
+        try:
+            problems_here = list(_wrong(arm_body, ARM, where)) if isinstance(arm_body, dict) else [f"{where} must be a mapping"]
+            if problems_here:
+                raise CrbgError("\n".join(problems_here))
+            specs = list(_points(body.get("base") or {}, arm_body, where, scale, selected.get(arm, [])))
+        except CrbgError as error:
+            problems.append(str(error))
+            continue
+        digests = [s.digest() for s in specs]
+        if len(set(digests)) < len(digests) and not scale:
+            problems.append(f"{where}: two points of the grid are the same run")
+        cells += [Cell(name, str(arm), s, seed) for s in {s.digest(): s for s in specs}.values() for seed in seeds]
+    if problems:
+        raise CrbgError("\n".join(problems))
+    return Experiment(
+        name, body.get("about", ""), role, tuple(body.get("targets", ())), max(1, int(body.get("cells_per_job", len(seeds)))),
+        body.get("tuned_by"), groups, tuple(cells), int(body.get("gpu", 0)),
+    )  # fmt: skip
+
+
+def _points(
+    base: Mapping[str, Any], arm: Mapping[str, Any], place: str, scale: Mapping[str, Any], chosen: list[dict[str, Any]]
+) -> Iterator[Spec]:
+    fixed = {**base, "method": arm.get("method"), **(arm.get("set") or {})}
+    if fixed["method"] is None:
+        raise CrbgError(f"{place}.method is missing")
+    grid = arm.get("grid") or {}
+    for key, values in grid.items():
+        if not isinstance(values, list) or not values:
+            raise CrbgError(f"{place}.grid.{key} must be a list of at least one value, not {values!r}")
+    for point in itertools.product(*grid.values()):
+        values = _expand({**fixed, **dict(zip(grid, point, strict=True))})
+        for choice in chosen:
+            if values.get("density") in choice["densities"]:
+                values = _lay_over(values, _expand(choice["set"]))
+        values = _lay_over(values, {k: v for k, v in scale.items() if k in values or k in ("batch", "epochs", "limit")})
+        yield spec_from(values, place)
+
+
+def _expand(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn {"options.lr": 1} into {"options": {"lr": 1}}."""
+    out: dict[str, Any] = {}
+    for key, value in flat.items():
+        head, _, rest = str(key).partition(".")
+        out = _lay_over(out, {head: {rest: value}} if rest else {key: value})
+    return out
+
+
+def _lay_over(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    out = dict(under)
+    for key, value in over.items():
+        both = isinstance(out.get(key), Mapping) and isinstance(value, Mapping)
+        out[key] = _lay_over(out[key], value) if both else value
+    return out
+
+
+def _wrong(body: Mapping[str, Any], allowed: Mapping[str, Any], place: str) -> Iterator[str]:
+    for key, value in body.items():
+        if key not in allowed:
+            yield f"{place}: unknown key {key!r}: {choose(str(key), allowed)}"
+        elif not isinstance(value, allowed[key]) or (isinstance(value, bool) and allowed[key] is int):
+            wanted = allowed[key] if isinstance(allowed[key], tuple) else (allowed[key],)
+            yield f"{place}: {key} = {value!r} must be {' or '.join(t.__name__ for t in wanted)}"
+
+
+def with_seed(cells: Iterable[Cell], seeds: Iterable[int]) -> list[Cell]:
+    """Give each distinct spec of the cells the seeds asked for by hand."""
+    wanted = list(seeds)
+    first = {c.spec.digest(): c for c in cells}
+    return [replace(c, seed=s) for c in first.values() for s in wanted]

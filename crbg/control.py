@@ -1,0 +1,145 @@
+"""Sparsity control: the search hooks that add penalties to gate gradients and steer them to a density."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from crbg.attach import gates
+from crbg.errors import CrbgError
+from crbg.fit import Collapse, Row, Search
+from crbg.gate import Gaussian
+from crbg.penalty import Penalty, penalty
+
+
+class Penalised(Search):
+    """Add lambda times the mean of one penalty over all gates: the thesis's objective with a fixed lambda.
+
+    `anneal_to` lowers (or raises) the noise linearly to another level over the first 80 % of the search.
+    """
+
+    def __init__(self, model: nn.Module, name: str, weight: float, anneal_to: float | None = None) -> None:
+        found = {n: g for n, g in gates(model).items() if isinstance(g, Gaussian)}
+        if not found:
+            raise CrbgError("the network carries no Gaussian gates to penalise")
+        self.by_name = found
+        self.gates = list(dict.fromkeys(found.values()))  # a gate shared by several weights counts once
+        self.total = sum(g.mu.numel() for g in self.gates)
+        self.penalty, self.weight = penalty(name), weight
+        self.anneal_to, self.noise0 = anneal_to, [g.noise for g in self.gates]
+
+    def before_forward(self, progress: float) -> None:
+        if self.anneal_to is not None:
+            done = min(1.0, progress / 0.8)
+            for gate, noise in zip(self.gates, self.noise0, strict=True):
+                gate.noise = noise + (self.anneal_to - noise) * done
+
+    @torch.no_grad()
+    def after_backward(self, progress: float) -> None:
+        for g in self.gates:
+            _gradient(g).add_(self.penalty.slope(g.mu, g.penalty_sigma), alpha=self.weight / self.total)
+
+    def density(self) -> float:
+        """Share of gates with mu > 1/2: the natural density of the `half` reading."""
+        return sum(int((g.mu.detach() > 0.5).sum()) for g in self.gates) / self.total
+
+    def undecided(self) -> float:
+        """Share of gates with 0 < mu < 1."""
+        return sum(int(((g.mu.detach() > 0) & (g.mu.detach() < 1)).sum()) for g in self.gates) / self.total
+
+    def log(self) -> Row:
+        density = self.density()
+        if density == 0.0:
+            raise Collapse("no gate is above 1/2: the penalty has closed the whole network")
+        return {"density": density, "undecided": self.undecided(), "lambda": self.weight}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """When a controlled search does what, as shares of the whole search, and how hard it pulls.
+
+    The density is led from its start to the target along a geometric path that ends at `reach`; from `decide` on, a
+    decision penalty rises linearly to `firmness` at the end, so that the network trains as the binary one it will be.
+    """
+
+    reach: float = 0.4
+    decide: float = 0.5
+    firmness: float = 1.0
+    integral: float = 0.05
+    proportional: float = 1.0
+    every: int = 5
+
+
+class Controlled(Penalised):
+    """Hold a search at a target density by feedback on lambda, and decide its gates before the end.
+
+    Both penalties are scaled to the norm of the task's gradient (as CTS's GradBalance does), so lambda is of order one
+    whatever the network, the loss and the stage. lambda may become negative, which opens gates: without that a target
+    above the natural density could not be held. The error signal is log(density / path), clipped to [-1, 1]; lambda =
+    integral + proportional part. mu is kept within [-2 sigma, 1 + 2 sigma] of the penalty, since a gate farther out is out
+    of the reach of any penalty of the form Phi(mu / sigma).
+    """
+
+    def __init__(
+        self, model: nn.Module, name: str, density: float, plan: Plan | None = None, anneal_to: float | None = None
+    ) -> None:
+        super().__init__(model, name, 0.0, anneal_to)
+        self.target, self.plan = density, plan or Plan()
+        self.decision = penalty("induce_decision")
+        self.start = max(self.density(), density)
+        self.integral, self.task_norm, self.steps = 0.0, 0.0, 0
+        self.unit = {"pull": 0.0, "decide": 0.0}
+
+    def path(self, progress: float) -> float:
+        """Density asked for at a stage of the search."""
+        done = min(1.0, progress / self.plan.reach)
+        return self.start ** (1 - done) * self.target**done
+
+    @torch.no_grad()
+    def after_backward(self, progress: float) -> None:
+        measure = self.steps % self.plan.every == 0
+        if measure:
+            norm = math.sqrt(sum(float(_gradient(g).square().sum()) for g in self.gates))
+            self.task_norm = norm if self.steps == 0 else 0.8 * self.task_norm + 0.2 * norm
+        rising = (progress - self.plan.decide) / (1 - self.plan.decide)
+        self._push("pull", self.penalty, self.weight, measure)
+        self._push("decide", self.decision, self.plan.firmness * max(0.0, rising), measure)
+
+    def _push(self, name: str, what: Penalty, weight: float, measure: bool) -> None:
+        if weight == 0.0:
+            return
+        slopes = [what.slope(g.mu, g.penalty_sigma) for g in self.gates]
+        if measure or not self.unit[name]:
+            self.unit[name] = 1.0 / (math.sqrt(sum(float(s.square().sum()) for s in slopes)) + 1e-12)
+        for g, slope in zip(self.gates, slopes, strict=True):
+            _gradient(g).add_(slope, alpha=weight * self.task_norm * self.unit[name])
+
+    @torch.no_grad()
+    def after_step(self, progress: float) -> None:
+        for g in self.gates:
+            g.mu.clamp_(-2 * g.penalty_sigma, 1 + 2 * g.penalty_sigma)
+        if self.steps % self.plan.every == 0:
+            error = math.log(max(self.density(), 1e-9) / self.path(progress))
+            error = max(-1.0, min(1.0, error))
+            self.integral = max(-5.0, min(5.0, self.integral + self.plan.integral * error))
+            self.weight = self.integral + self.plan.proportional * error
+        self.steps += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        keys = ("weight", "integral", "task_norm", "steps", "start")
+        return {k: getattr(self, k) for k in keys} | {"unit": dict(self.unit)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for key, value in state.items():
+            setattr(self, key, dict(value) if isinstance(value, Mapping) else value)
+
+
+def _gradient(gate: Gaussian) -> torch.Tensor:
+    if gate.mu.grad is None:
+        raise CrbgError("a gate received no gradient: is the weight it stands on used in the forward pass?")
+    return gate.mu.grad

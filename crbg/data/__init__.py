@@ -1,0 +1,47 @@
+"""What is known of each data set without loading it (no torch here, so that planning is fast); `images` loads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from crbg.errors import CrbgError, choose
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """Shape, sizes and the fixed standardisation of a data set."""
+
+    name: str
+    shape: tuple[int, int, int]
+    classes: int
+    train: int
+    validation: int
+    test: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    torchvision: str = ""
+
+
+DATA = {
+    d.name: d
+    for d in (
+        DataInfo("digits", (1, 28, 28), 10, 1197, 300, 300, (0.2240,), (0.3491,)),
+        DataInfo("mnist", (1, 28, 28), 10, 50_000, 10_000, 10_000, (0.1307,), (0.3081,), "MNIST"),
+        DataInfo("fashion_mnist", (1, 28, 28), 10, 50_000, 10_000, 10_000, (0.2860,), (0.3530,), "FashionMNIST"),
+        DataInfo(
+            "cifar10", (3, 32, 32), 10, 40_000, 10_000, 10_000,
+            (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), "CIFAR10",
+        ),
+        DataInfo(
+            "cifar100", (3, 32, 32), 100, 40_000, 10_000, 10_000,
+            (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), "CIFAR100",
+        ),
+    )
+}  # fmt: skip
+
+
+def info(name: str) -> DataInfo:
+    """Look a data set up by name."""
+    if name not in DATA:
+        raise CrbgError(f"unknown data set {name!r}: {choose(name, DATA)}")
+    return DATA[name]

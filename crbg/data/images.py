@@ -1,0 +1,212 @@
+"""Image data as uint8 tensors that live on the device, split by a rule that everyone can repeat.
+
+Sources, in this order: NAME.npz under the data root (`data_dir`, or the environment variable CRBG_DATA) with train_x, test_x
+uint8 (N, C, H, W) and train_y, test_y; torchvision's layout under the same root; a download by torchvision.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crbg import rng
+from crbg.data import DataInfo, info
+from crbg.errors import CrbgError
+
+SPLIT_SEED = 0  # the seed of the one fixed validation split of every data set
+
+
+@dataclass(frozen=True)
+class Part:
+    """Images uint8 (N, C, H, W) and labels int64 (N,), with what turns pixels into inputs."""
+
+    x: Tensor
+    y: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def inputs(self, index: Tensor | slice) -> Tensor:
+        """Standardise a batch of images: (pixel / 255 - mean) / std per channel, float32."""
+        scale = (1.0 / (255.0 * self.std)).reshape(-1, 1, 1)
+        return self.x[index].to(torch.float32).mul_(scale).sub_((self.mean / self.std).reshape(-1, 1, 1))
+
+    def batches(self, size: int = 1000) -> Iterator[tuple[Tensor, Tensor]]:
+        """Walk through all images in order."""
+        for i in range(0, len(self), size):
+            yield self.inputs(slice(i, i + size)), self.y[i : i + size]
+
+    def to(self, device: torch.device) -> Part:
+        """Move everything to a device."""
+        return Part(*(t.to(device) for t in (self.x, self.y, self.mean, self.std)))
+
+
+@dataclass(frozen=True)
+class Data:
+    """Training, validation and test part of a data set, with the digest that records quote."""
+
+    name: str
+    train: Part
+    validation: Part
+    test: Part
+    classes: int
+    digest: str
+    lossy_test: Tensor
+
+    @property
+    def in_shape(self) -> tuple[int, ...]:
+        """Shape of one image, (C, H, W)."""
+        return tuple(self.train.x.shape[1:])
+
+    def to(self, device: torch.device) -> Data:
+        """Move all parts to a device."""
+        return replace(self, **{p: getattr(self, p).to(device) for p in ("train", "validation", "test")})
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Shuffled minibatches of one part. The order is a pure function of (seed, epoch), so a resumed run needs no loader state."""
+
+    part: Part
+    size: int
+    seed: int
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.size <= len(self.part):
+            raise CrbgError(f"batch size {self.size} does not fit {len(self.part)} training images")
+
+    def __len__(self) -> int:
+        return len(self.part) // self.size
+
+    def order(self, epoch: int) -> Tensor:
+        """Permute the images for an epoch; the incomplete last batch is dropped."""
+        return torch.from_numpy(rng.permutation(len(self.part), self.seed, "order", str(epoch)))
+
+    def digest(self) -> str:
+        """SHA-256 of the first epoch's order with the batch size, which tells whether two runs saw the same batches."""
+        return hashlib.sha256(f"{self.size}:".encode() + self.order(0).numpy().astype("<i8").tobytes()).hexdigest()
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (inputs, labels) from batch `start` on."""
+        order = self.order(epoch).to(self.part.x.device)
+        for i in range(start, len(self)):
+            index = order[i * self.size : (i + 1) * self.size]
+            x = self.part.inputs(index)
+            if self.flip:
+                coins = torch.from_numpy(rng.sign(self.size, self.seed, "flip", f"{epoch}.{i}") > 0).to(x.device)
+                x = torch.where(coins[:, None, None, None], x.flip(-1), x)
+            yield x, self.part.y[index]
+
+
+def root(data_dir: str | None = None) -> Path:
+    """Find the data root: the argument, else CRBG_DATA, else ./data."""
+    return Path(data_dir or os.environ.get("CRBG_DATA") or "data").expanduser()
+
+
+def load(name: str, data_dir: str | None = None, download: bool = True) -> Data:
+    """Load a data set and split it: a stratified validation part drawn once, with seed 0, from the training images.
+
+    Raises:
+        CrbgError: unknown, missing or damaged data; the message names the file, the path and the variable.
+    """
+    entry = info(name)
+    arrays = _digits() if name == "digits" else _read(entry, root(data_dir), download)
+    train_x, train_y, test_x, test_y = (arrays[k] for k in ("train_x", "train_y", "test_x", "test_y"))
+    digest = hashlib.sha256()
+    for a in (train_x, train_y, test_x, test_y):
+        digest.update(np.ascontiguousarray(a).tobytes())
+    held = stratified(train_y, entry.validation, SPLIT_SEED, f"validation/{name}")
+    kept = np.setdiff1d(np.arange(len(train_y)), held)
+    lossy = arrays.get("lossy_index", np.array([], np.int64))
+    lossy_test = torch.from_numpy(np.asarray(lossy[lossy >= len(train_y)] - len(train_y), np.int64))
+    mean, std = (torch.tensor(v, dtype=torch.float32) for v in (entry.mean, entry.std))
+
+    def part(x: np.ndarray, y: np.ndarray) -> Part:  # type: ignore[type-arg]
+        return Part(torch.from_numpy(np.ascontiguousarray(x)), torch.from_numpy(y.astype(np.int64)), mean, std)
+
+    return Data(
+        name,
+        part(train_x[kept], train_y[kept]),
+        part(train_x[held], train_y[held]),
+        part(test_x, test_y),
+        entry.classes,
+        digest.hexdigest(),
+        lossy_test,
+    )
+
+
+def stratified(labels: np.ndarray, count: int, seed: int, stream: str) -> np.ndarray:  # type: ignore[type-arg]
+    """Draw `count` indices with the class shares of `labels`; the largest remainders get the places left over."""
+    classes, totals = np.unique(labels, return_counts=True)
+    exact = totals * count / len(labels)
+    quota = np.floor(exact).astype(int)
+    quota[np.argsort(quota - exact, kind="stable")[: count - quota.sum()]] += 1
+    order = rng.permutation(len(labels), seed, stream)
+    chosen = [order[labels[order] == c][:q] for c, q in zip(classes, quota, strict=True)]
+    return np.sort(np.concatenate(chosen))
+
+
+def _digits() -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+    """scikit-learn's 1 797 digits, 8x8 pixels of 0..16: each pixel enlarged 3x, then padded to 28x28; 300 are the test part."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    x = np.repeat(np.repeat(bunch.images * (255.0 / 16.0), 3, axis=1), 3, axis=2).round().astype(np.uint8)
+    x = np.pad(x, ((0, 0), (2, 2), (2, 2)))[:, None]
+    test = stratified(bunch.target, 300, SPLIT_SEED, "test/digits")
+    rest = np.setdiff1d(np.arange(len(x)), test)
+    return {"train_x": x[rest], "train_y": bunch.target[rest], "test_x": x[test], "test_y": bunch.target[test]}
+
+
+def _read(entry: DataInfo, folder: Path, download: bool) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+    path = folder / f"{entry.name}.npz"
+    if not path.exists():
+        return _torchvision(entry, folder, download)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {k: archive[k] for k in archive.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError) as error:
+        raise CrbgError(f"{path} is damaged ({error}); make the file again or delete it to download the data") from None
+    for key in ("train_x", "train_y", "test_x", "test_y"):
+        if key not in arrays:
+            raise CrbgError(f"{path} holds no array {key!r}; it needs train_x, train_y, test_x, test_y")
+    for part in ("train", "test"):
+        x, y = arrays[f"{part}_x"], arrays[f"{part}_y"]
+        if x.dtype != np.uint8 or x.shape[1:] != entry.shape or y.shape != (len(x),):
+            raise CrbgError(
+                f"{path}: {part}_x is {x.dtype} {x.shape}, {part}_y {y.shape}; expected uint8 (N, {entry.shape}), (N,)"
+            )
+        if y.min() < 0 or y.max() >= entry.classes:
+            raise CrbgError(f"{path}: {part}_y holds label {y.max()}, but {entry.name} has {entry.classes} classes")
+    return arrays
+
+
+def _torchvision(entry: DataInfo, folder: Path, download: bool) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+    import torchvision
+
+    maker = getattr(torchvision.datasets, entry.torchvision)
+    try:
+        sets = {part: maker(str(folder), train=part == "train", download=download) for part in ("train", "test")}
+    except Exception as error:  # torchvision raises RuntimeError, URLError and others for the same cause
+        raise CrbgError(
+            f"data set {entry.name!r} is neither at {folder / (entry.name + '.npz')} nor in torchvision's layout under "
+            f"{folder}, and could not be downloaded ({type(error).__name__}: {error}); "
+            "set CRBG_DATA (or data_dir in config.yaml) to the folder that holds it"
+        ) from None
+    out: dict[str, np.ndarray] = {}  # type: ignore[type-arg]
+    for part, s in sets.items():
+        x = np.asarray(s.data)
+        out[f"{part}_x"] = x[:, None] if x.ndim == 3 else x.transpose(0, 3, 1, 2)
+        out[f"{part}_y"] = np.asarray(s.targets)
+    return out

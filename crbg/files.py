@@ -1,0 +1,73 @@
+"""Files that are whole or absent, and JSON from strangers read with care. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from crbg.errors import CrbgError
+
+LARGEST_JSON = 64 * 2**20
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write atomically: readers see the old file or the new one, never a part.
+
+    Raises:
+        CrbgError: the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as out:
+                out.write(data)
+                out.flush()
+                os.fsync(out.fileno())
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except BaseException:
+            os.unlink(name)
+            raise
+    except OSError as error:
+        raise CrbgError(f"cannot write {path}: {error.strerror}; choose another folder with `--set results=...`") from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text atomically."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write canonical JSON: sorted keys, one decimal form of each number, no NaN."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, kind: str = "record") -> dict[str, Any]:
+    """Read a JSON object and refuse whatever is truncated, too large, too deep or not an object."""
+    try:
+        if path.stat().st_size > LARGEST_JSON:
+            raise CrbgError(f"{path} is larger than any {kind}: {path.stat().st_size} bytes")
+        value = json.loads(path.read_bytes(), parse_constant=_no_constant)
+    except OSError as error:
+        raise CrbgError(f"cannot read the {kind} {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, CrbgError):
+            raise
+        raise CrbgError(f"{path} is not a {kind}: {error}; delete it and run the cell again") from None
+    if not isinstance(value, dict):
+        raise CrbgError(f"{path} is not a {kind}: a JSON object was expected, not {type(value).__name__}")
+    return value
+
+
+def finite(value: float, digits: int = 10) -> float | None:
+    """Prepare a number for a record: rounded far below any uncertainty, None where it is not finite."""
+    return round(float(value), digits) if math.isfinite(value) else None
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number")

@@ -1,0 +1,56 @@
+"""The library in one call: a ticket in anyone's own model, from anyone's own data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from crbg import methods
+from crbg.errors import CrbgError
+from crbg.fit import Clock, LoaderBatches, Loss
+from crbg.methods import Found, Task
+from crbg.run import guard_roles
+
+
+def find_ticket(
+    model: nn.Module,
+    data: Iterable[tuple[Tensor, Tensor]] | tuple[Tensor, Tensor],
+    density: float | None,
+    method: str = "crbg",
+    loss: Loss = nn.functional.cross_entropy,
+    epochs: int = 10,
+    seed: int = 0,
+    batch: int = 256,
+    progress: Callable[[int, int], None] | None = None,
+    **options: Any,
+) -> Found:
+    """Search a sparse subnetwork of `model` with its weights as they are; none of them is changed.
+
+    `data` is a loader of (inputs, labels) batches, or one pair of tensors that is shuffled into batches of `batch`.
+    `loss(outputs, labels)` is a mean over the batch. `options` are the method's own knobs (`crbg list` shows them).
+    The model keeps its device; apply the result with `found.apply(model)`.
+
+    Raises:
+        CrbgError: unknown method or option, a loader without length, or a tensor that changed in the search.
+    """
+    chosen = methods.options(method, options)
+    try:
+        device = next(model.parameters()).device
+    except StopIteration:
+        raise CrbgError("the model has no parameters, so there is nothing to find in it") from None
+    if isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(t, Tensor) for t in data):
+        x, y = data
+        pairs = torch.utils.data.TensorDataset(x, y)  # type: ignore[arg-type]
+        order = torch.Generator().manual_seed(seed)
+        data = torch.utils.data.DataLoader(pairs, min(batch, len(pairs)), shuffle=True, drop_last=True, generator=order)  # type: ignore[assignment]
+    batches = LoaderBatches(data, device)  # type: ignore[arg-type]
+    clock = Clock(report=progress) if progress else None
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    found: Found = methods.get(method).find(model, Task(batches, density, epochs, seed, loss, clock=clock), chosen)
+    if "trained" not in found.changed.values():
+        kept = {n: t for n, t in model.state_dict().items() if n in dict(model.named_parameters())}
+        guard_roles({n: before[n] for n in kept}, kept, found.changed)
+    return found

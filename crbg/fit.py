@@ -1,0 +1,222 @@
+"""The one training loop: gates, scores or weights; exact resume; its own deadline.
+
+Everything random is either a pure function of (seed, epoch), as the data order, or drawn from torch's global generator,
+which owns the gate noise: it is seeded when a fit starts, saved with every checkpoint, and put back afterwards.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from crbg import rng
+from crbg.errors import CrbgError
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+Row = dict[str, float]
+
+
+class Batches(Protocol):
+    """Minibatches by epoch: `Feed`, or a wrapper around somebody's own loader."""
+
+    def __len__(self) -> int: ...
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterable[tuple[Tensor, Tensor]]: ...
+
+
+class Search:
+    """Hooks of a step, for what needs more than one tensor at a time: penalties, controllers, annealing, global choices."""
+
+    def before_forward(self, progress: float) -> None:
+        """Prepare a step; `progress` runs from 0 at the first step towards 1 at the last."""
+
+    def after_backward(self, progress: float) -> None:
+        """Change gradients before the optimiser sees them."""
+
+    def after_step(self, progress: float) -> None:
+        """Look at, or project, what the optimiser made."""
+
+    def log(self) -> Row:
+        """Give numbers for the history, once an epoch."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything the hooks carry from step to step."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up a saved state."""
+
+
+class OutOfTime(Exception):
+    """The deadline came before the end; the checkpoint holds all that was done."""
+
+
+class Collapse(Exception):
+    """The loss is not finite, or nothing is left of a layer: an outcome to record, not a mistake to mend."""
+
+
+@dataclass
+class Clock:
+    """When to stop, how often to save, and whom to tell.
+
+    `deadline` is a time.monotonic() value; `report` receives (steps done, steps in all).
+    """
+
+    deadline: float = math.inf
+    save_every: float = 60.0
+    report: Callable[[int, int], None] = lambda done, total: None
+    stop_after: int | None = None  # stop after this many steps of this process; tests interrupt a fit with it
+    steps: int = field(default=0)
+
+    def over(self) -> bool:
+        """Tell whether to stop now."""
+        return time.monotonic() >= self.deadline or (self.stop_after is not None and self.steps >= self.stop_after)
+
+
+def cosine(progress: float) -> float:
+    """Anneal the learning rate from 1 to 0 along half a cosine."""
+    return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def fit(
+    model: nn.Module,
+    batches: Batches,
+    optimiser: torch.optim.Optimizer,
+    epochs: int,
+    seed: int,
+    loss: Loss = nn.functional.cross_entropy,
+    search: Search | None = None,
+    schedule: Callable[[float], float] = cosine,
+    carried: Sequence[nn.Module] = (),
+    checkpoint: Path | None = None,
+    clock: Clock | None = None,
+) -> list[Row]:
+    """Train what the optimiser holds and return one row of history an epoch.
+
+    A checkpoint at `checkpoint` is taken up where it stopped and removed at the end by the caller. `model` is saved as a
+    whole, raw weights and gates; `carried` names modules beside it that have state.
+
+    Raises:
+        OutOfTime: the clock's deadline passed; a checkpoint was written.
+        Collapse: the loss is NaN or infinite.
+    """
+    clock, search = clock or Clock(), search or Search()
+    modules = nn.ModuleList([model, *carried])
+    per_epoch = len(batches)
+    if per_epoch == 0:
+        raise CrbgError("there is not a single batch to train on; make the batch smaller")
+    total, step, history, running = per_epoch * epochs, 0, list[Row](), 0.0
+    rates = [float(group["lr"]) for group in optimiser.param_groups]
+    device = next(model.parameters()).device
+    with _noise(seed, device):
+        saved = load_checkpoint(checkpoint)
+        if saved:
+            modules.load_state_dict(saved["modules"])
+            optimiser.load_state_dict(saved["optimiser"])
+            search.load_state_dict(saved["search"])
+            step, history, running = int(saved["step"]), list(saved["history"]), float(saved["running"])
+            _set_noise_state(saved["noise"], device)
+        last_save = time.monotonic()
+        for epoch in range(step // per_epoch, epochs):
+            for x, y in batches.epoch(epoch, step % per_epoch):
+                if checkpoint and (clock.over() or time.monotonic() - last_save >= clock.save_every):
+                    state = {"modules": modules.state_dict(), "optimiser": optimiser.state_dict(), "step": step}
+                    state |= {"search": search.state_dict(), "history": history, "running": running}
+                    save_checkpoint(checkpoint, state | {"noise": _noise_state(device)})
+                    last_save = time.monotonic()
+                if clock.over():
+                    raise OutOfTime(f"stopped after {step} of {total} steps")
+                progress = step / total
+                for group, rate in zip(optimiser.param_groups, rates, strict=True):
+                    group["lr"] = rate * schedule(progress)
+                search.before_forward(progress)
+                optimiser.zero_grad()
+                value = loss(model(x), y)
+                value.backward()  # type: ignore[no-untyped-call]
+                search.after_backward(progress)
+                optimiser.step()
+                search.after_step(progress)
+                running += float(value.detach())
+                step += 1
+                clock.steps += 1
+                clock.report(step, total)
+            if not math.isfinite(running):
+                raise Collapse(f"the loss is not finite in epoch {epoch + 1} of {epochs}")
+            history.append({"epoch": float(epoch + 1), "loss": running / per_epoch, **search.log()})
+            running = 0.0
+    return history
+
+
+def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Write atomically and keep the checkpoint before, in case this one is found damaged."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(".new")
+    torch.save(dict(state), fresh)
+    if path.exists():
+        os.replace(path, path.with_suffix(".previous"))
+    os.replace(fresh, path)
+
+
+def load_checkpoint(path: Path | None) -> dict[str, Any] | None:
+    """Read the newest intact checkpoint, without pickle; None when there is none."""
+    for candidate in (path, path.with_suffix(".previous")) if path else ():
+        if candidate.exists():
+            try:
+                return dict(torch.load(candidate, weights_only=True))
+            except Exception:  # a truncated zip, a short read: torch raises many types for one cause
+                continue
+    return None
+
+
+class _noise:
+    """Own torch's global generator within the block, seeded from the run's seed, and give it back afterwards."""
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self.seed, devices = seed, [device] if device.type == "cuda" else []
+        self.fork = torch.random.fork_rng(devices=devices)
+
+    def __enter__(self) -> None:
+        self.fork.__enter__()
+        torch.manual_seed(rng.torch_seed(self.seed, "gate noise"))
+
+    def __exit__(self, *error: Any) -> None:
+        self.fork.__exit__(*error)
+
+
+def _noise_state(device: torch.device) -> list[Tensor]:
+    return [torch.get_rng_state()] + ([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])
+
+
+def _set_noise_state(state: list[Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state[1], device)
+
+
+class LoaderBatches:
+    """Somebody's own loader, any iterable of (inputs, labels), walked once an epoch."""
+
+    def __init__(self, loader: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> None:
+        if not hasattr(loader, "__len__"):
+            raise CrbgError("the loader must have a length (batches per epoch): a DataLoader or a list of (x, y) batches")
+        if iter(loader) is loader:  # type: ignore[comparison-overlap]
+            raise CrbgError("the loader can be walked only once; give a DataLoader or a list of batches")
+        self.loader, self.device = loader, device
+
+    def __len__(self) -> int:
+        return len(self.loader)  # type: ignore[arg-type]
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches of an epoch on the device, from batch `start` on."""
+        for i, (x, y) in enumerate(self.loader):
+            if i >= start:
+                yield x.to(self.device), y.to(self.device)

@@ -1,0 +1,140 @@
+"""What a ticket is worth: accuracy in each reading, density per layer, dead units, FLOPs, size on disk."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from crbg.attach import bypass, gates, weights
+from crbg.mask import Mask
+
+READINGS = ("mean", "open", "half", "exact")
+
+
+@torch.no_grad()
+def accuracy(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], multipliers: Mapping[str, Tensor] | None = None
+) -> float:
+    """Percentage of labels predicted in eval mode, weights taken times `multipliers` (a mask or soft gates) by name.
+
+    `model` carries no gates. A tie between logits counts as the first class, as argmax does.
+    """
+    was = model.training
+    model.eval()
+    raw = weights(model)
+    swapped = {n: raw[n] * m.to(raw[n].device) for n, m in (multipliers or {}).items()}
+    hits = total = 0
+    for x, y in batches:
+        hits += int((torch.func.functional_call(model, swapped, (x,)).argmax(1) == y).sum())
+        total += len(y)
+    model.train(was)
+    return 100.0 * hits / total
+
+
+def has_batch_norm(model: nn.Module) -> bool:
+    """Tell whether a network keeps running statistics, which must be re-estimated under a binary mask."""
+    return any(isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats for m in model.modules())
+
+
+@contextmanager
+def recalibrated(
+    model: nn.Module, images: Iterable[Tensor], multipliers: Mapping[str, Tensor] | None = None
+) -> Iterator[nn.Module]:
+    """Within the block, BatchNorm statistics are cumulative averages over `images` (fixed order) under the mask."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    momenta, was = [m.momentum for m in norms], model.training
+    for m in norms:
+        m.reset_running_stats()
+        m.momentum = None  # torch's way of asking for a cumulative average
+    model.train()
+    others = [m for m in model.modules() if isinstance(m, nn.modules.dropout._DropoutNd)]
+    for m in others:
+        m.eval()
+    raw = weights(model)
+    swapped = {n: raw[n] * m.to(raw[n].device) for n, m in (multipliers or {}).items()}
+    with torch.no_grad():
+        for x in images:
+            torch.func.functional_call(model, swapped, (x,))
+    try:
+        yield model
+    finally:
+        model.load_state_dict(before)
+        model.train(was)
+        for m, momentum in zip(norms, momenta, strict=True):
+            m.momentum = momentum
+
+
+def shares(soft: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
+    """Share of gates that are exactly 0, exactly 1, and in between, per tensor and together ("all")."""
+    flat = {n: z.flatten() for n, z in soft.items()}
+    flat["all"] = torch.cat(list(flat.values()))
+    return {
+        n: {"zero": float((z == 0).double().mean()), "one": float((z == 1).double().mean()),
+            "fractional": float(((z > 0) & (z < 1)).double().mean())}
+        for n, z in flat.items()
+    }  # fmt: skip
+
+
+def dead_units(mask: Mask) -> dict[str, int]:
+    """Count the output units of each tensor that no kept weight reaches."""
+    return {n: int((~t.flatten(1).any(1)).sum()) for n, t in mask.items()}
+
+
+def alive(mask: Mask) -> Mask:
+    """Drop the weights of a fully connected chain that lead into, or out of, a dead unit, until nothing changes.
+
+    Tensors are taken as consecutive layers in the mask's order; only meaningful for networks like LeNet. The dropped
+    weights change no logit, so the count that remains is what an engineer would have to store.
+    """
+    layers = [t.clone() for t in mask.values()]
+    while True:
+        before = sum(int(t.sum()) for t in layers)
+        for a, b in zip(layers, layers[1:], strict=False):
+            used = a.any(1) & b.any(0)
+            a &= used[:, None]
+            b &= used[None, :]
+        if sum(int(t.sum()) for t in layers) == before:
+            return Mask(dict(zip(mask, layers, strict=True)))
+
+
+def flops(model: nn.Module, example: Tensor, mask: Mask | None = None) -> dict[str, float]:
+    """Multiply-adds times two of one forward pass of one example: dense, and with only the kept weights of each layer.
+
+    Dense counts come from torch's FlopCounterMode. A gated layer's share is its density; whatever carries no gate
+    (attention products) counts in full.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    was = model.training
+    model.eval()
+    with torch.no_grad(), bypass(model), FlopCounterMode(display=False) as counter:
+        model(example[:1])
+    model.train(was)
+    counts = {n: float(sum(c.values())) for n, c in counter.get_flop_counts().items()}
+    dense = counts.get("Global", 0.0)
+    if mask is None:
+        return {"dense": dense, "kept": dense}
+    root = type(model).__name__
+    per_layer = {n: t.float().mean().item() for n, t in mask.items()}
+    saved = sum((1 - d) * counts.get(f"{root}.{n.rsplit('.', 1)[0]}", 0.0) for n, d in per_layer.items())
+    return {"dense": dense, "kept": dense - saved}
+
+
+def packed_bytes(mask: Mask) -> int:
+    """Bytes of the bit-packed mask."""
+    return math.ceil(mask.total / 8)
+
+
+def readings(model: nn.Module) -> dict[str, dict[str, Tensor]]:
+    """Turn the gates of a model into multipliers: `mean` z = clip(mu, 0, 1), `open` 1[mu > 0], `half` 1[mu > 1/2]."""
+    soft = {n: g.soft() for n, g in gates(model).items()}
+    return {
+        "mean": soft,
+        "open": {n: z > 0 for n, z in soft.items()},
+        "half": {n: z > 0.5 for n, z in soft.items()},
+    }

@@ -1,0 +1,108 @@
+"""Ways to a ticket: one file each, found by its name.
+
+A file holds `VERSION` (raised whenever its numerics change, which renames all its runs), a frozen dataclass `Options` whose
+fields are the method's knobs, and `find(model, task, options) -> Found`. The planner reads options without running
+anything, so a method file imports torch inside `find`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from crbg.errors import CrbgError, choose
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from crbg.fit import Batches, Clock, Loss, Row
+    from crbg.mask import Mask
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a method is asked for: a density (None leaves it to the method), on these batches, for so many epochs."""
+
+    batches: Batches
+    density: float | None
+    epochs: int
+    seed: int
+    loss: Loss
+    checkpoint: Path | None = None
+    clock: Clock | None = None
+
+
+@dataclass
+class Found:
+    """What a search found. A strong ticket is `mask` on untouched weights; the rest says what a mask alone cannot.
+
+    `scores` rank the weights (larger = keep first), `soft` holds the noise-free real-valued gates, `changed` the tensors
+    whose bytes the method changed with their role (trained, redrawn), `history` one row an epoch.
+    """
+
+    mask: Mask
+    scores: dict[str, Tensor] = field(default_factory=dict)
+    soft: dict[str, Tensor] = field(default_factory=dict)
+    changed: dict[str, str] = field(default_factory=dict)
+    history: list[Row] = field(default_factory=list)
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Write the ticket into a model: weights that the mask drops become 0. Returns the same model."""
+        from crbg.attach import bake
+
+        return bake(model, self.mask)
+
+
+def names() -> list[str]:
+    """List the methods."""
+    return sorted(p.stem for p in Path(__file__).parent.glob("[a-z]*.py"))
+
+
+def get(name: str) -> ModuleType:
+    """Import a method by name."""
+    if name not in names():
+        raise CrbgError(f"unknown method {name!r}: {choose(name, names())}")
+    return importlib.import_module(f"crbg.methods.{name}")
+
+
+def options(name: str, values: Mapping[str, Any]) -> Any:
+    """Build a method's `Options` from plain values; unknown names and wrong types are refused together."""
+    kind = get(name).Options
+    hints, problems = typing.get_type_hints(kind), []
+    for key, value in values.items():
+        if key not in hints:
+            problems.append(f"{name} has no option {key!r}: {choose(key, hints)}")
+        elif not fits(value, hints[key]):
+            problems.append(
+                f"{name}.{key} = {value!r} is {type(value).__name__}, not {getattr(hints[key], '__name__', hints[key])}"
+            )
+    if problems:
+        raise CrbgError("; ".join(problems))
+    return kind(**{k: coerce(v, hints[k]) for k, v in values.items()})
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Tell whether a value from a configuration file has the type a dataclass field asks for."""
+    kinds = typing.get_args(hint) or (hint,)
+    if isinstance(value, bool):
+        return bool in kinds
+    if isinstance(value, int) and float in kinds:
+        return True
+    return any(isinstance(value, k) for k in kinds if isinstance(k, type))
+
+
+def coerce(value: Any, hint: Any) -> Any:
+    """Turn 1 into 1.0 where a float is asked for, so that both mean one run."""
+    kinds = typing.get_args(hint) or (hint,)
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) and float in kinds else value
+
+
+def differing(options: Any) -> dict[str, Any]:
+    """Return the options that differ from their defaults; only these enter a digest."""
+    return {f.name: getattr(options, f.name) for f in dataclasses.fields(options) if getattr(options, f.name) != f.default}

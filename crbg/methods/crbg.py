@@ -1,0 +1,102 @@
+"""CRBG: continuously relaxed Bernoulli gates on frozen weights (Tsayag & Lindenbaum, arXiv 2603.08914).
+
+Every weight has a gate z = clip(mu + eps, 0, 1); only mu learns, by Adam, under lambda times the mean penalty. With a target
+density lambda is steered to it (`crbg.control.Controlled`); without one lambda stays as given.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from crbg.errors import CrbgError, choose
+from crbg.methods import Found, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from crbg.gate import Gate
+
+VERSION = 1
+
+GRANULARITY = ("weight", "unit", "unit+input")
+
+
+@dataclass(frozen=True)
+class Options:
+    """noise: sigma of the draw; 0 is the deterministic control. penalty_sigma: sigma inside the penalty.
+
+    mu0, mu0_spread: initial gates are N(mu0, mu0_spread^2). weight: lambda on the mean scale, used when no density is asked
+    for. anneal_to: noise at 80 % of the search, reached linearly; negative means no annealing. firmness, decide, reach: the
+    controller's plan. granularity: one gate per weight, per hidden unit, or per hidden unit and input.
+    """
+
+    noise: float = 0.5
+    penalty_sigma: float = 0.5
+    mu0: float = 0.5
+    mu0_spread: float = 0.01
+    penalty: str = "induce_sparse"
+    weight: float = 1.0
+    lr: float = 0.03
+    anneal_to: float = -1.0
+    source: str = "normal"
+    learn_sigma: bool = False
+    reach: float = 0.4
+    decide: float = 0.5
+    firmness: float = 1.0
+    granularity: str = "weight"
+
+
+def find(model: nn.Module, task: Task, options: Options) -> Found:
+    """Search, and keep the top k of mu (`exact`), or mu > 1/2 where no density was asked for (`half`)."""
+    import torch
+
+    from crbg import attach, control, gate, rng
+    from crbg.fit import fit
+    from crbg.mask import Mask
+    from crbg.measure import readings
+    from crbg.select import keep_count, select
+
+    o = options
+    if o.granularity not in GRANULARITY:
+        raise CrbgError(f"unknown granularity {o.granularity!r}: {choose(o.granularity, GRANULARITY)}")
+    raw = attach.weights(model)
+    first = next(iter(raw))
+
+    def make(name: str, w: Tensor) -> Gate | None:
+        if o.granularity == "unit" and name == first:
+            return None
+        shape = w.shape if o.granularity == "weight" else w.shape[1:2]
+        jitter = torch.from_numpy(rng.normal(shape.numel(), task.seed, "mu", name)).reshape(shape)
+        mu = (o.mu0 + o.mu0_spread * jitter).to(torch.float32).to(w.device)
+        kind = gate.Gaussian if o.granularity == "weight" else gate.Units
+        return kind(mu, noise=o.noise, penalty_sigma=o.penalty_sigma, source=o.source, learn_sigma=o.learn_sigma)
+
+    with attach.frozen(model):
+        attach.attach(model, make)
+        anneal = None if o.anneal_to < 0 else o.anneal_to
+        search: control.Penalised
+        if task.density is None:
+            search = control.Penalised(model, o.penalty, o.weight, anneal)
+        else:
+            plan = control.Plan(reach=o.reach, decide=o.decide, firmness=o.firmness)
+            search = control.Controlled(model, o.penalty, task.density, plan, anneal)
+        learnt = [p for g in search.gates for p in g.parameters()]
+        adam = torch.optim.Adam(learnt, lr=o.lr, fused=True)
+        with attach.sampling(model):
+            history = fit(
+                model, task.batches, adam, task.epochs, task.seed, task.loss, search,
+                checkpoint=task.checkpoint, clock=task.clock,
+            )  # fmt: skip
+        scores = {n: g.scores().cpu() for n, g in search.by_name.items()}
+        k = search.total and (None if task.density is None else keep_count(task.density, search.total))
+        small = Mask({n: s > 0.5 for n, s in scores.items()}) if k is None else select(scores, k)
+        soft = readings(model)["mean"]
+        attach.detach(model)
+
+    def widen(values: dict[str, Tensor] | Mask) -> dict[str, Tensor]:
+        if o.granularity == "weight":
+            return dict(values)
+        return {n: gate.columns(v.cpu(), raw[n]).expand(raw[n].shape).contiguous() for n, v in values.items()}
+
+    return Found(Mask(widen(small)), widen(scores), {n: z.cpu() for n, z in widen(soft).items()}, history=history)

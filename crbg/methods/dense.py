@@ -1,0 +1,44 @@
+"""The dense reference: all weights trained, nothing masked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from crbg.errors import CrbgError, choose
+from crbg.methods import Found, Task
+
+if TYPE_CHECKING:
+    from torch import nn
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Options:
+    """optimiser: adam or sgd (momentum 0.9); both with a cosine to 0."""
+
+    optimiser: str = "adam"
+    lr: float = 1e-3
+
+
+def find(model: nn.Module, task: Task, options: Options) -> Found:
+    """Train every parameter; the mask keeps everything."""
+    import torch
+
+    from crbg.attach import weights
+    from crbg.fit import fit
+    from crbg.mask import Mask
+
+    makers = {
+        "adam": lambda p: torch.optim.Adam(p, lr=options.lr, fused=True),
+        "sgd": lambda p: torch.optim.SGD(p, lr=options.lr, momentum=0.9),
+    }
+    if options.optimiser not in makers:
+        raise CrbgError(f"unknown optimiser {options.optimiser!r}: {choose(options.optimiser, makers)}")
+    history = fit(
+        model, task.batches, makers[options.optimiser](list(model.parameters())), task.epochs, task.seed, task.loss,
+        checkpoint=task.checkpoint, clock=task.clock,
+    )  # fmt: skip
+    full = Mask({n: torch.ones(w.shape, dtype=torch.bool) for n, w in weights(model).items()})
+    return Found(full, changed={n: "trained" for n, _ in model.named_parameters()}, history=history)

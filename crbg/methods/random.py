@@ -1,0 +1,30 @@
+"""Controls without a search: a random mask of the same density in every layer, or (density 1) the dense random network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from crbg.methods import Found, Task
+
+if TYPE_CHECKING:
+    from torch import nn
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Options:
+    """There is nothing to choose."""
+
+
+def find(model: nn.Module, task: Task, options: Options) -> Found:
+    """Draw the mask; nothing is trained and `task.epochs` is not used."""
+    import torch
+
+    from crbg import sanity
+    from crbg.attach import weights
+    from crbg.mask import Mask
+
+    full = Mask({n: torch.ones(w.shape, dtype=torch.bool) for n, w in weights(model).items()})
+    return Found(sanity.random(full, 1.0 if task.density is None else task.density, task.seed))

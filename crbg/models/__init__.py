@@ -1,0 +1,51 @@
+"""Architectures: one file each. A file states which names it answers to and builds them.
+
+A file holds `NAMES`, a regular expression for the model names it knows (read without importing the file, so planning
+needs no torch), and `build(name, in_shape, classes, **options) -> nn.Module`.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crbg.errors import CrbgError, choose
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@functools.cache
+def families() -> dict[str, str]:
+    """Map each file of this folder to the pattern of the names that it builds."""
+    found = {}
+    for path in sorted(Path(__file__).parent.glob("[a-z]*.py")):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "NAMES":
+                found[path.stem] = str(ast.literal_eval(node.value))
+    return found
+
+
+def family(name: str) -> str:
+    """Find the file that builds a name, or say which names there are."""
+    for stem, pattern in families().items():
+        if re.fullmatch(pattern, name):
+            return stem
+    examples = ["lenet-300-100", "timm:resnet18", "timm:vit_tiny_patch16_224"]
+    known = "; ".join(f"{stem}: /{pattern}/" for stem, pattern in families().items())
+    raise CrbgError(f"unknown model {name!r}: {choose(name, examples)} (patterns: {known})")
+
+
+def build(name: str, in_shape: tuple[int, ...], classes: int, **options: Any) -> nn.Module:
+    """Build a network for images of shape (channels, height, width)."""
+    module = importlib.import_module(f"crbg.models.{family(name)}")
+    try:
+        return module.build(name, in_shape, classes, **options)  # type: ignore[no-any-return]
+    except TypeError as error:
+        if "unexpected keyword argument" in str(error):
+            raise CrbgError(f"model {name!r} does not take these model_args: {error}") from None
+        raise

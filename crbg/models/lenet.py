@@ -1,0 +1,33 @@
+"""LeNet-300-100 and every other fully connected network: `lenet-300-100`, `lenet-500-500-500-500`, `lenet-16-10`.
+
+No biases. Between the layers stands a leaky rectifier with slope 1/4, the value at which the thesis's PReLU starts; a
+PReLU whose slope learns would be a trained parameter, so it is an option (`activation="prelu"`), not the default.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+
+from torch import nn
+
+from crbg.errors import CrbgError, choose
+
+NAMES = r"lenet(-\d+)+"
+
+ACTIVATIONS = {"leaky": lambda: nn.LeakyReLU(0.25), "prelu": lambda: nn.PReLU(init=0.25), "relu": nn.ReLU}
+
+
+def build(name: str, in_shape: tuple[int, ...], classes: int, activation: str = "leaky") -> nn.Module:
+    """Build the network whose hidden widths stand in its name; input is flattened. Layers are called fc1, fc2, ..."""
+    if activation not in ACTIVATIONS:
+        raise CrbgError(f"unknown activation {activation!r}: {choose(activation, ACTIVATIONS)}")
+    widths = [math.prod(in_shape), *map(int, name.split("-")[1:]), classes]
+    if min(widths) < 1:
+        raise CrbgError(f"model {name!r} has a layer of width 0")
+    layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
+    for i, (fan_in, fan_out) in enumerate(zip(widths, widths[1:], strict=False), start=1):
+        if i > 1:
+            layers[f"act{i - 1}"] = ACTIVATIONS[activation]()
+        layers[f"fc{i}"] = nn.Linear(fan_in, fan_out, bias=False)
+    return nn.Sequential(layers)

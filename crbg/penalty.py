@@ -1,0 +1,107 @@
+"""Penalties on the gates, as a value and its derivative, and the controllers that hold a search at a target density.
+
+A penalty is a pair of functions of u = mu and sigma. The search adds the derivative to `mu.grad` itself: it is exact, costs
+one exponential per weight instead of a pass through autograd, and keeps the task's gradient apart, which balancing
+controllers need. Every value is the MEAN over all gates of the network, so lambda does not depend on the network's size
+(the thesis writes the sum: lambda_thesis = lambda / N).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from crbg.errors import CrbgError, choose
+
+_PHI0 = 1.0 / math.sqrt(2.0 * math.pi)
+
+
+def _pdf(x: Tensor) -> Tensor:
+    return torch.square(x).mul_(-0.5).exp_().mul_(_PHI0)
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """Elementwise value and d value / d mu, both of mu's shape."""
+
+    value: Callable[[Tensor, float], Tensor]
+    slope: Callable[[Tensor, float], Tensor]
+
+
+def _sparse(mu: Tensor, s: float) -> Tensor:
+    """P(z > 0) = Phi(mu / sigma): the thesis's regulariser, the expected share of open gates."""
+    return torch.special.ndtr(mu / s)
+
+
+def _sparse_slope(mu: Tensor, s: float) -> Tensor:
+    return _pdf(mu / s).div_(s)
+
+
+def _decision(mu: Tensor, s: float) -> Tensor:
+    """P(0 < z < 1) = Phi((1 - mu) / sigma) - Phi(-mu / sigma): the share of undecided gates; our reading of "induce-decision"."""
+    return torch.special.ndtr((1 - mu) / s) - torch.special.ndtr(-mu / s)
+
+
+def _decision_slope(mu: Tensor, s: float) -> Tensor:
+    return (_pdf(mu / s) - _pdf((1 - mu) / s)).div_(s)
+
+
+def _quad(mu: Tensor, s: float) -> Tensor:
+    """z (1 - z) with z = clip(mu, 0, 1)."""
+    z = mu.clamp(0, 1)
+    return z * (1 - z)
+
+
+def _quad_slope(mu: Tensor, s: float) -> Tensor:
+    return torch.where((mu > 0) & (mu < 1), 1 - 2 * mu, torch.zeros_like(mu))
+
+
+def _entropy(mu: Tensor, s: float) -> Tensor:
+    """Binary entropy in nats of the open probability Phi(mu / sigma)."""
+    p = torch.special.ndtr(mu / s)
+    return torch.special.entr(p) + torch.special.entr(torch.special.ndtr(-mu / s))
+
+
+def _entropy_slope(mu: Tensor, s: float) -> Tensor:
+    # d H_b(p) / dp = log((1 - p) / p), taken from log-CDFs so that it stays finite in the tails.
+    return _sparse_slope(mu, s) * (torch.special.log_ndtr(-mu / s) - torch.special.log_ndtr(mu / s))
+
+
+def mixed(weights: Mapping[str, float]) -> Penalty:
+    """Combine penalties linearly, e.g. {"induce_sparse": 1, "induce_decision": 0.5}."""
+    parts = [(w, penalty(name)) for name, w in weights.items()]
+
+    def value(mu: Tensor, s: float) -> Tensor:
+        return sum((w * p.value(mu, s) for w, p in parts), start=torch.zeros_like(mu))
+
+    def slope(mu: Tensor, s: float) -> Tensor:
+        return sum((w * p.slope(mu, s) for w, p in parts), start=torch.zeros_like(mu))
+
+    return Penalty(value, slope)
+
+
+PENALTIES = {
+    "induce_sparse": Penalty(_sparse, _sparse_slope),
+    "induce_decision": Penalty(_decision, _decision_slope),
+    "decision_quad": Penalty(_quad, _quad_slope),
+    "decision_entropy": Penalty(_entropy, _entropy_slope),
+}
+
+
+def penalty(name: str) -> Penalty:
+    """Look a penalty up by name; "a*induce_sparse+b*induce_decision" gives a mixture."""
+    if "+" in name or "*" in name:
+        terms = [t.strip().split("*") for t in name.split("+")]
+        try:
+            return mixed({t[-1].strip(): float(t[0]) if len(t) == 2 else 1.0 for t in terms})
+        except ValueError as error:
+            if isinstance(error, CrbgError):
+                raise
+            raise CrbgError(f"penalty {name!r} is not of the form 'a*name+b*name'") from None
+    if name not in PENALTIES:
+        raise CrbgError(f"unknown penalty {name!r}: {choose(name, PENALTIES)}")
+    return PENALTIES[name]

@@ -1,0 +1,341 @@
+"""Spec + seed -> files. The single entry that the workflow, the command line and the tests share.
+
+`results/runs/<slug>/seed<k>/` holds record.json (deterministic), provenance.json (times, device, versions), ticket and gates
+(safetensors), history.jsonl, evaluation.json once the test set was opened, and a checkpoint while the run goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+import crbg
+from crbg import measure, methods, models, sanity
+from crbg.attach import weights
+from crbg.data.images import Data, Feed, Part, load
+from crbg.errors import CrbgError
+from crbg.files import finite, read_json, write_bytes, write_json, write_text
+from crbg.fit import Clock, Collapse
+from crbg.init import RUNNING, initialise, tensor_digest, unit_draw
+from crbg.mask import Mask
+from crbg.select import keep_count
+from crbg.spec import Spec, as_dict
+from crbg.ticket import Ticket
+
+SCHEMA = 1
+RECALIBRATION_IMAGES = 2000
+REINIT_OFFSET = 1_000_003  # seed + this draws the fresh weights of the reinit control
+
+
+@dataclass
+class Bench:
+    """Where runs happen: device, data already loaded, folders. Holds no state that a result depends on."""
+
+    results: Path
+    data_dir: str | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    loaded: dict[str, Data] = field(default_factory=dict)
+
+    def data(self, name: str) -> Data:
+        """Load a data set once for all runs of this process."""
+        if name not in self.loaded:
+            self.loaded[name] = load(name, self.data_dir).to(self.device)
+        return self.loaded[name]
+
+
+def folder(results: Path, spec: Spec, seed: int) -> Path:
+    """Name the folder of a run."""
+    return results / "runs" / spec.slug() / f"seed{seed}"
+
+
+def pick_device(name: str) -> torch.device:
+    """Turn auto, cpu, cuda or cuda:1 into a device; a GPU asked for and not found is an error, never a silent CPU run."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise CrbgError(f"unknown device {name!r}; choose auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise CrbgError(f"device {name!r} was asked for, but torch finds no GPU; use --device cpu to run on the CPU")
+    return device
+
+
+def training_part(spec: Spec, data: Data) -> Part:
+    """Choose the images that a search may see."""
+    part = data.train
+    if spec.fit_on == "all":
+        part = Part(torch.cat([part.x, data.validation.x]), torch.cat([part.y, data.validation.y]), part.mean, part.std)
+    return Part(part.x[: spec.limit], part.y[: spec.limit], part.mean, part.std) if spec.limit else part
+
+
+def fresh(spec: Spec, data: Data, seed: int) -> tuple[nn.Module, dict[str, str]]:
+    """Build the network with its initial tensors, and say what role each tensor has."""
+    model = models.build(spec.model, data.in_shape, data.classes, **spec.model_args)
+    roles = initialise(model, spec.init, spec.scale, seed)
+    return model.to(next(iter(data.train.batches(1)))[0].device), roles
+
+
+def draw_digest(spec: Spec, model: nn.Module, seed: int) -> str:
+    """Digest of the unit draw: runs that differ only in the scale of their weights share it, and may be paired."""
+    draws = {n: torch.from_numpy(unit_draw(n, tuple(w.shape), spec.init, seed)) for n, w in weights(model).items()}
+    return tensor_digest(draws)
+
+
+def execute(spec: Spec, seed: int, bench: Bench, clock: Clock | None = None) -> dict[str, Any]:
+    """Do one run, or return its record if it is there already.
+
+    Raises:
+        OutOfTime: the clock's deadline came first; call again to go on.
+        CrbgError: another process holds the run, or the search touched a tensor that it may not touch.
+    """
+    where = folder(bench.results, spec, seed)
+    done = where / "record.json"
+    if done.exists():
+        return read_json(done)
+    try:
+        where.mkdir(parents=True, exist_ok=True)
+        with FileLock(where / "lock", timeout=0):
+            return read_json(done) if done.exists() else _search(spec, seed, bench, clock or Clock(), where)
+    except Timeout:
+        raise CrbgError(f"another process is working on {where}; wait for it, or remove {where / 'lock'} if it is dead") from None
+    except OSError as error:
+        raise CrbgError(f"cannot write {where}: {error.strerror}; choose another folder with `--set results=...`") from None
+
+
+def _search(spec: Spec, seed: int, bench: Bench, clock: Clock, where: Path) -> dict[str, Any]:
+    data, started = bench.data(spec.data), time.monotonic()
+    part = training_part(spec, data)
+    feed = Feed(part, spec.batch, seed, spec.flip)
+    model, roles = fresh(spec, data, seed)
+    initial = {n: t.clone() for n, t in model.state_dict().items()}
+    checkpoint = where / "checkpoint.pt"
+    task = methods.Task(feed, spec.density, spec.epochs, seed, nn.functional.cross_entropy, checkpoint, clock)
+    record: dict[str, Any] = {
+        "schema": SCHEMA, "digest": spec.digest(), "spec": as_dict(spec), "version": methods.get(spec.method).VERSION,
+        "seed": seed, "status": "ok", "steps": spec.epochs * len(feed), "train_images": len(part),
+        "digests": {
+            "initial": tensor_digest(initial), "draw": draw_digest(spec, model, seed), "data": data.digest,
+            "order": feed.digest(),
+        },
+    }  # fmt: skip
+    if bench.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(bench.device)
+    try:
+        found = methods.get(spec.method).find(model, task, spec.resolved())
+    except Collapse as outcome:
+        record |= {"status": "collapse", "reason": str(outcome)}
+        found = None
+    searched = time.monotonic() - started
+    if found is not None:
+        record |= _describe(spec, seed, data, model, initial, roles, found)
+        record["digests"]["mask"] = found.mask.digest()
+        _keep(spec, seed, data, where, model, initial, found)
+    empty = [n for n, c in record.get("layers", {}).items() if c["kept"] == 0]
+    if empty:
+        record |= {"status": "collapse", "reason": f"nothing is left of {', '.join(empty)}"}
+    write_json(where / "provenance.json", _provenance(bench.device, searched, time.monotonic() - started))
+    write_json(where / "record.json", record)
+    for leftover in where.glob("checkpoint.*"):
+        leftover.unlink()
+    return record
+
+
+def _describe(
+    spec: Spec,
+    seed: int,
+    data: Data,
+    model: nn.Module,
+    initial: Mapping[str, Tensor],
+    roles: Mapping[str, str],
+    found: methods.Found,
+) -> dict[str, Any]:
+    roles = {**roles, **found.changed}
+    guard_roles(initial, dict(model.state_dict()), roles)
+    trained = "trained" in found.changed.values()
+    if not trained:
+        model.load_state_dict(dict(initial))
+    out: dict[str, Any] = {
+        "roles": {role: sorted(n for n, r in roles.items() if r == role) for role in sorted(set(roles.values()))},
+        "gated": found.mask.total,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "density": finite(found.mask.density),
+        "layers": {n: {"kept": int(t.sum()), "total": t.numel()} for n, t in found.mask.items()},
+        "dead_units": measure.dead_units(found.mask),
+        "flops": measure.flops(model, next(iter(data.validation.batches(1)))[0], found.mask),
+    }
+    if found.soft:
+        out["shares"] = {n: {k: finite(v) for k, v in s.items()} for n, s in measure.shares(found.soft).items()}
+    if spec.fit_on == "train":
+        out["validation"] = read_all(spec, seed, data, model, found, data.validation)
+    return out
+
+
+def guard_roles(before: Mapping[str, Tensor], after: Mapping[str, Tensor], roles: Mapping[str, str]) -> None:
+    """Fail if any tensor changed by a single byte whose role does not allow it."""
+    for name, old in before.items():
+        allowed = roles.get(name, "frozen") in ("trained", "redrawn", "recalibrated")
+        if not allowed and not torch.equal(old.cpu().view(-1).view(torch.uint8), after[name].cpu().view(-1).view(torch.uint8)):
+            raise CrbgError(
+                f"the search changed {name!r}, whose role is {roles.get(name, 'frozen')!r}: its ticket is not a strong one"
+            )
+
+
+def read_all(spec: Spec, seed: int, data: Data, model: nn.Module, found: methods.Found, part: Part) -> dict[str, Any]:
+    """Measure accuracy on one part in every reading, with its density, and the sanity controls of the binary ticket.
+
+    `model` holds the initial tensors (or the trained ones of a dense reference).
+    """
+    multipliers: dict[str, Mapping[str, Tensor]] = {"exact": found.mask}
+    if found.soft:
+        multipliers |= {
+            "mean": found.soft,
+            "open": Mask({n: z > 0 for n, z in found.soft.items()}),
+            "half": Mask({n: z > 0.5 for n, z in found.soft.items()}),
+        }
+    out: dict[str, Any] = {"readings": {}, "images": len(part)}
+    for reading, values in multipliers.items():
+        count = sum(int((t != 0).sum()) for t in values.values())
+        out["readings"][reading] = {"density": finite(count / found.mask.total), **_accuracy(model, values, data, part)}
+    if spec.density is not None and "half" in out["readings"]:
+        k = keep_count(spec.density, found.mask.total)
+        natural = out["readings"]["half"]["density"] * found.mask.total
+        out["density_missed"] = abs(natural - k) > 0.02 * k
+    if "trained" not in found.changed.values():
+        controls: dict[str, Mapping[str, Tensor]] = {"shuffle": sanity.shuffle(found.mask, seed)}
+        if found.scores:
+            controls["invert"] = sanity.invert(found.scores, found.mask)
+        out["sanity"] = {n: _accuracy(model, m, data, part) for n, m in controls.items()}
+        other, _ = fresh(spec, data, seed + REINIT_OFFSET)
+        out["sanity"]["reinit"] = _accuracy(other, found.mask, data, part)
+    return out
+
+
+def _accuracy(model: nn.Module, multipliers: Mapping[str, Tensor], data: Data, part: Part) -> dict[str, float | None]:
+    plain = measure.accuracy(model, part.batches(), multipliers)
+    if not measure.has_batch_norm(model):
+        return {"accuracy": finite(plain)}
+    images = Part(data.train.x[:RECALIBRATION_IMAGES], data.train.y[:RECALIBRATION_IMAGES], data.train.mean, data.train.std)
+    with measure.recalibrated(model, (x for x, _ in images.batches(200)), multipliers):
+        return {"accuracy": finite(measure.accuracy(model, part.batches(), multipliers)), "without_recalibration": finite(plain)}
+
+
+def _keep(
+    spec: Spec, seed: int, data: Data, where: Path, model: nn.Module, initial: Mapping[str, Tensor], found: methods.Found
+) -> None:
+    """Write what `evaluate` and the reader need later: ticket, real-valued gates or trained weights, history."""
+    tensors = {f"soft.{n}": t for n, t in found.soft.items()} | {f"scores.{n}": t for n, t in found.scores.items()}
+    if found.changed:
+        tensors |= {
+            f"changed.{n}": t for n, t in model.state_dict().items() if n in found.changed or n.rsplit(".", 1)[-1] in RUNNING
+        }
+    packed = torch.frombuffer(bytearray(found.mask.pack()), dtype=torch.uint8)
+    tensors = {n: t.detach().cpu().contiguous() for n, t in tensors.items()} | {"mask": packed}
+    write_bytes(where / "gates.safetensors", save(tensors, {"changed": json.dumps(found.changed)}))
+    if not found.changed:
+        ticket = Ticket(
+            found.mask, seed, spec.init, spec.scale, spec.model, data.in_shape, data.classes, tensor_digest(initial),
+            dict(spec.model_args),
+        )  # fmt: skip
+        ticket.save(where / "ticket.safetensors")
+    write_text(where / "history.jsonl", "".join(json.dumps(row) + "\n" for row in found.history))
+
+
+def reopen(where: Path, model: nn.Module) -> methods.Found:
+    """Read back what a search found, for a model of the same shapes; trained tensors are loaded into it."""
+    path = where / "gates.safetensors"
+    try:
+        tensors = load_file(path)
+        shapes = {n: tuple(w.shape) for n, w in weights(model).items()}
+        groups: dict[str, dict[str, Tensor]] = {"soft": {}, "scores": {}, "changed": {}}
+        for name, t in tensors.items():
+            head, _, rest = name.partition(".")
+            if head in groups:
+                groups[head][rest] = t
+        some = groups["scores"] or groups["soft"]
+        mask = Mask.unpack(tensors["mask"].numpy().tobytes(), {n: shapes[n] for n in some} if some else shapes)
+    except (OSError, SafetensorError, KeyError) as error:
+        raise CrbgError(f"{path} cannot be read ({error}); run the cell again before it is evaluated") from None
+    model.load_state_dict(groups["changed"], strict=False)
+    return methods.Found(mask, groups["scores"], groups["soft"], {n: "trained" for n in groups["changed"]})
+
+
+def evaluate(spec: Spec, seed: int, bench: Bench) -> dict[str, Any]:
+    """Open the test set for one finished run, once: a second call returns the evaluation that is there.
+
+    Raises:
+        CrbgError: the run is not finished, or its mask is not the one its record names.
+    """
+    where = folder(bench.results, spec, seed)
+    record = read_json(where / "record.json")
+    if (where / "evaluation.json").exists():
+        return read_json(where / "evaluation.json", "evaluation")
+    if record["status"] != "ok":
+        return record
+    data = bench.data(spec.data)
+    model, _ = fresh(spec, data, seed)
+    found = reopen(where, model)
+    if found.mask.digest() != record["digests"]["mask"]:
+        raise CrbgError(f"{where}: the mask is not the one its record names; run the cell again")
+    out: dict[str, Any] = {"digest": spec.digest(), "seed": seed, "mask": found.mask.digest(), "data": data.digest}
+    out["test"] = read_all(spec, seed, data, model, found, data.test)
+    if len(data.lossy_test):
+        kept = torch.ones(len(data.test), dtype=torch.bool)
+        kept[data.lossy_test] = False
+        exact = Part(data.test.x[kept], data.test.y[kept], data.test.mean, data.test.std)
+        out["test_without_lossy"] = {"images": len(exact), "exact": _accuracy(model, found.mask, data, exact)}
+    write_json(where / "evaluation.json", out)
+    return out
+
+
+def _provenance(device: torch.device, searched: float, total: float) -> dict[str, Any]:
+    import resource
+
+    gpu = device.type == "cuda"
+    return {
+        "search_seconds": round(searched, 3),
+        "seconds": round(total, 3),
+        "peak_memory_mb": round(
+            torch.cuda.max_memory_allocated(device) / 2**20 if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        ),
+        "device": torch.cuda.get_device_name(device) if gpu else cpu_name(),
+        "threads": torch.get_num_threads(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {"crbg": crbg.__version__, "torch": torch.__version__.split("+")[0], "python": platform.python_version()},
+        "revision": revision(),
+    }
+
+
+def cpu_name() -> str:
+    """Name the processor, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def revision() -> str:
+    """Return the git revision of the source, with `+` where it has uncommitted changes, or `unknown` outside git."""
+    here = Path(__file__).parent
+    try:
+        run = {"cwd": here, "capture_output": True, "text": True, "timeout": 10, "check": True}
+        head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], **run).stdout.strip()  # type: ignore[call-overload]
+        dirty = subprocess.run(["git", "status", "--porcelain", "--", str(here)], **run).stdout.strip()  # type: ignore[call-overload]
+    except (OSError, subprocess.SubprocessError):
+        return os.environ.get("CRBG_REVISION", "unknown")
+    return head + ("+" if dirty else "")

@@ -1,0 +1,37 @@
+"""Mask -> Mask controls (Frankle et al. 2021): does a ticket live in its weights, or only in its layer densities?
+
+For strong tickets nothing is trained after a control, so accuracy must fall to about chance. `reinit` changes the weights
+instead of the mask (the next seed of the same law) and stands in `run`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from crbg import rng
+from crbg.mask import Mask
+from crbg.select import keep_count, select
+
+
+def shuffle(mask: Mask, seed: int) -> Mask:
+    """Permute the mask inside each tensor: layer densities stay, positions do not."""
+    out = {}
+    for name, t in mask.items():
+        order = torch.from_numpy(rng.permutation(t.numel(), seed, "shuffle", name))
+        out[name] = t.flatten()[order].reshape(t.shape)
+    return Mask(out)
+
+
+def invert(scores: Mapping[str, Tensor], mask: Mask) -> Mask:
+    """Keep the lowest scores, as many in each tensor as the mask keeps."""
+    return select({n: -scores[n] for n in mask}, mask.layer_kept())
+
+
+def random(mask: Mask, density: float, seed: int) -> Mask:
+    """Keep a random share of every tensor, the same in each."""
+    full = Mask({n: torch.zeros_like(t) for n, t in mask.items()})
+    marked = {n: torch.arange(t.numel()).reshape(t.shape) < keep_count(density, t.numel()) for n, t in full.items()}
+    return shuffle(Mask(marked), seed)

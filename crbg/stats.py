@@ -1,0 +1,99 @@
+"""Intervals, paired and unpaired tests, corrections and verdict rules. Numbers in, numbers out; imports no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scipy import stats as scipy_stats
+
+from crbg.errors import CrbgError
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its two-sided t interval. With n = 1 the ends are infinite: one seed says nothing about spread."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def half(self) -> float:
+        """Half the width."""
+        return (self.high - self.low) / 2
+
+
+def t_interval(values: Sequence[float], level: float = 0.95) -> Interval:
+    """Student's t interval for the mean of independent values."""
+    n = len(values)
+    if n == 0:
+        raise CrbgError("an interval needs at least one value")
+    mean = math.fsum(values) / n
+    if n == 1:
+        return Interval(mean, -math.inf, math.inf, 1)
+    spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1)) / math.sqrt(n)
+    reach = float(scipy_stats.t.ppf(0.5 + level / 2, n - 1)) * spread
+    return Interval(mean, mean - reach, mean + reach, n)
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Difference of two arms, a - b, with its interval, two-sided p and the test that gave it."""
+
+    difference: Interval
+    p: float
+    test: str
+
+
+def paired(a: Sequence[float], b: Sequence[float]) -> Contrast:
+    """Paired t test; only for runs that share initial draw and data order seed by seed."""
+    if len(a) != len(b):
+        raise CrbgError(f"a paired test needs pairs: {len(a)} values against {len(b)}")
+    d = t_interval([x - y for x, y in zip(a, b, strict=True)])
+    if d.n < 2:
+        return Contrast(d, math.nan, "none (n = 1)")
+    if d.half == 0:
+        return Contrast(d, 0.0 if d.mean else 1.0, "paired t")
+    t = d.mean / (d.half / float(scipy_stats.t.ppf(0.975, d.n - 1)))
+    return Contrast(d, float(2 * scipy_stats.t.sf(abs(t), d.n - 1)), "paired t")
+
+
+def welch(a: Sequence[float], b: Sequence[float]) -> Contrast:
+    """Welch's t test for runs that share nothing."""
+    n = min(len(a), len(b))
+    if n < 2:
+        mean = math.fsum(a) / len(a) - math.fsum(b) / len(b)
+        return Contrast(Interval(mean, -math.inf, math.inf, n), math.nan, "none (n = 1)")
+    test = scipy_stats.ttest_ind(a, b, equal_var=False)
+    ci = test.confidence_interval(0.95)
+    mean = math.fsum(a) / len(a) - math.fsum(b) / len(b)
+    return Contrast(Interval(mean, float(ci.low), float(ci.high), n), float(test.pvalue), "Welch")
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjusted p values, in the order given."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted, worst = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        worst = max(worst, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = worst
+    return adjusted
+
+
+def value_verdict(ours: Sequence[float], published: float, margin: float) -> tuple[str, Interval | None]:
+    """Judge d = ours - published against a margin, by the 95 % interval of d.
+
+    exceeded: wholly above +margin. reproduced: lower end >= -margin. not reproduced: upper end < -margin. Otherwise
+    inconclusive; no runs: not run.
+    """
+    if not ours:
+        return "not run", None
+    d = t_interval([v - published for v in ours])
+    if d.low > margin:
+        return "exceeded", d
+    if d.low >= -margin:
+        return "reproduced", d
+    return ("not reproduced" if d.high < -margin else "inconclusive"), d
