@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,6 @@ from torch.nn.utils import parametrize
 
 from crbg.errors import CrbgError, choose
 from crbg.gate import Fixed, Gate, Units
-from crbg.mask import Mask
 
 Make = Callable[[str, Tensor], Gate | None]
 
@@ -90,7 +89,7 @@ def gates(model: nn.Module) -> dict[str, Gate]:
     found = {}
     for name, (module, attribute) in _owners(model).items():
         if parametrize.is_parametrized(module, attribute):
-            for item in module.parametrizations[attribute]:  # type: ignore[union-attr, index]
+            for item in cast(Any, module.parametrizations)[attribute]:
                 if isinstance(item, Gate):
                     found[name] = item
     return found
@@ -211,7 +210,7 @@ def _attributes(module: nn.Module) -> tuple[str, ...]:
 
 def _raw(module: nn.Module, attribute: str) -> Tensor | None:
     if parametrize.is_parametrized(module, attribute):
-        return module.parametrizations[attribute].original  # type: ignore[no-any-return, union-attr, index]
+        return cast(Tensor, cast(Any, module.parametrizations)[attribute].original)
     value = getattr(module, attribute, None)
     return value if isinstance(value, nn.Parameter) else None
 

@@ -30,9 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"crbg: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            "crbg: interrupted; what was finished is kept, and the same command goes on from the last checkpoint", file=sys.stderr
-        )
+        print("crbg: interrupted; what was finished is kept, and the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
     except BrokenPipeError:
         return 0
@@ -48,17 +46,13 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )  # fmt: skip
         sub.set_defaults(do=do)
-        sub.add_argument(
-            "--config", nargs="+", default=["config.yaml"], metavar="FILE", help="later files are laid over earlier ones"
-        )
+        sub.add_argument("--config", nargs="+", default=["config.yaml"], metavar="FILE", help="later files are laid over earlier ones")
         sub.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="top-level keys of the configuration")
         return sub
 
     def cells(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("experiment", nargs="?", help="one experiment; all of them if absent")
-        sub.add_argument(
-            "--where", nargs="+", default=[], metavar="KEY=VALUE", help="only cells with, e.g., arm=crbg density=0.05"
-        )
+        sub.add_argument("--where", nargs="+", default=[], metavar="KEY=VALUE", help="only cells with, e.g., arm=crbg density=0.05")
         sub.add_argument("--seeds", nargs="+", type=int, metavar="N", help="these seeds instead of the configured ones")
         sub.add_argument("--job", metavar="NAME", help="exactly the cells of one job of the workflow")
 
@@ -81,13 +75,14 @@ def _parser() -> argparse.ArgumentParser:
     status = command("status", _status, "Show what is done, running and missing.", "crbg status")
     cells(status)
     command("list", _list, "List experiments, methods with their options, models and data sets.", "crbg list")
-    sel = command(
-        "select", _select, "Apply the selection rule to the tuning records and write paper/selected.yaml.", "crbg select"
-    )
+    sel = command("select", _select, "Apply the selection rule to the tuning records and write paper/selected.yaml.", "crbg select")
     sel.add_argument("--out", type=Path, help="write elsewhere, for comparison with the committed choice")
     rec = command("record", _record, "Copy finished records into results/recorded, to be committed.", "crbg record lenet_curve")
     cells(rec)
-    command("report", _report, "Make tables, figures, verdicts and the HTML page from records.", "crbg report")
+    rep = command("report", _report, "Make tables, figures, verdicts and the HTML page from records.", "crbg report")
+    rep.add_argument("experiment", nargs="?", help="only the table and figure of this main experiment")
+    rep.add_argument("--brief", action="store_true", help="print a small table of what is there and the files to open, write nothing")
+    rep.add_argument("--page", type=Path, help="write the HTML page here too")
     return parser
 
 
@@ -144,9 +139,7 @@ class Progress:
         if sys.stderr.isatty():
             from tqdm import tqdm
 
-            self.bar = tqdm(
-                total=float(cells), unit="run", bar_format="{l_bar}{bar}| {n:.2f}/{total:.0f} runs [{elapsed}<{remaining}]"
-            )
+            self.bar = tqdm(total=float(cells), unit="run", bar_format="{l_bar}{bar}| {n:.2f}/{total:.0f} runs [{elapsed}<{remaining}]")
 
     def step(self, done: int, total: int) -> None:
         """Note steps of the present cell."""
@@ -244,9 +237,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         for c in todo:
             out = evaluate(c.spec, c.seed, bench)
             exact = out.get("test", {}).get("readings", {}).get("exact", {}).get("accuracy")
-            progress.finish(
-                f"{c.arm} {c.spec.slug()} seed {c.seed}: " + (f"test {exact:.2f} %" if exact is not None else out["status"])
-            )
+            progress.finish(f"{c.arm} {c.spec.slug()} seed {c.seed}: " + (f"test {exact:.2f} %" if exact is not None else out["status"]))
     _manifest(args.out, cells)
     return 0
 
@@ -300,8 +291,11 @@ def _record(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from crbg.report import build
+    from crbg.report import brief, build
 
-    for line in build(_config(args)):
+    if args.brief:
+        print(brief(_config(args)))
+        return 0
+    for line in build(_config(args), args.experiment, args.page):
         print(line)
     return 0

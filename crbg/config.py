@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from crbg.spec import Spec, spec_from
 
 TOP = {
     "about": str, "data_dir": (str, type(None)), "results": str, "paper": str, "reuse": str, "threads": int,
-    "device": str, "seeds_at_most": int, "scale": dict, "experiments": dict,
+    "device": str, "seeds_at_most": int, "points_at_most": int, "jobs_at_most": int, "scale": dict, "experiments": dict,
 }  # fmt: skip
 EXPERIMENT = {
     "about": str, "targets": list, "role": str, "seeds": list, "cells_per_job": int, "tuned_by": str, "groups": dict,
@@ -198,16 +199,16 @@ def _experiment(name: str, body: Any, raw: Mapping[str, Any], selected: Mapping[
         except CrbgError as error:
             problems.append(str(error))
             continue
+        specs = _thin(specs, raw.get("points_at_most"))
         digests = [s.digest() for s in specs]
         if len(set(digests)) < len(digests) and not scale:
             problems.append(f"{where}: two points of the grid are the same run")
         cells += [Cell(name, str(arm), s, seed) for s in {s.digest(): s for s in specs}.values() for seed in seeds]
     if problems:
         raise CrbgError("\n".join(problems))
-    return Experiment(
-        name, body.get("about", ""), role, tuple(body.get("targets", ())), max(1, int(body.get("cells_per_job", len(seeds)))),
-        body.get("tuned_by"), groups, tuple(cells), int(body.get("gpu", 0)),
-    )  # fmt: skip
+    size = max(1, int(body.get("cells_per_job", len(seeds))), math.ceil(len(cells) / raw.get("jobs_at_most", len(cells))))
+    targets, tuned_by, about = tuple(body.get("targets", ())), body.get("tuned_by"), body.get("about", "")
+    return Experiment(name, about, role, targets, size, tuned_by, groups, tuple(cells), int(body.get("gpu", 0)))
 
 
 def _points(
@@ -225,8 +226,19 @@ def _points(
         for choice in chosen:
             if values.get("density") in choice["densities"]:
                 values = _lay_over(values, _expand(choice["set"]))
-        values = _lay_over(values, {k: v for k, v in scale.items() if k in values or k in ("batch", "epochs", "limit")})
+        without_search = values.get("epochs") == 0
+        values = _lay_over(values, {k: v for k, v in scale.items() if not (k == "epochs" and without_search)})
         yield spec_from(values, place)
+
+
+def _thin(specs: list[Spec], most: int | None) -> list[Spec]:
+    """Keep at most so many points of each density, evenly spread over the grid; for demonstrations."""
+    if not most:
+        return specs
+    by_density: dict[float | None, list[Spec]] = {}
+    for s in specs:
+        by_density.setdefault(s.density, []).append(s)
+    return [group[i * len(group) // min(most, len(group))] for group in by_density.values() for i in range(min(most, len(group)))]
 
 
 def _expand(flat: Mapping[str, Any]) -> dict[str, Any]:

@@ -85,9 +85,7 @@ class Controlled(Penalised):
     of the reach of any penalty of the form Phi(mu / sigma).
     """
 
-    def __init__(
-        self, model: nn.Module, name: str, density: float, plan: Plan | None = None, anneal_to: float | None = None
-    ) -> None:
+    def __init__(self, model: nn.Module, name: str, density: float, plan: Plan | None = None, anneal_to: float | None = None) -> None:
         super().__init__(model, name, 0.0, anneal_to)
         self.target, self.plan = density, plan or Plan()
         self.decision = penalty("induce_decision")
@@ -98,7 +96,7 @@ class Controlled(Penalised):
     def path(self, progress: float) -> float:
         """Density asked for at a stage of the search."""
         done = min(1.0, progress / self.plan.reach)
-        return self.start ** (1 - done) * self.target**done
+        return float(self.start ** (1 - done) * self.target**done)
 
     @torch.no_grad()
     def after_backward(self, progress: float) -> None:

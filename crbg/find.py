@@ -45,7 +45,7 @@ def find_ticket(
         x, y = data
         pairs = torch.utils.data.TensorDataset(x, y)  # type: ignore[arg-type]
         order = torch.Generator().manual_seed(seed)
-        data = torch.utils.data.DataLoader(pairs, min(batch, len(pairs)), shuffle=True, drop_last=True, generator=order)  # type: ignore[assignment]
+        data = torch.utils.data.DataLoader(pairs, min(batch, len(pairs)), shuffle=True, drop_last=True, generator=order)
     batches = LoaderBatches(data, device)  # type: ignore[arg-type]
     clock = Clock(report=progress) if progress else None
     before = {n: t.clone() for n, t in model.state_dict().items()}

@@ -7,7 +7,6 @@ which owns the gate noise: it is seeded when a fit starts, saved with every chec
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -56,11 +55,11 @@ class Search:
         """Take up a saved state."""
 
 
-class OutOfTime(Exception):
+class OutOfTime(Exception):  # noqa: N818 - an outcome, not an error
     """The deadline came before the end; the checkpoint holds all that was done."""
 
 
-class Collapse(Exception):
+class Collapse(Exception):  # noqa: N818
     """The loss is not finite, or nothing is left of a layer: an outcome to record, not a mistake to mend."""
 
 
@@ -117,7 +116,7 @@ def fit(
     total, step, history, running = per_epoch * epochs, 0, list[Row](), 0.0
     rates = [float(group["lr"]) for group in optimiser.param_groups]
     device = next(model.parameters()).device
-    with _noise(seed, device):
+    with _Noise(seed, device):
         saved = load_checkpoint(checkpoint)
         if saved:
             modules.load_state_dict(saved["modules"])
@@ -162,8 +161,8 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     fresh = path.with_suffix(".new")
     torch.save(dict(state), fresh)
     if path.exists():
-        os.replace(path, path.with_suffix(".previous"))
-    os.replace(fresh, path)
+        path.replace(path.with_suffix(".previous"))
+    fresh.replace(path)
 
 
 def load_checkpoint(path: Path | None) -> dict[str, Any] | None:
@@ -177,7 +176,7 @@ def load_checkpoint(path: Path | None) -> dict[str, Any] | None:
     return None
 
 
-class _noise:
+class _Noise:
     """Own torch's global generator within the block, seeded from the run's seed, and give it back afterwards."""
 
     def __init__(self, seed: int, device: torch.device) -> None:
@@ -208,7 +207,7 @@ class LoaderBatches:
     def __init__(self, loader: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> None:
         if not hasattr(loader, "__len__"):
             raise CrbgError("the loader must have a length (batches per epoch): a DataLoader or a list of (x, y) batches")
-        if iter(loader) is loader:  # type: ignore[comparison-overlap]
+        if iter(loader) is loader:
             raise CrbgError("the loader can be walked only once; give a DataLoader or a list of batches")
         self.loader, self.device = loader, device
 

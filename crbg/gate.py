@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +82,7 @@ class Gaussian(Gate):
             sigma = self.log_sigma.exp()
             return w * (self.mu + sigma * self.draw() if self.sampling else self.mu).clamp(0, 1)
         sampled = self.sampling and self.noise > 0
-        return _GatedProduct.apply(self.mu, w, self.draw() if sampled else None, self.noise)  # type: ignore[no-any-return, no-untyped-call]
+        return cast(Tensor, _GatedProduct.apply(self.mu, w, self.draw() if sampled else None, self.noise))
 
     def draw(self) -> Tensor:
         """Draw eps / sigma, one standard normal per gate."""
@@ -108,7 +108,7 @@ class Gaussian(Gate):
         """P(z > 0) = Phi(mu / noise)."""
         if self.sigma() == 0:
             return (self.mu.detach() > 0).to(self.mu.dtype)
-        return torch.special.ndtr(self.mu.detach() / self.sigma())
+        return cast(Tensor, torch.special.ndtr(self.mu.detach() / self.sigma()))
 
     def get_extra_state(self) -> dict[str, Any]:
         return {"held": self.held, "noise": self.noise}
@@ -185,7 +185,7 @@ class TopK(Gate):
         self.k, self.gain, self.threshold = k, gain, Threshold()
 
     def effective(self, w: Tensor) -> Tensor:
-        return _StraightThrough.apply(self.score, w, self.kept(), self.gain)  # type: ignore[no-any-return, no-untyped-call]
+        return cast(Tensor, _StraightThrough.apply(self.score, w, self.kept(), self.gain))
 
     @torch.no_grad()
     def kept(self) -> Tensor:

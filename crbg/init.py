@@ -24,7 +24,7 @@ _NORMS = (
 )
 
 
-def unit_draw(name: str, shape: tuple[int, ...], law: str, seed: int) -> np.ndarray:  # type: ignore[type-arg]
+def unit_draw(name: str, shape: tuple[int, ...], law: str, seed: int) -> np.ndarray:
     """Draw the weights of one tensor before any scale, as float64."""
     count = math.prod(shape)
     if law in ("uniform", "uniform_fan"):
@@ -78,9 +78,11 @@ def initialise(model: nn.Module, law: str, scale: float, seed: int) -> dict[str,
             continue
         if leaf.endswith("bias"):
             parameter.zero_()
-        elif isinstance(owners[name], _NORMS) or leaf.startswith(("gamma", "layer_scale", "scale")):
-            parameter.fill_(1.0)
-        elif parameter.ndim == 1 and leaf == "weight":  # a normalisation of another library
+        elif (
+            isinstance(owners[name], _NORMS)
+            or leaf.startswith(("gamma", "layer_scale", "scale"))
+            or (parameter.ndim == 1 and leaf == "weight")
+        ):
             parameter.fill_(1.0)
         else:
             flat = (2.0 * rng.uniform(parameter.numel(), seed, "init", name) - 1.0) * (0.02 * math.sqrt(3.0))

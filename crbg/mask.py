@@ -60,7 +60,7 @@ class Mask(Mapping[str, Tensor]):
 
     @property
     def density(self) -> float:
-        """kept / total, in [0, 1]; sparsity is 1 - density."""
+        """Kept / total, in [0, 1]; sparsity is 1 - density."""
         return self.kept / self.total
 
     @property
@@ -112,7 +112,7 @@ class Mask(Mapping[str, Tensor]):
         if bool(bits[total:].any()):
             raise CrbgError("the padding bits of a packed mask must be zero")
         names = sorted(shapes)
-        parts = bits[:total].split([math.prod(shapes[n]) for n in names])
+        parts = torch.split(bits[:total], [math.prod(shapes[n]) for n in names])
         return cls({n: p.reshape(shapes[n]) for n, p in zip(names, parts, strict=True)})
 
 

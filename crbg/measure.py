@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,9 +17,7 @@ READINGS = ("mean", "open", "half", "exact")
 
 
 @torch.no_grad()
-def accuracy(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], multipliers: Mapping[str, Tensor] | None = None
-) -> float:
+def accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], multipliers: Mapping[str, Tensor] | None = None) -> float:
     """Percentage of labels predicted in eval mode, weights taken times `multipliers` (a mask or soft gates) by name.
 
     `model` carries no gates. A tie between logits counts as the first class, as argmax does.
@@ -41,9 +40,7 @@ def has_batch_norm(model: nn.Module) -> bool:
 
 
 @contextmanager
-def recalibrated(
-    model: nn.Module, images: Iterable[Tensor], multipliers: Mapping[str, Tensor] | None = None
-) -> Iterator[nn.Module]:
+def recalibrated(model: nn.Module, images: Iterable[Tensor], multipliers: Mapping[str, Tensor] | None = None) -> Iterator[nn.Module]:
     """Within the block, BatchNorm statistics are cumulative averages over `images` (fixed order) under the mask."""
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
     before = {k: v.clone() for k, v in model.state_dict().items()}
@@ -52,9 +49,8 @@ def recalibrated(
         m.reset_running_stats()
         m.momentum = None  # torch's way of asking for a cumulative average
     model.train()
-    others = [m for m in model.modules() if isinstance(m, nn.modules.dropout._DropoutNd)]
-    for m in others:
-        m.eval()
+    for dropout in (m for m in model.modules() if isinstance(m, nn.modules.dropout._DropoutNd)):
+        dropout.eval()
     raw = weights(model)
     swapped = {n: raw[n] * m.to(raw[n].device) for n, m in (multipliers or {}).items()}
     with torch.no_grad():
@@ -94,7 +90,7 @@ def alive(mask: Mask) -> Mask:
     layers = [t.clone() for t in mask.values()]
     while True:
         before = sum(int(t.sum()) for t in layers)
-        for a, b in zip(layers, layers[1:], strict=False):
+        for a, b in itertools.pairwise(layers):
             used = a.any(1) & b.any(0)
             a &= used[:, None]
             b &= used[None, :]

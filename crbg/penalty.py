@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -24,6 +25,10 @@ def _pdf(x: Tensor) -> Tensor:
     return torch.square(x).mul_(-0.5).exp_().mul_(_PHI0)
 
 
+def _cdf(x: Tensor) -> Tensor:
+    return cast(Tensor, torch.special.ndtr(x))
+
+
 @dataclass(frozen=True)
 class Penalty:
     """Elementwise value and d value / d mu, both of mu's shape."""
@@ -34,7 +39,7 @@ class Penalty:
 
 def _sparse(mu: Tensor, s: float) -> Tensor:
     """P(z > 0) = Phi(mu / sigma): the thesis's regulariser, the expected share of open gates."""
-    return torch.special.ndtr(mu / s)
+    return _cdf(mu / s)
 
 
 def _sparse_slope(mu: Tensor, s: float) -> Tensor:
@@ -43,7 +48,7 @@ def _sparse_slope(mu: Tensor, s: float) -> Tensor:
 
 def _decision(mu: Tensor, s: float) -> Tensor:
     """P(0 < z < 1) = Phi((1 - mu) / sigma) - Phi(-mu / sigma): the share of undecided gates; our reading of "induce-decision"."""
-    return torch.special.ndtr((1 - mu) / s) - torch.special.ndtr(-mu / s)
+    return _cdf((1 - mu) / s) - _cdf(-mu / s)
 
 
 def _decision_slope(mu: Tensor, s: float) -> Tensor:
@@ -51,7 +56,7 @@ def _decision_slope(mu: Tensor, s: float) -> Tensor:
 
 
 def _quad(mu: Tensor, s: float) -> Tensor:
-    """z (1 - z) with z = clip(mu, 0, 1)."""
+    """Z (1 - z) with z = clip(mu, 0, 1)."""
     z = mu.clamp(0, 1)
     return z * (1 - z)
 
@@ -62,13 +67,13 @@ def _quad_slope(mu: Tensor, s: float) -> Tensor:
 
 def _entropy(mu: Tensor, s: float) -> Tensor:
     """Binary entropy in nats of the open probability Phi(mu / sigma)."""
-    p = torch.special.ndtr(mu / s)
-    return torch.special.entr(p) + torch.special.entr(torch.special.ndtr(-mu / s))
+    return cast(Tensor, torch.special.entr(_cdf(mu / s)) + torch.special.entr(_cdf(-mu / s)))
 
 
 def _entropy_slope(mu: Tensor, s: float) -> Tensor:
     # d H_b(p) / dp = log((1 - p) / p), taken from log-CDFs so that it stays finite in the tails.
-    return _sparse_slope(mu, s) * (torch.special.log_ndtr(-mu / s) - torch.special.log_ndtr(mu / s))
+    odds = torch.special.log_ndtr(-mu / s) - torch.special.log_ndtr(mu / s)
+    return cast(Tensor, _sparse_slope(mu, s) * odds)
 
 
 def mixed(weights: Mapping[str, float]) -> Penalty:

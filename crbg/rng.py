@@ -97,4 +97,4 @@ def _log(x: F64) -> F64:
     m, e = np.where(small, m * 2.0, m), e - small
     s = (m - 1.0) / (m + 1.0)
     series = _horner(s * s, tuple(1.0 / (2 * i + 1) for i in range(12)))
-    return e * 0.6931471805599453 + 2.0 * s * series
+    return np.asarray(e * 0.6931471805599453 + 2.0 * s * series, np.float64)

@@ -190,9 +190,7 @@ def guard_roles(before: Mapping[str, Tensor], after: Mapping[str, Tensor], roles
     for name, old in before.items():
         allowed = roles.get(name, "frozen") in ("trained", "redrawn", "recalibrated")
         if not allowed and not torch.equal(old.cpu().view(-1).view(torch.uint8), after[name].cpu().view(-1).view(torch.uint8)):
-            raise CrbgError(
-                f"the search changed {name!r}, whose role is {roles.get(name, 'frozen')!r}: its ticket is not a strong one"
-            )
+            raise CrbgError(f"the search changed {name!r}, whose role is {roles.get(name, 'frozen')!r}: its ticket is not a strong one")
 
 
 def read_all(spec: Spec, seed: int, data: Data, model: nn.Module, found: methods.Found, part: Part) -> dict[str, Any]:
@@ -234,15 +232,11 @@ def _accuracy(model: nn.Module, multipliers: Mapping[str, Tensor], data: Data, p
         return {"accuracy": finite(measure.accuracy(model, part.batches(), multipliers)), "without_recalibration": finite(plain)}
 
 
-def _keep(
-    spec: Spec, seed: int, data: Data, where: Path, model: nn.Module, initial: Mapping[str, Tensor], found: methods.Found
-) -> None:
+def _keep(spec: Spec, seed: int, data: Data, where: Path, model: nn.Module, initial: Mapping[str, Tensor], found: methods.Found) -> None:
     """Write what `evaluate` and the reader need later: ticket, real-valued gates or trained weights, history."""
     tensors = {f"soft.{n}": t for n, t in found.soft.items()} | {f"scores.{n}": t for n, t in found.scores.items()}
     if found.changed:
-        tensors |= {
-            f"changed.{n}": t for n, t in model.state_dict().items() if n in found.changed or n.rsplit(".", 1)[-1] in RUNNING
-        }
+        tensors |= {f"changed.{n}": t for n, t in model.state_dict().items() if n in found.changed or n.rsplit(".", 1)[-1] in RUNNING}
     packed = torch.frombuffer(bytearray(found.mask.pack()), dtype=torch.uint8)
     tensors = {n: t.detach().cpu().contiguous() for n, t in tensors.items()} | {"mask": packed}
     write_bytes(where / "gates.safetensors", save(tensors, {"changed": json.dumps(found.changed)}))
@@ -271,7 +265,7 @@ def reopen(where: Path, model: nn.Module) -> methods.Found:
     except (OSError, SafetensorError, KeyError) as error:
         raise CrbgError(f"{path} cannot be read ({error}); run the cell again before it is evaluated") from None
     model.load_state_dict(groups["changed"], strict=False)
-    return methods.Found(mask, groups["scores"], groups["soft"], {n: "trained" for n in groups["changed"]})
+    return methods.Found(mask, groups["scores"], groups["soft"], dict.fromkeys(groups["changed"], "trained"))
 
 
 def evaluate(spec: Spec, seed: int, bench: Bench) -> dict[str, Any]:
@@ -338,4 +332,4 @@ def revision() -> str:
         dirty = subprocess.run(["git", "status", "--porcelain", "--", str(here)], **run).stdout.strip()  # type: ignore[call-overload]
     except (OSError, subprocess.SubprocessError):
         return os.environ.get("CRBG_REVISION", "unknown")
-    return head + ("+" if dirty else "")
+    return str(head) + ("+" if dirty else "")

@@ -1,4 +1,4 @@
-"""Mask -> Mask controls (Frankle et al. 2021): does a ticket live in its weights, or only in its layer densities?
+"""Mask -> Mask controls (Frankle et al. 2021): does a ticket live in its weights or only in its layer densities.
 
 For strong tickets nothing is trained after a control, so accuracy must fall to about chance. `reinit` changes the weights
 instead of the mask (the next seed of the same law) and stands in `run`.

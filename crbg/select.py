@@ -43,7 +43,7 @@ def select(scores: Mapping[str, Tensor], k: int | Mapping[str, int], within: Mas
         return Mask({n: m.reshape(scores[n].shape) for n, m in flat.items()})
     together = torch.cat([s.flatten() for s in scores.values()])
     keep = top_k(together, k, torch.cat(list(allowed.values())) if allowed else None)
-    parts = keep.split([s.numel() for s in scores.values()])
+    parts = torch.split(keep, [s.numel() for s in scores.values()])
     return Mask({n: p.reshape(s.shape) for (n, s), p in zip(scores.items(), parts, strict=True)})
 
 

@@ -110,7 +110,8 @@ def spec_from(values: Mapping[str, Any], place: str = "spec") -> Spec:
     if problems:
         raise CrbgError(f"{place}: " + "; ".join(problems))
     try:
-        return Spec(**{k: v if v is None else methods.coerce(v, hints[k]) for k, v in values.items()})
+        plain: dict[str, Any] = {k: v if v is None else methods.coerce(v, hints[k]) for k, v in values.items()}
+        return Spec(**plain)
     except CrbgError as error:
         raise CrbgError(f"{place}: {error}") from None
 

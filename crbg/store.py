@@ -5,6 +5,7 @@ A recorded file holds all seeds of one spec: {"spec", "digest", "runs": {seed: {
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -90,7 +91,7 @@ def weight_count(spec: Spec) -> float:
     if spec.model.startswith("lenet-"):
         shape = info(spec.data).shape
         widths = [math.prod(shape), *map(int, spec.model.split("-")[1:]), info(spec.data).classes]
-        return float(sum(a * b for a, b in zip(widths, widths[1:], strict=False)))
+        return float(sum(a * b for a, b in itertools.pairwise(widths)))
     return 25e6
 
 
@@ -119,7 +120,7 @@ def estimate_seconds(config: Config, cells: list[Cell], gpu: bool = False) -> di
 
 def plan(config: Config, cells: list[Cell]) -> str:
     """Tabulate runs, done, missing, time and disk for each experiment."""
-    rows = []
+    rows: list[list[Any]] = []
     for name in dict.fromkeys(c.experiment for c in cells):
         mine = list({c.key: c for c in cells if c.experiment == name}.values())
         gpu = bool(config.experiment(name).gpu)
@@ -131,7 +132,7 @@ def plan(config: Config, cells: list[Cell]) -> str:
                      f"{seconds / 3600 if gpu else 0.0:.2f}", f"{disk:.0f}"])  # fmt: skip
     head = ["experiment", "runs", "done", "missing", "hours", "GPU hours", "disk MiB"]
     if len(rows) > 1:
-        totals = [sum(float(r[i]) for r in rows) for i in range(1, 7)]
+        totals = [sum(float(str(r[i])) for r in rows) for i in range(1, 7)]
         rows.append(["together", *(f"{t:.0f}" for t in totals[:3]), *(f"{t:.2f}" for t in totals[3:5]), f"{totals[5]:.0f}"])
     from tabulate import tabulate
 
@@ -155,6 +156,4 @@ def status(config: Config, cells: list[Cell]) -> str:
     from tabulate import tabulate
 
     text = ", ".join(f"{n} {state}" for state, n in counts.items())
-    return text + (
-        "\n" + tabulate(rows[:40], ["state", "experiment", "arm", "run", "seed", "why, or how to run it"]) if rows else ""
-    )
+    return text + ("\n" + tabulate(rows[:40], ["state", "experiment", "arm", "run", "seed", "why, or how to run it"]) if rows else "")

@@ -132,7 +132,7 @@ def load(name: str, data_dir: str | None = None, download: bool = True) -> Data:
     lossy_test = torch.from_numpy(np.asarray(lossy[lossy >= len(train_y)] - len(train_y), np.int64))
     mean, std = (torch.tensor(v, dtype=torch.float32) for v in (entry.mean, entry.std))
 
-    def part(x: np.ndarray, y: np.ndarray) -> Part:  # type: ignore[type-arg]
+    def part(x: np.ndarray, y: np.ndarray) -> Part:
         return Part(torch.from_numpy(np.ascontiguousarray(x)), torch.from_numpy(y.astype(np.int64)), mean, std)
 
     return Data(
@@ -146,7 +146,7 @@ def load(name: str, data_dir: str | None = None, download: bool = True) -> Data:
     )
 
 
-def stratified(labels: np.ndarray, count: int, seed: int, stream: str) -> np.ndarray:  # type: ignore[type-arg]
+def stratified(labels: np.ndarray, count: int, seed: int, stream: str) -> np.ndarray:
     """Draw `count` indices with the class shares of `labels`; the largest remainders get the places left over."""
     classes, totals = np.unique(labels, return_counts=True)
     exact = totals * count / len(labels)
@@ -157,7 +157,7 @@ def stratified(labels: np.ndarray, count: int, seed: int, stream: str) -> np.nda
     return np.sort(np.concatenate(chosen))
 
 
-def _digits() -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+def _digits() -> dict[str, np.ndarray]:
     """scikit-learn's 1 797 digits, 8x8 pixels of 0..16: each pixel enlarged 3x, then padded to 28x28; 300 are the test part."""
     from sklearn.datasets import load_digits
 
@@ -169,7 +169,7 @@ def _digits() -> dict[str, np.ndarray]:  # type: ignore[type-arg]
     return {"train_x": x[rest], "train_y": bunch.target[rest], "test_x": x[test], "test_y": bunch.target[test]}
 
 
-def _read(entry: DataInfo, folder: Path, download: bool) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+def _read(entry: DataInfo, folder: Path, download: bool) -> dict[str, np.ndarray]:
     path = folder / f"{entry.name}.npz"
     if not path.exists():
         return _torchvision(entry, folder, download)
@@ -184,15 +184,13 @@ def _read(entry: DataInfo, folder: Path, download: bool) -> dict[str, np.ndarray
     for part in ("train", "test"):
         x, y = arrays[f"{part}_x"], arrays[f"{part}_y"]
         if x.dtype != np.uint8 or x.shape[1:] != entry.shape or y.shape != (len(x),):
-            raise CrbgError(
-                f"{path}: {part}_x is {x.dtype} {x.shape}, {part}_y {y.shape}; expected uint8 (N, {entry.shape}), (N,)"
-            )
+            raise CrbgError(f"{path}: {part}_x is {x.dtype} {x.shape}, {part}_y {y.shape}; expected uint8 (N, {entry.shape}), (N,)")
         if y.min() < 0 or y.max() >= entry.classes:
             raise CrbgError(f"{path}: {part}_y holds label {y.max()}, but {entry.name} has {entry.classes} classes")
     return arrays
 
 
-def _torchvision(entry: DataInfo, folder: Path, download: bool) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+def _torchvision(entry: DataInfo, folder: Path, download: bool) -> dict[str, np.ndarray]:
     import torchvision
 
     maker = getattr(torchvision.datasets, entry.torchvision)
@@ -204,7 +202,7 @@ def _torchvision(entry: DataInfo, folder: Path, download: bool) -> dict[str, np.
             f"{folder}, and could not be downloaded ({type(error).__name__}: {error}); "
             "set CRBG_DATA (or data_dir in config.yaml) to the folder that holds it"
         ) from None
-    out: dict[str, np.ndarray] = {}  # type: ignore[type-arg]
+    out: dict[str, np.ndarray] = {}
     for part, s in sets.items():
         x = np.asarray(s.data)
         out[f"{part}_x"] = x[:, None] if x.ndim == 3 else x.transpose(0, 3, 1, 2)

@@ -79,9 +79,7 @@ def options(name: str, values: Mapping[str, Any]) -> Any:
         if key not in hints:
             problems.append(f"{name} has no option {key!r}: {choose(key, hints)}")
         elif not fits(value, hints[key]):
-            problems.append(
-                f"{name}.{key} = {value!r} is {type(value).__name__}, not {getattr(hints[key], '__name__', hints[key])}"
-            )
+            problems.append(f"{name}.{key} = {value!r} is {type(value).__name__}, not {getattr(hints[key], '__name__', hints[key])}")
     if problems:
         raise CrbgError("; ".join(problems))
     return kind(**{k: coerce(v, hints[k]) for k, v in values.items()})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
     from crbg.fit import fit
     from crbg.mask import Mask
 
-    makers = {
+    makers: dict[str, Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]] = {
         "adam": lambda p: torch.optim.Adam(p, lr=options.lr, fused=True),
         "sgd": lambda p: torch.optim.SGD(p, lr=options.lr, momentum=0.9),
     }

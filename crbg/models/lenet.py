@@ -6,8 +6,10 @@ PReLU whose slope learns would be a trained parameter, so it is an option (`acti
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import OrderedDict
+from collections.abc import Callable
 
 from torch import nn
 
@@ -15,7 +17,11 @@ from crbg.errors import CrbgError, choose
 
 NAMES = r"lenet(-\d+)+"
 
-ACTIVATIONS = {"leaky": lambda: nn.LeakyReLU(0.25), "prelu": lambda: nn.PReLU(init=0.25), "relu": nn.ReLU}
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "leaky": lambda: nn.LeakyReLU(0.25),
+    "prelu": lambda: nn.PReLU(init=0.25),
+    "relu": nn.ReLU,
+}
 
 
 def build(name: str, in_shape: tuple[int, ...], classes: int, activation: str = "leaky") -> nn.Module:
@@ -26,7 +32,7 @@ def build(name: str, in_shape: tuple[int, ...], classes: int, activation: str = 
     if min(widths) < 1:
         raise CrbgError(f"model {name!r} has a layer of width 0")
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
-    for i, (fan_in, fan_out) in enumerate(zip(widths, widths[1:], strict=False), start=1):
+    for i, (fan_in, fan_out) in enumerate(itertools.pairwise(widths), start=1):
         if i > 1:
             layers[f"act{i - 1}"] = ACTIVATIONS[activation]()
         layers[f"fc{i}"] = nn.Linear(fan_in, fan_out, bias=False)

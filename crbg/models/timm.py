@@ -26,8 +26,8 @@ def build(name: str, in_shape: tuple[int, ...], classes: int, **options: Any) ->
         raise CrbgError(f"timm has no model {plain!r}: {choose(plain, timm.list_models())}")
     known = {"num_classes": classes, "in_chans": in_shape[0], **options}
     try:
-        return timm.create_model(plain, pretrained=False, img_size=in_shape[1], **known)  # type: ignore[no-any-return]
+        return timm.create_model(plain, pretrained=False, img_size=in_shape[1], **known)
     except TypeError as error:
         if "img_size" not in str(error):
             raise
-        return timm.create_model(plain, pretrained=False, **known)  # type: ignore[no-any-return]
+        return timm.create_model(plain, pretrained=False, **known)

@@ -1,0 +1,60 @@
+# `make help` lists the targets. Everything runs in .venv, made from requirements.lock.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Empty: PyPI's torch, which brings CUDA. `make install TORCH_BACKEND=cpu` takes the build without CUDA packages (uses uv).
+TORCH_BACKEND ?=
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test test-slow lint format paper benchmark clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(STAMP) ## make .venv with the locked dependencies (TORCH_BACKEND=cpu leaves CUDA out)
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make install PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing the locked dependencies (with CUDA packages several GB; TORCH_BACKEND=cpu leaves them out)"
+ifeq ($(TORCH_BACKEND),)
+	$(BIN)/python -m pip install --quiet -c requirements.lock -e '.[workflow,dev]'
+else
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --python $(BIN)/python --torch-backend $(TORCH_BACKEND) -c requirements.lock -e '.[workflow,dev]'
+endif
+	touch $@
+
+QUICK := --config config.yaml config/quickstart.yaml
+
+quickstart: $(STAMP) ## the whole pipeline on handwritten digits: minutes on two cores, no download, writes results/quickstart/
+	$(BIN)/snakemake --cores all --quiet rules --configfile config.yaml config/quickstart.yaml -- all
+	@$(BIN)/crbg report $(QUICK) --brief
+
+test: $(STAMP) ## all tests that need no long run (real-data tests run where CRBG_DATA is set)
+	$(BIN)/python -m pytest
+
+test-slow: $(STAMP) ## the tests on real MNIST that take minutes; needs CRBG_DATA
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP) ## ruff, mypy --strict, snakefmt, snakemake --lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint
+
+format: $(STAMP) ## format all code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile workflow
+
+paper: $(STAMP) ## tables, figures and verdicts of paper/ from the records that are there
+	$(BIN)/crbg report
+
+benchmark: $(STAMP) ## time gated against dense steps on this machine
+	$(BIN)/python benchmarks/step.py
+
+clean: ## remove the demonstration's files and caches; runs and records stay
+	rm -rf results/quickstart .pytest_cache .mypy_cache .ruff_cache .hypothesis

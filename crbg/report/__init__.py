@@ -1,0 +1,63 @@
+"""Records -> tables, figures, numbers, verdicts and one HTML page. Reads result files only and never imports torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tabulate import tabulate
+
+from crbg.config import Config
+from crbg.files import write_text
+from crbg.report import figures, page, tables
+from crbg.report.claims import judge, read_claims, verdict_table
+from crbg.report.tidy import tidy, unfinished
+
+
+def build(config: Config, only: str | None = None, page_copy: Path | None = None) -> list[str]:
+    """Write everything under the configuration's paper folder, and say in lines what was written and what is missing.
+
+    With `only`, just the table and the figure of one main experiment.
+    """
+    rows, folder, out, sections = tidy(config), config.paper, list[str](), list[page.Section]()
+    for e in [config.experiment(only)] if only else config.experiments.values():
+        if e.role != "main" or rows[rows.experiment == e.name].empty:
+            continue
+        table = tables.main_table(rows, e.name)
+        write_text(folder / "tables" / f"{e.name}.md", tables.markdown(table, e, config, rows))
+        write_text(folder / "tables" / f"{e.name}.tex", tables.latex(table))
+        drawn = figures.curve(rows, e, folder / "figures" / e.name, config.demonstration)
+        sections.append((e, table, drawn))
+        out.append(f"{folder / 'tables' / (e.name + '.md')}, {drawn}.png: {e.about}")
+    if only:
+        return out
+    write_text(config.results / "results.csv", rows.to_csv(index=False))
+    tuned = tables.tuning_table(rows)
+    write_text(folder / "tables" / "tuning.md", tuned)
+    verdicts = judge(read_claims(), rows, config)
+    write_text(folder / "tables" / "verdicts.md", verdict_table(verdicts, config))
+    write_text(folder / "numbers.tex", tables.numbers(rows))
+    whole = page.html(config, sections, verdicts, rows, tuned)
+    for path in (folder / "report.html", *([page_copy] if page_copy else [])):
+        write_text(path, whole)
+    out.append(f"{config.results / 'results.csv'}: {len(rows)} rows")
+    out.append(f"{folder / 'tables' / 'verdicts.md'}: {len(verdicts)} claims and contrasts")
+    out.append(f"{folder / 'report.html'}: everything on one page")
+    for name, count in unfinished(config).items():
+        out.append(f"{name}: {count} runs are missing; `crbg run {name}` does them")
+    return out
+
+
+def brief(config: Config) -> str:
+    """Say what was run, the headline accuracies, and which files to open."""
+    rows = tidy(config)
+    runs = rows.drop_duplicates(["digest", "seed"])
+    done = ", ".join(f"{n} of {e}" for e, n in runs.experiment.value_counts(sort=False).items())
+    out = [f"Runs: {done or 'none'}."]
+    for e in config.experiments.values():
+        if e.role == "main" and not rows[rows.experiment == e.name].empty:
+            table = tables.main_table(rows, e.name)[["arm", "sparsity %", "exact %", "reinit %", "n"]]
+            out += ["", f"{e.name}: {e.about} (binary masks)", tabulate(table.to_dict("records"), headers="keys", disable_numparse=True)]
+    if config.demonstration:
+        out += ["", "DEMONSTRATION on 1 797 toy digits: it shows that the pipeline works and is evidence for no claim."]
+    out += ["", f"Open {config.paper / 'report.html'} (everything on one page) and {config.paper / 'figures'}/*.png."]
+    return "\n".join(out)

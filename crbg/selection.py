@@ -1,0 +1,102 @@
+"""The selection rule, applied by code: tuning records -> paper/selected.yaml. Reads validation accuracy only; no torch.
+
+For each arm and tuned density the point with the highest mean validation accuracy over the tuning seeds wins, among points
+whose every run landed on the density (where it missed, the number does not belong to that density). Ties go to the point
+that comes first in the grid. The file also lists the digests of the main specs that `evaluate` may open the test set for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from crbg import config as configs
+from crbg import store
+from crbg.config import Config, Experiment
+from crbg.errors import CrbgError
+from crbg.files import write_text
+from crbg.spec import Spec
+
+HEAD = """# Written by `crbg select` from the tuning records; not edited by hand. The rule stands in crbg/selection.py.
+# `set` is laid over the arm of config.yaml for the densities named; `evaluate` lists the specs that may see the test set.
+"""
+
+
+def choose(config: Config, tuning: Experiment) -> dict[str, list[dict[str, Any]]]:
+    """Choose settings for each arm of a tuning experiment.
+
+    Raises:
+        CrbgError: a tuning run is missing, or no point of an arm landed on its density.
+    """
+    out: dict[str, list[dict[str, Any]]] = {}
+    for arm in dict.fromkeys(c.arm for c in tuning.cells):
+        for density in tuning.groups:
+            scores: dict[str, list[float]] = {}
+            specs: dict[str, Spec] = {}
+            missed: set[str] = set()
+            for c in tuning.cells:
+                if c.arm != arm or c.spec.density != density:
+                    continue
+                found = store.find(config, c.spec, c.seed)
+                if found is None:
+                    raise CrbgError(f"{tuning.name}: {c.spec.slug()} seed {c.seed} has not run; `crbg run {tuning.name}` first")
+                digest, record = c.spec.digest(), found["record"]
+                specs[digest] = c.spec
+                if record["status"] != "ok" or record["validation"].get("density_missed"):
+                    missed.add(digest)
+                if record["status"] == "ok":
+                    scores.setdefault(digest, []).append(record["validation"]["readings"]["exact"]["accuracy"])
+            # A demonstration is too short to land; it goes on with whatever it has.
+            able = {d: sum(v) / len(v) for d, v in scores.items() if config.demonstration or d not in missed}
+            if not able:
+                raise CrbgError(f"{tuning.name}: no setting of {arm} at density {density} landed on it; widen its grid")
+            best = max(able, key=lambda d: able[d])
+            out.setdefault(arm, []).append(
+                {
+                    "densities": list(tuning.groups[density]),
+                    "tuned_at": density,
+                    "trials": len(specs),
+                    "missed": len(missed),
+                    "validation": round(able[best], 3),
+                    "digest": best,
+                    "set": varying(specs[best], list(specs.values())),
+                }
+            )
+    return out
+
+
+def varying(chosen: Spec, trials: list[Spec]) -> dict[str, Any]:
+    """Return the fields of the chosen point that differ among the trials, as dotted names."""
+
+    def flat(spec: Spec) -> dict[str, Any]:
+        plain = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec) if f.name not in ("options", "model_args")}
+        return plain | {f"options.{k}": v for k, v in dataclasses.asdict(spec.resolved()).items()}
+
+    every = [flat(s) for s in trials]
+    return {k: v for k, v in flat(chosen).items() if any(e[k] != v for e in every)}
+
+
+def write(config: Config, path: Path) -> str:
+    """Choose for every main experiment with a tuning experiment, and write the file; return what was chosen as text."""
+    out: dict[str, Any] = {}
+    for e in config.experiments.values():
+        if e.tuned_by:
+            out[e.name] = choose(config, config.experiment(e.tuned_by))
+    write_text(path, HEAD + yaml.safe_dump(out, sort_keys=False))
+    # The choice changes the main specs, so they are read again before their digests are listed.
+    again = configs.read(config.files) if not config.demonstration else config
+    mains = {e.name: e for e in again.experiments.values() if e.role == "main"}
+    out["evaluate"] = {n: {c.spec.digest(): c.spec.slug() for c in e.cells} for n, e in mains.items()}
+    write_text(path, HEAD + yaml.safe_dump(out, sort_keys=False))
+    lines = [f"{path}: settings by highest mean validation accuracy"]
+    for name in (n for n in out if n != "evaluate"):
+        for arm, choices in out[name].items():
+            for c in choices:
+                settings = ", ".join(f"{k}={v}" for k, v in c["set"].items())
+                lines.append(
+                    f"  {name} {arm} at {c['tuned_at']}: {settings} ({c['validation']} %, {c['trials']} trials, {c['missed']} missed)"
+                )
+    return "\n".join(lines)
