@@ -208,7 +208,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _line(cell: Cell, record: dict[str, Any]) -> str:
-    best = record.get("validation", {}).get("readings", {}).get("exact", {}).get("accuracy")
+    best = record.get("validation", {}).get("readings", {}).get("binary", {}).get("accuracy")
     result = f"validation {best:.2f} %" if best is not None else record["status"]
     return f"{cell.arm} {cell.spec.slug()} seed {cell.seed}: {result}"
 
@@ -236,7 +236,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         bench, progress = _bench(args, config), Progress(len(todo))
         for c in todo:
             out = evaluate(c.spec, c.seed, bench)
-            exact = out.get("test", {}).get("readings", {}).get("exact", {}).get("accuracy")
+            exact = out.get("test", {}).get("readings", {}).get("binary", {}).get("accuracy")
             progress.finish(f"{c.arm} {c.spec.slug()} seed {c.seed}: " + (f"test {exact:.2f} %" if exact is not None else out["status"]))
     _manifest(args.out, cells)
     return 0

@@ -14,7 +14,7 @@ from crbg.attach import gates
 from crbg.errors import CrbgError
 from crbg.fit import Collapse, Row, Search
 from crbg.gate import Gaussian
-from crbg.penalty import Penalty, penalty
+from crbg.penalty import penalty
 
 
 class Penalised(Search):
@@ -78,8 +78,10 @@ class Plan:
 class Controlled(Penalised):
     """Hold a search at a target density by feedback on lambda, and decide its gates before the end.
 
-    Both penalties are scaled to the norm of the task's gradient (as CTS's GradBalance does), so lambda is of order one
-    whatever the network, the loss and the stage. lambda may become negative, which opens gates: without that a target
+    Penalties are scaled to the norm of the task's gradient (as CTS's GradBalance does), averaged over the search so far, so
+    that lambda is of order one whatever the network, the loss and the stage. The pull towards the density compares all gates
+    with one another; the decision is scaled tensor by tensor, because the few gates of a last layer have gradients so large
+    that a common scale would leave them undecided. lambda may become negative, which opens gates: without that a target
     above the natural density could not be held. The error signal is log(density / path), clipped to [-1, 1]; lambda =
     integral + proportional part. mu is kept within [-2 sigma, 1 + 2 sigma] of the penalty, since a gate farther out is out
     of the reach of any penalty of the form Phi(mu / sigma).
@@ -90,8 +92,9 @@ class Controlled(Penalised):
         self.target, self.plan = density, plan or Plan()
         self.decision = penalty("induce_decision")
         self.start = max(self.density(), density)
-        self.integral, self.task_norm, self.steps = 0.0, 0.0, 0
-        self.unit = {"pull": 0.0, "decide": 0.0}
+        self.integral, self.steps = 0.0, 0
+        self.task = [0.0] * len(self.gates)  # mean norm of the task's gradient so far, per gate tensor
+        self.pull, self.decide = 0.0, [0.0] * len(self.gates)  # factors on the slopes, measured every few steps
 
     def path(self, progress: float) -> float:
         """Density asked for at a stage of the search."""
@@ -100,22 +103,23 @@ class Controlled(Penalised):
 
     @torch.no_grad()
     def after_backward(self, progress: float) -> None:
+        firmness = self.plan.firmness * max(0.0, (progress - self.plan.decide) / (1 - self.plan.decide))
         measure = self.steps % self.plan.every == 0
         if measure:
-            norm = math.sqrt(sum(float(_gradient(g).square().sum()) for g in self.gates))
-            self.task_norm = norm if self.steps == 0 else 0.8 * self.task_norm + 0.2 * norm
-        rising = (progress - self.plan.decide) / (1 - self.plan.decide)
-        self._push("pull", self.penalty, self.weight, measure)
-        self._push("decide", self.decision, self.plan.firmness * max(0.0, rising), measure)
-
-    def _push(self, name: str, what: Penalty, weight: float, measure: bool) -> None:
-        if weight == 0.0:
-            return
-        slopes = [what.slope(g.mu, g.penalty_sigma) for g in self.gates]
-        if measure or not self.unit[name]:
-            self.unit[name] = 1.0 / (math.sqrt(sum(float(s.square().sum()) for s in slopes)) + 1e-12)
+            count = self.steps // self.plan.every + 1
+            self.task = [t + (_norm(_gradient(g)) - t) / count for t, g in zip(self.task, self.gates, strict=True)]
+        slopes = [self.penalty.slope(g.mu, g.penalty_sigma) for g in self.gates]
+        if measure:
+            self.pull = math.hypot(*self.task) / (math.hypot(*map(_norm, slopes)) + _TINY)
         for g, slope in zip(self.gates, slopes, strict=True):
-            _gradient(g).add_(slope, alpha=weight * self.task_norm * self.unit[name])
+            _gradient(g).add_(slope, alpha=self.weight * self.pull)
+        if firmness == 0.0:
+            return
+        slopes = [self.decision.slope(g.mu, g.penalty_sigma) for g in self.gates]
+        if measure or not any(self.decide):
+            self.decide = [t / (_norm(s) + _TINY) for t, s in zip(self.task, slopes, strict=True)]
+        for g, slope, scale in zip(self.gates, slopes, self.decide, strict=True):
+            _gradient(g).add_(slope, alpha=firmness * scale)
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
@@ -129,12 +133,18 @@ class Controlled(Penalised):
         self.steps += 1
 
     def state_dict(self) -> dict[str, Any]:
-        keys = ("weight", "integral", "task_norm", "steps", "start")
-        return {k: getattr(self, k) for k in keys} | {"unit": dict(self.unit)}
+        return {k: getattr(self, k) for k in ("weight", "integral", "steps", "start", "task", "pull", "decide")}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for key, value in state.items():
-            setattr(self, key, dict(value) if isinstance(value, Mapping) else value)
+            setattr(self, key, list(value) if isinstance(value, list) else value)
+
+
+_TINY = 1e-12
+
+
+def _norm(t: torch.Tensor) -> float:
+    return float(torch.linalg.vector_norm(t))
 
 
 def _gradient(gate: Gaussian) -> torch.Tensor:

@@ -32,6 +32,7 @@ from crbg.files import finite, read_json, write_bytes, write_json, write_text
 from crbg.fit import Clock, Collapse
 from crbg.init import RUNNING, initialise, tensor_digest, unit_draw
 from crbg.mask import Mask
+from crbg.methods.crbg import LANDED
 from crbg.select import keep_count
 from crbg.spec import Spec, as_dict
 from crbg.ticket import Ticket
@@ -198,7 +199,9 @@ def read_all(spec: Spec, seed: int, data: Data, model: nn.Module, found: methods
 
     `model` holds the initial tensors (or the trained ones of a dense reference).
     """
-    multipliers: dict[str, Mapping[str, Tensor]] = {"exact": found.mask}
+    multipliers: dict[str, Mapping[str, Tensor]] = {"binary": found.mask}
+    if found.exact is not None:
+        multipliers["exact"] = found.exact
     if found.soft:
         multipliers |= {
             "mean": found.soft,
@@ -212,7 +215,7 @@ def read_all(spec: Spec, seed: int, data: Data, model: nn.Module, found: methods
     if spec.density is not None and "half" in out["readings"]:
         k = keep_count(spec.density, found.mask.total)
         natural = out["readings"]["half"]["density"] * found.mask.total
-        out["density_missed"] = abs(natural - k) > 0.02 * k
+        out["density_missed"] = abs(natural - k) > LANDED * k
     if "trained" not in found.changed.values():
         controls: dict[str, Mapping[str, Tensor]] = {"shuffle": sanity.shuffle(found.mask, seed)}
         if found.scores:
@@ -237,8 +240,10 @@ def _keep(spec: Spec, seed: int, data: Data, where: Path, model: nn.Module, init
     tensors = {f"soft.{n}": t for n, t in found.soft.items()} | {f"scores.{n}": t for n, t in found.scores.items()}
     if found.changed:
         tensors |= {f"changed.{n}": t for n, t in model.state_dict().items() if n in found.changed or n.rsplit(".", 1)[-1] in RUNNING}
-    packed = torch.frombuffer(bytearray(found.mask.pack()), dtype=torch.uint8)
-    tensors = {n: t.detach().cpu().contiguous() for n, t in tensors.items()} | {"mask": packed}
+    tensors = {n: t.detach().cpu().contiguous() for n, t in tensors.items()}
+    for name, mask in (("mask", found.mask), ("exact", found.exact)):
+        if mask is not None:
+            tensors[name] = torch.frombuffer(bytearray(mask.pack()), dtype=torch.uint8)
     write_bytes(where / "gates.safetensors", save(tensors, {"changed": json.dumps(found.changed)}))
     if not found.changed:
         ticket = Ticket(
@@ -261,11 +266,13 @@ def reopen(where: Path, model: nn.Module) -> methods.Found:
             if head in groups:
                 groups[head][rest] = t
         some = groups["scores"] or groups["soft"]
-        mask = Mask.unpack(tensors["mask"].numpy().tobytes(), {n: shapes[n] for n in some} if some else shapes)
+        gated = {n: shapes[n] for n in some} if some else shapes
+        mask = Mask.unpack(tensors["mask"].numpy().tobytes(), gated)
+        exact = Mask.unpack(tensors["exact"].numpy().tobytes(), gated) if "exact" in tensors else None
     except (OSError, SafetensorError, KeyError) as error:
         raise CrbgError(f"{path} cannot be read ({error}); run the cell again before it is evaluated") from None
     model.load_state_dict(groups["changed"], strict=False)
-    return methods.Found(mask, groups["scores"], groups["soft"], dict.fromkeys(groups["changed"], "trained"))
+    return methods.Found(mask, exact, groups["scores"], groups["soft"], dict.fromkeys(groups["changed"], "trained"))
 
 
 def evaluate(spec: Spec, seed: int, bench: Bench) -> dict[str, Any]:
@@ -291,7 +298,7 @@ def evaluate(spec: Spec, seed: int, bench: Bench) -> dict[str, Any]:
         kept = torch.ones(len(data.test), dtype=torch.bool)
         kept[data.lossy_test] = False
         exact = Part(data.test.x[kept], data.test.y[kept], data.test.mean, data.test.std)
-        out["test_without_lossy"] = {"images": len(exact), "exact": _accuracy(model, found.mask, data, exact)}
+        out["test_without_lossy"] = {"images": len(exact), "binary": _accuracy(model, found.mask, data, exact)}
     write_json(where / "evaluation.json", out)
     return out
 

@@ -48,7 +48,7 @@ def choose(config: Config, tuning: Experiment) -> dict[str, list[dict[str, Any]]
                 if record["status"] != "ok" or record["validation"].get("density_missed"):
                     missed.add(digest)
                 if record["status"] == "ok":
-                    scores.setdefault(digest, []).append(record["validation"]["readings"]["exact"]["accuracy"])
+                    scores.setdefault(digest, []).append(record["validation"]["readings"]["binary"]["accuracy"])
             # A demonstration is too short to land; it goes on with whatever it has.
             able = {d: sum(v) / len(v) for d, v in scores.items() if config.demonstration or d not in missed}
             if not able:

@@ -42,11 +42,13 @@ class Task:
 class Found:
     """What a search found. A strong ticket is `mask` on untouched weights; the rest says what a mask alone cannot.
 
-    `scores` rank the weights (larger = keep first), `soft` holds the noise-free real-valued gates, `changed` the tensors
-    whose bytes the method changed with their role (trained, redrawn), `history` one row an epoch.
+    `exact` keeps precisely the number of weights asked for, where that differs from `mask`. `scores` rank the weights
+    (larger = keep first), `soft` holds the noise-free real-valued gates, `changed` the tensors whose bytes the method
+    changed with their role (trained, redrawn), `history` one row an epoch.
     """
 
     mask: Mask
+    exact: Mask | None = None
     scores: dict[str, Tensor] = field(default_factory=dict)
     soft: dict[str, Tensor] = field(default_factory=dict)
     changed: dict[str, str] = field(default_factory=dict)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 
+LANDED = 0.02  # relative distance from the asked density within which the natural mask counts as having it
 GRANULARITY = ("weight", "unit", "unit+input")
 
 
@@ -48,7 +49,10 @@ class Options:
 
 
 def find(model: nn.Module, task: Task, options: Options) -> Found:
-    """Search, and keep the top k of mu (`exact`), or mu > 1/2 where no density was asked for (`half`)."""
+    """Search, and keep the gates with mu > 1/2 (`half`).
+
+    Where a density was asked for and `half` lies more than 2 % from it, the top k of mu (`exact`) are kept instead.
+    """
     import torch
 
     from crbg import attach, control, gate, rng
@@ -89,8 +93,10 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
                 checkpoint=task.checkpoint, clock=task.clock,
             )  # fmt: skip
         scores = {n: g.scores().cpu() for n, g in search.by_name.items()}
-        k = search.total and (None if task.density is None else keep_count(task.density, search.total))
-        small = Mask({n: s > 0.5 for n, s in scores.items()}) if k is None else select(scores, k)
+        half = Mask({n: s > 0.5 for n, s in scores.items()})
+        k = half.kept if task.density is None else keep_count(task.density, search.total)
+        exact = select(scores, k)
+        small = half if abs(half.kept - k) <= LANDED * k else exact
         soft = readings(model)["mean"]
         attach.detach(model)
 
@@ -99,4 +105,5 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
             return dict(values)
         return {n: gate.columns(v.cpu(), raw[n]).expand(raw[n].shape).contiguous() for n, v in values.items()}
 
-    return Found(Mask(widen(small)), widen(scores), {n: z.cpu() for n, z in widen(soft).items()}, history=history)
+    soft = {n: z.cpu() for n, z in widen(soft).items()}
+    return Found(Mask(widen(small)), Mask(widen(exact)), widen(scores), soft, history=history)

@@ -58,4 +58,4 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
         history = fit(model, task.batches, sgd, task.epochs, task.seed, task.loss, checkpoint=task.checkpoint, clock=task.clock)
         scores = {n: g.scores().cpu() for n, g in found.items()}
         attach.detach(model)
-    return Found(select(scores, layer_counts(scores, density)), scores, history=history)
+    return Found(select(scores, layer_counts(scores, density)), scores=scores, history=history)

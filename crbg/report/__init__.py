@@ -55,7 +55,7 @@ def brief(config: Config) -> str:
     out = [f"Runs: {done or 'none'}."]
     for e in config.experiments.values():
         if e.role == "main" and not rows[rows.experiment == e.name].empty:
-            table = tables.main_table(rows, e.name)[["arm", "sparsity %", "exact %", "reinit %", "n"]]
+            table = tables.main_table(rows, e.name)[["arm", "sparsity %", "binary %", "reinit %", "n"]]
             out += ["", f"{e.name}: {e.about} (binary masks)", tabulate(table.to_dict("records"), headers="keys", disable_numparse=True)]
     if config.demonstration:
         out += ["", "DEMONSTRATION on 1 797 toy digits: it shows that the pipeline works and is evidence for no claim."]

@@ -92,7 +92,7 @@ def _contrasts(declared: list[dict[str, Any]], rows: pd.DataFrame) -> list[Verdi
 
 def _value(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
     """Judge a published accuracy at a published sparsity: d = ours - published against the margin."""
-    mine = values(rows, rule["experiment"], rule["arm"], rule["density"], reading=rule.get("mask", "exact"))
+    mine = values(rows, rule["experiment"], rule["arm"], rule["density"], reading=rule.get("mask", "binary"))
     if mine.density_missed.astype(bool).any():
         return "not run", f"density missed in {int(mine.density_missed.astype(bool).sum())} of {len(mine)} runs"
     verdict, d = stats.value_verdict(list(mine.accuracy), rule["published"], rule["margin"])

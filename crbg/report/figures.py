@@ -31,7 +31,7 @@ LABELS = {
 
 def curve(rows: pd.DataFrame, experiment: Experiment, path: Path, demonstration: bool) -> Path:
     """Draw binary accuracy against sparsity, one line for each arm; controls far below are named in the legend instead."""
-    mine = rows[(rows.experiment == experiment.name) & (rows.reading == "exact")]
+    mine = rows[(rows.experiment == experiment.name) & (rows.reading == "binary")]
     part = best_part(mine)
     mine = mine[mine.part == part]
     with mpl.rc_context(STYLE):

@@ -10,8 +10,14 @@ from tabulate import tabulate
 from crbg.config import Config, Experiment
 from crbg.stats import t_interval
 
-READINGS = ("exact", "half", "mean")
+READINGS = ("binary", "exact", "mean")
 CONTROLS = ("reinit", "shuffle", "invert")
+NOTE = (
+    "`binary`: the ticket, a binary mask on untrained weights (mu > 1/2 for gates that landed within 2 % of the density asked for, "
+    "the top k of mu otherwise). `exact`: the top k of mu. `mean`: real-valued gates, not a strong ticket. Controls keep the ticket "
+    "and change one thing, without training: `reinit` fresh weights of the same law, `shuffle` positions within each layer, `invert` "
+    "the lowest scores. `missed`: runs whose natural density (mu > 1/2) lies more than 2 % from the one asked for."
+)
 
 
 def best_part(rows: pd.DataFrame) -> str:
@@ -25,19 +31,17 @@ def main_table(rows: pd.DataFrame, experiment: str) -> pd.DataFrame:
     mine = mine[mine.part == best_part(mine)]
     out = []
     for (arm, _), group in mine.groupby(["arm", "asked"], dropna=False, sort=False):
-        exact = group[group.reading == "exact"]
-        line = {"arm": arm, "sparsity %": f"{100 * (1 - exact.density.mean()):.1f}"}
+        binary = group[group.reading == "binary"]
+        line = {"arm": arm, "sparsity %": f"{100 * (1 - binary.density.mean()):.1f}"}
         for reading in READINGS:
             picked = group[group.reading == reading].accuracy.dropna()
             line[f"{reading} %"] = interval(list(picked)) if len(picked) else ""
-        half = group[group.reading == "half"]
-        line["half: sparsity %"] = f"{100 * (1 - half.density.mean()):.1f}" if len(half) else ""
         for control in CONTROLS:
-            known = exact[control].dropna()
+            known = binary[control].dropna()
             line[f"{control} %"] = f"{known.mean():.1f}" if len(known) else ""
-        line["n"] = str(exact.seed.nunique())
-        line["missed"] = str(int(exact.density_missed.fillna(False).astype(bool).sum()))
-        line["search s"] = f"{exact.search_seconds.mean():.0f}"
+        line["n"] = str(binary.seed.nunique())
+        line["missed"] = str(int(binary.density_missed.fillna(False).astype(bool).sum()))
+        line["search s"] = f"{binary.search_seconds.mean():.0f}"
         out.append(line)
     return pd.DataFrame(out)
 
@@ -59,10 +63,7 @@ def markdown(table: pd.DataFrame, experiment: Experiment, config: Config, rows: 
     return (
         f"{head}{experiment.about}: {where}, accuracy on the {part} part, mean ± half of the 95 % t interval over n seeds.\n\n"
         + tabulate(table.to_dict("records"), headers="keys", tablefmt="pipe", disable_numparse=True)
-        + "\n\n`exact`: binary mask, the top k of the scores (headline). `half`: binary mask mu > 1/2. `mean`: real-valued gates, not a "
-        "strong ticket. Controls keep the ticket and change one thing, without training: `reinit` fresh weights of the same law, "
-        "`shuffle` positions within each layer, `invert` the lowest scores. `missed`: runs whose natural density (`half`) lies more than "
-        f"2 % from the target. Runs: {origin}. Device: {devices}. Revision: {revisions}.\n"
+        + f"\n\n{NOTE} Runs: {origin}. Device: {devices}. Revision: {revisions}.\n"
     )
 
 
@@ -83,7 +84,7 @@ def numbers(rows: pd.DataFrame) -> str:
         "% value ± half 95 % interval (n seeds) [digest]; written by `crbg report`",
         r"\newcommand{\crbgnumber}[1]{\ifcsname crbg@#1\endcsname\csname crbg@#1\endcsname\else\errmessage{unknown number #1}\fi}",
     ]
-    mine = rows[(rows.role == "main") & (rows.reading == "exact")]
+    mine = rows[(rows.role == "main") & (rows.reading == "binary")]
     for (experiment, arm, _, part), g in mine.groupby(["experiment", "arm", "asked", "part"], dropna=False, sort=True):
         key = f"{experiment}.{arm}.{'none' if g.asked.isna().all() else f'{g.asked.iloc[0]:g}'}.{part}"
         text = interval(list(g.accuracy)).replace("±", r"\ensuremath{\pm}")
@@ -93,7 +94,7 @@ def numbers(rows: pd.DataFrame) -> str:
 
 def tuning_table(rows: pd.DataFrame) -> str:
     """List every tuning trial with its mean validation accuracy, so that a reader sees what the choice was made from."""
-    mine = rows[(rows.role == "tune") & (rows.part == "validation") & (rows.reading == "exact")]
+    mine = rows[(rows.role == "tune") & (rows.part == "validation") & (rows.reading == "binary")]
     if mine.empty:
         return "No tuning runs yet.\n"
     grouped = mine.groupby(["experiment", "arm", "asked", "run"], sort=False)

@@ -69,7 +69,7 @@ def unfinished(config: Config) -> dict[str, int]:
     return counts
 
 
-def values(rows: pd.DataFrame, experiment: str, arm: str, asked: float | None, part: str = "test", reading: str = "exact") -> pd.DataFrame:
+def values(rows: pd.DataFrame, experiment: str, arm: str, asked: float | None, part: str = "test", reading: str = "binary") -> pd.DataFrame:
     """Pick the rows of one arm at one density, one for each seed, in the order of the seeds."""
     mine = rows[(rows.experiment == experiment) & (rows.arm == arm) & (rows.part == part) & (rows.reading == reading)]
     mine = mine[mine.asked.isna()] if asked is None else mine[(mine.asked - asked).abs() < 1e-9]
