@@ -83,8 +83,9 @@ class Controlled(Penalised):
     with one another; the decision is scaled tensor by tensor, because the few gates of a last layer have gradients so large
     that a common scale would leave them undecided. lambda may become negative, which opens gates: without that a target
     above the natural density could not be held. The error signal is log(density / path), clipped to [-1, 1]; lambda =
-    integral + proportional part. mu is kept within [-2 sigma, 1 + 2 sigma] of the penalty, since a gate farther out is out
-    of the reach of any penalty of the form Phi(mu / sigma).
+    integral + proportional part. All this is measured every few steps (`Plan.every`) and held in between. mu is kept within
+    [-2 sigma, 1 + 2 sigma] of the penalty, since a gate farther out is out of the reach of any penalty of the form
+    Phi(mu / sigma).
     """
 
     def __init__(self, model: nn.Module, name: str, density: float, plan: Plan | None = None, anneal_to: float | None = None) -> None:
@@ -94,7 +95,7 @@ class Controlled(Penalised):
         self.start = max(self.density(), density)
         self.integral, self.steps = 0.0, 0
         self.task = [0.0] * len(self.gates)  # mean norm of the task's gradient so far, per gate tensor
-        self.pull, self.decide = 0.0, [0.0] * len(self.gates)  # factors on the slopes, measured every few steps
+        self.push = [torch.zeros_like(g.mu) for g in self.gates]  # what the penalties add to the gradients
 
     def path(self, progress: float) -> float:
         """Density asked for at a stage of the search."""
@@ -103,37 +104,37 @@ class Controlled(Penalised):
 
     @torch.no_grad()
     def after_backward(self, progress: float) -> None:
-        firmness = self.plan.firmness * max(0.0, (progress - self.plan.decide) / (1 - self.plan.decide))
-        measure = self.steps % self.plan.every == 0
-        if measure:
-            count = self.steps // self.plan.every + 1
-            self.task = [t + (_norm(_gradient(g)) - t) / count for t, g in zip(self.task, self.gates, strict=True)]
+        if self.steps % self.plan.every == 0:
+            self._measure(progress)
+        for g, push in zip(self.gates, self.push, strict=True):
+            _gradient(g).add_(push)
+
+    def _measure(self, progress: float) -> None:
+        """Compare densities, then weigh both penalties for the next few steps, in which no gate moves far."""
+        error = math.log(max(self.density(), 1e-9) / self.path(progress))
+        error = max(-1.0, min(1.0, error))
+        self.integral = max(-5.0, min(5.0, self.integral + self.plan.integral * error))
+        self.weight = self.integral + self.plan.proportional * error
+        count = self.steps // self.plan.every + 1
+        self.task = [t + (_norm(_gradient(g)) - t) / count for t, g in zip(self.task, self.gates, strict=True)]
         slopes = [self.penalty.slope(g.mu, g.penalty_sigma) for g in self.gates]
-        if measure:
-            self.pull = math.hypot(*self.task) / (math.hypot(*map(_norm, slopes)) + _TINY)
-        for g, slope in zip(self.gates, slopes, strict=True):
-            _gradient(g).add_(slope, alpha=self.weight * self.pull)
-        if firmness == 0.0:
-            return
-        slopes = [self.decision.slope(g.mu, g.penalty_sigma) for g in self.gates]
-        if measure or not any(self.decide):
-            self.decide = [t / (_norm(s) + _TINY) for t, s in zip(self.task, slopes, strict=True)]
-        for g, slope, scale in zip(self.gates, slopes, self.decide, strict=True):
-            _gradient(g).add_(slope, alpha=firmness * scale)
+        pull = self.weight * math.hypot(*self.task) / (math.hypot(*map(_norm, slopes)) + _TINY)
+        self.push = [slope.mul_(pull) for slope in slopes]
+        firmness = self.plan.firmness * max(0.0, (progress - self.plan.decide) / (1 - self.plan.decide))
+        if firmness:
+            for g, push, task in zip(self.gates, self.push, self.task, strict=True):
+                slope = self.decision.slope(g.mu, g.penalty_sigma)
+                push.add_(slope, alpha=firmness * task / (_norm(slope) + _TINY))
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
-        for g in self.gates:
-            g.mu.clamp_(-2 * g.penalty_sigma, 1 + 2 * g.penalty_sigma)
         if self.steps % self.plan.every == 0:
-            error = math.log(max(self.density(), 1e-9) / self.path(progress))
-            error = max(-1.0, min(1.0, error))
-            self.integral = max(-5.0, min(5.0, self.integral + self.plan.integral * error))
-            self.weight = self.integral + self.plan.proportional * error
+            for g in self.gates:
+                g.mu.clamp_(-2 * g.penalty_sigma, 1 + 2 * g.penalty_sigma)
         self.steps += 1
 
     def state_dict(self) -> dict[str, Any]:
-        return {k: getattr(self, k) for k in ("weight", "integral", "steps", "start", "task", "pull", "decide")}
+        return {k: getattr(self, k) for k in ("weight", "integral", "steps", "start", "task", "push")}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for key, value in state.items():

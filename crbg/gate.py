@@ -209,15 +209,15 @@ class _GatedProduct(torch.autograd.Function):
     def forward(ctx: Any, mu: Tensor, w: Tensor, eps: Tensor | None, noise: float) -> Tensor:
         u = mu if eps is None else torch.add(mu, eps, alpha=noise)
         z = u.clamp(0, 1)
-        # The derivative of clip is 1 strictly inside (0, 1), that is, where clipping changed nothing and u is not an end.
-        inside = (u > 0) & (u < 1)
-        ctx.save_for_backward(w * inside, z if w.requires_grad else None)
+        ctx.save_for_backward(u, w, z if w.requires_grad else None)
         return w * z
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
-        w_inside, z = ctx.saved_tensors
-        return grads[0] * w_inside, (grads[0] * z if z is not None else None), None, None
+        u, w, z = ctx.saved_tensors
+        # One pass for the derivative of clip, which is 1 strictly inside (0, 1) and 0 elsewhere, the ends included.
+        grad_mu = torch.ops.aten.hardtanh_backward(grads[0] * w, u, 0.0, 1.0)
+        return grad_mu, (grads[0] * z if z is not None else None), None, None
 
 
 class _StraightThrough(torch.autograd.Function):

@@ -1,0 +1,109 @@
+"""Cost of a gated training step as a ratio to the dense step, all in one run: LeNet-300-100, batch 256, fp32, one thread.
+
+    python benchmarks/step.py [--model lenet-300-100] [--batch 256] [--rounds 15]
+
+Every variant does what `fit` does in a step: hooks, forward, backward, Adam. A round times all variants in turn, and the
+ratio is taken round by round, so a machine that slows down slows both sides. Goals on one thread: at most 2.0 x dense with
+the exact normal draw, at most 1.6 x with the cheapest source shown to be as accurate (`lenet_noise_source`).
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from tabulate import tabulate
+
+from crbg import attach, control, gate, models
+from crbg.fit import Search
+from crbg.init import initialise
+
+
+def stepper(
+    model: torch.nn.Module, search: Search, optimiser: torch.optim.Optimizer, x: torch.Tensor, y: torch.Tensor
+) -> Callable[[], None]:
+    def step() -> None:
+        search.before_forward(0.7)
+        optimiser.zero_grad()
+        loss = torch.nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        search.after_backward(0.7)
+        optimiser.step()
+        search.after_step(0.7)
+        float(loss.detach())
+
+    return step
+
+
+def variants(name: str, x: torch.Tensor, y: torch.Tensor) -> dict[str, Callable[[], None]]:
+    """Build one step function for each way to train."""
+    out = {}
+
+    def fresh() -> torch.nn.Module:
+        model = models.build(name, tuple(x.shape[1:]), 10)
+        initialise(model, "uniform", 0.25, 0)
+        return model
+
+    dense = fresh()
+    out["dense"] = stepper(dense, Search(), torch.optim.Adam(dense.parameters(), lr=1e-3, fused=True), x, y)
+    for label, options in {
+        "gated, no noise": {"noise": 0.0},
+        "gated, normal": {"noise": 0.25},
+        "gated, antithetic": {"noise": 0.25, "source": "antithetic"},
+    }.items():
+        for steering in ("fixed lambda", "controlled"):
+            model = fresh()
+            for p in model.parameters():
+                p.requires_grad_(False)
+            attach.attach(model, lambda n, w, o=options: gate.Gaussian(torch.full_like(w, 0.5), **o))
+            for g in attach.gates(model).values():
+                g.sampling = True
+            search = (
+                control.Penalised(model, "induce_sparse", 1.0)
+                if steering == "fixed lambda"
+                else control.Controlled(model, "induce_sparse", 0.1)
+            )
+            adam = torch.optim.Adam([g.mu for g in search.gates], lr=0.02, fused=True)
+            out[f"{label}, {steering}"] = stepper(model, search, adam, x, y)
+    model = fresh()
+    for p in model.parameters():
+        p.requires_grad_(False)
+    attach.attach(model, lambda n, w: gate.TopK(w * 1.0, w.numel() // 10))
+    sgd = torch.optim.SGD([g.score for g in attach.gates(model).values()], lr=0.1, momentum=0.9)
+    out["edge-popup"] = stepper(model, Search(), sgd, x, y)
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="lenet-300-100")
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=20, help="steps of each variant in a round")
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    x, y = torch.randn(args.batch, 1, 28, 28), torch.randint(0, 10, (args.batch,))
+    steps = variants(args.model, x, y)
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for round_ in range(args.rounds + 1):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            for _ in range(args.steps):
+                step()
+            if round_:  # the first round warms up
+                times[name].append((time.perf_counter() - start) / args.steps * 1e3)
+    rows = []
+    for name, t in times.items():
+        ratios = [a / b for a, b in zip(t, times["dense"], strict=True)]
+        rows.append([name, statistics.median(t), statistics.median(ratios), min(ratios), max(ratios)])
+    print(
+        f"{args.model}, batch {args.batch}, fp32, {args.threads} thread, torch {torch.__version__}, {args.rounds} rounds of {args.steps} steps"
+    )
+    print(tabulate(rows, ["step", "median ms", "ratio to dense", "least", "most"], floatfmt=".2f"))
+
+
+if __name__ == "__main__":
+    main()
