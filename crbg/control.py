@@ -64,7 +64,8 @@ class Plan:
     """When a controlled search does what, as shares of the whole search, and how hard it pulls.
 
     The density is led from its start to the target along a geometric path that ends at `reach`; from `decide` on, a
-    decision penalty rises linearly to `firmness` at the end, so that the network trains as the binary one it will be.
+    decision penalty rises linearly to `firmness` at the end, so that the network trains as the binary one it will be. It
+    pauses while |log(density / path)| exceeds `tolerance`.
     """
 
     reach: float = 0.4
@@ -72,6 +73,7 @@ class Plan:
     firmness: float = 1.0
     integral: float = 0.05
     proportional: float = 1.0
+    tolerance: float = 0.1
     every: int = 5
 
 
@@ -121,7 +123,8 @@ class Controlled(Penalised):
         pull = self.weight * math.hypot(*self.task) / (math.hypot(*map(_norm, slopes)) + _TINY)
         self.push = [slope.mul_(pull) for slope in slopes]
         firmness = self.plan.firmness * max(0.0, (progress - self.plan.decide) / (1 - self.plan.decide))
-        if firmness:
+        # Deciding gates while the density is off its path would lock the wrong number of them open.
+        if firmness and abs(error) <= self.plan.tolerance:
             for g, push, task in zip(self.gates, self.push, self.task, strict=True):
                 slope = self.decision.slope(g.mu, g.penalty_sigma)
                 push.add_(slope, alpha=firmness * task / (_norm(slope) + _TINY))

@@ -30,12 +30,15 @@ def find_ticket(
     """Search a sparse subnetwork of `model` with its weights as they are; none of them is changed.
 
     `data` is a loader of (inputs, labels) batches, or one pair of tensors that is shuffled into batches of `batch`.
-    `loss(outputs, labels)` is a mean over the batch. `options` are the method's own knobs (`crbg list` shows them).
+    `loss(outputs, labels)` is a mean over the batch; with the default loss CRBG chooses the logits' temperature itself, since
+    frozen weights of any scale must do. `options` are the method's own knobs (`crbg list` shows them).
     The model keeps its device; apply the result with `found.apply(model)`.
 
     Raises:
         CrbgError: unknown method or option, a loader without length, or a tensor that changed in the search.
     """
+    if method == "crbg" and loss is nn.functional.cross_entropy:
+        options = {"temperature": 0.0, **options}
     chosen = methods.options(method, options)
     try:
         device = next(model.parameters()).device

@@ -29,7 +29,9 @@ class Options:
 
     mu0, mu0_spread: initial gates are N(mu0, mu0_spread^2). weight: lambda on the mean scale, used when no density is asked
     for. anneal_to: noise at 80 % of the search, reached linearly; negative means no annealing. firmness, decide, reach: the
-    controller's plan. granularity: one gate per weight, per hidden unit, or per hidden unit and input.
+    controller's plan. granularity: one gate per weight, per hidden unit, or per hidden unit and input. temperature: factor on
+    the outputs inside the loss, which changes no prediction; frozen weights cannot grow to make a loss sharp, so a network
+    whose initial outputs are tiny needs it. 0 chooses it: outputs get unit standard deviation on the first batch.
     """
 
     noise: float = 0.5
@@ -46,6 +48,7 @@ class Options:
     decide: float = 0.5
     firmness: float = 1.0
     granularity: str = "weight"
+    temperature: float = 1.0
 
 
 def find(model: nn.Module, task: Task, options: Options) -> Found:
@@ -85,11 +88,12 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
         else:
             plan = control.Plan(reach=o.reach, decide=o.decide, firmness=o.firmness)
             search = control.Controlled(model, o.penalty, task.density, plan, anneal)
+        sharpness = o.temperature or 1.0 / _spread(model, task)
         learnt = [p for g in search.gates for p in g.parameters()]
         adam = torch.optim.Adam(learnt, lr=o.lr, fused=True)
         with attach.sampling(model):
             history = fit(
-                model, task.batches, adam, task.epochs, task.seed, task.loss, search,
+                model, task.batches, adam, task.epochs, task.seed, lambda out, y: task.loss(out * sharpness, y), search,
                 checkpoint=task.checkpoint, clock=task.clock,
             )  # fmt: skip
         scores = {n: g.scores().cpu() for n, g in search.by_name.items()}
@@ -107,3 +111,12 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
 
     soft = {n: z.cpu() for n, z in widen(soft).items()}
     return Found(Mask(widen(small)), Mask(widen(exact)), widen(scores), soft, history=history)
+
+
+def _spread(model: nn.Module, task: Task) -> float:
+    """Standard deviation of the outputs over the first batch, each output centred, with noise-free gates."""
+    import torch
+
+    with torch.no_grad():
+        out = model(next(iter(task.batches.epoch(0)))[0])
+    return float((out - out.mean(0)).std()) or 1.0
