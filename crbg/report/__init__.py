@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 from tabulate import tabulate
 
 from crbg.config import Config
@@ -39,12 +40,26 @@ def build(config: Config, only: str | None = None, page_copy: Path | None = None
     whole = page.html(config, sections, verdicts, rows, tuned)
     for path in (folder / "report.html", *([page_copy] if page_copy else [])):
         write_text(path, whole)
+    if not config.demonstration:
+        _into_readme(sections, rows)
     out.append(f"{config.results / 'results.csv'}: {len(rows)} rows")
     out.append(f"{folder / 'tables' / 'verdicts.md'}: {len(verdicts)} claims and contrasts")
     out.append(f"{folder / 'report.html'}: everything on one page")
     for name, count in unfinished(config).items():
         out.append(f"{name}: {count} runs are missing; `crbg run {name}` does them")
     return out
+
+
+def _into_readme(sections: list[page.Section], rows: pd.DataFrame, path: Path = Path("README.md")) -> None:
+    """Replace the numbers between the markers of the README, where there are any."""
+    first, last = "<!-- numbers: written by `crbg report`, do not edit -->\n", "<!-- end of numbers -->"
+    text = path.read_text() if path.exists() else ""
+    if first not in text or last not in text:
+        return
+    before, rest = text.split(first, 1)
+    _, after = rest.split(last, 1)
+    shown = [tables.readme_table(e, rows) for e, _, _ in sections]
+    write_text(path, before + first + "\n".join(shown) + last + after)
 
 
 def brief(config: Config) -> str:

@@ -104,3 +104,23 @@ def tuning_table(rows: pd.DataFrame) -> str:
     table = table.sort_values(["experiment", "arm", "asked", "validation"], ascending=[True, True, True, False])
     table["validation"] = table.validation.map(lambda v: f"{v:.2f}")
     return tabulate(table.to_dict("records"), headers="keys", tablefmt="pipe", disable_numparse=True) + "\n"
+
+
+def readme_table(experiment: Experiment, rows: pd.DataFrame) -> str:
+    """Write the headline accuracies of an experiment: one line for each arm, one column for each sparsity."""
+    mine = rows[(rows.experiment == experiment.name) & (rows.reading == "binary")]
+    part = best_part(mine)
+    mine = mine[mine.part == part]
+    asked = sorted(mine.asked.dropna().unique(), reverse=True)
+    out = []
+    for arm, group in mine.groupby("arm", sort=False):
+        if group.asked.isna().all():
+            continue
+        cells = {f"{100 * (1 - d):g} % sparse": interval(list(group[group.asked == d].accuracy)) for d in asked}
+        out.append({"arm": arm, **cells})
+    flat = mine[mine.asked.isna()].groupby("arm", sort=False).accuracy.apply(lambda a: interval(list(a)))
+    others = "; ".join(f"{arm} {text}" for arm, text in flat.items())
+    where = f"{', '.join(mine.model.unique())} on {', '.join(mine.data.unique())}"
+    head = f"{where}: {part} accuracy in % of binary tickets on untrained weights, mean ± half of the 95 % t interval"
+    head += f", n = {mine.seed.nunique()} seeds."
+    return f"{head}\n\n{tabulate(out, headers='keys', tablefmt='pipe', disable_numparse=True)}\n\nWithout a mask: {others}.\n"
