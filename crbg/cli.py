@@ -1,4 +1,4 @@
-"""The command line: crbg run | evaluate | plan | status | list | select | record | report."""
+"""The command line: crbg run | evaluate | plan | status | list | data | select | record | report."""
 
 from __future__ import annotations
 
@@ -70,6 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     cells(ev)
     ev.add_argument("--out", type=Path, help="write a manifest of the cells here")
 
+    data = command("data", _data, "Find or download a data set, check it, and say what it holds.", "crbg data mnist")
+    data.add_argument("name", help="one of those that `crbg list` shows")
+    data.add_argument("--out", type=Path, help="write what was found here")
     plan = command("plan", _plan, "Say what would run, how long it takes, and what it needs.", "crbg plan lenet_curve")
     cells(plan)
     status = command("status", _status, "Show what is done, running and missing.", "crbg status")
@@ -239,6 +242,17 @@ def _evaluate(args: argparse.Namespace) -> int:
             exact = out.get("test", {}).get("readings", {}).get("binary", {}).get("accuracy")
             progress.finish(f"{c.arm} {c.spec.slug()} seed {c.seed}: " + (f"test {exact:.2f} %" if exact is not None else out["status"]))
     _manifest(args.out, cells)
+    return 0
+
+
+def _data(args: argparse.Namespace) -> int:
+    from crbg.data.images import load
+
+    found = load(args.name, _config(args).data_dir)
+    sizes = {part: len(getattr(found, part)) for part in ("train", "validation", "test")}
+    print(f"{found.name}: {found.in_shape}, {sizes}, {len(found.lossy_test)} inexact test images, SHA-256 {found.digest}")
+    if args.out:
+        write_json(args.out, {"name": found.name, "digest": found.digest, "images": sizes})
     return 0
 
 

@@ -190,6 +190,12 @@ def _read(entry: DataInfo, folder: Path, download: bool) -> dict[str, np.ndarray
     return arrays
 
 
+def _short(error: Exception) -> str:
+    """Say in one line why a download failed."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:90]}{'...' if len(text) > 90 else ''}"
+
+
 def _torchvision(entry: DataInfo, folder: Path, download: bool) -> dict[str, np.ndarray]:
     import torchvision
 
@@ -199,7 +205,7 @@ def _torchvision(entry: DataInfo, folder: Path, download: bool) -> dict[str, np.
     except Exception as error:  # torchvision raises RuntimeError, URLError and others for the same cause
         raise CrbgError(
             f"data set {entry.name!r} is neither at {folder / (entry.name + '.npz')} nor in torchvision's layout under "
-            f"{folder}, and could not be downloaded ({type(error).__name__}: {error}); "
+            f"{folder}, and could not be downloaded ({_short(error)}); "
             "set CRBG_DATA (or data_dir in config.yaml) to the folder that holds it"
         ) from None
     out: dict[str, np.ndarray] = {}

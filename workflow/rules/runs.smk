@@ -2,6 +2,13 @@
 
 
 rule search:
+    input:
+        lambda wildcards: ancient(
+            [
+                f"{RESULTS}/data/{name}.json"
+                for name in {c.spec.data for c in JOBS[wildcards.job].cells}
+            ]
+        ),
     output:
         "<results>/jobs/{job}.json",
     log:
