@@ -21,7 +21,7 @@ TOP = {
     "device": str, "seeds_at_most": int, "points_at_most": int, "jobs_at_most": int, "scale": dict, "experiments": dict,
 }  # fmt: skip
 EXPERIMENT = {
-    "about": str, "targets": list, "role": str, "seeds": list, "cells_per_job": int, "tuned_by": str, "groups": dict,
+    "about": str, "targets": list, "role": str, "seeds": list, "cells_per_job": int, "tuned_by": str, "against": str, "groups": dict,
     "base": dict, "arms": dict, "gpu": int,
 }  # fmt: skip
 ARM = {"about": str, "method": str, "set": dict, "grid": dict}
@@ -54,7 +54,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A group of arms with one purpose. role: `tune` and `ablation` read validation only; `main` is evaluated on test."""
+    """A group of arms with one purpose. role: `tune` and `ablation` read validation only; `main` is evaluated on test.
+
+    `against` names an experiment whose arms of the same names an ablation is compared with, on validation.
+    """
 
     name: str
     about: str
@@ -65,6 +68,7 @@ class Experiment:
     groups: Mapping[float, tuple[float, ...]]
     cells: tuple[Cell, ...]
     gpu: int = 0
+    against: str | None = None
 
     def jobs(self) -> list[Job]:
         """Cut the cells into jobs. The cut depends on the config alone, never on what is done already."""
@@ -148,8 +152,9 @@ def check(raw: Mapping[str, Any], files: tuple[str, ...]) -> Config:
         except CrbgError as error:
             problems += [f"{place}: {line}" for line in str(error).split("\n")]
     for e in experiments.values():
-        if e.tuned_by and e.tuned_by not in experiments:
-            problems.append(f"{place}: experiments.{e.name}.tuned_by: {choose(e.tuned_by, experiments)}")
+        for key, other in (("tuned_by", e.tuned_by), ("against", e.against)):
+            if other and other not in experiments:
+                problems.append(f"{place}: experiments.{e.name}.{key}: {choose(other, experiments)}")
     if not experiments and not problems:
         problems.append(f"{place}: there are no experiments")
     if problems:
@@ -208,7 +213,7 @@ def _experiment(name: str, body: Any, raw: Mapping[str, Any], selected: Mapping[
         raise CrbgError("\n".join(problems))
     size = max(1, int(body.get("cells_per_job", len(seeds))), math.ceil(len(cells) / raw.get("jobs_at_most", len(cells))))
     targets, tuned_by, about = tuple(body.get("targets", ())), body.get("tuned_by"), body.get("about", "")
-    return Experiment(name, about, role, targets, size, tuned_by, groups, tuple(cells), int(body.get("gpu", 0)))
+    return Experiment(name, about, role, targets, size, tuned_by, groups, tuple(cells), int(body.get("gpu", 0)), body.get("against"))
 
 
 def _points(

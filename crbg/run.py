@@ -88,7 +88,7 @@ def fresh(spec: Spec, data: Data, seed: int) -> tuple[nn.Module, dict[str, str]]
     """Build the network with its initial tensors, and say what role each tensor has."""
     model = models.build(spec.model, data.in_shape, data.classes, **spec.model_args)
     roles = initialise(model, spec.init, spec.scale, seed)
-    return model.to(next(iter(data.train.batches(1)))[0].device), roles
+    return model.to(data.train.x.device), roles
 
 
 def draw_digest(spec: Spec, model: nn.Module, seed: int) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from tabulate import tabulate
 
-from crbg.config import Config
+from crbg.config import Config, Experiment
 from crbg.files import write_text
 from crbg.report import figures, page, tables
 from crbg.report.claims import judge, read_claims, verdict_table
@@ -20,13 +22,19 @@ def build(config: Config, only: str | None = None, page_copy: Path | None = None
     With `only`, just the table and the figure of one main experiment.
     """
     rows, folder, out, sections = tidy(config), config.paper, list[str](), list[page.Section]()
+    claims = read_claims()
     for e in [config.experiment(only)] if only else config.experiments.values():
-        if e.role != "main" or rows[rows.experiment == e.name].empty:
+        if e.role == "tune" or rows[rows.experiment == e.name].empty:
+            continue
+        if e.role == "ablation":
+            table = tables.ablation_table(rows, e)
+            write_text(folder / "tables" / f"{e.name}.md", tables.markdown(table, e, config, rows))
+            out.append(f"{folder / 'tables' / (e.name + '.md')}: {e.about}")
             continue
         table = tables.main_table(rows, e.name)
         write_text(folder / "tables" / f"{e.name}.md", tables.markdown(table, e, config, rows))
         write_text(folder / "tables" / f"{e.name}.tex", tables.latex(table))
-        drawn = figures.curve(rows, e, folder / "figures" / e.name, config.demonstration)
+        drawn = figures.curve(rows, e, folder / "figures" / e.name, config.demonstration, _published(claims, e, config))
         sections.append((e, table, drawn))
         out.append(f"{folder / 'tables' / (e.name + '.md')}, {drawn}.png: {e.about}")
     if only:
@@ -34,7 +42,7 @@ def build(config: Config, only: str | None = None, page_copy: Path | None = None
     write_text(config.results / "results.csv", rows.to_csv(index=False))
     tuned = tables.tuning_table(rows)
     write_text(folder / "tables" / "tuning.md", tuned)
-    verdicts = judge(read_claims(), rows, config)
+    verdicts = judge(claims, rows, config)
     write_text(folder / "tables" / "verdicts.md", verdict_table(verdicts, config))
     write_text(folder / "numbers.tex", tables.numbers(rows))
     whole = page.html(config, sections, verdicts, rows, tuned)
@@ -48,6 +56,13 @@ def build(config: Config, only: str | None = None, page_copy: Path | None = None
     for name, count in unfinished(config).items():
         out.append(f"{name}: {count} runs are missing; `crbg run {name}` does them")
     return out
+
+
+def _published(claims: Mapping[str, Any], experiment: Experiment, config: Config) -> list[tuple[float, float, str]]:
+    """Find what was published for an experiment's own curve: (density, accuracy, source)."""
+    rules = [(c, c["rule"]) for c in claims["claims"] if c["rule"] and c["rule"].get("experiment") == experiment.name]
+    found = [(r["at"], r["published"], c["source"].split(",")[0]) for c, r in rules if "at" in r]
+    return [] if config.demonstration else found
 
 
 def _into_readme(sections: list[page.Section], rows: pd.DataFrame, path: Path = Path("README.md")) -> None:

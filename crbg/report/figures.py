@@ -29,8 +29,11 @@ LABELS = {
 }  # fmt: skip
 
 
-def curve(rows: pd.DataFrame, experiment: Experiment, path: Path, demonstration: bool) -> Path:
-    """Draw binary accuracy against sparsity, one line for each arm; controls far below are named in the legend instead."""
+def curve(rows: pd.DataFrame, experiment: Experiment, path: Path, demonstration: bool, published: list[tuple[float, float, str]]) -> Path:
+    """Draw binary accuracy against sparsity, one line for each arm; controls far below are named in the legend instead.
+
+    `published` holds (density, accuracy, source) of the claims that the experiment is to judge.
+    """
     mine = rows[(rows.experiment == experiment.name) & (rows.reading == "binary")]
     part = best_part(mine)
     mine = mine[mine.part == part]
@@ -52,6 +55,9 @@ def curve(rows: pd.DataFrame, experiment: Experiment, path: Path, demonstration:
                 [d for d, _ in points], [p.mean for _, p in points], reach, color=COLOURS[i % 7], marker=MARKERS[i % 7],
                 ms=3.5, lw=1, capsize=2, label=label,
             )  # fmt: skip
+        for density, accuracy, source in published:
+            axes.plot(density, accuracy, "*", color="black", ms=6, mfc="none")
+            axes.annotate(f"published, {source}", (density, accuracy), xytext=(5, -3), textcoords="offset points", fontsize=6)
         for arm in below:
             axes.plot([], [], " ", label=f"{LABELS.get(arm, arm)}: {mine[mine.arm == arm].accuracy.mean():.0f} % (below)")
         ticks = sorted({float(d) for d in mine.asked.dropna()})
@@ -60,6 +66,7 @@ def curve(rows: pd.DataFrame, experiment: Experiment, path: Path, demonstration:
         axes.set_xticks(ticks, [f"{100 * (1 - d):g}" for d in ticks])
         axes.set_xticks([], minor=True)
         means = [t_interval(list(g.accuracy)).mean for _, g in mine[mine.arm.isin(shown)].groupby(["arm", "asked"], dropna=False)]
+        means += [accuracy for _, accuracy, _ in published]
         margin = 0.15 * (max(means) - min(means)) + 0.3
         axes.set_ylim(max(0.0, min(means) - 2 * margin), min(100.5, max(means) + margin))
         axes.set_xlabel("sparsity of the gated weights (%), log scale of density")

@@ -8,7 +8,8 @@ import pandas as pd
 from tabulate import tabulate
 
 from crbg.config import Config, Experiment
-from crbg.stats import t_interval
+from crbg.report.tidy import values
+from crbg.stats import paired, t_interval
 
 READINGS = ("binary", "exact", "mean")
 CONTROLS = ("reinit", "shuffle", "invert")
@@ -44,6 +45,25 @@ def main_table(rows: pd.DataFrame, experiment: str) -> pd.DataFrame:
         line["search s"] = f"{binary.search_seconds.mean():.0f}"
         out.append(line)
     return pd.DataFrame(out)
+
+
+def ablation_table(rows: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
+    """Add to the table of an ablation the difference to the same arm of the experiment that it is compared with."""
+    table = main_table(rows, experiment.name)
+    if experiment.against is None:
+        return table
+    mine = rows[(rows.experiment == experiment.name)]
+    found = []
+    for arm, asked in mine[["arm", "asked"]].drop_duplicates().itertuples(index=False):
+        pair = [values(rows, e, arm, None if pd.isna(asked) else asked, "validation") for e in (experiment.name, experiment.against)]
+        same = pair[0].merge(pair[1], on=["seed", "draw", "order"])
+        if same.empty:
+            found.append("no pairs")
+            continue
+        d = paired(list(same.accuracy_x), list(same.accuracy_y)).difference
+        found.append(f"{d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}], n = {d.n}")
+    table[f"difference to {experiment.against} (paired)"] = found
+    return table
 
 
 def interval(values: list[float]) -> str:

@@ -25,7 +25,7 @@ def tidy(config: Config) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for e in config.experiments.values():
         for c in {c.key: c for c in e.cells}.values():
-            found = store.find(config, c.spec, c.seed)
+            found = store.find(config, c.spec, c.seed, evaluated=True) or store.find(config, c.spec, c.seed)
             if found is None:
                 continue
             try:
