@@ -32,7 +32,7 @@ from crbg.files import finite, read_json, write_bytes, write_json, write_text
 from crbg.fit import Clock, Collapse
 from crbg.init import RUNNING, initialise, tensor_digest, unit_draw
 from crbg.mask import Mask
-from crbg.spec import Spec, as_dict
+from crbg.spec import Spec, as_dict, folder
 from crbg.ticket import Ticket
 
 SCHEMA = 1
@@ -54,11 +54,6 @@ class Bench:
         if name not in self.loaded:
             self.loaded[name] = load(name, self.data_dir).to(self.device)
         return self.loaded[name]
-
-
-def folder(results: Path, spec: Spec, seed: int) -> Path:
-    """Name the folder of a run."""
-    return results / "runs" / spec.slug() / f"seed{seed}"
 
 
 def pick_device(name: str) -> torch.device:

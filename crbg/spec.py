@@ -9,6 +9,7 @@ import re
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from crbg import methods, models
@@ -121,3 +122,8 @@ def as_dict(spec: Spec) -> dict[str, Any]:
     out = dataclasses.asdict(spec)
     out["options"] = dataclasses.asdict(spec.resolved())
     return out
+
+
+def folder(results: Path, spec: Spec, seed: int) -> Path:
+    """Name the folder of a run."""
+    return results / "runs" / spec.slug() / f"seed{seed}"

@@ -15,7 +15,7 @@ from crbg.config import Cell, Config
 from crbg.data import info
 from crbg.errors import CrbgError
 from crbg.files import read_json, write_json
-from crbg.spec import Spec, as_dict
+from crbg.spec import Spec, as_dict, folder
 
 CPU_FLOPS = 2.5e10  # what one core sustains in a gated LeNet step; only used before any run time was recorded
 GPU_FLOPS = 5.0e13
@@ -28,7 +28,7 @@ def recorded_folder(config: Config) -> Path:
 
 def run_folder(config: Config, spec: Spec, seed: int) -> Path:
     """Name the folder of a fresh run."""
-    return config.results / "runs" / spec.slug() / f"seed{seed}"
+    return folder(config.results, spec, seed)
 
 
 def find(config: Config, spec: Spec, seed: int, evaluated: bool = False) -> dict[str, Any] | None:
