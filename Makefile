@@ -54,7 +54,7 @@ paper: $(STAMP) ## tables, figures and verdicts of paper/ from the records that 
 	$(BIN)/crbg report
 
 benchmark: $(STAMP) ## time gated against dense steps on this machine
-	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/step.py --out benchmarks/step.md
 
 clean: ## remove the demonstration's files and caches; runs and records stay
 	rm -rf results/quickstart .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -11,6 +11,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from tabulate import tabulate
@@ -18,6 +19,7 @@ from tabulate import tabulate
 from crbg import attach, control, gate, models
 from crbg.fit import Search
 from crbg.init import initialise
+from crbg.run import cpu_name, revision
 
 
 def stepper(
@@ -82,6 +84,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--steps", type=int, default=20, help="steps of each variant in a round")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, help="write the table here too")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -99,10 +102,13 @@ def main() -> None:
     for name, t in times.items():
         ratios = [a / b for a, b in zip(t, times["dense"], strict=True)]
         rows.append([name, statistics.median(t), statistics.median(ratios), min(ratios), max(ratios)])
-    print(
-        f"{args.model}, batch {args.batch}, fp32, {args.threads} thread, torch {torch.__version__}, {args.rounds} rounds of {args.steps} steps"
-    )
-    print(tabulate(rows, ["step", "median ms", "ratio to dense", "least", "most"], floatfmt=".2f"))
+    table = tabulate(rows, ["step", "median ms", "ratio to dense", "least", "most"], floatfmt=".2f", tablefmt="pipe")
+    setting = f"{args.model}, batch {args.batch}, fp32, {args.threads} thread(s), {args.rounds} rounds of {args.steps} steps"
+    where = f"{cpu_name()}, torch {torch.__version__.split('+')[0]}, revision {revision()}"
+    text = f"{setting}. {where}. Ratios are taken round by round.\n\n{table}\n"
+    print(text)
+    if args.out:
+        args.out.write_text(f"Written by `make benchmark`.\n\n{text}")
 
 
 if __name__ == "__main__":
