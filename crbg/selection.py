@@ -84,7 +84,9 @@ def write(config: Config, path: Path) -> str:
     out: dict[str, Any] = {}
     for e in config.experiments.values():
         if e.tuned_by:
-            out[e.name] = choose(config, config.experiment(e.tuned_by))
+            arms = {c.arm for c in e.cells}
+            chosen = choose(config, config.experiment(e.tuned_by))
+            out[e.name] = {arm: choices for arm, choices in chosen.items() if arm in arms}
     write_text(path, HEAD + yaml.safe_dump(out, sort_keys=False))
     # The choice changes the main specs, so they are read again before their digests are listed.
     again = configs.read(config.files) if not config.demonstration else config
