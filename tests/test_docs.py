@@ -1,0 +1,104 @@
+"""What README and docs show is run, or at least checked against what there is."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from crbg import cli, config, models
+
+ROOT = Path(__file__).parents[1]
+PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), re.S)
+
+
+def commands() -> list[str]:
+    lines = [line.split("  #")[0].strip() for page in PAGES for block in blocks(page, "sh") for line in block.splitlines()]
+    return [line for line in lines if line and not line.startswith("export")]
+
+
+def test_library_example_of_the_readme_finds_an_accurate_ticket(tmp_path):
+    code = next(b for b in blocks("README.md", "python") if "find_ticket" in b)
+    assert len(code.strip().splitlines()) <= 15
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True).stdout
+    accuracy = int(re.search(r"accuracy (\d+)%", out)[1])
+    density = float(re.search(r"density ([\d.]+)", out)[1])
+    assert accuracy >= 80
+    assert abs(density - 0.1) < 0.003
+
+
+def test_every_crbg_command_shown_parses_and_names_what_exists():
+    shown = [shlex.split(c) for c in commands() if c.startswith("crbg ")]
+    assert len(shown) >= 5
+    parser = cli._parser()
+    configuration = config.read([ROOT / "config.yaml"])
+    for words in shown:
+        args = parser.parse_args(words[1:])
+        if getattr(args, "experiment", None):
+            assert cli._cells(args, configuration) if hasattr(args, "where") else configuration.experiment(args.experiment)
+
+
+def test_every_make_target_shown_exists():
+    targets = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.M))
+    text = "".join((ROOT / page).read_text() for page in PAGES)
+    shown = set(re.findall(r"`?make ([a-z-]+)", text)) - {"and"}
+    assert {"quickstart", "test", "lint"} <= shown
+    assert shown <= targets
+
+
+def test_snakemake_targets_shown_exist():
+    configuration = config.read([ROOT / "config.yaml"])
+    shown = [c.split()[-1] for c in commands() if c.startswith("snakemake")]
+    assert {"lenet", "all"} <= set(shown)
+    assert set(shown) <= set(configuration.targets())
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text()):
+            assert "://" in link or ((ROOT / page).parent / link).exists(), f"{page} links to {link}"
+
+
+def test_architecture_example_of_contributing_builds(monkeypatch, tmp_path):
+    import torch
+
+    code = next(b for b in blocks("CONTRIBUTING.md", "python") if "NAMES" in b)
+    scope: dict = {}
+    exec(code, scope)
+    assert re.fullmatch(scope["NAMES"], "tiny-4")
+    network = scope["build"]("tiny-4", (1, 28, 28), 10)
+    assert network(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+    (tmp_path / "tiny.py").write_text(code)
+    monkeypatch.setattr(models, "__file__", str(tmp_path / "__init__.py"))
+    models.families.cache_clear()
+    try:
+        assert models.family("tiny-4") == "tiny"
+    finally:
+        models.families.cache_clear()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_prose_keeps_to_its_own_words(page):
+    text = (ROOT / page).read_text().replace("`prune_rate` is not used", "")
+    assert "prune_rate" not in text
+    assert "training-free" not in text
+
+
+def test_readme_numbers_are_those_of_the_records():
+    from crbg.report import tables
+    from crbg.report.tidy import tidy
+
+    configuration = config.read([ROOT / "config.yaml"])
+    rows = tidy(configuration)
+    if rows.empty:
+        pytest.skip("no records in this clone")
+    readme = (ROOT / "README.md").read_text()
+    for e in configuration.experiments.values():
+        if e.role == "main":
+            assert tables.readme_table(e, rows) in readme

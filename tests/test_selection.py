@@ -1,0 +1,170 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from crbg import config as configs
+from crbg import selection, store
+from crbg.errors import CrbgError
+from crbg.files import write_json
+from crbg.spec import Spec
+
+GRID = {"density": [0.5, 0.1], "scale": [0.3, 0.6], "options.lr": [0.01, 0.02]}
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A tuning experiment of four settings for each of two densities, and the main experiment that it serves."""
+    monkeypatch.chdir(tmp_path)
+    base = {"data": "digits", "model": "lenet-16", "epochs": 2, "batch": 64}
+    arm = {"method": "crbg", "set": {"options.noise": 0.25}}
+    spare = {"method": "edge_popup", "grid": {"density": [0.5, 0.1]}}
+    write_config(
+        {
+            "tuning": {
+                "role": "tune", "seeds": [0, 1], "groups": {0.5: [0.5, 0.2], 0.1: [0.1]}, "base": base,
+                "arms": {"ours": arm | {"grid": GRID}, "spare": spare},
+            },
+            "curve": {
+                "role": "main", "seeds": [5, 6], "tuned_by": "tuning", "base": base | {"epochs": 3},
+                "arms": {"ours": arm | {"grid": {"density": [0.5, 0.2, 0.1]}}, "random": {"method": "random", "set": {"epochs": 0}}},
+            },
+        }
+    )  # fmt: skip
+    for cell in read().experiment("tuning").cells:
+        put(cell, 50.0)
+
+
+def write_config(experiments, **top):
+    Path("config.yaml").write_text(yaml.safe_dump({"experiments": experiments} | top, sort_keys=False))
+
+
+def read():
+    return configs.read(["config.yaml"])
+
+
+def put(cell, accuracy, missed=False, status="ok"):
+    where = store.run_folder(read(), cell.spec, cell.seed)
+    # The other readings and parts would turn the choice around, were they read.
+    readings = {"binary": {"accuracy": accuracy}, "exact": {"accuracy": 100 - accuracy}, "mean": {"accuracy": 100 - accuracy}}
+    record = {"status": status, "digest": cell.spec.digest()}
+    if status == "ok":
+        record["validation"] = {"readings": readings, "density_missed": missed}
+    write_json(where / "record.json", record)
+    write_json(where / "provenance.json", {})
+    write_json(where / "evaluation.json", {"test": {"readings": {"binary": {"accuracy": 100 - accuracy}}}})
+
+
+def point(density, scale, lr, seed):
+    return next(
+        c
+        for c in read().experiment("tuning").cells
+        if (c.arm, c.spec.density, c.spec.scale, c.seed) == ("ours", density, scale, seed) and c.spec.resolved().lr == lr
+    )
+
+
+def chosen(density=0.5, arm="ours"):
+    config = read()
+    return next(c for c in selection.choose(config, config.experiment("tuning"))[arm] if c["tuned_at"] == density)
+
+
+def test_the_highest_mean_validation_accuracy_wins(project):
+    # The best single run belongs to another setting than the best mean.
+    put(point(0.5, 0.6, 0.01, 0), 90.0)
+    put(point(0.5, 0.6, 0.01, 1), 60.0)
+    put(point(0.5, 0.3, 0.02, 0), 80.0)
+    put(point(0.5, 0.3, 0.02, 1), 80.5)
+    choice = chosen()
+    assert choice["set"] == {"scale": 0.3, "options.lr": 0.02}
+    assert choice["validation"] == 80.25
+    assert choice["digest"] == point(0.5, 0.3, 0.02, 0).spec.digest()
+    assert (choice["densities"], choice["trials"], choice["missed"]) == ([0.5, 0.2], 4, 0)
+    assert chosen(0.1)["densities"] == [0.1]
+
+
+def test_densities_are_chosen_apart(project):
+    put(point(0.5, 0.6, 0.02, 0), 90.0)
+    put(point(0.1, 0.3, 0.02, 0), 90.0)
+    assert chosen(0.5)["set"] == {"scale": 0.6, "options.lr": 0.02}
+    assert chosen(0.1)["set"] == {"scale": 0.3, "options.lr": 0.02}
+
+
+def test_a_setting_that_missed_the_density_in_one_run_is_out(project):
+    put(point(0.5, 0.6, 0.01, 0), 95.0)
+    put(point(0.5, 0.6, 0.01, 1), 95.0, missed=True)
+    put(point(0.5, 0.6, 0.02, 0), 96.0)
+    put(point(0.5, 0.6, 0.02, 1), 0.0, status="collapse")
+    put(point(0.5, 0.3, 0.02, 1), 51.0)
+    choice = chosen()
+    assert choice["set"] == {"scale": 0.3, "options.lr": 0.02}
+    assert (choice["trials"], choice["missed"]) == (4, 2)
+
+
+def test_ties_go_to_the_first_of_the_grid(project):
+    assert chosen()["set"] == {"scale": 0.3, "options.lr": 0.01}
+    put(point(0.5, 0.6, 0.02, 0), 70.0)
+    put(point(0.5, 0.6, 0.01, 1), 70.0)
+    assert chosen()["set"] == {"scale": 0.6, "options.lr": 0.01}
+
+
+def test_nothing_is_chosen_where_nothing_landed(project):
+    for cell in read().experiment("tuning").cells:
+        if cell.arm == "ours" and cell.spec.density == 0.1:
+            put(cell, 90.0, missed=True)
+    with pytest.raises(CrbgError, match=r"tuning: no setting of ours at density 0\.1 landed on it"):
+        chosen()
+    body = yaml.safe_load(Path("config.yaml").read_text())
+    write_config(body["experiments"], scale={"flip": False})
+    assert read().demonstration
+    assert chosen(0.1)["missed"] == 4  # a demonstration goes on with what it has
+
+
+def test_a_missing_run_stops_the_choice(project):
+    cell = point(0.1, 0.6, 0.01, 1)
+    (store.run_folder(read(), cell.spec, 1) / "record.json").unlink()
+    with pytest.raises(CrbgError, match=rf"tuning: {cell.spec.slug()} seed 1 has not run; `crbg run tuning` first"):
+        chosen()
+
+
+def test_varying_lists_only_what_differs():
+    base = {"density": 0.5, "batch": 64}
+    settings = [(scale, lr) for scale in (0.3, 1.0) for lr in (0.1, 0.2)]
+    trials = [Spec("digits", "lenet-16", "crbg", scale=s, options={"lr": lr, "noise": 0.25}, **base) for s, lr in settings]
+    assert selection.varying(trials[1], trials) == {"scale": 0.3, "options.lr": 0.2}
+    assert selection.varying(trials[0], trials[:2]) == {"options.lr": 0.1}
+    assert selection.varying(trials[0], trials[:1]) == {}
+    # Options left at their default differ from trials that set them.
+    default = Spec("digits", "lenet-16", "crbg", **base)
+    assert selection.varying(default, [default, trials[2]])["options.noise"] == 0.5
+
+
+def test_the_choice_reaches_the_main_experiment_and_opens_its_test_set(project):
+    put(point(0.5, 0.6, 0.02, 0), 90.0)
+    put(point(0.1, 0.3, 0.02, 0), 90.0)
+    before = {c.spec.digest() for c in read().experiment("curve").cells}
+    text = selection.write(read(), Path("paper/selected.yaml"))
+    assert "curve ours at 0.5: scale=0.6, options.lr=0.02 (70.0 %, 4 trials, 0 missed)" in text
+
+    curve = read().experiment("curve")
+    settings = {c.spec.density: (c.spec.scale, c.spec.resolved().lr) for c in curve.cells if c.arm == "ours"}
+    assert settings == {0.5: (0.6, 0.02), 0.2: (0.6, 0.02), 0.1: (0.3, 0.02)}
+    assert {c.spec.resolved().noise for c in curve.cells if c.arm == "ours"} == {0.25}
+    assert {c.spec.epochs for c in curve.cells if c.arm == "ours"} == {3}
+
+    written = yaml.safe_load(Path("paper/selected.yaml").read_text())
+    assert set(written) == {"curve", "evaluate"}
+    assert set(written["curve"]) == {"ours"}  # the arm that the main experiment does not have is left out
+    listed = written["evaluate"]
+    assert listed == {"curve": {c.spec.digest(): c.spec.slug() for c in curve.cells}}
+    assert not before >= set(listed["curve"])
+    assert [c.spec.epochs for c in read().experiment("tuning").cells][:2] == [2, 2]
+
+
+def test_choosing_again_writes_the_same_bytes(project):
+    put(point(0.5, 0.6, 0.02, 0), 90.0)
+    path = Path("paper/selected.yaml")
+    selection.write(read(), path)
+    first = path.read_bytes()
+    selection.write(read(), path)
+    assert path.read_bytes() == first
+    assert first.startswith(b"# Written by `crbg select`")

@@ -1,0 +1,419 @@
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from crbg import config, methods, store
+from crbg.config import read
+from crbg.errors import CrbgError
+from crbg.spec import Spec, as_dict, spec_from
+
+ROOT = Path(__file__).resolve().parents[1]
+BASE = {"data": "digits", "model": "lenet-16", "epochs": 2, "batch": 64}
+
+
+@pytest.fixture(autouse=True)
+def first_versions(monkeypatch):
+    # Digests hash the method's version; pinned ones say something about the canonical form only while it is held.
+    for name in methods.names():
+        monkeypatch.setattr(methods.get(name), "VERSION", 1)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    # `paper/selected.yaml` is looked up from the working directory, so no test here may see the project's.
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def write(here):
+    def write(name="config.yaml", **body):
+        (here / name).write_text(yaml.safe_dump(body, sort_keys=False))
+        return name
+
+    return write
+
+
+def experiment(**changes):
+    body = {"role": "tune", "seeds": [0, 1], "base": dict(BASE), "arms": {"a": {"method": "crbg", "grid": {"density": [0.5, 0.2]}}}}
+    return {k: v for k, v in (body | changes).items() if v is not None}
+
+
+def one(**changes):
+    return {"e": experiment(**changes)}
+
+
+def message(*paths, settings=()):
+    with pytest.raises(CrbgError) as caught:
+        read(paths or ["config.yaml"], settings)
+    return str(caught.value)
+
+
+# --- what a run is called ---
+
+
+@pytest.mark.parametrize(
+    ("spec", "digest"),
+    [
+        (
+            Spec("mnist", "lenet-300-100", "crbg", 0.05, scale=0.22, epochs=12, options={"lr": 0.04, "noise": 0.25}),
+            "6c72f983d0fd17e2",
+        ),
+        (Spec("mnist", "lenet-300-100", "edge_popup", 0.5), "bd779b8015c6710b"),
+        (
+            Spec("cifar10", "timm:resnet18", "dense", init="kaiming_normal", flip=True, epochs=2, model_args={"drop_rate": 0.1}),
+            "e0d747e0f8403ea9",
+        ),
+    ],
+    ids=["crbg", "edge_popup", "dense"],
+)
+def test_digest_is_pinned(spec, digest):
+    assert spec.digest() == digest, "all records of such runs would be lost; a new field must have a default that names the old runs"
+    assert spec.slug().endswith(digest)
+
+
+DEFAULTS = {
+    "density": None, "init": "uniform", "scale": 1.0, "epochs": 40, "batch": 256, "flip": False, "fit_on": "train", "limit": 0,
+    "model_args": {}, "options": {},
+}  # fmt: skip
+OPTIONS = {
+    "crbg": {
+        "noise": 0.5, "penalty_sigma": 0.5, "mu0": 0.5, "mu0_spread": 0.01, "penalty": "induce_sparse", "weight": 1.0, "lr": 0.03,
+        "anneal_to": -1.0, "source": "normal", "learn_sigma": False, "reach": 0.4, "decide": 0.5, "firmness": 1.0,
+        "granularity": "weight", "temperature": 1.0,
+    },
+    "edge_popup": {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4, "scaled": True},
+    "dense": {"optimiser": "adam", "lr": 1e-3},
+    "random": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", OPTIONS)
+def test_a_field_at_its_default_renames_nothing(method):
+    short = Spec("mnist", "lenet-16", method)
+    full = Spec("mnist", "lenet-16", method, **(DEFAULTS | {"options": OPTIONS[method]}))
+    assert short.canonical() == {"data": "mnist", "model": "lenet-16", "method": method, "version": 1}
+    assert full.canonical() == short.canonical(), "a default changed: old digests would now name other runs, so raise VERSION"
+    assert full.digest() == short.digest()
+    assert as_dict(short)["options"] == OPTIONS[method]
+
+
+def test_every_field_enters_the_digest():
+    other = {
+        "data": "fashion_mnist", "model": "lenet-17", "method": "edge_popup", "density": 0.25, "init": "uniform_fan", "scale": 0.5,
+        "epochs": 41, "batch": 128, "flip": True, "fit_on": "all", "limit": 1000, "model_args": {"activation": "relu"},
+        "options": {"lr": 0.2},
+    }  # fmt: skip
+    start = Spec("mnist", "lenet-16", "crbg", 0.5)
+    assert set(other) == {f.name for f in dataclasses.fields(Spec)}
+    digests = {start.digest()} | {dataclasses.replace(start, **{k: v}).digest() for k, v in other.items()}
+    assert len(digests) == len(other) + 1
+
+
+def test_whole_numbers_and_decimals_are_one_run():
+    values = {"data": "mnist", "model": "lenet-16", "method": "crbg", "options": {"noise": 1}, "density": 1, "scale": 2}
+    decimals = values | {"options": {"noise": 1.0}, "density": 1.0, "scale": 2.0}
+    assert spec_from(values).digest() == spec_from(decimals).digest()
+    assert spec_from(values).slug() == spec_from(decimals).slug()
+    assert type(spec_from(values).scale) is float
+    # Python counts True as 1; a switch is not a number here.
+    with pytest.raises(CrbgError, match="noise = True is bool"):
+        spec_from(values | {"options": {"noise": True}})
+
+
+def test_a_raised_version_renames_the_runs_of_its_method_alone(monkeypatch):
+    specs = [Spec("mnist", "lenet-16", m, 0.5) for m in ("crbg", "edge_popup")]
+    before = [s.digest() for s in specs]
+    monkeypatch.setattr(methods.get("crbg"), "VERSION", 2)
+    after = [s.digest() for s in specs]
+    assert after[0] != before[0]
+    assert after[1] == before[1]
+
+
+# --- mistakes in a spec ---
+
+
+def spec_error(**values):
+    with pytest.raises(CrbgError) as caught:
+        spec_from({"data": "mnist", "model": "lenet-16", "method": "crbg"} | values, "somewhere")
+    return str(caught.value)
+
+
+def test_all_wrong_keys_and_types_of_a_spec_are_in_one_error():
+    text = spec_error(epocs=3, batch="many", flip=1, limit=True, options=3, data=5)
+    assert text.startswith("somewhere: ")
+    assert "'epocs': did you mean 'epochs'?" in text
+    for part in ("batch = 'many' is str", "flip = 1 is int", "limit = True is bool", "options must be a mapping", "data = 5 is int"):
+        assert part in text
+    with pytest.raises(CrbgError, match="data is missing; model is missing; method is missing"):
+        spec_from({})
+
+
+def test_all_wrong_names_and_ranges_of_a_spec_are_in_one_error():
+    text = spec_error(
+        data="mnst", model="lenett-16", init="unifrom", density=1.5, fit_on="test", scale=-1.0, epochs=-1, options={"nois": 1.0, "lr": "x"}
+    )
+    assert "unknown data set 'mnst': did you mean 'mnist'?" in text
+    assert "unknown model 'lenett-16': did you mean 'lenet-300-100'?" in text
+    assert "unknown initial law 'unifrom': did you mean 'uniform'?" in text
+    assert "crbg has no option 'nois': did you mean 'noise'?" in text
+    for part in ("crbg.lr = 'x' is str, not float", "density 1.5", "fit_on is 'train' or 'all', not 'test'", "scale -1.0", "epochs -1"):
+        assert part in text
+
+
+def test_an_unknown_method_names_the_nearest():
+    assert "unknown method 'edgepopup': did you mean 'edge_popup'?" in spec_error(method="edgepopup")
+
+
+@pytest.mark.parametrize("density", [0.0, -0.1, 1.0000001, float("nan")])
+def test_density_lies_above_0_and_up_to_1(density):
+    assert "is not in (0, 1]" in spec_error(density=density)
+
+
+def test_a_batch_larger_than_the_images_is_refused_before_data_are_loaded():
+    assert "batch 1198 is larger" in spec_error(data="digits", batch=1198)
+    assert "batch 101 is larger" in spec_error(data="digits", batch=101, limit=100)
+    assert spec_from({"data": "digits", "model": "lenet-16", "method": "crbg", "batch": 1497, "fit_on": "all"}).batch == 1497
+
+
+# --- configuration files ---
+
+
+def test_grids_expand_and_dotted_names_reach_the_options(write):
+    arms = {
+        "a": {
+            "method": "crbg",
+            "set": {"options.noise": 0.25},
+            "grid": {"density": [0.5, 0.2, 0.1], "options.lr": [0.01, 0.02], "scale": [1]},
+        },
+        "b": {"method": "random", "set": {"density": 0.5, "epochs": 0}},
+    }
+    e = read([write(experiments=one(arms=arms, seeds=[3, 4]))]).experiment("e")
+    assert len(e.cells) == 2 * (3 * 2 * 1 + 1)
+    assert {(c.spec.density, c.spec.resolved().lr) for c in e.cells if c.arm == "a"} == {
+        (d, lr) for d in (0.5, 0.2, 0.1) for lr in (0.01, 0.02)
+    }
+    assert {c.spec.resolved().noise for c in e.cells if c.arm == "a"} == {0.25}
+    assert {c.seed for c in e.cells} == {3, 4}
+    assert all((c.spec.data, c.spec.batch) == ("digits", 64) for c in e.cells)
+
+
+def test_dotted_names_add_to_options_of_the_base(write):
+    base = BASE | {"options": {"noise": 0.25, "lr": 0.5}}
+    e = read([write(experiments=one(base=base, arms={"a": {"method": "crbg", "set": {"options.lr": 0.01}}}))]).experiment("e")
+    assert (e.cells[0].spec.resolved().noise, e.cells[0].spec.resolved().lr) == (0.25, 0.01)
+
+
+def test_later_files_lie_over_earlier_ones(write):
+    first = write("first.yaml", results="one", threads=1, experiments=one())
+    second = write("second.yaml", results="two", experiments={"e": {"seeds": [7], "base": {"epochs": 3}}})
+    config = read([first, second])
+    assert (str(config.results), config.threads) == ("two", 1)
+    assert {(c.seed, c.spec.epochs, c.spec.batch) for c in config.experiment("e").cells} == {(7, 3, 64)}
+    assert str(read([second, first]).results) == "one"
+
+
+def test_settings_lie_over_the_files(write):
+    path = write(threads=1, experiments=one())
+    config = read([path], ["results=elsewhere", "threads=3", "reuse=never"])
+    assert (str(config.results), config.threads, config.reuse) == ("elsewhere", 3, "never")
+    assert "--set thread=2: did you mean 'threads'?" in message(path, settings=["thread=2"])
+    assert "--set experiments=x" in message(path, settings=["experiments=x"])
+    assert "threads = True must be int" in message(path, settings=["threads=true"])
+
+
+@pytest.mark.parametrize(
+    ("top", "words"),
+    [
+        ({"resluts": "x"}, ["unknown key 'resluts': did you mean 'results'?"]),
+        ({"threads": True}, ["threads = True must be int"]),
+        ({"threads": "two", "results": 5, "reuse": 1}, ["threads = 'two'", "results = 5 must be str", "reuse = 1 must be str"]),
+        ({"reuse": "always"}, ["reuse is 'recorded' or 'never', not 'always'"]),
+        ({"experiments": {}}, ["there are no experiments"]),
+        ({"experiments": [1]}, ["experiments = [1] must be dict"]),
+        ({"experiments": {"e": 3}}, ["experiments.e must be a mapping"]),
+        ({"experiments": one(sedes=[1])}, ["experiments.e: unknown key 'sedes': did you mean 'seeds'?"]),
+        ({"experiments": one(gpu=True, cells_per_job="x")}, ["gpu = True must be int", "cells_per_job = 'x' must be int"]),
+        ({"experiments": one(role="mian")}, ["unknown role 'mian': did you mean 'main'?"]),
+        ({"experiments": one(seeds=[])}, ["seeds must be a list of whole numbers >= 0, not []"]),
+        ({"experiments": one(seeds=[0, -1])}, ["not [0, -1]"]),
+        ({"experiments": one(seeds=[True])}, ["not [True]"]),
+        ({"experiments": one(arms={})}, ["experiments.e has no arms"]),
+        ({"experiments": one(arms={"a": None})}, ["experiments.e.arms.a must be a mapping"]),
+        ({"experiments": one(arms={"a": {"set": {"density": 0.5}}})}, ["experiments.e.arms.a.method is missing"]),
+        ({"experiments": one(arms={"a": {"method": "crbg", "gird": {}}})}, ["experiments.e.arms.a: unknown key 'gird'", "'grid'"]),
+        ({"experiments": one(arms={"a": {"method": "crbg", "grid": {"density": []}}})}, ["arms.a.grid.density must be a list of at least"]),
+        ({"experiments": one(arms={"a": {"method": "crbg", "grid": {"density": 0.5}}})}, ["arms.a.grid.density", "not 0.5"]),
+        ({"experiments": one(arms={"a": {"method": "crbg", "set": {"options.nois": 1.0}}})}, ["e.arms.a: crbg has no option 'nois'"]),
+        ({"experiments": one(arms={"a": {"method": "crbg", "grid": {"scale": [1, 1.0]}}})}, ["arms.a: two points of the grid are"]),
+        ({"experiments": one(tuned_by="f")}, ["experiments.e.tuned_by"]),
+        ({"scale": {"epochz": 1}}, ["unknown key 'epochz': did you mean 'epochs'?"]),
+    ],
+)  # fmt: skip
+def test_mistakes_in_the_configuration_are_named(write, top, words):
+    text = message(write(**({"experiments": one()} | top)))
+    for word in words:
+        assert word in text
+    assert text.startswith("config.yaml: ")
+
+
+def test_mistakes_of_several_experiments_are_in_one_error(write):
+    wrong_arms = {"a": {"method": "crbgg"}, "b": {"method": "dense", "set": {"optons": {}}}, "c": {"method": "random"}}
+    text = message(write(experiments={"e": experiment(arms=wrong_arms), "f": experiment(role="x", seeds=[])}))
+    for part in ("experiments.e.arms.a: unknown method 'crbgg'", "experiments.e.arms.b: unknown key 'optons'", "f.role", "f.seeds"):
+        assert part in text
+    assert text.count("\n") == 3
+    assert "arms.c" not in text
+
+
+def test_files_that_are_no_configuration_are_named(here):
+    assert message("absent.yaml") == "cannot read the configuration absent.yaml: No such file or directory"
+    (here / "list.yaml").write_text("- a\n- b\n")
+    assert message("list.yaml") == "list.yaml must be a mapping of keys, not list"
+    (here / "bad.yaml").write_text("a: [1\nb: 2\n")
+    assert message("bad.yaml").startswith("bad.yaml is not valid YAML: ")
+    (here / "latin.yaml").write_bytes(b"about: \xe4\n")
+    assert message("latin.yaml").startswith("latin.yaml is not valid YAML: ")
+    (here / "empty.yaml").write_text("")
+    assert "there are no experiments" in message("empty.yaml")
+
+
+def test_targets_group_the_experiments(write):
+    many = {"e": experiment(targets=["x"]), "f": experiment(targets=["x", "y"]), "g": experiment()}
+    targets = read([write(experiments=many)]).targets()
+    assert {t: [e.name for e in es] for t, es in targets.items()} == {"all": ["e", "f", "g"], "x": ["e", "f"], "y": ["f"]}
+    with pytest.raises(CrbgError, match="no experiment 'h' in config\\.yaml"):
+        read(["config.yaml"]).experiment("h")
+
+
+# --- settings that the selection rule chose ---
+
+
+def test_chosen_settings_reach_their_own_densities_alone(write, here):
+    chosen = {"e": {"a": [{"densities": [0.2], "set": {"options.lr": 0.5, "scale": 0.3}}], "other": [{"densities": [0.5], "set": {}}]}}
+    (here / "notes").mkdir()
+    (here / "notes/selected.yaml").write_text(yaml.safe_dump(chosen))
+    arms = {k: {"method": "crbg", "set": {"options.noise": 0.25}, "grid": {"density": [0.5, 0.2]}} for k in "ab"}
+    path = write(paper="notes", experiments=one(arms=arms) | {"f": experiment()})
+    config = read([path])
+    seen = {(e, c.arm, c.spec.density): (c.spec.resolved().lr, c.spec.scale) for e in "ef" for c in config.experiment(e).cells}
+    assert {k for k, v in seen.items() if v == (0.5, 0.3)} == {("e", "a", 0.2)}
+    assert {c.spec.resolved().noise for c in config.experiment("e").cells} == {0.25}
+    # Without the file of that folder the same configuration plans the untuned runs.
+    assert {c.spec.scale for c in read([path], ["paper=empty"]).experiment("e").cells} == {1.0}
+
+
+def test_a_demonstration_takes_the_committed_choice(write, here):
+    (here / "paper").mkdir()
+    (here / "paper/selected.yaml").write_text(yaml.safe_dump({"e": {"a": [{"densities": [0.5, 0.2], "set": {"scale": 0.3}}]}}))
+    config = read([write(paper="demo", scale={"epochs": 1}, experiments=one())])
+    assert {c.spec.scale for c in config.experiment("e").cells} == {0.3}
+
+
+def test_a_choice_that_is_no_mapping_is_refused(write, here):
+    (here / "paper").mkdir()
+    (here / "paper/selected.yaml").write_text("- 1\n")
+    assert "selected.yaml must be a mapping" in message(write(experiments=one()))
+
+
+# --- jobs ---
+
+
+def many_cells(write, **top):
+    arms = {"a": {"method": "crbg", "grid": {"density": [0.5, 0.2, 0.1]}}, "b": {"method": "crbg", "grid": {"density": [0.2, 0.05]}}}
+    return read([write(**({"experiments": one(arms=arms, seeds=[0, 1, 2], cells_per_job=5)} | top))])
+
+
+def test_jobs_hold_every_run_once(write):
+    e = many_cells(write).experiment("e")
+    jobs = e.jobs()
+    done = [c.key for j in jobs for c in j.cells]
+    assert len(e.cells) == 15
+    assert len(done) == len(set(done)) == 12  # both arms have density 0.2
+    assert set(done) == {c.key for c in e.cells}
+    assert [len(j.cells) for j in jobs] == [5, 5, 2]
+    assert len({j.name for j in jobs}) == 3
+
+
+def test_names_of_jobs_are_pinned_and_do_not_depend_on_what_is_done(write):
+    config = many_cells(write)
+    names = [j.name for j in config.experiment("e").jobs()]
+    assert names[:2] == ["e-000-033bdb94", "e-001-74da5068"]
+    cell = config.experiment("e").cells[0]
+    where = store.run_folder(config, cell.spec, cell.seed)
+    where.mkdir(parents=True)
+    (where / "record.json").write_text('{"status": "ok"}')
+    (where / "provenance.json").write_text("{}")
+    assert [j.name for j in many_cells(write).experiment("e").jobs()] == names
+
+
+def test_a_demonstration_limits_seeds_points_and_jobs(write):
+    top = {"seeds_at_most": 2, "points_at_most": 1, "jobs_at_most": 2, "scale": {"epochs": 5}}
+    arms = {"a": {"method": "crbg", "grid": {"density": [0.5, 0.2], "options.lr": [0.1, 0.2, 0.3]}}}
+    config = read([write(experiments=one(arms=arms, seeds=[4, 5, 6], cells_per_job=1), **top)])
+    e = config.experiment("e")
+    assert config.demonstration
+    assert {(c.spec.density, c.seed) for c in e.cells} == {(d, s) for d in (0.5, 0.2) for s in (4, 5)}
+    assert len(e.cells) == 4
+    assert {c.spec.epochs for c in e.cells} == {5}
+    assert len(e.jobs()) == 2
+
+
+def test_points_kept_are_spread_over_the_grid(write):
+    arms = {"a": {"method": "crbg", "grid": {"options.lr": [0.1, 0.2, 0.3, 0.4]}}}
+    e = read([write(experiments=one(arms=arms, seeds=[0]), points_at_most=2, scale={"epochs": 1})]).experiment("e")
+    assert [c.spec.resolved().lr for c in e.cells] == [0.1, 0.3]
+
+
+def test_seeds_by_hand_replace_the_configured_ones(write):
+    cells = many_cells(write).experiment("e").cells
+    by_hand = config.with_seed(cells, [8, 9])
+    assert {c.key for c in by_hand} == {(c.spec.digest(), s) for c in cells for s in (8, 9)}
+    assert len(by_hand) == 8
+
+
+# --- the project's own configuration ---
+
+
+def test_the_quickstart_is_a_demonstration_on_digits(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = read(["config.yaml", "config/quickstart.yaml"])
+    real = read(["config.yaml"])
+    assert config.demonstration
+    assert not real.demonstration
+    assert set(config.experiments) == set(real.experiments)
+    for name, e in config.experiments.items():
+        assert {c.spec.data for c in e.cells} == {"digits"}
+        assert {c.arm for c in e.cells} == {c.arm for c in real.experiment(name).cells}
+        assert len({c.seed for c in e.cells}) <= 2
+        assert len(e.jobs()) <= 2
+        without_search = {c.arm for c in real.experiment(name).cells if c.spec.epochs == 0}
+        assert {c.arm for c in e.cells if c.spec.epochs == 0} == without_search
+    assert any(c.spec.epochs == 0 for e in config.experiments.values() for c in e.cells)
+    assert not {config.results, config.paper} & {real.results, real.paper}
+
+
+def test_tuning_and_main_experiments_share_no_seed(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    experiments = read(["config.yaml"]).experiments
+    for e in experiments.values():
+        if e.tuned_by:
+            tuning = experiments[e.tuned_by]
+            assert tuning.role == "tune"
+            assert not {c.seed for c in e.cells} & {c.seed for c in tuning.cells}
+            used = {d for densities in tuning.groups.values() for d in densities}
+            tuned = {c.arm for c in tuning.cells}
+            assert {c.spec.density for c in e.cells if c.arm in tuned} <= used
+
+
+def test_planning_imports_no_torch():
+    code = (
+        "import crbg.cli, crbg.config, crbg.store, crbg.selection, crbg.report, sys; from crbg import config, methods; "
+        "config.read(['config.yaml']); [methods.get(n) for n in methods.names()]; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)

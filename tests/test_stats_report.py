@@ -1,0 +1,740 @@
+import base64
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from scipy import stats as scipy_stats
+
+from crbg import config as configs
+from crbg import stats, store
+from crbg.errors import CrbgError
+from crbg.files import read_json, write_json
+from crbg.report import brief, build, claims, tables
+from crbg.report.tidy import tidy, unfinished, values
+
+ROOT = Path(__file__).resolve().parents[1]
+calm = settings(deadline=None)  # a busy machine is no failure
+NUMBERS = st.lists(st.floats(-100, 100).map(lambda v: round(v, 3)), min_size=2, max_size=8).filter(lambda v: max(v) - min(v) > 0.01)
+
+# --- statistics ---
+
+
+@calm
+@given(NUMBERS, st.sampled_from([0.9, 0.95, 0.99]))
+def test_t_interval_is_that_of_scipy(sample, level):
+    ours = stats.t_interval(sample, level)
+    low, high = scipy_stats.t.interval(level, len(sample) - 1, np.mean(sample), scipy_stats.sem(sample))
+    assert (ours.low, ours.high) == pytest.approx((low, high), rel=1e-9, abs=1e-9)
+    assert ours.mean == pytest.approx(np.mean(sample), abs=1e-9)
+    assert (ours.n, ours.half) == (len(sample), pytest.approx((high - low) / 2))
+
+
+@calm
+@given(st.lists(st.tuples(st.floats(-100, 100), st.floats(-3, 3)), min_size=2, max_size=8))
+def test_paired_test_is_that_of_scipy(pairs):
+    a, b = [round(x, 3) for x, _ in pairs], [round(x - d, 3) for x, d in pairs]
+    ours = stats.paired(a, b)
+    if np.ptp(np.subtract(a, b)) > 1e-2:
+        theirs = scipy_stats.ttest_rel(a, b)
+        reach = theirs.confidence_interval(0.95)
+        assert ours.p == pytest.approx(theirs.pvalue, rel=1e-6)
+        assert (ours.difference.low, ours.difference.high) == pytest.approx((reach.low, reach.high), abs=1e-8)
+    assert ours.difference.mean == pytest.approx(np.mean(np.subtract(a, b)), abs=1e-9)
+    assert ours.test == "paired t"
+
+
+@calm
+@given(NUMBERS, NUMBERS)
+def test_welch_test_is_that_of_scipy(a, b):
+    ours, theirs = stats.welch(a, b), scipy_stats.ttest_ind(a, b, equal_var=False)
+    reach = theirs.confidence_interval(0.95)
+    assert (ours.p, ours.test) == (pytest.approx(theirs.pvalue), "Welch")
+    assert (ours.difference.low, ours.difference.high) == pytest.approx((reach.low, reach.high))
+    assert ours.difference.mean == pytest.approx(np.mean(a) - np.mean(b), abs=1e-9)
+
+
+def test_one_value_says_nothing_about_spread():
+    i = stats.t_interval([3.0])
+    assert (i.mean, i.low, i.high, i.n) == (3.0, -math.inf, math.inf, 1)
+    for test in (stats.paired, stats.welch):
+        c = test([3.0], [1.0])
+        assert (c.difference.mean, c.difference.low, c.difference.high) == (2.0, -math.inf, math.inf)
+        assert math.isnan(c.p)
+        assert c.test == "none (n = 1)"
+    assert math.isnan(stats.welch([3.0], [1.0, 2.0]).p)
+    with pytest.raises(CrbgError, match="at least one value"):
+        stats.t_interval([])
+    with pytest.raises(CrbgError, match="2 values against 1"):
+        stats.paired([1.0, 2.0], [1.0])
+
+
+def test_equal_differences_have_no_spread():
+    assert stats.paired([1.0, 2.0], [0.5, 1.5]).p == 0.0
+    assert stats.paired([1.0, 2.0], [1.0, 2.0]).p == 1.0
+
+
+def test_holm_by_hand():
+    # Sorted 0.005 x 4, 0.01 x 3, 0.03 x 2, and 0.04 x 1 raised to the one before.
+    assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert stats.holm([0.6, 0.7]) == [1.0, 1.0]
+    assert stats.holm([]) == []
+
+
+@calm
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.randoms())
+def test_holm_is_monotone_and_knows_no_order(p, random):
+    adjusted = stats.holm(p)
+    assert all(raw <= new <= 1 for raw, new in zip(p, adjusted, strict=True))
+    assert min(adjusted) == min(1.0, len(p) * min(p))
+    ranked = [adjusted[i] for i in sorted(range(len(p)), key=lambda i: p[i])]
+    assert ranked == sorted(ranked)
+    order = list(range(len(p)))
+    random.shuffle(order)
+    assert stats.holm([p[i] for i in order]) == [adjusted[i] for i in order]
+
+
+@pytest.mark.parametrize(
+    ("ours", "verdict"),
+    [
+        ([], "not run"),
+        ([96.0], "inconclusive"),  # one seed judges nothing
+        ([97.25, 97.25], "exceeded"),
+        ([97.0, 97.0], "reproduced"),  # just at the margin: not beyond it
+        ([95.0, 95.0], "reproduced"),  # just at the lower margin
+        ([94.75, 94.75], "not reproduced"),
+        ([97.2, 97.3, 97.4], "exceeded"),
+        ([96.9, 97.1, 97.3], "reproduced"),
+        ([95.9, 96.0, 96.1], "reproduced"),
+        ([94.0, 95.0, 96.0], "inconclusive"),
+        ([95.0, 95.1, 95.2], "inconclusive"),
+        ([94.6, 94.7, 94.8], "not reproduced"),
+    ],
+)
+def test_a_published_value_is_judged_by_the_interval(ours, verdict):
+    word, d = stats.value_verdict(ours, 96.0, 1.0)
+    assert word == verdict
+    assert d is None if not ours else d.mean == pytest.approx(np.mean(ours) - 96)
+
+
+def test_an_interval_that_touches_the_margin_from_below_is_inconclusive(monkeypatch):
+    monkeypatch.setattr(stats, "t_interval", lambda v: stats.Interval(-2.0, -3.0, -1.0, 3))
+    assert stats.value_verdict([1.0], 0.0, 1.0)[0] == "inconclusive"
+
+
+# --- a small project with made-up records ---
+
+SEEDS = [0, 1, 2, 3]
+READINGS = ("binary", "exact", "mean", "half")
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project folder with a configuration, and `put`, which makes up the runs of an arm."""
+    monkeypatch.chdir(tmp_path)
+    densities = {"density": [0.5, 0.1]}
+    base = {"data": "digits", "model": "lenet-16", "epochs": 2, "batch": 64}
+    arms = {
+        "ours": {"method": "crbg", "grid": densities},
+        "quiet": {"method": "crbg", "set": {"options.noise": 0.0}, "grid": densities},
+        "theirs": {"method": "edge_popup", "grid": densities},
+        "dense": {"method": "dense"},
+    }
+    other = {"ours": {"method": "crbg", "set": {"options.source": "antithetic"}, "grid": {"density": [0.5]}}}
+    experiments = {
+        "main": {"about": "ours & theirs", "role": "main", "seeds": SEEDS, "base": base, "arms": arms},
+        "other": {"about": "another noise", "role": "ablation", "against": "main", "seeds": SEEDS, "base": base, "arms": other},
+        "tuning": {"role": "tune", "seeds": SEEDS[:2], "base": base | {"epochs": 1}, "arms": {"ours": arms["ours"]}},
+    }
+    Path("config.yaml").write_text(yaml.safe_dump({"experiments": experiments}, sort_keys=False))
+    Path("demo.yaml").write_text(yaml.safe_dump({"results": "demo", "paper": "demo/paper", "scale": {"limit": 640}}))
+    Path("paper").mkdir()
+    Path("paper/claims.yaml").write_text(yaml.safe_dump({"claims": [], "contrasts": []}))
+    return Project()
+
+
+class Project:
+    """Records that look like those of runs, with the accuracies that a test asks for."""
+
+    def __init__(self):
+        self.config = configs.read(["config.yaml"])
+
+    def demonstrate(self):
+        self.config = configs.read(["config.yaml", "demo.yaml"])
+
+    def cells(self, arm, density, experiment="main"):
+        return [c for c in self.config.experiment(experiment).cells if (c.arm, c.spec.density) == (arm, density)]
+
+    def put(self, arm, density, accuracies, experiment="main", draw="d", order="o", missed=False, sanity=None, tested=True, **readings):
+        for cell in self.cells(arm, density, experiment)[: len(accuracies)]:
+            where, i = store.run_folder(self.config, cell.spec, cell.seed), SEEDS.index(cell.seed)
+            seen = {r: {"accuracy": readings.get(r, accuracies)[i], "density": density or 1.0} for r in READINGS}
+            part = {"readings": seen, "sanity": {k: {"accuracy": v[i]} for k, v in (sanity or {}).items()}, "density_missed": missed}
+            lower = json.loads(json.dumps(part))
+            for reading in lower["readings"].values():
+                reading["accuracy"] -= 1
+            digests = {"draw": f"{draw}{cell.seed}", "order": f"{order}{cell.seed}"}
+            record = {"digest": cell.spec.digest(), "status": "ok", "digests": digests, "validation": lower}
+            write_json(where / "record.json", record)
+            write_json(where / "provenance.json", {"revision": "abc", "device": "a CPU", "search_seconds": 2.0 + i})
+            (where / "evaluation.json").unlink(missing_ok=True)
+            if tested:
+                write_json(where / "evaluation.json", {"test": part})
+
+    def judge(self, *rules, contrasts=()):
+        made = [{"id": f"c{i}", "source": "s", "quote": "q", "kind": "k", "reading": "r", "rule": rule} for i, rule in enumerate(rules)]
+        return claims.judge({"claims": made, "contrasts": list(contrasts)}, tidy(self.config), self.config)
+
+    def verdict(self, **rule):
+        return self.judge({"experiment": "main", "arm": "ours"} | rule)[0]
+
+
+def around(middle, spread=0.1):
+    """Four accuracies with this mean; their 95 % interval reaches 1.59 x half the range to both sides (1.30 x 3.182 / 2.6)."""
+    return [middle - spread, middle, middle, middle + spread]
+
+
+def reach(spread):
+    return 3.182446 * math.sqrt(2 * spread**2 / 3) / 2
+
+
+# --- tables ---
+
+
+def test_the_main_table_shows_mean_and_interval(project):
+    project.put("ours", 0.5, [90.0, 91.0, 92.0, 93.0], exact=[80.0, 80.0, 81.0, 81.0], sanity={"reinit": [10.0, 11.0, 12.0, 13.0]})
+    project.put("ours", 0.1, [70.0], missed=True)
+    project.put("dense", None, around(98.0))
+    table = tables.main_table(tidy(project.config), "main").set_index(["arm", "sparsity %"])
+    # s = 1.29099, t(0.975, 3) = 3.18245: half = 3.18245 x 1.29099 / 2 = 2.0543; for `exact` s = 0.57735, half = 0.9187.
+    line = table.loc[("ours", "50.0")]
+    assert line["binary %"] == "91.50 ± 2.05"
+    assert line["exact %"] == "80.50 ± 0.92"
+    assert (line["reinit %"], line["shuffle %"], line["n"], line["missed"], line["search s"]) == ("11.5", "", "4", "0", "4")
+    short = table.loc[("ours", "90.0")]
+    assert (short["binary %"], short["n"], short["missed"]) == ("70.00 (n = 1)", "1", "1")
+    assert len(table) == 3
+
+
+def test_headline_numbers_are_of_the_test_part_where_it_was_opened(project):
+    project.put("ours", 0.5, around(90.0), tested=False)
+    assert tables.main_table(tidy(project.config), "main")["binary %"][0].startswith("89.00")
+    project.put("ours", 0.5, around(90.0))
+    assert tables.main_table(tidy(project.config), "main")["binary %"][0].startswith("90.00")
+
+
+def test_rows_of_an_arm_come_by_seed(project):
+    project.put("ours", 0.5, [1.0, 2.0, 3.0, 4.0])
+    project.put("ours", 0.1, [5.0, 6.0, 7.0, 8.0])
+    rows = tidy(project.config).sample(frac=1, random_state=0)
+    assert list(values(rows, "main", "ours", 0.5).accuracy) == [1, 2, 3, 4]
+    assert list(values(rows, "main", "ours", 0.1, "validation", "mean").accuracy) == [4, 5, 6, 7]
+    assert values(rows, "main", "ours", None).empty
+    project.put("dense", None, around(9.0))
+    assert len(values(tidy(project.config), "main", "dense", None)) == 4
+
+
+def test_an_ablation_is_compared_seed_by_seed(project):
+    project.put("ours", 0.5, [90.0, 91.0, 92.0, 93.0])
+    project.put("ours", 0.5, [90.5, 91.5, 92.7, 93.7], experiment="other", tested=False)
+    table = tables.ablation_table(tidy(project.config), project.config.experiment("other"))
+    # Differences 0.5, 0.5, 0.7, 0.7: mean 0.6, s = 0.11547, half = 3.18245 x 0.11547 / 2 = 0.184.
+    assert list(table["difference to main (paired)"]) == ["+0.60 [+0.42, +0.78], n = 4"]
+    project.put("ours", 0.5, [90.5, 91.5, 92.7, 93.7], experiment="other", tested=False, order="x")
+    table = tables.ablation_table(tidy(project.config), project.config.experiment("other"))
+    assert list(table["difference to main (paired)"]) == ["no pairs"]
+
+
+def test_tuning_trials_are_listed_best_first(project):
+    project.put("ours", 0.5, [80.0, 82.0], experiment="tuning", tested=False)
+    project.put("ours", 0.1, [60.0, 60.0], experiment="tuning", tested=False, missed=True)
+    text = tables.tuning_table(tidy(project.config))
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[2:]]
+    assert [(r[2], r[4], r[5], r[6]) for r in rows] == [("0.1", "59.00", "2", "2"), ("0.5", "80.00", "2", "0")]
+
+
+def test_every_arm_has_its_number_in_tex(project):
+    project.put("ours", 0.5, [90.0, 91.0, 92.0, 93.0])
+    project.put("ours", 0.1, around(80.0), tested=False)
+    project.put("dense", None, [98.0])
+    text = tables.numbers(tidy(project.config))
+    macros = dict(re.findall(r"\\csname crbg@([^}\\]+?)\\endcsname\{(.*)\} %", text))
+    wanted = {"main.ours.0.5.test", "main.ours.0.5.validation", "main.ours.0.1.validation", "main.dense.none.test"}
+    assert set(macros) == wanted | {"main.dense.none.validation"}
+    assert macros["main.ours.0.5.test"] == r"91.50 \ensuremath{\pm} 2.05"
+    assert macros["main.dense.none.test"] == "98.00 (n = 1)"
+    assert r"\errmessage{unknown number #1}" in text
+    assert f"n = 4 [{project.cells('ours', 0.5)[0].spec.digest()}]" in text
+
+
+def test_latex_escapes_what_tex_would_misread(project):
+    project.put("ours", 0.5, around(90.0))
+    text = tables.latex(tables.main_table(tidy(project.config), "main").assign(arm="a_b"))
+    assert r"a\_b" in text
+    assert r"90.00 $\pm$ 0.13" in text
+    assert r"binary \%" in text
+    assert all(text.count(rule) == 1 for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
+
+
+def test_a_record_that_lacks_something_is_named(project):
+    project.put("ours", 0.5, around(90.0))
+    cell = project.cells("ours", 0.5)[2]
+    path = store.run_folder(project.config, cell.spec, 2) / "record.json"
+    record = read_json(path)
+    del record["digests"]
+    write_json(path, record)
+    with pytest.raises(CrbgError, match=rf"{cell.spec.slug()} seed 2 \(this run\) lacks 'digests'"):
+        tidy(project.config)
+
+
+def test_collapsed_runs_count_as_done_and_give_no_number(project):
+    project.put("ours", 0.5, around(90.0))
+    cell = project.cells("ours", 0.5)[0]
+    where = store.run_folder(project.config, cell.spec, 0)
+    write_json(where / "record.json", {"digest": cell.spec.digest(), "status": "collapse", "digests": {"draw": "d", "order": "o"}})
+    (where / "evaluation.json").unlink()
+    rows = tidy(project.config)
+    assert len(rows[rows.status == "collapse"]) == 1
+    assert list(values(rows, "main", "ours", 0.5).seed) == [1, 2, 3]
+    assert unfinished(project.config) == {"main": 24, "other": 4, "tuning": 4}
+
+
+# --- claims ---
+
+
+@pytest.mark.parametrize(
+    ("middle", "verdict"),
+    [(97.5, "exceeded"), (96.5, "reproduced"), (95.05, "inconclusive"), (94.0, "not reproduced")],
+)
+def test_value_rule(project, middle, verdict):
+    rule = {"type": "value", "density": 0.5, "published": 96.0, "margin": 1.0}
+    assert project.verdict(**rule).verdict == "not run"
+    project.put("ours", 0.5, around(middle))
+    out = project.verdict(**rule)
+    assert out.verdict == verdict
+    assert f"{middle:.2f} % at 50.0 % sparsity" in out.evidence
+    assert out.evidence.endswith("Reading: r")
+
+
+def test_value_rule_does_not_judge_a_missed_density(project):
+    project.put("ours", 0.5, around(96.0), missed=True)
+    out = project.verdict(type="value", density=0.5, published=96.0, margin=1.0)
+    assert out.verdict == "not run"
+    assert "density missed in 4 of 4 runs" in out.evidence
+
+
+def test_value_rule_may_ask_for_another_reading(project):
+    project.put("ours", 0.5, around(90.0), mean=around(96.0))
+    rule = {"type": "value", "density": 0.5, "published": 96.0, "margin": 1.0}
+    assert project.verdict(**rule).verdict == "not reproduced"
+    assert project.verdict(**rule, mask="mean").verdict == "reproduced"
+
+
+@pytest.mark.parametrize(("gap", "verdict"), [(1.0, "reproduced"), (2.05, "inconclusive"), (3.0, "not reproduced")])
+def test_gap_rule(project, gap, verdict):
+    rule = {"type": "gap", "density": 0.5, "most": 2.0}
+    assert project.verdict(**rule).verdict == "not run"
+    # The halves differ by seed, so an unpaired interval of the means would be far wider.
+    hard = [80.0, 85.0, 90.0, 95.0]
+    project.put("ours", 0.5, hard, half=hard, mean=[h + g for h, g in zip(hard, around(gap), strict=True)])
+    out = project.verdict(**rule)
+    assert out.verdict == verdict
+    assert f"mean - half = {gap:+.2f} points [{gap - reach(0.1):+.2f}, {gap + reach(0.1):+.2f}]" in out.evidence
+
+
+@pytest.mark.parametrize(("loss", "verdict"), [(-1.0, "reproduced"), (0.5, "reproduced"), (1.05, "inconclusive"), (3.0, "not reproduced")])
+def test_loss_rule(project, loss, verdict):
+    rule = {"type": "loss", "density": 0.1, "reference": "dense", "most": 1.0}
+    project.put("ours", 0.1, around(95.0 - loss))
+    assert project.verdict(**rule).verdict == "not run"
+    project.put("dense", None, around(95.0))
+    out = project.verdict(**rule)
+    assert out.verdict == verdict
+    assert f"dense - ours = {loss:+.2f} points" in out.evidence
+
+
+@pytest.mark.parametrize(
+    ("reinit", "invert", "verdict"),
+    [(10.0, 20.0, "reproduced"), (24.95, 10.0, "inconclusive"), (10.0, 26.0, "not reproduced"), (24.95, 26.0, "not reproduced")],
+)
+def test_sanity_rule(project, reinit, invert, verdict):
+    rule = {"type": "sanity", "density": 0.5, "at_most": {"reinit": 25.0, "invert": 25.0}}
+    assert project.verdict(**rule).verdict == "not run"
+    project.put("ours", 0.5, around(96.0), sanity={"reinit": around(reinit), "invert": around(invert), "shuffle": around(90.0)})
+    out = project.verdict(**rule)
+    assert out.verdict == verdict
+    assert f"reinit {reinit:.1f} %" in out.evidence
+    assert "shuffle" not in out.evidence
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "verdict"),
+    [
+        (90.0, 80.0, "reproduced"),
+        (88.0, 80.0, "not reproduced"),  # ours is worse than theirs at twice the density
+        (90.0, 90.0, "not reproduced"),  # theirs reaches it as well
+        (89.5, 80.0, "inconclusive"),
+        (90.0, 89.5, "inconclusive"),
+    ],
+)
+def test_frontier_rule(project, ours, theirs, verdict):
+    rule = {"type": "frontier", "other": "theirs", "density": 0.1, "reference_density": 0.5, "margin": 0.5}
+    project.put("ours", 0.1, around(ours))
+    project.put("theirs", 0.1, around(theirs))
+    assert project.verdict(**rule).verdict == "not run"
+    project.put("theirs", 0.5, [90.1, 89.9, 90.0, 90.0])
+    assert project.verdict(**rule).verdict == verdict
+
+
+def test_a_claim_without_a_rule_was_not_run(project):
+    out = project.judge(None)[0]
+    assert (out.verdict, out.id) == ("not run", "c0")
+    assert "no runs in this version" in out.evidence
+
+
+CONTRAST = {"experiment": "main", "a": "ours", "b": "quiet", "density": 0.5}
+
+
+def test_runs_that_share_draw_and_order_are_paired(project):
+    base, gain = [80.0, 85.0, 90.0, 95.0], around(1.0)
+    project.put("ours", 0.5, [b + g for b, g in zip(base, gain, strict=True)])
+    for change, test, word in (
+        ({}, "paired t", "a is better"),
+        ({"draw": "x"}, "Welch", "indistinguishable"),
+        ({"order": "x"}, "Welch", "indistinguishable"),
+    ):
+        project.put("quiet", 0.5, base, **change)
+        out = project.judge(contrasts=[CONTRAST])[0]
+        assert out.verdict == word
+        assert f", {test}, n = 4" in out.evidence
+        assert out.evidence.startswith("+1.00 points [")
+    project.put("quiet", 0.5, base)
+    assert project.judge(contrasts=[CONTRAST | {"a": "quiet", "b": "ours"}])[0].verdict == "b is better"
+    # With a seed missing on one side there are no pairs to speak of.
+    project.put("theirs", 0.5, base[:3])
+    assert ", Welch, n = 3" in project.judge(contrasts=[CONTRAST | {"b": "theirs"}])[0].evidence
+
+
+def test_contrasts_are_corrected_together(project):
+    project.put("ours", 0.5, [b + 1 for b in around(90.0, 0.5)])
+    project.put("quiet", 0.5, around(90.0, 0.5), draw="x")
+    project.put("ours", 0.1, around(90.0, 0.5))
+    project.put("quiet", 0.1, around(90.0, 0.5), draw="x")
+    p = stats.welch(around(91.0, 0.5), around(90.0, 0.5)).p
+    alone, together = (project.judge(contrasts=[CONTRAST, *more])[0].evidence for more in ([], [CONTRAST | {"density": 0.1}]))
+    assert alone.endswith(f"Holm p = {p:.2g}")
+    assert together.endswith(f"Holm p = {2 * p:.2g}")
+    missing = project.judge(contrasts=[CONTRAST | {"b": "theirs"}])[0]
+    assert (missing.verdict, missing.evidence) == ("not run", "no runs")
+
+
+def test_a_demonstration_judges_nothing(project):
+    project.demonstrate()
+    project.put("ours", 0.5, around(96.0))
+    project.put("quiet", 0.5, around(96.0))
+    out = project.judge({"type": "value", "experiment": "main", "arm": "ours", "density": 0.5, "published": 96.0, "margin": 1.0}, None)
+    assert [v.verdict for v in out] == ["not run", "not run"]
+    assert all("a demonstration judges nothing" in v.evidence for v in out)
+    assert len(project.judge(contrasts=[CONTRAST])) == 0
+    assert claims.verdict_table(out, project.config).startswith("**A demonstration: nothing is judged.**")
+
+
+GOOD = {"id": "a", "source": "s", "quote": "q", "kind": "value", "reading": "r", "rule": None}
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"claims": [GOOD | {"verdict": "true"}], "contrasts": []}, "unknown ['verdict']"),
+        ({"claims": [{k: v for k, v in GOOD.items() if k != "quote"}], "contrasts": []}, "claim 'a' lacks ['quote']"),
+        ({"claims": [GOOD | {"rule": {"type": "valeu"}}], "contrasts": []}, "claim 'a': did you mean 'value'?"),
+        ({"claims": [], "contrasts": [CONTRAST] * 9}, "9 contrasts are declared; the protocol allows 8"),
+    ],
+)
+def test_claims_of_the_wrong_form_are_refused(tmp_path, body, words):
+    path = tmp_path / "claims.yaml"
+    path.write_text(yaml.safe_dump(body))
+    with pytest.raises(CrbgError) as caught:
+        claims.read_claims(path)
+    assert words in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_claims_that_cannot_be_read_are_named(tmp_path):
+    with pytest.raises(CrbgError, match=r"cannot read .*absent\.yaml"):
+        claims.read_claims(tmp_path / "absent.yaml")
+    (tmp_path / "bad.yaml").write_text("claims: [")
+    with pytest.raises(CrbgError, match=r"cannot read .*bad\.yaml"):
+        claims.read_claims(tmp_path / "bad.yaml")
+
+
+def test_the_projects_claims_name_what_its_configuration_runs(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    declared, config = claims.read_claims(), configs.read(["config.yaml"])
+    ids = [c["id"] for c in declared["claims"]]
+    assert len(set(ids)) == len(ids) > 0
+    assert 0 < len(declared["contrasts"]) <= 8
+    wanted = []
+    for c in declared["claims"]:
+        if rule := c["rule"]:
+            wanted.append((rule["experiment"], rule["arm"], rule["density"]))
+            if "other" in rule:
+                wanted += [(rule["experiment"], rule["other"], rule[k]) for k in ("density", "reference_density")]
+            if "reference" in rule:
+                wanted.append((rule["experiment"], rule["reference"], None))
+    wanted += [(c["experiment"], c[k], c["density"]) for c in declared["contrasts"] for k in "ab"]
+    there = {(e.name, c.arm, c.spec.density) for e in config.experiments.values() if e.role == "main" for c in e.cells}
+    assert set(wanted) <= there
+    assert len({json.dumps(c, sort_keys=True) for c in declared["contrasts"]}) == len(declared["contrasts"])
+
+
+# --- the whole report ---
+
+MARKS = ("<!-- numbers: written by `crbg report`, do not edit -->\n", "<!-- end of numbers -->")
+
+
+def whole(project):
+    for arm, level in (("ours", 95.0), ("quiet", 94.0), ("theirs", 90.0)):
+        for density in (0.5, 0.1):
+            project.put(arm, density, around(level), sanity={"reinit": around(12.0)})
+    project.put("dense", None, around(98.0))
+    project.put("ours", 0.5, around(96.0), experiment="other", tested=False)
+    project.put("ours", 0.5, [80.0, 82.0], experiment="tuning", tested=False)
+    rule = {"type": "value", "experiment": "main", "arm": "ours", "density": 0.5, "published": 95.0, "at": 0.45, "margin": 1.0}
+    body = {"claims": [GOOD | {"rule": rule, "quote": "<b>95 %</b>"}], "contrasts": [CONTRAST]}
+    Path("paper/claims.yaml").write_text(yaml.safe_dump(body))
+    Path("README.md").write_text(f"before\n{MARKS[0]}old{MARKS[1]}\nafter\n")
+
+
+def written(*folders):
+    files = [p for f in folders for p in Path(f).rglob("*") if p.is_file() and "runs" not in p.parts]
+    return {str(p): p.read_bytes() for p in files}
+
+
+def test_the_report_writes_tables_figures_verdicts_and_a_page(project):
+    whole(project)
+    lines = build(project.config, page_copy=Path("copy/page.html"))
+    names = {"tables/main.md", "tables/main.tex", "tables/other.md", "tables/tuning.md", "tables/verdicts.md"}
+    names |= {"figures/main.png", "figures/main.pdf", "numbers.tex", "report.html"}
+    first = written("paper")
+    assert {f"paper/{n}" for n in names} <= set(first)
+    assert "95.00 ± 0.13" in first["paper/tables/main.md"].decode()
+    assert "demonstration" not in first["paper/tables/main.md"].decode().lower()
+    assert "**reproduced**" in first["paper/tables/verdicts.md"].decode()
+    assert first["paper/figures/main.pdf"].startswith(b"%PDF")
+
+    page = first["paper/report.html"].decode()
+    assert f"data:image/png;base64,{base64.b64encode(first['paper/figures/main.png']).decode()}" in page
+    assert "&lt;b&gt;95 %&lt;/b&gt;" in page  # a quote is text, not markup
+    assert "ours &amp; theirs" in page
+    assert "demonstration" not in page.lower()
+    assert "src='http" not in page
+    assert Path("copy/page.html").read_text() == page
+
+    readme = Path("README.md").read_text()
+    assert readme.startswith(f"before\n{MARKS[0]}")
+    assert readme.endswith(f"{MARKS[1]}\nafter\n")
+    assert "95.00 ± 0.13" in readme
+    assert "old" not in readme
+    rows = Path("results/results.csv").read_text().splitlines()
+    assert len(rows) - 1 == len(tidy(project.config))
+    assert any("tuning: 2 runs are missing; `crbg run tuning` does them" in line for line in lines)
+
+    build(project.config)
+    assert written("paper") == first, "the same records must give the same bytes"
+
+
+def test_a_demonstrations_report_says_so_everywhere(project):
+    project.demonstrate()
+    whole(project)
+    build(project.config)
+    for name in ("tables/main.md", "tables/verdicts.md", "report.html"):
+        assert "demonstration" in Path(f"demo/paper/{name}").read_text().lower()
+    assert "reproduced**" not in Path("demo/paper/tables/verdicts.md").read_text()
+    assert "old" in Path("README.md").read_text()
+    assert [p.name for p in Path("paper").iterdir()] == ["claims.yaml"]
+    text = brief(project.config)
+    assert "DEMONSTRATION" in text
+    assert "26 of main" not in text
+    assert "28 of main, 4 of other, 2 of tuning" in text
+
+
+def test_one_chapter_alone(project):
+    whole(project)
+    build(project.config, "main")
+    assert sorted(written("paper")) == ["paper/claims.yaml", *(f"paper/figures/main.{s}" for s in ("pdf", "png")),
+                                        *(f"paper/tables/main.{s}" for s in ("md", "tex"))]  # fmt: skip
+
+
+def test_a_report_of_nothing_is_a_report(project):
+    lines = build(project.config)
+    assert Path("paper/report.html").exists()
+    assert any("main: 28 runs are missing" in line for line in lines)
+    assert brief(project.config).startswith("Runs: none.")
+
+
+# --- records that are committed ---
+
+
+def strip(found):
+    return {k: v for k, v in found.items() if k != "origin"}
+
+
+def forget(project, cell):
+    where = store.run_folder(project.config, cell.spec, cell.seed)
+    for file in where.iterdir():
+        file.unlink()
+
+
+def test_recorded_runs_stand_in_for_runs(project):
+    project.put("ours", 0.5, around(90.0))
+    cells = project.cells("ours", 0.5)
+    fresh = [store.find(project.config, c.spec, c.seed) for c in cells]
+    assert {f["origin"] for f in fresh} == {"this run"}
+    assert store.record(project.config, cells) == 4
+    assert [p.name for p in Path("results/recorded").iterdir()] == [f"{cells[0].spec.slug()}.json"]
+    for cell in cells:
+        forget(project, cell)
+    again = [store.find(project.config, c.spec, c.seed) for c in cells]
+    assert {f["origin"] for f in again} == {"recorded"}
+    assert list(map(strip, again)) == list(map(strip, fresh))
+    assert store.find(project.config, cells[0].spec, 77) is None
+    never = configs.read(["config.yaml"], ["reuse=never"])
+    assert store.find(never, cells[0].spec, 0) is None
+
+
+def test_a_fresh_run_goes_before_a_recorded_one(project):
+    project.put("ours", 0.5, around(90.0))
+    cells = project.cells("ours", 0.5)
+    store.record(project.config, cells)
+    project.put("ours", 0.5, around(70.0), tested=False)
+    found = store.find(project.config, cells[1].spec, 1)
+    assert found["origin"] == "this run"
+    assert found["record"]["validation"]["readings"]["binary"]["accuracy"] == 69.0
+    # Asked for an evaluation, the recorded run is the one that has it.
+    evaluated = store.find(project.config, cells[1].spec, 1, evaluated=True)
+    assert evaluated["origin"] == "recorded"
+    assert evaluated["evaluation"]["test"]["readings"]["binary"]["accuracy"] == 90.0
+
+
+def test_recording_keeps_seeds_without_a_fresh_run(project):
+    project.put("ours", 0.5, around(90.0))
+    cells = project.cells("ours", 0.5)
+    store.record(project.config, cells)
+    for cell in cells[1:]:
+        forget(project, cell)
+    project.put("ours", 0.5, [70.0])
+    assert store.record(project.config, cells) == 1
+    kept = read_json(next(Path("results/recorded").iterdir()))
+    assert sorted(kept["runs"]) == ["0", "1", "2", "3"]
+    assert [r["evaluation"]["test"]["readings"]["binary"]["accuracy"] for _, r in sorted(kept["runs"].items())][:2] == [70.0, 90.0]
+    assert kept["digest"] == cells[0].spec.digest()
+    assert kept["spec"]["options"]["noise"] == 0.5
+
+
+def test_a_demonstration_is_never_recorded_nor_filled_from_records(project):
+    project.put("ours", 0.5, around(90.0))
+    cells = project.cells("ours", 0.5)
+    store.record(project.config, cells)
+    project.demonstrate()
+    demo = project.cells("ours", 0.5)
+    Path(f"results/recorded/{cells[0].spec.slug()}.json").rename(f"results/recorded/{demo[0].spec.slug()}.json")
+    assert store.find(project.config, demo[0].spec, 0) is None
+    with pytest.raises(CrbgError, match="never recorded as evidence"):
+        store.record(project.config, demo)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda b: b["runs"]["0"]["record"].update(digest="0" * 16), "records another spec than its name says"),
+        (lambda b: b.pop("runs"), "is not a file of recorded runs"),
+        (lambda b: b.update(runs=5), "is not a file of recorded runs"),
+    ],
+)
+def test_a_recorded_file_that_is_not_what_it_says_is_refused(project, spoil, words):
+    project.put("ours", 0.5, around(90.0))
+    cell = project.cells("ours", 0.5)[0]
+    store.record(project.config, [cell])
+    forget(project, cell)
+    path = next(Path("results/recorded").iterdir())
+    body = read_json(path)
+    spoil(body)
+    write_json(path, body)
+    with pytest.raises(CrbgError) as caught:
+        store.find(project.config, cell.spec, 0)
+    assert words in str(caught.value)
+    assert "restore it from version control" in str(caught.value)
+
+
+def test_times_are_estimated_from_runs_of_the_same_kind(project):
+    cells = project.cells("ours", 0.5)
+    blind = store.estimate_seconds(project.config, cells)
+    assert all(v > 3 for v in blind.values())
+    project.put("ours", 0.5, [90.0, 90.0])  # 2 and 3 seconds
+    assert set(store.estimate_seconds(project.config, cells).values()) == {2.5 + 3}
+
+
+# --- JSON from strangers ---
+
+VALID = json.dumps(
+    {"digest": "abc", "status": "ok", "list": [1, 2.5, None, True, {"a": "é\u2028"}], "deep": {"x": {"y": [[]]}}}, indent=1
+).encode()
+
+
+def only_a_dict_or_an_error(folder, data):
+    path = folder / "record.json"
+    path.write_bytes(data)
+    try:
+        value = read_json(path)
+    except CrbgError as error:
+        value = {"message": str(error)} if str(path) in str(error) else None
+    assert isinstance(value, dict)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("json")
+
+
+@calm
+@given(st.binary(max_size=200))
+@example(b"")
+@example(b"{")
+@example(b"[" * 200_000)
+@example(b'{"a":' * 100_000)
+@example(b'{"a": ' + b"9" * 5000 + b"}")
+@example(b"\xff\xfe{}")
+@example(b'{"a": "\\ud800"}')
+def test_any_bytes_are_a_dict_or_one_error(folder, data):
+    only_a_dict_or_an_error(folder, data)
+
+
+@calm
+@given(st.integers(0, len(VALID)), st.lists(st.tuples(st.integers(0, len(VALID) - 1), st.integers(0, 255)), max_size=4))
+def test_a_damaged_record_is_a_dict_or_one_error(folder, length, changes):
+    body = bytearray(VALID)
+    for where, value in changes:
+        body[where] = value
+    only_a_dict_or_an_error(folder, bytes(body[:length]))
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "null", '"a"', '{"a": NaN}', '{"a": Infinity}', '{"a": -Infinity}', "{'a': 1}", "{} {}"])
+def test_what_is_no_record_is_refused(folder, text):
+    (folder / "x.json").write_text(text)
+    with pytest.raises(CrbgError, match=r"x\.json is not a record"):
+        read_json(folder / "x.json")
+
+
+def test_a_record_of_absurd_size_is_not_read(folder, monkeypatch):
+    (folder / "big.json").write_text('{"a": 1}')
+    monkeypatch.setattr("crbg.files.LARGEST_JSON", 7)
+    with pytest.raises(CrbgError, match=r"big\.json is larger than any record: 8 bytes"):
+        read_json(folder / "big.json")
+    with pytest.raises(CrbgError, match=r"cannot read the record .*absent\.json"):
+        read_json(folder / "absent.json")
