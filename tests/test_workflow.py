@@ -1,0 +1,104 @@
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from crbg import config as configs
+from crbg.files import write_json
+
+pytest.importorskip("snakemake")
+ROOT = Path(__file__).resolve().parents[1]
+PARTS = ("crbg", "config", "workflow", "profiles", "slurm", "paper", "config.yaml", "Snakefile", "environment.yml")
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """A copy without results, so that what was run on this machine changes no plan."""
+    for part in PARTS:
+        source = ROOT / part
+        if source.is_dir():
+            shutil.copytree(source, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, tmp_path / part)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def dry_run(clone, *words):
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("CRBG_", "SNAKEMAKE", "PYTHONPATH"))} | {"HOME": str(clone / "home")}
+    command = [str(Path(sys.executable).parent / "snakemake"), "-n", *words]
+    done = subprocess.run(command, cwd=clone, env=env, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def planned(text):
+    """Numbers of jobs by rule, and of search jobs by experiment."""
+    table = re.search(r"Job stats:\n(.*?)\ntotal", text, re.DOTALL)
+    assert table, text[-2000:]
+    counts = {name: int(n) for name, n in re.findall(r"^(\w+) +(\d+)$", table[1], re.MULTILINE)}
+    return counts, Counter(re.findall(r"wildcards: job=(\w+)-\d{3}-[0-9a-f]{8}$", text, re.MULTILINE))
+
+
+def record_everything(config):
+    runs = {}
+    for e in config.experiments.values():
+        for c in e.cells:
+            fake = {"record": {"digest": c.spec.digest(), "status": "ok"}, "provenance": {}}
+            runs.setdefault(c.spec.slug(), {})[str(c.seed)] = fake
+    for slug, seeds in runs.items():
+        write_json(Path(f"results/recorded/{slug}.json"), {"runs": seeds})
+
+
+def test_a_fresh_clone_plans_every_search_of_a_target(clone):
+    code, text = dry_run(clone, "--cores", "all", "lenet")
+    assert code == 0, text
+    counts, searches = planned(text)
+    wanted = configs.read(["config.yaml"]).targets()["lenet"]
+    assert searches == {e.name: len(e.jobs()) for e in wanted}
+    mains = sum(e.role == "main" for e in wanted)
+    assert counts == {
+        "search": searches.total(), "data": 1, "evaluate": mains, "chapter": mains, "selection": 1, "paper": 1, "lenet": 1,
+    }  # fmt: skip
+
+
+def test_recorded_runs_spare_the_searches_but_not_on_the_cluster(clone):
+    config = configs.read(["config.yaml"])
+    record_everything(config)
+    code, text = dry_run(clone, "--cores", "all", "all")
+    assert code == 0, text
+    counts, searches = planned(text)
+    assert not searches
+    assert not {"search", "data"} & set(counts)
+    assert counts["paper"] == counts["all"] == 1
+
+    # The flagship command runs everything again.
+    code, text = dry_run(clone, "--profile", "slurm", "all")
+    assert code == 0, text
+    counts, searches = planned(text)
+    assert searches == {e.name: len(e.jobs()) for e in config.experiments.values()}
+    assert counts["search"] == searches.total()
+
+
+def test_the_quickstart_plans_few_jobs(clone):
+    code, text = dry_run(clone, "--cores", "all", "--configfile", "config.yaml", "config/quickstart.yaml", "--", "all")
+    assert code == 0, text
+    counts, searches = planned(text)
+    assert set(searches) == set(configs.read(["config.yaml"]).experiments)
+    assert max(searches.values()) <= 2
+    assert "results/quickstart/data/digits.json" in text
+    assert "results/data" not in text
+    assert counts["data"] == 1
+
+
+def test_an_unknown_key_stops_the_workflow_before_any_job(clone):
+    Path("mistake.yaml").write_text("resluts: elsewhere\n")
+    code, text = dry_run(clone, "--cores", "all", "--configfile", "mistake.yaml", "--", "all")
+    assert code != 0
+    assert "unknown key 'resluts': did you mean 'results'?" in text
+    assert "Job stats" not in text
+    assert "Traceback" not in text
