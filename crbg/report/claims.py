@@ -84,7 +84,7 @@ def _contrasts(declared: list[dict[str, Any]], rows: pd.DataFrame) -> list[Verdi
             out.append(Verdict(name, "pre-declared contrast", name, "not run", "no runs"))
             continue
         p, d = next(adjusted), r.difference
-        word = "indistinguishable" if not p < 0.05 else ("a is better" if d.mean > 0 else "b is better")
+        word = "indistinguishable" if not p < 0.05 else f"{c['a'] if d.mean > 0 else c['b']} is better"
         evidence = f"{d.mean:+.2f} points [{d.low:+.2f}, {d.high:+.2f}], {r.test}, n = {d.n}, Holm p = {p:.2g}"
         out.append(Verdict(name, "pre-declared contrast", f"{c['a']} against {c['b']}", word, evidence))
     return out

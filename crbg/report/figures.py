@@ -38,7 +38,7 @@ def curve(rows: pd.DataFrame, experiment: Experiment, path: Path, demonstration:
     part = best_part(mine)
     mine = mine[mine.part == part]
     with mpl.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(3.4, 2.6))
+        figure, axes = plt.subplots(figsize=(3.4, 2.4))
         arms = list(mine.arm.unique())
         best = mine.groupby("arm").accuracy.max()
         shown = [a for a in arms if best[a] >= best.max() - 25]
@@ -73,7 +73,7 @@ def curve(rows: pd.DataFrame, experiment: Experiment, path: Path, demonstration:
         axes.set_ylabel(f"{part} accuracy (%)")
         if demonstration:
             axes.set_title("demonstration on digits, not evidence", fontsize=7)
-        axes.legend(frameon=False, loc="best")
+        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncol=2, columnspacing=1.0)
         path.parent.mkdir(parents=True, exist_ok=True)
         # No dates in the files, so the same records give the same bytes.
         figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
