@@ -27,6 +27,8 @@ from crbg.init import LAWS, initialise, tensor_digest
 from crbg.mask import Mask, shapes_digest
 
 FORMAT = 1
+# What a hostile or damaged file can make its readers raise; torch reports impossible shapes as RuntimeError.
+_UNSOUND = (SafetensorError, ValueError, KeyError, TypeError, ArithmeticError, RuntimeError, AttributeError, MemoryError)
 LARGEST = 2**33  # bytes; far above any mask of a network that fits a GPU
 
 
@@ -92,16 +94,7 @@ class Ticket:
             )  # fmt: skip
         except OSError as error:
             raise CrbgError(f"cannot read the ticket {path}: {error.strerror}") from None
-        except (
-            SafetensorError,
-            CrbgError,
-            ValueError,
-            KeyError,
-            TypeError,
-            OverflowError,
-            RecursionError,
-            AttributeError,
-        ) as error:
+        except _UNSOUND as error:
             raise CrbgError(f"{path} is not a sound ticket: {type(error).__name__}: {error}") from None
 
     def model(self) -> nn.Module:
