@@ -93,17 +93,17 @@ def test_seeds_differ_and_methods_share_the_draw(bench):
     assert d["digests"]["initial"] != a["digests"]["initial"]
 
 
-# A learning rate at which the controller has to work within two epochs.
+# At this learning rate the controller leads, holds and decides within two epochs.
 PINNED = {
-    "crbg": dataclasses.replace(CRBG, density=0.2, options={"lr": 0.1}),
+    "crbg": dataclasses.replace(CRBG, density=0.3, options={"lr": 0.1}),
     "edge_popup": POPUP,
     "dense": DENSE,
 }
-# (method, VERSION) -> loss of the first epoch, loss of the second, density at the end. The later numbers feel rounding more.
+# (method, VERSION) -> what the two rows of history say. Later numbers feel the rounding of other machines more.
 NUMBERS = {
-    ("crbg", 1): (1.8621, 1.21686, 0.1827),
-    ("edge_popup", 1): (1.74089, 0.86675, 0.5),
-    ("dense", 1): (1.72813, 1.06337, 1.0),
+    ("crbg", 1): ({"loss": 1.86022, "density": 0.28800}, {"loss": 1.20395, "density": 0.28410, "undecided": 0.43870}),
+    ("edge_popup", 1): ({"loss": 1.74089}, {"loss": 0.86675}),
+    ("dense", 1): ({"loss": 1.72813}, {"loss": 1.06337}),
 }
 
 
@@ -111,14 +111,12 @@ NUMBERS = {
 def test_numerics_of_a_version_are_pinned(bench, method):
     spec, key = PINNED[method], (method, methods.get(method).VERSION)
     assert key in NUMBERS, f"pin the numbers of the new version {key[1]} of {method} here"
-    record = execute(spec, 0, bench)
+    execute(spec, 0, bench)
     rows = [json.loads(line) for line in (folder(bench.results, spec, 0) / "history.jsonl").read_text().splitlines()]
-    first, second, density = NUMBERS[key]
     hint = f"the numerics of {method} changed: if that is meant, raise its VERSION, so that old records are not taken for new ones"
     assert [r["epoch"] for r in rows] == [1.0, 2.0]
-    assert rows[0]["loss"] == pytest.approx(first, rel=1e-3), hint
-    assert rows[1]["loss"] == pytest.approx(second, rel=3e-3), hint
-    assert rows[1].get("density", record["density"]) == pytest.approx(density, rel=1e-2), hint
+    for row, wanted, precision in zip(rows, NUMBERS[key], (1e-3, 4e-3), strict=True):
+        assert {k: row[k] for k in wanted} == pytest.approx(wanted, rel=precision), hint
 
 
 # --- what a record says ---

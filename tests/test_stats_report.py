@@ -149,7 +149,12 @@ def project(tmp_path, monkeypatch):
     experiments = {
         "main": {"about": "ours & theirs", "role": "main", "seeds": SEEDS, "base": base, "arms": arms},
         "other": {"about": "another noise", "role": "ablation", "against": "main", "seeds": SEEDS, "base": base, "arms": other},
-        "tuning": {"role": "tune", "seeds": SEEDS[:2], "base": base | {"epochs": 1}, "arms": {"ours": arms["ours"]}},
+        "tuning": {
+            "role": "tune",
+            "seeds": SEEDS[:2],
+            "base": base | {"epochs": 1},
+            "arms": {"ours": {"method": "crbg", "grid": densities | {"options.lr": [0.02, 0.04]}}},
+        },
     }
     Path("config.yaml").write_text(yaml.safe_dump({"experiments": experiments}, sort_keys=False))
     Path("demo.yaml").write_text(yaml.safe_dump({"results": "demo", "paper": "demo/paper", "scale": {"limit": 640}}))
@@ -171,8 +176,8 @@ class Project:
         return [c for c in self.config.experiment(experiment).cells if (c.arm, c.spec.density) == (arm, density)]
 
     def put(self, arm, density, accuracies, experiment="main", draw="d", order="o", missed=False, sanity=None, tested=True, **readings):
-        for cell in self.cells(arm, density, experiment)[: len(accuracies)]:
-            where, i = store.run_folder(self.config, cell.spec, cell.seed), SEEDS.index(cell.seed)
+        for i, cell in enumerate(self.cells(arm, density, experiment)[: len(accuracies)]):
+            where = store.run_folder(self.config, cell.spec, cell.seed)
             seen = {r: {"accuracy": readings.get(r, accuracies)[i], "density": density or 1.0} for r in READINGS}
             part = {"readings": seen, "sanity": {k: {"accuracy": v[i]} for k, v in (sanity or {}).items()}, "density_missed": missed}
             lower = json.loads(json.dumps(part))
@@ -195,7 +200,7 @@ class Project:
 
 
 def around(middle, spread=0.1):
-    """Four accuracies with this mean; their 95 % interval reaches 1.59 x half the range to both sides (1.30 x 3.182 / 2.6)."""
+    """Four accuracies with this mean; their 95 % interval reaches 1.3 x spread to both sides."""
     return [middle - spread, middle, middle, middle + spread]
 
 
@@ -208,7 +213,7 @@ def reach(spread):
 
 def test_the_main_table_shows_mean_and_interval(project):
     project.put("ours", 0.5, [90.0, 91.0, 92.0, 93.0], exact=[80.0, 80.0, 81.0, 81.0], sanity={"reinit": [10.0, 11.0, 12.0, 13.0]})
-    project.put("ours", 0.1, [70.0], missed=True)
+    project.put("ours", 0.1, [70.0], missed=True, sanity={"reinit": [30.0]})
     project.put("dense", None, around(98.0))
     table = tables.main_table(tidy(project.config), "main").set_index(["arm", "sparsity %"])
     # s = 1.29099, t(0.975, 3) = 3.18245: half = 3.18245 x 1.29099 / 2 = 2.0543; for `exact` s = 0.57735, half = 0.9187.
@@ -217,7 +222,7 @@ def test_the_main_table_shows_mean_and_interval(project):
     assert line["exact %"] == "80.50 ± 0.92"
     assert (line["reinit %"], line["shuffle %"], line["n"], line["missed"], line["search s"]) == ("11.5", "", "4", "0", "4")
     short = table.loc[("ours", "90.0")]
-    assert (short["binary %"], short["n"], short["missed"]) == ("70.00 (n = 1)", "1", "1")
+    assert (short["binary %"], short["reinit %"], short["n"], short["missed"]) == ("70.00 (n = 1)", "30.0", "1", "1")
     assert len(table) == 3
 
 
@@ -251,11 +256,11 @@ def test_an_ablation_is_compared_seed_by_seed(project):
 
 
 def test_tuning_trials_are_listed_best_first(project):
-    project.put("ours", 0.5, [80.0, 82.0], experiment="tuning", tested=False)
+    project.put("ours", 0.5, [80.0, 82.0, 84.0, 86.0], experiment="tuning", tested=False)  # two settings, two seeds each
     project.put("ours", 0.1, [60.0, 60.0], experiment="tuning", tested=False, missed=True)
     text = tables.tuning_table(tidy(project.config))
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[2:]]
-    assert [(r[2], r[4], r[5], r[6]) for r in rows] == [("0.1", "59.00", "2", "2"), ("0.5", "80.00", "2", "0")]
+    assert [(r[2], r[4], r[5], r[6]) for r in rows] == [("0.1", "59.00", "2", "2"), ("0.5", "84.00", "2", "0"), ("0.5", "80.00", "2", "0")]
 
 
 def test_every_arm_has_its_number_in_tex(project):
@@ -301,7 +306,7 @@ def test_collapsed_runs_count_as_done_and_give_no_number(project):
     rows = tidy(project.config)
     assert len(rows[rows.status == "collapse"]) == 1
     assert list(values(rows, "main", "ours", 0.5).seed) == [1, 2, 3]
-    assert unfinished(project.config) == {"main": 24, "other": 4, "tuning": 4}
+    assert unfinished(project.config) == {"main": 24, "other": 4, "tuning": 8}
 
 
 # --- claims ---
@@ -341,7 +346,7 @@ def test_gap_rule(project, gap, verdict):
     assert project.verdict(**rule).verdict == "not run"
     # The halves differ by seed, so an unpaired interval of the means would be far wider.
     hard = [80.0, 85.0, 90.0, 95.0]
-    project.put("ours", 0.5, hard, half=hard, mean=[h + g for h, g in zip(hard, around(gap), strict=True)])
+    project.put("ours", 0.5, around(50.0), half=hard, mean=[h + g for h, g in zip(hard, around(gap), strict=True)])
     out = project.verdict(**rule)
     assert out.verdict == verdict
     assert f"mean - half = {gap:+.2f} points [{gap - reach(0.1):+.2f}, {gap + reach(0.1):+.2f}]" in out.evidence
@@ -404,7 +409,7 @@ def test_runs_that_share_draw_and_order_are_paired(project):
     base, gain = [80.0, 85.0, 90.0, 95.0], around(1.0)
     project.put("ours", 0.5, [b + g for b, g in zip(base, gain, strict=True)])
     for change, test, word in (
-        ({}, "paired t", "a is better"),
+        ({}, "paired t", "ours is better"),
         ({"draw": "x"}, "Welch", "indistinguishable"),
         ({"order": "x"}, "Welch", "indistinguishable"),
     ):
@@ -414,7 +419,7 @@ def test_runs_that_share_draw_and_order_are_paired(project):
         assert f", {test}, n = 4" in out.evidence
         assert out.evidence.startswith("+1.00 points [")
     project.put("quiet", 0.5, base)
-    assert project.judge(contrasts=[CONTRAST | {"a": "quiet", "b": "ours"}])[0].verdict == "b is better"
+    assert project.judge(contrasts=[CONTRAST | {"a": "quiet", "b": "ours"}])[0].verdict == "ours is better"
     # With a seed missing on one side there are no pairs to speak of.
     project.put("theirs", 0.5, base[:3])
     assert ", Welch, n = 3" in project.judge(contrasts=[CONTRAST | {"b": "theirs"}])[0].evidence
@@ -543,7 +548,7 @@ def test_the_report_writes_tables_figures_verdicts_and_a_page(project):
     assert "old" not in readme
     rows = Path("results/results.csv").read_text().splitlines()
     assert len(rows) - 1 == len(tidy(project.config))
-    assert any("tuning: 2 runs are missing; `crbg run tuning` does them" in line for line in lines)
+    assert any("tuning: 6 runs are missing; `crbg run tuning` does them" in line for line in lines)
 
     build(project.config)
     assert written("paper") == first, "the same records must give the same bytes"
@@ -555,6 +560,7 @@ def test_a_demonstrations_report_says_so_everywhere(project):
     build(project.config)
     for name in ("tables/main.md", "tables/verdicts.md", "report.html"):
         assert "demonstration" in Path(f"demo/paper/{name}").read_text().lower()
+    assert "<p class='demo'>" in Path("demo/paper/report.html").read_text()
     assert "reproduced**" not in Path("demo/paper/tables/verdicts.md").read_text()
     assert "old" in Path("README.md").read_text()
     assert [p.name for p in Path("paper").iterdir()] == ["claims.yaml"]
