@@ -28,10 +28,11 @@ class Options:
     """noise: sigma of the draw; 0 is the deterministic control. penalty_sigma: sigma inside the penalty.
 
     mu0, mu0_spread: initial gates are N(mu0, mu0_spread^2). weight: lambda on the mean scale, used when no density is asked
-    for. anneal_to: noise at 80 % of the search, reached linearly; negative means no annealing. firmness, decide, reach: the
-    controller's plan. granularity: one gate per weight, per hidden unit, or per hidden unit and input. temperature: factor on
-    the outputs inside the loss, which changes no prediction; frozen weights cannot grow to make a loss sharp, so a network
-    whose initial outputs are tiny needs it. 0 chooses it: outputs get unit standard deviation on the first batch.
+    for. anneal_to: noise at 80 % of the search, reached linearly; negative means no annealing. firmness, decide, reach,
+    tolerance: the controller's plan; tolerance 0 means 0.1, and 0.02 below density 0.05, where the few gates lock early.
+    granularity: one gate per weight, per hidden unit, or per hidden unit and input. temperature: factor on the outputs inside
+    the loss, which changes no prediction; frozen weights cannot grow to make a loss sharp, so a network whose initial outputs
+    are tiny needs it. 0 chooses it: outputs get unit standard deviation on the first batch.
     """
 
     noise: float = 0.5
@@ -47,6 +48,7 @@ class Options:
     reach: float = 0.4
     decide: float = 0.5
     firmness: float = 1.0
+    tolerance: float = 0.0
     granularity: str = "weight"
     temperature: float = 1.0
 
@@ -86,7 +88,8 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
         if task.density is None:
             search = control.Penalised(model, o.penalty, o.weight, anneal)
         else:
-            plan = control.Plan(reach=o.reach, decide=o.decide, firmness=o.firmness)
+            tolerance = o.tolerance or (0.1 if task.density >= 0.05 else 0.02)
+            plan = control.Plan(reach=o.reach, decide=o.decide, firmness=o.firmness, tolerance=tolerance)
             search = control.Controlled(model, o.penalty, task.density, plan, anneal)
         sharpness = o.temperature or 1.0 / _spread(model, task)
         learnt = [p for g in search.gates for p in g.parameters()]
