@@ -1,0 +1,186 @@
+import ast
+import importlib
+import inspect
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = {p: ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for p in (ROOT / "crbg").rglob("*.py")}
+
+# From the ground up. A module imports from the layers above it in this list, or from its own subpackage.
+LAYERS = (
+    ("errors", "rng", "py"),
+    ("data", "files", "fit", "mask", "models", "penalty", "stats"),
+    ("select",),
+    ("gate", "sanity"),
+    ("attach",),
+    ("control", "init", "measure"),
+    ("methods", "ticket"),
+    ("spec",),
+    ("config", "run"),
+    ("find", "store"),
+    ("report", "selection"),
+    ("cli",),
+    ("__main__",),
+)
+LEVEL = {name: i for i, names in enumerate(LAYERS) for name in names}
+
+
+@cache
+def tree(path):
+    return ast.parse(path.read_text())
+
+
+def imported(path):
+    """Modules of crbg that a file imports anywhere, functions and type checking included."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            names = [a.name for a in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            whole = {f"{node.module}.{a.name}" for a in node.names} & set(FILES.values())
+            names = sorted(whole) or [node.module]
+        else:
+            continue
+        yield from (n for n in names if n.split(".")[0] == "crbg")
+
+
+def part(module):
+    return module.split(".")[1] if "." in module else "py"
+
+
+def test_every_module_has_its_layer():
+    there = {part(m) for m in FILES.values()}
+    assert there == set(LEVEL)
+    assert sum(map(len, LAYERS)) == len(LEVEL)
+
+
+@pytest.mark.parametrize("path", sorted(FILES), ids=lambda p: FILES[p])
+def test_imports_run_downwards_only(path):
+    mine = part(FILES[path])
+    upwards = [m for m in imported(path) if part(m) != mine and LEVEL[part(m)] >= LEVEL[mine]]
+    assert not upwards, f"{FILES[path]} (layer {LEVEL[mine]}) imports {upwards}"
+
+
+@pytest.mark.parametrize("module", ["config", "errors", "files", "report", "selection", "spec", "stats", "store"])
+def test_planning_and_reporting_never_mention_torch(module):
+    for path in [p for p, m in FILES.items() if part(m) == module]:
+        for node in ast.walk(tree(path)):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            assert not {n.split(".")[0] for n in names} & {"torch", "torchvision", "timm", "safetensors"}, path
+
+
+# --- dependencies ---
+
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+CONDA = {"torch": "pytorch", "snakemake": "snakemake-minimal"}
+
+
+def plain(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def bound(requirement):
+    """Split `name>=1.2` into name and lower bound, which may be absent."""
+    name, _, version = requirement.partition(">=")
+    assert re.fullmatch(r"[\w.-]+", name), requirement
+    return plain(name), version
+
+
+EXTRAS = PYPROJECT["optional-dependencies"]
+CORE = dict(map(bound, PYPROJECT["dependencies"] + EXTRAS["workflow"] + [r for r in EXTRAS["dev"] if r.startswith("pytest>")]))
+LOCK = {plain(name): version for name, version in re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "requirements.lock").read_text(), re.MULTILINE)}
+
+
+def test_the_conda_environment_has_the_same_bounds():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    wanted = {CONDA.get(name, name): version for name, version in CORE.items()}
+    assert dict(map(bound, environment)) == wanted | {"python": PYPROJECT["requires-python"].removeprefix(">=")}
+    assert "pytest" in wanted
+
+
+def test_the_lock_satisfies_every_bound():
+    every = CORE | dict(map(bound, EXTRAS["dev"]))
+    assert set(every) <= set(LOCK)
+    low = {n: (LOCK[n], v) for n, v in every.items() if v and Version(LOCK[n]) < Version(v)}
+    assert not low
+    assert all(CORE.values()), "a dependency without a lower bound"
+    assert (LOCK["torch"], LOCK["torchvision"]) == ("2.14.1", "0.29.1")
+
+
+def test_the_license_is_mit():
+    text = (ROOT / "LICENSE").read_text()
+    assert text.startswith("MIT License\n")
+    assert "without restriction" in text
+    assert PYPROJECT["license"] == "MIT"
+
+
+# --- documentation in the code ---
+
+
+def documented(path):
+    """Yield (qualified name, class or None, node) of everything public that a file defines."""
+    module = tree(path)
+    yield FILES[path], None, module
+    for node in module.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            yield node.name, None, node
+            for inner in node.body if isinstance(node, ast.ClassDef) else ():
+                if isinstance(inner, ast.FunctionDef) and not inner.name.startswith("_"):
+                    yield f"{node.name}.{inner.name}", node.name, inner
+
+
+@pytest.mark.parametrize("path", sorted(p for p in FILES if p.name != "__main__.py"), ids=lambda p: FILES[p])
+def test_everything_public_says_what_it_is_for(path):
+    module = importlib.import_module(FILES[path])
+    bare = []
+    for name, owner, node in documented(path):
+        if ast.get_docstring(node):
+            continue
+        if owner:
+            # A hook that overrides a base's is described there; so is the shape that a Protocol asks for.
+            kind, method = getattr(module, owner), name.split(".")[1]
+            if getattr(kind, "_is_protocol", False) or any(inspect.getdoc(vars(b).get(method)) for b in kind.__mro__[1:]):
+                continue
+        bare.append(name)
+    assert not bare
+
+
+# --- commands ---
+
+
+def test_make_help_lists_the_targets_that_the_documents_name():
+    if not (ROOT / "README.md").exists():
+        pytest.skip("there is no README")
+    if not shutil.which("make"):
+        pytest.skip("there is no make")
+    done = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = {line.split()[0] for line in done.stdout.splitlines()}
+    texts = [(ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md") if (ROOT / name).exists()]
+    named = {target for text in texts for target in re.findall(r"(?:`|^)make ([a-z][a-z-]*)", text, re.MULTILINE)}
+    assert {"quickstart", "test", "lint"} <= named <= listed
+    phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
+    assert listed == set(phony)
+
+
+def test_what_has_to_pass_is_what_a_reader_runs():
+    text = (ROOT / ".ci/run").read_text()
+    commands = [line for line in text.splitlines() if line.startswith("make ")]
+    assert commands == ["make lint", "make test", "make quickstart"]
+    assert "set -euo pipefail" in text
+    assert (ROOT / ".ci/run").stat().st_mode & 0o100
+
+
+def test_the_tests_import_this_project():
+    # A stale copy in site-packages would make every other test meaningless.
+    assert Path(sys.modules.get("crbg", importlib.import_module("crbg")).__file__) == ROOT / "crbg/__init__.py"
