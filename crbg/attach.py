@@ -64,12 +64,14 @@ def attach(model: nn.Module, make: Make, where: str = ".*") -> nn.Module:
     for name in names:
         if name in taken:
             raise CrbgError(f"{name!r} has a gate already; bake() or detach() it first")
+    owners = _owners(model)
+    # All gates are made before the first is attached, so that a `make` that raises leaves the model as it was.
+    made = {name: make(name, getattr(*owners[name])) for name in names}
     several_reads = False
-    for name in names:
-        module, attribute = _owner(model, name)
-        gate = make(name, getattr(module, attribute))
+    for name, gate in made.items():
         if gate is None:
             continue
+        module, attribute = owners[name]
         if isinstance(gate, Units):
             gate.shared = any(g is gate for g in gates(model).values())
         _own_class(module)
@@ -115,14 +117,31 @@ def bake(model: nn.Module, mask: Mapping[str, Tensor] | None = None) -> nn.Modul
 
     Afterwards the model has the class and the `state_dict` keys that it had before `attach`.
     """
-    values = dict(mask) if mask is not None else {n: g.soft() for n, g in gates(model).items()}
-    detach(model)
     raw = weights(model)
-    for name, value in values.items():
+    for name, value in (mask or {}).items():
         if name not in raw:
             raise CrbgError(f"there is no weight {name!r} to bake: {choose(name, raw)}")
-        raw[name].copy_(Fixed(value.to(raw[name].device)).effective(raw[name]))
+        if value.shape != raw[name].shape:
+            raise CrbgError(f"{name!r} is {tuple(raw[name].shape)} in the model and {tuple(value.shape)} in the mask")
+    if mask is None:
+        with sampling(model, False):
+            baked = {name: gate(raw[name]) for name, gate in gates(model).items()}
+    else:
+        baked = {name: Fixed(value.to(raw[name].device))(raw[name]) for name, value in mask.items()}
+    detach(model)
+    for name, w in baked.items():
+        raw[name].copy_(w)
     return model
+
+
+@contextmanager
+def gated(model: nn.Module, make: Make) -> Iterator[nn.Module]:
+    """Carry gates within the block; they are taken off at its end, also when a search fails or is interrupted."""
+    attach(model, make)
+    try:
+        yield model
+    finally:
+        detach(model)
 
 
 @contextmanager

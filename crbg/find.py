@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from crbg import methods
+from crbg.attach import gates
 from crbg.errors import CrbgError
 from crbg.fit import Clock, LoaderBatches, Loss
 from crbg.methods import Found, Task
@@ -51,9 +52,12 @@ def find_ticket(
         data = torch.utils.data.DataLoader(pairs, min(batch, len(pairs)), shuffle=True, drop_last=True, generator=order)
     batches = LoaderBatches(data, device)  # type: ignore[arg-type]
     clock = Clock(report=progress) if progress else None
-    before = {n: t.clone() for n, t in model.state_dict().items()}
+    before = {n: t.clone() for n, t in model.state_dict().items() if isinstance(t, Tensor)}
+    if gates(model):
+        raise CrbgError("the model carries gates already; detach() or bake() it first")
     found: Found = methods.get(method).find(model, Task(batches, density, epochs, seed, loss, clock=clock), chosen)
     if "trained" not in found.changed.values():
         kept = {n: t for n, t in model.state_dict().items() if n in dict(model.named_parameters())}
         guard_roles({n: before[n] for n in kept}, kept, found.changed)
+        model.load_state_dict(before, strict=False)  # running statistics of the search belong to its noisy network
     return found

@@ -127,12 +127,13 @@ def fit(
         last_save = time.monotonic()
         for epoch in range(step // per_epoch, epochs):
             for x, y in batches.epoch(epoch, step % per_epoch):
-                if checkpoint and (clock.over() or time.monotonic() - last_save >= clock.save_every):
+                over = clock.over()
+                if checkpoint and (over or time.monotonic() - last_save >= clock.save_every):
                     state = {"modules": modules.state_dict(), "optimiser": optimiser.state_dict(), "step": step}
                     state |= {"search": search.state_dict(), "history": history, "running": running}
                     save_checkpoint(checkpoint, state | {"noise": _noise_state(device)})
                     last_save = time.monotonic()
-                if clock.over():
+                if over:
                     raise OutOfTime(f"stopped after {step} of {total} steps")
                 progress = step / total
                 for group, rate in zip(optimiser.param_groups, rates, strict=True):
@@ -207,7 +208,7 @@ class LoaderBatches:
     def __init__(self, loader: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> None:
         if not hasattr(loader, "__len__"):
             raise CrbgError("the loader must have a length (batches per epoch): a DataLoader or a list of (x, y) batches")
-        if iter(loader) is loader:
+        if isinstance(loader, Iterator):
             raise CrbgError("the loader can be walked only once; give a DataLoader or a list of batches")
         self.loader, self.device = loader, device
 

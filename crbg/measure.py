@@ -53,10 +53,10 @@ def recalibrated(model: nn.Module, images: Iterable[Tensor], multipliers: Mappin
         dropout.eval()
     raw = weights(model)
     swapped = {n: raw[n] * m.to(raw[n].device) for n, m in (multipliers or {}).items()}
-    with torch.no_grad():
-        for x in images:
-            torch.func.functional_call(model, swapped, (x,))
     try:
+        with torch.no_grad():
+            for x in images:
+                torch.func.functional_call(model, swapped, (x,))
         yield model
     finally:
         model.load_state_dict(before)
@@ -102,14 +102,16 @@ def flops(model: nn.Module, example: Tensor, mask: Mask | None = None) -> dict[s
     """Multiply-adds times two of one forward pass of one example: dense, and with only the kept weights of each layer.
 
     Dense counts come from torch's FlopCounterMode. A gated layer's share is its density; whatever carries no gate
-    (attention products) counts in full.
+    (attention products) counts in full, and so do the input projections inside `nn.MultiheadAttention`.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    was = model.training
+    was, fused = model.training, torch.backends.mha.get_fastpath_enabled()
     model.eval()
+    torch.backends.mha.set_fastpath_enabled(False)  # the fused path of nn.MultiheadAttention is not counted
     with torch.no_grad(), bypass(model), FlopCounterMode(display=False) as counter:
         model(example[:1])
+    torch.backends.mha.set_fastpath_enabled(fused)
     model.train(was)
     counts = {n: float(sum(c.values())) for n, c in counter.get_flop_counts().items()}
     dense = counts.get("Global", 0.0)
@@ -117,7 +119,8 @@ def flops(model: nn.Module, example: Tensor, mask: Mask | None = None) -> dict[s
         return {"dense": dense, "kept": dense}
     root = type(model).__name__
     per_layer = {n: t.float().mean().item() for n, t in mask.items()}
-    saved = sum((1 - d) * counts.get(f"{root}.{n.rsplit('.', 1)[0]}", 0.0) for n, d in per_layer.items())
+    plain = {n.removesuffix(".weight"): d for n, d in per_layer.items() if n.endswith(".weight")}
+    saved = sum((1 - d) * counts.get(f"{root}.{n}", 0.0) for n, d in plain.items())
     return {"dense": dense, "kept": dense - saved}
 
 

@@ -100,13 +100,17 @@ PENALTIES = {
 def penalty(name: str) -> Penalty:
     """Look a penalty up by name; "a*induce_sparse+b*induce_decision" gives a mixture."""
     if "+" in name or "*" in name:
-        terms = [t.strip().split("*") for t in name.split("+")]
-        try:
-            return mixed({t[-1].strip(): float(t[0]) if len(t) == 2 else 1.0 for t in terms})
-        except ValueError as error:
-            if isinstance(error, CrbgError):
-                raise
-            raise CrbgError(f"penalty {name!r} is not of the form 'a*name+b*name'") from None
+        weights: dict[str, float] = {}
+        for term in name.split("+"):
+            factor, star, what = term.strip().rpartition("*")
+            try:
+                weight = float(factor) if star else 1.0
+            except ValueError:
+                weight = math.nan
+            if not math.isfinite(weight):
+                raise CrbgError(f"penalty {name!r} is not of the form 'a*name+b*name'")
+            weights[what.strip()] = weights.get(what.strip(), 0.0) + weight
+        return mixed(weights)
     if name not in PENALTIES:
         raise CrbgError(f"unknown penalty {name!r}: {choose(name, PENALTIES)}")
     return PENALTIES[name]

@@ -28,7 +28,9 @@ from crbg.mask import Mask, shapes_digest
 
 FORMAT = 1
 # What a hostile or damaged file can make its readers raise; torch reports impossible shapes as RuntimeError.
-_UNSOUND = (SafetensorError, ValueError, KeyError, TypeError, ArithmeticError, RuntimeError, AttributeError, MemoryError)
+_UNSOUND = (
+    SafetensorError, ValueError, LookupError, TypeError, ArithmeticError, RuntimeError, AttributeError, AssertionError, MemoryError,
+)  # fmt: skip
 LARGEST = 2**33  # bytes; far above any mask of a network that fits a GPU
 
 
@@ -136,6 +138,8 @@ def _header(data: bytes) -> dict[str, Any]:
 
 
 def _shapes(header: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    if len(str(header["model"])) > 200:
+        raise CrbgError("the name of its network is too long to be one")
     if not header["model"]:
         return {str(n): tuple(map(int, s)) for n, s in header["shapes"].items()}
     # On the meta device: a hostile header that names a giant network takes no memory.

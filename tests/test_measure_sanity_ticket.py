@@ -14,10 +14,10 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from crbg import measure, models, sanity
-from crbg.attach import attach, gates, sampling, weights
+from crbg.attach import attach, bake, gates, sampling, weights
 from crbg.errors import CrbgError
 from crbg.find import find_ticket
-from crbg.gate import Gaussian
+from crbg.gate import Gaussian, TopK, Units
 from crbg.init import LAWS, initialise, tensor_digest
 from crbg.mask import Mask
 from crbg.select import keep_count
@@ -552,6 +552,15 @@ def test_find_ticket_learns():
         assert chosen > measure.accuracy(initial, batches, shuffled) + 15
 
 
+def test_a_ticket_that_missed_its_density_keeps_the_exact_count():
+    missed = find_ticket(tiny(), (X, Y), 0.1, epochs=1, batch=16)
+    assert sum(int((s > 0.5).sum()) for s in missed.scores.values()) > 100
+    assert missed.mask == missed.exact
+    assert missed.mask.kept == keep_count(0.1, 342) == 34
+    free = find_ticket(tiny(), (X, Y), None, epochs=2, batch=16, weight=0.1)
+    assert free.mask == Mask({n: s > 0.5 for n, s in free.scores.items()})
+
+
 def test_find_ticket_is_repeatable_and_takes_a_pair_in_shuffled_order():
     found = []
     for seed, elsewhere in ((3, 0), (3, 1), (4, 0)):
@@ -622,3 +631,69 @@ def test_a_loss_that_changes_a_weight_is_found_out():
 
     with pytest.raises(CrbgError, match=r"the search changed 'conv\.bias'"):
         find_ticket(model, (X, Y), 0.5, loss=meddling, epochs=1, batch=16)
+
+
+class Loud(nn.Module):
+    """Two layers whose loss can be made to fail."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.norm, self.b = nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.b(torch.relu(self.norm(self.a(x))))
+
+
+def some_batches():
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(64, 8, generator=g)
+    return x, (x[:, :3]).argmax(1)
+
+
+def test_a_failing_search_leaves_the_model_without_gates():
+    model, (x, y) = Loud(), some_batches()
+
+    def bad(out, labels):
+        raise RuntimeError("no loss today")
+
+    with pytest.raises(RuntimeError, match="no loss today"):
+        find_ticket(model, (x, y), 0.5, loss=bad, epochs=1, batch=16)
+    assert not gates(model)
+    assert find_ticket(model, (x, y), 0.5, epochs=1, batch=16).mask.total == 8 * 16 + 16 * 3
+
+
+def test_find_ticket_is_a_function_of_its_seed_and_leaves_running_statistics_alone():
+    model, (x, y) = Loud(), some_batches()
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), 16)
+    masks = []
+    for other in (1, 2):
+        torch.manual_seed(other)
+        masks.append(find_ticket(model, loader, 0.5, epochs=3).mask)
+    assert masks[0] == masks[1]
+    assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())
+
+
+def test_bake_without_a_mask_is_what_the_gates_compute():
+    conv = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 4, 5))
+    x = torch.randn(4, 2, 4, 4)
+    attach(conv, lambda n, w: Units(torch.tensor([0.3, 1.0]) if w.shape[1] == 2 else torch.tensor([0.0, 0.6, 1.0])))
+    gated = conv(x)
+    assert torch.equal(bake(conv)(x), gated)
+    top = nn.Sequential(nn.Linear(6, 4))
+    attach(top, lambda n, w: TopK(torch.randn_like(w), 5, gain=2.0))
+    scaled = top(x.reshape(-1)[:6])
+    assert torch.equal(bake(top)(x.reshape(-1)[:6]), scaled)
+
+
+def test_bake_refuses_a_mask_of_another_shape_and_changes_nothing():
+    model = nn.Sequential(nn.Linear(4, 4))
+    before = model[0].weight.clone()
+    with pytest.raises(CrbgError, match="in the mask"):
+        bake(model, {"0.weight": torch.ones(4, dtype=torch.bool)})
+    assert torch.equal(model[0].weight, before)
+
+
+def test_a_ticket_may_not_make_timm_read_files():
+    with pytest.raises(CrbgError, match="checkpoint_path"):
+        models.build("timm:resnet18", (3, 32, 32), 10, checkpoint_path="weights.pth")

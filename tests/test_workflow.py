@@ -95,6 +95,18 @@ def test_the_quickstart_plans_few_jobs(clone):
     assert counts["data"] == 1
 
 
+def test_configuration_files_are_laid_in_the_order_given(clone):
+    for name, size in (("one.yaml", 5), ("two.yaml", 36)):
+        Path(name).write_text(f"experiments: {{lenet_tune: {{cells_per_job: {size}}}}}\n")
+    code, text = dry_run(clone, "--cores", "all", "--configfile", "one.yaml", "two.yaml", "--", "lenet")
+    assert code == 0, text
+    plain, first, both = (
+        len(configs.read(["config.yaml", *files]).experiment("lenet_tune").jobs()) for files in ([], ["one.yaml"], ["one.yaml", "two.yaml"])
+    )
+    assert len({plain, first, both}) == 3
+    assert planned(text)[1]["lenet_tune"] == both
+
+
 def test_an_unknown_key_stops_the_workflow_before_any_job(clone):
     Path("mistake.yaml").write_text("resluts: elsewhere\n")
     code, text = dry_run(clone, "--cores", "all", "--configfile", "mistake.yaml", "--", "all")

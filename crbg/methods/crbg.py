@@ -70,7 +70,7 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
     if o.granularity not in GRANULARITY:
         raise CrbgError(f"unknown granularity {o.granularity!r}: {choose(o.granularity, GRANULARITY)}")
     raw = attach.weights(model)
-    first = next(iter(raw))
+    first = next(iter(raw), "")
 
     def make(name: str, w: Tensor) -> Gate | None:
         if o.granularity == "unit" and name == first:
@@ -81,8 +81,7 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
         kind = gate.Gaussian if o.granularity == "weight" else gate.Units
         return kind(mu, noise=o.noise, penalty_sigma=o.penalty_sigma, source=o.source, learn_sigma=o.learn_sigma)
 
-    with attach.frozen(model):
-        attach.attach(model, make)
+    with attach.frozen(model), attach.gated(model, make):
         anneal = None if o.anneal_to < 0 else o.anneal_to
         search: control.Penalised
         if task.density is None:
@@ -105,7 +104,6 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
         exact = select(scores, k)
         small = half if abs(half.kept - k) <= LANDED * k else exact
         soft = readings(model)["mean"]
-        attach.detach(model)
 
     def widen(values: dict[str, Tensor] | Mask) -> dict[str, Tensor]:
         if o.granularity == "weight":
@@ -117,9 +115,16 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
 
 
 def _spread(model: nn.Module, task: Task) -> float:
-    """Standard deviation of the outputs over the first batch, each output centred, with noise-free gates."""
+    """Standard deviation of the outputs over the first batch, each output centred, with noise-free gates in eval mode.
+
+    Draws nothing that outlives it: a loader that shuffles does so here from the task's seed.
+    """
     import torch
 
-    with torch.no_grad():
-        out = model(next(iter(task.batches.epoch(0)))[0])
-    return float((out - out.mean(0)).std()) or 1.0
+    was = model.training
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(task.seed)
+        out = model.eval()(next(iter(task.batches.epoch(0)))[0])
+    model.train(was)
+    spread = float((out - out.mean(0)).std()) if out.numel() > 1 else 0.0
+    return spread if spread > 0 else 1.0

@@ -40,16 +40,15 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
     from crbg.select import keep_count, layer_counts, select
 
     o, density = options, task.density
-    if density is None:
-        raise CrbgError("edge_popup needs a density: it keeps a share that you choose")
+    if not density:
+        raise CrbgError("edge_popup needs a density above 0: it keeps a share that you choose")
 
     def make(name: str, w: Tensor) -> Gate | None:
         draw = 2.0 * rng.uniform(w.numel(), task.seed, "score", name) - 1.0
         initial = torch.from_numpy(draw / math.sqrt(math.prod(w.shape[1:]))).to(torch.float32).reshape(w.shape)
         return gate.TopK(initial.to(w.device), keep_count(density, w.numel()), density**-0.5 if o.scaled else 1.0)
 
-    with attach.frozen(model):
-        attach.attach(model, make)
+    with attach.frozen(model), attach.gated(model, make):
         found = attach.gates(model)
         sgd = torch.optim.SGD(
             [p for g in found.values() for p in g.parameters()],
@@ -57,5 +56,4 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
         )  # fmt: skip
         history = fit(model, task.batches, sgd, task.epochs, task.seed, task.loss, checkpoint=task.checkpoint, clock=task.clock)
         scores = {n: g.scores().cpu() for n, g in found.items()}
-        attach.detach(model)
     return Found(select(scores, layer_counts(scores, density)), scores=scores, history=history)

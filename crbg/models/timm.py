@@ -22,6 +22,9 @@ def build(name: str, in_shape: tuple[int, ...], classes: int, **options: Any) ->
         warnings.simplefilter("ignore")  # importing timm warns of its own deprecated modules
         import timm
     plain = name.removeprefix("timm:")
+    files = sorted(k for k in options if k.startswith(("checkpoint", "pretrained", "cache")))
+    if files:
+        raise CrbgError(f"model {name!r}: {', '.join(files)} would read weights from elsewhere; initial weights come from the seed")
     if not timm.is_model(plain):
         raise CrbgError(f"timm has no model {plain!r}: {choose(plain, timm.list_models())}")
     known = {"num_classes": classes, "in_chans": in_shape[0], **options}
