@@ -131,7 +131,10 @@ def read(paths: Sequence[str | Path], settings: Iterable[str] = ()) -> Config:
         key, _, value = setting.partition("=")
         if key not in TOP or key in ("experiments", "scale"):
             raise CrbgError(f"--set {setting}: {choose(key, (k for k in TOP if k not in ('experiments', 'scale')))}")
-        merged[key] = yaml.safe_load(value)
+        try:
+            merged[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise CrbgError(f"--set {setting}: {value!r} is not a value that YAML can read") from None
     return check(merged, tuple(map(str, paths)))
 
 
@@ -139,6 +142,11 @@ def check(raw: Mapping[str, Any], files: tuple[str, ...]) -> Config:
     """Turn plain values into a Config, or raise one error that lists all that is wrong."""
     place = ", ".join(files)
     problems = list(_wrong(raw, TOP, place))
+    if problems:
+        raise CrbgError("\n".join(problems))
+    for key in ("seeds_at_most", "points_at_most", "jobs_at_most", "threads"):
+        if raw.get(key, 1) < 1:
+            problems.append(f"{place}: {key} = {raw[key]} must be at least 1")
     if problems:
         raise CrbgError("\n".join(problems))
     if raw.get("reuse", "recorded") not in ("recorded", "never"):
@@ -169,10 +177,17 @@ def read_selected(path: Path) -> dict[str, dict[str, list[dict[str, Any]]]]:
     """Read the committed choices of the selection rule: experiment -> arm -> [{densities, set, ...}]."""
     if not path.exists():
         return {}
-    loaded = yaml.safe_load(path.read_text()) or {}
-    if not isinstance(loaded, dict):
-        raise CrbgError(f"{path} must be a mapping; make it again with `crbg select`")
-    return loaded
+    try:
+        loaded = yaml.safe_load(path.read_text()) or {}
+        if not isinstance(loaded, dict):
+            raise CrbgError(f"{path} must be a mapping; make it again with `crbg select`")
+        for arms in (arms for name, arms in loaded.items() if name != "evaluate"):
+            for choice in (choice for choices in arms.values() for choice in choices):
+                _expand(choice["set"])
+                list(choice["densities"])
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
+        raise CrbgError(f"{path} is damaged ({type(error).__name__}: {error}); make it again with `crbg select`") from None
+    return dict(loaded)
 
 
 def _experiment(name: str, body: Any, raw: Mapping[str, Any], selected: Mapping[str, Any]) -> Experiment:
@@ -180,19 +195,26 @@ def _experiment(name: str, body: Any, raw: Mapping[str, Any], selected: Mapping[
     if not isinstance(body, dict):
         raise CrbgError(f"{place} must be a mapping")
     problems = list(_wrong(body, EXPERIMENT, place))
+    if problems:
+        raise CrbgError("\n".join(problems))
     role = body.get("role", "ablation")
     if role not in ROLES:
         problems.append(f"{place}.role: unknown role {role!r}: {choose(str(role), ROLES)}")
     seeds = body.get("seeds", [0])
     if not seeds or not all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in seeds):
         problems.append(f"{place}.seeds must be a list of whole numbers >= 0, not {seeds!r}")
+    if len(set(seeds)) < len(seeds):
+        problems.append(f"{place}.seeds names a seed twice: {seeds!r}")
     if not body.get("arms"):
         problems.append(f"{place} has no arms")
+    try:
+        groups = {float(k): tuple(float(d) for d in v) for k, v in (body.get("groups") or {}).items()}
+    except (TypeError, ValueError):
+        problems.append(f"{place}.groups must map a tuned density to a list of densities, not {body['groups']!r}")
     if problems:
         raise CrbgError("\n".join(problems))
     scale = raw.get("scale") or {}
     seeds = seeds[: raw.get("seeds_at_most", len(seeds))]
-    groups = {float(k): tuple(float(d) for d in v) for k, v in (body.get("groups") or {}).items()}
     cells: list[Cell] = []
     for arm, arm_body in body["arms"].items():
         where = f"{place}.arms.{arm}"

@@ -99,7 +99,7 @@ def spec_from(values: Mapping[str, Any], place: str = "spec") -> Spec:
     hints, problems = typing.get_type_hints(Spec), []
     for key, value in values.items():
         if key not in hints:
-            problems.append(f"unknown key {key!r}: {choose(key, hints)}")
+            problems.append(f"unknown key {key!r}: {choose(str(key), hints)}")
         elif key in ("options", "model_args"):
             if not isinstance(value, Mapping):
                 problems.append(f"{key} must be a mapping, not {value!r}")

@@ -73,12 +73,15 @@ def welch(a: Sequence[float], b: Sequence[float]) -> Contrast:
     return Contrast(Interval(mean, float(ci.low), float(ci.high), n), float(test.pvalue), "Welch")
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjusted p values, in the order given."""
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    adjusted, worst = [0.0] * len(p_values), 0.0
-    for rank, i in enumerate(order):
-        worst = max(worst, min(1.0, (len(p_values) - rank) * p_values[i]))
+def holm(p_values: Sequence[float], declared: int | None = None) -> list[float]:
+    """Holm's step-down adjusted p values, in the order given, over `declared` contrasts (those without data count too).
+
+    A NaN, of a contrast that has no test, stays NaN and does not touch the others.
+    """
+    known = sorted((i for i, p in enumerate(p_values) if not math.isnan(p)), key=lambda i: p_values[i])
+    total, adjusted, worst = max(declared or 0, len(p_values)), [math.nan] * len(p_values), 0.0
+    for rank, i in enumerate(known):
+        worst = max(worst, min(1.0, (total - rank) * p_values[i]))
         adjusted[i] = worst
     return adjusted
 

@@ -79,6 +79,8 @@ def record(config: Config, cells: Iterable[Cell]) -> int:
             entry = {"record": read_json(where / "record.json"), "provenance": read_json(where / "provenance.json")}
             if (where / "evaluation.json").exists():
                 entry["evaluation"] = read_json(where / "evaluation.json")
+            elif "evaluation" in (old := runs.get(str(seed), {})) and old["record"] == entry["record"]:
+                entry["evaluation"] = old["evaluation"]
             runs[str(seed)] = entry
             count += 1
         if runs:

@@ -84,7 +84,7 @@ DEFAULTS = {
 OPTIONS = {
     "crbg": {
         "noise": 0.5, "penalty_sigma": 0.5, "mu0": 0.5, "mu0_spread": 0.01, "penalty": "induce_sparse", "weight": 1.0, "lr": 0.03,
-        "anneal_to": -1.0, "source": "normal", "learn_sigma": False, "reach": 0.4, "decide": 0.5, "firmness": 1.0, "tolerance": 0.0,
+        "anneal_to": -1.0, "source": "normal", "learn_sigma": False, "reach": 0.4, "decide": 0.5, "firmness": 1.0,
         "tolerance": 0.0, "granularity": "weight", "temperature": 1.0,
     },
     "edge_popup": {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4, "scaled": True},
@@ -417,3 +417,17 @@ def test_planning_imports_no_torch():
         "config.read(['config.yaml']); [methods.get(n) for n in methods.names()]; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
+
+
+@pytest.mark.parametrize("key", ["seeds_at_most", "points_at_most", "jobs_at_most", "threads"])
+def test_limits_below_one_are_refused(key):
+    with pytest.raises(CrbgError, match=f"{key} = 0 must be at least 1"):
+        config.check({key: 0, "experiments": {}}, ("c.yaml",))
+
+
+@pytest.mark.parametrize("body", [{"seeds": 3}, {"groups": {0.5: 0.5}}, {"groups": {"x": [0.5]}}, {"seeds": [1, 1]}])
+def test_malformed_lists_of_an_experiment_are_named(body):
+    arms = {"a": {"method": "random"}}
+    raw = {"experiments": {"e": {"base": {"data": "digits", "model": "lenet-16"}, "arms": arms, **body}}}
+    with pytest.raises(CrbgError, match=next(iter(body))):
+        config.check(raw, ("c.yaml",))

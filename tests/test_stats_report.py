@@ -744,3 +744,10 @@ def test_a_record_of_absurd_size_is_not_read(folder, monkeypatch):
         read_json(folder / "big.json")
     with pytest.raises(CrbgError, match=r"cannot read the record .*absent\.json"):
         read_json(folder / "absent.json")
+
+
+def test_holm_leaves_contrasts_without_a_test_out_and_counts_those_declared():
+    adjusted = stats.holm([math.nan, 0.001, 0.01])
+    assert math.isnan(adjusted[0])
+    assert adjusted[1:] == pytest.approx([0.003, 0.02])
+    assert stats.holm([0.001], declared=8) == pytest.approx([0.008])

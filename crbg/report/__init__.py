@@ -24,7 +24,7 @@ def build(config: Config, only: str | None = None, page_copy: Path | None = None
     rows, folder, out, sections = tidy(config), config.paper, list[str](), list[page.Section]()
     claims = read_claims()
     for e in [config.experiment(only)] if only else config.experiments.values():
-        if e.role == "tune" or rows[rows.experiment == e.name].empty:
+        if e.role == "tune" or rows[(rows.experiment == e.name) & (rows.reading == "binary")].empty:
             continue
         if e.role == "ablation":
             table = tables.ablation_table(rows, e)

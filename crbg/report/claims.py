@@ -76,7 +76,7 @@ def _contrasts(declared: list[dict[str, Any]], rows: pd.DataFrame) -> list[Verdi
         pairs = list(zip(a.seed, a.draw, a.order, strict=True)) == list(zip(b.seed, b.draw, b.order, strict=True))
         test = stats.paired if pairs else stats.welch
         done.append((c, test(list(a.accuracy), list(b.accuracy))))
-    adjusted = iter(stats.holm([r.p for _, r in done if r is not None]))
+    adjusted = iter(stats.holm([r.p for _, r in done if r is not None], len(declared)))
     out = []
     for c, r in done:
         name = f"{c['a']} - {c['b']} at density {c['density']}"
@@ -152,8 +152,10 @@ def _frontier(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
     base = values(rows, rule["experiment"], rule["other"], rule["reference_density"])
     if ours.empty or theirs.empty or base.empty:
         return "not run", "no runs"
-    up = stats.paired(list(ours.accuracy), list(base.accuracy)).difference
-    down = stats.paired(list(theirs.accuracy), list(base.accuracy)).difference
+    pairs = [one.merge(base, on=["seed", "draw", "order"]) for one in (ours, theirs)]
+    if any(len(p) < len(base) for p in pairs):
+        return "not run", "the runs to compare are not pairs of the same seeds, draws and data orders"
+    up, down = (stats.paired(list(p.accuracy_x), list(p.accuracy_y)).difference for p in pairs)
     m = rule["margin"]
     evidence = (
         f"{rule['arm']} at {rule['density']} - {rule['other']} at {rule['reference_density']} = "

@@ -136,7 +136,7 @@ def readme_table(experiment: Experiment, rows: pd.DataFrame) -> str:
     for arm, group in mine.groupby("arm", sort=False):
         if group.asked.isna().all():
             continue
-        cells = {f"{100 * (1 - d):g} % sparse": interval(list(group[group.asked == d].accuracy)) for d in asked}
+        cells = {f"{100 * (1 - d):g} % sparse": _interval_or_blank(group[group.asked == d]) for d in asked}
         out.append({"arm": arm, **cells})
     flat = mine[mine.asked.isna()].groupby("arm", sort=False).accuracy.apply(lambda a: interval(list(a)))
     others = "; ".join(f"{arm} {text}" for arm, text in flat.items())
@@ -144,3 +144,7 @@ def readme_table(experiment: Experiment, rows: pd.DataFrame) -> str:
     head = f"{where}: {part} accuracy in % of binary tickets on untrained weights, mean ± half of the 95 % t interval"
     head += f", n = {mine.seed.nunique()} seeds."
     return f"{head}\n\n{tabulate(out, headers='keys', tablefmt='pipe', disable_numparse=True)}\n\nWithout a mask: {others}.\n"
+
+
+def _interval_or_blank(group: pd.DataFrame) -> str:
+    return interval(list(group.accuracy)) if len(group) else ""

@@ -55,7 +55,7 @@ def _rows(role: str, cell: Any, found: dict[str, Any]) -> list[dict[str, Any]]:
         for reading, v in values["readings"].items():
             row = base | {"part": part, "reading": reading, "accuracy": v["accuracy"], "density": v["density"]}
             out.append(row | {"density_missed": missed, **controls})
-    return out or [base]
+    return out or [base]  # a collapsed run has no reading, but it counts as done
 
 
 def unfinished(config: Config) -> dict[str, int]:
