@@ -30,7 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"crbg: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("crbg: interrupted; what was finished is kept, and the same command goes on from the last checkpoint", file=sys.stderr)
+        print(
+            "crbg: interrupted; finished runs are kept, and the same command goes on from the checkpoint of the last minute",
+            file=sys.stderr,
+        )
         return 130
     except BrokenPipeError:
         return 0
@@ -110,12 +113,16 @@ def _cells(args: argparse.Namespace, config: Config) -> list[Cell]:
             seen = sorted({str(_value(c, key)) for c in cells})
             raise CrbgError(f"--where {condition}: no cell has that; {key} is one of {', '.join(seen)}")
         cells = keep
+    if args.seeds and min(args.seeds) < 0:
+        raise CrbgError(f"--seeds {min(args.seeds)}: seeds are whole numbers >= 0")
     return configs.with_seed(cells, args.seeds) if args.seeds else cells
 
 
 def _value(cell: Cell, key: str) -> Any:
     if key == "arm":
         return cell.arm
+    if key == "digest":
+        return cell.spec.digest()
     holder: Any = cell.spec.resolved() if key.startswith("options.") else cell.spec
     name = key.removeprefix("options.")
     if not hasattr(holder, name):
@@ -205,7 +212,7 @@ def _run(args: argparse.Namespace) -> int:
             if time.monotonic() >= stop - 6 and c is not todo[-1]:
                 return CONTINUE
     else:
-        print(f"all {len(cells)} runs are done already")
+        print(f"all runs asked for ({len(cells)}) are done or recorded; `--set reuse=never results=FOLDER` runs them again")
     _manifest(args.out, cells)
     return 0
 
@@ -226,11 +233,12 @@ def _evaluate(args: argparse.Namespace) -> int:
     cells = _unique(c for c in _cells(args, config) if config.experiment(c.experiment).role == "main")
     if not cells:
         raise CrbgError("only main experiments are evaluated on the test set; tuning and ablations read validation alone")
-    selected = configs.read_selected(Path("paper/selected.yaml"))
+    selected = configs.read_selected(config.paper / "selected.yaml")
     for c in cells:
         if not config.demonstration and c.spec.digest() not in selected.get("evaluate", {}).get(c.experiment, {}):
             raise CrbgError(
-                f"{c.spec.slug()} is not listed in paper/selected.yaml; the test set opens only for specs chosen there: run `crbg select`"
+                f"{c.spec.slug()} is not listed in {config.paper / 'selected.yaml'}; "
+                "the test set opens only for specs listed there: run `crbg select`"
             )
     todo = [c for c in cells if not store.find(config, c.spec, c.seed, evaluated=True)]
     if todo:
@@ -264,7 +272,10 @@ def _plan(args: argparse.Namespace) -> int:
 
 def _status(args: argparse.Namespace) -> int:
     config = _config(args)
-    print(store.status(config, _cells(args, config)))
+    given = (" --config " + " ".join(args.config) if args.config != ["config.yaml"] else "") + (
+        " --set " + " ".join(args.set) if args.set else ""
+    )
+    print(store.status(config, _cells(args, config), given))
     return 0
 
 

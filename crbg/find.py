@@ -14,6 +14,7 @@ from crbg.errors import CrbgError
 from crbg.fit import Clock, LoaderBatches, Loss
 from crbg.methods import Found, Task
 from crbg.run import guard_roles
+from crbg.select import keep_count
 
 
 def find_ticket(
@@ -41,6 +42,10 @@ def find_ticket(
     if method == "crbg" and loss is nn.functional.cross_entropy:
         options = {"temperature": 0.0, **options}
     chosen = methods.options(method, options)
+    if density is not None:
+        keep_count(density, 1)  # refuses a density outside [0, 1] before the search, not after it
+    if seed < 0:
+        raise CrbgError(f"seed {seed} must be >= 0")
     try:
         device = next(model.parameters()).device
     except StopIteration:

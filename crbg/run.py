@@ -138,7 +138,7 @@ def _search(spec: Spec, seed: int, bench: Bench, clock: Clock, where: Path) -> d
     if found is not None:
         record |= _describe(spec, seed, data, model, initial, roles, found)
         record["digests"]["mask"] = found.mask.digest()
-        _keep(spec, seed, data, where, model, initial, found)
+        record["digests"]["gates"] = _keep(spec, seed, data, where, model, initial, found)
     empty = [n for n, c in record.get("layers", {}).items() if c["kept"] == 0]
     if empty:
         record |= {"status": "collapse", "reason": f"nothing is left of {', '.join(empty)}"}
@@ -227,8 +227,8 @@ def _accuracy(model: nn.Module, multipliers: Mapping[str, Tensor], data: Data, p
         return {"accuracy": finite(measure.accuracy(model, part.batches(), multipliers)), "without_recalibration": finite(plain)}
 
 
-def _keep(spec: Spec, seed: int, data: Data, where: Path, model: nn.Module, initial: Mapping[str, Tensor], found: methods.Found) -> None:
-    """Write what `evaluate` and the reader need later: ticket, real-valued gates or trained weights, history."""
+def _keep(spec: Spec, seed: int, data: Data, where: Path, model: nn.Module, initial: Mapping[str, Tensor], found: methods.Found) -> str:
+    """Write what `evaluate` and the reader need later: ticket, gates or trained weights, history; return the gates' digest."""
     tensors = {f"soft.{n}": t for n, t in found.soft.items()} | {f"scores.{n}": t for n, t in found.scores.items()}
     if found.changed:
         tensors |= {f"changed.{n}": t for n, t in model.state_dict().items() if n in found.changed or n.rsplit(".", 1)[-1] in RUNNING}
@@ -244,13 +244,19 @@ def _keep(spec: Spec, seed: int, data: Data, where: Path, model: nn.Module, init
         )  # fmt: skip
         ticket.save(where / "ticket.safetensors")
     write_text(where / "history.jsonl", "".join(json.dumps(row) + "\n" for row in found.history))
+    return tensor_digest(tensors)
 
 
-def reopen(where: Path, model: nn.Module) -> methods.Found:
-    """Read back what a search found, for a model of the same shapes; trained tensors are loaded into it."""
+def reopen(where: Path, model: nn.Module, expected: str | None = None) -> methods.Found:
+    """Read back what a search found, for a model of the same shapes; trained tensors are loaded into it.
+
+    `expected` is the digest in the run's record, which older records lack.
+    """
     path = where / "gates.safetensors"
     try:
         tensors = load_file(path)
+        if expected and tensor_digest(tensors) != expected:
+            raise CrbgError(f"{path} is not the one its record names; run the cell again")
         shapes = {n: tuple(w.shape) for n, w in weights(model).items()}
         groups: dict[str, dict[str, Tensor]] = {"soft": {}, "scores": {}, "changed": {}}
         for name, t in tensors.items():
@@ -281,7 +287,7 @@ def evaluate(spec: Spec, seed: int, bench: Bench) -> dict[str, Any]:
         return record
     data = bench.data(spec.data)
     model, _ = fresh(spec, data, seed)
-    found = reopen(where, model)
+    found = reopen(where, model, record["digests"].get("gates"))
     if found.mask.digest() != record["digests"]["mask"]:
         raise CrbgError(f"{where}: the mask is not the one its record names; run the cell again")
     out: dict[str, Any] = {"digest": spec.digest(), "seed": seed, "mask": found.mask.digest(), "data": data.digest}

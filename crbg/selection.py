@@ -88,11 +88,11 @@ def write(config: Config, path: Path) -> str:
             chosen = choose(config, config.experiment(e.tuned_by))
             out[e.name] = {arm: choices for arm, choices in chosen.items() if arm in arms}
     write_text(path, HEAD + yaml.safe_dump(out, sort_keys=False))
-    # The choice changes the main specs, so they are read again before their digests are listed.
-    again = configs.read(config.files) if not config.demonstration else config
-    mains = {e.name: e for e in again.experiments.values() if e.role == "main"}
-    out["evaluate"] = {n: {c.spec.digest(): c.spec.slug() for c in e.cells} for n, e in mains.items()}
-    write_text(path, HEAD + yaml.safe_dump(out, sort_keys=False))
+    if path == config.paper / "selected.yaml" and not config.demonstration:
+        # The choice changes the main specs, so they are read again before their digests are listed.
+        mains = [e for e in configs.read(config.files).experiments.values() if e.role == "main"]
+        out["evaluate"] = {e.name: {c.spec.digest(): c.spec.slug() for c in e.cells} for e in mains}
+        write_text(path, HEAD + yaml.safe_dump(out, sort_keys=False))
     lines = [f"{path}: settings by highest mean validation accuracy"]
     for name in (n for n in out if n != "evaluate"):
         for arm, choices in out[name].items():

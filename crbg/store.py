@@ -141,8 +141,11 @@ def plan(config: Config, cells: list[Cell]) -> str:
     return tabulate(rows, head, disable_numparse=True) + "\nhours are those of one process; a shared machine takes longer"
 
 
-def status(config: Config, cells: list[Cell]) -> str:
-    """Tabulate the state of every run that is not simply done, after a count of all."""
+def status(config: Config, cells: list[Cell], given: str = "") -> str:
+    """Tabulate the state of every distinct run that is not simply done, after a count of all.
+
+    `given` is appended to the command that runs a missing cell.
+    """
     counts, rows = {"done": 0, "collapsed": 0, "unfinished": 0, "missing": 0}, []
     for c in {c.key: c for c in cells}.values():
         where = run_folder(config, c.spec, c.seed)
@@ -153,7 +156,7 @@ def status(config: Config, cells: list[Cell]) -> str:
         state = "collapsed" if found else "unfinished" if (where / "checkpoint.pt").exists() else "missing"
         counts[state] += 1
         why = found["record"].get("reason", "") if found else ""
-        retry = "" if found else f"crbg run {c.experiment} --where arm={c.arm} density={c.spec.density} --seeds {c.seed}"
+        retry = "" if found else f"crbg run {c.experiment} --where digest={c.spec.digest()} --seeds {c.seed}{given}"
         rows.append([state, c.experiment, c.arm, c.spec.slug(), c.seed, why or retry])
     from tabulate import tabulate
 

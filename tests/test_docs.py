@@ -102,3 +102,9 @@ def test_readme_numbers_are_those_of_the_records():
     for e in configuration.experiments.values():
         if e.role == "main":
             assert tables.readme_table(e, rows) in readme
+
+
+def test_experiment_example_of_contributing_plans(tmp_path):
+    (tmp_path / "mine.yaml").write_text(blocks("CONTRIBUTING.md", "yaml")[0])
+    mine = config.read([ROOT / "config.yaml", tmp_path / "mine.yaml"]).experiment("mine")
+    assert len(mine.cells) == 12

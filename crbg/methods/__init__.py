@@ -48,11 +48,11 @@ class Found:
     """
 
     mask: Mask
-    exact: Mask | None = None
-    scores: dict[str, Tensor] = field(default_factory=dict)
-    soft: dict[str, Tensor] = field(default_factory=dict)
+    exact: Mask | None = field(default=None, repr=False)
+    scores: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    soft: dict[str, Tensor] = field(default_factory=dict, repr=False)
     changed: dict[str, str] = field(default_factory=dict)
-    history: list[Row] = field(default_factory=list)
+    history: list[Row] = field(default_factory=list, repr=False)
 
     def apply(self, model: nn.Module) -> nn.Module:
         """Write the ticket into a model: weights that the mask drops become 0. Returns the same model."""
