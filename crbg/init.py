@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from crbg import rng
 from crbg.attach import weights
 from crbg.errors import CrbgError, choose
-
-LAWS = ("uniform", "uniform_fan", "signed_constant", "kaiming_normal")
+from crbg.rng import LAWS
 
 _NORMS = (
     nn.modules.batchnorm._NormBase,

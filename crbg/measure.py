@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from crbg.attach import bypass, gates, weights
 from crbg.mask import Mask
 
-READINGS = ("mean", "open", "half", "exact")
-
 
 @torch.no_grad()
 def accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], multipliers: Mapping[str, Tensor] | None = None) -> float:

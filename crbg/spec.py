@@ -12,11 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from crbg import methods, models
+from crbg import methods, models, rng
 from crbg.data import info
 from crbg.errors import CrbgError, choose
-
-INIT_LAWS = ("uniform", "uniform_fan", "signed_constant", "kaiming_normal")
 
 
 @dataclass(frozen=True)
@@ -55,8 +53,8 @@ class Spec:
                 yield str(error)
         if self.density is not None and not 0 < self.density <= 1:
             yield f"density {self.density} is not in (0, 1]; density = kept / total"
-        if self.init not in INIT_LAWS:
-            yield f"unknown initial law {self.init!r}: {choose(self.init, INIT_LAWS)}"
+        if self.init not in rng.LAWS:
+            yield f"unknown initial law {self.init!r}: {choose(self.init, rng.LAWS)}"
         if self.fit_on not in ("train", "all"):
             yield f"fit_on is 'train' or 'all', not {self.fit_on!r}"
         if not self.scale > 0:

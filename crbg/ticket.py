@@ -23,8 +23,9 @@ from crbg import models
 from crbg.attach import bake, weights
 from crbg.errors import CrbgError
 from crbg.files import write_bytes
-from crbg.init import LAWS, initialise, tensor_digest
+from crbg.init import initialise, tensor_digest
 from crbg.mask import Mask, shapes_digest
+from crbg.rng import LAWS
 
 FORMAT = 1
 # What a hostile or damaged file can make its readers raise; torch reports impossible shapes as RuntimeError.

@@ -18,8 +18,9 @@ from crbg.attach import attach, bake, gates, sampling, weights
 from crbg.errors import CrbgError
 from crbg.find import find_ticket
 from crbg.gate import Gaussian, TopK, Units
-from crbg.init import LAWS, initialise, tensor_digest
+from crbg.init import initialise, tensor_digest
 from crbg.mask import Mask
+from crbg.rng import LAWS
 from crbg.select import keep_count
 from crbg.ticket import Ticket
 
