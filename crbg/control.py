@@ -16,6 +16,8 @@ from crbg.fit import Collapse, Row, Search
 from crbg.gate import Gaussian
 from crbg.penalty import penalty
 
+BINS = (-1.0, 2.0, 60)  # range of mu and number of bins of its histograms; values outside count in the end bins
+
 
 class Penalised(Search):
     """Add lambda times the mean of one penalty over all gates: the thesis's objective with a fixed lambda.
@@ -32,8 +34,11 @@ class Penalised(Search):
         self.total = sum(g.mu.numel() for g in self.gates)
         self.penalty, self.weight = penalty(name), weight
         self.anneal_to, self.noise0 = anneal_to, [g.noise for g in self.gates]
+        self.middle: list[int] = []  # the histogram of mu at half time
 
     def before_forward(self, progress: float) -> None:
+        if progress >= 0.5 and not self.middle:
+            self.middle = self.picture()
         if self.anneal_to is not None:
             done = min(1.0, progress / 0.8)
             for gate, noise in zip(self.gates, self.noise0, strict=True):
@@ -52,11 +57,25 @@ class Penalised(Search):
         """Share of gates with 0 < mu < 1."""
         return sum(int(((g.mu.detach() > 0) & (g.mu.detach() < 1)).sum()) for g in self.gates) / self.total
 
+    def picture(self) -> list[int]:
+        """Histogram of mu over all gates, in the bins of `BINS`."""
+        low, high, count = BINS
+        every = torch.cat([g.mu.detach().flatten() for g in self.gates]).clamp(low, high)
+        return [int(c) for c in torch.histc(every, count, low, high)]
+
     def log(self) -> Row:
         density = self.density()
         if density == 0.0:
             raise Collapse("no gate is above 1/2: the penalty has closed the whole network")
-        return {"density": density, "undecided": self.undecided(), "lambda": self.weight}
+        layers = {f"density {n}": float((g.mu.detach() > 0.5).double().mean()) for n, g in self.by_name.items()}
+        return {"density": density, "undecided": self.undecided(), "lambda": self.weight, **layers}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"middle": self.middle}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for key, value in state.items():
+            setattr(self, key, list(value) if isinstance(value, list) else value)
 
 
 @dataclass(frozen=True)
@@ -65,7 +84,8 @@ class Plan:
 
     The density is led from its start to the target along a geometric path that ends at `reach`; from `decide` on, a
     decision penalty rises linearly to `firmness` at the end, so that the network trains as the binary one it will be. It
-    pauses while |log(density / path)| exceeds `tolerance`.
+    pauses while |log(density / path)| exceeds `tolerance`. In the last share `polish` of the search the gates are hard,
+    1[mu > 1/2], with straight-through gradients, and nothing but the density is steered: the ticket itself is trained on.
     """
 
     reach: float = 0.4
@@ -75,6 +95,7 @@ class Plan:
     proportional: float = 1.0
     tolerance: float = 0.1
     every: int = 5
+    polish: float = 0.0
 
 
 class Controlled(Penalised):
@@ -104,6 +125,12 @@ class Controlled(Penalised):
         done = min(1.0, progress / self.plan.reach)
         return float(self.start ** (1 - done) * self.target**done)
 
+    def before_forward(self, progress: float) -> None:
+        super().before_forward(progress)
+        if self.plan.polish:
+            for g in self.gates:
+                g.hard = progress >= 1 - self.plan.polish
+
     @torch.no_grad()
     def after_backward(self, progress: float) -> None:
         if self.steps % self.plan.every == 0:
@@ -123,6 +150,8 @@ class Controlled(Penalised):
         pull = self.weight * math.hypot(*self.task) / (math.hypot(*map(_norm, slopes)) + _TINY)
         self.push = [slope.mul_(pull) for slope in slopes]
         firmness = self.plan.firmness * max(0.0, (progress - self.plan.decide) / (1 - self.plan.decide))
+        if self.plan.polish and progress >= 1 - self.plan.polish:
+            firmness = 0.0
         # Deciding gates while the density is off its path would lock the wrong number of them open.
         if firmness and abs(error) <= self.plan.tolerance:
             for g, push, task in zip(self.gates, self.push, self.task, strict=True):
@@ -137,11 +166,8 @@ class Controlled(Penalised):
         self.steps += 1
 
     def state_dict(self) -> dict[str, Any]:
-        return {k: getattr(self, k) for k in ("weight", "integral", "steps", "start", "task", "push")}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        for key, value in state.items():
-            setattr(self, key, list(value) if isinstance(value, list) else value)
+        own = ("weight", "integral", "steps", "start", "task", "push")
+        return {**super().state_dict(), **{k: getattr(self, k) for k in own}}
 
 
 _TINY = 1e-12

@@ -54,6 +54,9 @@ class Gaussian(Gate):
     knobs that the sources write as one. noise = 0 is the deterministic control. With `source="antithetic"` every second
     draw is the negative of the one before, which halves the cost and keeps each draw exactly normal. With `learn_sigma`
     the noise level of the tensor is a parameter (log sigma) and receives the reparametrised gradient.
+
+    `leak` is what replaces the derivative of clip where it is 0, so that a closed or fully open gate still hears the task:
+    0 is the thesis's gate, 1 is straight-through. It is our extension, and runs that use it say so.
     """
 
     def __init__(
@@ -63,8 +66,11 @@ class Gaussian(Gate):
         penalty_sigma: float = 0.5,
         source: str = "normal",
         learn_sigma: bool = False,
+        leak: float = 0.0,
     ) -> None:
         super().__init__()
+        if not 0 <= leak <= 1 or (leak and learn_sigma):
+            raise CrbgError(f"leak {leak} must lie in [0, 1], and be 0 with learn_sigma")
         if noise < 0 or penalty_sigma <= 0:
             raise CrbgError(f"noise {noise} must be >= 0 and penalty_sigma {penalty_sigma} > 0")
         if source not in NOISE_SOURCES:
@@ -73,16 +79,19 @@ class Gaussian(Gate):
             raise CrbgError("learn_sigma needs a noise > 0 to start from")
         self.mu = nn.Parameter(mu.detach().clone())
         self.log_sigma = nn.Parameter(torch.tensor(math.log(noise))) if learn_sigma else None
-        self.noise, self.penalty_sigma, self.source = noise, penalty_sigma, source
+        self.noise, self.penalty_sigma, self.source, self.leak = noise, penalty_sigma, source, leak
         # Held for the antithetic partner; part of the state so that a resumed search draws what it would have drawn.
         self.held: Tensor | None = None
+        self.hard = False
 
     def effective(self, w: Tensor) -> Tensor:
+        if self.hard:
+            return cast(Tensor, _StraightThrough.apply(self.mu, w, self.mu.detach() > 0.5, 1.0, False))
         if self.log_sigma is not None:
             sigma = self.log_sigma.exp()
             return w * (self.mu + sigma * self.draw() if self.sampling else self.mu).clamp(0, 1)
         sampled = self.sampling and self.noise > 0
-        return cast(Tensor, _GatedProduct.apply(self.mu, w, self.draw() if sampled else None, self.noise))
+        return cast(Tensor, _GatedProduct.apply(self.mu, w, self.draw() if sampled else None, self.noise, self.leak))
 
     def draw(self) -> Tensor:
         """Draw eps / sigma, one standard normal per gate."""
@@ -128,11 +137,15 @@ class Units(Gaussian):
     def __init__(self, mu: Tensor, **options: Any) -> None:
         if mu.ndim != 1:
             raise CrbgError(f"unit gates are a vector, not of shape {tuple(mu.shape)}")
+        if options.get("leak"):
+            raise CrbgError("leak is for gates on weights, not on units")
         super().__init__(mu, **options)
         self.shared = False
         self.current: Tensor | None = None
 
     def effective(self, w: Tensor) -> Tensor:
+        if self.hard:
+            raise CrbgError("hard gates (polish) are for gates on weights, not on units")
         z = self.current if self.current is not None else self.z()
         if self.shared:
             self.current = z
@@ -206,29 +219,35 @@ class _GatedProduct(torch.autograd.Function):
     """w * clip(mu + noise * eps, 0, 1) with its exact derivatives, in few passes over memory."""
 
     @staticmethod
-    def forward(ctx: Any, mu: Tensor, w: Tensor, eps: Tensor | None, noise: float) -> Tensor:
+    def forward(ctx: Any, mu: Tensor, w: Tensor, eps: Tensor | None, noise: float, leak: float = 0.0) -> Tensor:
         u = mu if eps is None else torch.add(mu, eps, alpha=noise)
         z = u.clamp(0, 1)
         ctx.save_for_backward(u, w, z if w.requires_grad else None)
+        ctx.leak = leak
         return w * z
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
         u, w, z = ctx.saved_tensors
-        # One pass for the derivative of clip, which is 1 strictly inside (0, 1) and 0 elsewhere, the ends included.
-        grad_mu = torch.ops.aten.hardtanh_backward(grads[0] * w, u, 0.0, 1.0)
-        return grad_mu, (grads[0] * z if z is not None else None), None, None
+        grad_mu = through = grads[0] * w
+        if ctx.leak < 1:
+            # One pass for the derivative of clip, which is 1 strictly inside (0, 1) and 0 elsewhere, the ends included.
+            grad_mu = torch.ops.aten.hardtanh_backward(through, u, 0.0, 1.0)
+            if ctx.leak:
+                grad_mu = torch.lerp(grad_mu, through, ctx.leak)
+        return grad_mu, (grads[0] * z if z is not None else None), None, None, None
 
 
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, score: Tensor, w: Tensor, keep: Tensor, gain: float) -> Tensor:
+    def forward(ctx: Any, score: Tensor, w: Tensor, keep: Tensor, gain: float, by_size: bool = True) -> Tensor:
         ctx.save_for_backward(score, w, keep)
-        ctx.gain = gain
+        ctx.gain, ctx.by_size = gain, by_size
         return w * keep if gain == 1.0 else w * keep * gain
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
         score, w, keep = ctx.saved_tensors
         grad_w = grads[0] * keep * ctx.gain if ctx.needs_input_grad[1] else None
-        return grads[0] * w * score.sign() * ctx.gain, grad_w, None, None
+        through = grads[0] * w
+        return (through * score.sign() if ctx.by_size else through) * ctx.gain, grad_w, None, None, None

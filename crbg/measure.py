@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +78,39 @@ def shares(soft: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
 def dead_units(mask: Mask) -> dict[str, int]:
     """Count the output units of each tensor that no kept weight reaches."""
     return {n: int((~t.flatten(1).any(1)).sum()) for n, t in mask.items()}
+
+
+@torch.no_grad()
+def silent_units(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], multipliers: Mapping[str, Tensor] | None = None
+) -> dict[str, int]:
+    """Count, for each activation module, the units whose output is the same for every image: cut off, or never active.
+
+    A unit of an image-shaped activation is a channel.
+    """
+    lowest: dict[str, Tensor] = {}
+    highest: dict[str, Tensor] = {}
+
+    def watch(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        def see(_: nn.Module, __: Any, out: Tensor) -> None:
+            units = out.movedim(1, 0).flatten(1)
+            low, high = units.amin(1), units.amax(1)
+            lowest[name] = torch.minimum(lowest[name], low) if name in lowest else low
+            highest[name] = torch.maximum(highest[name], high) if name in highest else high
+
+        return see
+
+    hooks = [m.register_forward_hook(watch(n)) for n, m in model.named_modules() if isinstance(m, _ACTIVATIONS)]
+    try:
+        if hooks:
+            accuracy(model, batches, multipliers)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {n: int((lowest[n] == highest[n]).sum()) for n in lowest}
+
+
+_ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid)
 
 
 def alive(mask: Mask) -> Mask:

@@ -29,7 +29,7 @@ from crbg.attach import weights
 from crbg.data.images import Data, Feed, Part, load
 from crbg.errors import CrbgError
 from crbg.files import finite, read_json, write_bytes, write_json, write_text
-from crbg.fit import Clock, Collapse
+from crbg.fit import Clock, Collapse, Row
 from crbg.init import RUNNING, initialise, tensor_digest, unit_draw
 from crbg.mask import Mask
 from crbg.spec import Spec, as_dict, folder
@@ -170,13 +170,24 @@ def _describe(
         "density": finite(found.mask.density),
         "layers": {n: {"kept": int(t.sum()), "total": t.numel()} for n, t in found.mask.items()},
         "dead_units": measure.dead_units(found.mask),
+        "silent_units": measure.silent_units(model, data.validation.batches(), found.mask),
         "flops": measure.flops(model, next(iter(data.validation.batches(1)))[0], found.mask),
     }
+    if spec.model.startswith("lenet-"):
+        out["effective_density"] = finite(measure.alive(found.mask).density)
+    if found.anatomy:
+        out["anatomy"] = found.anatomy | {"epochs": _thin(found.history)}
     if found.soft:
         out["shares"] = {n: {k: finite(v) for k, v in s.items()} for n, s in measure.shares(found.soft).items()}
     if spec.fit_on == "train":
         out["validation"] = read_all(spec, seed, data, model, found, data.validation)
     return out
+
+
+def _thin(history: list[Row], most: int = 12) -> list[dict[str, float | None]]:
+    """Keep the last of at most so many rows, evenly spread, rounded: what a figure needs of the course of a search."""
+    picked = sorted({round((i + 1) * len(history) / most) - 1 for i in range(most)} - {-1}) if len(history) > most else range(len(history))
+    return [{k: finite(float(f"{v:.4g}")) for k, v in history[i].items()} for i in picked]
 
 
 def guard_roles(before: Mapping[str, Tensor], after: Mapping[str, Tensor], roles: Mapping[str, str]) -> None:
@@ -201,7 +212,8 @@ def read_all(spec: Spec, seed: int, data: Data, model: nn.Module, found: methods
             "open": Mask({n: z > 0 for n, z in found.soft.items()}),
             "half": Mask({n: z > 0.5 for n, z in found.soft.items()}),
         }
-    out: dict[str, Any] = {"readings": {}, "images": len(part)}
+    common = int(data.train.y.bincount().argmax())
+    out: dict[str, Any] = {"readings": {}, "images": len(part), "constant": finite(100.0 * float((part.y == common).double().mean()))}
     for reading, values in multipliers.items():
         count = sum(int((t != 0).sum()) for t in values.values())
         out["readings"][reading] = {"density": finite(count / found.mask.total), **_accuracy(model, values, data, part)}

@@ -141,7 +141,7 @@ def test_what_is_logged_are_shares_of_all_gates():
         first.mu.copy_(torch.tensor([[0.5, 0.6], [1.0, -0.1]]))
         second.mu.copy_(torch.tensor([[0.0, 3.0]]))
     row = Penalised(model, "induce_sparse", 0.3).log()
-    assert row == {"density": 3 / 6, "undecided": 2 / 6, "lambda": 0.3}
+    assert row == {"density": 3 / 6, "undecided": 2 / 6, "lambda": 0.3, "density 0.weight": 1 / 2, "density 1.weight": 1 / 2}
 
 
 @pytest.mark.parametrize("kind", [Penalised, Controlled])

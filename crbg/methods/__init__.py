@@ -44,7 +44,7 @@ class Found:
 
     `exact` keeps precisely the number of weights asked for, where that differs from `mask`. `scores` rank the weights
     (larger = keep first), `soft` holds the noise-free real-valued gates, `changed` the tensors whose bytes the method
-    changed with their role (trained, redrawn), `history` one row an epoch.
+    changed with their role (trained, redrawn), `history` one row an epoch, `anatomy` small plain values for the record.
     """
 
     mask: Mask
@@ -53,6 +53,7 @@ class Found:
     soft: dict[str, Tensor] = field(default_factory=dict, repr=False)
     changed: dict[str, str] = field(default_factory=dict)
     history: list[Row] = field(default_factory=list, repr=False)
+    anatomy: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def apply(self, model: nn.Module) -> nn.Module:
         """Write the ticket into a model: weights that the mask drops become 0. Returns the same model."""

@@ -30,9 +30,15 @@ class Options:
     mu0, mu0_spread: initial gates are N(mu0, mu0_spread^2). weight: lambda on the mean scale, used when no density is asked
     for. anneal_to: noise at 80 % of the search, reached linearly; negative means no annealing. firmness, decide, reach,
     tolerance: the controller's plan; tolerance 0 means 0.1, and 0.02 below density 0.05, where the few gates lock early.
+    leak: derivative of clip outside [0, 1] (0 is the thesis's gate, 1 straight-through): our extension, a named variant.
     granularity: one gate per weight, per hidden unit, or per hidden unit and input. temperature: factor on the outputs inside
     the loss, which changes no prediction; frozen weights cannot grow to make a loss sharp, so a network whose initial outputs
     are tiny needs it. 0 chooses it: outputs get unit standard deviation on the first batch.
+
+    What follows trains weights, so what comes out is no strong ticket, and says so in its roles. pretrain: epochs of dense
+    training before the search, whose gates then stand on the trained, frozen weights. joint_lr: learning rate of the weights
+    beside the gates. finetune: epochs in which the kept weights train after the search, from where they are, under the fixed
+    mask. weight_lr: Adam's rate in both. train_slopes: the slopes of PReLU learn beside the gates; the weights stay frozen.
     """
 
     noise: float = 0.5
@@ -45,12 +51,19 @@ class Options:
     anneal_to: float = -1.0
     source: str = "normal"
     learn_sigma: bool = False
+    leak: float = 0.0
     reach: float = 0.4
     decide: float = 0.5
     firmness: float = 1.0
     tolerance: float = 0.0
+    polish: float = 0.0
     granularity: str = "weight"
     temperature: float = 1.0
+    pretrain: int = 0
+    joint_lr: float = 0.0
+    finetune: int = 0
+    weight_lr: float = 1e-3
+    train_slopes: bool = False
 
 
 def find(model: nn.Module, task: Task, options: Options) -> Found:
@@ -58,6 +71,8 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
 
     Where a density was asked for and `half` lies more than 2 % from it, the top k of mu (`exact`) are kept instead.
     """
+    import contextlib
+
     import torch
 
     from crbg import attach, control, gate, rng
@@ -71,6 +86,18 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
         raise CrbgError(f"unknown granularity {o.granularity!r}: {choose(o.granularity, GRANULARITY)}")
     raw = attach.weights(model)
     first = next(iter(raw), "")
+    slopes = {f"{p}.weight": m.weight for p, m in model.named_modules() if isinstance(m, torch.nn.PReLU)} if o.train_slopes else {}
+    trains = bool(o.pretrain or o.joint_lr or o.finetune)
+    changed = dict.fromkeys([*(raw if trains else ()), *slopes], "trained")
+
+    def train(name: str, epochs: int) -> None:
+        """Train the weights densely, or those that a fixed mask on the model lets through."""
+        adam = torch.optim.Adam(list(attach.weights(model).values()), lr=o.weight_lr, fused=True)
+        beside = task.checkpoint.with_name(f"checkpoint.{name}.pt") if task.checkpoint else None
+        fit(model, task.batches, adam, epochs, task.seed, task.loss, checkpoint=beside, clock=task.clock)
+
+    if o.pretrain:
+        train("pretrain", o.pretrain)
 
     def make(name: str, w: Tensor) -> Gate | None:
         if o.granularity == "unit" and name == first:
@@ -79,20 +106,26 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
         jitter = torch.from_numpy(rng.normal(shape.numel(), task.seed, "mu", name)).reshape(shape)
         mu = (o.mu0 + o.mu0_spread * jitter).to(torch.float32).to(w.device)
         kind = gate.Gaussian if o.granularity == "weight" else gate.Units
-        return kind(mu, noise=o.noise, penalty_sigma=o.penalty_sigma, source=o.source, learn_sigma=o.learn_sigma)
+        return kind(mu, noise=o.noise, penalty_sigma=o.penalty_sigma, source=o.source, learn_sigma=o.learn_sigma, leak=o.leak)
 
-    with attach.frozen(model), attach.gated(model, make):
+    with attach.frozen(model) if not o.joint_lr else contextlib.nullcontext(), attach.gated(model, make):
+        for slope in slopes.values():
+            slope.requires_grad_(True)
         anneal = None if o.anneal_to < 0 else o.anneal_to
         search: control.Penalised
         if task.density is None:
             search = control.Penalised(model, o.penalty, o.weight, anneal)
         else:
             tolerance = o.tolerance or (0.1 if task.density >= 0.05 else 0.02)
-            plan = control.Plan(reach=o.reach, decide=o.decide, firmness=o.firmness, tolerance=tolerance)
+            plan = control.Plan(reach=o.reach, decide=o.decide, firmness=o.firmness, tolerance=tolerance, polish=o.polish)
             search = control.Controlled(model, o.penalty, task.density, plan, anneal)
         sharpness = o.temperature or 1.0 / _spread(model, task)
         learnt = [p for g in search.gates for p in g.parameters()]
-        adam = torch.optim.Adam(learnt, lr=o.lr, fused=True)
+        groups = [{"params": [*learnt, *slopes.values()], "lr": o.lr}]
+        if o.joint_lr:
+            groups.append({"params": list(attach.weights(model).values()), "lr": o.joint_lr})
+        adam = torch.optim.Adam(groups, fused=True)
+        course = [search.picture()]
         with attach.sampling(model):
             history = fit(
                 model, task.batches, adam, task.epochs, task.seed, lambda out, y: task.loss(out * sharpness, y), search,
@@ -104,6 +137,7 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
         exact = select(scores, k)
         small = half if abs(half.kept - k) <= LANDED * k else exact
         soft = readings(model)["mean"]
+        course += [search.middle, search.picture()]
 
     def widen(values: dict[str, Tensor] | Mask) -> dict[str, Tensor]:
         if o.granularity == "weight":
@@ -111,7 +145,14 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
         return {n: gate.columns(v.cpu(), raw[n]).expand(raw[n].shape).contiguous() for n, v in values.items()}
 
     soft = {n: z.cpu() for n, z in widen(soft).items()}
-    return Found(Mask(widen(small)), Mask(widen(exact)), widen(scores), soft, history=history)
+    found = Found(Mask(widen(small)), Mask(widen(exact)), widen(scores), soft, changed, history)
+    found.anatomy = {"mu": dict(zip(("start", "middle", "end"), course, strict=True)), "bins": list(control.BINS)}
+    if o.granularity != "weight":
+        found.anatomy["units"] = {n: {"kept": int(t.sum()), "total": t.numel()} for n, t in small.items()}
+    if o.finetune:
+        with attach.gated(model, lambda name, w: gate.Fixed(found.mask[name].to(w.device))):
+            train("finetune", o.finetune)
+    return found
 
 
 def _spread(model: nn.Module, task: Task) -> float:

@@ -17,10 +17,11 @@ from crbg.errors import CrbgError, choose
 
 NAMES = r"lenet(-\d+)+"
 
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "leaky": lambda: nn.LeakyReLU(0.25),
-    "prelu": lambda: nn.PReLU(init=0.25),
-    "relu": nn.ReLU,
+ACTIVATIONS: dict[str, Callable[[int], nn.Module]] = {
+    "leaky": lambda units: nn.LeakyReLU(0.25),
+    "prelu": lambda units: nn.PReLU(init=0.25),
+    "prelu_per_unit": lambda units: nn.PReLU(units, init=0.25),
+    "relu": lambda units: nn.ReLU(),
 }
 
 
@@ -34,6 +35,6 @@ def build(name: str, in_shape: tuple[int, ...], classes: int, activation: str = 
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     for i, (fan_in, fan_out) in enumerate(itertools.pairwise(widths), start=1):
         if i > 1:
-            layers[f"act{i - 1}"] = ACTIVATIONS[activation]()
+            layers[f"act{i - 1}"] = ACTIVATIONS[activation](fan_in)
         layers[f"fc{i}"] = nn.Linear(fan_in, fan_out, bias=False)
     return nn.Sequential(layers)

@@ -1,0 +1,38 @@
+"""A linear probe: the last weight is trained, everything before it stays random. What random features give without a ticket."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from crbg.methods import Found, Task
+
+if TYPE_CHECKING:
+    from torch import nn
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Options:
+    """Adam with a cosine to 0."""
+
+    lr: float = 1e-3
+
+
+def find(model: nn.Module, task: Task, options: Options) -> Found:
+    """Train the last weight; the mask keeps everything."""
+    import torch
+
+    from crbg.attach import frozen, weights
+    from crbg.fit import fit
+    from crbg.mask import Mask
+
+    raw = weights(model)
+    last = list(raw)[-1]
+    with frozen(model):
+        raw[last].requires_grad_(True)
+        adam = torch.optim.Adam([raw[last]], lr=options.lr, fused=True)
+        history = fit(model, task.batches, adam, task.epochs, task.seed, task.loss, checkpoint=task.checkpoint, clock=task.clock)
+    full = Mask({n: torch.ones(w.shape, dtype=torch.bool) for n, w in raw.items()})
+    return Found(full, changed={last: "trained"}, history=history)
