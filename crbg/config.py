@@ -22,10 +22,11 @@ TOP = {
 }  # fmt: skip
 EXPERIMENT = {
     "about": str, "targets": list, "role": str, "seeds": list, "cells_per_job": int, "tuned_by": str, "against": str, "groups": dict,
-    "base": dict, "arms": dict, "gpu": int,
+    "base": dict, "arms": dict, "gpu": int, "view": str, "x": str,
 }  # fmt: skip
 ARM = {"about": str, "method": str, "set": dict, "grid": dict}
 ROLES = ("tune", "ablation", "main")
+VIEWS = ("curve", "dots", "lines", "width", "penalties")
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ class Job:
 class Experiment:
     """A group of arms with one purpose. role: `tune` and `ablation` read validation only; `main` is evaluated on test.
 
-    `against` names an experiment whose arms of the same names an ablation is compared with, on validation.
+    `against` names an experiment whose arms of the same names an ablation is compared with, on validation. `view` says how
+    its figure is drawn, `x` which field of the spec runs along the axis of a `lines` figure.
     """
 
     name: str
@@ -69,6 +71,8 @@ class Experiment:
     cells: tuple[Cell, ...]
     gpu: int = 0
     against: str | None = None
+    view: str = "curve"
+    x: str = "density"
 
     def jobs(self) -> list[Job]:
         """Cut the cells into jobs. The cut depends on the config alone, never on what is done already."""
@@ -200,6 +204,9 @@ def _experiment(name: str, body: Any, raw: Mapping[str, Any], selected: Mapping[
     role = body.get("role", "ablation")
     if role not in ROLES:
         problems.append(f"{place}.role: unknown role {role!r}: {choose(str(role), ROLES)}")
+    view = body.get("view", "curve" if role == "main" else "dots")
+    if view not in VIEWS:
+        problems.append(f"{place}.view: {choose(view, VIEWS)}")
     seeds = body.get("seeds", [0])
     if not seeds or not all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in seeds):
         problems.append(f"{place}.seeds must be a list of whole numbers >= 0, not {seeds!r}")
@@ -235,13 +242,17 @@ def _experiment(name: str, body: Any, raw: Mapping[str, Any], selected: Mapping[
         raise CrbgError("\n".join(problems))
     size = max(1, int(body.get("cells_per_job", len(seeds))), math.ceil(len(cells) / raw.get("jobs_at_most", len(cells))))
     targets, tuned_by, about = tuple(body.get("targets", ())), body.get("tuned_by"), body.get("about", "")
-    return Experiment(name, about, role, targets, size, tuned_by, groups, tuple(cells), int(body.get("gpu", 0)), body.get("against"))
+    return Experiment(
+        name, about, role, targets, size, tuned_by, groups, tuple(cells), int(body.get("gpu", 0)), body.get("against"), view,
+        body.get("x", "density"),
+    )  # fmt: skip
 
 
 def _points(
     base: Mapping[str, Any], arm: Mapping[str, Any], place: str, scale: Mapping[str, Any], chosen: list[dict[str, Any]]
 ) -> Iterator[Spec]:
-    fixed = {**base, "method": arm.get("method"), **(arm.get("set") or {})}
+    fixed = _lay_over(_expand(base), _expand(arm.get("set") or {}))
+    fixed["method"] = arm.get("method", fixed.get("method"))
     if fixed["method"] is None:
         raise CrbgError(f"{place}.method is missing")
     grid = arm.get("grid") or {}
@@ -249,7 +260,7 @@ def _points(
         if not isinstance(values, list) or not values:
             raise CrbgError(f"{place}.grid.{key} must be a list of at least one value, not {values!r}")
     for point in itertools.product(*grid.values()):
-        values = _expand({**fixed, **dict(zip(grid, point, strict=True))})
+        values = _lay_over(fixed, _expand(dict(zip(grid, point, strict=True))))
         for choice in chosen:
             if values.get("density") in choice["densities"]:
                 values = _lay_over(values, _expand(choice["set"]))
