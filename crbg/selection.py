@@ -73,6 +73,7 @@ def varying(chosen: Spec, trials: list[Spec]) -> dict[str, Any]:
 
     def flat(spec: Spec) -> dict[str, Any]:
         plain = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec) if f.name not in ("options", "model_args")}
+        plain |= {f"model_args.{k}": spec.model_args.get(k) for t in trials for k in t.model_args}
         return plain | {f"options.{k}": v for k, v in dataclasses.asdict(spec.resolved()).items()}
 
     every = [flat(s) for s in trials]

@@ -60,6 +60,19 @@ def find(config: Config, spec: Spec, seed: int, evaluated: bool = False) -> dict
     return None
 
 
+def recorded_ticket(config: Config, spec: Spec, seed: int) -> Path:
+    """Name the committed ticket of a run; only a few runs have one."""
+    return recorded_folder(config) / "tickets" / f"{spec.slug()}-seed{seed}.safetensors"
+
+
+def ticket_path(config: Config, spec: Spec, seed: int) -> Path | None:
+    """Find the ticket of a run: the fresh one, or else the committed one."""
+    places = [run_folder(config, spec, seed) / "ticket.safetensors"]
+    if config.reuse == "recorded" and not config.demonstration:
+        places.append(recorded_ticket(config, spec, seed))
+    return next((p for p in places if p.exists()), None)
+
+
 def _evaluated(where: Path) -> bool:
     return (where / "evaluation.json").exists() or read_json(where / "record.json").get("status") != "ok"
 

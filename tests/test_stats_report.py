@@ -1,7 +1,6 @@
 import base64
 import json
 import math
-import re
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from crbg import config as configs
 from crbg import stats, store
 from crbg.errors import CrbgError
 from crbg.files import read_json, write_json
-from crbg.report import brief, build, claims, tables
+from crbg.report import brief, build, claims, numbers, tables
 from crbg.report.tidy import tidy, unfinished, values
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -260,21 +259,44 @@ def test_tuning_trials_are_listed_best_first(project):
     project.put("ours", 0.1, [60.0, 60.0], experiment="tuning", tested=False, missed=True)
     text = tables.tuning_table(tidy(project.config))
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[2:]]
-    assert [(r[2], r[4], r[5], r[6]) for r in rows] == [("0.1", "59.00", "2", "2"), ("0.5", "84.00", "2", "0"), ("0.5", "80.00", "2", "0")]
+    assert [r[3] for r in rows] == ["lr 0.02", "lr 0.04", "lr 0.02"]
+    assert [(r[2], r[5], r[6], r[7]) for r in rows] == [("0.1", "59.00", "2", "2"), ("0.5", "84.00", "2", "0"), ("0.5", "80.00", "2", "0")]
 
 
 def test_every_arm_has_its_number_in_tex(project):
     project.put("ours", 0.5, [90.0, 91.0, 92.0, 93.0])
-    project.put("ours", 0.1, around(80.0), tested=False)
     project.put("dense", None, [98.0])
-    text = tables.numbers(tidy(project.config))
-    macros = dict(re.findall(r"\\csname crbg@([^}\\]+?)\\endcsname\{(.*)\} %", text))
-    wanted = {"main.ours.0.5.test", "main.ours.0.5.validation", "main.ours.0.1.validation", "main.dense.none.test"}
-    assert set(macros) == wanted | {"main.dense.none.validation"}
-    assert macros["main.ours.0.5.test"] == r"91.50 \ensuremath{\pm} 2.05"
-    assert macros["main.dense.none.test"] == "98.00 (n = 1)"
+    project.put("ours", 0.5, [90.5, 91.0, 91.0, 93.5], experiment="other", tested=False)
+    project.put("ours", 0.1, around(70.0), experiment="tuning")
+    verdict = claims.Verdict("c 1", "s", "q", "reproduced", "91.5 % [90, 93]. Reading: r")
+    found = numbers.collect(tidy(project.config), [verdict], project.config)
+    assert {k: found[k] for k in ("main.ours.0.5", "main.ours.0.5.n", "main.ours.0.5.sparsity", "main.dense.none")} == {
+        "main.ours.0.5": "91.50 ± 2.05", "main.ours.0.5.n": "4", "main.ours.0.5.sparsity": "50.0", "main.dense.none": "98.00 (n = 1)",
+    }  # fmt: skip
+    assert found["main.ours.0.5.digest"] == project.cells("ours", 0.5)[0].spec.digest()
+    assert found["other.ours.0.5"].startswith("90.50")  # validation, one point below
+    assert found["other.ours.0.5.difference"].startswith("+0.00 [")
+    assert (found["verdict.c-1"], found["evidence.c-1"]) == ("reproduced", "91.5 % [90, 93]")
+    assert (found["runs"], found["runs.tuning"], found["verdicts.judged"]) == ("13", "4", "1")
+    assert not any(k.startswith("tuning.") for k in found)
+    text = numbers.macros(found)
+    assert r"\@namedef{crbg@main.ours.0.5}{91.50 $\pm$ 2.05}" in text
+    assert r"\@namedef{crbg@evidence.c-1}{91.5 \% [90, 93]}" in text
     assert r"\errmessage{unknown number #1}" in text
-    assert f"n = 4 [{project.cells('ours', 0.5)[0].spec.digest()}]" in text
+
+
+def test_a_paper_that_quotes_an_unknown_number_is_refused(tmp_path):
+    paper = tmp_path / "main.tex"
+    numbers.check(paper, {})  # no paper, nothing to refuse
+    (tmp_path / "t.tex").write_text("")
+    paper.write_text("% \\crbgnumber{not.read}\n\\crbgnumber{a.b} \\input{t} \\input{t.tex}\n")
+    numbers.check(paper, {"a.b": "1"})
+    paper.write_text("one\n\\crbgnumber{a.b} and \\crbgnumber{a.c}\n\\includegraphics[width=1cm]{figures/x}\n")
+    with pytest.raises(CrbgError) as caught:
+        numbers.check(paper, {"a.b": "1"})
+    first, second = str(caught.value).splitlines()
+    assert first.startswith(f"{paper}:2: unknown number 'a.c': did you mean 'a.b'?")
+    assert second.startswith(f"{paper}:3: figures/x is not there")
 
 
 def test_latex_escapes_what_tex_would_misread(project):
@@ -402,6 +424,152 @@ def test_a_claim_without_a_rule_was_not_run(project):
     assert "no runs in this version" in out.evidence
 
 
+@pytest.mark.parametrize(("level", "verdict"), [(90.0, "reproduced"), (88.95, "inconclusive"), (88.0, "not reproduced")])
+def test_floor_rule(project, level, verdict):
+    rule = {"type": "floor", "density": 0.5, "least": 89.0}
+    assert project.verdict(**rule).verdict == "not run"
+    project.put("ours", 0.5, around(level))
+    assert project.verdict(**rule).verdict == verdict
+    project.put("ours", 0.5, around(level), missed=True)
+    assert project.verdict(**rule).verdict == "not run"
+
+
+@pytest.mark.parametrize(("level", "word"), [(90.0, "met"), (89.05, "met in the mean"), (88.0, "missed")])
+def test_goals_are_met_or_missed(project, level, word):
+    goal = {"experiment": "main", "arm": "ours", "density": 0.5, "least": 89.0}
+
+    def judged():
+        return claims.judge({"claims": [], "goals": [goal], "contrasts": []}, tidy(project.config), project.config)[0]
+
+    assert judged().verdict == "not run"
+    project.put("ours", 0.5, around(level))
+    assert (judged().verdict, judged().id) == (word, "goal 89.0 % at 50 %")
+    project.put("ours", 0.5, around(level), missed=True)
+    assert judged().verdict == "missed"
+
+
+GRID = {
+    "sweep": {
+        "role": "ablation", "seeds": SEEDS, "base": {"data": "digits", "model": "lenet-16", "method": "crbg", "epochs": 2, "batch": 64},
+        "arms": {
+            "knobs": {"grid": {"options.weight": [1.0, 10.0], "options.mu0": [0.25, 1.0]}},
+            "kinds": {"grid": {"options.penalty": ["induce_sparse", "induce_decision"], "options.weight": [1.0, 2.0]}},
+        },
+    },
+    "widths": {
+        "role": "main", "view": "width", "seeds": SEEDS, "base": {"data": "digits", "density": 0.5, "epochs": 2, "batch": 64},
+        "arms": {
+            "ours": {"method": "crbg", "grid": {"model": ["lenet-100", "lenet-10"]}},
+            "dense": {"method": "dense", "set": {"density": None}, "grid": {"model": ["lenet-100", "lenet-10"]}},
+        },
+    },
+}  # fmt: skip
+
+
+@pytest.fixture
+def sweep(project):
+    """The small project with a sweep and a width experiment, and `put` for one spec of them."""
+    Path("sweep.yaml").write_text(yaml.safe_dump({"experiments": GRID}))
+    project.config = configs.read(["config.yaml", "sweep.yaml"])
+
+    def put(experiment, where, accuracies, density=0.5, gated=100):
+        hits = [c for c in project.config.experiment(experiment).cells if where(c)]
+        assert len(hits) == len(accuracies)
+        for cell, value in zip(hits, accuracies, strict=True):
+            part = {"readings": {"binary": {"accuracy": value, "density": density}}}
+            record = {"digest": cell.spec.digest(), "status": "ok", "digests": {"draw": f"d{cell.seed}", "order": f"o{cell.seed}"}}
+            folder = store.run_folder(project.config, cell.spec, cell.seed)
+            write_json(folder / "record.json", record | {"validation": part, "gated": gated})
+            write_json(folder / "provenance.json", {"revision": "abc", "device": "a CPU", "search_seconds": 2.0})
+            if experiment == "widths":
+                write_json(folder / "evaluation.json", {"test": part})
+
+    project.fill = put
+    return project
+
+
+def knob(weight, mu0):
+    return lambda c: c.arm == "knobs" and (c.spec.resolved().weight, c.spec.resolved().mu0) == (weight, mu0)
+
+
+@pytest.mark.parametrize(("low", "high", "verdict"), [(0.4, 0.1, "reproduced"), (0.4, 0.35, "not reproduced")])
+def test_tracks_rule(sweep, low, high, verdict):
+    rule = {"type": "tracks", "experiment": "sweep", "arm": "knobs", "knob": "weight", "other": "mu0"}
+    assert sweep.judge(rule)[0].verdict == "not run"
+    # mu0 moves the density by 0.1 at either weight; the weight by high - low.
+    for mu0, extra in ((0.25, 0.0), (1.0, 0.1)):
+        sweep.fill("sweep", knob(1.0, mu0), around(90), low + extra)
+        sweep.fill("sweep", knob(10.0, mu0), around(90), high + extra)
+    out = sweep.judge(rule)[0]
+    assert out.verdict == verdict
+    assert f"sparsity moves {100 * (low - high):.1f} points over weight and 10.0 over mu0" in out.evidence
+
+
+@pytest.mark.parametrize(("worst", "verdict"), [(89.5, "reproduced"), (89.05, "inconclusive"), (80.0, "not reproduced")])
+def test_flat_rule(sweep, worst, verdict):
+    rule = {"type": "flat", "experiment": "sweep", "arm": "knobs", "most": 1.0}
+    assert sweep.judge(rule)[0].verdict == "not run"
+    sweep.fill("sweep", knob(1.0, 0.25), around(90))
+    sweep.fill("sweep", knob(1.0, 1.0), around(89.9))
+    sweep.fill("sweep", knob(10.0, 0.25), around(worst))
+    assert sweep.judge(rule)[0].verdict == verdict
+
+
+@pytest.mark.parametrize(("gain", "verdict"), [(1.0, "reproduced"), (0.0, "inconclusive"), (-1.0, "not reproduced")])
+def test_order_rule_takes_the_best_of_each(sweep, gain, verdict):
+    rule = {"type": "order", "experiment": "sweep", "arm": "kinds", "field": "penalty", "a": "induce_decision", "b": "induce_sparse"}
+    assert sweep.judge(rule)[0].verdict == "not run"
+
+    def kind(penalty, weight):
+        return lambda c: c.arm == "kinds" and (c.spec.resolved().penalty, c.spec.resolved().weight) == (penalty, weight)
+
+    base = [80.0, 85.0, 90.0, 95.0]  # paired by seed, or the spread would drown the difference
+    sweep.fill("sweep", kind("induce_sparse", 1.0), base, 0.2)
+    sweep.fill("sweep", kind("induce_sparse", 2.0), [b - 5 for b in base], 0.1)
+    sweep.fill("sweep", kind("induce_decision", 1.0), [b - 9 for b in base], 0.4)
+    sweep.fill("sweep", kind("induce_decision", 2.0), [b + g for b, g in zip(base, around(gain), strict=True)], 0.3)
+    out = sweep.judge(rule)[0]
+    assert out.verdict == verdict
+    assert "70.0 % sparsity (penalty induce_decision, weight 2.0)" in out.evidence
+    assert "80.0 % sparsity (penalty induce_sparse, weight 1.0)" in out.evidence
+
+
+@pytest.mark.parametrize(
+    ("wide", "narrow", "verdict"),
+    [(97.0, 92.0, "exceeded"), (95.0, 92.0, "reproduced"), (95.0, 88.0, "not reproduced"), (95.0, 89.2, "inconclusive")],
+)
+def test_width_rule_judges_every_point(sweep, wide, narrow, verdict):
+    Path("paper/published.yaml").write_text(yaml.safe_dump({"width": [{"weights": 100, "accuracy": 95}, {"weights": 11, "accuracy": 90}]}))
+    rule = {"type": "width", "experiment": "widths", "arm": "ours", "margin": 0.8}
+    assert sweep.judge(rule)[0].verdict == "not run"
+    sweep.fill("widths", lambda c: c.arm == "ours" and c.spec.model == "lenet-100", around(wide), gated=1000)
+    sweep.fill("widths", lambda c: c.arm == "ours" and c.spec.model == "lenet-10", around(narrow), gated=110)
+    out = sweep.judge(rule)[0]
+    assert out.verdict == verdict
+    assert f"11.0 %: {narrow - 90:+.1f}" in out.evidence
+
+
+@pytest.mark.parametrize(("narrow", "verdict"), [(89.5, "reproduced"), (89.0, "inconclusive"), (85.0, "not reproduced")])
+def test_steady_rule_looks_at_the_gap_of_every_width(sweep, narrow, verdict):
+    rule = {"type": "steady", "experiment": "widths", "arm": "ours", "reference": "dense", "most": 1.0}
+    sweep.fill("widths", lambda c: c.arm == "ours" and c.spec.model == "lenet-100", around(96), gated=1000)
+    assert sweep.judge(rule)[0].verdict == "not run"
+    sweep.fill("widths", lambda c: c.arm == "dense" and c.spec.model == "lenet-100", around(96.5), gated=1000)
+    sweep.fill("widths", lambda c: c.arm == "ours" and c.spec.model == "lenet-10", around(narrow), gated=110)
+    sweep.fill("widths", lambda c: c.arm == "dense" and c.spec.model == "lenet-10", around(90), gated=110)
+    out = sweep.judge(rule)[0]
+    assert out.verdict == verdict
+    assert f"100.0 %: 0.5, 11.0 %: {90 - narrow:.1f}" in out.evidence
+
+
+def test_loss_rule_may_take_its_reference_from_another_experiment(sweep):
+    rule = {"type": "loss", "experiment": "main", "arm": "ours", "density": 0.5, "reference": "dense", "most": 1.0}
+    sweep.put("ours", 0.5, around(90))
+    sweep.put("dense", None, around(90.2))
+    assert sweep.judge(rule)[0].verdict == "reproduced"
+    assert sweep.judge(rule | {"reference_experiment": "widths"})[0].verdict == "not run"
+
+
 CONTRAST = {"experiment": "main", "a": "ours", "b": "quiet", "density": 0.5}
 
 
@@ -487,13 +655,19 @@ def test_the_projects_claims_name_what_its_configuration_runs(monkeypatch):
     wanted = []
     for c in declared["claims"]:
         if rule := c["rule"]:
-            wanted.append((rule["experiment"], rule["arm"], rule["density"]))
-            if "other" in rule:
+            at = {c.spec.density for c in config.experiment(rule["experiment"]).cells if c.arm == rule["arm"]}
+            wanted.append((rule["experiment"], rule["arm"], rule.get("density", next(iter(at), "no such arm"))))
+            if "other" in rule and "reference_density" in rule:
                 wanted += [(rule["experiment"], rule["other"], rule[k]) for k in ("density", "reference_density")]
-            if "reference" in rule:
-                wanted.append((rule["experiment"], rule["reference"], None))
-    wanted += [(c["experiment"], c[k], c["density"]) for c in declared["contrasts"] for k in "ab"]
-    there = {(e.name, c.arm, c.spec.density) for e in config.experiments.values() if e.role == "main" for c in e.cells}
+            if rule["type"] == "loss":
+                wanted.append((rule.get("reference_experiment", rule["experiment"]), rule["reference"], None))
+    for c in declared["contrasts"]:
+        wanted += [(c["experiment"], c["a"], c["density"]), (c.get("against", c["experiment"]), c["b"], c["density"])]
+    wanted += [(g["experiment"], g["arm"], g["density"]) for g in declared["goals"]]
+    ablations = ("order", "tracks", "flat")  # judged on validation
+    judged_on_test = {c["rule"]["experiment"] for c in declared["claims"] if c["rule"] and c["rule"]["type"] not in ablations}
+    assert {config.experiment(name).role for name in judged_on_test} == {"main"}
+    there = {(e.name, c.arm, c.spec.density) for e in config.experiments.values() for c in e.cells}
     assert set(wanted) <= there
     assert len({json.dumps(c, sort_keys=True) for c in declared["contrasts"]}) == len(declared["contrasts"])
 

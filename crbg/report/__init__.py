@@ -1,71 +1,125 @@
-"""Records -> tables, figures, numbers, verdicts and one HTML page. Reads result files only and never imports torch."""
+"""Records -> tables, figures, numbers, verdicts, one HTML page and the paper. Reads result files only and never imports torch."""
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 from tabulate import tabulate
 
+from crbg import store
 from crbg.config import Config, Experiment
 from crbg.files import write_text
-from crbg.report import figures, page, tables
-from crbg.report.claims import judge, read_claims, verdict_table
+from crbg.report import anatomy, figures, numbers, page, tables
+from crbg.report.claims import PUBLISHED, judge, read_claims, verdict_latex, verdict_table
 from crbg.report.tidy import tidy, unfinished
 
 
 def build(config: Config, only: str | None = None, page_copy: Path | None = None) -> list[str]:
     """Write everything under the configuration's paper folder, and say in lines what was written and what is missing.
 
-    With `only`, just the table and the figure of one main experiment.
+    With `only`, just the table and the figure of one experiment.
     """
     rows, folder, out, sections = tidy(config), config.paper, list[str](), list[page.Section]()
     claims = read_claims()
     for e in [config.experiment(only)] if only else config.experiments.values():
         if e.role == "tune" or rows[(rows.experiment == e.name) & (rows.reading == "binary")].empty:
             continue
-        if e.role == "ablation":
-            table = tables.ablation_table(rows, e)
-            write_text(folder / "tables" / f"{e.name}.md", tables.markdown(table, e, config, rows))
-            out.append(f"{folder / 'tables' / (e.name + '.md')}: {e.about}")
-            continue
-        table = tables.main_table(rows, e.name)
+        table = tables.ablation_table(rows, e) if e.role == "ablation" else tables.main_table(rows, e.name)
         write_text(folder / "tables" / f"{e.name}.md", tables.markdown(table, e, config, rows))
         write_text(folder / "tables" / f"{e.name}.tex", tables.latex(table))
-        drawn = figures.curve(rows, e, folder / "figures" / e.name, config.demonstration, _published(claims, e, config))
-        sections.append((e, table, drawn))
+        drawn = figures.draw(rows, e, folder / "figures" / e.name, config.demonstration, _published(claims, e, config))
+        sections.append(page.Section(e, table, drawn, tables.origin(rows, e)))
         out.append(f"{folder / 'tables' / (e.name + '.md')}, {drawn}.png: {e.about}")
     if only:
         return out
+    mains = [s.experiment for s in sections if s.experiment.role == "main" and s.experiment.view == "curve"]
+    for e in mains:
+        write_text(folder / "tables" / f"{e.name}_short.tex", tables.short_latex(e, rows))
+    pictures = _insides(config, folder)
     write_text(config.results / "results.csv", rows.to_csv(index=False))
     tuned = tables.tuning_table(rows)
     write_text(folder / "tables" / "tuning.md", tuned)
     verdicts = judge(claims, rows, config)
     write_text(folder / "tables" / "verdicts.md", verdict_table(verdicts, config))
-    write_text(folder / "numbers.tex", tables.numbers(rows))
-    whole = page.html(config, sections, verdicts, rows, tuned)
+    write_text(folder / "tables" / "verdicts.tex", verdict_latex(verdicts))
+    known = numbers.collect(rows, verdicts, config)
+    write_text(folder / "numbers.tex", numbers.macros(known))
+    whole = page.html(config, sections, verdicts, rows, tuned, pictures)
     for path in (folder / "report.html", *([page_copy] if page_copy else [])):
         write_text(path, whole)
-    if not config.demonstration:
-        _into_readme(sections, rows)
     out.append(f"{config.results / 'results.csv'}: {len(rows)} rows")
-    out.append(f"{folder / 'tables' / 'verdicts.md'}: {len(verdicts)} claims and contrasts")
+    out.append(f"{folder / 'tables' / 'verdicts.md'}: {len(verdicts)} claims, goals and contrasts")
     out.append(f"{folder / 'report.html'}: everything on one page")
+    if not config.demonstration:
+        _into_readme(mains, rows)
+        numbers.check(folder / "main.tex", known)
+        out.append(_typeset(folder))
     for name, count in unfinished(config).items():
         out.append(f"{name}: {count} runs are missing; `crbg run {name}` does them")
     return out
 
 
-def _published(claims: Mapping[str, Any], experiment: Experiment, config: Config) -> list[tuple[float, float, str]]:
-    """Find what was published for an experiment's own curve: (density, accuracy, source)."""
+def _published(claims: Mapping[str, Any], experiment: Experiment, config: Config) -> dict[str, Any]:
+    """Find what was published for an experiment's own figure: points (density, accuracy, source) and the width sweep."""
+    if config.demonstration:
+        return {}
     rules = [(c, c["rule"]) for c in claims["claims"] if c["rule"] and c["rule"].get("experiment") == experiment.name]
-    found = [(r["at"], r["published"], c["source"].split(",")[0]) for c, r in rules if "at" in r]
-    return [] if config.demonstration else found
+    found: dict[str, Any] = {"points": [(r["at"], r["published"], c["source"].split(",")[0]) for c, r in rules if "at" in r]}
+    if any(r["type"] == "width" for _, r in rules):
+        found |= yaml.safe_load(PUBLISHED.read_text())
+    return found
 
 
-def _into_readme(sections: list[page.Section], rows: pd.DataFrame, path: Path = Path("README.md")) -> None:
+def _insides(config: Config, folder: Path) -> list[tuple[str, Path]]:
+    """Draw the anatomy of the tickets that are there, and the course of mu under each penalty; return captions and paths."""
+    out = []
+    for a in anatomy.tickets(config):
+        path = folder / "figures" / f"ticket_{a.cell.spec.slug()}_seed{a.cell.seed}"
+        accuracy = a.record.get("validation", {}).get("readings", {}).get("binary", {}).get("accuracy")
+        caption = f"{a.cell.experiment}, {a.cell.arm}: {a.cell.spec.slug()} seed {a.cell.seed}"
+        caption += f", density {a.record['density']:.4f}, validation accuracy {accuracy:.2f} %" if accuracy is not None else ""
+        out.append((caption, figures.inside(a, path)))
+    for e in config.experiments.values():
+        if e.view == "penalties" and (picked := _one_seed(config, e)):
+            path = folder / "figures" / f"{e.name}_histograms"
+            out.append((f"{e.name}: gates under each penalty, one run each", figures.histograms(picked, path)))
+    return out
+
+
+def _one_seed(config: Config, e: Experiment) -> dict[str, Mapping[str, Any]]:
+    """Take one record for each penalty of an experiment's first arm: the middle lambda, the first seed."""
+    first = [c for c in e.cells if c.arm == e.cells[0].arm and c.seed == e.cells[0].seed]
+    weights = sorted({c.spec.resolved().weight for c in first})
+    found = {}
+    for c in first:
+        run = store.find(config, c.spec, c.seed) if c.spec.resolved().weight == weights[len(weights) // 2] else None
+        if run and "anatomy" in run["record"]:
+            found[c.spec.resolved().penalty] = run["record"]
+    return found
+
+
+def _typeset(folder: Path) -> str:
+    """Make paper.pdf where LaTeX is installed, and say in one line what happened."""
+    paper = folder / "main.tex"
+    if not paper.exists():
+        return f"{paper} is not there, so no PDF"
+    if shutil.which("latexmk") is None:
+        return f"{folder / 'paper.pdf'}: not made, LaTeX is not installed (Debian: apt install latexmk texlive-latex-extra)"
+    command = ["latexmk", "-pdf", "-interaction=nonstopmode", "-halt-on-error", "-jobname=paper", paper.name]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace")
+    if done.returncode == 0:
+        return f"{folder / 'paper.pdf'}: the paper"
+    wrong = next((line for line in done.stdout.splitlines() if line.startswith("!")), "see its log")
+    return f"{folder / 'paper.pdf'}: LaTeX failed: {wrong}"
+
+
+def _into_readme(mains: list[Experiment], rows: pd.DataFrame, path: Path = Path("README.md")) -> None:
     """Replace the numbers between the markers of the README, where there are any."""
     first, last = "<!-- numbers: written by `crbg report`, do not edit -->\n", "<!-- end of numbers -->"
     text = path.read_text() if path.exists() else ""
@@ -73,7 +127,7 @@ def _into_readme(sections: list[page.Section], rows: pd.DataFrame, path: Path = 
         return
     before, rest = text.split(first, 1)
     _, after = rest.split(last, 1)
-    shown = [tables.readme_table(e, rows) for e, _, _ in sections]
+    shown = [tables.readme_table(e, rows) for e in mains if "lenet_full" not in e.targets[:1]]
     write_text(path, before + first + "\n".join(shown) + last + after)
 
 

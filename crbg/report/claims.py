@@ -17,6 +17,7 @@ from crbg.errors import CrbgError, choose
 from crbg.report.tidy import values
 
 CLAIMS = Path("paper/claims.yaml")
+PUBLISHED = Path("paper/published.yaml")  # digitised points
 FIELDS = ("id", "source", "quote", "kind", "reading", "rule")
 
 
@@ -44,7 +45,7 @@ def read_claims(path: Path = CLAIMS) -> dict[str, Any]:
             raise CrbgError(f"{path}: claim {claim.get('id', '?')!r} lacks {missing} or has unknown {unknown}")
         if claim["rule"] is not None and claim["rule"].get("type") not in RULES:
             raise CrbgError(f"{path}: claim {claim['id']!r}: {choose(str(claim['rule'].get('type')), RULES)}")
-    if len(raw["contrasts"]) > 8:
+    if len(raw.get("contrasts", [])) > 8:
         raise CrbgError(f"{path}: {len(raw['contrasts'])} contrasts are declared; the protocol allows 8")
     return dict(raw)
 
@@ -62,14 +63,30 @@ def judge(claims: Mapping[str, Any], rows: pd.DataFrame, config: Config) -> list
             verdict, evidence = RULES[rule["type"]](rule, rows)
         out.append(Verdict(claim["id"], claim["source"], claim["quote"], verdict, f"{evidence}. Reading: {claim['reading']}"))
     if not config.demonstration:
-        out += _contrasts(claims["contrasts"], rows)
+        out += [_goal(g, rows) for g in claims.get("goals", [])] + _contrasts(claims["contrasts"], rows)
     return out
+
+
+def _goal(goal: Mapping[str, Any], rows: pd.DataFrame) -> Verdict:
+    """Judge an aim of our own: an accuracy that the interval, or at least the mean, has to reach."""
+    mine = values(rows, goal["experiment"], goal["arm"], goal["density"])
+    name = f"goal {goal['least']} % at {100 * (1 - goal['density']):g} %"
+    quote = f"{goal['arm']} reaches {goal['least']} % at {100 * (1 - goal['density']):g} % sparsity"
+    if mine.empty:
+        return Verdict(name, "our aim", quote, "not run", "no runs")
+    i = stats.t_interval(list(mine.accuracy))
+    word = "met" if i.low >= goal["least"] else "met in the mean" if i.mean >= goal["least"] else "missed"
+    if mine.density_missed.astype(bool).any():
+        word = "missed"
+    evidence = f"{i.mean:.2f} % [{i.low:.2f}, {i.high:.2f}] at {100 * (1 - mine.density.mean()):.1f} % sparsity, n = {i.n}"
+    return Verdict(name, "our aim", quote, word, evidence)
 
 
 def _contrasts(declared: list[dict[str, Any]], rows: pd.DataFrame) -> list[Verdict]:
     done: list[tuple[dict[str, Any], stats.Contrast | None]] = []
     for c in declared:
-        a, b = (values(rows, c["experiment"], c[k], c["density"]) for k in ("a", "b"))
+        a = values(rows, c["experiment"], c["a"], c["density"])
+        b = values(rows, c.get("against", c["experiment"]), c["b"], c["density"])
         if a.empty or b.empty:
             done.append((c, None))
             continue
@@ -79,7 +96,8 @@ def _contrasts(declared: list[dict[str, Any]], rows: pd.DataFrame) -> list[Verdi
     adjusted = iter(stats.holm([r.p for _, r in done if r is not None], len(declared)))
     out = []
     for c, r in done:
-        name = f"{c['a']} - {c['b']} at density {c['density']}"
+        data = " (Fashion-MNIST)" if "fashion" in c["experiment"] else ""
+        name = f"{c['a']} - {c['b']} at density {c['density']}{data}"
         if r is None:
             out.append(Verdict(name, "pre-declared contrast", name, "not run", "no runs"))
             continue
@@ -98,9 +116,10 @@ def _value(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
     verdict, d = stats.value_verdict(list(mine.accuracy), rule["published"], rule["margin"])
     if d is None:
         return verdict, "no runs"
+    units = f" with {100 * (1 - mine.units.mean()):.1f} % of the units closed," if mine.units.notna().all() else ""
     sparsity = 100 * (1 - mine.density.mean())
     return verdict, (
-        f"{mine.accuracy.mean():.2f} % at {sparsity:.1f} % sparsity, d = {d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}], "
+        f"{mine.accuracy.mean():.2f} %{units} at {sparsity:.1f} % sparsity, d = {d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}], "
         f"margin {rule['margin']}, n = {d.n}"
     )
 
@@ -119,7 +138,7 @@ def _gap(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
 def _loss(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
     """Judge whether an arm loses at most `most` points against a reference arm."""
     mine = values(rows, rule["experiment"], rule["arm"], rule["density"])
-    reference = values(rows, rule["experiment"], rule["reference"], None)
+    reference = values(rows, rule.get("reference_experiment", rule["experiment"]), rule["reference"], None)
     if mine.empty or reference.empty:
         return "not run", "no runs"
     d = stats.welch(list(reference.accuracy), list(mine.accuracy)).difference
@@ -167,7 +186,126 @@ def _frontier(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
     return ("not reproduced" if up.high < -m or down.low >= -m else "inconclusive"), evidence
 
 
-RULES = {"value": _value, "gap": _gap, "loss": _loss, "sanity": _sanity, "frontier": _frontier}
+def _floor(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
+    """Judge whether an accuracy is reached at all."""
+    mine = values(rows, rule["experiment"], rule["arm"], rule["density"])
+    if mine.empty:
+        return "not run", "no runs"
+    if mine.density_missed.astype(bool).any():
+        return "not run", f"density missed in {int(mine.density_missed.astype(bool).sum())} of {len(mine)} runs"
+    i = stats.t_interval(list(mine.accuracy))
+    verdict = "reproduced" if i.low >= rule["least"] else "not reproduced" if i.high < rule["least"] else "inconclusive"
+    return verdict, f"{i.mean:.2f} % [{i.low:.2f}, {i.high:.2f}], at least {rule['least']} asked, n = {i.n}"
+
+
+def _cells(rule: Mapping[str, Any], rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Binary validation rows of one arm of an ablation by setting, each in the order of its seeds."""
+    mine = rows[(rows.experiment == rule["experiment"]) & (rows.arm == rule["arm"])]
+    mine = mine[(mine.part == "validation") & (mine.reading == "binary")].sort_values("seed")
+    return {str(k): g for k, g in mine.groupby("setting", sort=False)}
+
+
+def _setting(text: str) -> dict[str, str]:
+    return dict(part.split(" ", 1) for part in text.split(", ") if part)
+
+
+def _order(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
+    """Judge which of two values of a field gives the better ticket, each at the best of its other settings, on validation."""
+    best: dict[str, pd.DataFrame] = {}
+    for setting, g in _cells(rule, rows).items():
+        kind = _setting(setting).get(rule["field"], "")
+        if kind in (rule["a"], rule["b"]) and (kind not in best or g.accuracy.mean() > best[kind].accuracy.mean()):
+            best[kind] = g
+    if len(best) < 2:
+        return "not run", "no runs"
+    a, b = best[rule["a"]], best[rule["b"]]
+    d = stats.paired(list(a.accuracy), list(b.accuracy)).difference
+    verdict = "reproduced" if d.low > 0 else "not reproduced" if d.high < 0 else "inconclusive"
+    ends = (
+        f"{k} {g.accuracy.mean():.2f} % at {100 * (1 - g.density.mean()):.1f} % sparsity ({g.setting.iloc[0]})" for k, g in best.items()
+    )
+    return verdict, f"{'; '.join(ends)}; difference {d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}], n = {d.n}, validation"
+
+
+def _tracks(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
+    """Judge whether sparsity moves more with one knob than with another: the mean range over each, the other held."""
+    points = {
+        tuple(_setting(s)[k] for k in (rule["knob"], rule["other"])): 100 * (1 - g.density.mean()) for s, g in _cells(rule, rows).items()
+    }
+    if len(points) < 4:
+        return "not run", "no runs"
+
+    def moves(axis: int) -> float:
+        held = {k[1 - axis] for k in points}
+        spans = [[v for k, v in points.items() if k[1 - axis] == h] for h in held]
+        return sum(max(s) - min(s) for s in spans) / len(spans)
+
+    knob, other = moves(0), moves(1)
+    evidence = f"sparsity moves {knob:.1f} points over {rule['knob']} and {other:.1f} over {rule['other']}, means of {len(points)} settings"
+    return ("reproduced" if knob > other else "not reproduced"), f"{evidence}, validation"
+
+
+def _flat(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
+    """Judge whether accuracy stays near its best over a range: the loss of the worst setting against the best one."""
+    cells = _cells(rule, rows)
+    if len(cells) < 2:
+        return "not run", "no runs"
+    best, worst = (pick(cells.values(), key=lambda g: g.accuracy.mean()) for pick in (max, min))
+    d = stats.welch(list(best.accuracy), list(worst.accuracy)).difference
+    verdict = "reproduced" if d.high <= rule["most"] else "not reproduced" if d.low > rule["most"] else "inconclusive"
+    ends = " and ".join(f"{g.accuracy.mean():.2f} % at {g.setting.iloc[0]}" for g in (best, worst))
+    return verdict, f"{ends}: {d.mean:.2f} points [{d.low:.2f}, {d.high:.2f}], at most {rule['most']}, n = {d.n}, validation"
+
+
+def _by_width(rule: Mapping[str, Any], rows: pd.DataFrame, arm: str) -> dict[float, list[float]]:
+    """Test accuracies of an arm by the number of weights, in % of the largest network."""
+    mine = rows[(rows.experiment == rule["experiment"]) & (rows.part == "test") & (rows.reading == "binary")]
+    full = mine.gated.max()
+    return {100 * n / full: list(g.sort_values("seed").accuracy) for n, g in mine[mine.arm == arm].groupby("gated")}
+
+
+def _width(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
+    """Judge every digitised point of the width sweep; the claim holds where none is missed."""
+    ours = _by_width(rule, rows, rule["arm"])
+    if not ours:
+        return "not run", "no runs"
+    found = []
+    for point in yaml.safe_load(PUBLISHED.read_text())["width"]:
+        near = min(ours, key=lambda w: abs(w - point["weights"]))
+        word, d = stats.value_verdict(ours[near], point["accuracy"], rule["margin"])
+        found.append((word, f"{near:.1f} %: {d.mean:+.1f}" if d else ""))
+    words = [w for w, _ in found]
+    kept = [w for w in words if w in ("exceeded", "reproduced")]
+    verdict = "reproduced" if len(kept) == len(words) else "not reproduced" if "not reproduced" in words else "inconclusive"
+    if all(w == "exceeded" for w in words):
+        verdict = "exceeded"
+    n = min(len(v) for v in ours.values())
+    return (
+        verdict,
+        f"{len(kept)} of {len(words)} points reached; ours minus theirs by share of weights: {', '.join(t for _, t in found)}; n = {n}",
+    )
+
+
+def _steady(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
+    """Judge whether the gap to a reference stays within a bound at every width."""
+    ours, theirs = (_by_width(rule, rows, arm) for arm in (rule["arm"], rule["reference"]))
+    shared = sorted(set(ours) & set(theirs), reverse=True)
+    if not shared:
+        return "not run", "no runs"
+    gaps = {w: stats.welch(theirs[w], ours[w]).difference for w in shared}
+    holds, fails = all(d.high <= rule["most"] for d in gaps.values()), any(d.low > rule["most"] for d in gaps.values())
+    text = ", ".join(f"{w:.1f} %: {d.mean:.1f}" for w, d in gaps.items())
+    verdict = "reproduced" if holds else "not reproduced" if fails else "inconclusive"
+    return (
+        verdict,
+        f"{rule['reference']} - {rule['arm']} by share of weights: {text}; at most {rule['most']}, n = {min(d.n for d in gaps.values())}",
+    )
+
+
+RULES = {
+    "value": _value, "gap": _gap, "loss": _loss, "sanity": _sanity, "frontier": _frontier, "floor": _floor, "order": _order,
+    "tracks": _tracks, "flat": _flat, "width": _width, "steady": _steady,
+}  # fmt: skip
 
 
 def verdict_table(verdicts: list[Verdict], config: Config) -> str:
@@ -175,3 +313,18 @@ def verdict_table(verdicts: list[Verdict], config: Config) -> str:
     head = "**A demonstration: nothing is judged.**\n\n" if config.demonstration else ""
     rows = [{"claim": v.id, "source": v.source, "quote": v.quote, "verdict": f"**{v.verdict}**", "evidence": v.evidence} for v in verdicts]
     return head + tabulate(rows, headers="keys", tablefmt="pipe", disable_numparse=True) + "\n"
+
+
+def verdict_latex(verdicts: list[Verdict]) -> str:
+    """Write the claims that were judged as a LaTeX table: claim, verdict, evidence."""
+    from crbg.report.tables import tex
+
+    judged = [v for v in verdicts if v.verdict != "not run"]
+    lines = [" & ".join(map(tex, (v.id, v.verdict, v.evidence.split(". Reading:")[0]))) + r" \\" for v in judged]
+    head = [
+        r"\begin{tabular}{p{0.22\linewidth}p{0.13\linewidth}p{0.55\linewidth}}",
+        r"\toprule",
+        r"claim & verdict & evidence \\",
+        r"\midrule",
+    ]
+    return "\n".join([*head, *lines, r"\bottomrule", r"\end{tabular}"]) + "\n"

@@ -3,80 +3,306 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 from crbg.config import Experiment
+from crbg.report.anatomy import Anatomy, layer_sizes
 from crbg.report.tables import best_part
+from crbg.report.tidy import specs
 from crbg.stats import t_interval
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LINES = ("-", "--", ":", "-.")
 STYLE: Any = {
     "font.size": 8, "axes.labelsize": 8, "legend.fontsize": 6.5, "xtick.labelsize": 7, "ytick.labelsize": 7, "axes.spines.top": False,
     "axes.spines.right": False, "figure.dpi": 200, "savefig.bbox": "tight", "axes.grid": True, "grid.alpha": 0.3, "pdf.fonttype": 42,
+    "axes.titlesize": 8,
 }  # fmt: skip
 
 LABELS = {
-    "crbg": "CRBG", "crbg_no_noise": "CRBG, no noise", "edge_popup": "edge-popup (per layer)", "random_mask": "random mask",
-    "dense_random": "dense, random weights", "dense_trained": "dense, trained",
+    "crbg": "CRBG", "crbg_no_noise": "CRBG, no noise", "crbg_polished": "CRBG, polished", "edge_popup": "edge-popup (per layer)",
+    "random_mask": "random mask", "dense_random": "dense, random weights", "dense_trained": "dense, trained",
+    "linear_probe": "linear probe", "induce_sparse": "induce-sparse", "induce_decision": "induce-decision",
+    "decision_quad": "decision, quadratic", "decision_entropy": "decision, entropy",
+    "0.5*induce_sparse+0.5*induce_decision": "half sparse, half decision",
+}  # fmt: skip
+FIELDS = {
+    "options.mu0": "initial gate $\\mu_0$", "scale": "range $\\alpha$ of the initial weights",
+    "options.noise": "noise $\\sigma$ of the gates", "options.weight": "penalty weight $\\lambda$",
 }  # fmt: skip
 
+Published = list[tuple[float, float, str]]
 
-def curve(rows: pd.DataFrame, experiment: Experiment, path: Path, demonstration: bool, published: list[tuple[float, float, str]]) -> Path:
-    """Draw binary accuracy against sparsity, one line for each arm; controls far below are named in the legend instead.
 
-    `published` holds (density, accuracy, source) of the claims that the experiment is to judge.
-    """
+def draw(rows: pd.DataFrame, experiment: Experiment, path: Path, demonstration: bool, published: Mapping[str, Any]) -> Path:
+    """Draw an experiment as its `view` says. `published`: points (density, accuracy, source) and the digitised width sweep."""
     mine = rows[(rows.experiment == experiment.name) & (rows.reading == "binary")]
-    part = best_part(mine)
-    mine = mine[mine.part == part]
+    mine = mine[mine.part == best_part(mine)]
+    with _figure(path, demonstration) as title:
+        match experiment.view:
+            case "dots":
+                _dots(mine)
+            case "lines":
+                _lines(mine, experiment)
+            case "width":
+                _width(mine, published.get("width", []))
+            case "penalties":
+                _penalties(mine)
+            case _:
+                _curve(mine, published.get("points", []))
+        title()
+    return path
+
+
+@contextmanager
+def _figure(path: Path, demonstration: bool = False) -> Iterator[Any]:
+    """Collect what is drawn in the present figure and write it twice, without dates: the same records give the same bytes."""
     with mpl.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(3.4, 2.4))
-        arms = list(mine.arm.unique())
-        best = mine.groupby("arm").accuracy.max()
-        shown = [a for a in arms if best[a] >= best.max() - 25]
-        below = [a for a in arms if a not in shown]
-        for i, arm in enumerate(shown):
-            label, group = LABELS.get(arm, arm), mine[mine.arm == arm]
-            if group.asked.isna().all():
-                level = t_interval(list(group.accuracy)).mean
-                axes.axhline(level, color=COLOURS[i % 7], lw=1, ls="--", label=f"{label}: {level:.1f} %")
-                continue
-            points = [(d, t_interval(list(g.accuracy))) for d, g in group.groupby("asked", sort=True)]
-            reach = [p.half if math.isfinite(p.half) else 0.0 for _, p in points]
-            axes.errorbar(
-                [d for d, _ in points], [p.mean for _, p in points], reach, color=COLOURS[i % 7], marker=MARKERS[i % 7],
-                ms=3.5, lw=1, capsize=2, label=label,
-            )  # fmt: skip
-        for density, accuracy, source in published:
-            axes.plot(density, accuracy, "*", color="black", ms=6, mfc="none")
-            axes.annotate(f"published, {source}", (density, accuracy), xytext=(5, -3), textcoords="offset points", fontsize=6)
-        for arm in below:
-            axes.plot([], [], " ", label=f"{LABELS.get(arm, arm)}: {mine[mine.arm == arm].accuracy.mean():.0f} % (below)")
-        ticks = sorted({float(d) for d in mine.asked.dropna()})
-        axes.set_xscale("log")
-        axes.invert_xaxis()
-        axes.set_xticks(ticks, [f"{100 * (1 - d):g}" for d in ticks])
-        axes.set_xticks([], minor=True)
-        means = [t_interval(list(g.accuracy)).mean for _, g in mine[mine.arm.isin(shown)].groupby(["arm", "asked"], dropna=False)]
-        means += [accuracy for _, accuracy, _ in published]
-        margin = 0.15 * (max(means) - min(means)) + 0.3
-        axes.set_ylim(max(0.0, min(means) - 2 * margin), min(100.5, max(means) + margin))
-        axes.set_xlabel("sparsity of the gated weights (%), log scale of density")
-        axes.set_ylabel(f"{part} accuracy (%)")
-        if demonstration:
-            axes.set_title("demonstration on digits, not evidence", fontsize=7)
-        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncol=2, columnspacing=1.0)
+
+        def title() -> None:
+            if demonstration:
+                plt.gcf().suptitle("demonstration on digits, not evidence", fontsize=7)
+
+        yield title
+        figure = plt.gcf()
         path.parent.mkdir(parents=True, exist_ok=True)
-        # No dates in the files, so the same records give the same bytes.
         figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
         figure.savefig(path.with_suffix(".png"), metadata={"Software": None})
         plt.close(figure)
+
+
+def _band(axes: Any, x: Sequence[Any], groups: Sequence[Sequence[float]], i: int, label: str | None, line: str = "-") -> None:
+    """Draw means with 95 % intervals along x."""
+    points = [t_interval(list(g)) for g in groups]
+    reach = [p.half if math.isfinite(p.half) else 0.0 for p in points]
+    axes.errorbar(
+        x, [p.mean for p in points], reach, color=COLOURS[i % 7], marker=MARKERS[i % 7], ms=3.5, lw=1, ls=line, capsize=2, label=label
+    )
+
+
+def _below(axes: Any, columns: int = 2, drop: float = -0.2) -> None:
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, drop), ncol=columns, columnspacing=1.0)
+
+
+def _curve(mine: pd.DataFrame, published: Published) -> None:
+    """Binary accuracy against sparsity, one line for each arm; controls far below are named in the legend instead."""
+    _, axes = plt.subplots(figsize=(3.4, 2.4))
+    best = mine.groupby("arm", sort=False).accuracy.max()
+    shown = [a for a in best.index if best[a] >= best.max() - 25]
+    for i, arm in enumerate(shown):
+        label, group = LABELS.get(arm, arm), mine[mine.arm == arm]
+        if group.asked.isna().all():
+            level = t_interval(list(group.accuracy)).mean
+            axes.axhline(level, color=COLOURS[i % 7], lw=1, ls="--", label=f"{label}: {level:.1f} %")
+            continue
+        by = [(d, list(g.accuracy)) for d, g in group.groupby("asked", sort=True)]
+        _band(axes, [d for d, _ in by], [v for _, v in by], i, label)
+    for density, accuracy, source in published:
+        axes.plot(density, accuracy, "*", color="black", ms=6, mfc="none")
+        axes.annotate(f"published, {source}", (density, accuracy), xytext=(5, -3), textcoords="offset points", fontsize=6)
+    for arm in (a for a in best.index if a not in shown):
+        axes.plot([], [], " ", label=f"{LABELS.get(arm, arm)}: {mine[mine.arm == arm].accuracy.mean():.0f} % (below)")
+    ticks = sorted({float(d) for d in mine.asked.dropna()})
+    axes.set_xscale("log")
+    axes.invert_xaxis()
+    axes.set_xticks(ticks, [f"{100 * (1 - d):g}" for d in ticks])
+    axes.set_xticks([], minor=True)
+    means = [g.accuracy.mean() for _, g in mine[mine.arm.isin(shown)].groupby(["arm", "asked"], dropna=False)]
+    # A point that collapsed must not flatten all the others; it leaves the picture and stays in the table.
+    means = [m for m in means if m >= max(means) - 12] + [accuracy for _, accuracy, _ in published]
+    margin = 0.15 * (max(means) - min(means)) + 0.3
+    axes.set_ylim(max(0.0, min(means) - 2 * margin), min(100.5, max(means) + margin))
+    axes.set_xlabel("sparsity of the gated weights (%), log scale of density")
+    axes.set_ylabel(f"{best_part(mine)} accuracy (%)")
+    _below(axes)
+
+
+def _dots(mine: pd.DataFrame) -> None:
+    """One line for each arm and setting: accuracy with its interval, and the sparsity in words."""
+    groups = list(specs(mine))[::-1]
+    _, axes = plt.subplots(figsize=(3.4, 0.35 + 0.19 * len(groups)))
+    colour = {arm: i for i, arm in enumerate(mine.arm.unique())}
+    names = []
+    for y, (arm, setting, g) in enumerate(groups):
+        i = t_interval(list(g.accuracy))
+        half = i.half if math.isfinite(i.half) else 0.0
+        c = colour[arm]
+        axes.errorbar(i.mean, y, xerr=half, color=COLOURS[c % 7], marker=MARKERS[c % 7], ms=4, capsize=2, lw=1)
+        sparse = (
+            f"{100 * (1 - g.units.mean()):.0f} % of units closed"
+            if g.units.notna().all()
+            else f"{100 * (1 - g.density.mean()):.1f} % sparse"
+        )
+        names.append(", ".join(filter(None, [LABELS.get(arm, arm.replace("_", " ")), setting, sparse])))
+    axes.set_yticks(range(len(groups)), names, fontsize=6)
+    axes.set_ylim(-0.6, len(groups) - 0.4)
+    axes.set_xlabel(f"{best_part(mine)} accuracy (%)")
+
+
+def _lines(mine: pd.DataFrame, experiment: Experiment) -> None:
+    """Accuracy, and sparsity where it was not asked for, against the field `x` of the experiment."""
+    free = bool(mine.asked.isna().all())
+    figure, panels = plt.subplots(1 + free, 1, figsize=(3.4, 1.9 * (1 + free)), sharex=True, squeeze=False)
+    field = experiment.x.removeprefix("options.")
+    xs = sorted({float(x) for x in mine.x})
+    if xs[0] > 0 and xs[-1] / xs[0] > 20:
+        panels[0, 0].set_xscale("log")
+    lines: dict[str, dict[float, pd.DataFrame]] = {}
+    for arm, setting, g in specs(mine):
+        rest = ", ".join(part for part in setting.split(", ") if not part.startswith(f"{field} "))
+        name = ", ".join(filter(None, [LABELS.get(arm, arm.replace("_", " ")), rest.replace("weight", "$\\lambda$")]))
+        lines.setdefault(name, {})[float(g.x.iloc[0])] = g
+    for i, (name, points) in enumerate(lines.items()):
+        order = sorted(points)
+        style = LINES[i // 7 % 4]
+        _band(panels[0, 0], order, [list(points[x].accuracy) for x in order], i, name, style)
+        if free:
+            _band(panels[1, 0], order, [list(100 * (1 - points[x].density)) for x in order], i, None, style)
+    panels[0, 0].set_ylabel(f"{best_part(mine)} accuracy (%)")
+    if free:
+        panels[1, 0].set_ylabel("sparsity (%)")
+    panels[-1, 0].set_xlabel(FIELDS.get(experiment.x, field))
+    if len(xs) <= 8:
+        panels[-1, 0].set_xticks(xs, [f"{x:g}" for x in xs])
+        panels[-1, 0].set_xticks([], minor=True)
+    figure.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 0.02 if free else -0.02), ncol=2, columnspacing=1.0)
+
+
+def _width(mine: pd.DataFrame, published: Sequence[Mapping[str, float]]) -> None:
+    """Accuracy, and the gap to the trained dense network, against the number of weights."""
+    figure, (top, low) = plt.subplots(2, 1, figsize=(3.4, 3.6), sharex=True)
+    full = mine.gated.max()
+    level = {}
+    for i, arm in enumerate(mine.arm.unique()):
+        by = sorted(((100 * n / full, list(g.accuracy)) for n, g in mine[mine.arm == arm].groupby("gated")), reverse=True)
+        _band(top, [x for x, _ in by], [v for _, v in by], i, LABELS.get(arm, arm))
+        level[arm] = dict(by)
+    if published:
+        top.plot(
+            [p["weights"] for p in published],
+            [p["accuracy"] for p in published],
+            "*",
+            color="black",
+            ms=5,
+            mfc="none",
+            label="thesis (read from its figure)",
+        )
+    dense = level.get("dense_trained", {})
+    for i, arm in enumerate(level):
+        shared = [x for x in level[arm] if x in dense]
+        if arm != "dense_trained" and shared:
+            gaps = [[d - v for d, v in zip(dense[x], level[arm][x], strict=False)] for x in shared]
+            _band(low, shared, gaps, i, None)
+    top.set_xscale("log")
+    top.invert_xaxis()
+    top.set_ylabel(f"{best_part(mine)} accuracy (%)")
+    low.set_ylabel("dense, trained minus ticket\n(points)")
+    low.set_xlabel("weights of the network before gating (% of LeNet-300-100)")
+    low.set_xticks([100, 30, 10, 3, 1], ["100", "30", "10", "3", "1"])
+    low.set_xticks([], minor=True)
+    figure.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 0.02), ncol=2, columnspacing=1.0)
+
+
+def _penalties(mine: pd.DataFrame) -> None:
+    """Binary accuracy and sparsity against lambda, one column for each initial law, one line for each penalty."""
+    arms = list(mine.arm.unique())
+    figure, panels = plt.subplots(2, len(arms), figsize=(1.75 * len(arms) + 0.3, 3.3), sharex=True, sharey="row", squeeze=False)
+    found = mine.assign(
+        penalty=mine.setting.str.extract(r"penalty ([^,]+)", expand=False).fillna("induce_sparse"),
+        weight=mine.setting.str.extract(r"weight ([\d.]+)", expand=False).astype(float),
+    )
+    for column, arm in enumerate(arms):
+        for i, penalty in enumerate(found.penalty.unique()):
+            by = [(w, g) for w, g in found[(found.arm == arm) & (found.penalty == penalty)].groupby("weight", sort=True)]
+            weights = [w for w, _ in by]
+            _band(panels[0, column], weights, [list(g.accuracy) for _, g in by], i, LABELS.get(penalty, penalty) if not column else None)
+            _band(panels[1, column], weights, [list(100 * (1 - g.density)) for _, g in by], i, None)
+        panels[0, column].set_title(arm.replace("_", " "))
+        panels[1, column].set_xscale("log")
+        panels[1, column].set_xticks(sorted(found.weight.unique()), [f"{w:g}" for w in sorted(found.weight.unique())])
+        panels[1, column].set_xticks([], minor=True)
+    panels[0, 0].set_ylabel(f"{best_part(mine)} accuracy (%)")
+    panels[1, 0].set_ylabel("sparsity (%)")
+    figure.supxlabel(FIELDS["options.weight"], fontsize=8)
+    figure.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncol=2, columnspacing=1.0)
+
+
+def histograms(records: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
+    """Draw mu at the start, the middle and the end, and the share of fractional gates over training, one row for each record."""
+    with _figure(path):
+        figure, panels = plt.subplots(len(records), 4, figsize=(6.8, 1.05 * len(records) + 0.4), squeeze=False)
+        for row, (name, record) in zip(panels, records.items(), strict=True):
+            low, high, count = record["anatomy"]["bins"]
+            edges = np.linspace(low, high, int(count) + 1)
+            for axes, stage in zip(row, ("start", "middle", "end"), strict=False):
+                counts = np.array(record["anatomy"]["mu"][stage], float)
+                axes.stairs(100 * counts / counts.sum() + 1e-4, edges, fill=True, color=COLOURS[0])
+                axes.set_yscale("log")
+                axes.set_ylim(0.01, 150)
+                axes.set_yticks([0.01, 1, 100], ["0.01", "1", "100"])
+            epochs = record["anatomy"]["epochs"]
+            row[3].plot([e["epoch"] for e in epochs], [100 * e["undecided"] for e in epochs], "-o", ms=2.5, lw=1, color=COLOURS[1])
+            row[3].set_ylim(-3, 103)
+            row[0].set_ylabel(LABELS.get(name, name).replace(", ", ",\n"), fontsize=6.5)
+        for axes, text in zip(panels[0], ("start", "half time", "end", "fractional gates (%)"), strict=True):
+            axes.set_title(text)
+        for axes in panels[:-1].flat:
+            axes.tick_params(labelbottom=False)
+        for axes in panels[-1, :3]:
+            axes.set_xlabel("$\\mu$")
+        panels[-1, 3].set_xlabel("epoch")
+        figure.supylabel("share of gates in a bin (%)", fontsize=7, x=-0.01)
+        figure.subplots_adjust(hspace=0.25, wspace=0.35)
+    return path
+
+
+def inside(anatomy: Anatomy, path: Path) -> Path:
+    """Draw one ticket: kept weights per input pixel, layer densities with dead units, histograms of mu, gates over time."""
+    record, sizes = anatomy.record, layer_sizes(anatomy.cell)
+    with _figure(path):
+        figure, (pixels, layers, mus, course) = plt.subplots(1, 4, figsize=(6.8, 1.6), constrained_layout=True)
+        image = pixels.imshow(anatomy.first, cmap="cividis")
+        pixels.set_title("kept first-layer weights\nper input pixel")
+        pixels.grid(False)
+        pixels.set_xticks([])
+        pixels.set_yticks([])
+        figure.colorbar(image, ax=pixels, shrink=0.8)
+        names = list(record["layers"])
+        density = [100 * n["kept"] / n["total"] for n in record["layers"].values()]
+        layers.bar(range(len(names)), density, color=COLOURS[0])
+        for i, (name, value) in enumerate(zip(names, density, strict=True)):
+            layers.annotate(
+                f"{value:.1f}\n{record['dead_units'][name]}/{sizes[i][1]} cut off", (i, value), ha="center", va="bottom", fontsize=5
+            )
+        layers.set_ylim(0, 1.45 * max(density))
+        layers.set_xticks(range(len(names)), [n.removesuffix(".weight") for n in names])
+        layers.set_title("density (%), units that\nno kept weight reaches")
+        low, high, count = record["anatomy"]["bins"]
+        edges = np.linspace(low, high, int(count) + 1)
+        for i, stage in enumerate(("start", "middle", "end")):
+            counts = np.array(record["anatomy"]["mu"][stage], float)
+            mus.stairs(100 * counts / counts.sum() + 1e-4, edges, color=COLOURS[i], label=stage)
+        mus.set_yscale("log")
+        mus.set_ylim(0.01, 300)
+        mus.set_title("$\\mu$ (% of gates, log)")
+        mus.legend(frameon=False, fontsize=5.5)
+        epochs = record["anatomy"]["epochs"]
+        for i, (key, label) in enumerate((("density", "open, $\\mu > 1/2$"), ("undecided", "$0 < \\mu < 1$"))):
+            course.plot(
+                [e["epoch"] for e in epochs], [100 * e[key] for e in epochs], marker=MARKERS[i], ms=2.5, lw=1, color=COLOURS[i], label=label
+            )
+        course.set_title("gates over epochs (%)")
+        course.set_xlabel("epoch")
+        course.legend(frameon=False, fontsize=5.5)
     return path

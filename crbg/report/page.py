@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html as escape
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -16,11 +17,20 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto
 table { border-collapse: collapse; font-size: 0.85rem; margin: 1rem 0; display: block; overflow-x: auto; }
 th, td { padding: 0.3rem 0.6rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
 img { max-width: 34rem; width: 100%; }
+img.wide { max-width: 60rem; }
+small, .origin { color: #555; font-size: 0.8rem; }
 .demo { background: #fff3cd; padding: 0.6rem 1rem; border: 1px solid #d9b84a; }
 """
 
 
-Section = tuple[Experiment, pd.DataFrame, Path]  # an experiment with its table and its figure's path without suffix
+@dataclass(frozen=True)
+class Section:
+    """An experiment with its table, its figure's path without suffix, and where its numbers come from."""
+
+    experiment: Experiment
+    table: pd.DataFrame
+    figure: Path
+    origin: str
 
 
 def html(
@@ -29,19 +39,36 @@ def html(
     verdicts: list[Verdict],
     rows: pd.DataFrame,
     tuning: str,
+    pictures: list[tuple[str, Path]],
 ) -> str:
     """Put everything on one page; pictures are embedded, nothing is fetched."""
     parts = [f"<!doctype html><html lang='en'><meta charset='utf-8'><title>crbg report</title><style>{STYLE}</style>"]
     parts.append("<h1>Strong lottery tickets, measured and judged</h1>")
     if config.demonstration:
         parts.append("<p class='demo'>A demonstration on a toy data set: it shows that the pipeline works and is evidence for nothing.</p>")
-    for e, table, figure in sections:
-        picture = base64.b64encode(figure.with_suffix(".png").read_bytes()).decode()
-        parts.append(f"<h2>{escape.escape(e.about)}</h2><img alt='accuracy against sparsity' src='data:image/png;base64,{picture}'>")
-        parts.append(table.to_html(index=False, border=0))
+    names = [("verdicts", "Verdicts"), *((s.experiment.name, s.experiment.name) for s in sections), ("tickets", "Tickets inside")]
+    names += [("origin", "Where the numbers come from"), ("tuning", "Tuning trials")]
+    parts.append("<p>" + " · ".join(f"<a href='#{anchor}'>{escape.escape(text)}</a>" for anchor, text in names) + "</p>")
     judged = pd.DataFrame([v.__dict__ for v in verdicts])
-    parts += ["<h2>Verdicts</h2>", judged.to_html(index=False, border=0)]
+    parts += ["<h2 id='verdicts'>Verdicts</h2>", judged.to_html(index=False, border=0)]
+    for s in sections:
+        parts.append(f"<h2 id='{s.experiment.name}'>{_about(s.experiment)}</h2>")
+        parts.append(_picture(s.figure, f"figure of {s.experiment.name}"))
+        parts += [s.table.to_html(index=False, border=0), f"<p class='origin'>{escape.escape(s.origin)}</p>"]
+    parts.append("<h2 id='tickets'>Tickets inside</h2>")
+    for caption, path in pictures:
+        parts += [f"<p>{escape.escape(caption)}</p>", _picture(path, "anatomy of a ticket", "wide")]
     origin = rows.drop_duplicates(["digest", "seed"]).groupby(["experiment", "origin", "device", "revision"]).size()
-    parts += ["<h2>Where the numbers come from</h2>", origin.rename("runs").reset_index().to_html(index=False, border=0)]
-    parts += ["<h2>Tuning trials</h2><pre>", escape.escape(tuning), "</pre></html>"]
+    parts += ["<h2 id='origin'>Where the numbers come from</h2>", origin.rename("runs").reset_index().to_html(index=False, border=0)]
+    parts += ["<h2 id='tuning'>Tuning trials</h2><pre>", escape.escape(tuning), "</pre></html>"]
     return "\n".join(parts) + "\n"
+
+
+def _about(e: Experiment) -> str:
+    part = "test set" if e.role == "main" else "validation only"
+    return f"{escape.escape(e.about)} <small>({e.name}, {part})</small>"
+
+
+def _picture(path: Path, alt: str, kind: str = "") -> str:
+    data = base64.b64encode(path.with_name(path.name + ".png").read_bytes()).decode()
+    return f"<img class='{kind}' alt='{alt}' src='data:image/png;base64,{data}'>"

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pandas as pd
 from tabulate import tabulate
 
 from crbg.config import Config, Experiment
-from crbg.report.tidy import values
+from crbg.report.tidy import specs, values
 from crbg.stats import paired, t_interval
 
+LATEX = ("arm", "setting", "sparsity %", "units closed %", "binary %", "mean %", "reinit %", "n")
 READINGS = ("binary", "exact", "mean")
 CONTROLS = ("reinit", "shuffle", "invert")
 NOTE = (
@@ -27,42 +29,61 @@ def best_part(rows: pd.DataFrame) -> str:
 
 
 def main_table(rows: pd.DataFrame, experiment: str) -> pd.DataFrame:
-    """One row for each arm and density: mean with 95 % half interval of each reading and control, n, seconds."""
+    """One row for each arm and setting: mean with 95 % half interval of each reading and control, n, seconds.
+
+    Columns that say nothing in this experiment (no settings, no unit gates, no silent units) are left out.
+    """
     mine = rows[rows.experiment == experiment]
     mine = mine[mine.part == best_part(mine)]
     out = []
-    for (arm, _), group in mine.groupby(["arm", "asked"], dropna=False, sort=False):
+    for arm, setting, group in specs(mine):
         binary = group[group.reading == "binary"]
-        line = {"arm": arm, "sparsity %": f"{100 * (1 - binary.density.mean()):.1f}"}
+        line = {"arm": arm, "setting": setting, "sparsity %": f"{100 * (1 - binary.density.mean()):.1f}"}
+        line["units closed %"] = f"{100 * (1 - binary.units.astype(float).mean()):.1f}" if binary.units.notna().all() else ""
         for reading in READINGS:
             picked = group[group.reading == reading].accuracy.dropna()
             line[f"{reading} %"] = interval(list(picked)) if len(picked) else ""
+        soft = binary.fractional.dropna()
+        line["fractional %"] = f"{100 * soft.mean():.1f}" if len(soft) else ""
+        silent = binary.silent.dropna()
+        line["silent units"] = f"{silent.mean():.0f}" if len(silent) else ""
         for control in CONTROLS:
             known = binary[control].dropna()
             line[f"{control} %"] = f"{known.mean():.1f}" if len(known) else ""
         line["n"] = str(binary.seed.nunique())
         line["missed"] = str(int(binary.density_missed.fillna(False).astype(bool).sum()))
         line["search s"] = f"{binary.search_seconds.mean():.0f}"
+        line["trained"] = ("slopes" if "act" in trained else "weights") if (trained := str(binary.trained.iloc[0])) else ""
         out.append(line)
-    return pd.DataFrame(out)
+    table = pd.DataFrame(out)
+    empty = [c for c in ("setting", "units closed %", "silent units", "trained", "fractional %") if c in table and not table[c].any()]
+    return table.drop(columns=empty)
 
 
 def ablation_table(rows: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
-    """Add to the table of an ablation the difference to the same arm of the experiment that it is compared with."""
+    """Add to the table of an ablation the paired difference to what it is compared with.
+
+    That is the same arm of the experiment named by `against`, or else the first row of the same density.
+    """
     table = main_table(rows, experiment.name)
-    if experiment.against is None:
-        return table
-    mine = rows[(rows.experiment == experiment.name)]
+    mine = rows[(rows.experiment == experiment.name) & (rows.part == "validation") & (rows.reading == "binary")]
+    first: dict[float, pd.DataFrame] = {}
     found = []
-    for arm, asked in mine[["arm", "asked"]].drop_duplicates().itertuples(index=False):
-        pair = [values(rows, e, arm, None if pd.isna(asked) else asked, "validation") for e in (experiment.name, experiment.against)]
-        same = pair[0].merge(pair[1], on=["seed", "draw", "order"])
-        if same.empty:
+    for arm, _, group in specs(mine):
+        asked = group.asked.iloc[0]
+        if experiment.against is not None:
+            other = values(rows, experiment.against, arm, None if pd.isna(asked) else asked, "validation")
+        else:
+            other = first.setdefault(-1.0 if pd.isna(asked) else asked, group)
+        same = group.merge(other, on=["seed", "draw", "order"])
+        if other is group:
+            found.append("reference")
+        elif same.empty:
             found.append("no pairs")
-            continue
-        d = paired(list(same.accuracy_x), list(same.accuracy_y)).difference
-        found.append(f"{d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}], n = {d.n}")
-    table[f"difference to {experiment.against} (paired)"] = found
+        else:
+            d = paired(list(same.accuracy_x), list(same.accuracy_y)).difference
+            found.append(f"{d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}], n = {d.n}")
+    table[f"difference to {experiment.against or 'the reference'} (paired)"] = found
     return table
 
 
@@ -76,21 +97,37 @@ def markdown(table: pd.DataFrame, experiment: Experiment, config: Config, rows: 
     """Write a table with what a reader needs to judge it."""
     mine = rows[rows.experiment == experiment.name]
     part = best_part(mine)
-    origin = ", ".join(f"{n} {o}" for o, n in mine.drop_duplicates(["digest", "seed"]).origin.value_counts().items())
     head = "**A demonstration on a toy data set, not evidence for any claim.**\n\n" if config.demonstration else ""
     where = f"{', '.join(mine.model.unique())} on {', '.join(mine.data.unique())}"
-    devices, revisions = ", ".join(sorted(mine.device.unique())), ", ".join(sorted(mine.revision.unique()))
     return (
         f"{head}{experiment.about}: {where}, accuracy on the {part} part, mean ± half of the 95 % t interval over n seeds.\n\n"
         + tabulate(table.to_dict("records"), headers="keys", tablefmt="pipe", disable_numparse=True)
-        + f"\n\n{NOTE} Runs: {origin}. Device: {devices}. Revision: {revisions}.\n"
+        + f"\n\n{NOTE} {origin(rows, experiment)}\n"
+    )
+
+
+def origin(rows: pd.DataFrame, experiment: Experiment) -> str:
+    """Say where the numbers of an experiment come from: this run or records, when, on what, by which versions and revisions."""
+    mine = rows[rows.experiment == experiment.name].drop_duplicates(["digest", "seed"])
+    counts = ", ".join(f"{n} {o}" for o, n in mine.origin.value_counts().items())
+    versions = sorted({f"{run.split('-')[0]} {version}" for run, version in zip(mine.run, mine.version, strict=True)})
+    dates = sorted({mine.finished.min(), mine.finished.max()})
+    devices, revisions = sorted(mine.device.unique()), sorted(mine.revision.unique())
+    return (
+        f"Runs: {counts}; finished {' to '.join(dates)}. Methods and their versions: {', '.join(versions)}. "
+        f"Device: {', '.join(devices)}. Revision: {', '.join(revisions)}."
     )
 
 
 def latex(table: pd.DataFrame) -> str:
-    """Write the table as booktabs LaTeX."""
-    plain = table.map(lambda v: str(v).replace("±", r"$\pm$").replace("_", r"\_"))
-    plain.columns = [c.replace("%", r"\%").replace("_", r"\_") for c in plain.columns]
+    """Write the columns of a table that fit a page as booktabs LaTeX; the Markdown table has them all."""
+    shown = [c for c in table.columns if c in LATEX or c.startswith("difference")]
+    return _booktabs(table[shown or list(table.columns)])
+
+
+def _booktabs(table: pd.DataFrame) -> str:
+    plain = table.map(tex)
+    plain.columns = [tex(c) for c in plain.columns]
     body = tabulate(plain.to_dict("records"), headers="keys", tablefmt="latex_raw", disable_numparse=True)
     first, second, third = (r"\toprule", r"\midrule", r"\bottomrule")
     for rule in (first, second, third):
@@ -98,18 +135,10 @@ def latex(table: pd.DataFrame) -> str:
     return body + "\n"
 
 
-def numbers(rows: pd.DataFrame) -> str:
-    r"""Define one macro for each headline number: \crbgnumber{experiment.arm.density.part}; an unknown key is an error."""
-    lines = [
-        "% value ± half 95 % interval (n seeds) [digest]; written by `crbg report`",
-        r"\newcommand{\crbgnumber}[1]{\ifcsname crbg@#1\endcsname\csname crbg@#1\endcsname\else\errmessage{unknown number #1}\fi}",
-    ]
-    mine = rows[(rows.role == "main") & (rows.reading == "binary")]
-    for (experiment, arm, _, part), g in mine.groupby(["experiment", "arm", "asked", "part"], dropna=False, sort=True):
-        key = f"{experiment}.{arm}.{'none' if g.asked.isna().all() else f'{g.asked.iloc[0]:g}'}.{part}"
-        text = interval(list(g.accuracy)).replace("±", r"\ensuremath{\pm}")
-        lines.append(rf"\expandafter\def\csname crbg@{key}\endcsname{{{text}}} % n = {len(g)} [{', '.join(g.digest.unique())}]")
-    return "\n".join(lines) + "\n"
+def tex(value: object) -> str:
+    """Escape plain text for LaTeX."""
+    text = re.sub(r"([%&#_$])", r"\\\1", str(value))
+    return text.replace("±", r"$\pm$").replace("<", r"$<$").replace(">", r"$>$").replace("^", r"\^{}").replace("~", r"\~{}")
 
 
 def tuning_table(rows: pd.DataFrame) -> str:
@@ -117,7 +146,7 @@ def tuning_table(rows: pd.DataFrame) -> str:
     mine = rows[(rows.role == "tune") & (rows.part == "validation") & (rows.reading == "binary")]
     if mine.empty:
         return "No tuning runs yet.\n"
-    grouped = mine.groupby(["experiment", "arm", "asked", "run"], sort=False)
+    grouped = mine.groupby(["experiment", "arm", "asked", "setting", "digest"], sort=False)
     table = grouped.agg(
         validation=("accuracy", "mean"), seeds=("seed", "nunique"), missed=("density_missed", lambda m: int(m.astype(bool).sum()))
     ).reset_index()
@@ -126,24 +155,40 @@ def tuning_table(rows: pd.DataFrame) -> str:
     return tabulate(table.to_dict("records"), headers="keys", tablefmt="pipe", disable_numparse=True) + "\n"
 
 
-def readme_table(experiment: Experiment, rows: pd.DataFrame) -> str:
-    """Write the headline accuracies of an experiment: one line for each arm, one column for each sparsity."""
+def _short(experiment: Experiment, rows: pd.DataFrame) -> tuple[list[dict[str, str]], str, str]:
+    """One line for each arm with one cell for each sparsity, what stands without a mask, and what it was measured on."""
     mine = rows[(rows.experiment == experiment.name) & (rows.reading == "binary")]
     part = best_part(mine)
     mine = mine[mine.part == part]
     asked = sorted(mine.asked.dropna().unique(), reverse=True)
     out = []
     for arm, group in mine.groupby("arm", sort=False):
-        if group.asked.isna().all():
-            continue
-        cells = {f"{100 * (1 - d):g} % sparse": _interval_or_blank(group[group.asked == d]) for d in asked}
-        out.append({"arm": arm, **cells})
+        if not group.asked.isna().all():
+            out.append({"arm": str(arm)} | {f"{100 * (1 - d):g} %": _interval_or_blank(group[group.asked == d]) for d in asked})
     flat = mine[mine.asked.isna()].groupby("arm", sort=False).accuracy.apply(lambda a: interval(list(a)))
-    others = "; ".join(f"{arm} {text}" for arm, text in flat.items())
-    where = f"{', '.join(mine.model.unique())} on {', '.join(mine.data.unique())}"
-    head = f"{where}: {part} accuracy in % of binary tickets on untrained weights, mean ± half of the 95 % t interval"
-    head += f", n = {mine.seed.nunique()} seeds."
-    return f"{head}\n\n{tabulate(out, headers='keys', tablefmt='pipe', disable_numparse=True)}\n\nWithout a mask: {others}.\n"
+    others = [f"{arm} {text}" for arm, text in flat.items()] + [f"the commonest class {v:.2f}" for v in mine.constant.dropna()[:1]]
+    counts = sorted(set(mine.groupby(["arm", "digest"]).seed.nunique()))
+    seeds = f"n = {counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "") + " seeds"
+    where = f"{', '.join(mine.model.unique())} on {', '.join(mine.data.unique())}: {part} accuracy in %"
+    return (
+        out,
+        "; ".join(others),
+        f"{where} of binary tickets on untrained weights by sparsity, mean ± half of the 95 % t interval, {seeds}.",
+    )
+
+
+def readme_table(experiment: Experiment, rows: pd.DataFrame) -> str:
+    """Write the headline accuracies of an experiment: one line for each arm, one column for each sparsity."""
+    lines, others, head = _short(experiment, rows)
+    return (
+        f"{head}\n\n{tabulate(lines, headers='keys', tablefmt='pipe', disable_numparse=True)}\n\nWithout a mask: {others or 'not run'}.\n"
+    )
+
+
+def short_latex(experiment: Experiment, rows: pd.DataFrame) -> str:
+    """Write the same as booktabs LaTeX, for the width of a page."""
+    lines, _, _ = _short(experiment, rows)
+    return _booktabs(pd.DataFrame(lines))
 
 
 def _interval_or_blank(group: pd.DataFrame) -> str:

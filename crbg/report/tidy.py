@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
 
 from crbg import store
-from crbg.config import Config
+from crbg.config import Cell, Config, Experiment
 from crbg.errors import CrbgError
+from crbg.selection import varying
 
 COLUMNS = [
-    "experiment", "role", "arm", "run", "digest", "data", "model", "init", "asked", "seed", "status", "origin", "revision", "device",
-    "part", "reading", "accuracy", "density", "density_missed", "shuffle", "invert", "reinit", "search_seconds", "draw", "order",
+    "experiment", "role", "arm", "setting", "x", "run", "digest", "version", "data", "model", "init", "asked", "seed", "epochs", "status",
+    "origin", "revision", "device", "finished", "part", "reading", "accuracy", "density", "density_missed", "shuffle", "invert", "reinit",
+    "constant", "fractional", "units", "effective", "silent", "kept", "gated", "trained", "search_seconds", "draw", "order",
 ]  # fmt: skip
 
 
@@ -24,12 +27,13 @@ def tidy(config: Config) -> pd.DataFrame:
     """
     rows: list[dict[str, Any]] = []
     for e in config.experiments.values():
+        settings = _settings(e)
         for c in {c.key: c for c in e.cells}.values():
             found = store.find(config, c.spec, c.seed, evaluated=True) or store.find(config, c.spec, c.seed)
             if found is None:
                 continue
             try:
-                rows += _rows(e.role, c, found)
+                rows += _rows(e, c, found, settings[c.arm, c.spec.digest()])
             except (KeyError, TypeError, AttributeError) as error:
                 raise CrbgError(
                     f"the record of {c.spec.slug()} seed {c.seed} ({found['origin']}) lacks {error}; delete it and run the cell again"
@@ -37,20 +41,41 @@ def tidy(config: Config) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _rows(role: str, cell: Any, found: dict[str, Any]) -> list[dict[str, Any]]:
+def _settings(e: Experiment) -> dict[tuple[str, str], dict[str, Any]]:
+    """Say for each arm and spec in which fields, the density apart, it differs from the others of its arm at its density."""
+    arms: dict[tuple[str, float | None], dict[str, Cell]] = {}
+    for c in e.cells:
+        arms.setdefault((c.arm, c.spec.density), {})[c.spec.digest()] = c
+    return {
+        (arm, digest): varying(c.spec, [other.spec for other in cells.values()])
+        for (arm, _), cells in arms.items()
+        for digest, c in cells.items()
+    }
+
+
+def _rows(e: Experiment, cell: Cell, found: dict[str, Any], setting: dict[str, Any]) -> list[dict[str, Any]]:
     record, provenance, spec = found["record"], found["provenance"], cell.spec
+    units = record.get("anatomy", {}).get("units", {}).values()
     base = {
-        "experiment": cell.experiment, "role": role, "arm": cell.arm, "run": spec.slug(), "digest": record["digest"],
-        "data": spec.data, "model": spec.model, "init": spec.init, "asked": spec.density, "seed": cell.seed,
-        "status": record["status"], "origin": found["origin"], "revision": provenance["revision"], "device": provenance["device"],
+        "experiment": cell.experiment, "role": e.role, "arm": cell.arm, "run": spec.slug(), "digest": record["digest"],
+        "setting": ", ".join(f"{k.split('.', 1)[-1]} {v}" for k, v in setting.items()),
+        "x": getattr(spec.resolved() if e.x.startswith("options.") else spec, e.x.removeprefix("options."), None),
+        "version": record.get("version"), "data": spec.data, "model": spec.model, "init": spec.init, "asked": spec.density,
+        "seed": cell.seed, "epochs": spec.epochs, "status": record["status"], "origin": found["origin"],
+        "revision": provenance["revision"], "device": provenance["device"], "finished": str(provenance.get("finished", ""))[:10],
         "search_seconds": provenance["search_seconds"], "draw": record["digests"]["draw"], "order": record["digests"]["order"],
+        "fractional": record.get("shares", {}).get("all", {}).get("fractional"), "effective": record.get("effective_density"),
+        "units": sum(u["kept"] for u in units) / sum(u["total"] for u in units) if units else None,
+        "silent": sum(record["silent_units"].values()) if "silent_units" in record else None,
+        "kept": sum(n["kept"] for n in record.get("layers", {}).values()), "gated": record.get("gated"),
+        "trained": ", ".join(record.get("roles", {}).get("trained", [])),
     }  # fmt: skip
     parts = {"validation": record.get("validation"), "test": found.get("evaluation", {}).get("test")}
     out = []
     for part, values in parts.items():
         if values is None:
             continue
-        controls = {k: v["accuracy"] for k, v in values.get("sanity", {}).items()}
+        controls = {k: v["accuracy"] for k, v in values.get("sanity", {}).items()} | {"constant": values.get("constant")}
         missed = values.get("density_missed", False)
         for reading, v in values["readings"].items():
             row = base | {"part": part, "reading": reading, "accuracy": v["accuracy"], "density": v["density"]}
@@ -74,3 +99,9 @@ def values(rows: pd.DataFrame, experiment: str, arm: str, asked: float | None, p
     mine = rows[(rows.experiment == experiment) & (rows.arm == arm) & (rows.part == part) & (rows.reading == reading)]
     mine = mine[mine.asked.isna()] if asked is None else mine[(mine.asked - asked).abs() < 1e-9]
     return mine.sort_values("seed")
+
+
+def specs(rows: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Walk through rows spec by spec, in the order of the configuration: arm, setting, the rows."""
+    for (arm, setting, _), group in rows.groupby(["arm", "setting", "digest"], sort=False):
+        yield str(arm), str(setting), group

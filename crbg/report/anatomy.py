@@ -1,0 +1,56 @@
+"""What a ticket looks like inside: layer densities, dead units, first-layer mask, histogram of mu, gates over time. No torch."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load
+
+from crbg import store
+from crbg.config import Cell, Config
+from crbg.data import info
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """One ticket with its record. `first` counts, for each input pixel, the kept weights that leave it: shape (rows, columns)."""
+
+    cell: Cell
+    record: Mapping[str, Any]
+    first: np.ndarray
+
+
+def tickets(config: Config) -> list[Anatomy]:
+    """Find the tickets of fully connected networks that are there, fresh or committed; the first seed of each spec."""
+    found: dict[str, Anatomy] = {}
+    for e in config.experiments.values():
+        for c in e.cells if e.role == "main" else ():
+            path = store.ticket_path(config, c.spec, c.seed)
+            if c.spec.digest() in found or path is None or not c.spec.model.startswith("lenet-"):
+                continue
+            run = store.find(config, c.spec, c.seed)
+            if run and run["record"].get("anatomy"):
+                found[c.spec.digest()] = Anatomy(c, run["record"], _first_layer(path))
+    return list(found.values())
+
+
+def _first_layer(path: Path) -> np.ndarray:
+    """Read the mask of the first layer from a ticket file: tensors are packed in the order of their names, eight weights a byte."""
+    data = path.read_bytes()
+    header = json.loads(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["crbg"])
+    channels, height, width = header["in"]
+    units = int(header["model"].split("-")[1])
+    bits = np.unpackbits(load(data)["mask"])[: units * channels * height * width]
+    return np.asarray(bits.reshape(units, channels, height, width).sum((0, 1)))
+
+
+def layer_sizes(cell: Cell) -> list[tuple[int, int]]:
+    """(inputs, outputs) of each layer of a fully connected network, from its name."""
+    widths = [int(np.prod(info(cell.spec.data).shape)), *map(int, cell.spec.model.split("-")[1:]), info(cell.spec.data).classes]
+    return list(itertools.pairwise(widths))

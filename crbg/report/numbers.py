@@ -1,0 +1,78 @@
+"""Every number that the paper's prose may quote, as a LaTeX macro, and the check that it quotes no other."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from crbg.config import Config
+from crbg.errors import CrbgError, choose
+from crbg.report.claims import Verdict
+from crbg.report.tables import ablation_table, best_part, interval, tex
+from crbg.report.tidy import specs
+
+HEAD = (
+    "% Written by `crbg report`. \\crbgnumber{KEY} gives mean ± half 95 % interval, KEY.n the seeds, KEY.sparsity, KEY.digest the spec.\n"
+    "\\makeatletter\n"
+    "\\newcommand{\\crbgnumber}[1]{\\@ifundefined{crbg@#1}{\\errmessage{unknown number #1}}{\\@nameuse{crbg@#1}}}\n"
+)
+
+
+def collect(rows: pd.DataFrame, verdicts: list[Verdict], config: Config) -> dict[str, str]:
+    """Name each number: EXPERIMENT.ARM[.SETTING].DENSITY, verdict.CLAIM, evidence.CLAIM, and counts of runs."""
+    out: dict[str, str] = {}
+    for e in config.experiments.values():
+        mine = rows[(rows.experiment == e.name) & (rows.reading == "binary")]
+        if mine.empty or e.role == "tune":
+            continue
+        part = best_part(mine)
+        differences = list(ablation_table(rows, e).iloc[:, -1]) if e.role == "ablation" else []
+        mine = mine[mine.part == part]
+        for i, (arm, setting, g) in enumerate(specs(mine)):
+            density = "none" if g.asked.isna().all() else f"{g.asked.iloc[0]:g}"
+            key = ".".join([e.name, arm, *([_plain(setting)] if setting else []), density])
+            out[key] = interval(list(g.accuracy))
+            out[f"{key}.n"], out[f"{key}.digest"] = str(g.seed.nunique()), g.digest.iloc[0]
+            out[f"{key}.sparsity"] = f"{100 * (1 - g.density.mean()):.1f}"
+            if differences:
+                out[f"{key}.difference"] = differences[i]
+    for v in verdicts:
+        out[f"verdict.{_plain(v.id)}"], out[f"evidence.{_plain(v.id)}"] = v.verdict, v.evidence.split(". Reading:")[0]
+    runs = rows.drop_duplicates(["digest", "seed"])
+    out["runs"], out["runs.tuning"] = str(len(runs)), str(len(runs[runs.role == "tune"]))
+    out["verdicts.judged"] = str(sum(v.verdict != "not run" for v in verdicts))
+    return out
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^\w.+-]+", "-", text.replace("≥", "at-least")).strip("-")
+
+
+def macros(numbers: dict[str, str]) -> str:
+    """Write the numbers as macros."""
+    return HEAD + "".join(f"\\@namedef{{crbg@{key}}}{{{tex(value)}}}\n" for key, value in numbers.items()) + "\\makeatother\n"
+
+
+def check(paper: Path, numbers: dict[str, str]) -> None:
+    """Refuse a paper that quotes a number which no record gives, or inputs a file that is not there.
+
+    Raises:
+        CrbgError: names every unknown key with its line and the nearest known one.
+    """
+    if not paper.exists():
+        return
+    problems = []
+    for i, line in enumerate(paper.read_text().splitlines(), start=1):
+        if line.lstrip().startswith("%"):
+            continue
+        for key in re.findall(r"\\crbgnumber\{([^}]*)\}", line):
+            if key not in numbers:
+                problems.append(f"{paper}:{i}: unknown number {key!r}: {choose(key, numbers)[:200]}")
+        for name in re.findall(r"\\(?:input|includegraphics)(?:\[[^]]*\])?\{([^}]*)\}", line):
+            wanted = [paper.parent / name, *((paper.parent / name).with_suffix(s) for s in (".tex", ".pdf"))]
+            if not any(p.is_file() for p in wanted):
+                problems.append(f"{paper}:{i}: {name} is not there; `crbg report` writes it once its experiment has run")
+    if problems:
+        raise CrbgError("\n".join(problems))
