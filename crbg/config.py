@@ -24,7 +24,7 @@ EXPERIMENT = {
     "about": str, "targets": list, "role": str, "seeds": list, "cells_per_job": int, "tuned_by": str, "against": str, "groups": dict,
     "base": dict, "arms": dict, "gpu": int, "view": str, "x": str,
 }  # fmt: skip
-ARM = {"about": str, "method": str, "set": dict, "grid": dict}
+ARM = {"about": str, "method": str, "set": dict, "grid": (dict, list)}
 ROLES = ("tune", "ablation", "main")
 VIEWS = ("curve", "dots", "lines", "width", "penalties")
 
@@ -255,12 +255,17 @@ def _points(
     fixed["method"] = arm.get("method", fixed.get("method"))
     if fixed["method"] is None:
         raise CrbgError(f"{place}.method is missing")
-    grid = arm.get("grid") or {}
-    for key, values in grid.items():
-        if not isinstance(values, list) or not values:
-            raise CrbgError(f"{place}.grid.{key} must be a list of at least one value, not {values!r}")
-    for point in itertools.product(*grid.values()):
-        values = _lay_over(fixed, _expand(dict(zip(grid, point, strict=True))))
+    grids = arm.get("grid") or {}
+    points: list[dict[str, Any]] = []
+    for grid in grids if isinstance(grids, list) else [grids]:  # a list of grids is their union
+        if not isinstance(grid, dict):
+            raise CrbgError(f"{place}.grid must be a mapping of lists, or a list of such mappings, not {grid!r} in it")
+        for key, values in grid.items():
+            if not isinstance(values, list) or not values:
+                raise CrbgError(f"{place}.grid.{key} must be a list of at least one value, not {values!r}")
+        points += [dict(zip(grid, point, strict=True)) for point in itertools.product(*grid.values())]
+    for point in points:
+        values = _lay_over(fixed, _expand(point))
         for choice in chosen:
             if values.get("density") in choice["densities"]:
                 values = _lay_over(values, _expand(choice["set"]))

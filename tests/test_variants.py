@@ -1,0 +1,242 @@
+"""The searches that go beyond gates on frozen random weights, and what a record says about them."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from crbg import attach, gate, measure, methods
+from crbg.control import Controlled, Plan
+from crbg.data.images import Feed
+from crbg.errors import CrbgError
+from crbg.fit import Clock, OutOfTime
+from crbg.init import initialise
+from crbg.measure import accuracy
+from crbg.models import build
+from crbg.run import Bench, execute, fresh, reopen
+from crbg.spec import Spec, folder
+
+BASE = Spec("digits", "lenet-32-16", "crbg", 0.5, scale=0.3, epochs=3, batch=64)
+
+
+def variant(**options):
+    return dataclasses.replace(BASE, options=options)
+
+
+@pytest.fixture
+def bench(tmp_path, digits):
+    return Bench(tmp_path / "results", loaded={"digits": digits})
+
+
+def search(digits, spec=BASE, activation="leaky", seed=0):
+    model = build(spec.model, digits.in_shape, digits.classes, activation=activation)
+    initialise(model, spec.init, spec.scale, seed)
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    task = methods.Task(Feed(digits.train, spec.batch, seed), spec.density, spec.epochs, seed, nn.functional.cross_entropy)
+    found = methods.get(spec.method).find(model, task, spec.resolved())
+    same = {n for n, t in model.state_dict().items() if torch.equal(t, before[n])}
+    return model, found, same
+
+
+# --- what is trained, and what is said about it ---
+
+FC = {"fc1.weight", "fc2.weight", "fc3.weight"}
+
+
+@pytest.mark.parametrize("options", [{"pretrain": 1}, {"joint_lr": 0.001}, {"finetune": 1}], ids=lambda o: next(iter(o)))
+def test_regimes_that_train_weights_say_so(digits, options):
+    _, found, same = search(digits, variant(**options))
+    assert not same & FC
+    assert found.changed == dict.fromkeys(FC, "trained")
+
+
+def test_pretrained_weights_are_frozen_during_the_search(digits):
+    spec = variant(pretrain=2, lr=0.0)  # gates that do not move: the weights are those of two dense epochs
+    model, _, _ = search(digits, spec)
+    dense, _, _ = search(digits, dataclasses.replace(BASE, method="dense", density=None, epochs=2))
+    assert all(torch.equal(model.state_dict()[n], dense.state_dict()[n]) for n in FC)
+
+
+def test_joint_training_moves_weights_and_gates(digits):
+    _, found, _ = search(digits, variant(joint_lr=0.003, noise=0.1))
+    alone = search(digits, variant(noise=0.1))[1]
+    assert found.mask != alone.mask
+
+
+def test_finetuning_trains_kept_weights_alone_and_helps(digits):
+    model, found, _ = search(digits, variant(finetune=3))
+    other, plain, same = search(digits, BASE)
+    assert found.mask == plain.mask
+    assert same >= FC
+    for name, w in attach.weights(model).items():
+        # A dropped weight gets no gradient, so it keeps its bytes; most of the kept ones move.
+        moved = w != attach.weights(other)[name]
+        assert not bool((moved & ~found.mask[name]).any())
+        assert moved[found.mask[name]].float().mean() > 0.5
+    parts = digits.validation
+    assert accuracy(model, parts.batches(), found.mask) > accuracy(other, parts.batches(), plain.mask)
+
+
+def test_slopes_train_and_weights_do_not(digits):
+    model, found, same = search(digits, variant(train_slopes=True), "prelu_per_unit")
+    assert found.changed == {"act1.weight": "trained", "act2.weight": "trained"}
+    assert same >= FC
+    assert not same & set(found.changed)
+    assert [tuple(model.state_dict()[n].shape) for n in found.changed] == [(32,), (16,)]
+
+
+def test_a_probe_trains_the_last_weight_alone(digits):
+    _, found, same = search(digits, dataclasses.replace(BASE, method="probe", density=None))
+    assert found.changed == {"fc3.weight": "trained"}
+    assert same == FC - {"fc3.weight"}
+    assert found.mask.density == 1
+
+
+@pytest.mark.parametrize("options", [{"pretrain": 1}, {"joint_lr": 0.001}, {"finetune": 1}, {"polish": 0.5, "noise": 0.0, "firmness": 0.0}])
+def test_an_interrupted_variant_ends_in_the_same_bytes(bench, options):
+    spec = variant(**options)
+    whole = execute(spec, 1, bench)
+    cut = dataclasses.replace(bench, results=bench.results.parent / "cut")
+    for steps in (10, 30):
+        with pytest.raises(OutOfTime):
+            execute(spec, 1, cut, Clock(stop_after=steps))
+    again = execute(spec, 1, cut)
+    assert again == whole
+    assert not list(folder(cut.results, spec, 1).glob("checkpoint*"))
+
+
+def test_trained_tensors_are_read_back_for_the_evaluation(bench, digits):
+    spec = dataclasses.replace(variant(train_slopes=True), model_args={"activation": "prelu"})
+    record = execute(spec, 0, bench)
+    model, _ = fresh(spec, digits, 0)
+    found = reopen(folder(bench.results, spec, 0), model, record["digests"]["gates"])
+    assert record["roles"]["trained"] == ["act1.weight", "act2.weight"]
+    seen = record["validation"]["readings"]["binary"]["accuracy"]
+    assert accuracy(model, digits.validation.batches(), found.mask) == pytest.approx(seen)
+    initial, _ = fresh(spec, digits, 0)
+    assert accuracy(initial, digits.validation.batches(), found.mask) != pytest.approx(seen)
+    assert not (folder(bench.results, spec, 0) / "ticket.safetensors").exists()
+
+
+# --- hard gates and leaks ---
+
+
+def test_a_hard_gate_is_binary_and_passes_the_gradient_straight_through():
+    mu, w = torch.tensor([-0.4, 0.3, 0.6, 1.7]), torch.tensor([1.0, -2.0, 3.0, -4.0])
+    g = gate.Gaussian(mu, noise=0.5)
+    g.hard = g.sampling = True
+    out = g(w)
+    assert out.tolist() == [0.0, 0.0, 3.0, -4.0]
+    (out * torch.tensor([1.0, 10.0, 100.0, 1000.0])).sum().backward()
+    assert g.mu.grad.tolist() == [1.0, -20.0, 300.0, -4000.0]  # upstream * w, for closed and open gates alike, without |mu|'s sign
+
+
+@pytest.mark.parametrize("leak", [0.0, 0.25, 1.0])
+def test_a_leak_replaces_the_slope_of_clip_outside_its_range(leak):
+    mu, w = torch.tensor([-0.4, 0.3, 1.7]), torch.tensor([1.0, -2.0, -4.0])
+    g = gate.Gaussian(mu, noise=0.0, leak=leak)
+    out = g(w)
+    assert out.tolist() == [0.0, pytest.approx(-0.6), -4.0]
+    out.sum().backward()
+    assert g.mu.grad.tolist() == pytest.approx([leak * 1.0, -2.0, leak * -4.0])
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: gate.Gaussian(torch.zeros(2), leak=1.5), "leak 1.5 must lie in"),
+        (lambda: gate.Gaussian(torch.zeros(2), leak=0.5, learn_sigma=True), "leak 0.5"),
+        (lambda: gate.Units(torch.zeros(2), leak=0.5), "not on units"),
+    ],
+)
+def test_leaks_that_mean_nothing_are_refused(make, words):
+    with pytest.raises(CrbgError, match=words):
+        make()
+
+
+def test_polishing_makes_gates_hard_at_the_end_and_steers_the_density_alone():
+    model = nn.Sequential(nn.Linear(8, 4, bias=False))
+    attach.attach(model, lambda name, w: gate.Gaussian(torch.linspace(0.1, 0.9, 32).reshape(4, 8), noise=0.0))
+    search = Controlled(model, "induce_sparse", 0.5, Plan(polish=0.25, every=1, decide=0.0, tolerance=10))
+    pushes = []
+    for progress in (0.0, 0.74, 0.76):
+        search.before_forward(progress)
+        assert search.gates[0].hard == (progress > 0.75)
+        search.gates[0].mu.grad = torch.ones(4, 8)
+        search.after_backward(progress)
+        pushes.append(search.push[0] - search.weight * search.task[0] * unit(search.penalty.slope(search.gates[0].mu.detach(), 0.5)))
+    assert pushes[1].norm() > 0.5  # the decision
+    assert pushes[2].norm() < 1e-4
+
+
+def unit(t):
+    return t / t.norm()
+
+
+def test_polishing_gives_a_better_binary_mask_than_stopping_undecided(digits):
+    spec = dataclasses.replace(variant(noise=0.0, firmness=0.0, lr=0.01), density=0.2, epochs=20)
+    polished = dataclasses.replace(spec, options=dict(spec.options) | {"polish": 0.5})
+    results = []
+    for s in (spec, polished):
+        model, found, same = search(digits, s)
+        assert same >= FC
+        results.append(accuracy(model, digits.validation.batches(), found.mask))
+    assert results[1] > results[0] + 1
+
+
+def test_units_cannot_be_polished(digits):
+    with pytest.raises(CrbgError, match="not on units"):
+        search(digits, variant(granularity="unit", polish=0.5))
+
+
+# --- what a record keeps ---
+
+
+def test_a_record_shows_the_course_of_the_search(bench):
+    record = execute(dataclasses.replace(BASE, epochs=15), 0, bench)
+    total = record["gated"]
+    mu = record["anatomy"]["mu"]
+    assert {k: sum(v) for k, v in mu.items()} == dict.fromkeys(("start", "middle", "end"), total)
+    low, high, count = record["anatomy"]["bins"]
+    width = (high - low) / count
+    near = round((0.5 - low) / width)
+    assert sum(mu["start"][near - 2 : near + 2]) > 0.99 * total  # mu starts as N(1/2, 0.01^2)
+    assert mu["middle"] != mu["start"]
+    assert mu["end"] != mu["middle"]
+    rows = record["anatomy"]["epochs"]
+    assert len(rows) == 12
+    assert (rows[-1]["epoch"], rows[-1]["density"]) == (15, pytest.approx(record["density"], rel=1e-3))
+    kept = record["layers"]["fc2.weight"]
+    assert rows[-1]["density fc2.weight"] == pytest.approx(kept["kept"] / kept["total"], abs=1e-3)
+    history = (folder(bench.results, dataclasses.replace(BASE, epochs=15), 0) / "history.jsonl").read_text().splitlines()
+    assert len(history) == 15
+    assert json.loads(history[-1])["density"] == pytest.approx(rows[-1]["density"], rel=1e-3)
+
+
+def test_a_record_of_unit_gates_counts_units(bench):
+    record = execute(variant(granularity="unit"), 0, bench)
+    units = record["anatomy"]["units"]
+    assert {n: u["total"] for n, u in units.items()} == {"fc2.weight": 32, "fc3.weight": 16}
+    assert sum(u["kept"] for u in units.values()) == 24
+    # A closed unit takes its incoming weights with it, which the mask on its outgoing ones does not show.
+    assert record["effective_density"] < record["density"]
+
+
+def test_the_commonest_training_class_is_the_constant_answer(bench, digits):
+    record = execute(dataclasses.replace(BASE, method="random", epochs=0), 0, bench)
+    common = digits.train.y.bincount().argmax()
+    assert record["validation"]["constant"] == pytest.approx(100 * float((digits.validation.y == common).float().mean()))
+
+
+def test_silent_units_are_those_that_say_the_same_to_every_image():
+    model = nn.Sequential(nn.Linear(3, 4, bias=False), nn.ReLU(), nn.Linear(4, 2, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[1.0, 0, 0], [-1.0, 0, 0], [0, 0, 0], [0, 1.0, 0]]))
+    x, y = torch.tensor([[1.0, -1, 0], [2.0, -3, 0]]), torch.tensor([0, 1])
+    assert measure.silent_units(model, [(x, y)]) == {"1": 3}  # never active, cut off, never active; the first one speaks
+    assert measure.silent_units(model, [(x[:1], y[:1]), (x[1:], y[1:])]) == {"1": 3}
+    mask = {"0.weight": torch.zeros(4, 3, dtype=torch.bool)}
+    assert measure.silent_units(model, [(x, y)], mask) == {"1": 4}
+    assert measure.silent_units(nn.Sequential(nn.Linear(3, 2)), [(x, y)]) == {}
