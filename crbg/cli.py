@@ -1,4 +1,4 @@
-"""The command line: crbg run | evaluate | plan | status | list | data | select | record | report."""
+"""The command line: crbg run | evaluate | verify | plan | status | list | data | select | record | report."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 
 from crbg import config as configs
 from crbg import methods, models, store
-from crbg.config import Cell, Config
+from crbg.config import Cell, Config, Experiment
 from crbg.data import DATA
 from crbg.errors import CrbgError, choose
-from crbg.files import write_json
+from crbg.files import write_json, write_text
 
 CONTINUE = 75  # exit status of a run that ran out of time and left a checkpoint: call it again
 
@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     def cells(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("experiment", nargs="?", help="one experiment; all of them if absent")
+        sub.add_argument("experiment", nargs="?", help="one experiment or target; all experiments if absent")
         sub.add_argument("--where", nargs="+", default=[], metavar="KEY=VALUE", help="only cells with, e.g., arm=crbg density=0.05")
         sub.add_argument("--seeds", nargs="+", type=int, metavar="N", help="these seeds instead of the configured ones")
         sub.add_argument("--job", metavar="NAME", help="exactly the cells of one job of the workflow")
@@ -73,6 +73,11 @@ def _parser() -> argparse.ArgumentParser:
     cells(ev)
     ev.add_argument("--out", type=Path, help="write a manifest of the cells here")
 
+    ver = command("verify", _verify, "Check finished runs against their spec, seed, data and ticket; status 1 when one fails.",
+                  "crbg verify lenet_curve --where arm=crbg --out verified.md")  # fmt: skip
+    cells(ver)
+    ver.add_argument("--out", type=Path, help="write the rows here too, as a Markdown table")
+
     data = command("data", _data, "Find or download a data set, check it, and say what it holds.", "crbg data mnist")
     data.add_argument("name", help="one of those that `crbg list` shows")
     data.add_argument("--out", type=Path, help="write what was found here")
@@ -85,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     sel.add_argument("--out", type=Path, help="write elsewhere, for comparison with the committed choice")
     rec = command("record", _record, "Copy finished records into results/recorded, to be committed.", "crbg record lenet_curve")
     cells(rec)
+    rec.add_argument("--tickets", action="store_true", help="copy their tickets too, under results/recorded/tickets")
     rep = command("report", _report, "Make tables, figures, verdicts and the HTML page from records.", "crbg report")
     rep.add_argument("experiment", nargs="?", help="only the table and figure of this main experiment")
     rep.add_argument("--brief", action="store_true", help="print a small table of what is there and the files to open, write nothing")
@@ -96,8 +102,16 @@ def _config(args: argparse.Namespace) -> Config:
     return configs.read(args.config, args.set)
 
 
+def _experiments(config: Config, name: str | None) -> list[Experiment]:
+    """Look up one experiment, the experiments of a target, or all of them."""
+    targets = config.targets()
+    if name in targets and name not in config.experiments:
+        return targets[name]
+    return [config.experiment(name)] if name else list(config.experiments.values())
+
+
 def _cells(args: argparse.Namespace, config: Config) -> list[Cell]:
-    chosen = [config.experiment(args.experiment)] if args.experiment else list(config.experiments.values())
+    chosen = _experiments(config, args.experiment)
     if args.job:
         jobs = {j.name: j for e in chosen for j in e.jobs()}
         if args.job not in jobs:
@@ -161,14 +175,18 @@ class Progress:
             share = (self.done + done / total) / self.cells
             print(f"{share:6.1%} of {self.cells} runs, about {_time((now - self.started) * (1 / share - 1))} left", flush=True)
 
-    def finish(self, text: str) -> None:
-        """Note the end of a cell."""
+    def finish(self, text: str = "") -> None:
+        """Note the end of a cell; without a text only the time left is told, as it is between steps."""
         self.done += 1
-        if self.bar is not None:
+        if not text:
+            self.step(0, 1)
+        elif self.bar is not None:
             self.bar.update(self.done - self.bar.n)
             self.bar.write(text)
         else:
             print(text, flush=True)
+        if self.bar is not None and self.done == self.cells:
+            self.bar.close()
 
 
 def _time(seconds: float) -> str:
@@ -253,6 +271,26 @@ def _evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
+def _verify(args: argparse.Namespace) -> int:
+    config = _config(args)
+    cells = _unique(_cells(args, config))
+    from crbg import verify
+
+    runs = verify.finished(config, cells)
+    if not runs:
+        raise CrbgError(f"none of the {len(cells)} runs asked for is done, so nothing can be verified; `crbg status` says what is missing")
+    verifier, progress = verify.Verifier(config, _bench(args, config)), Progress(len(runs))
+    rows = verifier.rows(runs, progress.finish)
+    print(verify.table(rows))
+    for name, why in verifier.missing.items():
+        print(f"data set {name!r} is not here, so its runs stay unchecked; `crbg data {name}` gets it ({why})")
+    undone = f"; {len(cells) - len(runs)} of the runs asked for are not done" if len(runs) < len(cells) else ""
+    print(verify.summary(rows) + undone)
+    if args.out:
+        write_text(args.out, f"# What `crbg verify` found\n\n{verify.summary(rows)}{undone}.\n\n{verify.table(rows, 'github')}\n")
+    return int(any(r.verdict == verify.FAIL for r in rows))
+
+
 def _data(args: argparse.Namespace) -> int:
     from crbg.data.images import load
 
@@ -311,7 +349,10 @@ def _select(args: argparse.Namespace) -> int:
 
 def _record(args: argparse.Namespace) -> int:
     config = _config(args)
-    print(f"{store.record(config, _unique(_cells(args, config)))} runs recorded under {store.recorded_folder(config)}")
+    cells = _unique(_cells(args, config))
+    print(f"{store.record(config, cells)} runs recorded under {store.recorded_folder(config)}")
+    if args.tickets:
+        print(f"{store.record_tickets(config, cells)} tickets recorded under {store.recorded_folder(config) / 'tickets'}")
     return 0
 
 

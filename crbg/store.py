@@ -14,7 +14,7 @@ from typing import Any
 from crbg.config import Cell, Config
 from crbg.data import info
 from crbg.errors import CrbgError
-from crbg.files import read_json, write_json
+from crbg.files import read_json, write_bytes, write_json
 from crbg.spec import Spec, as_dict, folder
 
 CPU_FLOPS = 2.5e10  # what one core sustains in a gated LeNet step; only used before any run time was recorded
@@ -98,6 +98,17 @@ def record(config: Config, cells: Iterable[Cell]) -> int:
             count += 1
         if runs:
             write_json(path, {"spec": as_dict(spec), "digest": spec.digest(), "runs": runs})
+    return count
+
+
+def record_tickets(config: Config, cells: Iterable[Cell]) -> int:
+    """Copy the tickets of finished fresh runs beside the records; a run that trained weights has none."""
+    count = 0
+    for c in cells:
+        where = run_folder(config, c.spec, c.seed)
+        if (where / "record.json").exists() and (where / "ticket.safetensors").exists():
+            write_bytes(recorded_ticket(config, c.spec, c.seed), (where / "ticket.safetensors").read_bytes())
+            count += 1
     return count
 
 

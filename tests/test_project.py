@@ -28,7 +28,7 @@ LAYERS = (
     ("spec",),
     ("config", "run"),
     ("find", "store"),
-    ("report", "selection"),
+    ("report", "selection", "verify"),
     ("cli",),
     ("__main__",),
 )
