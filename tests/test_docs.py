@@ -108,3 +108,16 @@ def test_experiment_example_of_contributing_plans(tmp_path):
     (tmp_path / "mine.yaml").write_text(blocks("CONTRIBUTING.md", "yaml")[0])
     mine = config.read([ROOT / "config.yaml", tmp_path / "mine.yaml"]).experiment("mine")
     assert len(mine.cells) == 12
+
+
+def test_the_paper_is_balanced_and_quotes_numbers_as_macros():
+    text = re.sub(r"(?<!\\)%.*", "", (ROOT / "paper/main.tex").read_text())
+    plain = text.replace(r"\{", "").replace(r"\}", "")
+    assert plain.count("{") == plain.count("}")
+    opened, closed = (sorted(re.findall(rf"\\{word}\{{(\w+)\}}", text)) for word in ("begin", "end"))
+    assert opened == closed
+    assert text.count("$") % 2 == 0
+    keys = re.findall(r"\\(?:num|pct)\{([^}#]+)\}", text)
+    assert len(keys) > 20
+    labels = set(re.findall(r"\\label\{([^}]+)\}", text))
+    assert set(re.findall(r"\\ref\{([^}]+)\}", text)) <= labels

@@ -291,7 +291,7 @@ def test_a_paper_that_quotes_an_unknown_number_is_refused(tmp_path):
     (tmp_path / "t.tex").write_text("")
     paper.write_text("% \\crbgnumber{not.read}\n\\crbgnumber{a.b} \\input{t} \\input{t.tex}\n")
     numbers.check(paper, {"a.b": "1"})
-    paper.write_text("one\n\\crbgnumber{a.b} and \\crbgnumber{a.c}\n\\includegraphics[width=1cm]{figures/x}\n")
+    paper.write_text("one\n\\num{a.b} and \\pct{a.c}\n\\includegraphics[width=1cm]{figures/x}\n")
     with pytest.raises(CrbgError) as caught:
         numbers.check(paper, {"a.b": "1"})
     first, second = str(caught.value).splitlines()

@@ -316,15 +316,11 @@ def verdict_table(verdicts: list[Verdict], config: Config) -> str:
 
 
 def verdict_latex(verdicts: list[Verdict]) -> str:
-    """Write the claims that were judged as a LaTeX table: claim, verdict, evidence."""
+    """Write what was judged as a LaTeX longtable: claim, verdict, evidence."""
     from crbg.report.tables import tex
 
     judged = [v for v in verdicts if v.verdict != "not run"]
     lines = [" & ".join(map(tex, (v.id, v.verdict, v.evidence.split(". Reading:")[0]))) + r" \\" for v in judged]
-    head = [
-        r"\begin{tabular}{p{0.22\linewidth}p{0.13\linewidth}p{0.55\linewidth}}",
-        r"\toprule",
-        r"claim & verdict & evidence \\",
-        r"\midrule",
-    ]
-    return "\n".join([*head, *lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+    widths = "".join(rf">{{\raggedright\arraybackslash}}p{{{w}\linewidth}}" for w in (0.24, 0.13, 0.53))
+    head = [rf"\begin{{longtable}}{{{widths}}}", r"\toprule", r"claim & verdict & evidence \\", r"\midrule", r"\endhead"]
+    return "\n".join([*head, *lines, r"\bottomrule", r"\end{longtable}"]) + "\n"

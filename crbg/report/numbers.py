@@ -58,6 +58,8 @@ def macros(numbers: dict[str, str]) -> str:
 def check(paper: Path, numbers: dict[str, str]) -> None:
     """Refuse a paper that quotes a number which no record gives, or inputs a file that is not there.
 
+    A number is quoted by \\crbgnumber or by the paper's short names for it, \\num and \\pct.
+
     Raises:
         CrbgError: names every unknown key with its line and the nearest known one.
     """
@@ -67,7 +69,7 @@ def check(paper: Path, numbers: dict[str, str]) -> None:
     for i, line in enumerate(paper.read_text().splitlines(), start=1):
         if line.lstrip().startswith("%"):
             continue
-        for key in re.findall(r"\\crbgnumber\{([^}]*)\}", line):
+        for key in re.findall(r"\\(?:crbgnumber|num|pct)\{([^}#]+)\}", line):
             if key not in numbers:
                 problems.append(f"{paper}:{i}: unknown number {key!r}: {choose(key, numbers)[:200]}")
         for name in re.findall(r"\\(?:input|includegraphics)(?:\[[^]]*\])?\{([^}]*)\}", line):
