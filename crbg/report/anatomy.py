@@ -26,18 +26,28 @@ class Anatomy:
     first: np.ndarray
 
 
-def tickets(config: Config) -> list[Anatomy]:
-    """Find the tickets of fully connected networks that are there, fresh or committed; the first seed of each spec."""
-    found: dict[str, Anatomy] = {}
+def shown(config: Config) -> list[Cell]:
+    """Choose the tickets to look into: of every arm of a curve the densest, the middle and the sparsest, with its first seed."""
+    out = []
     for e in config.experiments.values():
-        for c in e.cells if e.role == "main" else ():
-            path = store.ticket_path(config, c.spec, c.seed)
-            if c.spec.digest() in found or path is None or not c.spec.model.startswith("lenet-"):
-                continue
-            run = store.find(config, c.spec, c.seed)
-            if run and run["record"].get("anatomy"):
-                found[c.spec.digest()] = Anatomy(c, run["record"], _first_layer(path))
-    return list(found.values())
+        arms: dict[str, dict[float, Cell]] = {}
+        for c in e.cells if e.role == "main" and e.view == "curve" else ():
+            if c.spec.density is not None and c.spec.epochs and c.spec.model.startswith("lenet-"):
+                arms.setdefault(c.arm, {}).setdefault(c.spec.density, c)
+        for found in arms.values():
+            order = sorted(found, reverse=True)
+            out += [found[d] for d in dict.fromkeys((order[0], order[len(order) // 2], order[-1]))]
+    return out
+
+
+def tickets(config: Config) -> list[Anatomy]:
+    """Find those of the chosen tickets that are there, fresh or committed, and whose record tells the course of the search."""
+    out = []
+    for c in shown(config):
+        path, run = store.ticket_path(config, c.spec, c.seed), store.find(config, c.spec, c.seed)
+        if path and run and "anatomy" in run["record"]:
+            out.append(Anatomy(c, run["record"], _first_layer(path)))
+    return out
 
 
 def _first_layer(path: Path) -> np.ndarray:

@@ -77,8 +77,8 @@ def _figure(path: Path, demonstration: bool = False) -> Iterator[Any]:
         yield title
         figure = plt.gcf()
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
-        figure.savefig(path.with_suffix(".png"), metadata={"Software": None})
+        for suffix, blank in ((".pdf", "CreationDate"), (".png", "Software")):
+            figure.savefig(path.with_name(path.name + suffix), metadata={blank: None})
         plt.close(figure)
 
 
@@ -129,24 +129,26 @@ def _curve(mine: pd.DataFrame, published: Published) -> None:
 
 
 def _dots(mine: pd.DataFrame) -> None:
-    """One line for each arm and setting: accuracy with its interval, and the sparsity in words."""
+    """One line for each arm and setting: accuracy with its interval. What lies far below is named at the edge instead."""
     groups = list(specs(mine))[::-1]
     _, axes = plt.subplots(figsize=(3.4, 0.35 + 0.19 * len(groups)))
     colour = {arm: i for i, arm in enumerate(mine.arm.unique())}
+    found = [t_interval(list(g.accuracy)) for _, _, g in groups]
+    top = max(i.mean for i in found)
+    edge = min(i.mean for i in found if i.mean >= top - 40)
     names = []
-    for y, (arm, setting, g) in enumerate(groups):
-        i = t_interval(list(g.accuracy))
-        half = i.half if math.isfinite(i.half) else 0.0
-        c = colour[arm]
-        axes.errorbar(i.mean, y, xerr=half, color=COLOURS[c % 7], marker=MARKERS[c % 7], ms=4, capsize=2, lw=1)
-        sparse = (
-            f"{100 * (1 - g.units.mean()):.0f} % of units closed"
-            if g.units.notna().all()
-            else f"{100 * (1 - g.density.mean()):.1f} % sparse"
-        )
-        names.append(", ".join(filter(None, [LABELS.get(arm, arm.replace("_", " ")), setting, sparse])))
+    for y, ((arm, setting, g), i) in enumerate(zip(groups, found, strict=True)):
+        c, half = colour[arm], i.half if math.isfinite(i.half) else 0.0
+        if i.mean < edge:
+            axes.annotate(f"$\\leftarrow$ {i.mean:.1f}", (0.01, y), xycoords=("axes fraction", "data"), fontsize=6, va="center")
+        else:
+            axes.errorbar(i.mean, y, xerr=half, color=COLOURS[c % 7], marker=MARKERS[c % 7], ms=4, capsize=2, lw=1)
+        closed, sparse = 100 * (1 - g.units.astype(float).mean()), 100 * (1 - g.density.mean())
+        much = f"{closed:.0f} % of units closed" if g.units.notna().all() else f"{sparse:.1f} % sparse" if sparse else ""
+        names.append(", ".join(filter(None, [LABELS.get(arm, arm.replace("_", " ")), setting, much])))
     axes.set_yticks(range(len(groups)), names, fontsize=6)
     axes.set_ylim(-0.6, len(groups) - 0.4)
+    axes.set_xlim(edge - 0.15 * (top - edge) - 0.2, top + 0.06 * (top - edge) + 0.2)
     axes.set_xlabel(f"{best_part(mine)} accuracy (%)")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -38,6 +39,9 @@ def collect(rows: pd.DataFrame, verdicts: list[Verdict], config: Config) -> dict
             out[f"{key}.sparsity"] = f"{100 * (1 - g.density.mean()):.1f}"
             if differences:
                 out[f"{key}.difference"] = differences[i]
+        known = mine.constant.dropna()
+        if len(known):
+            out[f"{e.name}.constant"] = f"{known.iloc[0]:.2f}"
     for v in verdicts:
         out[f"verdict.{_plain(v.id)}"], out[f"evidence.{_plain(v.id)}"] = v.verdict, v.evidence.split(". Reading:")[0]
     runs = rows.drop_duplicates(["digest", "seed"])
@@ -55,26 +59,35 @@ def macros(numbers: dict[str, str]) -> str:
     return HEAD + "".join(f"\\@namedef{{crbg@{key}}}{{{tex(value)}}}\n" for key, value in numbers.items()) + "\\makeatother\n"
 
 
-def check(paper: Path, numbers: dict[str, str]) -> None:
-    """Refuse a paper that quotes a number which no record gives, or inputs a file that is not there.
+def check(paper: Path, numbers: dict[str, str], unfinished: Iterable[str] = ()) -> int:
+    r"""Refuse a paper that quotes a number which no record gives, or inputs a file that is not there.
 
-    A number is quoted by \\crbgnumber or by the paper's short names for it, \\num and \\pct.
+    A number is quoted by \\crbgnumber or by the paper's short names for it, \\num and \\pct. What belongs to an experiment that is not
+    finished is not a mistake of the paper: such places are counted and returned.
 
     Raises:
         CrbgError: names every unknown key with its line and the nearest known one.
     """
     if not paper.exists():
-        return
-    problems = []
+        return 0
+    problems, waiting = [], 0
     for i, line in enumerate(paper.read_text().splitlines(), start=1):
         if line.lstrip().startswith("%"):
             continue
-        for key in re.findall(r"\\(?:crbgnumber|num|pct)\{([^}#]+)\}", line):
-            if key not in numbers:
-                problems.append(f"{paper}:{i}: unknown number {key!r}: {choose(key, numbers)[:200]}")
-        for name in re.findall(r"\\(?:input|includegraphics)(?:\[[^]]*\])?\{([^}]*)\}", line):
+        wrong = [(k, f"unknown number {k!r}: {choose(k, numbers)[:200]}") for k in _QUOTED.findall(line) if k not in numbers]
+        for name in _FILES.findall(line):
             wanted = [paper.parent / name, *((paper.parent / name).with_suffix(s) for s in (".tex", ".pdf"))]
             if not any(p.is_file() for p in wanted):
-                problems.append(f"{paper}:{i}: {name} is not there; `crbg report` writes it once its experiment has run")
+                wrong.append((Path(name).stem, f"{name} is not there; `crbg report` writes it once its experiment has run"))
+        for what, problem in wrong:
+            if any(what == e or what.startswith((f"{e}.", f"{e}_")) for e in unfinished):
+                waiting += 1
+            else:
+                problems.append(f"{paper}:{i}: {problem}")
     if problems:
         raise CrbgError("\n".join(problems))
+    return waiting
+
+
+_QUOTED = re.compile(r"\\(?:crbgnumber|num|pct)\{([^}#]+)\}")
+_FILES = re.compile(r"\\(?:input|includegraphics)(?:\[[^]]*\])?\{([^}]*)\}")

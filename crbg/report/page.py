@@ -40,17 +40,25 @@ def html(
     rows: pd.DataFrame,
     tuning: str,
     pictures: list[tuple[str, Path]],
+    beside: pd.DataFrame,
 ) -> str:
     """Put everything on one page; pictures are embedded, nothing is fetched."""
     parts = [f"<!doctype html><html lang='en'><meta charset='utf-8'><title>crbg report</title><style>{STYLE}</style>"]
     parts.append("<h1>Strong lottery tickets, measured and judged</h1>")
     if config.demonstration:
         parts.append("<p class='demo'>A demonstration on a toy data set: it shows that the pipeline works and is evidence for nothing.</p>")
-    names = [("verdicts", "Verdicts"), *((s.experiment.name, s.experiment.name) for s in sections), ("tickets", "Tickets inside")]
+    names = [
+        ("verdicts", "Verdicts"),
+        ("comparison", "Comparison"),
+        *((s.experiment.name, s.experiment.name) for s in sections),
+        ("tickets", "Tickets inside"),
+    ]
     names += [("origin", "Where the numbers come from"), ("tuning", "Tuning trials")]
     parts.append("<p>" + " · ".join(f"<a href='#{anchor}'>{escape.escape(text)}</a>" for anchor, text in names) + "</p>")
     judged = pd.DataFrame([v.__dict__ for v in verdicts])
     parts += ["<h2 id='verdicts'>Verdicts</h2>", judged.to_html(index=False, border=0)]
+    if len(beside) and not config.demonstration:
+        parts += ["<h2 id='comparison'>The thesis's comparison table</h2>", beside.to_html(index=False, border=0)]
     for s in sections:
         parts.append(f"<h2 id='{s.experiment.name}'>{_about(s.experiment)}</h2>")
         parts.append(_picture(s.figure, f"figure of {s.experiment.name}"))

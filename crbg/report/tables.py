@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 from tabulate import tabulate
@@ -12,7 +14,20 @@ from crbg.config import Config, Experiment
 from crbg.report.tidy import specs, values
 from crbg.stats import paired, t_interval
 
-LATEX = ("arm", "setting", "sparsity %", "units closed %", "binary %", "mean %", "reinit %", "n")
+LATEX = (
+    "row",
+    "published",
+    "measured %",
+    "weights trained",
+    "arm",
+    "setting",
+    "sparsity %",
+    "units closed %",
+    "binary %",
+    "mean %",
+    "reinit %",
+    "n",
+)
 READINGS = ("binary", "exact", "mean")
 CONTROLS = ("reinit", "shuffle", "invert")
 NOTE = (
@@ -85,6 +100,26 @@ def ablation_table(rows: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
             found.append(f"{d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}], n = {d.n}")
     table[f"difference to {experiment.against or 'the reference'} (paired)"] = found
     return table
+
+
+def comparison(lines: Sequence[Mapping[str, Any]], rows: pd.DataFrame) -> pd.DataFrame:
+    """Set what was published beside what was measured, row by row of the comparison that the claims file declares."""
+    out = []
+    for line in lines:
+        ours, sparsity, n, trained = "not run", "", "", ""
+        if line.get("constant"):
+            known = rows[(rows.experiment == line["experiment"]) & (rows.part == "test")].constant.dropna()
+            ours = f"{known.iloc[0]:.2f}" if len(known) else ours
+        elif "experiment" in line:
+            mine = values(rows, line["experiment"], line["arm"], line["density"])
+            if len(mine):
+                ours, n = interval(list(mine.accuracy)), str(len(mine))
+                closed = f"{100 * (1 - mine.units.astype(float).mean()):.1f} of the units" if mine.units.notna().all() else ""
+                sparsity = closed or f"{100 * (1 - mine.density.mean()):.1f}"
+                trained = "yes" if mine.trained.iloc[0] else "no"
+        out.append({"row": line["row"], "published": line["published"], "measured %": ours, "sparsity %": sparsity, "n": n,
+                    "weights trained": trained})  # fmt: skip
+    return pd.DataFrame(out)
 
 
 def interval(values: list[float]) -> str:
