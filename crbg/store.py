@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def find(config: Config, spec: Spec, seed: int, evaluated: bool = False) -> dict
         path = recorded_folder(config) / f"{spec.slug()}.json"
         if path.exists():
             try:
-                entry = dict(read_json(path)["runs"]).get(str(seed))
+                entry = dict(_read(path, path.stat().st_mtime_ns)["runs"]).get(str(seed))
             except (KeyError, TypeError, ValueError):
                 raise CrbgError(f"{path} is not a file of recorded runs; restore it from version control") from None
             if entry and (not evaluated or "evaluation" in entry or entry["record"]["status"] != "ok"):
@@ -58,6 +59,12 @@ def find(config: Config, spec: Spec, seed: int, evaluated: bool = False) -> dict
                     raise CrbgError(f"{path} records another spec than its name says; restore it from version control")
                 return dict(entry) | {"origin": "recorded"}
     return None
+
+
+@lru_cache(maxsize=8)
+def _read(path: Path, changed: int) -> dict[str, Any]:
+    """Read a recorded file once for all its seeds, which come one after the other."""
+    return read_json(path)
 
 
 def recorded_ticket(config: Config, spec: Spec, seed: int) -> Path:

@@ -126,6 +126,15 @@ def test_plan_tells_what_is_missing_before_and_after(project, crbg):
     assert crbg("plan", "curve", "--where", "arm=random")[1].splitlines()[2].split()[1:5] == ["4", "4", "0", "0.00"]
 
 
+def test_a_target_stands_for_its_experiments(project, crbg):
+    body = yaml.safe_load(Path("config.yaml").read_text())
+    body["experiments"]["tuning"]["targets"] = ["chapter", "curve"]  # an experiment's name goes before a target's
+    Path("config.yaml").write_text(yaml.safe_dump(body, sort_keys=False))
+    assert "tuning" in crbg("plan", "chapter")[1]
+    assert "curve" not in crbg("plan", "chapter")[1]
+    assert "tuning" not in crbg("plan", "curve")[1]
+
+
 def test_one_cell_runs_once(project, crbg):
     where = ("--where", "arm=crbg", "density=0.2", "--seeds", "10")
     code, out, err = crbg("run", "curve", *where, "--out", "manifest.json")

@@ -203,6 +203,20 @@ def test_grids_expand_and_dotted_names_reach_the_options(write):
     assert all((c.spec.data, c.spec.batch) == ("digits", 64) for c in e.cells)
 
 
+def test_a_list_of_grids_is_their_union(write):
+    grids = [{"density": [0.5, 0.2]}, {"density": [0.1], "options.lr": [0.01, 0.02]}]
+    e = read([write(experiments=one(arms={"a": {"method": "crbg", "grid": grids}}, seeds=[0]))]).experiment("e")
+    assert [(c.spec.density, c.spec.resolved().lr) for c in e.cells] == [(0.5, 0.03), (0.2, 0.03), (0.1, 0.01), (0.1, 0.02)]
+
+
+def test_an_arm_may_change_one_option_and_keep_the_others_of_the_base(write):
+    base = BASE | {"method": "crbg", "options": {"noise": 0.25, "lr": 0.5}, "model_args": {"activation": "relu"}}
+    arms = {"a": {}, "b": {"set": {"options.lr": 0.01, "model_args.activation": "prelu"}}}
+    cells = read([write(experiments=one(base=base, arms=arms, seeds=[0]))]).experiment("e").cells
+    assert [(c.spec.method, c.spec.resolved().noise, c.spec.resolved().lr) for c in cells] == [("crbg", 0.25, 0.5), ("crbg", 0.25, 0.01)]
+    assert [c.spec.model_args["activation"] for c in cells] == ["relu", "prelu"]
+
+
 def test_dotted_names_add_to_options_of_the_base(write):
     base = BASE | {"options": {"noise": 0.25, "lr": 0.5}}
     e = read([write(experiments=one(base=base, arms={"a": {"method": "crbg", "set": {"options.lr": 0.01}}}))]).experiment("e")
@@ -251,6 +265,8 @@ def test_settings_lie_over_the_files(write):
         ({"experiments": one(arms={"a": {"method": "crbg", "grid": {"density": 0.5}}})}, ["arms.a.grid.density", "not 0.5"]),
         ({"experiments": one(arms={"a": {"method": "crbg", "set": {"options.nois": 1.0}}})}, ["e.arms.a: crbg has no option 'nois'"]),
         ({"experiments": one(arms={"a": {"method": "crbg", "grid": {"scale": [1, 1.0]}}})}, ["arms.a: two points of the grid are"]),
+        ({"experiments": one(arms={"a": {"method": "crbg", "grid": [3]}})}, ["arms.a.grid must be a mapping of lists", "not 3"]),
+        ({"experiments": one(view="dost")}, ["experiments.e.view: did you mean 'dots'?"]),
         ({"experiments": one(tuned_by="f")}, ["experiments.e.tuned_by"]),
         ({"scale": {"epochz": 1}}, ["unknown key 'epochz': did you mean 'epochs'?"]),
     ],

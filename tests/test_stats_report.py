@@ -565,6 +565,52 @@ def test_steady_rule_looks_at_the_gap_of_every_width(sweep, narrow, verdict):
     assert f"100.0 %: 0.5, 11.0 %: {90 - narrow:.1f}" in out.evidence
 
 
+@pytest.mark.parametrize("view", ["dots", "lines", "penalties"])
+def test_every_view_draws_an_ablation(sweep, view):
+    body = {"experiments": {"sweep": {"view": view, "x": "options.mu0", "arms": {"shared": {}}}}}
+    Path("view.yaml").write_text(yaml.safe_dump(body))
+    sweep.config = configs.read(["config.yaml", "sweep.yaml", "view.yaml"])
+    if view != "lines":
+        for penalty in ("induce_sparse", "induce_decision"):
+            for weight in (1.0, 2.0):
+
+                def at(c, p=penalty, w=weight):
+                    return c.arm == "kinds" and (c.spec.resolved().penalty, c.spec.resolved().weight) == (p, w)
+
+                sweep.fill("sweep", at, around(90))
+    else:
+        for weight, mu0 in ((1.0, 0.25), (1.0, 1.0), (10.0, 1.0)):
+            sweep.fill("sweep", knob(weight, mu0), around(90))
+    build(sweep.config, "sweep")
+    assert Path("paper/figures/sweep.png").read_bytes().startswith(b"\x89PNG")
+    table = Path("paper/tables/sweep.md").read_text()
+    assert ("mu0 0.25, weight 1.0" if view == "lines" else "penalty induce_sparse, weight 1.0") in table
+    assert ("| shared" in table) == (view != "lines")  # its only run is one of another arm's
+    assert "reference" in table
+    assert r"\begin{tabular}" in Path("paper/tables/sweep.tex").read_text()
+
+
+def test_the_width_view_draws_what_is_there(sweep):
+    sweep.fill("widths", lambda c: c.arm == "ours" and c.spec.model == "lenet-100", around(96), gated=1000)
+    build(sweep.config, "widths")
+    sweep.fill("widths", lambda c: c.arm == "dense" and c.spec.model == "lenet-100", around(97), gated=1000)
+    alone = Path("paper/figures/widths.png").read_bytes()
+    build(sweep.config, "widths")
+    assert Path("paper/figures/widths.png").read_bytes() != alone
+
+
+def test_the_comparison_sets_published_beside_measured(project):
+    project.put("ours", 0.5, around(90.0))
+    lines = [
+        {"row": "ours", "published": "96 % at 45 %", "experiment": "main", "arm": "ours", "density": 0.5},
+        {"row": "dense", "published": "", "experiment": "main", "arm": "dense", "density": None},
+        {"row": "somebody's", "published": "98 % at 97 %"},
+    ]
+    table = tables.comparison(lines, tidy(project.config)).set_index("row")
+    assert list(table.loc["ours"][["published", "measured %", "sparsity %", "n"]]) == ["96 % at 45 %", "90.00 ± 0.13", "50.0", "4"]
+    assert list(table["measured %"]) == ["90.00 ± 0.13", "not run", "not run"]
+
+
 def test_loss_rule_may_take_its_reference_from_another_experiment(sweep):
     rule = {"type": "loss", "experiment": "main", "arm": "ours", "density": 0.5, "reference": "dense", "most": 1.0}
     sweep.put("ours", 0.5, around(90))

@@ -28,7 +28,7 @@ def tidy(config: Config) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for e in config.experiments.values():
         settings = _settings(e)
-        for c in {c.key: c for c in e.cells}.values():
+        for c in {(c.arm, *c.key): c for c in e.cells}.values():  # two arms may share a run
             found = store.find(config, c.spec, c.seed, evaluated=True) or store.find(config, c.spec, c.seed)
             if found is None:
                 continue
