@@ -50,8 +50,9 @@ def find(config: Config, spec: Spec, seed: int, evaluated: bool = False) -> dict
     if config.reuse == "recorded" and not config.demonstration:
         path = recorded_folder(config) / f"{spec.slug()}.json"
         if path.exists():
+            stat = path.stat()
             try:
-                entry = dict(_read(path, path.stat().st_mtime_ns)["runs"]).get(str(seed))
+                entry = dict(_read(path, stat.st_size, stat.st_mtime_ns)["runs"]).get(str(seed))
             except (KeyError, TypeError, ValueError):
                 raise CrbgError(f"{path} is not a file of recorded runs; restore it from version control") from None
             if entry and (not evaluated or "evaluation" in entry or entry["record"]["status"] != "ok"):
@@ -62,8 +63,8 @@ def find(config: Config, spec: Spec, seed: int, evaluated: bool = False) -> dict
 
 
 @lru_cache(maxsize=8)
-def _read(path: Path, changed: int) -> dict[str, Any]:
-    """Read a recorded file once for all its seeds, which come one after the other."""
+def _read(path: Path, size: int, changed: int) -> dict[str, Any]:
+    """Read a recorded file once for all its seeds, which come one after the other, and again when it has changed."""
     return read_json(path)
 
 
