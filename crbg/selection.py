@@ -2,7 +2,7 @@
 
 For each arm and tuned density the point with the highest mean validation accuracy over the tuning seeds wins, among points
 whose every run landed on the density (where it missed, the number does not belong to that density). Ties go to the point
-that comes first in the grid. The file also lists the digests of the main specs that `evaluate` may open the test set for.
+that comes first in the grid. Where two groups name one density, the later one counts for the arms that were tuned in it. The file also lists the digests of the main specs that `evaluate` may open the test set for.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ def choose(config: Config, tuning: Experiment) -> dict[str, list[dict[str, Any]]
                     missed.add(digest)
                 if record["status"] == "ok":
                     scores.setdefault(digest, []).append(record["validation"]["readings"]["binary"]["accuracy"])
+            if not specs:
+                continue  # not every arm is tuned at every density; a wider group covers this one
             # A demonstration is too short to land; it goes on with whatever it has.
             able = {d: sum(v) / len(v) for d, v in scores.items() if config.demonstration or d not in missed}
             if not able:
