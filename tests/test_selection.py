@@ -168,3 +168,24 @@ def test_choosing_again_writes_the_same_bytes(project):
     selection.write(read(), path)
     assert path.read_bytes() == first
     assert first.startswith(b"# Written by `crbg select`")
+
+
+def test_an_arm_may_be_tuned_in_a_group_of_its_own(project):
+    body = yaml.safe_load(Path("config.yaml").read_text())["experiments"]
+    body["tuning"]["groups"] = {0.5: [0.5, 0.2], 0.1: [0.1], 0.2: [0.2]}
+    body["tuning"]["arms"]["ours"]["grid"] = [GRID, {"density": [0.2], "scale": [0.3, 0.6]}]
+    write_config(body)
+    for cell in read().experiment("tuning").cells:
+        put(cell, 50.0 + 10 * (cell.spec.scale == 0.6) * (cell.spec.density == 0.2))
+    config = read()
+    choices = selection.choose(config, config.experiment("tuning"))
+    assert [c["tuned_at"] for c in choices["spare"]] == [0.5, 0.1]  # not tuned at 0.2: the wider group covers it
+    Path("paper").mkdir()
+    selection.write(config, Path("paper/selected.yaml"))
+    at = {c.spec.density: c.spec for c in read().experiment("curve").cells if c.arm == "ours"}
+    assert at[0.2].scale == 0.6  # the later group counts
+    assert at[0.5].scale == 0.3
+    body["tuning"]["groups"][0.4] = [0.4]
+    write_config(body)
+    with pytest.raises(CrbgError, match=r"tuning\.groups names density 0\.4, at which no arm is tuned"):
+        selection.choose(read(), read().experiment("tuning"))
