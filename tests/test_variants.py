@@ -191,6 +191,13 @@ def test_units_cannot_be_polished(digits):
         search(digits, variant(granularity="unit", polish=0.5))
 
 
+def test_options_that_would_do_nothing_are_refused(digits):
+    with pytest.raises(CrbgError, match="the network has no PReLU"):
+        search(digits, variant(train_slopes=True))
+    with pytest.raises(CrbgError, match="ask for a density"):
+        search(digits, dataclasses.replace(variant(polish=0.5), density=None))
+
+
 # --- what a record keeps ---
 
 

@@ -87,6 +87,10 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
     raw = attach.weights(model)
     first = next(iter(raw), "")
     slopes = {f"{p}.weight": m.weight for p, m in model.named_modules() if isinstance(m, torch.nn.PReLU)} if o.train_slopes else {}
+    if o.train_slopes and not slopes:
+        raise CrbgError("train_slopes is on, but the network has no PReLU; for a LeNet set model_args.activation to prelu")
+    if o.polish and task.density is None:
+        raise CrbgError("polish holds a density while the gates are hard; ask for a density")
     trains = bool(o.pretrain or o.joint_lr or o.finetune)
     changed = dict.fromkeys([*(raw if trains else ()), *slopes], "trained")
 
