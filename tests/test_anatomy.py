@@ -20,8 +20,13 @@ def project(tmp_path_factory, digits):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(here)
         base = {"data": "digits", "model": "lenet-24-16", "method": "crbg", "epochs": 3, "batch": 64, "scale": 0.3}
-        arms = {"crbg": {"grid": {"density": [0.5, 0.3, 0.2, 0.1]}}, "random_mask": {"method": "random", "set": {"epochs": 0, "density": 0.5}}}
-        Path("config.yaml").write_text(yaml.safe_dump({"experiments": {"c": {"role": "main", "seeds": [3, 4], "base": base, "arms": arms}}}))
+        arms = {
+            "crbg": {"grid": {"density": [0.5, 0.3, 0.2, 0.1]}},
+            "random_mask": {"method": "random", "set": {"epochs": 0, "density": 0.5}},
+        }
+        Path("config.yaml").write_text(
+            yaml.safe_dump({"experiments": {"c": {"role": "main", "seeds": [3, 4], "base": base, "arms": arms}}})
+        )
         Path("paper").mkdir()
         Path("paper/claims.yaml").write_text("{claims: [], contrasts: []}")
         config = configs.read(["config.yaml"])

@@ -358,6 +358,17 @@ def test_value_rule_does_not_judge_a_missed_density(project):
     assert "density missed in 4 of 4 runs" in out.evidence
 
 
+@pytest.mark.parametrize(("natural", "verdict"), [(0.45, "reproduced"), (0.509, "reproduced"), (0.52, "not run"), (None, "not run")])
+def test_value_rule_takes_a_natural_mask_that_is_sparser_than_asked(project, natural, verdict):
+    project.put("ours", 0.5, around(80.0), half=around(96.0), missed=True)
+    for cell in project.cells("ours", 0.5):
+        path = store.run_folder(project.config, cell.spec, cell.seed) / "record.json"
+        write_json(path, read_json(path) | {"anatomy": {"epochs": [{"density": 0.9}, {"density": natural}] if natural else []}})
+    rule = {"type": "value", "density": 0.5, "published": 96.0, "margin": 1.0}
+    assert project.verdict(**rule).verdict == "not run"
+    assert project.verdict(**rule, mask="half").verdict == verdict
+
+
 def test_value_rule_may_ask_for_another_reading(project):
     project.put("ours", 0.5, around(90.0), mean=around(96.0))
     rule = {"type": "value", "density": 0.5, "published": 96.0, "margin": 1.0}

@@ -37,6 +37,8 @@ def collect(rows: pd.DataFrame, verdicts: list[Verdict], config: Config) -> dict
             out[key] = interval(list(g.accuracy))
             out[f"{key}.n"], out[f"{key}.digest"] = str(g.seed.nunique()), g.digest.iloc[0]
             out[f"{key}.sparsity"] = f"{100 * (1 - g.density.mean()):.1f}"
+            if g.units.notna().all():
+                out[f"{key}.cut"] = f"{100 * (1 - g.effective.astype(float).mean()):.0f}"
             if differences:
                 out[f"{key}.difference"] = differences[i]
         known = mine.constant.dropna()

@@ -28,11 +28,11 @@ LATEX = (
     "reinit %",
     "n",
 )
-READINGS = ("binary", "exact", "mean")
+READINGS = ("binary", "exact", "half", "mean")
 CONTROLS = ("reinit", "shuffle", "invert")
 NOTE = (
     "`binary`: the ticket, a binary mask on untrained weights (mu > 1/2 for gates that landed within 2 % of the density asked for, "
-    "the top k of mu otherwise). `exact`: the top k of mu. `mean`: real-valued gates, not a strong ticket. Controls keep the ticket "
+    "the top k of mu otherwise). `exact`: the top k of mu. `half`: mu > 1/2, whatever its density. `mean`: real-valued gates, not a strong ticket. Controls keep the ticket "
     "and change one thing, without training: `reinit` fresh weights of the same law, `shuffle` positions within each layer, `invert` "
     "the lowest scores. `missed`: runs whose natural density (mu > 1/2) lies more than 2 % from the one asked for."
 )
@@ -55,6 +55,7 @@ def main_table(rows: pd.DataFrame, experiment: str) -> pd.DataFrame:
         binary = group[group.reading == "binary"]
         line = {"arm": arm, "setting": setting, "sparsity %": f"{100 * (1 - binary.density.mean()):.1f}"}
         line["units closed %"] = f"{100 * (1 - binary.units.astype(float).mean()):.1f}" if binary.units.notna().all() else ""
+        line["weights cut %"] = f"{100 * (1 - binary.effective.astype(float).mean()):.1f}" if line["units closed %"] else ""
         for reading in READINGS:
             picked = group[group.reading == reading].accuracy.dropna()
             line[f"{reading} %"] = interval(list(picked)) if len(picked) else ""
@@ -71,7 +72,11 @@ def main_table(rows: pd.DataFrame, experiment: str) -> pd.DataFrame:
         line["trained"] = ("slopes" if "act" in trained else "weights") if (trained := str(binary.trained.iloc[0])) else ""
         out.append(line)
     table = pd.DataFrame(out)
-    empty = [c for c in ("setting", "units closed %", "silent units", "trained", "fractional %") if c in table and not table[c].any()]
+    empty = [
+        c
+        for c in ("setting", "units closed %", "weights cut %", "silent units", "trained", "fractional %")
+        if c in table and not table[c].any()
+    ]
     return table.drop(columns=empty)
 
 

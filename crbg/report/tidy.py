@@ -15,7 +15,7 @@ from crbg.selection import varying
 COLUMNS = [
     "experiment", "role", "arm", "setting", "x", "run", "digest", "version", "data", "model", "init", "asked", "seed", "epochs", "status",
     "origin", "revision", "device", "finished", "part", "reading", "accuracy", "density", "density_missed", "shuffle", "invert", "reinit",
-    "constant", "fractional", "units", "effective", "silent", "kept", "gated", "trained", "search_seconds", "draw", "order",
+    "constant", "fractional", "units", "natural", "effective", "silent", "kept", "gated", "trained", "search_seconds", "draw", "order",
 ]  # fmt: skip
 
 
@@ -66,6 +66,7 @@ def _rows(e: Experiment, cell: Cell, found: dict[str, Any], setting: dict[str, A
         "search_seconds": provenance["search_seconds"], "draw": record["digests"]["draw"], "order": record["digests"]["order"],
         "fractional": record.get("shares", {}).get("all", {}).get("fractional"), "effective": record.get("effective_density"),
         "units": sum(u["kept"] for u in units) / sum(u["total"] for u in units) if units else None,
+        "natural": (record.get("anatomy", {}).get("epochs") or [{}])[-1].get("density"),
         "silent": sum(record["silent_units"].values()) if "silent_units" in record else None,
         "kept": sum(n["kept"] for n in record.get("layers", {}).values()), "gated": record.get("gated"),
         "trained": ", ".join(record.get("roles", {}).get("trained", [])),
