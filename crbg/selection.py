@@ -2,7 +2,8 @@
 
 For each arm and tuned density the point with the highest mean validation accuracy over the tuning seeds wins, among points
 whose every run landed on the density (where it missed, the number does not belong to that density). Ties go to the point
-that comes first in the grid. Where two groups name one density, the later one counts for the arms that were tuned in it. The file also lists the digests of the main specs that `evaluate` may open the test set for.
+that comes first in the grid. Where two groups name one density, the later one counts for the arms that were tuned in it.
+The file also lists the digests of the main specs that `evaluate` may open the test set for.
 """
 
 from __future__ import annotations

@@ -32,9 +32,10 @@ READINGS = ("binary", "exact", "half", "mean")
 CONTROLS = ("reinit", "shuffle", "invert")
 NOTE = (
     "`binary`: the ticket, a binary mask on untrained weights (mu > 1/2 for gates that landed within 2 % of the density asked for, "
-    "the top k of mu otherwise). `exact`: the top k of mu. `half`: mu > 1/2, whatever its density. `mean`: real-valued gates, not a strong ticket. Controls keep the ticket "
-    "and change one thing, without training: `reinit` fresh weights of the same law, `shuffle` positions within each layer, `invert` "
-    "the lowest scores. `missed`: runs whose natural density (mu > 1/2) lies more than 2 % from the one asked for."
+    "the top k of mu otherwise). `exact`: the top k of mu. `half`: mu > 1/2, whatever its density. `mean`: real-valued gates, not a "
+    "strong ticket. Controls keep the ticket and change one thing, without training: `reinit` fresh weights of the same law, `shuffle` "
+    "positions within each layer, `invert` the lowest scores. `missed`: runs whose natural density (mu > 1/2) lies more than 2 % from "
+    "the one asked for."
 )
 
 
@@ -72,11 +73,10 @@ def main_table(rows: pd.DataFrame, experiment: str) -> pd.DataFrame:
         line["trained"] = ("slopes" if "act" in trained else "weights") if (trained := str(binary.trained.iloc[0])) else ""
         out.append(line)
     table = pd.DataFrame(out)
-    empty = [
-        c
-        for c in ("setting", "units closed %", "weights cut %", "silent units", "trained", "fractional %")
-        if c in table and not table[c].any()
-    ]
+    optional = ("setting", "units closed %", "weights cut %", "silent units", "trained", "fractional %")
+    empty = [c for c in optional if c in table and not table[c].any()]
+    if "half %" in table and ((table["half %"] == "") | (table["half %"] == table["binary %"])).all():
+        empty.append("half %")
     return table.drop(columns=empty)
 
 
