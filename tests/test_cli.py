@@ -75,7 +75,7 @@ def cells(experiment="curve"):
 
 
 def test_the_commands_are_those_of_the_manual():
-    assert COMMANDS == ["data", "evaluate", "list", "plan", "record", "report", "run", "select", "status"]
+    assert COMMANDS == ["data", "evaluate", "list", "plan", "record", "report", "run", "select", "status", "verify"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
