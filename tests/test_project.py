@@ -28,7 +28,8 @@ LAYERS = (
     ("spec",),
     ("config", "run"),
     ("find", "store"),
-    ("report", "selection", "verify"),
+    ("selection",),
+    ("report", "verify"),
     ("cli",),
     ("__main__",),
 )
