@@ -62,7 +62,7 @@ class Ticket:
             "classes": self.classes, "seed": self.seed, "law": self.law, "scale": self.scale, "initial": self.initial,
             "network": shapes_digest(self.mask.shapes), "mask": self.mask.digest(),
         }  # fmt: skip
-        if not self.model_name:
+        if not self.model_name or _shapes(header) != self.mask.shapes:  # a gate on units leaves the first layer without one
             header["shapes"] = {n: list(s) for n, s in self.mask.shapes.items()}
         tensors = {"mask": packed, **{f"statistics.{k}": v.contiguous() for k, v in self.statistics.items()}}
         write_bytes(Path(path), save_tensors(tensors, {"crbg": json.dumps(header, separators=(",", ":"))}))
@@ -115,7 +115,7 @@ class Ticket:
         Raises:
             CrbgError: the model is another network, or its initial weights are not the ticket's.
         """
-        self.mask.check_shapes({n: tuple(w.shape) for n, w in weights(model).items() if n in self.mask or self.model_name})
+        self.mask.check_shapes({n: tuple(w.shape) for n, w in weights(model).items() if n in self.mask})
         if self.law != "given":
             initialise(model, self.law, self.scale, self.seed)
         if tensor_digest(dict(model.state_dict())) != self.initial:
@@ -141,7 +141,7 @@ def _header(data: bytes) -> dict[str, Any]:
 def _shapes(header: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     if len(str(header["model"])) > 200:
         raise CrbgError("the name of its network is too long to be one")
-    if not header["model"]:
+    if "shapes" in header or not header["model"]:
         return {str(n): tuple(map(int, s)) for n, s in header["shapes"].items()}
     # On the meta device: a hostile header that names a giant network takes no memory.
     with torch.device("meta"):

@@ -17,6 +17,7 @@ from crbg.measure import accuracy
 from crbg.models import build
 from crbg.run import Bench, execute, fresh, reopen
 from crbg.spec import Spec, folder
+from crbg.ticket import Ticket
 
 BASE = Spec("digits", "lenet-32-16", "crbg", 0.5, scale=0.3, epochs=3, batch=64)
 
@@ -227,6 +228,9 @@ def test_a_record_of_unit_gates_counts_units(bench):
     units = record["anatomy"]["units"]
     assert {n: u["total"] for n, u in units.items()} == {"fc2.weight": 32, "fc3.weight": 16}
     assert sum(u["kept"] for u in units.values()) == 24
+    ticket = Ticket.load(folder(bench.results, variant(granularity="unit"), 0) / "ticket.safetensors")
+    assert set(ticket.mask) == {"fc2.weight", "fc3.weight"}  # the first layer carries no gate and stays whole
+    assert bool((ticket.model().state_dict()["fc1.weight"] != 0).all())
     # A closed unit takes its incoming weights with it, which the mask on its outgoing ones does not show.
     assert record["effective_density"] < record["density"]
 
