@@ -90,10 +90,13 @@ def record(config: Config, cells: Iterable[Cell]) -> int:
     if config.demonstration:
         raise CrbgError("a demonstration is never recorded as evidence; leave the quickstart overlay out")
     count = 0
-    for spec in {c.spec.digest(): c.spec for c in cells}.values():
+    seeds: dict[str, tuple[Spec, set[int]]] = {}
+    for c in cells:
+        seeds.setdefault(c.spec.digest(), (c.spec, set()))[1].add(c.seed)
+    for spec, wanted in seeds.values():
         path = recorded_folder(config) / f"{spec.slug()}.json"
         runs = dict(read_json(path)["runs"]) if path.exists() else {}
-        for seed in sorted({c.seed for c in cells if c.spec.digest() == spec.digest()}):
+        for seed in sorted(wanted):
             where = run_folder(config, spec, seed)
             if not (where / "record.json").exists():
                 continue
