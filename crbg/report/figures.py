@@ -114,7 +114,7 @@ def _curve(mine: pd.DataFrame, published: Published) -> None:
     """Binary accuracy against sparsity, one line for each arm; controls far below are named in the legend instead."""
     _, axes = plt.subplots(figsize=(3.4, 2.4))
     best = mine.groupby("arm", sort=False).accuracy.max()
-    shown = [a for a in best.index if best[a] >= best.max() - 25]
+    shown = [a for a in best.index if best[a] >= best.max() - 8]
     for i, arm in enumerate(shown):
         label, group = LABELS.get(arm, arm), mine[mine.arm == arm]
         if group.asked.isna().all():
