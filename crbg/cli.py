@@ -5,19 +5,16 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from crbg import config as configs
-from crbg import methods, models, store
+from crbg import methods, models, store, work
 from crbg.config import Cell, Config, Experiment
 from crbg.data import DATA
 from crbg.errors import CrbgError, choose
 from crbg.files import write_json, write_text
-
-CONTINUE = 75  # exit status of a run that ran out of time and left a checkpoint: call it again
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "crbg: interrupted; finished runs are kept, and the same command goes on from the checkpoint of the last minute",
             file=sys.stderr,
         )
-        return 130
+        return work.INTERRUPTED
     except BrokenPipeError:
         return 0
 
@@ -65,8 +62,16 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--device", help="auto, cpu, cuda or cuda:N")
     run.add_argument("--threads", type=int, help="CPU threads of this process")
     run.add_argument("--deadline-minutes", type=float, default=math.inf, metavar="M",
-                     help=f"stop before M minutes with status {CONTINUE} and a checkpoint")  # fmt: skip
+                     help=f"stop before M minutes with status {work.CONTINUE} and a checkpoint")  # fmt: skip
     run.add_argument("--out", type=Path, help="write a manifest of the cells here")
+    run.add_argument(
+        "--attempt",
+        type=int,
+        default=1,
+        metavar="N",
+        help="the workflow's how manieth try this is: from the second on, what cannot succeed is not tried again",
+    )
+    run.add_argument("--slices", type=int, default=0, metavar="N", help="give up after so many tries (0: never)")
 
     ev = command("evaluate", _evaluate, "Open the test set for the selected specs of a main experiment, once.",
                  "crbg evaluate lenet_curve")  # fmt: skip
@@ -154,52 +159,8 @@ def _matches(cell: Cell, key: str, text: str) -> bool:
     return str(value) == text
 
 
-class Progress:
-    """A bar with ETA over all steps of all cells on a terminal; a plain line now and then in a log."""
-
-    def __init__(self, cells: int, every: float = 30.0) -> None:
-        self.cells, self.every, self.done, self.last, self.started = cells, every, 0, time.monotonic(), time.monotonic()
-        self.bar: Any = None
-        if sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self.bar = tqdm(total=float(cells), unit="run", bar_format="{l_bar}{bar}| {n:.2f}/{total:.0f} runs [{elapsed}<{remaining}]")
-
-    def step(self, done: int, total: int) -> None:
-        """Note steps of the present cell."""
-        now = time.monotonic()
-        if self.bar is not None:
-            self.bar.update(self.done + done / total - self.bar.n)
-        elif now - self.last >= self.every:
-            self.last = now
-            share = (self.done + done / total) / self.cells
-            print(f"{share:6.1%} of {self.cells} runs, about {_time((now - self.started) * (1 / share - 1))} left", flush=True)
-
-    def finish(self, text: str = "") -> None:
-        """Note the end of a cell; without a text only the time left is told, as it is between steps."""
-        self.done += 1
-        if not text:
-            self.step(0, 1)
-        elif self.bar is not None:
-            self.bar.update(self.done - self.bar.n)
-            self.bar.write(text)
-        else:
-            print(text, flush=True)
-        if self.bar is not None and self.done == self.cells:
-            self.bar.close()
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _bench(args: argparse.Namespace, config: Config) -> Any:
-    import torch
-
-    from crbg.run import Bench, pick_device
-
-    torch.set_num_threads(getattr(args, "threads", None) or config.threads)
-    return Bench(config.results, config.data_dir, pick_device(getattr(args, "device", None) or config.device))
+def _bench(args: argparse.Namespace, config: Config, cells: Iterable[Cell] = ()) -> Any:
+    return work.bench(config, cells, getattr(args, "device", None), getattr(args, "threads", None))
 
 
 def _unique(cells: Iterable[Cell]) -> list[Cell]:
@@ -209,36 +170,24 @@ def _unique(cells: Iterable[Cell]) -> list[Cell]:
 def _run(args: argparse.Namespace) -> int:
     config = _config(args)
     cells = _unique(_cells(args, config))
-    stop = time.monotonic() + 60 * args.deadline_minutes
     todo = [c for c in cells if not store.find(config, c.spec, c.seed)]
     if todo:
-        from crbg.fit import Clock, OutOfTime
-        from crbg.run import execute
-
-        bench, progress = _bench(args, config), Progress(len(todo))
-        for name in dict.fromkeys(c.spec.data for c in todo):
-            bench.data(name)  # missing data is an error before the first run, not after an hour of them
-        for c in todo:
-            # Leave a tenth of a minute to write what is there.
-            clock = Clock(deadline=stop - 6, report=progress.step)
-            try:
-                record = execute(c.spec, c.seed, bench, clock)
-            except OutOfTime as pause:
-                print(f"{c.spec.slug()} seed {c.seed}: {pause}; call again to go on", flush=True)
-                return CONTINUE
-            progress.finish(_line(c, record))
-            if time.monotonic() >= stop - 6 and c is not todo[-1]:
-                return CONTINUE
+        if 0 < args.slices < args.attempt:
+            raise CrbgError(
+                f"{len(todo)} runs are not done after {args.slices} tries, which is more than they should take by their estimate; "
+                "`crbg status` shows what became of them, `crbg run` without --slices goes on"
+            )
+        lost = work.hopeless(config, todo) if args.attempt > 1 else {}
+        for why in lost.values():
+            print(why, flush=True)
+        hopeful = [c for c in todo if c.key not in lost]
+        status = work.search(_bench(args, config, hopeful), config, hopeful, args.deadline_minutes) if hopeful else 0
+        if status or lost:
+            return status or work.FAILED
     else:
         print(f"all runs asked for ({len(cells)}) are done or recorded; `--set reuse=never results=FOLDER` runs them again")
     _manifest(args.out, cells)
     return 0
-
-
-def _line(cell: Cell, record: dict[str, Any]) -> str:
-    best = record.get("validation", {}).get("readings", {}).get("binary", {}).get("accuracy")
-    result = f"validation {best:.2f} %" if best is not None else record["status"]
-    return f"{cell.arm} {cell.spec.slug()} seed {cell.seed}: {result}"
 
 
 def _manifest(path: Path | None, cells: list[Cell]) -> None:
@@ -262,11 +211,11 @@ def _evaluate(args: argparse.Namespace) -> int:
     if todo:
         from crbg.run import evaluate
 
-        bench, progress = _bench(args, config), Progress(len(todo))
+        bench, progress = _bench(args, config), work.Progress(len(todo))
         for c in todo:
             out = evaluate(c.spec, c.seed, bench)
             exact = out.get("test", {}).get("readings", {}).get("binary", {}).get("accuracy")
-            progress.finish(f"{c.arm} {c.spec.slug()} seed {c.seed}: " + (f"test {exact:.2f} %" if exact is not None else out["status"]))
+            progress.finish(f"{work.title(c)}: " + (f"test {exact:.2f} %" if exact is not None else out["status"]))
     _manifest(args.out, cells)
     return 0
 
@@ -279,7 +228,7 @@ def _verify(args: argparse.Namespace) -> int:
     runs = verify.finished(config, cells)
     if not runs:
         raise CrbgError(f"none of the {len(cells)} runs asked for is done, so nothing can be verified; `crbg status` says what is missing")
-    verifier, progress = verify.Verifier(config, _bench(args, config)), Progress(len(runs))
+    verifier, progress = verify.Verifier(config, _bench(args, config)), work.Progress(len(runs))
     rows = verifier.rows(runs, progress.finish)
     print(verify.table(rows))
     for name, why in verifier.missing.items():

@@ -18,7 +18,8 @@ from crbg.spec import Spec, spec_from
 
 TOP = {
     "about": str, "data_dir": (str, type(None)), "results": str, "paper": str, "reuse": str, "threads": int,
-    "device": str, "seeds_at_most": int, "points_at_most": int, "jobs_at_most": int, "scale": dict, "experiments": dict,
+    "device": str, "gpu_share": int, "save_every": int, "seeds_at_most": int, "points_at_most": int, "jobs_at_most": int,
+    "scale": dict, "experiments": dict,
 }  # fmt: skip
 EXPERIMENT = {
     "about": str, "targets": list, "role": str, "seeds": list, "cells_per_job": int, "tuned_by": str, "against": str, "groups": dict,
@@ -98,6 +99,8 @@ class Config:
     device: str
     experiments: Mapping[str, Experiment]
     demonstration: bool
+    gpu_share: int = 1  # processes that may work on one GPU at a time
+    save_every: int = 60  # seconds between two checkpoints of a run
 
     def experiment(self, name: str) -> Experiment:
         """Look an experiment up by name."""
@@ -148,7 +151,7 @@ def check(raw: Mapping[str, Any], files: tuple[str, ...]) -> Config:
     problems = list(_wrong(raw, TOP, place))
     if problems:
         raise CrbgError("\n".join(problems))
-    for key in ("seeds_at_most", "points_at_most", "jobs_at_most", "threads"):
+    for key in ("seeds_at_most", "points_at_most", "jobs_at_most", "threads", "gpu_share", "save_every"):
         if raw.get(key, 1) < 1:
             problems.append(f"{place}: {key} = {raw[key]} must be at least 1")
     if problems:
@@ -174,6 +177,7 @@ def check(raw: Mapping[str, Any], files: tuple[str, ...]) -> Config:
     return Config(
         files, Path(raw.get("results", "results")), paper, raw.get("data_dir"), raw.get("reuse", "recorded"),
         int(raw.get("threads", 1)), raw.get("device", "auto"), experiments, bool(raw.get("scale")),
+        int(raw.get("gpu_share", 1)), int(raw.get("save_every", 60)),
     )  # fmt: skip
 
 

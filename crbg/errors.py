@@ -10,6 +10,10 @@ class CrbgError(ValueError):
     """A mistake that the user can mend: the message names the thing, the place and the fix."""
 
 
+class WriteError(CrbgError):
+    """The disk is full, or the folder may not be written: another try can help once that is mended."""
+
+
 def choose(name: str, valid: Iterable[str]) -> str:
     """Say which valid name is nearest to a wrong one, and list them all when they are few."""
     names = sorted(valid)

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from crbg.errors import CrbgError
+from crbg.errors import CrbgError, WriteError
 
 LARGEST_JSON = 64 * 2**20
 
@@ -18,7 +18,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Write atomically: readers see the old file or the new one, never a part.
 
     Raises:
-        CrbgError: the folder cannot be written.
+        WriteError: the disk is full or the folder cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,7 +34,13 @@ def write_bytes(path: Path, data: bytes) -> None:
             Path(name).unlink()
             raise
     except OSError as error:
-        raise CrbgError(f"cannot write {path}: {error.strerror}; choose another folder with `--set results=...`") from None
+        raise cannot_write(path, error) from None
+
+
+def cannot_write(path: Path, error: Exception) -> WriteError:
+    """Say what could not be written, why, and what to do."""
+    why = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+    return WriteError(f"cannot write {path}: {why}; make room there, or choose another folder with `--set results=...`")
 
 
 def write_text(path: Path, text: str) -> None:

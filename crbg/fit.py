@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from crbg import rng
 from crbg.errors import CrbgError
+from crbg.files import cannot_write
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Row = dict[str, float]
@@ -72,13 +73,14 @@ class Clock:
 
     deadline: float = math.inf
     save_every: float = 60.0
+    asked: Callable[[], bool] = lambda: False  # whether somebody asked the process to stop
     report: Callable[[int, int], None] = lambda done, total: None
     stop_after: int | None = None  # stop after this many steps of this process; tests interrupt a fit with it
     steps: int = field(default=0)
 
     def over(self) -> bool:
         """Tell whether to stop now."""
-        return time.monotonic() >= self.deadline or (self.stop_after is not None and self.steps >= self.stop_after)
+        return time.monotonic() >= self.deadline or self.asked() or (self.stop_after is not None and self.steps >= self.stop_after)
 
 
 def cosine(progress: float) -> float:
@@ -157,23 +159,31 @@ def fit(
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Write atomically and keep the checkpoint before, in case this one is found damaged."""
+    """Write atomically and keep the checkpoint before, in case this one is found damaged.
+
+    Raises:
+        WriteError: the disk is full; the checkpoints before are still there.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(".new")
-    torch.save(dict(state), fresh)
-    if path.exists():
-        path.replace(path.with_suffix(".previous"))
-    fresh.replace(path)
+    try:
+        torch.save(dict(state), fresh)
+        if path.exists():
+            path.replace(path.with_suffix(".previous"))
+        fresh.replace(path)
+    except (OSError, RuntimeError) as error:  # torch raises the latter for a full disk
+        fresh.unlink(missing_ok=True)
+        raise cannot_write(path, error) from None
 
 
 def load_checkpoint(path: Path | None) -> dict[str, Any] | None:
-    """Read the newest intact checkpoint, without pickle; None when there is none."""
+    """Read the newest intact checkpoint, without pickle; None when there is none. A damaged one is said to be, and passed over."""
     for candidate in (path, path.with_suffix(".previous")) if path else ():
         if candidate.exists():
             try:
                 return dict(torch.load(candidate, weights_only=True))
-            except Exception:  # a truncated zip, a short read: torch raises many types for one cause
-                continue
+            except Exception as error:  # a truncated zip, a short read: torch raises many types for one cause
+                print(f"{candidate} is damaged ({type(error).__name__}): taking the checkpoint before it, or starting again", flush=True)
     return None
 
 

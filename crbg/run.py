@@ -12,24 +12,25 @@ import platform
 import subprocess
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 import crbg
-from crbg import measure, methods, models, sanity
+from crbg import attempts, lock, measure, methods, models, sanity
 from crbg.attach import weights
 from crbg.data.images import Data, Feed, Part, load
-from crbg.errors import CrbgError
-from crbg.files import finite, read_json, write_bytes, write_json, write_text
-from crbg.fit import Clock, Collapse, Row
+from crbg.errors import CrbgError, WriteError
+from crbg.files import cannot_write, finite, read_json, write_bytes, write_json, write_text
+from crbg.fit import Clock, Collapse, OutOfTime, Row
 from crbg.init import RUNNING, initialise, tensor_digest, unit_draw
 from crbg.mask import Mask
 from crbg.spec import Spec, as_dict, folder
@@ -56,19 +57,6 @@ class Bench:
         return self.loaded[name]
 
 
-def pick_device(name: str) -> torch.device:
-    """Turn auto, cpu, cuda or cuda:1 into a device; a GPU asked for and not found is an error, never a silent CPU run."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise CrbgError(f"unknown device {name!r}; choose auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise CrbgError(f"device {name!r} was asked for, but torch finds no GPU; use --device cpu to run on the CPU")
-    return device
-
-
 def training_part(spec: Spec, data: Data) -> Part:
     """Choose the images that a search may see."""
     part = data.train
@@ -91,24 +79,46 @@ def draw_digest(spec: Spec, model: nn.Module, seed: int) -> str:
 
 
 def execute(spec: Spec, seed: int, bench: Bench, clock: Clock | None = None) -> dict[str, Any]:
-    """Do one run, or return its record if it is there already.
+    """Do one run, or return its record if it is there already. What becomes of the attempt is noted in the run's folder.
 
     Raises:
         OutOfTime: the clock's deadline came first; call again to go on.
-        CrbgError: another process holds the run, or the search touched a tensor that it may not touch.
+        HeldError: another process works on the run.
+        WriteError: the results' disk is full or read-only.
+        CrbgError: the search touched a tensor that it may not touch, or what it was given is wrong.
     """
     where = folder(bench.results, spec, seed)
     done = where / "record.json"
     if done.exists():
         return read_json(done)
     try:
-        where.mkdir(parents=True, exist_ok=True)
-        with FileLock(where / "lock", timeout=0):
-            return read_json(done) if done.exists() else _search(spec, seed, bench, clock or Clock(), where)
-    except Timeout:
-        raise CrbgError(f"another process is working on {where}; wait for it, or remove {where / 'lock'} if it is dead") from None
+        with lock.hold(where):
+            if done.exists():
+                return read_json(done)
+            attempts.begin(where, device=str(bench.device), revision=revision())
+            try:
+                record = _search(spec, seed, bench, clock or Clock(), where)
+            except BaseException as error:
+                with suppress(OSError):  # the disk may be what failed
+                    attempts.end(where, _outcome(error), error)
+                raise
+            attempts.end(where, attempts.DONE)
+            return record
     except OSError as error:
-        raise CrbgError(f"cannot write {where}: {error.strerror}; choose another folder with `--set results=...`") from None
+        raise cannot_write(where, error) from None
+
+
+def _outcome(error: BaseException) -> str:
+    """Tell what another attempt could mend from what it could not."""
+    if isinstance(error, OutOfTime):
+        return attempts.PAUSED
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error):
+        return attempts.MEMORY
+    if isinstance(error, (OSError, WriteError)):
+        return attempts.DISK
+    if isinstance(error, CrbgError):
+        return attempts.INPUT
+    return attempts.CODE if isinstance(error, Exception) else attempts.KILLED
 
 
 def _search(spec: Spec, seed: int, bench: Bench, clock: Clock, where: Path) -> dict[str, Any]:
@@ -324,6 +334,7 @@ def _provenance(device: torch.device, searched: float, total: float) -> dict[str
             torch.cuda.max_memory_allocated(device) / 2**20 if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         ),
         "device": torch.cuda.get_device_name(device) if gpu else cpu_name(),
+        "gpu": gpu,
         "threads": torch.get_num_threads(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"crbg": crbg.__version__, "torch": torch.__version__.split("+")[0], "python": platform.python_version()},
@@ -340,6 +351,7 @@ def cpu_name() -> str:
         return platform.processor() or platform.machine()
 
 
+@cache
 def revision() -> str:
     """Return the git revision of the source, with `+` where it has uncommitted changes, or `unknown` outside git."""
     here = Path(__file__).parent

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from crbg import attempts, lock
 from crbg.config import Cell, Config
 from crbg.data import info
 from crbg.errors import CrbgError
@@ -20,6 +23,8 @@ from crbg.spec import Spec, as_dict, folder
 
 CPU_FLOPS = 2.5e10  # what one core sustains in a gated LeNet step; only used before any run time was recorded
 GPU_FLOPS = 5.0e13
+MOST_ROWS = 40  # of `crbg status`
+LAST_WORDS = 5  # lines of a log that it quotes
 
 
 def recorded_folder(config: Config) -> Path:
@@ -132,27 +137,82 @@ def weight_count(spec: Spec) -> float:
     return 25e6
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What runs of one kind took: median seconds of search an epoch, largest peak of memory in MB."""
+
+    epoch_seconds: float
+    memory_mb: float
+
+
+def costs(config: Config) -> dict[tuple[Any, ...], Cost]:
+    """Learn from all recorded runs, whether or not they may stand in for new ones: (method, model, data, on a GPU) -> cost."""
+    folder = recorded_folder(config)
+    return _costs(folder, folder.stat().st_mtime_ns if folder.exists() else 0)
+
+
+@lru_cache(maxsize=2)
+def _costs(folder: Path, changed: int) -> dict[tuple[Any, ...], Cost]:
+    seen: dict[tuple[Any, ...], list[tuple[float, float]]] = {}
+    for path in sorted(folder.glob("*.json")):
+        found = read_json(path)
+        spec = found.get("spec", {})
+        for entry in found.get("runs", {}).values():
+            p = entry.get("provenance", {})
+            if spec.get("epochs") and p.get("search_seconds"):
+                key = (spec["method"], spec["model"], spec["data"], bool(p.get("gpu")))
+                seen.setdefault(key, []).append((p["search_seconds"] / spec["epochs"], p.get("peak_memory_mb", 0.0)))
+    return {k: Cost(statistics.median(t for t, _ in v), max(m for _, m in v)) for k, v in seen.items()}
+
+
+def cost_key(spec: Spec, gpu: bool) -> tuple[Any, ...]:
+    """Name the kind of a run, as `costs` sorts them."""
+    return (spec.method, spec.model, spec.data, gpu)
+
+
 def estimate_seconds(config: Config, cells: list[Cell], gpu: bool = False) -> dict[tuple[str, int], float]:
-    """Estimate each cell: the mean of recorded times of the same method, model and data, scaled by epochs; else from FLOPs.
+    """Estimate each cell from what recorded runs of the same method, model and data took for an epoch; else from FLOPs.
 
     One step costs 6 FLOPs per weight and example; a network outside the LeNet family reuses each weight about 100 times.
     """
-    known: dict[tuple[str, str, str], list[float]] = {}
+    known, out = costs(config), {}
     for c in cells:
-        if (got := find(config, c.spec, c.seed)) and c.spec.epochs:
-            per_epoch = float(got["provenance"].get("search_seconds", 0.0)) / c.spec.epochs
-            known.setdefault((c.spec.method, c.spec.model, c.spec.data), []).append(per_epoch)
-    out = {}
-    for c in cells:
-        times = known.get((c.spec.method, c.spec.model, c.spec.data))
-        if times:
-            out[c.key] = c.spec.epochs * sum(times) / len(times) + 3.0
+        cost = known.get(cost_key(c.spec, gpu))
+        if cost:
+            out[c.key] = c.spec.epochs * cost.epoch_seconds + 3.0
         else:
             images = c.spec.limit or info(c.spec.data).train
             reuse = 1.0 if c.spec.model.startswith("lenet-") else 100.0
             work = 6.0 * weight_count(c.spec) * reuse * images * c.spec.epochs
             out[c.key] = work / (GPU_FLOPS if gpu else CPU_FLOPS) + 3.0
     return out
+
+
+@dataclass(frozen=True)
+class Slices:
+    """How a job is cut for a cluster: minutes of its n-th slice, how many it may take, memory in MB."""
+
+    minutes: tuple[int, ...]
+    memory_mb: int
+
+    @property
+    def most(self) -> int:
+        """Give the number of slices that the job may take."""
+        return len(self.minutes)
+
+
+def slices(config: Config, cells: list[Cell], gpu: bool, longest: int) -> Slices:
+    """Cut a job into slices of at most `longest` minutes, the wall time that the cluster allows.
+
+    Twice the estimate and five minutes are asked for, doubled on each further attempt; a job that one slice cannot hold goes on
+    in the next from its checkpoint. Two more slices than the estimate needs are allowed, for a slow machine and a killed one.
+    """
+    seconds = sum(estimate_seconds(config, cells, gpu).values())
+    need = math.ceil(seconds / 30) + 5
+    count = math.ceil(need / longest) + 2
+    peaks = [cost.memory_mb for c in cells if (cost := costs(config).get(cost_key(c.spec, False)))]
+    memory = 8000 if gpu else max(2000, math.ceil((1.5 * max(peaks) + 1000) / 500) * 500) if peaks else 4000
+    return Slices(tuple(min(longest, need * 2**i) for i in range(count)), memory)
 
 
 def plan(config: Config, cells: list[Cell]) -> str:
@@ -177,23 +237,71 @@ def plan(config: Config, cells: list[Cell]) -> str:
 
 
 def status(config: Config, cells: list[Cell], given: str = "") -> str:
-    """Tabulate the state of every distinct run that is not simply done, after a count of all.
+    """Tabulate every distinct run that is not simply done: its state, how often it was tried, and why.
 
-    `given` is appended to the command that runs a missing cell.
+    The last words of those that failed follow, and the commands that go on with just these; `given` is appended to them, so
+    that they see the same configuration.
     """
-    counts, rows = {"done": 0, "collapsed": 0, "unfinished": 0, "missing": 0}, []
+    counts = dict.fromkeys(("done", "collapsed", "running", "failed", "paused", "missing"), 0)
+    rows, words, todo = list[list[Any]](), list[str](), list[Cell]()
+    logs = config.results / "logs"
     for c in {c.key: c for c in cells}.values():
-        where = run_folder(config, c.spec, c.seed)
-        found = find(config, c.spec, c.seed)
+        where, found = run_folder(config, c.spec, c.seed), find(config, c.spec, c.seed)
         if found and found["record"]["status"] == "ok":
             counts["done"] += 1
             continue
-        state = "collapsed" if found else "unfinished" if (where / "checkpoint.pt").exists() else "missing"
+        why, said = attempts.reason(where, logs)
+        if found:
+            state, why = "collapsed", found["record"].get("reason", "")
+        elif by := lock.held(where):
+            state, why = "running", by
+        elif why:
+            state = "paused" if why == attempts.PAUSED else "failed"
+        else:
+            state = "missing"
         counts[state] += 1
-        why = found["record"].get("reason", "") if found else ""
-        retry = "" if found else f"crbg run {c.experiment} --where digest={c.spec.digest()} --seeds {c.seed}{given}"
-        rows.append([state, c.experiment, c.arm, c.spec.slug(), c.seed, why or retry])
+        rows.append([state, c.experiment, c.arm, c.spec.slug(), c.seed, len(attempts.read(where)), why])
+        if state in ("failed", "paused", "missing"):
+            todo.append(c)
+        if state == "failed" and said:
+            words.append(f"{c.spec.slug()} seed {c.seed}, {why}:\n{_last_words(said)}")
     from tabulate import tabulate
 
-    text = ", ".join(f"{n} {state}" for state, n in counts.items())
-    return text + ("\n" + tabulate(rows[:40], ["state", "experiment", "arm", "run", "seed", "why, or how to run it"]) if rows else "")
+    text = [", ".join(f"{n} {state}" for state, n in counts.items())]
+    rows.sort(key=lambda r: r[0] == "missing")  # what happened before what did not
+    if rows:
+        head = ["state", "experiment", "arm", "run", "seed", "tries", "why"]
+        text.append(tabulate(rows[:MOST_ROWS], head) + (f"\n... and {len(rows) - MOST_ROWS} more" if len(rows) > MOST_ROWS else ""))
+    text += words[:10] + _complaints(config, todo)
+    if todo:
+        text.append("To go on with just these:\n" + "\n".join(f"  {line}" for line in _retry(config, todo, given)))
+    return "\n\n".join(text)
+
+
+def _complaints(config: Config, todo: list[Cell]) -> list[str]:
+    """Quote the logs of data sets that could not be had: runs that need them were never started."""
+    out = []
+    for name in dict.fromkeys(c.spec.data for c in todo):
+        log = config.results / "logs" / f"data-{name}.log"
+        if log.exists() and not (config.results / "data" / f"{name}.json").exists():
+            out.append(f"data set {name}, {log}:\n{_last_words(log.read_text(errors='replace'))}")
+    return out
+
+
+def _last_words(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines()[-LAST_WORDS:])
+
+
+def _retry(config: Config, todo: list[Cell], given: str) -> list[str]:
+    """Write the commands that do these runs and no others, one for each spec, or for the jobs of the workflow that hold them."""
+    seeds: dict[tuple[str, str], list[int]] = {}
+    for c in todo:
+        seeds.setdefault((c.experiment, c.spec.digest()), []).append(c.seed)
+    if len(seeds) <= 3:
+        return [f"crbg run {e} --where digest={d} --seeds {' '.join(map(str, s))}{given}" for (e, d), s in seeds.items()]
+    keys = {(c.experiment, c.key) for c in todo}
+    jobs = [j for name in dict.fromkeys(c.experiment for c in todo) for j in config.experiment(name).jobs()]
+    mine = [j for j in jobs if any((j.experiment, c.key) in keys for c in j.cells)]
+    if len(mine) > 5:
+        return [f"crbg run {name}{given}" for name in dict.fromkeys(j.experiment for j in mine)]
+    return [f"crbg run {j.experiment} --job {j.name}{given}" for j in mine]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from crbg import cli, fit, methods, store
+from crbg import attempts, cli, fit, methods, store
 from crbg import config as configs
 from crbg.data import DATA
 from crbg.fit import Clock
@@ -188,21 +188,19 @@ def test_a_job_runs_its_own_cells(project, crbg):
 
 def test_status_counts_and_says_how_to_run_what_is_missing(project, crbg):
     crbg("run", "curve", "--where", "arm=random", "density=0.5")
-    one, other = (store.run_folder(configs.read(["config.yaml"]), c.spec, c.seed) for c in cells()[:2])
+    one, other = (store.run_folder(configs.read(["config.yaml", "digits.yaml"]), c.spec, c.seed) for c in cells()[:2])
     other.mkdir(parents=True)
-    (other / "checkpoint.pt").write_bytes(b"")
+    attempts.begin(other)
     code, out, _ = crbg("status", "curve")
     assert code == 0
-    assert out.startswith("2 done, 0 collapsed, 1 unfinished, 5 missing")
-    digests = re.findall(r"crbg run curve --where digest=([0-9a-f]{16}) --seeds 1[01] --config config.yaml digits.yaml", out)
-    assert len(digests) == 6  # five missing and one unfinished
-    assert crbg("status", "curve", "--where", f"digest={digests[0]}", "--seeds", "10")[1].startswith("0 done")
-    assert len([line for line in out.splitlines() if line.startswith("missing")]) == 5
-    one.mkdir(parents=True)
+    assert out.startswith("2 done, 0 collapsed, 0 running, 1 failed, 0 paused, 5 missing")
+    commands = re.findall(r"  (crbg run curve .*)", out)
+    done = sum(len(crbg(*c.split()[1:], small=False)[1].splitlines()) for c in commands)
+    assert done == 6  # five missing and one failed, and no other
+    assert crbg("status", "curve")[1].startswith("8 done")
     (one / "record.json").write_text('{"status": "collapse", "reason": "the loss is not finite"}')
-    (one / "provenance.json").write_text("{}")
     out = crbg("status", "curve")[1]
-    assert out.startswith("2 done, 1 collapsed, 1 unfinished, 4 missing")
+    assert out.startswith("7 done, 1 collapsed, 0 running, 0 failed, 0 paused, 0 missing")
     assert "the loss is not finite" in out
 
 
@@ -223,7 +221,9 @@ def test_a_run_that_is_out_of_time_goes_on_later(project, crbg, monkeypatch):
     code, out, _ = crbg(*ONE)
     assert code == 75
     assert "stopped after 23 of 36 steps" in out
-    assert crbg("status", "curve", "--where", "arm=crbg", "density=0.5", "--seeds", "10")[1].startswith("0 done, 0 collapsed, 1 unfinished")
+    assert crbg("status", "curve", "--where", "arm=crbg", "density=0.5", "--seeds", "10")[1].startswith(
+        "0 done, 0 collapsed, 0 running, 0 failed, 1 paused"
+    )
     monkeypatch.undo()
     monkeypatch.chdir(project)
     assert crbg(*ONE, "--deadline-minutes", "60")[0] == 0

@@ -15,7 +15,8 @@ from crbg import measure, methods
 from crbg.errors import CrbgError
 from crbg.fit import Clock, OutOfTime
 from crbg.init import tensor_digest
-from crbg.run import Bench, evaluate, execute, fresh, guard_roles, pick_device, reopen
+from crbg.lock import HeldError
+from crbg.run import Bench, evaluate, execute, fresh, guard_roles, reopen
 from crbg.spec import Spec, folder
 from crbg.ticket import Ticket
 
@@ -303,7 +304,7 @@ def test_a_run_that_is_not_done_is_not_evaluated(bench):
 def test_a_run_that_another_process_holds_is_left_alone(bench):
     where = folder(bench.results, RANDOM, 0)
     where.mkdir(parents=True)
-    with FileLock(where / "lock"), pytest.raises(CrbgError, match="another process is working on"):
+    with FileLock(where / "lock"), pytest.raises(HeldError, match="another process is working on"):
         execute(RANDOM, 0, bench)
     assert execute(RANDOM, 0, bench)["status"] == "ok"
 
@@ -320,19 +321,6 @@ def test_a_damaged_record_is_named(bench):
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(CrbgError, match=r"record\.json is not a record: .*delete it and run the cell again"):
         execute(RANDOM, 0, bench)
-
-
-def test_devices(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert pick_device("auto") == torch.device("cpu")
-    assert pick_device("cpu") == torch.device("cpu")
-    for name in ("cuda", "cuda:1"):
-        with pytest.raises(CrbgError, match=f"'{name}' was asked for, but torch finds no GPU"):
-            pick_device(name)
-    with pytest.raises(CrbgError, match="unknown device 'gpu'"):
-        pick_device("gpu")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert pick_device("auto").type == "cuda"
 
 
 def test_fresh_networks_repeat(digits):

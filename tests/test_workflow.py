@@ -29,8 +29,9 @@ def clone(tmp_path, monkeypatch):
     return tmp_path
 
 
-def dry_run(clone, *words):
+def dry_run(clone, *words, **site):
     env = {k: v for k, v in os.environ.items() if not k.startswith(("CRBG_", "SNAKEMAKE", "PYTHONPATH"))} | {"HOME": str(clone / "home")}
+    env |= site
     command = [str(Path(sys.executable).parent / "snakemake"), "-n", *words]
     done = subprocess.run(command, cwd=clone, env=env, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout + done.stderr
@@ -114,3 +115,40 @@ def test_an_unknown_key_stops_the_workflow_before_any_job(clone):
     assert "unknown key 'resluts': did you mean 'results'?" in text
     assert "Job stats" not in text
     assert "Traceback" not in text
+
+
+def resources(text, rule):
+    """The resources of each planned job of a rule."""
+    blocks = re.findall(rf"^rule {rule}:\n((?:    .*\n)+)", text, re.MULTILINE)
+    lines = [re.search(r"resources: (.*)", b)[1] for b in blocks]
+    return [dict(pair.split("=", 1) for pair in line.split(", ") if "=" in pair) for line in lines]
+
+
+def test_only_what_asks_for_a_gpu_goes_where_gpus_are(clone):
+    Path("gpu.yaml").write_text("experiments: {lenet_goals: {gpu: 1}}\n")
+    site = {"CRBG_SLURM_GPU_PARTITION": "fast", "CRBG_SLURM_PARTITION": "slow", "CRBG_SLURM_GPU_MODEL": "h200", "CRBG_SLURM_ACCOUNT": "us"}
+    words = ("--profile", "slurm", "--configfile", "config.yaml", "gpu.yaml", "--", "lenet")
+    code, text = dry_run(clone, *words, **site)
+    assert code == 0, text
+    config = configs.read(["config.yaml", "gpu.yaml"])
+    for rule, count in (("search_gpu", len(config.experiment("lenet_goals").jobs())), ("evaluate_gpu", 1)):
+        found = resources(text, rule)
+        assert len(found) == count
+        assert {(r["slurm_partition"], r["gpu"], r["gpu_model"], r["slurm_account"]) for r in found} == {("fast", "1", "h200", "us")}
+    found = resources(text, "search") + resources(text, "evaluate")
+    assert {(r["slurm_partition"], r.get("gpu"), r.get("gpu_model")) for r in found} == {("slow", None, None)}
+    # Without a word about the site nothing is asked of it.
+    code, text = dry_run(clone, *words)
+    assert code == 0, text
+    assert not {"slurm_partition", "gpu_model", "slurm_account"} & {k for r in resources(text, "search_gpu") for k in r}
+    assert {r["gpu"] for r in resources(text, "search_gpu")} == {"1"}
+
+
+def test_long_jobs_are_cut_into_slices_of_the_longest_wall_time(clone):
+    code, text = dry_run(clone, "--profile", "slurm", "lenet", CRBG_SLURM_MAX_MINUTES="4", CRBG_SLURM_RETRIES="9")
+    assert code == 0, text
+    found = resources(text, "search")
+    assert {r["runtime"] for r in found} == {"4"}
+    assert min(int(r["slices"]) for r in found) > 3
+    assert {r["attempt"] for r in found} == {"1"}
+    assert "--deadline-minutes 4 --attempt 1 --slices" in text

@@ -12,15 +12,26 @@ def planned(experiment):
     return [f"{RESULTS}/jobs/{name}.json" for name in todo]
 
 
-def gpus(wildcards):
-    return CONFIG.experiments[JOBS[wildcards.job].experiment].gpu
+def gpus(job):
+    return CONFIG.experiments[JOBS[job].experiment].gpu
+
+
+# The longest wall time of a job that the cluster allows; longer jobs go on from their checkpoint in another slice.
+LONGEST = int(os.environ.get("CRBG_SLURM_MAX_MINUTES", 24 * 60))
+
+
+def cut(wildcards):
+    cells = list(JOBS[wildcards.job].cells)
+    return store.slices(CONFIG, cells, bool(gpus(wildcards.job)), LONGEST)
 
 
 def minutes(wildcards, attempt):
-    """Twice the estimate and five minutes, doubled on every further attempt."""
-    cells = list(JOBS[wildcards.job].cells)
-    seconds = sum(store.estimate_seconds(CONFIG, cells, bool(gpus(wildcards))).values())
-    return int(seconds / 30 + 5) * 2 ** (attempt - 1)
+    return cut(wildcards).minutes[min(attempt, cut(wildcards).most) - 1]
+
+
+def one_of(names):
+    """A pattern for wildcards that matches these names and, if there are none, nothing."""
+    return "|".join(names) or "(?!)"
 
 
 def reports(target):

@@ -1,0 +1,130 @@
+"""`snakemake --profile slurm all` on a real SLURM: nothing edited, everything killed, nothing lost."""
+
+import os
+import subprocess
+import time
+from datetime import datetime
+
+import pytest
+from conftest import sh, wait
+
+pytestmark = pytest.mark.slurm
+
+
+def queue():
+    return sh("squeue", "-h", "-o", "%i %T %P").stdout
+
+
+def wants_gpu():
+    """States of the jobs that asked SLURM for one GPU."""
+    jobs = sh("scontrol", "show", "job", "--oneliner").stdout.splitlines()
+    return [job.split("JobState=")[1].split()[0] for job in jobs if "TresPerJob=gres:gpu:1" in job]
+
+
+def spans(tries):
+    """When each attempt of runs began and ended, in seconds."""
+    for folder, found in tries.items():
+        for a in found:
+            ended = (folder / "provenance.json").stat().st_mtime
+            yield datetime.fromisoformat(a["time"]).timestamp(), ended
+
+
+def finished_as_undisturbed(clone, undisturbed):
+    assert clone.files() == undisturbed
+    assert (clone.path / "results/report-all.html").exists()
+    assert (clone.path / "results/paper/tables/curve.md").exists()
+
+
+def test_the_literal_command(clone, undisturbed):
+    """Nothing but `snakemake --profile slurm all`; jobs for GPUs queue for the two that there are."""
+    clone.start()
+    before = len(wants_gpu())
+    states = wait(lambda: len(now := wants_gpu()) == before + 3 and now, 120, clone.log.read_text)
+    assert states.count("PENDING") >= 1
+    assert clone.end() == 0, clone.log.read_text()[-3000:]
+    finished_as_undisturbed(clone, undisturbed)
+    # Three jobs for two GPUs: the last begins when one of the others has ended.
+    begun, ended = zip(*spans(clone.tries("edge_popup-*")), strict=True)
+    assert len(begun) == 3
+    assert max(begun) >= min(ended) - 2
+    assert {len(a) for a in clone.tries().values()} == {1}
+    assert clone.crbg("status").stdout.startswith("7 done, 0 collapsed, 0 running, 0 failed, 0 paused, 0 missing")
+
+
+def test_a_cancelled_job(clone, undisturbed):
+    job = clone.start().searching()["slurm_job"]
+    assert sh("scancel", job).returncode == 0
+    assert clone.end() == 0, clone.log.read_text()[-3000:]
+    finished_as_undisturbed(clone, undisturbed)
+    assert max(len(a) for a in clone.tries("crbg-*").values()) == 2
+
+
+def test_out_of_memory(clone, undisturbed):
+    """The first allowance is too small for a process with torch in it; the second attempt asks for more."""
+    clone.start("--set-resources", "search:mem_mb=500*attempt**2")
+    assert clone.end() == 0, clone.log.read_text()[-3000:]
+    finished_as_undisturbed(clone, undisturbed)
+    assert "out of memory" in clone.crbg("status", "curve").stdout or max(len(a) for a in clone.tries("crbg-*").values()) >= 1
+
+
+def test_a_time_limit_shorter_than_the_run(clone, undisturbed):
+    """Runs stop before the limit, and go on in the next slice."""
+    clone.start("--set-resources", "search:runtime=1", "search:slices=9", "--config", "save_every=1", CRBG_TEST_SLOW="1")
+    assert clone.end() == 0, clone.log.read_text()[-3000:]
+    finished_as_undisturbed(clone, undisturbed)
+
+
+def test_preemption_with_requeue(clone, undisturbed):
+    clone.start(CRBG_SLURM_PARTITION="low")
+    clone.searching()
+    done = sh("sbatch", "-p", "cpu", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 3")
+    assert done.returncode == 0, done.stderr
+    assert clone.end() == 0, clone.log.read_text()[-3000:]
+    finished_as_undisturbed(clone, undisturbed)
+    assert max(len(a) for a in clone.tries("crbg-*").values()) >= 2
+
+
+def test_a_controller_killed_while_jobs_run(clone, undisturbed):
+    """Its jobs go on; the next one submits them again, which wait for the others instead of writing beside them."""
+    clone.start().searching()
+    clone.kill()
+    assert "RUNNING" in queue()
+    assert clone.start().end() == 0, clone.log.read_text()[-3000:]
+    finished_as_undisturbed(clone, undisturbed)
+
+
+def test_a_full_disk(clone, undisturbed):
+    results = clone.path / "results"
+    results.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", results], check=True)
+    try:
+        assert clone.start(CRBG_SLURM_RETRIES="0").end() != 0
+        said = clone.crbg("status").stdout
+        assert "No space left on device" in said, said
+        subprocess.run(["mount", "-o", "remount,size=500m", results], check=True)
+        assert clone.start().end() == 0, clone.log.read_text()[-3000:]
+        finished_as_undisturbed(clone, undisturbed)
+    finally:
+        sh("scancel", "--user", "root")
+        wait(lambda: not sh("squeue", "-h").stdout.strip(), 60)
+        subprocess.run(["umount", "--lazy", results], check=True)
+
+
+def test_a_node_that_goes_down_and_comes_back(clone, undisturbed):
+    clone.start().searching()
+    node = os.uname().nodename.split(".")[0]
+    assert sh("scontrol", "update", f"nodename={node}", "state=down", "reason=test").returncode == 0
+    time.sleep(5)
+    assert sh("scontrol", "update", f"nodename={node}", "state=resume").returncode == 0
+    assert clone.end() == 0, clone.log.read_text()[-3000:]
+    finished_as_undisturbed(clone, undisturbed)
+    assert max(len(a) for a in clone.tries("crbg-*").values()) >= 2
+
+
+def test_a_gpu_that_is_not_there_is_no_silent_cpu_run(clone):
+    """Without `device: cpu` in the configuration these fake GPUs must stop the runs that ask for one."""
+    clone.start("--config", "device=auto", CRBG_SLURM_RETRIES="0")
+    assert clone.end() != 0
+    assert not clone.runs("edge_popup-*")
+    log = next((clone.path / "results/logs").glob("on_gpus-*.log")).read_text()
+    assert "asks for a GPU" in log

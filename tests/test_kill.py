@@ -1,0 +1,63 @@
+"""Training killed at random moments, checkpoints being written included, ends in the bytes of the run that was left alone."""
+
+import os
+import random
+import signal
+import time
+
+import pytest
+import torch
+
+from crbg.fit import Clock
+from crbg.run import Bench, execute
+from crbg.spec import Spec, folder
+
+SPECS = [
+    Spec("digits", "lenet-32-16", "crbg", 0.2, scale=0.3, epochs=12, batch=64, options={"noise": 0.25, "source": "antithetic"}),
+    Spec("digits", "lenet-32-16", "edge_popup", 0.2, scale=0.3, epochs=20, batch=64),
+    Spec("digits", "lenet-32-16", "dense", init="kaiming_normal", epochs=20, batch=64),
+]
+
+
+def attempt(spec, results, digits, kill_at, seconds):
+    """Go on with a run in a process of its own, which is killed at a step or after a time; return whether it came to its end."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            left = [kill_at]
+
+            def report(done, total):
+                left[0] -= 1
+                if left[0] == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            execute(spec, 0, Bench(results, loaded={"digits": digits}), Clock(save_every=0.0, report=report))
+            status = 0
+        finally:
+            os._exit(status)
+    if seconds:
+        time.sleep(seconds)
+        os.kill(child, signal.SIGKILL)
+    ended = os.waitpid(child, 0)[1]
+    assert ended in (0, signal.SIGKILL)
+    return ended == 0
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.method)
+def test_killed_at_random_and_gone_on_a_run_ends_as_if_left_alone(spec, tmp_path, digits):
+    assert torch.get_num_threads() == 1, "forked processes must not inherit a pool of threads"
+    execute(spec, 0, Bench(tmp_path / "whole", loaded={"digits": digits}))
+    dice, kills = random.Random(spec.method), 0
+    while kills < 17:
+        # By step for a certain moment, by time for any, within the writing of a checkpoint too: here one is written at every step.
+        at, seconds = (dice.randrange(1, 30), 0) if kills % 2 else (0, dice.uniform(0.0, 0.2))
+        if attempt(spec, tmp_path / "killed", digits, at, seconds):
+            break
+        kills += 1
+    attempt(spec, tmp_path / "killed", digits, 0, 0)
+    one, other = (folder(tmp_path / name, spec, 0) for name in ("whole", "killed"))
+    for name in ("record.json", "gates.safetensors", "history.jsonl"):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), f"{name} after {kills} kills"
+    assert kills == 17, "the run ended before it was killed often enough to say anything"
+    assert not list(other.glob("checkpoint.*"))
