@@ -119,7 +119,7 @@ def test_an_unknown_key_stops_the_workflow_before_any_job(clone):
 
 def resources(text, rule):
     """The resources of each planned job of a rule."""
-    blocks = re.findall(rf"^rule {rule}:\n((?:    .*\n)+)", text, re.MULTILINE)
+    blocks = re.findall(rf"^ *rule {rule}:\n((?: {{4,}}.*\n)+?) *Shell", text, re.MULTILINE)
     lines = [re.search(r"resources: (.*)", b)[1] for b in blocks]
     return [dict(pair.split("=", 1) for pair in line.split(", ") if "=" in pair) for line in lines]
 

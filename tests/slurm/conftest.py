@@ -51,14 +51,14 @@ def clean(**more):
 class Clone:
     """A copy of the project with the small configuration of this folder, and nothing run in it."""
 
-    def __init__(self, path):
+    def __init__(self, path, epochs=300):
         self.path = path
         for part in PARTS:
             if (ROOT / part).is_dir():
                 shutil.copytree(ROOT / part, path / part, ignore=shutil.ignore_patterns("__pycache__", "ticket_*"))
             else:
                 shutil.copy(ROOT / part, path / part)
-        shutil.copy(HERE / "config.yaml", path / "config.yaml")
+        (path / "config.yaml").write_text((HERE / "config.yaml").read_text().replace("epochs: 300", f"epochs: {epochs}"))
         self.dag, self.log = None, path / "dag.log"
 
     def start(self, *words, **env):
@@ -125,11 +125,14 @@ def clone(tmp_path, cluster):
     wait(lambda: not sh("squeue", "-h").stdout.strip(), 60)
 
 
-@pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory):
-    """The results of the same configuration, run here in one process."""
-    made = Clone(tmp_path_factory.mktemp("undisturbed"))
-    for words in (("run",), ("evaluate", "curve")):
+def results_of(made):
+    """The results of a clone's configuration, run here in one process."""
+    for words in (("run", "--device", "cpu"), ("evaluate", "curve")):
         done = made.crbg(*words)
         assert done.returncode == 0, done.stdout + done.stderr
     return made.files()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory):
+    return results_of(Clone(tmp_path_factory.mktemp("undisturbed")))

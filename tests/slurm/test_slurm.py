@@ -60,18 +60,25 @@ def test_a_cancelled_job(clone, undisturbed):
 
 
 def test_out_of_memory(clone, undisturbed):
-    """The first allowance is too small for a process with torch in it; the second attempt asks for more."""
-    clone.start("--set-resources", "search:mem_mb=500*attempt**2")
+    """The first allowance is too small for a process with torch in it; a later attempt gets more."""
+    clone.start("--set-resources", "search:mem_mb=attempt*attempt*500")
     assert clone.end() == 0, clone.log.read_text()[-3000:]
     finished_as_undisturbed(clone, undisturbed)
-    assert "out of memory" in clone.crbg("status", "curve").stdout or max(len(a) for a in clone.tries("crbg-*").values()) >= 1
+    killed = [a for found in clone.tries("crbg-*").values() for a in found[:-1]]
+    assert {a["outcome"] for a in killed} == {attempts.KILLED}
 
 
-def test_a_time_limit_shorter_than_the_run(clone, undisturbed):
-    """Runs stop before the limit, and go on in the next slice."""
-    clone.start("--set-resources", "search:runtime=1", "search:slices=9", "--config", "save_every=1", CRBG_TEST_SLOW="1")
-    assert clone.end() == 0, clone.log.read_text()[-3000:]
-    finished_as_undisturbed(clone, undisturbed)
+def test_a_time_limit_shorter_than_the_run(tmp_path, cluster):
+    """A run of minutes on a cluster that allows one minute: it stops before the limit, and goes on in the next slice."""
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "cut").mkdir()
+    expected = results_of(Clone(tmp_path / "whole", epochs=2000))
+    clone = Clone(tmp_path / "cut", epochs=2000).start(CRBG_SLURM_MAX_MINUTES="1", CRBG_SLURM_RETRIES="20")
+    assert clone.end(900) == 0, clone.log.read_text()[-3000:]
+    finished_as_undisturbed(clone, expected)
+    outcomes = [a["outcome"] for a in clone.tries("crbg-*")[clone.runs("crbg-*")[0]]]
+    assert len(outcomes) >= 2
+    assert set(outcomes[:-1]) == {attempts.PAUSED}
 
 
 def test_preemption_with_requeue(clone, undisturbed):

@@ -70,6 +70,8 @@ rule evaluate:
 use rule evaluate as evaluate_gpu with:
     wildcard_constraints:
         experiment=one_of(GPU_EXPERIMENTS),
+    group:
+        "evaluate_gpu"
     resources:
         runtime=30,
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
