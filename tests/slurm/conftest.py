@@ -1,24 +1,11 @@
-"""A real SLURM on this machine for the tests of this folder, and copies of the project that run on it.
-
-They install packages and write to /etc/slurm, so they run only as root, with CRBG_TEST_SLURM=1.
-"""
+"""A real SLURM on this machine. It installs packages and writes to /etc/slurm: only for root, with CRBG_TEST_SLURM=1."""
 
 import os
-import shutil
-import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
-
-from crbg import attempts
-
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-PARTS = ("crbg", "config", "workflow", "profiles", "slurm", "paper", "Snakefile", "environment.yml")
-BIN = Path(sys.executable).parent
+from cluster import HERE, Clone, results_of, sh, wait
 
 
 def pytest_collection_modifyitems(items):
@@ -26,10 +13,6 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if HERE in Path(item.fspath).parents and not (allowed and os.geteuid() == 0):
             item.add_marker(pytest.mark.skip(reason="starts a real SLURM: needs root on Debian and CRBG_TEST_SLURM=1"))
-
-
-def sh(*words, **kwargs):
-    return subprocess.run([str(w) for w in words], capture_output=True, text=True, check=False, **kwargs)
 
 
 @pytest.fixture(scope="session")
@@ -43,78 +26,6 @@ def cluster():
         subprocess.run([HERE / "start_slurm.sh", "down"], check=False)
 
 
-def clean(**more):
-    mine = {k: v for k, v in os.environ.items() if not k.startswith(("CRBG_", "SNAKEMAKE", "PYTHONPATH", "SLURM"))}
-    return mine | {"PATH": f"{BIN}:{os.environ['PATH']}"} | more
-
-
-class Clone:
-    """A copy of the project with the small configuration of this folder, and nothing run in it."""
-
-    def __init__(self, path, epochs=300):
-        self.path = path
-        for part in PARTS:
-            if (ROOT / part).is_dir():
-                shutil.copytree(ROOT / part, path / part, ignore=shutil.ignore_patterns("__pycache__", "ticket_*"))
-            else:
-                shutil.copy(ROOT / part, path / part)
-        (path / "config.yaml").write_text((HERE / "config.yaml").read_text().replace("epochs: 300", f"epochs: {epochs}"))
-        self.dag, self.log = None, path / "dag.log"
-
-    def start(self, *words, **env):
-        """Type the command of the README, perhaps with more words, and go on."""
-        env = clean(HOME=str(self.path), CRBG_REVISION="test", **env)
-        with self.log.open("a") as out:
-            command = [BIN / "snakemake", "--profile", "slurm", "all", *words]
-            self.dag = subprocess.Popen(command, cwd=self.path, env=env, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
-        return self
-
-    def end(self, seconds=400):
-        """Wait for the DAG and return its exit status."""
-        try:
-            return self.dag.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            pytest.fail(f"the DAG did not end in {seconds} s:\n{self.log.read_text()[-3000:]}\n{sh('squeue').stdout}")
-
-    def kill(self):
-        os.killpg(self.dag.pid, signal.SIGKILL)
-        self.dag.wait()
-
-    def crbg(self, *words, **env):
-        return sh(BIN / "python", "-m", "crbg", *words, cwd=self.path, env=clean(CRBG_REVISION="test", **env))
-
-    def runs(self, pattern="*", results="results"):
-        return sorted((self.path / results / "runs").glob(f"{pattern}/seed*"))
-
-    def tries(self, pattern="*"):
-        """Attempts of each run that matches, by its folder."""
-        return {folder: attempts.read(folder) for folder in self.runs(pattern)}
-
-    def files(self, results="results"):
-        """The bytes that a result consists of."""
-        base = self.path / results / "runs"
-        names = ("record.json", "evaluation.json", "ticket.safetensors", "gates.safetensors", "history.jsonl")
-        return {str(f.relative_to(base)): f.read_bytes() for name in names for f in base.rglob(name)}
-
-    def searching(self, pattern="crbg-*", seconds=120):
-        """Wait until a run has written a checkpoint, and return its last attempt."""
-
-        def now():
-            return next((attempts.last(f) for f in self.runs(pattern) if (f / "checkpoint.pt").exists()), None)
-
-        return wait(now, seconds, lambda: self.log.read_text()[-3000:])
-
-
-def wait(condition, seconds, words=lambda: ""):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := condition():
-            return found
-        time.sleep(0.2)
-    pytest.fail(f"waited {seconds} s in vain:\n{words()}\n{sh('squeue').stdout}")
-
-
 @pytest.fixture
 def clone(tmp_path, cluster):
     made = Clone(tmp_path)
@@ -123,14 +34,6 @@ def clone(tmp_path, cluster):
         made.kill()
     sh("scancel", "--user", "root")
     wait(lambda: not sh("squeue", "-h").stdout.strip(), 60)
-
-
-def results_of(made):
-    """The results of a clone's configuration, run here in one process."""
-    for words in (("run", "--device", "cpu"), ("evaluate", "curve")):
-        done = made.crbg(*words)
-        assert done.returncode == 0, done.stdout + done.stderr
-    return made.files()
 
 
 @pytest.fixture(scope="session")

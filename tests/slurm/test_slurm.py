@@ -6,7 +6,9 @@ import time
 from datetime import datetime
 
 import pytest
-from conftest import sh, wait
+from cluster import Clone, results_of, sh, wait
+
+from crbg import attempts
 
 pytestmark = pytest.mark.slurm
 
