@@ -70,10 +70,10 @@ class Experiment:
     tuned_by: str | None
     groups: Mapping[float, tuple[float, ...]]
     cells: tuple[Cell, ...]
-    gpu: int = 0
-    against: str | None = None
-    view: str = "curve"
-    x: str = "density"
+    gpu: int
+    against: str | None
+    view: str
+    x: str
 
     def jobs(self) -> list[Job]:
         """Cut the cells into jobs. The cut depends on the config alone, never on what is done already."""

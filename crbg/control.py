@@ -13,7 +13,7 @@ from torch import nn
 from crbg.attach import gates
 from crbg.errors import CrbgError
 from crbg.fit import Collapse, Row, Search
-from crbg.gate import Gaussian
+from crbg.gate import Gaussian, Units
 from crbg.penalty import penalty
 
 BINS = (-1.0, 2.0, 60)  # range of mu and number of bins of its histograms; values outside count in the end bins
@@ -114,6 +114,8 @@ class Controlled(Penalised):
     def __init__(self, model: nn.Module, name: str, density: float, plan: Plan | None = None, anneal_to: float | None = None) -> None:
         super().__init__(model, name, 0.0, anneal_to)
         self.target, self.plan = density, plan or Plan()
+        if self.plan.polish and any(isinstance(g, Units) for g in self.gates):
+            raise CrbgError("hard gates (polish) are for gates on weights, not on units")
         self.decision = penalty("induce_decision")
         self.start = max(self.density(), density)
         self.integral, self.steps = 0.0, 0
@@ -150,10 +152,8 @@ class Controlled(Penalised):
         pull = self.weight * math.hypot(*self.task) / (math.hypot(*map(_norm, slopes)) + _TINY)
         self.push = [slope.mul_(pull) for slope in slopes]
         firmness = self.plan.firmness * max(0.0, (progress - self.plan.decide) / (1 - self.plan.decide))
-        if self.plan.polish and progress >= 1 - self.plan.polish:
-            firmness = 0.0
-        # Deciding gates while the density is off its path would lock the wrong number of them open.
-        if firmness and abs(error) <= self.plan.tolerance:
+        # Deciding gates while the density is off its path would lock the wrong number of them open; hard gates are decided.
+        if firmness and not self.gates[0].hard and abs(error) <= self.plan.tolerance:
             for g, push, task in zip(self.gates, self.push, self.task, strict=True):
                 slope = self.decision.slope(g.mu, g.penalty_sigma)
                 push.add_(slope, alpha=firmness * task / (_norm(slope) + _TINY))

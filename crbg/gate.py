@@ -144,8 +144,6 @@ class Units(Gaussian):
         self.current: Tensor | None = None
 
     def effective(self, w: Tensor) -> Tensor:
-        if self.hard:
-            raise CrbgError("hard gates (polish) are for gates on weights, not on units")
         z = self.current if self.current is not None else self.z()
         if self.shared:
             self.current = z

@@ -68,6 +68,10 @@ class Mask(Mapping[str, Tensor]):
         """Shape of each tensor."""
         return {name: tuple(t.shape) for name, t in self.items()}
 
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Count the kept and all weights of each tensor, in the form of a record."""
+        return {n: {"kept": int(t.sum()), "total": t.numel()} for n, t in self.items()}
+
     def layer_kept(self) -> dict[str, int]:
         """Count the kept weights of each tensor."""
         return {name: int(t.sum()) for name, t in self.items()}
@@ -101,6 +105,11 @@ class Mask(Mapping[str, Tensor]):
         """Pack eight weights into a byte, tensors in the order of their names, the last byte padded with zeros."""
         bits = torch.cat([self[name].flatten() for name in sorted(self)])
         return np.packbits(bits.numpy()).tobytes()
+
+    @classmethod
+    def full(cls, tensors: Mapping[str, Tensor]) -> Mask:
+        """Keep every weight of these tensors."""
+        return cls({n: torch.ones(t.shape, dtype=torch.bool) for n, t in tensors.items()})
 
     @classmethod
     def unpack(cls, data: bytes, shapes: Shapes) -> Mask:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crbg.attach import bypass, gates, weights
+from crbg.attach import bypass, weights
 from crbg.mask import Mask
 
 
@@ -154,18 +153,3 @@ def flops(model: nn.Module, example: Tensor, mask: Mask | None = None) -> dict[s
     plain = {n.removesuffix(".weight"): d for n, d in per_layer.items() if n.endswith(".weight")}
     saved = sum((1 - d) * counts.get(f"{root}.{n}", 0.0) for n, d in plain.items())
     return {"dense": dense, "kept": dense - saved}
-
-
-def packed_bytes(mask: Mask) -> int:
-    """Bytes of the bit-packed mask."""
-    return math.ceil(mask.total / 8)
-
-
-def readings(model: nn.Module) -> dict[str, dict[str, Tensor]]:
-    """Turn the gates of a model into multipliers: `mean` z = clip(mu, 0, 1), `open` 1[mu > 0], `half` 1[mu > 1/2]."""
-    soft = {n: g.soft() for n, g in gates(model).items()}
-    return {
-        "mean": soft,
-        "open": {n: z > 0 for n, z in soft.items()},
-        "half": {n: z > 0.5 for n, z in soft.items()},
-    }

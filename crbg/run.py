@@ -50,10 +50,10 @@ class Bench:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     loaded: dict[str, Data] = field(default_factory=dict)
 
-    def data(self, name: str) -> Data:
+    def data(self, name: str, download: bool = True) -> Data:
         """Load a data set once for all runs of this process."""
         if name not in self.loaded:
-            self.loaded[name] = load(name, self.data_dir).to(self.device)
+            self.loaded[name] = load(name, self.data_dir, download=download).to(self.device)
         return self.loaded[name]
 
 
@@ -178,7 +178,7 @@ def _describe(
         "gated": found.mask.total,
         "parameters": sum(p.numel() for p in model.parameters()),
         "density": finite(found.mask.density),
-        "layers": {n: {"kept": int(t.sum()), "total": t.numel()} for n, t in found.mask.items()},
+        "layers": found.mask.counts(),
         "dead_units": measure.dead_units(found.mask),
         "silent_units": measure.silent_units(model, data.validation.batches(), found.mask),
         "flops": measure.flops(model, next(iter(data.validation.batches(1)))[0], found.mask),
@@ -226,7 +226,7 @@ def read_all(spec: Spec, seed: int, data: Data, model: nn.Module, found: methods
     out: dict[str, Any] = {"readings": {}, "images": len(part), "constant": finite(100.0 * float((part.y == common).double().mean()))}
     for reading, values in multipliers.items():
         count = sum(int((t != 0).sum()) for t in values.values())
-        out["readings"][reading] = {"density": finite(count / found.mask.total), **_accuracy(model, values, data, part)}
+        out["readings"][reading] = {"density": finite(count / found.mask.total), **accuracy(model, values, data, part)}
     if "half" in multipliers:
         # A search that landed keeps mu > 1/2; one that missed its density was cut to it.
         out["density_missed"] = multipliers["half"] != found.mask
@@ -234,13 +234,14 @@ def read_all(spec: Spec, seed: int, data: Data, model: nn.Module, found: methods
         controls: dict[str, Mapping[str, Tensor]] = {"shuffle": sanity.shuffle(found.mask, seed)}
         if found.scores:
             controls["invert"] = sanity.invert(found.scores, found.mask)
-        out["sanity"] = {n: _accuracy(model, m, data, part) for n, m in controls.items()}
+        out["sanity"] = {n: accuracy(model, m, data, part) for n, m in controls.items()}
         other, _ = fresh(spec, data, seed + REINIT_OFFSET)
-        out["sanity"]["reinit"] = _accuracy(other, found.mask, data, part)
+        out["sanity"]["reinit"] = accuracy(other, found.mask, data, part)
     return out
 
 
-def _accuracy(model: nn.Module, multipliers: Mapping[str, Tensor], data: Data, part: Part) -> dict[str, float | None]:
+def accuracy(model: nn.Module, multipliers: Mapping[str, Tensor], data: Data, part: Part) -> dict[str, float | None]:
+    """Measure a model times its multipliers on a part, in %; with batch norm also before its statistics were estimated again."""
     plain = measure.accuracy(model, part.batches(), multipliers)
     if not measure.has_batch_norm(model):
         return {"accuracy": finite(plain)}
@@ -318,7 +319,7 @@ def evaluate(spec: Spec, seed: int, bench: Bench) -> dict[str, Any]:
         kept = torch.ones(len(data.test), dtype=torch.bool)
         kept[data.lossy_test] = False
         exact = Part(data.test.x[kept], data.test.y[kept], data.test.mean, data.test.std)
-        out["test_without_lossy"] = {"images": len(exact), "binary": _accuracy(model, found.mask, data, exact)}
+        out["test_without_lossy"] = {"images": len(exact), "binary": accuracy(model, found.mask, data, exact)}
     write_json(where / "evaluation.json", out)
     return out
 

@@ -94,7 +94,7 @@ class Spec:
 
 def spec_from(values: Mapping[str, Any], place: str = "spec") -> Spec:
     """Build a Spec from plain values; every unknown key and wrong type is named at once, with the place."""
-    hints, problems = typing.get_type_hints(Spec), []
+    hints, problems = methods.hints(Spec), []
     for key, value in values.items():
         if key not in hints:
             problems.append(f"unknown key {key!r}: {choose(str(key), hints)}")

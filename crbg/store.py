@@ -131,10 +131,14 @@ def record_tickets(config: Config, cells: Iterable[Cell]) -> int:
 def weight_count(spec: Spec) -> float:
     """Estimate the gated weights of a network from its name alone."""
     if spec.model.startswith("lenet-"):
-        shape = info(spec.data).shape
-        widths = [math.prod(shape), *map(int, spec.model.split("-")[1:]), info(spec.data).classes]
-        return float(sum(a * b for a, b in itertools.pairwise(widths)))
+        return float(sum(a * b for a, b in layer_sizes(spec)))
     return 25e6
+
+
+def layer_sizes(spec: Spec) -> list[tuple[int, int]]:
+    """(inputs, outputs) of each layer of a fully connected network, from its name."""
+    entry = info(spec.data)
+    return list(itertools.pairwise([math.prod(entry.shape), *map(int, spec.model.split("-")[1:]), entry.classes]))
 
 
 @dataclass(frozen=True)
@@ -171,15 +175,20 @@ def cost_key(spec: Spec, gpu: bool) -> tuple[Any, ...]:
 
 
 def estimate_seconds(config: Config, cells: list[Cell], gpu: bool = False) -> dict[tuple[str, int], float]:
-    """Estimate each cell from what recorded runs of the same method, model and data took for an epoch; else from FLOPs.
+    """Estimate each cell from what an epoch took in runs of the same method, model and data; else from FLOPs.
 
-    One step costs 6 FLOPs per weight and example; a network outside the LeNet family reuses each weight about 100 times.
+    Those of the cells that are done count before recorded runs, which may come from another machine. One step costs 6 FLOPs per
+    weight and example; a network outside the LeNet family reuses each weight about 100 times.
     """
-    known, out = costs(config), {}
+    here: dict[tuple[Any, ...], list[float]] = {}
     for c in cells:
-        cost = known.get(cost_key(c.spec, gpu))
-        if cost:
-            out[c.key] = c.spec.epochs * cost.epoch_seconds + 3.0
+        if (got := find(config, c.spec, c.seed)) and c.spec.epochs and bool(got["provenance"].get("gpu")) == gpu:
+            here.setdefault(cost_key(c.spec, gpu), []).append(float(got["provenance"].get("search_seconds", 0.0)) / c.spec.epochs)
+    epoch = {k: cost.epoch_seconds for k, cost in costs(config).items()} | {k: statistics.median(v) for k, v in here.items()}
+    out = {}
+    for c in cells:
+        if (seconds := epoch.get(cost_key(c.spec, gpu))) is not None:
+            out[c.key] = c.spec.epochs * seconds + 3.0
         else:
             images = c.spec.limit or info(c.spec.data).train
             reuse = 1.0 if c.spec.model.startswith("lenet-") else 100.0

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from crbg import methods, run, store
 from crbg.config import Cell, Config
 from crbg.data import info
-from crbg.data.images import Data, Feed, Part, load
+from crbg.data.images import Data, Feed, Part
 from crbg.errors import CrbgError
 from crbg.files import finite
 from crbg.init import tensor_digest
@@ -43,8 +43,8 @@ class Row:
     cell: Cell
     origin: str
     verdict: str
-    checked: tuple[str, ...] = ()
-    remarks: tuple[str, ...] = ()
+    checked: tuple[str, ...]
+    remarks: tuple[str, ...]
 
 
 def finished(config: Config, cells: Iterable[Cell]) -> list[tuple[Cell, dict[str, Any]]]:
@@ -70,7 +70,7 @@ class Verifier:
     _digests: dict[Any, str] = field(default_factory=dict)
     _network: tuple[Any, nn.Module, dict[str, str]] | None = None
 
-    def rows(self, runs: Sequence[tuple[Cell, dict[str, Any]]], tick: Callable[[], None] = lambda: None) -> list[Row]:
+    def rows(self, runs: Sequence[tuple[Cell, dict[str, Any]]], tick: Callable[[], None]) -> list[Row]:
         """Check all runs, those with the same initial weights one after the other; rows keep the order of the runs."""
         done: dict[int, Row] = {}
         for i in sorted(range(len(runs)), key=lambda i: _weights_key(runs[i][0])):
@@ -96,7 +96,7 @@ class Verifier:
             except _MALFORMED as error:
                 failed.append(f"{part}: {error}")
 
-        data, network, feed = self._data(spec.data), self._fresh(cell), self._feed(cell)
+        data, feed, (network, born) = self._data(spec.data), self._feed(cell), self._fresh(cell)
         compare("spec", _spec(cell, record, evaluation))
         compare("weights", self._weights(cell, record))
         compare("data", self._order_and_data(cell, record, evaluation, feed, data))
@@ -116,7 +116,7 @@ class Verifier:
                 compare("mask", _mask(mask, record))
             if ticket is not None:
                 compare("ticket", self._header(cell, ticket))
-            compare("roles", _roles(record, self._roles(cell), strong=mask is not None))
+            compare("roles", _roles(record, born, strong=mask is not None))
             for name, said in (("validation", record.get("validation")), ("test", evaluation.get("test"))):
                 if mask is not None and data and said:
                     # The test part is looked at only here, for runs that were evaluated on it before.
@@ -126,12 +126,12 @@ class Verifier:
 
     def _data(self, name: str) -> Data | None:
         """Load a data set once; nothing is downloaded, for a check must not fetch what it checks against."""
-        if name not in self.bench.loaded and name not in self.missing:
+        if name not in self.missing:
             try:
-                self.bench.loaded[name] = load(name, self.bench.data_dir, download=False).to(self.bench.device)
+                return self.bench.data(name, download=False)
             except CrbgError as error:
                 self.missing[name] = str(error)
-        return self.bench.loaded.get(name)
+        return None
 
     def _sizes(self, name: str) -> Data:
         """Stand-in for a data set with its shapes and no images: weights and data order follow from these alone."""
@@ -149,17 +149,12 @@ class Verifier:
     def _feed(self, cell: Cell) -> Feed:
         return Feed(run.training_part(cell.spec, self._sizes(cell.spec.data)), cell.spec.batch, cell.seed, cell.spec.flip)
 
-    def _fresh(self, cell: Cell) -> nn.Module:
-        """Draw the initial network again; the last one is kept, since runs come sorted by it."""
+    def _fresh(self, cell: Cell) -> tuple[nn.Module, dict[str, str]]:
+        """Draw the initial network and its roles again; the last ones are kept, since runs come sorted by them."""
         key = _weights_key(cell)
         if self._network is None or self._network[0] != key:
             self._network = (key, *run.fresh(cell.spec, self._sizes(cell.spec.data), cell.seed))
-        return self._network[1]
-
-    def _roles(self, cell: Cell) -> dict[str, str]:
-        self._fresh(cell)
-        assert self._network
-        return self._network[2]
+        return self._network[1:]
 
     def _once(self, key: Any, digest: Callable[[], str]) -> str:
         if key not in self._digests:
@@ -167,11 +162,11 @@ class Verifier:
         return self._digests[key]
 
     def _initial(self, cell: Cell) -> str:
-        return self._once(("initial", _weights_key(cell)), lambda: tensor_digest(self._fresh(cell).state_dict()))
+        return self._once(("initial", _weights_key(cell)), lambda: tensor_digest(self._fresh(cell)[0].state_dict()))
 
     def _weights(self, cell: Cell, record: Mapping[str, Any]) -> Iterator[str]:
         # All of the key but the scale, which the unit draw does not know.
-        draw = self._once(("draw", _weights_key(cell)[:-1]), lambda: run.draw_digest(cell.spec, self._fresh(cell), cell.seed))
+        draw = self._once(("draw", _weights_key(cell)[:-1]), lambda: run.draw_digest(cell.spec, self._fresh(cell)[0], cell.seed))
         yield from _differ("initial weights of this seed", self._initial(cell), record["digests"]["initial"])
         yield from _differ("unit draw of this seed", draw, record["digests"]["draw"])
 
@@ -265,8 +260,7 @@ def _mask(mask: Mask, record: Mapping[str, Any]) -> Iterator[str]:
     yield from _differ("kept weights", mask.digest(), record["digests"]["mask"])
     if finite(mask.density) != record["density"]:
         yield f"density {mask.density:.6g}, recorded {record['density']:.6g}"
-    counts = {n: {"kept": int(t.sum()), "total": t.numel()} for n, t in mask.items()}
-    yield from _counts(counts, record["layers"])
+    yield from _counts(mask.counts(), record["layers"])
     if recorded := record.get("anatomy", {}).get("units"):
         yield from _counts({n: _units(mask[n], c["total"]) for n, c in recorded.items()}, recorded)
 
@@ -297,7 +291,7 @@ def _roles(record: Mapping[str, Any], fresh: Mapping[str, str], strong: bool) ->
 
 def _accuracy(model: nn.Module, mask: Mask, data: Data, part: Part, said: Mapping[str, Any]) -> Iterator[str]:
     recorded = float(said["readings"]["binary"]["accuracy"])
-    again = float(run._accuracy(model, mask, data, part)["accuracy"] or 0.0)
+    again = float(run.accuracy(model, mask, data, part)["accuracy"] or 0.0)
     if not abs(again - recorded) <= TOLERANCE + 1e-9:
         yield f"{again:.2f} % again, recorded {recorded:.2f} %"
 

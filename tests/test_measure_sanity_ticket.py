@@ -206,20 +206,6 @@ def test_shares_sum_to_one_and_count_by_hand():
     assert all(sum(s.values()) == pytest.approx(1.0) for s in drawn.values())
 
 
-def test_readings_of_gates():
-    model = attach(nn.Sequential(nn.Linear(4, 1)), lambda n, w: Gaussian(torch.tensor([[-1.0, 0.2, 0.5, 2.0]])))
-    found = measure.readings(model)
-    assert found["mean"]["0.weight"].tolist() == [[0.0, pytest.approx(0.2), 0.5, 1.0]]
-    assert found["open"]["0.weight"].tolist() == [[False, True, True, True]]
-    assert found["half"]["0.weight"].tolist() == [[False, False, False, True]]
-
-
-def test_packed_bytes_round_up():
-    for n in (1, 8, 9, 266_200):
-        m = Mask({"w": torch.ones(n, dtype=torch.bool)})
-        assert measure.packed_bytes(m) == len(m.pack())
-
-
 @pytest.mark.data
 def test_a_random_mask_guesses_on_real_mnist(mnist, new_lenet):
     model = new_lenet(scale=0.3)

@@ -217,12 +217,6 @@ def test_an_arm_may_change_one_option_and_keep_the_others_of_the_base(write):
     assert [c.spec.model_args["activation"] for c in cells] == ["relu", "prelu"]
 
 
-def test_dotted_names_add_to_options_of_the_base(write):
-    base = BASE | {"options": {"noise": 0.25, "lr": 0.5}}
-    e = read([write(experiments=one(base=base, arms={"a": {"method": "crbg", "set": {"options.lr": 0.01}}}))]).experiment("e")
-    assert (e.cells[0].spec.resolved().noise, e.cells[0].spec.resolved().lr) == (0.25, 0.01)
-
-
 def test_later_files_lie_over_earlier_ones(write):
     first = write("first.yaml", results="one", threads=1, experiments=one())
     second = write("second.yaml", results="two", experiments={"e": {"seeds": [7], "base": {"epochs": 3}}})

@@ -331,7 +331,7 @@ def test_collapsed_runs_count_as_done_and_give_no_number(project):
     rows = tidy(project.config)
     assert len(rows[rows.status == "collapse"]) == 1
     assert list(values(rows, "main", "ours", 0.5).seed) == [1, 2, 3]
-    assert unfinished(project.config) == {"main": 24, "other": 4, "tuning": 8}
+    assert unfinished(project.config, rows) == {"main": 24, "other": 4, "tuning": 8}
 
 
 # --- claims ---
@@ -529,13 +529,14 @@ def test_flat_rule(sweep, worst, verdict):
     assert sweep.judge(rule)[0].verdict == verdict
 
 
+def kind(penalty, weight):
+    return lambda c: c.arm == "kinds" and (c.spec.resolved().penalty, c.spec.resolved().weight) == (penalty, weight)
+
+
 @pytest.mark.parametrize(("gain", "verdict"), [(1.0, "reproduced"), (0.0, "inconclusive"), (-1.0, "not reproduced")])
 def test_order_rule_takes_the_best_of_each(sweep, gain, verdict):
     rule = {"type": "order", "experiment": "sweep", "arm": "kinds", "field": "penalty", "a": "induce_decision", "b": "induce_sparse"}
     assert sweep.judge(rule)[0].verdict == "not run"
-
-    def kind(penalty, weight):
-        return lambda c: c.arm == "kinds" and (c.spec.resolved().penalty, c.spec.resolved().weight) == (penalty, weight)
 
     base = [80.0, 85.0, 90.0, 95.0]  # paired by seed, or the spread would drown the difference
     sweep.fill("sweep", kind("induce_sparse", 1.0), base, 0.2)
@@ -584,11 +585,7 @@ def test_every_view_draws_an_ablation(sweep, view):
     if view != "lines":
         for penalty in ("induce_sparse", "induce_decision"):
             for weight in (1.0, 2.0):
-
-                def at(c, p=penalty, w=weight):
-                    return c.arm == "kinds" and (c.spec.resolved().penalty, c.spec.resolved().weight) == (p, w)
-
-                sweep.fill("sweep", at, around(90))
+                sweep.fill("sweep", kind(penalty, weight), around(90))
     else:
         for weight, mu0 in ((1.0, 0.25), (1.0, 1.0), (10.0, 1.0)):
             sweep.fill("sweep", knob(weight, mu0), around(90))

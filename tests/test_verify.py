@@ -10,7 +10,7 @@ import torch
 import yaml
 from torch import nn
 
-from crbg import cli, measure, run, store, verify
+from crbg import cli, measure, run, store, verify, work
 from crbg import config as configs
 from crbg.errors import CrbgError
 from crbg.files import finite, read_json, write_json
@@ -305,7 +305,7 @@ def forge(project, mask, arm, **units):
     def spoil(r):
         density, model = finite(mask.density), run.fresh(project.cell(arm, 0).spec, project.digits, 0)[0]
         r["digests"]["mask"], r["density"] = mask.digest(), density
-        r["layers"] = {n: {"kept": int(t.sum()), "total": t.numel()} for n, t in mask.items()}
+        r["layers"] = mask.counts()
         score = measure.accuracy(model, project.digits.validation.batches(), mask)
         r["validation"]["readings"]["binary"] = {"density": density, "accuracy": score}
         if units:
@@ -418,7 +418,7 @@ def test_without_the_data_nothing_passes_and_faults_still_show(project, monkeypa
         asked.append(download)
         raise CrbgError("it is nowhere")
 
-    monkeypatch.setattr(verify, "load", absent)
+    monkeypatch.setattr(run, "load", absent)
     verifier = verify.Verifier(project.config, run.Bench(project.config.results))
     for arm, seed in (("crbg", 0), ("dense", 0), ("crbg", 1)):
         row = project.row(arm, seed, verifier)
@@ -490,7 +490,7 @@ def test_the_command_names_data_that_is_missing_once(project, crbg, monkeypatch)
     def absent(name, folder, download):
         raise CrbgError("it is nowhere")
 
-    monkeypatch.setattr(verify, "load", absent)
+    monkeypatch.setattr(run, "load", absent)
     code, out, _ = crbg("verify", "curve", "--where", "arm=crbg")
     assert code == 0
     assert out.count("`crbg data digits` gets it (it is nowhere)") == 1
@@ -505,10 +505,10 @@ def test_nothing_to_verify_is_no_success(project, crbg):
 
 
 def test_progress_without_a_text_tells_the_time_left(capsys):
-    progress = cli.Progress(4, every=0.0)
+    progress = work.Progress(4, every=0.0)
     progress.finish()
     assert capsys.readouterr().out == " 25.0% of 4 runs, about 0 s left\n"
-    quiet = cli.Progress(4)
+    quiet = work.Progress(4)
     quiet.finish()
     quiet.finish("a run")
     assert capsys.readouterr().out == "a run\n"

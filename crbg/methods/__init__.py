@@ -8,6 +8,7 @@ anything, so a method file imports torch inside `find`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import typing
 from collections.abc import Mapping
@@ -67,6 +68,7 @@ def names() -> list[str]:
     return sorted(p.stem for p in Path(__file__).parent.glob("[a-z]*.py"))
 
 
+@functools.cache
 def get(name: str) -> ModuleType:
     """Import a method by name."""
     if name not in names():
@@ -74,18 +76,24 @@ def get(name: str) -> ModuleType:
     return importlib.import_module(f"crbg.methods.{name}")
 
 
+@functools.cache
+def hints(kind: type) -> dict[str, Any]:
+    """Types of a dataclass's fields; reading them is slow and they never change."""
+    return typing.get_type_hints(kind)
+
+
 def options(name: str, values: Mapping[str, Any]) -> Any:
     """Build a method's `Options` from plain values; unknown names and wrong types are refused together."""
     kind = get(name).Options
-    hints, problems = typing.get_type_hints(kind), []
+    types, problems = hints(kind), []
     for key, value in values.items():
-        if key not in hints:
-            problems.append(f"{name} has no option {key!r}: {choose(key, hints)}")
-        elif not fits(value, hints[key]):
-            problems.append(f"{name}.{key} = {value!r} is {type(value).__name__}, not {getattr(hints[key], '__name__', hints[key])}")
+        if key not in types:
+            problems.append(f"{name} has no option {key!r}: {choose(key, types)}")
+        elif not fits(value, types[key]):
+            problems.append(f"{name}.{key} = {value!r} is {type(value).__name__}, not {getattr(types[key], '__name__', types[key])}")
     if problems:
         raise CrbgError("; ".join(problems))
-    return kind(**{k: coerce(v, hints[k]) for k, v in values.items()})
+    return kind(**{k: coerce(v, types[k]) for k, v in values.items()})
 
 
 def fits(value: Any, hint: Any) -> bool:

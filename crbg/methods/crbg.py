@@ -78,7 +78,6 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
     from crbg import attach, control, gate, rng
     from crbg.fit import fit
     from crbg.mask import Mask
-    from crbg.measure import readings
     from crbg.select import keep_count, select
 
     o = options
@@ -129,7 +128,7 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
         if o.joint_lr:
             groups.append({"params": list(attach.weights(model).values()), "lr": o.joint_lr})
         adam = torch.optim.Adam(groups, fused=True)
-        course = [search.picture()]
+        start = search.picture()
         with attach.sampling(model):
             history = fit(
                 model, task.batches, adam, task.epochs, task.seed, lambda out, y: task.loss(out * sharpness, y), search,
@@ -140,8 +139,8 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
         k = half.kept if task.density is None else keep_count(task.density, search.total)
         exact = select(scores, k)
         small = half if abs(half.kept - k) <= LANDED * k else exact
-        soft = readings(model)["mean"]
-        course += [search.middle, search.picture()]
+        soft = {n: g.soft() for n, g in search.by_name.items()}
+        course = {"start": start, "middle": search.middle, "end": search.picture()}
 
     def widen(values: dict[str, Tensor] | Mask) -> dict[str, Tensor]:
         if o.granularity == "weight":
@@ -150,9 +149,9 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
 
     soft = {n: z.cpu() for n, z in widen(soft).items()}
     found = Found(Mask(widen(small)), Mask(widen(exact)), widen(scores), soft, changed, history)
-    found.anatomy = {"mu": dict(zip(("start", "middle", "end"), course, strict=True)), "bins": list(control.BINS)}
+    found.anatomy = {"mu": course, "bins": list(control.BINS)}
     if o.granularity != "weight":
-        found.anatomy["units"] = {n: {"kept": int(t.sum()), "total": t.numel()} for n, t in small.items()}
+        found.anatomy["units"] = small.counts()
     if o.finetune:
         with attach.gated(model, lambda name, w: gate.Fixed(found.mask[name].to(w.device))):
             train("finetune", o.finetune)

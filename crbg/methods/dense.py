@@ -41,5 +41,5 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
         model, task.batches, makers[options.optimiser](list(model.parameters())), task.epochs, task.seed, task.loss,
         checkpoint=task.checkpoint, clock=task.clock,
     )  # fmt: skip
-    full = Mask({n: torch.ones(w.shape, dtype=torch.bool) for n, w in weights(model).items()})
+    full = Mask.full(weights(model))
     return Found(full, changed={n: "trained" for n, _ in model.named_parameters()}, history=history)

@@ -34,5 +34,5 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
         raw[last].requires_grad_(True)
         adam = torch.optim.Adam([raw[last]], lr=options.lr, fused=True)
         history = fit(model, task.batches, adam, task.epochs, task.seed, task.loss, checkpoint=task.checkpoint, clock=task.clock)
-    full = Mask({n: torch.ones(w.shape, dtype=torch.bool) for n, w in raw.items()})
+    full = Mask.full(raw)
     return Found(full, changed={last: "trained"}, history=history)

@@ -20,11 +20,9 @@ class Options:
 
 def find(model: nn.Module, task: Task, options: Options) -> Found:
     """Draw the mask; nothing is trained and `task.epochs` is not used."""
-    import torch
-
     from crbg import sanity
     from crbg.attach import weights
     from crbg.mask import Mask
 
-    full = Mask({n: torch.ones(w.shape, dtype=torch.bool) for n, w in weights(model).items()})
+    full = Mask.full(weights(model))
     return Found(sanity.random(full, 1.0 if task.density is None else task.density, task.seed))

@@ -45,11 +45,10 @@ def build(config: Config, only: str | None = None, page_copy: Path | None = None
     mains = [s.experiment for s in sections if s.experiment.role == "main" and s.experiment.view == "curve"]
     for e in mains:
         write_text(folder / "tables" / f"{e.name}_short.tex", tables.short_latex(e, rows))
-    beside = tables.comparison(claims.get("comparison", []), rows)
-    if len(beside) and not config.demonstration:
-        text = tabulate(beside.to_dict("records"), headers="keys", tablefmt="pipe", disable_numparse=True)
-        write_text(folder / "tables" / "comparison.md", f"{COMPARISON}\n\n{text}\n")
-        write_text(folder / "tables" / "comparison.tex", tables.latex(beside))
+    beside = tables.comparison([] if config.demonstration else claims.get("comparison", []), rows)
+    if len(beside):
+        write_text(folder / "tables" / "comparison.md", f"{COMPARISON}\n\n{tables.pipe(beside.to_dict('records'))}\n")
+        write_text(folder / "tables" / "comparison.tex", tables.booktabs(beside))
     pictures = _insides(config, folder)
     write_text(config.results / "results.csv", rows.to_csv(index=False))
     tuned = tables.tuning_table(rows)
@@ -57,7 +56,7 @@ def build(config: Config, only: str | None = None, page_copy: Path | None = None
     verdicts = judge(claims, rows, config)
     write_text(folder / "tables" / "verdicts.md", verdict_table(verdicts, config))
     write_text(folder / "tables" / "verdicts.tex", verdict_latex(verdicts))
-    known, missing = numbers.collect(rows, verdicts, config), unfinished(config)
+    known, missing = numbers.collect(rows, verdicts, config), unfinished(config, rows)
     write_text(folder / "numbers.tex", numbers.macros(known))
     whole = page.html(config, sections, verdicts, rows, tuned, pictures, beside)
     for path in (folder / "report.html", *([page_copy] if page_copy else [])):

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load
+from safetensors.numpy import load_file
 
 from crbg import store
 from crbg.config import Cell, Config
 from crbg.data import info
+from crbg.spec import Spec
 
 
 @dataclass(frozen=True)
@@ -46,21 +45,12 @@ def tickets(config: Config) -> list[Anatomy]:
     for c in shown(config):
         path, run = store.ticket_path(config, c.spec, c.seed), store.find(config, c.spec, c.seed)
         if path and run and "anatomy" in run["record"]:
-            out.append(Anatomy(c, run["record"], _first_layer(path)))
+            out.append(Anatomy(c, run["record"], _first_layer(path, c.spec)))
     return out
 
 
-def _first_layer(path: Path) -> np.ndarray:
+def _first_layer(path: Path, spec: Spec) -> np.ndarray:
     """Read the mask of the first layer from a ticket file: tensors are packed in the order of their names, eight weights a byte."""
-    data = path.read_bytes()
-    header = json.loads(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["crbg"])
-    channels, height, width = header["in"]
-    units = int(header["model"].split("-")[1])
-    bits = np.unpackbits(load(data)["mask"])[: units * channels * height * width]
-    return np.asarray(bits.reshape(units, channels, height, width).sum((0, 1)))
-
-
-def layer_sizes(cell: Cell) -> list[tuple[int, int]]:
-    """(inputs, outputs) of each layer of a fully connected network, from its name."""
-    widths = [int(np.prod(info(cell.spec.data).shape)), *map(int, cell.spec.model.split("-")[1:]), info(cell.spec.data).classes]
-    return list(itertools.pairwise(widths))
+    inputs, units = store.layer_sizes(spec)[0]
+    bits = np.unpackbits(load_file(path)["mask"])[: units * inputs]
+    return np.asarray(bits.reshape(units, *info(spec.data).shape).sum((0, 1)))

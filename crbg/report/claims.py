@@ -9,12 +9,13 @@ from typing import Any
 
 import pandas as pd
 import yaml
-from tabulate import tabulate
 
 from crbg import stats
 from crbg.config import Config
 from crbg.errors import CrbgError, choose
-from crbg.report.tidy import values
+from crbg.methods.crbg import LANDED
+from crbg.report.tables import pipe, tex
+from crbg.report.tidy import by_width, setting, values
 
 CLAIMS = Path("paper/claims.yaml")
 PUBLISHED = Path("paper/published.yaml")  # digitised points
@@ -30,6 +31,11 @@ class Verdict:
     quote: str
     verdict: str
     evidence: str
+
+    @property
+    def measured(self) -> str:
+        """The evidence without the reading of the claim."""
+        return self.evidence.split(". Reading:")[0]
 
 
 def read_claims(path: Path = CLAIMS) -> dict[str, Any]:
@@ -63,7 +69,7 @@ def judge(claims: Mapping[str, Any], rows: pd.DataFrame, config: Config) -> list
             verdict, evidence = RULES[rule["type"]](rule, rows)
         out.append(Verdict(claim["id"], claim["source"], claim["quote"], verdict, f"{evidence}. Reading: {claim['reading']}"))
     if not config.demonstration:
-        out += [_goal(g, rows) for g in claims.get("goals", [])] + _contrasts(claims["contrasts"], rows)
+        out += [_goal(g, rows) for g in claims.get("goals", [])] + _contrasts(claims.get("contrasts", []), rows)
     return out
 
 
@@ -108,6 +114,10 @@ def _contrasts(declared: list[dict[str, Any]], rows: pd.DataFrame) -> list[Verdi
     return out
 
 
+def _word(holds: bool, fails: bool) -> str:
+    return "reproduced" if holds else "not reproduced" if fails else "inconclusive"
+
+
 def _value(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
     """Judge a published accuracy at a published sparsity: d = ours - published against the margin."""
     mine = values(rows, rule["experiment"], rule["arm"], rule["density"], reading=rule.get("mask", "binary"))
@@ -129,7 +139,7 @@ def _missed(rule: Mapping[str, Any], mine: pd.DataFrame) -> str:
     """Say why runs that missed their density cannot be judged; the natural mask can where it is sparser than asked for."""
     missed = mine[mine.density_missed.astype(bool)]
     if rule.get("mask") == "half":
-        missed = missed[~(missed.natural.astype(float) <= 1.02 * rule["density"])]
+        missed = missed[~(missed.natural.astype(float) <= (1 + LANDED) * rule["density"])]
     return f"density missed in {len(missed)} of {len(mine)} runs" if len(missed) else ""
 
 
@@ -140,7 +150,7 @@ def _gap(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
     if soft.empty:
         return "not run", "no runs"
     d = stats.paired(list(soft.accuracy), list(hard.accuracy)).difference
-    verdict = "reproduced" if d.high <= rule["most"] else "not reproduced" if d.low > rule["most"] else "inconclusive"
+    verdict = _word(d.high <= rule["most"], d.low > rule["most"])
     return verdict, f"mean - half = {d.mean:+.2f} points [{d.low:+.2f}, {d.high:+.2f}], at most {rule['most']} allowed, n = {d.n}"
 
 
@@ -151,7 +161,7 @@ def _loss(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
     if mine.empty or reference.empty:
         return "not run", "no runs"
     d = stats.welch(list(reference.accuracy), list(mine.accuracy)).difference
-    verdict = "reproduced" if d.high <= rule["most"] else "not reproduced" if d.low > rule["most"] else "inconclusive"
+    verdict = _word(d.high <= rule["most"], d.low > rule["most"])
     evidence = f"{rule['reference']} - {rule['arm']} = {d.mean:+.2f} points [{d.low:+.2f}, {d.high:+.2f}]"
     return verdict, f"{evidence}, at most {rule['most']}, n = {d.n}"
 
@@ -166,7 +176,7 @@ def _sanity(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
         i = stats.t_interval(list(mine[control]))
         holds, refuted = holds and i.high <= bound, refuted or i.low > bound
         parts.append(f"{control} {i.mean:.1f} % [{i.low:.1f}, {i.high:.1f}], bound {bound}")
-    return ("reproduced" if holds else "not reproduced" if refuted else "inconclusive"), "; ".join(parts) + f", n = {len(mine)}"
+    return _word(holds, refuted), "; ".join(parts) + f", n = {len(mine)}"
 
 
 def _frontier(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
@@ -190,9 +200,7 @@ def _frontier(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
         f"{up.mean:+.2f} [{up.low:+.2f}, {up.high:+.2f}]; "
         f"{rule['other']} at {rule['density']} itself loses {-down.mean:.2f} [{-down.high:.2f}, {-down.low:.2f}]; margin {m}, n = {up.n}"
     )
-    if up.low >= -m and down.high < -m:
-        return "reproduced", evidence
-    return ("not reproduced" if up.high < -m or down.low >= -m else "inconclusive"), evidence
+    return _word(up.low >= -m and down.high < -m, up.high < -m or down.low >= -m), evidence
 
 
 def _floor(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
@@ -203,7 +211,7 @@ def _floor(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
     if missed := _missed(rule, mine):
         return "not run", missed
     i = stats.t_interval(list(mine.accuracy))
-    verdict = "reproduced" if i.low >= rule["least"] else "not reproduced" if i.high < rule["least"] else "inconclusive"
+    verdict = _word(i.low >= rule["least"], i.high < rule["least"])
     return verdict, f"{i.mean:.2f} % [{i.low:.2f}, {i.high:.2f}], at least {rule['least']} asked, n = {i.n}"
 
 
@@ -214,22 +222,18 @@ def _cells(rule: Mapping[str, Any], rows: pd.DataFrame) -> dict[str, pd.DataFram
     return {str(k): g for k, g in mine.groupby("setting", sort=False)}
 
 
-def _setting(text: str) -> dict[str, str]:
-    return dict(part.split(" ", 1) for part in text.split(", ") if part)
-
-
 def _order(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
     """Judge which of two values of a field gives the better ticket, each at the best of its other settings, on validation."""
     best: dict[str, pd.DataFrame] = {}
-    for setting, g in _cells(rule, rows).items():
-        kind = _setting(setting).get(rule["field"], "")
+    for text, g in _cells(rule, rows).items():
+        kind = setting(text).get(rule["field"], "")
         if kind in (rule["a"], rule["b"]) and (kind not in best or g.accuracy.mean() > best[kind].accuracy.mean()):
             best[kind] = g
     if len(best) < 2:
         return "not run", "no runs"
     a, b = best[rule["a"]], best[rule["b"]]
     d = stats.paired(list(a.accuracy), list(b.accuracy)).difference
-    verdict = "reproduced" if d.low > 0 else "not reproduced" if d.high < 0 else "inconclusive"
+    verdict = _word(d.low > 0, d.high < 0)
     ends = (
         f"{k} {g.accuracy.mean():.2f} % at {100 * (1 - g.density.mean()):.1f} % sparsity ({g.setting.iloc[0]})" for k, g in best.items()
     )
@@ -239,7 +243,7 @@ def _order(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
 def _tracks(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
     """Judge whether sparsity moves more with one knob than with another: the mean range over each, the other held."""
     points = {
-        tuple(_setting(s)[k] for k in (rule["knob"], rule["other"])): 100 * (1 - g.density.mean()) for s, g in _cells(rule, rows).items()
+        tuple(setting(s)[k] for k in (rule["knob"], rule["other"])): 100 * (1 - g.density.mean()) for s, g in _cells(rule, rows).items()
     }
     if len(points) < 4:
         return "not run", "no runs"
@@ -251,7 +255,7 @@ def _tracks(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
 
     knob, other = moves(0), moves(1)
     evidence = f"sparsity moves {knob:.1f} points over {rule['knob']} and {other:.1f} over {rule['other']}, means of {len(points)} settings"
-    return ("reproduced" if knob > other else "not reproduced"), f"{evidence}, validation"
+    return _word(knob > other, knob <= other), f"{evidence}, validation"
 
 
 def _flat(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
@@ -261,21 +265,18 @@ def _flat(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
         return "not run", "no runs"
     best, worst = (pick(cells.values(), key=lambda g: g.accuracy.mean()) for pick in (max, min))
     d = stats.welch(list(best.accuracy), list(worst.accuracy)).difference
-    verdict = "reproduced" if d.high <= rule["most"] else "not reproduced" if d.low > rule["most"] else "inconclusive"
+    verdict = _word(d.high <= rule["most"], d.low > rule["most"])
     ends = " and ".join(f"{g.accuracy.mean():.2f} % at {g.setting.iloc[0]}" for g in (best, worst))
     return verdict, f"{ends}: {d.mean:.2f} points [{d.low:.2f}, {d.high:.2f}], at most {rule['most']}, n = {d.n}, validation"
 
 
-def _by_width(rule: Mapping[str, Any], rows: pd.DataFrame, arm: str) -> dict[float, list[float]]:
-    """Test accuracies of an arm by the number of weights, in % of the largest network."""
-    mine = rows[(rows.experiment == rule["experiment"]) & (rows.part == "test") & (rows.reading == "binary")]
-    full = mine.gated.max()
-    return {100 * n / full: list(g.sort_values("seed").accuracy) for n, g in mine[mine.arm == arm].groupby("gated")}
+def _widths(rule: Mapping[str, Any], rows: pd.DataFrame, arm: str) -> dict[float, list[float]]:
+    return by_width(rows[(rows.experiment == rule["experiment"]) & (rows.part == "test") & (rows.reading == "binary")]).get(arm, {})
 
 
 def _width(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
     """Judge every digitised point of the width sweep; the claim holds where none is missed."""
-    ours = _by_width(rule, rows, rule["arm"])
+    ours = _widths(rule, rows, rule["arm"])
     if not ours:
         return "not run", "no runs"
     found = []
@@ -285,7 +286,7 @@ def _width(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
         found.append((word, f"{near:.1f} %: {d.mean:+.1f}" if d else ""))
     words = [w for w, _ in found]
     kept = [w for w in words if w in ("exceeded", "reproduced")]
-    verdict = "reproduced" if len(kept) == len(words) else "not reproduced" if "not reproduced" in words else "inconclusive"
+    verdict = _word(len(kept) == len(words), "not reproduced" in words)
     if all(w == "exceeded" for w in words):
         verdict = "exceeded"
     n = min(len(v) for v in ours.values())
@@ -297,18 +298,15 @@ def _width(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
 
 def _steady(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
     """Judge whether the gap to a reference stays within a bound at every width."""
-    ours, theirs = (_by_width(rule, rows, arm) for arm in (rule["arm"], rule["reference"]))
+    ours, theirs = (_widths(rule, rows, arm) for arm in (rule["arm"], rule["reference"]))
     shared = sorted(set(ours) & set(theirs), reverse=True)
     if not shared:
         return "not run", "no runs"
     gaps = {w: stats.welch(theirs[w], ours[w]).difference for w in shared}
     holds, fails = all(d.high <= rule["most"] for d in gaps.values()), any(d.low > rule["most"] for d in gaps.values())
     text = ", ".join(f"{w:.1f} %: {d.mean:.1f}" for w, d in gaps.items())
-    verdict = "reproduced" if holds else "not reproduced" if fails else "inconclusive"
-    return (
-        verdict,
-        f"{rule['reference']} - {rule['arm']} by share of weights: {text}; at most {rule['most']}, n = {min(d.n for d in gaps.values())}",
-    )
+    evidence = f"{rule['reference']} - {rule['arm']} by share of weights: {text}; at most {rule['most']}"
+    return _word(holds, fails), f"{evidence}, n = {min(d.n for d in gaps.values())}"
 
 
 RULES = {
@@ -321,15 +319,13 @@ def verdict_table(verdicts: list[Verdict], config: Config) -> str:
     """Write the verdicts as Markdown."""
     head = "**A demonstration: nothing is judged.**\n\n" if config.demonstration else ""
     rows = [{"claim": v.id, "source": v.source, "quote": v.quote, "verdict": f"**{v.verdict}**", "evidence": v.evidence} for v in verdicts]
-    return head + tabulate(rows, headers="keys", tablefmt="pipe", disable_numparse=True) + "\n"
+    return head + pipe(rows) + "\n"
 
 
 def verdict_latex(verdicts: list[Verdict]) -> str:
     """Write what was judged as a LaTeX longtable: claim, verdict, evidence."""
-    from crbg.report.tables import tex
-
     judged = [v for v in verdicts if v.verdict != "not run"]
-    lines = [" & ".join(map(tex, (v.id, v.verdict, v.evidence.split(". Reading:")[0]))) + r" \\" for v in judged]
+    lines = [" & ".join(map(tex, (v.id, v.verdict, v.measured))) + r" \\" for v in judged]
     widths = "".join(rf">{{\raggedright\arraybackslash}}p{{{w}\linewidth}}" for w in (0.24, 0.13, 0.53))
     head = [rf"\begin{{longtable}}{{{widths}}}", r"\toprule", r"claim & verdict & evidence \\", r"\midrule", r"\endhead"]
     return "\n".join([*head, *lines, r"\bottomrule", r"\end{longtable}"]) + "\n"

@@ -15,10 +15,11 @@ import pandas as pd
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
+from crbg import store
 from crbg.config import Experiment
-from crbg.report.anatomy import Anatomy, layer_sizes
-from crbg.report.tables import best_part
-from crbg.report.tidy import specs
+from crbg.report.anatomy import Anatomy
+from crbg.report.tables import best_part, headline
+from crbg.report.tidy import by_width, setting, specs
 from crbg.stats import t_interval
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -56,9 +57,8 @@ Published = list[tuple[float, float, str]]
 
 def draw(rows: pd.DataFrame, experiment: Experiment, path: Path, demonstration: bool, published: Mapping[str, Any]) -> Path:
     """Draw an experiment as its `view` says. `published`: points (density, accuracy, source) and the digitised width sweep."""
-    mine = rows[(rows.experiment == experiment.name) & (rows.reading == "binary")]
-    mine = mine[mine.part == best_part(mine)]
-    with _figure(path, demonstration) as title:
+    mine = headline(rows, experiment.name)
+    with _figure(path, demonstration):
         match experiment.view:
             case "dots":
                 _dots(mine)
@@ -70,21 +70,17 @@ def draw(rows: pd.DataFrame, experiment: Experiment, path: Path, demonstration: 
                 _penalties(mine)
             case _:
                 _curve(mine, published.get("points", []))
-        title()
     return path
 
 
 @contextmanager
-def _figure(path: Path, demonstration: bool = False) -> Iterator[Any]:
+def _figure(path: Path, demonstration: bool = False) -> Iterator[None]:
     """Collect what is drawn in the present figure and write it twice, without dates: the same records give the same bytes."""
     with mpl.rc_context(STYLE):
-
-        def title() -> None:
-            if demonstration:
-                plt.gcf().suptitle("demonstration on digits, not evidence", fontsize=7)
-
-        yield title
+        yield
         figure = plt.gcf()
+        if demonstration:
+            figure.suptitle("demonstration on digits, not evidence", fontsize=7)
         path.parent.mkdir(parents=True, exist_ok=True)
         for suffix, blank in ((".pdf", "CreationDate"), (".png", "Software")):
             figure.savefig(path.with_name(path.name + suffix), metadata={blank: None})
@@ -149,10 +145,9 @@ def _dots(mine: pd.DataFrame) -> None:
     _, axes = plt.subplots(figsize=(3.4, 0.35 + 0.19 * len(groups)))
     colour = {arm: i for i, arm in enumerate(mine.arm.unique())}
     found = [t_interval(list(g.accuracy)) for _, _, g in groups]
-    top = max(i.mean for i in found)
-    edge = min(i.mean for i in found if i.mean >= top - 60)
+    edge = max(i.mean for i in found) - 60
     names = []
-    for y, ((arm, setting, g), i) in enumerate(zip(groups, found, strict=True)):
+    for y, ((arm, text, g), i) in enumerate(zip(groups, found, strict=True)):
         c, half = colour[arm], i.half if math.isfinite(i.half) else 0.0
         if i.mean < edge:
             axes.annotate(f"$\\leftarrow$ {i.mean:.1f}", (0.01, y), xycoords=("axes fraction", "data"), fontsize=6, va="center")
@@ -160,7 +155,7 @@ def _dots(mine: pd.DataFrame) -> None:
             axes.errorbar(i.mean, y, xerr=half, color=COLOURS[c % 7], marker=MARKERS[c % 7], ms=4, capsize=2, lw=1)
         closed, sparse = 100 * (1 - g.units.astype(float).mean()), 100 * (1 - g.density.mean())
         much = f"{closed:.0f} % of units closed" if g.units.notna().all() else f"{sparse:.1f} % sparse" if sparse else ""
-        names.append(", ".join(filter(None, [LABELS.get(arm, arm.replace("_", " ")), setting, much])))
+        names.append(", ".join(filter(None, [LABELS.get(arm, arm.replace("_", " ")), text, much])))
     axes.set_yticks(range(len(groups)), names, fontsize=6)
     axes.set_ylim(-0.6, len(groups) - 0.4)
     axes.set_xlabel(f"{best_part(mine)} accuracy (%)")
@@ -175,8 +170,8 @@ def _lines(mine: pd.DataFrame, experiment: Experiment) -> None:
     if xs[0] > 0 and xs[-1] / xs[0] > 20:
         panels[0, 0].set_xscale("log")
     lines: dict[str, dict[float, pd.DataFrame]] = {}
-    for arm, setting, g in specs(mine):
-        rest = ", ".join(part for part in setting.split(", ") if not part.startswith(f"{field} "))
+    for arm, text, g in specs(mine):
+        rest = ", ".join(f"{k} {v}" for k, v in setting(text).items() if k != field)
         name = ", ".join(filter(None, [LABELS.get(arm, arm.replace("_", " ")), rest.replace("weight", "$\\lambda$")]))
         lines.setdefault(name, {})[float(g.x.iloc[0])] = g
     for i, (name, points) in enumerate(lines.items()):
@@ -199,12 +194,10 @@ def _lines(mine: pd.DataFrame, experiment: Experiment) -> None:
 def _width(mine: pd.DataFrame, published: Sequence[Mapping[str, float]]) -> None:
     """Accuracy, and the gap to the trained dense network, against the number of weights."""
     figure, (top, low) = plt.subplots(2, 1, figsize=(3.4, 3.6), sharex=True)
-    full = mine.gated.max()
-    level = {}
-    for i, arm in enumerate(mine.arm.unique()):
-        by = sorted(((100 * n / full, list(g.accuracy)) for n, g in mine[mine.arm == arm].groupby("gated")), reverse=True)
-        _band(top, [x for x, _ in by], [v for _, v in by], i, LABELS.get(arm, arm))
-        level[arm] = dict(by)
+    level = by_width(mine)
+    for i, (arm, found) in enumerate(level.items()):
+        order = sorted(found, reverse=True)
+        _band(top, order, [found[x] for x in order], i, LABELS.get(arm, arm))
     if published:
         top.plot(
             [p["weights"] for p in published],
@@ -217,7 +210,7 @@ def _width(mine: pd.DataFrame, published: Sequence[Mapping[str, float]]) -> None
         )
     dense = level.get("dense_trained", {})
     for i, arm in enumerate(level):
-        shared = [x for x in level[arm] if x in dense]
+        shared = sorted(set(level[arm]) & set(dense), reverse=True)
         if arm != "dense_trained" and shared:
             gaps = [[d - v for d, v in zip(dense[x], level[arm][x], strict=False)] for x in shared]
             _band(low, shared, gaps, i, None)
@@ -235,9 +228,9 @@ def _penalties(mine: pd.DataFrame) -> None:
     """Binary accuracy and sparsity against lambda, one column for each initial law, one line for each penalty."""
     arms = list(mine.arm.unique())
     figure, panels = plt.subplots(2, len(arms), figsize=(1.75 * len(arms) + 0.3, 3.3), sharex=True, sharey="row", squeeze=False)
+    said = mine.setting.map(setting)
     found = mine.assign(
-        penalty=mine.setting.str.extract(r"penalty ([^,]+)", expand=False).fillna("induce_sparse"),
-        weight=mine.setting.str.extract(r"weight ([\d.]+)", expand=False).astype(float),
+        penalty=said.map(lambda s: s.get("penalty", "induce_sparse")), weight=said.map(lambda s: float(s.get("weight", "nan")))
     )
     for column, arm in enumerate(arms):
         for i, penalty in enumerate(found.penalty.unique()):
@@ -255,16 +248,20 @@ def _penalties(mine: pd.DataFrame) -> None:
     figure.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncol=2, columnspacing=1.0)
 
 
+def _mu(record: Mapping[str, Any], stage: str) -> tuple[np.ndarray, np.ndarray]:
+    """Share of the gates in each bin in %, kept above 0 for a log axis, and the edges of the bins."""
+    low, high, count = record["anatomy"]["bins"]
+    counts = np.array(record["anatomy"]["mu"][stage], float)
+    return 100 * counts / counts.sum() + 1e-4, np.linspace(low, high, int(count) + 1)
+
+
 def histograms(records: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
     """Draw mu at the start, the middle and the end, and the share of fractional gates over training, one row for each record."""
     with _figure(path):
         figure, panels = plt.subplots(len(records), 4, figsize=(6.8, 1.05 * len(records) + 0.4), squeeze=False)
         for row, (name, record) in zip(panels, records.items(), strict=True):
-            low, high, count = record["anatomy"]["bins"]
-            edges = np.linspace(low, high, int(count) + 1)
             for axes, stage in zip(row, ("start", "middle", "end"), strict=False):
-                counts = np.array(record["anatomy"]["mu"][stage], float)
-                axes.stairs(100 * counts / counts.sum() + 1e-4, edges, fill=True, color=COLOURS[0])
+                axes.stairs(*_mu(record, stage), fill=True, color=COLOURS[0])
                 axes.set_yscale("log")
                 axes.set_ylim(0.01, 150)
                 axes.set_yticks([0.01, 1, 100], ["0.01", "1", "100"])
@@ -286,7 +283,7 @@ def histograms(records: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
 
 def inside(anatomy: Anatomy, path: Path) -> Path:
     """Draw one ticket: kept weights per input pixel, layer densities with dead units, histograms of mu, gates over time."""
-    record, sizes = anatomy.record, layer_sizes(anatomy.cell)
+    record, sizes = anatomy.record, store.layer_sizes(anatomy.cell.spec)
     with _figure(path):
         figure, (pixels, layers, mus, course) = plt.subplots(1, 4, figsize=(6.8, 1.6), constrained_layout=True)
         image = pixels.imshow(anatomy.first, cmap="cividis")
@@ -305,11 +302,8 @@ def inside(anatomy: Anatomy, path: Path) -> Path:
         layers.set_ylim(0, 1.45 * max(density))
         layers.set_xticks(range(len(names)), [n.removesuffix(".weight") for n in names])
         layers.set_title("density (%), units that\nno kept weight reaches")
-        low, high, count = record["anatomy"]["bins"]
-        edges = np.linspace(low, high, int(count) + 1)
         for i, stage in enumerate(("start", "middle", "end")):
-            counts = np.array(record["anatomy"]["mu"][stage], float)
-            mus.stairs(100 * counts / counts.sum() + 1e-4, edges, color=COLOURS[i], label=stage)
+            mus.stairs(*_mu(record, stage), color=COLOURS[i], label=stage)
         mus.set_yscale("log")
         mus.set_ylim(0.01, 300)
         mus.set_title("$\\mu$ (% of gates, log)")

@@ -11,7 +11,7 @@ import pandas as pd
 from crbg.config import Config
 from crbg.errors import CrbgError, choose
 from crbg.report.claims import Verdict
-from crbg.report.tables import ablation_table, best_part, interval, tex
+from crbg.report.tables import differences, headline, interval, tex
 from crbg.report.tidy import specs
 
 HEAD = (
@@ -25,12 +25,10 @@ def collect(rows: pd.DataFrame, verdicts: list[Verdict], config: Config) -> dict
     """Name each number: EXPERIMENT.ARM[.SETTING].DENSITY, verdict.CLAIM, evidence.CLAIM, and counts of runs."""
     out: dict[str, str] = {}
     for e in config.experiments.values():
-        mine = rows[(rows.experiment == e.name) & (rows.reading == "binary")]
+        mine = headline(rows, e.name)
         if mine.empty or e.role == "tune":
             continue
-        part = best_part(mine)
-        differences = list(ablation_table(rows, e).iloc[:, -1]) if e.role == "ablation" else []
-        mine = mine[mine.part == part]
+        compared = differences(rows, e) if e.role == "ablation" else []
         for i, (arm, setting, g) in enumerate(specs(mine)):
             density = "none" if g.asked.isna().all() else f"{g.asked.iloc[0]:g}"
             key = ".".join([e.name, arm, *([_plain(setting)] if setting else []), density])
@@ -39,13 +37,13 @@ def collect(rows: pd.DataFrame, verdicts: list[Verdict], config: Config) -> dict
             out[f"{key}.sparsity"] = f"{100 * (1 - g.density.mean()):.1f}"
             if g.units.notna().all():
                 out[f"{key}.cut"] = f"{100 * (1 - g.effective.astype(float).mean()):.0f}"
-            if differences:
-                out[f"{key}.difference"] = differences[i]
+            if compared:
+                out[f"{key}.difference"] = compared[i]
         known = mine.constant.dropna()
         if len(known):
             out[f"{e.name}.constant"] = f"{known.iloc[0]:.2f}"
     for v in verdicts:
-        out[f"verdict.{_plain(v.id)}"], out[f"evidence.{_plain(v.id)}"] = v.verdict, v.evidence.split(". Reading:")[0]
+        out[f"verdict.{_plain(v.id)}"], out[f"evidence.{_plain(v.id)}"] = v.verdict, v.measured
     runs = rows.drop_duplicates(["digest", "seed"])
     out["runs"], out["runs.tuning"] = str(len(runs)), str(len(runs[runs.role == "tune"]))
     out["verdicts.judged"] = str(sum(v.verdict != "not run" for v in verdicts))

@@ -49,15 +49,16 @@ def html(
         parts.append("<p class='demo'>A demonstration on a toy data set: it shows that the pipeline works and is evidence for nothing.</p>")
     names = [
         ("verdicts", "Verdicts"),
-        ("comparison", "Comparison"),
+        *([("comparison", "Comparison")] if len(beside) else []),
         *((s.experiment.name, s.experiment.name) for s in sections),
         ("tickets", "Tickets inside"),
+        ("origin", "Where the numbers come from"),
+        ("tuning", "Tuning trials"),
     ]
-    names += [("origin", "Where the numbers come from"), ("tuning", "Tuning trials")]
     parts.append("<p>" + " · ".join(f"<a href='#{anchor}'>{escape.escape(text)}</a>" for anchor, text in names) + "</p>")
     judged = pd.DataFrame([v.__dict__ for v in verdicts])
     parts += ["<h2 id='verdicts'>Verdicts</h2>", judged.to_html(index=False, border=0)]
-    if len(beside) and not config.demonstration:
+    if len(beside):
         parts += ["<h2 id='comparison'>The thesis's comparison table</h2>", beside.to_html(index=False, border=0)]
     for s in sections:
         parts.append(f"<h2 id='{s.experiment.name}'>{_about(s.experiment)}</h2>")

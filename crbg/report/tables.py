@@ -14,20 +14,7 @@ from crbg.config import Config, Experiment
 from crbg.report.tidy import specs, values
 from crbg.stats import paired, t_interval
 
-LATEX = (
-    "row",
-    "published",
-    "measured %",
-    "weights trained",
-    "arm",
-    "setting",
-    "sparsity %",
-    "units closed %",
-    "binary %",
-    "mean %",
-    "reinit %",
-    "n",
-)
+LATEX = ("arm", "setting", "sparsity %", "units closed %", "binary %", "mean %", "reinit %", "n")
 READINGS = ("binary", "exact", "half", "mean")
 CONTROLS = ("reinit", "shuffle", "invert")
 NOTE = (
@@ -42,6 +29,12 @@ NOTE = (
 def best_part(rows: pd.DataFrame) -> str:
     """Say which part the headline numbers come from: test where it was opened for these rows, else validation."""
     return "test" if (rows.part == "test").any() else "validation"
+
+
+def headline(rows: pd.DataFrame, experiment: str) -> pd.DataFrame:
+    """Pick the binary rows of an experiment, of the part its headline numbers come from."""
+    mine = rows[(rows.experiment == experiment) & (rows.reading == "binary")]
+    return mine[mine.part == best_part(mine)]
 
 
 def main_table(rows: pd.DataFrame, experiment: str) -> pd.DataFrame:
@@ -81,11 +74,14 @@ def main_table(rows: pd.DataFrame, experiment: str) -> pd.DataFrame:
 
 
 def ablation_table(rows: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
-    """Add to the table of an ablation the paired difference to what it is compared with.
-
-    That is the same arm of the experiment named by `against`, or else the first row of the same density.
-    """
+    """Add to the table of an ablation the paired difference to what it is compared with."""
     table = main_table(rows, experiment.name)
+    table[f"difference to {experiment.against or 'the reference'} (paired)"] = differences(rows, experiment)
+    return table
+
+
+def differences(rows: pd.DataFrame, experiment: Experiment) -> list[str]:
+    """Compare each spec with the same arm of the experiment named by `against`, or else with the first row of the same density."""
     mine = rows[(rows.experiment == experiment.name) & (rows.part == "validation") & (rows.reading == "binary")]
     first: dict[float, pd.DataFrame] = {}
     found = []
@@ -103,8 +99,7 @@ def ablation_table(rows: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
         else:
             d = paired(list(same.accuracy_x), list(same.accuracy_y)).difference
             found.append(f"{d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}], n = {d.n}")
-    table[f"difference to {experiment.against or 'the reference'} (paired)"] = found
-    return table
+    return found
 
 
 def comparison(lines: Sequence[Mapping[str, Any]], rows: pd.DataFrame) -> pd.DataFrame:
@@ -141,7 +136,7 @@ def markdown(table: pd.DataFrame, experiment: Experiment, config: Config, rows: 
     where = f"{', '.join(mine.model.unique())} on {', '.join(mine.data.unique())}"
     return (
         f"{head}{experiment.about}: {where}, accuracy on the {part} part, mean ± half of the 95 % t interval over n seeds.\n\n"
-        + tabulate(table.to_dict("records"), headers="keys", tablefmt="pipe", disable_numparse=True)
+        + pipe(table.to_dict("records"))
         + f"\n\n{NOTE} {origin(rows, experiment)}\n"
     )
 
@@ -159,13 +154,19 @@ def origin(rows: pd.DataFrame, experiment: Experiment) -> str:
     )
 
 
+def pipe(rows: Sequence[Mapping[Any, Any]]) -> str:
+    """Write rows as a Markdown table."""
+    return tabulate([dict(r) for r in rows], headers="keys", tablefmt="pipe", disable_numparse=True)
+
+
 def latex(table: pd.DataFrame) -> str:
     """Write the columns of a table that fit a page as booktabs LaTeX; the Markdown table has them all."""
     shown = [c for c in table.columns if c in LATEX or c.startswith("difference")]
-    return _booktabs(table[shown or list(table.columns)])
+    return booktabs(table[shown])
 
 
-def _booktabs(table: pd.DataFrame) -> str:
+def booktabs(table: pd.DataFrame) -> str:
+    """Write a whole table as booktabs LaTeX."""
     plain = table.map(tex)
     plain.columns = [tex(c) for c in plain.columns]
     body = tabulate(plain.to_dict("records"), headers="keys", tablefmt="latex_raw", disable_numparse=True)
@@ -192,14 +193,12 @@ def tuning_table(rows: pd.DataFrame) -> str:
     ).reset_index()
     table = table.sort_values(["experiment", "arm", "asked", "validation"], ascending=[True, True, True, False])
     table["validation"] = table.validation.map(lambda v: f"{v:.2f}")
-    return tabulate(table.to_dict("records"), headers="keys", tablefmt="pipe", disable_numparse=True) + "\n"
+    return pipe(table.to_dict("records")) + "\n"
 
 
 def _short(experiment: Experiment, rows: pd.DataFrame) -> tuple[list[dict[str, str]], str, str]:
     """One line for each arm with one cell for each sparsity, what stands without a mask, and what it was measured on."""
-    mine = rows[(rows.experiment == experiment.name) & (rows.reading == "binary")]
-    part = best_part(mine)
-    mine = mine[mine.part == part]
+    mine = headline(rows, experiment.name)
     asked = sorted(mine.asked.dropna().unique(), reverse=True)
     out = []
     for arm, group in mine.groupby("arm", sort=False):
@@ -209,7 +208,7 @@ def _short(experiment: Experiment, rows: pd.DataFrame) -> tuple[list[dict[str, s
     others = [f"{arm} {text}" for arm, text in flat.items()] + [f"the commonest class {v:.2f}" for v in mine.constant.dropna()[:1]]
     counts = sorted(set(mine.groupby(["arm", "digest"]).seed.nunique()))
     seeds = f"n = {counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "") + " seeds"
-    where = f"{', '.join(mine.model.unique())} on {', '.join(mine.data.unique())}: {part} accuracy in %"
+    where = f"{', '.join(mine.model.unique())} on {', '.join(mine.data.unique())}: {best_part(mine)} accuracy in %"
     return (
         out,
         "; ".join(others),
@@ -220,15 +219,13 @@ def _short(experiment: Experiment, rows: pd.DataFrame) -> tuple[list[dict[str, s
 def readme_table(experiment: Experiment, rows: pd.DataFrame) -> str:
     """Write the headline accuracies of an experiment: one line for each arm, one column for each sparsity."""
     lines, others, head = _short(experiment, rows)
-    return (
-        f"{head}\n\n{tabulate(lines, headers='keys', tablefmt='pipe', disable_numparse=True)}\n\nWithout a mask: {others or 'not run'}.\n"
-    )
+    return f"{head}\n\n{pipe(lines)}\n\nWithout a mask: {others or 'not run'}.\n"
 
 
 def short_latex(experiment: Experiment, rows: pd.DataFrame) -> str:
     """Write the same as booktabs LaTeX, for the width of a page."""
     lines, _, _ = _short(experiment, rows)
-    return _booktabs(pd.DataFrame(lines))
+    return booktabs(pd.DataFrame(lines))
 
 
 def _interval_or_blank(group: pd.DataFrame) -> str:

@@ -71,7 +71,7 @@ def _rows(e: Experiment, cell: Cell, found: dict[str, Any], setting: dict[str, A
         "kept": sum(n["kept"] for n in record.get("layers", {}).values()), "gated": record.get("gated"),
         "trained": ", ".join(record.get("roles", {}).get("trained", [])),
     }  # fmt: skip
-    parts = {"validation": record.get("validation"), "test": found.get("evaluation", {}).get("test")}
+    parts = {"validation": record.get("validation"), "test": found.get("evaluation", {}).get("test") if e.role == "main" else None}
     out = []
     for part, values in parts.items():
         if values is None:
@@ -84,15 +84,24 @@ def _rows(e: Experiment, cell: Cell, found: dict[str, Any], setting: dict[str, A
     return out or [base]  # a collapsed run has no reading, but it counts as done
 
 
-def unfinished(config: Config) -> dict[str, int]:
+def unfinished(config: Config, rows: pd.DataFrame) -> dict[str, int]:
     """Count the missing runs of each experiment that has any."""
-    counts = {}
-    for e in config.experiments.values():
-        cells = {c.key: c for c in e.cells}.values()
-        count = sum(store.find(config, c.spec, c.seed) is None for c in cells)
-        if count:
-            counts[e.name] = count
-    return counts
+    done = set(zip(rows.digest, rows.seed, strict=True))
+    return {e.name: n for e in config.experiments.values() if (n := len({c.key for c in e.cells} - done))}
+
+
+def setting(text: str) -> dict[str, str]:
+    """Take the words of a row's setting apart again: "weight 3.0, penalty decision_quad" by field."""
+    return dict(part.split(" ", 1) for part in text.split(", ") if part)
+
+
+def by_width(mine: pd.DataFrame) -> dict[str, dict[float, list[float]]]:
+    """Accuracies of each arm by the number of weights, in % of the largest network, in the order of the seeds."""
+    full = mine.gated.max()
+    return {
+        str(arm): {100 * float(str(n)) / full: list(g.sort_values("seed").accuracy) for n, g in group.groupby("gated")}
+        for arm, group in mine.groupby("arm", sort=False)
+    }
 
 
 def values(rows: pd.DataFrame, experiment: str, arm: str, asked: float | None, part: str = "test", reading: str = "binary") -> pd.DataFrame:
