@@ -6,7 +6,6 @@ A line is appended and never changed, so that a kill loses nothing: an attempt w
 from __future__ import annotations
 
 import json
-import re
 import traceback
 from datetime import UTC, datetime
 from pathlib import Path
@@ -77,12 +76,18 @@ def reason(folder: Path, logs: Path) -> tuple[str, str]:
     job = attempt.get("slurm_job")
     where = f"{attempt.get('host', '?')}" + (f", SLURM job {job}" if job else "")
     for path in logs.rglob(f"{job}.log") if job else ():
-        text = path.read_text(errors="replace")
-        for mark, word in _SLURM:
-            if mark in text:
-                line = next(x for x in text.splitlines() if mark in x)
-                return word, re.sub(r"\s+", " ", line).strip()
+        word, line = slurm(path.read_text(errors="replace"))
+        if word:
+            return word, line
     return KILLED, f"no word from it after {attempt.get('time', '?')} ({where}): memory, time limit, or by hand"
+
+
+def slurm(text: str) -> tuple[str, str]:
+    """Find in the log of a SLURM job why SLURM ended it, and the line that says so; two empty strings if it did not."""
+    for mark, word in _SLURM:
+        if mark in text:
+            return word, " ".join(next(line for line in text.splitlines() if mark in line).split())
+    return "", ""
 
 
 def _append(folder: Path, line: dict[str, Any]) -> None:

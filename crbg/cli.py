@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from crbg import config as configs
-from crbg import methods, models, store, work
+from crbg import methods, models, plan, status, store, work
 from crbg.config import Cell, Config, Experiment
 from crbg.data import DATA
 from crbg.errors import CrbgError, choose
@@ -86,10 +86,10 @@ def _parser() -> argparse.ArgumentParser:
     data = command("data", _data, "Find or download a data set, check it, and say what it holds.", "crbg data mnist")
     data.add_argument("name", help="one of those that `crbg list` shows")
     data.add_argument("--out", type=Path, help="write what was found here")
-    plan = command("plan", _plan, "Say what would run, how long it takes, and what it needs.", "crbg plan lenet_curve")
-    cells(plan)
-    status = command("status", _status, "Show what is done, running and missing.", "crbg status")
-    cells(status)
+    estimate = command("plan", _plan, "Say what would run, how long it takes, and what it needs.", "crbg plan lenet_curve")
+    cells(estimate)
+    state = command("status", _status, "Show what is done, running and missing.", "crbg status")
+    cells(state)
     command("list", _list, "List experiments, methods with their options, models and data sets.", "crbg list")
     sel = command("select", _select, "Apply the selection rule to the tuning records and write paper/selected.yaml.", "crbg select")
     sel.add_argument("--out", type=Path, help="write elsewhere, for comparison with the committed choice")
@@ -181,9 +181,9 @@ def _run(args: argparse.Namespace) -> int:
         for why in lost.values():
             print(why, flush=True)
         hopeful = [c for c in todo if c.key not in lost]
-        status = work.search(_bench(args, config, hopeful), config, hopeful, args.deadline_minutes) if hopeful else 0
-        if status or lost:
-            return status or work.FAILED
+        code = work.search(_bench(args, config, hopeful), config, hopeful, args.deadline_minutes) if hopeful else 0
+        if code or lost:
+            return code or work.FAILED
     else:
         print(f"all runs asked for ({len(cells)}) are done or recorded; `--set reuse=never results=FOLDER` runs them again")
     _manifest(args.out, cells)
@@ -253,7 +253,7 @@ def _data(args: argparse.Namespace) -> int:
 
 def _plan(args: argparse.Namespace) -> int:
     config = _config(args)
-    print(store.plan(config, _cells(args, config)))
+    print(plan.table(config, _cells(args, config)))
     return 0
 
 
@@ -262,7 +262,7 @@ def _status(args: argparse.Namespace) -> int:
     given = (" --config " + " ".join(args.config) if args.config != ["config.yaml"] else "") + (
         " --set " + " ".join(args.set) if args.set else ""
     )
-    print(store.status(config, _cells(args, config), given))
+    print(status.table(config, _cells(args, config), given))
     return 0
 
 

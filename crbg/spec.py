@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
+import math
 import re
 import typing
 from collections.abc import Mapping
@@ -69,6 +71,11 @@ class Spec:
     def resolved(self) -> Any:
         """Return the method's `Options` with every default filled in."""
         return methods.options(self.method, self.options)
+
+    def layer_sizes(self) -> list[tuple[int, int]]:
+        """(inputs, outputs) of each layer of a fully connected network, from its name."""
+        entry = info(self.data)
+        return list(itertools.pairwise([math.prod(entry.shape), *map(int, self.model.split("-")[1:]), entry.classes]))
 
     def canonical(self) -> dict[str, Any]:
         """Return the fields that differ from their defaults, with the method's version: what the digest hashes."""

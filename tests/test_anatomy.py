@@ -50,7 +50,7 @@ def test_the_first_layer_is_that_of_the_ticket(project):
         for unit in ticket.mask["fc1.weight"]:
             naive += unit.reshape(28, 28).int().numpy()
         assert (a.first == naive).all()
-        assert store.layer_sizes(a.cell.spec) == [(784, 24), (24, 16), (16, 10)]
+        assert a.cell.spec.layer_sizes() == [(784, 24), (24, 16), (16, 10)]
 
 
 def test_committed_tickets_stand_in_for_fresh_ones(project):

@@ -13,7 +13,7 @@ import torch
 import yaml
 from filelock import FileLock
 
-from crbg import attempts, cli, device, lock, store, work
+from crbg import attempts, cli, device, lock, plan, store, work
 from crbg import config as configs
 from crbg.errors import CrbgError, WriteError
 from crbg.fit import save_checkpoint
@@ -392,18 +392,18 @@ def test_estimates_come_from_recorded_runs_of_the_same_kind_even_where_nothing_i
     recorded(2.0, 100, gpu=True)
     config = configs.read(["config.yaml"], ["reuse=never"])
     cells = [c for c in config.experiment("one").cells if c.arm == "crbg"]
-    assert set(store.estimate_seconds(config, cells).values()) == {20.0 + 3}  # the median, for one epoch
-    assert set(store.estimate_seconds(config, cells, gpu=True).values()) == {1.0 + 3}
+    assert set(plan.estimate_seconds(config, cells).values()) == {20.0 + 3}  # the median, for one epoch
+    assert set(plan.estimate_seconds(config, cells, gpu=True).values()) == {1.0 + 3}
     # 46 seconds: twice that and five minutes; the largest peak and half as much again.
-    assert store.slices(config, cells, False, 1440) == store.Slices((7, 14, 28), 3500)
-    assert store.slices(config, cells, False, 10).minutes == (7, 10, 10)
-    assert store.slices(config, cells, False, 2).minutes == (2,) * 6
-    assert store.slices(config, cells, True, 1440).memory_mb == 8000
+    assert plan.slices(config, cells, False, 1440) == plan.Slices((7, 14, 28), 3500)
+    assert plan.slices(config, cells, False, 10).minutes == (7, 10, 10)
+    assert plan.slices(config, cells, False, 2).minutes == (2,) * 6
+    assert plan.slices(config, cells, True, 1440).memory_mb == 8000
 
 
 def test_without_records_there_are_defaults(project):
     config = configs.read(["config.yaml"])
-    assert store.slices(config, list(config.experiment("one").cells), False, 1440).memory_mb == 4000
+    assert plan.slices(config, list(config.experiment("one").cells), False, 1440).memory_mb == 4000
 
 
 # --- status ---
@@ -427,6 +427,21 @@ def test_status_tells_each_state_with_its_reason(project, capsys):
     assert "no word from it after" in text
     assert "data set digits, results/logs/data-digits.log:\n  one\n  crbg: no such data" in text
     assert text.count("crbg run one --where digest=") == 2
+
+
+def test_status_quotes_jobs_that_ended_before_their_first_run(project, capsys):
+    one, two, three = configs.read(["config.yaml"]).experiment("one").jobs()
+    logs = Path("results/logs")
+    slurm = logs / "slurm/rule_search" / one.name
+    slurm.mkdir(parents=True)
+    (slurm / "7.log").write_text("x\nslurmstepd: error: Detected 1 oom-kill event(s) in StepId=7.0.\n")
+    for job, text in ((one, ""), (two, "crbg: config.yaml: unknown key\n"), (three, "")):
+        (logs / f"{job.name}.log").write_text(text)
+    cli.main(["status", "one"])
+    text = capsys.readouterr().out
+    assert f"job {one.name}, results/logs/{one.name}.log:\n  out of memory: slurmstepd: error: Detected 1 oom-kill event" in text
+    assert f"job {two.name}, results/logs/{two.name}.log:\n  crbg: config.yaml: unknown key" in text
+    assert f"job {three.name}, results/logs/{three.name}.log:\n  it ended without a word" in text
 
 
 def test_the_thread_of_a_lock_ends_with_it(tmp_path):

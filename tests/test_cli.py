@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from crbg import attempts, cli, fit, methods, store
+from crbg import attempts, cli, fit, methods, plan, store
 from crbg import config as configs
 from crbg.data import DATA
 from crbg.fit import Clock
@@ -334,7 +334,7 @@ def test_an_interruption_is_no_traceback(project, crbg, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(store, "plan", interrupted)
+    monkeypatch.setattr(plan, "table", interrupted)
     code, out, err = crbg("plan")
     assert (code, out) == (130, "")
     assert "the same command goes on" in err

@@ -29,7 +29,7 @@ LAYERS = (
     ("spec",),
     ("config", "run"),
     ("find", "store"),
-    ("selection", "work"),
+    ("plan", "selection", "status", "work"),
     ("report", "verify"),
     ("cli",),
     ("__main__",),
@@ -73,7 +73,9 @@ def test_imports_run_downwards_only(path):
     assert not upwards, f"{FILES[path]} (layer {LEVEL[mine]}) imports {upwards}"
 
 
-@pytest.mark.parametrize("module", ["attempts", "config", "errors", "files", "lock", "report", "selection", "spec", "stats", "store"])
+@pytest.mark.parametrize(
+    "module", ["attempts", "config", "errors", "files", "lock", "plan", "report", "selection", "spec", "stats", "status", "store"]
+)
 def test_planning_and_reporting_never_mention_torch(module):
     for path in [p for p, m in FILES.items() if part(m) == module]:
         for node in ast.walk(tree(path)):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
 from crbg import config as configs
-from crbg import stats, store
+from crbg import plan, stats, store
 from crbg.errors import CrbgError
 from crbg.files import read_json, write_json
 from crbg.report import brief, build, claims, numbers, tables
@@ -911,10 +911,10 @@ def test_a_recorded_file_that_is_not_what_it_says_is_refused(project, spoil, wor
 
 def test_times_are_estimated_from_runs_of_the_same_kind(project):
     cells = project.cells("ours", 0.5)
-    blind = store.estimate_seconds(project.config, cells)
+    blind = plan.estimate_seconds(project.config, cells)
     assert all(v > 3 for v in blind.values())
     project.put("ours", 0.5, [90.0, 90.0])  # 2 and 3 seconds
-    assert set(store.estimate_seconds(project.config, cells).values()) == {2.5 + 3}
+    assert set(plan.estimate_seconds(project.config, cells).values()) == {2.5 + 3}
 
 
 # --- JSON from strangers ---

@@ -51,6 +51,6 @@ def tickets(config: Config) -> list[Anatomy]:
 
 def _first_layer(path: Path, spec: Spec) -> np.ndarray:
     """Read the mask of the first layer from a ticket file: tensors are packed in the order of their names, eight weights a byte."""
-    inputs, units = store.layer_sizes(spec)[0]
+    inputs, units = spec.layer_sizes()[0]
     bits = np.unpackbits(load_file(path)["mask"])[: units * inputs]
     return np.asarray(bits.reshape(units, *info(spec.data).shape).sum((0, 1)))

@@ -15,7 +15,6 @@ import pandas as pd
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-from crbg import store
 from crbg.config import Experiment
 from crbg.report.anatomy import Anatomy
 from crbg.report.tables import best_part, headline
@@ -283,7 +282,7 @@ def histograms(records: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
 
 def inside(anatomy: Anatomy, path: Path) -> Path:
     """Draw one ticket: kept weights per input pixel, layer densities with dead units, histograms of mu, gates over time."""
-    record, sizes = anatomy.record, store.layer_sizes(anatomy.cell.spec)
+    record, sizes = anatomy.record, anatomy.cell.spec.layer_sizes()
     with _figure(path):
         figure, (pixels, layers, mus, course) = plt.subplots(1, 4, figsize=(6.8, 1.6), constrained_layout=True)
         image = pixels.imshow(anatomy.first, cmap="cividis")

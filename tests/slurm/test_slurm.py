@@ -66,8 +66,8 @@ def test_out_of_memory(clone, undisturbed):
     clone.start("--set-resources", "search:mem_mb=attempt*attempt*500")
     assert clone.end() == 0, clone.log.read_text()[-3000:]
     finished_as_undisturbed(clone, undisturbed)
-    killed = [a for found in clone.tries("crbg-*").values() for a in found[:-1]]
-    assert {a["outcome"] for a in killed} == {attempts.KILLED}
+    assert "Error in rule search:" in clone.log.read_text()
+    assert "Trying to restart job" in clone.log.read_text()
 
 
 def test_a_time_limit_shorter_than_the_run(tmp_path, cluster):

@@ -22,7 +22,7 @@ LONGEST = int(os.environ.get("CRBG_SLURM_MAX_MINUTES", 24 * 60))
 
 def cut(wildcards):
     cells = list(JOBS[wildcards.job].cells)
-    return store.slices(CONFIG, cells, bool(gpus(wildcards.job)), LONGEST)
+    return plan.slices(CONFIG, cells, bool(gpus(wildcards.job)), LONGEST)
 
 
 def minutes(wildcards, attempt):
