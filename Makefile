@@ -7,7 +7,7 @@ TORCH_BACKEND ?=
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow lint format paper benchmark clean
+.PHONY: help install quickstart test test-slow test-slurm lint format paper benchmark clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,9 @@ test: $(STAMP) ## all tests that need no long run (real-data tests run where CRB
 
 test-slow: $(STAMP) ## the tests on real MNIST that take minutes; needs CRBG_DATA
 	$(BIN)/python -m pytest -m slow
+
+test-slurm: $(STAMP) ## the DAG on a real SLURM on this machine: root on Debian, CRBG_TEST_SLURM=1 (SLURM_TESTS="literal or cancelled" picks some)
+	$(BIN)/python -m pytest tests/slurm -m slurm $(if $(SLURM_TESTS),-k "$(SLURM_TESTS)")
 
 lint: $(STAMP) ## ruff, mypy --strict, snakefmt, snakemake --lint
 	$(BIN)/ruff check .
