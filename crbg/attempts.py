@@ -15,8 +15,8 @@ from crbg import lock
 
 FILE = "attempts.jsonl"
 # How an attempt can end. Another try can help only where the reason lies outside the program and its input.
-DONE, PAUSED, MEMORY, DISK, INPUT, CODE, KILLED = (
-    "done", "paused", "out of memory", "disk", "bad input", "code error", "killed",
+DONE, PAUSED, MEMORY, DISK, INPUT, CODE, KILLED, FAILED = (
+    "done", "paused", "out of memory", "disk", "bad input", "code error", "killed", "failed",
 )  # fmt: skip
 FINAL = (INPUT, CODE)
 # What SLURM writes into a job's log when it ends a job.

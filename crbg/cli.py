@@ -6,11 +6,12 @@ import argparse
 import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from crbg import attempts, methods, models, plan, status, store, work
 from crbg import config as configs
-from crbg import methods, models, plan, status, store, work
 from crbg.config import Cell, Config, Experiment
 from crbg.data import DATA
 from crbg.errors import CrbgError, choose
@@ -170,6 +171,22 @@ def _unique(cells: Iterable[Cell]) -> list[Cell]:
 def _run(args: argparse.Namespace) -> int:
     config = _config(args)
     cells = _unique(_cells(args, config))
+    if not args.job:
+        return _do_runs(args, config, cells)
+    # A job of the workflow notes its own beginning before anything large is loaded, so that a kill for want of memory shows.
+    folder, outcome = store.job_folder(config, args.job), attempts.FAILED
+    with suppress(OSError):  # a full disk is reported by what needs it
+        attempts.begin(folder, attempt=args.attempt)
+    try:
+        code = _do_runs(args, config, cells)
+        outcome = {0: attempts.DONE, work.CONTINUE: attempts.PAUSED}.get(code, attempts.FAILED)
+        return code
+    finally:
+        with suppress(OSError):
+            attempts.end(folder, outcome)
+
+
+def _do_runs(args: argparse.Namespace, config: Config, cells: list[Cell]) -> int:
     todo = [c for c in cells if not store.find(config, c.spec, c.seed)]
     if todo:
         if 0 < args.slices < args.attempt:

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from crbg import store
+from crbg import attempts, store
 from crbg.config import Cell, Config
 from crbg.data import info
 from crbg.files import read_json
@@ -100,6 +100,7 @@ def slices(config: Config, cells: list[Cell], gpu: bool, longest: int) -> Slices
 
     Twice the estimate and five minutes are asked for, doubled on each further attempt; a job that one slice cannot hold goes on
     in the next from its checkpoint. Two more slices than the estimate needs are allowed, for a slow machine and a killed one.
+    Memory is that of the first slice: who was killed gets more.
     """
     seconds = sum(estimate_seconds(config, cells, gpu).values())
     need = math.ceil(seconds / 30) + 5
@@ -107,6 +108,13 @@ def slices(config: Config, cells: list[Cell], gpu: bool, longest: int) -> Slices
     peaks = [cost.memory_mb for c in cells if (cost := costs(config).get(cost_key(c.spec, False)))]
     memory = 8000 if gpu else max(2000, math.ceil((1.5 * max(peaks) + 1000) / 500) * 500) if peaks else 4000
     return Slices(tuple(min(longest, need * 2**i) for i in range(count)), memory)
+
+
+def kills(config: Config, job: str) -> int:
+    """Count how often a job was killed, whatever it was by, since it was first tried by the latest workflow."""
+    tries = attempts.read(store.job_folder(config, job))
+    first = max((i for i, a in enumerate(tries) if a.get("attempt") == 1), default=0)
+    return sum(a["outcome"] == attempts.KILLED for a in tries[first:])
 
 
 def table(config: Config, cells: list[Cell]) -> str:

@@ -26,6 +26,11 @@ def run_folder(config: Config, spec: Spec, seed: int) -> Path:
     return folder(config.results, spec, seed)
 
 
+def job_folder(config: Config, job: str) -> Path:
+    """Name the folder where a job of the workflow notes what becomes of it."""
+    return config.results / "jobs" / job
+
+
 def find(config: Config, spec: Spec, seed: int, evaluated: bool = False) -> dict[str, Any] | None:
     """Return {"record", "provenance", "evaluation"?, "origin"} of a run, or None while it is missing.
 

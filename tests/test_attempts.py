@@ -401,6 +401,24 @@ def test_estimates_come_from_recorded_runs_of_the_same_kind_even_where_nothing_i
     assert plan.slices(config, cells, True, 1440).memory_mb == 8000
 
 
+def test_a_job_that_was_killed_counts_until_the_next_workflow(run, project):
+    config = configs.read(["config.yaml"])
+    job = config.experiment("one").jobs()[0].name
+    folder = store.job_folder(config, job)
+    assert plan.kills(config, job) == 0
+    for n in (1, 2, 1, 2):
+        attempts.begin(folder, attempt=n)  # four tries without an end, two of them of an earlier workflow
+    assert plan.kills(config, job) == 2
+    assert run("one", "--job", job, "--attempt", "3", "--deadline-minutes", "0")[0] == work.CONTINUE
+    assert plan.kills(config, job) == 2
+    assert run("one", "--job", job, "--attempt", "4", "--slices", "3")[0] == 2
+    assert run("one", "--job", job, "--attempt", "4")[0] == 0
+    assert [a["outcome"] for a in attempts.read(folder)] == ["killed"] * 4 + ["paused", "failed", "done"]
+    attempts.begin(folder, attempt=1)
+    attempts.end(folder, attempts.DONE)
+    assert plan.kills(config, job) == 0
+
+
 def test_without_records_there_are_defaults(project):
     config = configs.read(["config.yaml"])
     assert plan.slices(config, list(config.experiment("one").cells), False, 1440).memory_mb == 4000

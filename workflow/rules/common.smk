@@ -29,6 +29,12 @@ def minutes(wildcards, attempt):
     return cut(wildcards).minutes[min(attempt, cut(wildcards).most) - 1]
 
 
+def memory(wildcards):
+    """As much again for every time that the job was killed, up to four times: it may have been for that."""
+    killed = min(3, plan.kills(CONFIG, wildcards.job))
+    return cut(wildcards).memory_mb * (1 + killed)
+
+
 def one_of(names):
     """A pattern for wildcards that matches these names and, if there are none, nothing."""
     return "|".join(names) or "(?!)"

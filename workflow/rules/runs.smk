@@ -22,7 +22,7 @@ rule search:
     threads: CONFIG.threads
     resources:
         runtime=minutes,
-        mem_mb=lambda wildcards, attempt: cut(wildcards).memory_mb * attempt,
+        mem_mb=memory,
         attempt=lambda wildcards, attempt: attempt,
         slices=lambda wildcards: cut(wildcards).most,
     params:
@@ -38,7 +38,7 @@ use rule search as search_gpu with:
         job=one_of(GPU_JOBS),
     resources:
         runtime=minutes,
-        mem_mb=lambda wildcards, attempt: cut(wildcards).memory_mb * attempt,
+        mem_mb=memory,
         attempt=lambda wildcards, attempt: attempt,
         slices=lambda wildcards: cut(wildcards).most,
         gpu=lambda wildcards: gpus(wildcards.job),
