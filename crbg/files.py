@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from crbg.errors import CrbgError, WriteError
 
 LARGEST_JSON = 64 * 2**20
+FULL = 16 * 2**20  # bytes: with less room than this, a disk is the reason why something could not be written
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -40,6 +44,9 @@ def write_bytes(path: Path, data: bytes) -> None:
 def cannot_write(path: Path, error: Exception) -> WriteError:
     """Say what could not be written, why, and what to do."""
     why = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+    with suppress(OSError):  # libraries have words of their own for a full disk
+        if shutil.disk_usage(path.parent).free < FULL:
+            why = os.strerror(errno.ENOSPC)
     return WriteError(f"cannot write {path}: {why}; make room there, or choose another folder with `--set results=...`")
 
 

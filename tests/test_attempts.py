@@ -7,13 +7,14 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 from filelock import FileLock
 
-from crbg import attempts, cli, device, lock, plan, store, work
+from crbg import attempts, cli, device, files, lock, plan, store, work
 from crbg import config as configs
 from crbg.errors import CrbgError, WriteError
 from crbg.fit import save_checkpoint
@@ -161,6 +162,9 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path, mon
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(WriteError, match=r"cannot write .*checkpoint\.pt: PytorchStreamWriter failed .*; make room there"):
+        save_checkpoint(path, {"step": 2})
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
+    with pytest.raises(WriteError, match=r"checkpoint\.pt: No space left on device; make room there"):
         save_checkpoint(path, {"step": 2})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.pt"]
     assert torch.load(path)["step"] == 1
