@@ -86,7 +86,7 @@ class Gaussian(Gate):
 
     def effective(self, w: Tensor) -> Tensor:
         if self.hard:
-            return cast(Tensor, _StraightThrough.apply(self.mu, w, self.mu.detach() > 0.5, 1.0, False))
+            return straight_through(self.mu, w, self.mu.detach() > 0.5)
         if self.log_sigma is not None:
             sigma = self.log_sigma.exp()
             return w * (self.mu + sigma * self.draw() if self.sampling else self.mu).clamp(0, 1)
@@ -194,14 +194,17 @@ class TopK(Gate):
         super().__init__()
         self.score = nn.Parameter(initial.detach().clone())
         self.k, self.gain, self.threshold = k, gain, Threshold()
+        self.level: Tensor | None = None  # a threshold common to all layers, where a search sets one
 
     def effective(self, w: Tensor) -> Tensor:
         return cast(Tensor, _StraightThrough.apply(self.score, w, self.kept(), self.gain))
 
     @torch.no_grad()
     def kept(self) -> Tensor:
-        """Mark the k largest |s|, ties by position."""
+        """Mark the k largest |s|, ties by position; with a common threshold, those that reach it."""
         size = self.score.detach().abs().flatten()
+        if self.level is not None:
+            return (size >= self.level).reshape(self.score.shape)
         if not 0 < self.k < size.numel():
             return top_k(size, self.k).reshape(self.score.shape)
         return keep_above(size, self.k, self.threshold(size, self.k)).reshape(self.score.shape)
@@ -234,6 +237,11 @@ class _GatedProduct(torch.autograd.Function):
             if ctx.leak:
                 grad_mu = torch.lerp(grad_mu, through, ctx.leak)
         return grad_mu, (grads[0] * z if z is not None else None), None, None, None
+
+
+def straight_through(value: Tensor, w: Tensor, keep: Tensor, gain: float = 1.0) -> Tensor:
+    """W * keep * gain, exactly, with the gradient of w * value * gain for the real `value`: dropped weights hear the task too."""
+    return cast(Tensor, _StraightThrough.apply(value, w, keep, gain, False))
 
 
 class _StraightThrough(torch.autograd.Function):

@@ -233,7 +233,7 @@ def _density(spec: Spec, record: Mapping[str, Any], evaluation: Mapping[str, Any
             yield f"{kept} of {total} kept is {kept / total:.6g}, recorded {said:.6g}"
     if spec.density is None or spec.method in WITHOUT_DENSITY:
         return
-    if spec.method in PER_LAYER:
+    if spec.method in PER_LAYER and getattr(spec.resolved(), "scope", "layer") == "layer":
         for name, c in counts.items():
             if c["kept"] != (k := keep_count(spec.density, c["total"])):
                 yield f"{c['kept']} kept of {name}, exactly {k} were asked for"

@@ -24,7 +24,7 @@ LAYERS = (
     ("attempts", "select"),
     ("gate", "sanity"),
     ("attach",),
-    ("control", "init", "measure"),
+    ("control", "init", "measure", "rivals"),
     ("methods", "ticket"),
     ("spec",),
     ("config", "run"),

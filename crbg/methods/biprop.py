@@ -1,0 +1,40 @@
+"""Biprop (multi-prize tickets, Diffenderfer & Kailkhura 2021): edge-popup on binary weights alpha * sign(W), alpha one gain a layer.
+
+On signed-constant weights alpha * sign(W) is W itself, so the search is edge-popup without scaling, and its ticket a strong one. On other
+laws binarising would change the weights, and what was found would not be a ticket of the network that was drawn; they are refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from crbg.errors import CrbgError
+from crbg.methods import Found, Task, edge_popup
+
+if TYPE_CHECKING:
+    from torch import nn
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Options:
+    """SGD as in edge-popup. scope: one threshold for all layers, as in the paper's sparse networks, or one a layer."""
+
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    scope: str = "global"
+    reach: float = 0.1
+
+
+def find(model: nn.Module, task: Task, options: Options) -> Found:
+    """Search at `task.density` over all layers, or in each."""
+    from crbg.attach import weights
+
+    for name, w in weights(model).items():
+        if not bool((w.abs() == w.abs().max()).all()):
+            raise CrbgError(f"biprop keeps signs only, and {name!r} has weights of different size: use `init: signed_constant`")
+    o = options
+    return edge_popup.find(model, task, edge_popup.Options(o.lr, o.momentum, o.weight_decay, False, o.scope, o.reach))

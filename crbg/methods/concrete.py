@@ -1,0 +1,51 @@
+"""Concrete Ticket Search's search (Arora & Teuscher 2025) on untrained weights, loss objective, without training afterwards.
+
+Concrete gates at temperature 2/3 start at the logit of the density, GradBalance holds their budget, the top k of the logits are kept. The
+budget counts the gate without noise, as in the authors' public code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from crbg.methods import Found, Task
+from crbg.methods._ranked import asked, ranked, tenth_after
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from crbg.fit import Search
+    from crbg.gate import Gate
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Options:
+    """Adam; the rate falls to a tenth after the share `drop` of the search. slack: the budget is that many times the target."""
+
+    lr: float = 0.1
+    drop: float = 0.88
+    slack: float = 1.1
+
+
+def find(model: nn.Module, task: Task, options: Options) -> Found:
+    """Search from the density asked for and near it."""
+    import torch
+
+    from crbg import rivals
+    from crbg.select import keep_count
+
+    o, density = options, asked(task, "concrete")
+
+    def make(name: str, w: Tensor) -> Gate:
+        return rivals.Concrete(torch.full_like(w, rivals.logit(density)))
+
+    def learn(gates: list[Gate]) -> tuple[torch.optim.Optimizer, Search]:
+        budgeted = [g for g in gates if isinstance(g, rivals.Budgeted)]
+        keep = keep_count(density, sum(g.logit.numel() for g in budgeted))
+        adam = torch.optim.Adam([g.logit for g in budgeted], lr=o.lr, fused=True)
+        return adam, rivals.GradBalance(budgeted, keep, o.slack)
+
+    return ranked(model, task, make, learn, tenth_after(o.drop), sampling=True)

@@ -1,0 +1,48 @@
+"""Gem-Miner's search (Sreenivasan et al. 2022) without its fine-tuning: scores in [0, 1], rounded, the lowest given up in steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from crbg.methods import Found, Task
+from crbg.methods._ranked import asked, drawn, ranked
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from crbg.fit import Search
+    from crbg.gate import Gate
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Options:
+    """SGD on the scores; `decay` is the L2 pull towards 0, `periods` the number of times that weights are given up for good."""
+
+    lr: float = 0.1
+    momentum: float = 0.9
+    decay: float = 1e-4
+    periods: int = 10
+
+
+def find(model: nn.Module, task: Task, options: Options) -> Found:
+    """Give weights up until the asked share is left; scores start as U[0, 1]."""
+    import torch
+
+    from crbg import rivals, rng
+    from crbg.select import keep_count
+
+    o, density = options, asked(task, "gem_miner")
+
+    def make(name: str, w: Tensor) -> Gate:
+        return rivals.Scored(drawn(w, rng.uniform, task, name))
+
+    def learn(gates: list[Gate]) -> tuple[torch.optim.Optimizer, Search]:
+        scored = [g for g in gates if isinstance(g, rivals.Scored)]
+        keep = keep_count(density, sum(g.p.numel() for g in scored))
+        sgd = torch.optim.SGD([g.p for g in scored], lr=o.lr, momentum=o.momentum)
+        return sgd, rivals.GiveUp(scored, keep, o.periods, o.decay)
+
+    return ranked(model, task, make, learn)

@@ -1,0 +1,46 @@
+"""Supermasks (Zhou et al. 2019): masks drawn from Bernoulli(sigmoid(v)), v learnt through the probability.
+
+The paper controls no density; here v starts at the logit of the density asked for, and the ticket is the top k of v.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from crbg.methods import Found, Task
+from crbg.methods._ranked import asked, drawn, ranked
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from crbg.gate import Gate
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Options:
+    """SGD with the paper's large learning rate. rescale: multiply kept weights by total / kept of their layer."""
+
+    lr: float = 100.0
+    momentum: float = 0.0
+    rescale: bool = False
+
+
+def find(model: nn.Module, task: Task, options: Options) -> Found:
+    """Search from the density asked for."""
+    import torch
+
+    from crbg import rivals, rng
+    from crbg.fit import Search
+
+    o, start = options, rivals.logit(asked(task, "supermask"))
+
+    def make(name: str, w: Tensor) -> Gate:
+        return rivals.Sampled(start + 0.01 * drawn(w, rng.normal, task, name), o.rescale)
+
+    def learn(gates: list[Gate]) -> tuple[torch.optim.Optimizer, Search]:
+        return torch.optim.SGD([p for g in gates for p in g.parameters()], lr=o.lr, momentum=o.momentum), Search()
+
+    return ranked(model, task, make, learn, sampling=True)

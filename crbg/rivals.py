@@ -1,0 +1,225 @@
+"""Gates of the other strong-ticket methods, and the search hooks that steer them. Equations as their papers state them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from crbg.errors import CrbgError
+from crbg.fit import Row, Search
+from crbg.gate import Gate, TopK, straight_through
+
+BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1  # hard-concrete: temperature and stretch (Louizos et al. 2018)
+TAU = 2 / 3  # Concrete temperature of CTS
+
+
+def logit(p: float) -> float:
+    """log(p / (1 - p)), for 0 < p < 1."""
+    if not 0 < p < 1:
+        raise CrbgError(f"a probability to start from lies between 0 and 1, not at {p}")
+    return math.log(p / (1 - p))
+
+
+class Sampled(Gate):
+    """Zhou et al. 2019: w * m, m ~ Bernoulli(sigmoid(v)), with the gradient of the probability in place of the draw's.
+
+    With `rescale` the kept weights are multiplied by total / kept of the tensor ("dynamic weight rescaling").
+    """
+
+    def __init__(self, initial: Tensor, rescale: bool) -> None:
+        super().__init__()
+        self.v = nn.Parameter(initial.detach().clone())
+        self.rescale = rescale
+
+    def effective(self, w: Tensor) -> Tensor:
+        p = self.v.sigmoid()
+        drawn = torch.rand_like(p) < p if self.sampling else p.detach() > 0.5
+        gain = drawn.numel() / max(1, int(drawn.sum())) if self.rescale else 1.0
+        return straight_through(p, w, drawn, gain)
+
+    def scores(self) -> Tensor:
+        return self.v.detach()
+
+    def soft(self) -> Tensor:
+        return self.v.detach().sigmoid()
+
+
+class Scored(Gate):
+    """Gem-Miner (Sreenivasan et al. 2022): w * 1[p > 1/2] * alive, straight-through to every p; p is kept within [0, 1]."""
+
+    alive: Tensor
+
+    def __init__(self, initial: Tensor) -> None:
+        super().__init__()
+        self.p = nn.Parameter(initial.detach().clone())
+        self.register_buffer("alive", torch.ones_like(initial, dtype=torch.bool))
+
+    def effective(self, w: Tensor) -> Tensor:
+        return straight_through(self.p, w * self.alive, self.p.detach() > 0.5)
+
+    def scores(self) -> Tensor:
+        """Rank by p; what was given up for good comes last."""
+        return torch.where(self.alive, self.p.detach(), self.p.detach() - 2.0)
+
+    def soft(self) -> Tensor:
+        return (self.p.detach() * self.alive).clamp(0, 1)
+
+
+class Budgeted(Gate):
+    """A gate with an expected openness p that a budget counts: a parameter `logit`, p = sigmoid(logit + shift)."""
+
+    shift = 0.0
+
+    def __init__(self, initial: Tensor) -> None:
+        super().__init__()
+        self.logit = nn.Parameter(initial.detach().clone())
+
+    def noise(self) -> Tensor:
+        """Draw one logistic variable for each gate."""
+        u = torch.rand_like(self.logit).clamp(1e-7, 1 - 1e-7)
+        return u.log() - (1 - u).log()
+
+    def expected(self) -> Tensor:
+        """Return p."""
+        return (self.logit.detach() + self.shift).sigmoid()
+
+    def scores(self) -> Tensor:
+        return self.logit.detach()
+
+
+class Concrete(Budgeted):
+    """CTS (Arora & Teuscher 2025): m = sigmoid(L / tau + a), L logistic; the budget counts sigmoid(a), the gate without noise."""
+
+    def effective(self, w: Tensor) -> Tensor:
+        return w * (self.logit + self.noise() / TAU if self.sampling else self.logit).sigmoid()
+
+    def soft(self) -> Tensor:
+        return self.logit.detach().sigmoid()
+
+    def open_probability(self) -> Tensor:
+        """P(m > 1/2) = sigmoid(tau a)."""
+        return (TAU * self.logit.detach()).sigmoid()
+
+
+class HardConcrete(Budgeted):
+    """L0 gates (Louizos et al. 2018) on frozen weights: z = clip(sigmoid((L + log alpha) / beta) (zeta - gamma) + gamma, 0, 1).
+
+    The budget counts P(z > 0) = sigmoid(log alpha - beta log(-gamma / zeta)).
+    """
+
+    shift = -BETA * math.log(-GAMMA / ZETA)
+
+    def effective(self, w: Tensor) -> Tensor:
+        s = ((self.logit + self.noise()) / BETA).sigmoid() if self.sampling else self.logit.sigmoid()
+        return w * (s * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
+
+    def soft(self) -> Tensor:
+        return (self.logit.detach().sigmoid() * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
+
+    def open_probability(self) -> Tensor:
+        return self.expected()
+
+
+class GradBalance(Search):
+    """CTS's controller: add lambda dS/da to the gradients while S = sum p / (slack k) - 1 is positive.
+
+    lambda* = |g_R| / |g_S| (Euclidean norms over all gates) where S > 0, else 0; lambda is its exponential mean with factor
+    `memory`, and starts at the first lambda*. S's constant factor cancels.
+    """
+
+    def __init__(self, gates: Sequence[Budgeted], keep: int, slack: float = 1.1, memory: float = 0.99) -> None:
+        if not gates:
+            raise CrbgError("the network carries no gates with a budget")
+        self.gates, self.target, self.memory = list(gates), slack * keep, memory
+        self.weight: float | None = None
+
+    @torch.no_grad()
+    def after_backward(self, progress: float) -> None:
+        p = [g.expected() for g in self.gates]
+        over = sum(float(x.sum()) for x in p) / self.target - 1.0
+        slopes = [x * (1 - x) / self.target for x in p]
+        task, budget = (math.hypot(*(float(torch.linalg.vector_norm(t)) for t in ts)) for ts in (self.grads(), slopes))
+        star = task / max(budget, 1e-30) if over > 0 else 0.0
+        self.weight = star if self.weight is None else self.memory * self.weight + (1 - self.memory) * star
+        for grad, slope in zip(self.grads(), slopes, strict=True):
+            grad.add_(slope, alpha=self.weight)
+
+    def grads(self) -> list[Tensor]:
+        """The gradients of all gates; each has one after a backward pass."""
+        return [cast(Tensor, g.logit.grad) for g in self.gates]
+
+    def log(self) -> Row:
+        every = torch.cat([g.soft().flatten() for g in self.gates])
+        p = sum(float(g.expected().sum()) for g in self.gates) / len(every)
+        undecided = float(((every > 0.01) & (every < 0.99)).double().mean())
+        return {"density": float((every > 0.5).double().mean()), "expected": p, "undecided": undecided, "lambda": self.weight or 0.0}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"weight": self.weight}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.weight = state["weight"]
+
+
+class OneThreshold(Search):
+    """Edge-popup with one threshold for all layers; the share kept falls linearly from 1 to `density` until `reach`.
+
+    Without the fall a layer whose scores start small is closed at the first step and hears nothing more.
+    """
+
+    def __init__(self, gates: Sequence[TopK], density: float, reach: float) -> None:
+        self.gates, self.density, self.reach = list(gates), density, reach
+
+    @torch.no_grad()
+    def before_forward(self, progress: float) -> None:
+        done = min(1.0, progress / self.reach) if self.reach else 1.0
+        every = torch.cat([g.scores().flatten() for g in self.gates])
+        keep = max(1, round((1 + (self.density - 1) * done) * every.numel()))
+        level = every.kthvalue(every.numel() - keep + 1).values
+        for g in self.gates:
+            g.level = level
+
+
+class GiveUp(Search):
+    """Gem-Miner's schedule: every `period` steps the globally lowest share q of what is left is given up for good.
+
+    q is such that after the last period exactly `keep` are left; giving up once more what is given up changes nothing, so a resumed
+    search needs no state. The penalty `decay` / 2 * |p|^2 pulls towards 0.
+    """
+
+    def __init__(self, gates: Sequence[Scored], keep: int, periods: int, decay: float) -> None:
+        self.gates, self.periods, self.decay = list(gates), periods, decay
+        self.total = sum(g.p.numel() for g in gates)
+        self.left = [max(keep, round(self.total * (keep / self.total) ** ((i + 1) / periods))) for i in range(periods)]
+        self.done = 0
+
+    @torch.no_grad()
+    def after_backward(self, progress: float) -> None:
+        for g in self.gates:
+            cast(Tensor, g.p.grad).add_(g.p, alpha=self.decay)
+
+    @torch.no_grad()
+    def after_step(self, progress: float) -> None:
+        for g in self.gates:
+            g.p.clamp_(0, 1)
+
+    @torch.no_grad()
+    def before_forward(self, progress: float) -> None:
+        # The last period ends a period before the search does, so that what is left is searched once more.
+        while self.done < self.periods and progress >= (self.done + 1) / (self.periods + 1):
+            every = torch.cat([g.scores().flatten() for g in self.gates])
+            keep = self.left[self.done]
+            order = every.argsort(descending=True, stable=True)
+            alive = torch.zeros_like(every, dtype=torch.bool)
+            alive[order[:keep]] = True
+            for g, part in zip(self.gates, torch.split(alive, [g.p.numel() for g in self.gates]), strict=True):
+                g.alive &= part.reshape(g.alive.shape)
+            self.done += 1
+
+    def log(self) -> Row:
+        kept = sum(int((g.alive & (g.p > 0.5)).sum()) for g in self.gates)
+        return {"density": kept / self.total, "alive": sum(int(g.alive.sum()) for g in self.gates) / self.total}
