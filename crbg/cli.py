@@ -292,9 +292,9 @@ def _list(args: argparse.Namespace) -> int:
         print(f"  {e.name:20s} {e.role:9s} {len(_unique(e.cells)):4d} runs   {e.about}")
     print("\nmethods and their options")
     for name in methods.names():
-        fields = dataclasses.fields(methods.get(name).Options)
-        knobs = ", ".join(f"{f.name}={f.default}" for f in fields)
-        print(f"  {name:20s} {knobs or '-'}")
+        method = methods.get(name)
+        knobs = ", ".join(f"{f.name}={f.default}" for f in dataclasses.fields(method.Options))
+        print(f"  {name:20s} {str(method.__doc__).splitlines()[0]}\n{'':22s} {knobs or 'no options'}")
     print("\nmodels (patterns)")
     for stem, pattern in models.families().items():
         print(f"  {stem:20s} {pattern}")
