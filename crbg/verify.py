@@ -30,7 +30,7 @@ from crbg.ticket import Ticket
 
 TOLERANCE = 0.05  # points of accuracy, 5 of 10 000 images: rounding differs between processors
 PER_LAYER = ("edge_popup", "random")  # keep the share asked for of every tensor, exactly
-WITHOUT_DENSITY = ("dense", "probe")
+WITHOUT_DENSITY = ("dense", "probe", "sparse_vd")
 PASS, FAIL, BARE, UNCHECKED = VERDICTS = ("PASS", "FAIL", "PASS without ticket", "unchecked")
 # What a record that somebody wrote by hand can make its reader raise.
 _MALFORMED = (TypeError, AttributeError, ValueError, LookupError, ArithmeticError, RuntimeError)

@@ -24,7 +24,7 @@ LAYERS = (
     ("attempts", "select"),
     ("gate", "sanity"),
     ("attach",),
-    ("control", "init", "measure", "rivals"),
+    ("control", "init", "measure", "rivals", "variational"),
     ("methods", "ticket"),
     ("spec",),
     ("config", "run"),

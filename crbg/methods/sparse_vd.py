@@ -1,0 +1,54 @@
+"""Sparse variational dropout (Molchanov et al. 2017): weights and their noise are trained, and what is mostly noise is dropped.
+
+Not a strong ticket: the weights are trained. q(w) = N(theta, sigma^2); log alpha = log sigma^2 - log theta^2; a weight with
+log alpha >= 3 is dropped. The share kept follows from the data, so no density can be asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from crbg.errors import CrbgError
+from crbg.methods import Found, Task
+
+if TYPE_CHECKING:
+    from torch import nn
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Options:
+    """Adam, its rate flat for the first half and then falling to 0; the KL term rises between the shares `silent` and `full`."""
+
+    lr: float = 1e-3
+    log_sigma2: float = -10.0
+    threshold: float = 3.0
+    silent: float = 0.025
+    full: float = 0.1
+
+
+def find(model: nn.Module, task: Task, options: Options) -> Found:
+    """Train, and keep the weights whose log alpha is below the threshold."""
+    import torch
+
+    from crbg.fit import fit
+    from crbg.mask import Mask
+    from crbg.variational import Variational, ramp
+
+    o = options
+    if task.density is not None:
+        raise CrbgError("sparse_vd finds its own sparsity; leave density out")
+    with torch.random.fork_rng(devices=[]):  # a loader that shuffles draws here from the global generator
+        images = len(task.batches) * len(next(iter(task.batches.epoch(0)))[0])
+    with Variational(model, o.log_sigma2, o.threshold) as noisy:
+        noisy.scale = lambda progress: ramp(progress, o.silent, o.full) / images
+        adam = torch.optim.Adam([*noisy.weights.values(), *noisy.log_sigma2.parameters()], lr=o.lr, fused=True)
+        history = fit(
+            model, task.batches, adam, task.epochs, task.seed, lambda out, y: task.loss(out, y) + noisy.penalty(), noisy,
+            lambda p: min(1.0, 2.0 * (1.0 - p)), carried=[noisy.log_sigma2], checkpoint=task.checkpoint, clock=task.clock,
+        )  # fmt: skip
+        alpha = noisy.log_alpha()
+    mask = Mask({n: (a < o.threshold).cpu() for n, a in alpha.items()})
+    return Found(mask, scores={n: -a.cpu() for n, a in alpha.items()}, changed=dict.fromkeys(alpha, "trained"), history=history)
