@@ -1,5 +1,6 @@
 """What README and docs show is run, or at least checked against what there is."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -81,6 +82,32 @@ def test_architecture_example_of_contributing_builds(monkeypatch, tmp_path):
         assert models.family("tiny-4") == "tiny"
     finally:
         models.families.cache_clear()
+
+
+def test_method_example_finds_tickets(monkeypatch, tmp_path):
+    import yaml
+
+    from crbg import methods
+
+    code = blocks("docs/adding-a-method.md", "python")[0]
+    assert 20 <= len(code.splitlines()) <= 40
+    (tmp_path / "methods").mkdir()
+    (tmp_path / "methods/saliency.py").write_text(code)
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path / "methods")])
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(blocks("docs/adding-a-method.md", "yaml")[0])
+    assert yaml.safe_load(Path("mine.yaml").read_text())["experiments"]["mine"]["arms"]
+    assert "saliency" in methods.names()
+    where = ["--where", "arm=saliency", "--seeds", "0", "--config", "mine.yaml"]
+    assert cli.main(["run", "mine", *where]) == 0
+    assert cli.main(["verify", "mine", *where]) == 0
+    found = [config.read(["mine.yaml"]).experiment("mine").cells[0].spec]
+    assert found[0].method == "saliency"
+    records = [json.loads(p.read_text()) for p in Path("results/runs").glob("saliency-*/seed0/record.json")]
+    accuracy = {round(r["density"], 3): r["validation"]["readings"]["binary"]["accuracy"] for r in records}
+    assert set(accuracy) == {0.5, 0.1}
+    sys.modules.pop("crbg.methods.saliency", None)
+    methods.get.cache_clear()
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import pkgutil
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -65,7 +66,7 @@ class Found:
 
 def names() -> list[str]:
     """List the methods."""
-    return sorted(p.stem for p in Path(__file__).parent.glob("[a-z]*.py"))
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
 
 
 @functools.cache
