@@ -48,7 +48,7 @@ class Clone:
             self.dag = subprocess.Popen(command, cwd=self.path, env=env, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
         return self
 
-    def end(self, seconds=400):
+    def end(self, seconds=900):
         """Wait for the DAG and return its exit status."""
         try:
             return self.dag.wait(seconds)
