@@ -241,6 +241,7 @@ def _penalties(mine: pd.DataFrame) -> None:
         panels[1, column].set_xscale("log")
         panels[1, column].set_xticks(sorted(found.weight.unique()), [f"{w:g}" for w in sorted(found.weight.unique())])
         panels[1, column].set_xticks([], minor=True)
+    _around([g.accuracy.mean() for _, g in found.groupby(["arm", "penalty", "weight"])], panels[0, 0])
     panels[0, 0].set_ylabel(f"{best_part(mine)} accuracy (%)")
     panels[1, 0].set_ylabel("sparsity (%)")
     figure.supxlabel(FIELDS["options.weight"], fontsize=8)
