@@ -30,7 +30,7 @@ QUICK := --config config.yaml config/quickstart.yaml
 
 quickstart: $(STAMP) ## the whole pipeline on handwritten digits: minutes on two cores, no download, writes results/quickstart/
 	$(BIN)/snakemake --cores all --quiet rules --configfile config.yaml config/quickstart.yaml -- quickstart
-	@$(BIN)/crbg report $(QUICK) --brief
+	@$(BIN)/crbg report quickstart $(QUICK) --brief
 
 test: $(STAMP) ## all tests that need no long run (real-data tests run where CRBG_DATA is set)
 	$(BIN)/python -m pytest

@@ -326,7 +326,8 @@ def _report(args: argparse.Namespace) -> int:
     from crbg.report import brief, build
 
     if args.brief:
-        print(brief(_config(args)))
+        config = _config(args)
+        print(brief(config, _experiments(config, args.experiment)))
         return 0
     for line in build(_config(args), args.experiment, args.page):
         print(line)

@@ -3,7 +3,7 @@
 Every weight w ~ U[-a, a] stays as drawn. Its gate z = clip(mu + eps, 0, 1), eps ~ N(0, sigma^2), learns: Adam moves mu to lower
 cross-entropy + lambda * mean Phi(mu / sigma), the expected share of open gates. At the end a weight is kept where mu > 1/2.
 
-    python examples/one_page.py          # about a minute on two cores; MNIST from $CRBG_DATA/mnist.npz, or downloaded to ./data
+    python examples/one_page.py          # a few minutes on two cores; MNIST from $CRBG_DATA/mnist.npz, or downloaded to ./data
 
 Settings come from a prototype judged on held-out training images; the test set is read once, at the end.
 """

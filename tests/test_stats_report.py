@@ -795,7 +795,7 @@ def test_a_demonstrations_report_says_so_everywhere(project):
     assert "reproduced**" not in Path("demo/paper/tables/verdicts.md").read_text()
     assert "old" in Path("README.md").read_text()
     assert [p.name for p in Path("paper").iterdir()] == ["claims.yaml"]
-    text = brief(project.config)
+    text = brief(project.config, project.config.experiments.values())
     assert "DEMONSTRATION" in text
     assert "26 of main" not in text
     assert "28 of main, 4 of other, 2 of tuning" in text
@@ -812,7 +812,7 @@ def test_a_report_of_nothing_is_a_report(project):
     lines = build(project.config)
     assert Path("paper/report.html").exists()
     assert any("main: 28 runs are missing" in line for line in lines)
-    assert brief(project.config).startswith("Runs: none.")
+    assert brief(project.config, project.config.experiments.values()).startswith("Runs: none.")
 
 
 # --- records that are committed ---

@@ -151,4 +151,4 @@ def test_long_jobs_are_cut_into_slices_of_the_longest_wall_time(clone):
     assert {r["runtime"] for r in found} == {"4"}
     assert min(int(r["slices"]) for r in found) > 3
     assert {r["attempt"] for r in found} == {"1"}
-    assert "--deadline-minutes 4 --attempt 1 --slices" in text
+    assert "${SLURM_JOB_ID:+--deadline-minutes 4 --attempt 1 --slices" in text

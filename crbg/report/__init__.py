@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -141,13 +141,15 @@ def _into_readme(mains: list[Experiment], rows: pd.DataFrame, path: Path = Path(
     write_text(path, before + first + "\n".join(shown) + last + after)
 
 
-def brief(config: Config) -> str:
-    """Say what was run, the headline accuracies, and which files to open."""
+def brief(config: Config, experiments: Iterable[Experiment]) -> str:
+    """Say what was run, the headline accuracies of these experiments, and which files to open."""
+    experiments = list(experiments)
     rows = tidy(config)
+    rows = rows[rows.experiment.isin([e.name for e in experiments])]
     runs = rows.drop_duplicates(["digest", "seed"])
     done = ", ".join(f"{n} of {e}" for e, n in runs.experiment.value_counts(sort=False).items())
     out = [f"Runs: {done or 'none'}."]
-    for e in config.experiments.values():
+    for e in experiments:
         if e.role == "main" and not rows[rows.experiment == e.name].empty:
             table = tables.main_table(rows, e.name)[["arm", "sparsity %", "binary %", "reinit %", "n"]]
             out += ["", f"{e.name}: {e.about} (binary masks)", tabulate(table.to_dict("records"), headers="keys", disable_numparse=True)]

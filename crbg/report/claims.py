@@ -76,7 +76,7 @@ def judge(claims: Mapping[str, Any], rows: pd.DataFrame, config: Config) -> list
 def _goal(goal: Mapping[str, Any], rows: pd.DataFrame) -> Verdict:
     """Judge an aim of our own: an accuracy that the interval, or at least the mean, has to reach."""
     mine = values(rows, goal["experiment"], goal["arm"], goal["density"])
-    name = f"goal {goal['least']} % at {100 * (1 - goal['density']):g} %"
+    name = f"goal {goal['least']} % at {100 * (1 - goal['density']):g} %" + (f", {goal['label']}" if "label" in goal else "")
     quote = f"{goal['arm']} reaches {goal['least']} % at {100 * (1 - goal['density']):g} % sparsity"
     if mine.empty:
         return Verdict(name, "our aim", quote, "not run", "no runs")

@@ -1,5 +1,6 @@
 # Searches and evaluations. A job is many short cells in one process: importing torch costs more than a small run.
 # What needs a GPU has a rule of its own, so that a cluster's profile can send it elsewhere.
+# A deadline and a number of tries are given inside SLURM jobs only: elsewhere nobody would call again.
 
 GPU_JOBS = [name for name in JOBS if gpus(name)]
 GPU_EXPERIMENTS = [e.name for e in CONFIG.experiments.values() if e.gpu]
@@ -30,7 +31,7 @@ rule search:
         common=COMMON,
     shell:
         "python -m crbg run {params.experiment} {params.common} --job {wildcards.job} --threads {threads} "
-        "--deadline-minutes {resources.runtime} --attempt {resources.attempt} --slices {resources.slices} --out {output} > {log} 2>&1"
+        "${{SLURM_JOB_ID:+--deadline-minutes {resources.runtime} --attempt {resources.attempt} --slices {resources.slices}}} --out {output} > {log} 2>&1"
 
 
 use rule search as search_gpu with:
