@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,7 +88,7 @@ def _figure(path: Path, demonstration: bool = False) -> Iterator[None]:
 def _band(axes: Any, x: Sequence[Any], groups: Sequence[Sequence[float]], i: int, label: str | None, line: str = "-") -> None:
     """Draw means with 95 % intervals along x."""
     points = [t_interval(list(g)) for g in groups]
-    reach = [p.half if math.isfinite(p.half) else 0.0 for p in points]
+    reach = [p.half if p.n > 2 else 0.0 for p in points]
     axes.errorbar(
         x, [p.mean for p in points], reach, color=COLOURS[i % 7], marker=MARKERS[i % 7], ms=3.5, lw=1, ls=line, capsize=2, label=label
     )
@@ -147,7 +146,7 @@ def _dots(mine: pd.DataFrame) -> None:
     edge = max(i.mean for i in found) - 60
     names = []
     for y, ((arm, text, g), i) in enumerate(zip(groups, found, strict=True)):
-        c, half = colour[arm], i.half if math.isfinite(i.half) else 0.0
+        c, half = colour[arm], i.half if i.n > 2 else 0.0
         if i.mean < edge:
             axes.annotate(f"$\\leftarrow$ {i.mean:.1f}", (0.01, y), xycoords=("axes fraction", "data"), fontsize=6, va="center")
         else:

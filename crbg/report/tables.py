@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -123,9 +122,9 @@ def comparison(lines: Sequence[Mapping[str, Any]], rows: pd.DataFrame) -> pd.Dat
 
 
 def interval(values: list[float]) -> str:
-    """Write mean ± half of the 95 % t interval, or the single value with its n."""
+    """Write mean ± half of the 95 % t interval; for one or two values, whose interval says nothing, the mean with n."""
     i = t_interval(values)
-    return f"{i.mean:.2f} ± {i.half:.2f}" if math.isfinite(i.half) else f"{i.mean:.2f} (n = 1)"
+    return f"{i.mean:.2f} ± {i.half:.2f}" if i.n > 2 else f"{i.mean:.2f} (n = {i.n})"
 
 
 def markdown(table: pd.DataFrame, experiment: Experiment, config: Config, rows: pd.DataFrame) -> str:
