@@ -32,9 +32,9 @@ def begin(folder: Path, **about: Any) -> None:
     _append(folder, {"event": "begin", "time": _now(), **lock.me(), **about})
 
 
-def end(folder: Path, outcome: str, error: BaseException | None = None, **about: Any) -> None:
+def end(folder: Path, outcome: str, error: BaseException | None = None) -> None:
     """Note how it ended; of an error its message and the last frames of its traceback."""
-    line: dict[str, Any] = {"event": "end", "time": _now(), "outcome": outcome, **about}
+    line: dict[str, Any] = {"event": "end", "time": _now(), "outcome": outcome}
     if error is not None:
         line["message"] = (str(error) or type(error).__name__)[:2000]
         if outcome == CODE:
@@ -66,11 +66,11 @@ def last(folder: Path) -> dict[str, Any] | None:
     return next(reversed(read(folder)), None)
 
 
-def reason(folder: Path, logs: Path) -> tuple[str, str]:
+def reason(tries: list[dict[str, Any]], logs: Path) -> tuple[str, str]:
     """Say why a run is not done, and what is known besides: the message, or SLURM's word on a job that it killed."""
-    attempt = last(folder)
-    if attempt is None:
+    if not tries:
         return "", ""
+    attempt = tries[-1]
     if attempt["outcome"] != KILLED:
         return attempt["outcome"], attempt.get("traceback") or attempt.get("message", "")
     job = attempt.get("slurm_job")

@@ -99,8 +99,8 @@ class Config:
     device: str
     experiments: Mapping[str, Experiment]
     demonstration: bool
-    gpu_share: int = 1  # processes that may work on one GPU at a time
-    save_every: int = 60  # seconds between two checkpoints of a run
+    gpu_share: int  # processes that may work on one GPU at a time
+    save_every: int  # seconds between two checkpoints of a run
 
     def experiment(self, name: str) -> Experiment:
         """Look an experiment up by name."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -183,7 +184,8 @@ def load_checkpoint(path: Path | None) -> dict[str, Any] | None:
             try:
                 return dict(torch.load(candidate, weights_only=True))
             except Exception as error:  # a truncated zip, a short read: torch raises many types for one cause
-                print(f"{candidate} is damaged ({type(error).__name__}): taking the checkpoint before it, or starting again", flush=True)
+                what = f"{candidate} is damaged ({type(error).__name__}): taking the checkpoint before it, or starting again"
+                warnings.warn(what, stacklevel=2)
     return None
 
 

@@ -17,6 +17,7 @@ from crbg.spec import Spec
 
 CPU_FLOPS = 2.5e10  # what one core sustains in a gated LeNet step; only used before any run time was recorded
 GPU_FLOPS = 5.0e13
+KIND = ("method", "model", "data")  # fields of a spec that runs of one kind share, with the device
 
 
 def weight_count(spec: Spec) -> float:
@@ -49,14 +50,14 @@ def _costs(folder: Path, changed: int) -> dict[tuple[Any, ...], Cost]:
         for entry in found.get("runs", {}).values():
             p = entry.get("provenance", {})
             if spec.get("epochs") and p.get("search_seconds"):
-                key = (spec["method"], spec["model"], spec["data"], bool(p.get("gpu")))
-                seen.setdefault(key, []).append((p["search_seconds"] / spec["epochs"], p.get("peak_memory_mb", 0.0)))
+                key = tuple(spec[field] for field in KIND)
+                seen.setdefault((*key, bool(p.get("gpu"))), []).append((p["search_seconds"] / spec["epochs"], p.get("peak_memory_mb", 0.0)))
     return {k: Cost(statistics.median(t for t, _ in v), max(m for _, m in v)) for k, v in seen.items()}
 
 
 def cost_key(spec: Spec, gpu: bool) -> tuple[Any, ...]:
     """Name the kind of a run, as `costs` sorts them."""
-    return (spec.method, spec.model, spec.data, gpu)
+    return (*(getattr(spec, field) for field in KIND), gpu)
 
 
 def estimate_seconds(config: Config, cells: list[Cell], gpu: bool = False) -> dict[tuple[str, int], float]:
@@ -105,7 +106,8 @@ def slices(config: Config, cells: list[Cell], gpu: bool, longest: int) -> Slices
     seconds = sum(estimate_seconds(config, cells, gpu).values())
     need = math.ceil(seconds / 30) + 5
     count = math.ceil(need / longest) + 2
-    peaks = [cost.memory_mb for c in cells if (cost := costs(config).get(cost_key(c.spec, False)))]
+    known = costs(config)
+    peaks = [cost.memory_mb for c in cells if (cost := known.get(cost_key(c.spec, False)))]
     memory = 8000 if gpu else max(2000, math.ceil((1.5 * max(peaks) + 1000) / 500) * 500) if peaks else 4000
     return Slices(tuple(min(longest, need * 2**i) for i in range(count)), memory)
 

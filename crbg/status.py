@@ -25,7 +25,8 @@ def table(config: Config, cells: list[Cell], given: str = "") -> str:
         if found and found["record"]["status"] == "ok":
             counts["done"] += 1
             continue
-        why, said = attempts.reason(where, logs)
+        tries = attempts.read(where)
+        why, said = attempts.reason(tries, logs)
         if found:
             state, why = "collapsed", found["record"].get("reason", "")
         elif by := lock.held(where):
@@ -35,8 +36,7 @@ def table(config: Config, cells: list[Cell], given: str = "") -> str:
         else:
             state = "missing"
         counts[state] += 1
-        tries = len(attempts.read(where))
-        rows.append([state, c.experiment, c.arm, c.spec.slug(), c.seed, tries, why])
+        rows.append([state, c.experiment, c.arm, c.spec.slug(), c.seed, len(tries), why])
         if state in ("failed", "paused", "missing"):
             todo.append(c)
             untried += [] if tries else [c]

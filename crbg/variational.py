@@ -34,9 +34,8 @@ class Variational(Search):
     kinds than nn.Linear and nn.Conv2d are refused.
     """
 
-    def __init__(self, model: nn.Module, start: float, threshold: float) -> None:
-        self.weights, self.threshold, self.progress = weights(model), threshold, 0.0
-        self.scale: Callable[[float], float] = lambda progress: 1.0
+    def __init__(self, model: nn.Module, start: float, threshold: float, scale: Callable[[float], float] = lambda progress: 1.0) -> None:
+        self.weights, self.threshold, self.scale, self.progress = weights(model), threshold, scale, 0.0
         self.log_sigma2 = nn.ParameterList([nn.Parameter(torch.full_like(w, start)) for w in self.weights.values()])
         self.layers: list[tuple[Any, Tensor]] = []
         owners = dict(model.named_modules())

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from crbg import models
+from crbg import cli, models
 from crbg.data import images
 from crbg.init import initialise
 
@@ -12,6 +12,19 @@ from crbg.init import initialise
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def crbg(capsys):
+    """Type a command: its exit status, what it printed, and what it complained of."""
+
+    def type_in(*words):
+        capsys.readouterr()
+        code = cli.main(list(words))
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return type_in
 
 
 @pytest.fixture

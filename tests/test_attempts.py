@@ -100,7 +100,7 @@ def test_a_damaged_sign_is_no_owner(tmp_path, text):
 
 def test_attempts_are_told_in_order_with_their_ends(tmp_path):
     assert attempts.last(tmp_path) is None
-    assert attempts.reason(tmp_path, tmp_path) == ("", "")
+    assert attempts.reason(attempts.read(tmp_path), tmp_path) == ("", "")
     attempts.begin(tmp_path, device="cpu")
     attempts.end(tmp_path, attempts.PAUSED, RuntimeError("stopped after 3 of 9 steps"))
     attempts.begin(tmp_path)
@@ -112,7 +112,7 @@ def test_attempts_are_told_in_order_with_their_ends(tmp_path):
     assert [a["outcome"] for a in found] == ["paused", "killed", "code error"]
     assert found[0]["device"] == "cpu"
     assert found[0]["pid"] == os.getpid()
-    word, said = attempts.reason(tmp_path, tmp_path)
+    word, said = attempts.reason(found, tmp_path)
     assert word == "code error"
     assert said.splitlines()[-1] == "ZeroDivisionError: by nought"
 
@@ -134,7 +134,7 @@ def test_slurm_says_why_a_job_was_killed(tmp_path, monkeypatch, line, word):
     (tmp_path / "logs/slurm/rule").mkdir(parents=True)
     (tmp_path / "logs/slurm/rule/9.log").write_text(f"something\n{line}\n")
     (tmp_path / "logs/slurm/rule/10.log").write_text("DUE TO TIME LIMIT\n")
-    found, said = attempts.reason(tmp_path, tmp_path / "logs")
+    found, said = attempts.reason(attempts.read(tmp_path), tmp_path / "logs")
     assert found == word
     assert said == line if word != "killed" else "SLURM job 9" in said
 
@@ -184,12 +184,10 @@ def project(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def run(project, capsys):
+def run(project, crbg):
     def call(*words):
-        capsys.readouterr()
-        status = cli.main(["run", *words])
-        out = capsys.readouterr()
-        return status, out.out + out.err
+        status, out, err = crbg("run", *words)
+        return status, out + err
 
     return call
 

@@ -47,14 +47,8 @@ SMALL = ("--config", "config.yaml", "digits.yaml")
 
 
 @pytest.fixture
-def crbg(capsys):
-    def run(*words, small=True):
-        capsys.readouterr()
-        code = cli.main([*words, *(SMALL if small else ())])
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return run
+def crbg(crbg):
+    return lambda *words, small=True: crbg(*words, *(SMALL if small else ()))
 
 
 def refused(answer):

@@ -10,8 +10,8 @@ import torch
 import yaml
 from torch import nn
 
-from crbg import cli, measure, run, store, verify, work
 from crbg import config as configs
+from crbg import measure, run, store, verify, work
 from crbg.errors import CrbgError
 from crbg.files import finite, read_json, write_json
 from crbg.init import initialise
@@ -447,17 +447,6 @@ def test_what_runs_share_is_derived_once_and_rows_keep_their_order(project, monk
 
 
 # --- the command ---
-
-
-@pytest.fixture
-def crbg(capsys):
-    def do(*words):
-        capsys.readouterr()
-        code = cli.main(list(words))
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return do
 
 
 def test_the_command_says_pass_or_fail_and_so_does_its_status(project, crbg):

@@ -9,6 +9,7 @@ from crbg.errors import CrbgError
 from crbg.methods import Found, Task
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from torch import Tensor, nn
 
@@ -55,13 +56,26 @@ def asked(task: Task, method: str) -> float:
     return task.density
 
 
-def drawn(w: Tensor, draw: Callable[..., object], task: Task, name: str) -> Tensor:
-    """Draw one number for each weight from the seed, on the weight's device; `draw` is rng.uniform or rng.normal."""
+def balanced(
+    model: nn.Module, task: Task, density: float, make: Callable[[str, Tensor], Gate], lr: float, drop: float, slack: float
+) -> Found:
+    """Search with gates that have a budget, held by GradBalance; Adam, whose rate falls to a tenth after the share `drop`."""
     import torch
 
-    return torch.from_numpy(draw(w.numel(), task.seed, "score", name)).to(torch.float32).reshape(w.shape).to(w.device)
+    from crbg import rivals
+    from crbg.select import keep_count
+
+    def learn(gates: list[Gate]) -> tuple[torch.optim.Optimizer, Search]:
+        budgeted = [g for g in gates if isinstance(g, rivals.Budgeted)]
+        keep = keep_count(density, sum(g.logit.numel() for g in budgeted))
+        adam = torch.optim.Adam([g.logit for g in budgeted], lr=lr, fused=True)
+        return adam, rivals.GradBalance(budgeted, keep, slack)
+
+    return ranked(model, task, make, learn, lambda progress: 1.0 if progress < drop else 0.1, sampling=True)
 
 
-def tenth_after(share: float) -> Callable[[float], float]:
-    """Keep the rate until that share of the search, and a tenth of it afterwards."""
-    return lambda progress: 1.0 if progress < share else 0.1
+def like(w: Tensor, values: np.ndarray) -> Tensor:
+    """Turn one drawn number for each weight into a tensor of the weight's shape, on its device."""
+    import torch
+
+    return torch.from_numpy(values).to(torch.float32).reshape(w.shape).to(w.device)

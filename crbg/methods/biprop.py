@@ -6,7 +6,7 @@ laws binarising would change the weights, and what was found would not be a tick
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from crbg.errors import CrbgError
@@ -36,5 +36,4 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
     for name, w in weights(model).items():
         if not bool((w.abs() == w.abs().max()).all()):
             raise CrbgError(f"biprop keeps signs only, and {name!r} has weights of different size: use `init: signed_constant`")
-    o = options
-    return edge_popup.find(model, task, edge_popup.Options(o.lr, o.momentum, o.weight_decay, False, o.scope, o.reach))
+    return edge_popup.find(model, task, edge_popup.Options(**asdict(options), scaled=False))

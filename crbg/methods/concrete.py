@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crbg.methods import Found, Task
-from crbg.methods._ranked import asked, ranked, tenth_after
+from crbg.methods._ranked import asked, balanced
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from crbg.fit import Search
     from crbg.gate import Gate
 
 VERSION = 1
@@ -35,17 +34,10 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
     import torch
 
     from crbg import rivals
-    from crbg.select import keep_count
 
     o, density = options, asked(task, "concrete")
 
     def make(name: str, w: Tensor) -> Gate:
         return rivals.Concrete(torch.full_like(w, rivals.logit(density)))
 
-    def learn(gates: list[Gate]) -> tuple[torch.optim.Optimizer, Search]:
-        budgeted = [g for g in gates if isinstance(g, rivals.Budgeted)]
-        keep = keep_count(density, sum(g.logit.numel() for g in budgeted))
-        adam = torch.optim.Adam([g.logit for g in budgeted], lr=o.lr, fused=True)
-        return adam, rivals.GradBalance(budgeted, keep, o.slack)
-
-    return ranked(model, task, make, learn, tenth_after(o.drop), sampling=True)
+    return balanced(model, task, density, make, o.lr, o.drop, o.slack)

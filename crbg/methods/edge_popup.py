@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from crbg.errors import CrbgError
 from crbg.methods import Found, Task
-from crbg.methods._ranked import asked, ranked
+from crbg.methods._ranked import asked, like, ranked
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -52,8 +52,9 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
 
     def make(name: str, w: Tensor) -> Gate:
         draw = 2.0 * rng.uniform(w.numel(), task.seed, "score", name) - 1.0
-        initial = torch.from_numpy(draw / math.sqrt(math.prod(w.shape[1:]))).to(torch.float32).reshape(w.shape)
-        return gate.TopK(initial.to(w.device), keep_count(density, w.numel()), density**-0.5 if o.scaled else 1.0)
+        return gate.TopK(
+            like(w, draw / math.sqrt(math.prod(w.shape[1:]))), keep_count(density, w.numel()), density**-0.5 if o.scaled else 1.0
+        )
 
     def learn(gates: list[Gate]) -> tuple[torch.optim.Optimizer, Search]:
         popup = [g for g in gates if isinstance(g, gate.TopK)]

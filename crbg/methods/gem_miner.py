@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crbg.methods import Found, Task
-from crbg.methods._ranked import asked, drawn, ranked
+from crbg.methods._ranked import asked, like, ranked
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -37,7 +37,7 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
     o, density = options, asked(task, "gem_miner")
 
     def make(name: str, w: Tensor) -> Gate:
-        return rivals.Scored(drawn(w, rng.uniform, task, name))
+        return rivals.Scored(like(w, rng.uniform(w.numel(), task.seed, "score", name)))
 
     def learn(gates: list[Gate]) -> tuple[torch.optim.Optimizer, Search]:
         scored = [g for g in gates if isinstance(g, rivals.Scored)]

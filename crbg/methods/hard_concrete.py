@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crbg.methods import Found, Task
-from crbg.methods._ranked import asked, drawn, ranked, tenth_after
+from crbg.methods._ranked import asked, balanced, like
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from crbg.fit import Search
     from crbg.gate import Gate
 
 VERSION = 1
@@ -36,22 +35,15 @@ class Options:
 
 def find(model: nn.Module, task: Task, options: Options) -> Found:
     """Search from the density asked for, or from `start` down to it."""
-    import torch
-
     from crbg import rivals, rng
-    from crbg.select import keep_count
 
     o, density = options, asked(task, "hard_concrete")
 
     def make(name: str, w: Tensor) -> Gate:
         return rivals.HardConcrete(
-            rivals.logit(o.start or density) - rivals.HardConcrete.shift + o.spread * drawn(w, rng.normal, task, name)
+            rivals.logit(o.start or density)
+            - rivals.HardConcrete.shift
+            + o.spread * like(w, rng.normal(w.numel(), task.seed, "score", name))
         )
 
-    def learn(gates: list[Gate]) -> tuple[torch.optim.Optimizer, Search]:
-        budgeted = [g for g in gates if isinstance(g, rivals.Budgeted)]
-        keep = keep_count(density, sum(g.logit.numel() for g in budgeted))
-        adam = torch.optim.Adam([g.logit for g in budgeted], lr=o.lr, fused=True)
-        return adam, rivals.GradBalance(budgeted, keep, o.slack)
-
-    return ranked(model, task, make, learn, tenth_after(o.drop), sampling=True)
+    return balanced(model, task, density, make, o.lr, o.drop, o.slack)

@@ -42,8 +42,7 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
         raise CrbgError("sparse_vd finds its own sparsity; leave density out")
     with torch.random.fork_rng(devices=[]):  # a loader that shuffles draws here from the global generator
         images = len(task.batches) * len(next(iter(task.batches.epoch(0)))[0])
-    with Variational(model, o.log_sigma2, o.threshold) as noisy:
-        noisy.scale = lambda progress: ramp(progress, o.silent, o.full) / images
+    with Variational(model, o.log_sigma2, o.threshold, lambda p: ramp(p, o.silent, o.full) / images) as noisy:
         adam = torch.optim.Adam([*noisy.weights.values(), *noisy.log_sigma2.parameters()], lr=o.lr, fused=True)
         history = fit(
             model, task.batches, adam, task.epochs, task.seed, lambda out, y: task.loss(out, y) + noisy.penalty(), noisy,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crbg.methods import Found, Task
-from crbg.methods._ranked import asked, drawn, ranked
+from crbg.methods._ranked import asked, like, ranked
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -38,7 +38,7 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
     o, start = options, rivals.logit(asked(task, "supermask"))
 
     def make(name: str, w: Tensor) -> Gate:
-        return rivals.Sampled(start + 0.01 * drawn(w, rng.normal, task, name), o.rescale)
+        return rivals.Sampled(start + 0.01 * like(w, rng.normal(w.numel(), task.seed, "score", name)), o.rescale)
 
     def learn(gates: list[Gate]) -> tuple[torch.optim.Optimizer, Search]:
         return torch.optim.SGD([p for g in gates for p in g.parameters()], lr=o.lr, momentum=o.momentum), Search()

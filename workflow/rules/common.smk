@@ -26,7 +26,8 @@ def cut(wildcards):
 
 
 def minutes(wildcards, attempt):
-    return cut(wildcards).minutes[min(attempt, cut(wildcards).most) - 1]
+    slices = cut(wildcards)
+    return slices.minutes[min(attempt, slices.most) - 1]
 
 
 def memory(wildcards):
