@@ -22,8 +22,8 @@ TOP = {
     "scale": dict, "experiments": dict,
 }  # fmt: skip
 EXPERIMENT = {
-    "about": str, "targets": list, "role": str, "seeds": list, "cells_per_job": int, "tuned_by": str, "against": str, "groups": dict,
-    "base": dict, "arms": dict, "gpu": int, "view": str, "x": str,
+    "about": str, "targets": list, "role": str, "seeds": list, "cells_per_job": int, "tuned_by": (str, list), "against": str,
+    "groups": dict, "base": dict, "arms": dict, "gpu": int, "view": str, "x": str,
 }  # fmt: skip
 ARM = {"about": str, "method": str, "set": dict, "grid": (dict, list)}
 ROLES = ("tune", "ablation", "main")
@@ -67,7 +67,7 @@ class Experiment:
     role: str
     targets: tuple[str, ...]
     cells_per_job: int
-    tuned_by: str | None
+    tuned_by: tuple[str, ...]
     groups: Mapping[float, tuple[float, ...]]
     cells: tuple[Cell, ...]
     gpu: int
@@ -167,7 +167,7 @@ def check(raw: Mapping[str, Any], files: tuple[str, ...]) -> Config:
         except CrbgError as error:
             problems += [f"{place}: {line}" for line in str(error).split("\n")]
     for e in experiments.values():
-        for key, other in (("tuned_by", e.tuned_by), ("against", e.against)):
+        for key, other in (*(("tuned_by", t) for t in e.tuned_by), ("against", e.against)):
             if other and other not in experiments:
                 problems.append(f"{place}: experiments.{e.name}.{key}: {choose(other, experiments)}")
     if not experiments and not problems:
@@ -245,7 +245,8 @@ def _experiment(name: str, body: Any, raw: Mapping[str, Any], selected: Mapping[
     if problems:
         raise CrbgError("\n".join(problems))
     size = max(1, int(body.get("cells_per_job", len(seeds))), math.ceil(len(cells) / raw.get("jobs_at_most", len(cells))))
-    targets, tuned_by, about = tuple(body.get("targets", ())), body.get("tuned_by"), body.get("about", "")
+    targets, about, tuned_by = tuple(body.get("targets", ())), body.get("about", ""), body.get("tuned_by") or ()
+    tuned_by = (tuned_by,) if isinstance(tuned_by, str) else tuple(map(str, tuned_by))
     return Experiment(
         name, about, role, targets, size, tuned_by, groups, tuple(cells), int(body.get("gpu", 0)), body.get("against"), view,
         body.get("x", "density"),

@@ -78,6 +78,20 @@ class Penalised(Search):
             setattr(self, key, list(value) if isinstance(value, list) else value)
 
 
+class Centred(Penalised):
+    """STG's objective as published: the mean penalty times a fixed lambda, and weight decay on m = mu - 1/2."""
+
+    def __init__(self, model: nn.Module, name: str, weight: float, decay: float) -> None:
+        super().__init__(model, name, weight)
+        self.decay = decay
+
+    @torch.no_grad()
+    def after_backward(self, progress: float) -> None:
+        super().after_backward(progress)
+        for g in self.gates:
+            _gradient(g).add_(g.mu - 0.5, alpha=self.decay)
+
+
 @dataclass(frozen=True)
 class Plan:
     """When a controlled search does what, as shares of the whole search, and how hard it pulls.

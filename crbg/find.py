@@ -31,6 +31,8 @@ def find_ticket(
 ) -> Found:
     """Search a sparse subnetwork of `model` with its weights as they are; none of them is changed.
 
+    (The methods that train or redraw weights say so in `found.changed`.)
+
     `data` is a loader of (inputs, labels) batches, or one pair of tensors that is shuffled into batches of `batch`.
     `loss(outputs, labels)` is a mean over the batch; with the default loss CRBG chooses the logits' temperature itself, since
     frozen weights of any scale must do. `options` are the method's own knobs (`crbg list` shows them).
@@ -64,5 +66,6 @@ def find_ticket(
     if "trained" not in found.changed.values():
         kept = {n: t for n, t in model.state_dict().items() if n in dict(model.named_parameters())}
         guard_roles({n: before[n] for n in kept}, kept, found.changed)
+        before = {n: t for n, t in before.items() if n not in found.changed}
         model.load_state_dict(before, strict=False)  # running statistics of the search belong to its noisy network
     return found

@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from crbg import rng
 from crbg.errors import CrbgError
 from crbg.fit import Row, Search
 from crbg.gate import Gate, TopK, straight_through
@@ -223,3 +224,36 @@ class GiveUp(Search):
     def log(self) -> Row:
         kept = sum(int((g.alive & (g.p > 0.5)).sum()) for g in self.gates)
         return {"density": kept / self.total, "alive": sum(int(g.alive.sum()) for g in self.gates) / self.total}
+
+
+class Redraw(Search):
+    """IteRand (Chijiwa et al. 2021): every `period` steps each weight outside the mask is drawn again with probability `rate`.
+
+    A new value is one of the tensor's initial values, picked at random: the initial law, whatever it was. Picks depend on the
+    seed and the step alone.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor], gates: Sequence[TopK], seed: int, period: int, rate: float) -> None:
+        if period < 1 or not 0 <= rate <= 1:
+            raise CrbgError(f"period {period} must be at least 1 and rate {rate} between 0 and 1")
+        self.weights, self.gates, self.seed, self.period, self.rate = weights, list(gates), seed, period, rate
+        self.initial = {n: w.detach().clone().flatten() for n, w in weights.items()}
+        self.steps = 0
+
+    @torch.no_grad()
+    def after_step(self, progress: float) -> None:
+        self.steps += 1
+        if self.steps % self.period:
+            return
+        for (name, w), g in zip(self.weights.items(), self.gates, strict=True):
+            when = (self.seed, "redraw", name, str(self.steps))
+            chance, pick = (torch.from_numpy(rng.uniform(w.numel(), *when, what)) for what in ("chance", "pick"))
+            fresh = self.initial[name][(pick * w.numel()).long().to(w.device)].reshape(w.shape)
+            again = ~g.kept() & (chance < self.rate).to(w.device).reshape(w.shape)
+            w.copy_(torch.where(again, fresh, w))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.steps = state["steps"]

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -170,8 +170,7 @@ def _describe(
 ) -> dict[str, Any]:
     roles = {**roles, **found.changed}
     guard_roles(initial, dict(model.state_dict()), roles)
-    trained = "trained" in found.changed.values()
-    if not trained:
+    if not found.changed:
         model.load_state_dict(dict(initial))
     out: dict[str, Any] = {
         "roles": {role: sorted(n for n, r in roles.items() if r == role) for role in sorted(set(roles.values()))},
@@ -227,7 +226,7 @@ def read_all(spec: Spec, seed: int, data: Data, model: nn.Module, found: methods
     for reading, values in multipliers.items():
         count = sum(int((t != 0).sum()) for t in values.values())
         out["readings"][reading] = {"density": finite(count / found.mask.total), **accuracy(model, values, data, part)}
-    if "half" in multipliers:
+    if found.soft and found.exact is not None:
         # A search that landed keeps mu > 1/2; one that missed its density was cut to it.
         out["density_missed"] = multipliers["half"] != found.mask
     if "trained" not in found.changed.values():
@@ -271,13 +270,15 @@ def _keep(spec: Spec, seed: int, data: Data, where: Path, model: nn.Module, init
 
 
 def reopen(where: Path, model: nn.Module, expected: str | None = None) -> methods.Found:
-    """Read back what a search found, for a model of the same shapes; trained tensors are loaded into it.
+    """Read back what a search found, for a model of the same shapes; trained and redrawn tensors are loaded into it.
 
     `expected` is the digest in the run's record, which older records lack.
     """
     path = where / "gates.safetensors"
     try:
         tensors = load_file(path)
+        with safe_open(path, "pt") as file:
+            changed = json.loads((file.metadata() or {}).get("changed", "{}"))
         if expected and tensor_digest(tensors) != expected:
             raise CrbgError(f"{path} is not the one its record names; run the cell again")
         shapes = {n: tuple(w.shape) for n, w in weights(model).items()}
@@ -290,10 +291,10 @@ def reopen(where: Path, model: nn.Module, expected: str | None = None) -> method
         gated = {n: shapes[n] for n in some} if some else shapes
         mask = Mask.unpack(tensors["mask"].numpy().tobytes(), gated)
         exact = Mask.unpack(tensors["exact"].numpy().tobytes(), gated) if "exact" in tensors else None
-    except (OSError, SafetensorError, KeyError) as error:
+    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise CrbgError(f"{path} cannot be read ({error}); run the cell again before it is evaluated") from None
     model.load_state_dict(groups["changed"], strict=False)
-    return methods.Found(mask, exact, groups["scores"], groups["soft"], dict.fromkeys(groups["changed"], "trained"))
+    return methods.Found(mask, exact, groups["scores"], groups["soft"], changed)
 
 
 def evaluate(spec: Spec, seed: int, bench: Bench) -> dict[str, Any]:

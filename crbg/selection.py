@@ -91,12 +91,12 @@ def write(config: Config, path: Path) -> str:
     for e in config.experiments.values():
         if e.tuned_by:
             # A target may leave some tuning out; a choice written elsewhere for comparison has what was run.
-            todo = (c for c in config.experiment(e.tuned_by).cells if store.find(config, c.spec, c.seed) is None)
+            tunings = [config.experiment(name) for name in e.tuned_by]
+            todo = (c for t in tunings for c in t.cells if store.find(config, c.spec, c.seed) is None)
             if path != config.paper / "selected.yaml" and next(todo, None):
                 continue
             arms = {c.arm for c in e.cells}
-            chosen = choose(config, config.experiment(e.tuned_by))
-            out[e.name] = {arm: choices for arm, choices in chosen.items() if arm in arms}
+            out[e.name] = {arm: choices for t in tunings for arm, choices in choose(config, t).items() if arm in arms}
     write_text(path, HEAD + yaml.safe_dump(out, sort_keys=False))
     if path == config.paper / "selected.yaml" and not config.demonstration:
         # The choice changes the main specs, so they are read again before their digests are listed.

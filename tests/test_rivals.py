@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from crbg import attach, methods, rivals
+from crbg import attach, control, methods, rivals
 from crbg.data.images import Feed
 from crbg.errors import CrbgError
 from crbg.fit import Clock, OutOfTime
-from crbg.gate import TopK
+from crbg.gate import Gaussian, TopK
 from crbg.init import initialise
+from crbg.mask import Mask
 from crbg.measure import accuracy
 from crbg.models import build
 from crbg.run import Bench, execute
@@ -29,6 +30,8 @@ SPECS = {
     "concrete": BASE,
     "hard_concrete": dataclasses.replace(BASE, method="hard_concrete", epochs=12),
 }
+REDRAWN = dataclasses.replace(BASE, method="iterand", options={"period": 10})
+STG = dataclasses.replace(BASE, method="stg", density=None, batch=100)
 EVERY = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 
 
@@ -55,14 +58,15 @@ def test_exactly_the_asked_share_is_kept_and_no_weight_moves(digits, spec):
     assert accuracy(model, digits.validation.batches(), found.mask) > chance + 15
 
 
-@EVERY
+@pytest.mark.parametrize("spec", [*SPECS.values(), REDRAWN, STG], ids=[*SPECS, "iterand", "stg"])
 def test_a_resumed_search_is_the_search_that_never_stopped(digits, spec, tmp_path):
-    _, whole = search(digits, spec)
+    first, whole = search(digits, spec)
     for steps in (7, 30):
         with pytest.raises(OutOfTime):
             search(digits, spec, tmp_path / "checkpoint.pt", Clock(stop_after=steps))
-    _, again = search(digits, spec, tmp_path / "checkpoint.pt")
+    second, again = search(digits, spec, tmp_path / "checkpoint.pt")
     assert again.history == whole.history
+    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
     assert all(torch.equal(again.scores[n], whole.scores[n]) for n in whole.scores)
 
 
@@ -72,7 +76,7 @@ def test_a_density_is_needed(digits, spec):
         search(digits, dataclasses.replace(spec, density=None))
 
 
-@EVERY
+@pytest.mark.parametrize("spec", [*SPECS.values(), STG], ids=[*SPECS, "stg"])
 def test_a_run_is_recorded_and_verified(digits, spec, tmp_path, monkeypatch):
     from crbg import config as configs
 
@@ -95,10 +99,12 @@ NUMBERS = {
     ("supermask", 1): [132.75866, 4.23263],
     ("concrete", 1): [2.33036, 1.43550],
     ("hard_concrete", 1): [2.30475, 0.61018],
+    ("iterand", 1): [44.63513, 1.85522],
+    ("stg", 1): [3.26835, 3.38658],
 }
 
 
-@EVERY
+@pytest.mark.parametrize("spec", [*SPECS.values(), REDRAWN, STG], ids=[*SPECS, "iterand", "stg"])
 def test_numerics_of_a_version_are_pinned(digits, spec):
     key = (spec.method, methods.get(spec.method).VERSION)
     history = search(digits, spec)[1].history
@@ -287,3 +293,78 @@ def test_gates_are_off_after_every_search(digits):
     for spec in SPECS.values():
         model, _ = search(digits, dataclasses.replace(spec, epochs=1))
         assert not attach.gates(model)
+
+
+# --- IteRand: not a ticket of one draw ---
+
+
+def test_redrawn_weights_come_from_the_initial_ones_and_only_outside_the_mask(digits):
+    torch.manual_seed(0)
+    weights = {"a": torch.randn(40, 50), "b": torch.randn(10, 40)}
+    before = {n: w.clone() for n, w in weights.items()}
+    gates = [TopK(torch.randn(w.shape), w.numel() // 4) for w in weights.values()]
+    hook = rivals.Redraw(weights, gates, seed=3, period=5, rate=0.2)
+    for _ in range(4):
+        hook.after_step(0.0)
+        assert all(torch.equal(weights[n], before[n]) for n in weights)
+    hook.after_step(0.0)
+    for (n, w), g in zip(weights.items(), gates, strict=True):
+        changed = w != before[n]
+        assert not bool((changed & g.kept()).any())
+        assert float(changed.sum()) / float((~g.kept()).sum()) == pytest.approx(0.2, abs=0.05)
+        assert set(w[changed].tolist()) <= set(before[n].flatten().tolist())
+    with pytest.raises(CrbgError, match="period 0 must be at least 1"):
+        rivals.Redraw(weights, gates, seed=3, period=0, rate=0.2)
+
+
+def test_a_redrawn_ticket_says_so_and_is_read_with_its_own_weights(digits, tmp_path, monkeypatch):
+    from crbg import config as configs
+    from crbg import run
+
+    monkeypatch.chdir(tmp_path)
+    model, found = search(digits, REDRAWN)
+    assert set(found.changed.values()) == {"redrawn"}
+    base = dataclasses.asdict(REDRAWN) | {"options": dict(REDRAWN.options)}
+    body = {"seeds": [0], "role": "main", "base": base, "arms": {"a": {}}}
+    config = configs.check({"experiments": {"one": body}}, ("here",))
+    bench, cell = Bench(config.results, loaded={"digits": digits}), config.experiment("one").cells[0]
+    record = execute(cell.spec, 0, bench)
+    assert record["roles"]["redrawn"] == sorted(found.changed)
+    assert record["validation"]["readings"]["binary"]["accuracy"] == pytest.approx(accuracy(model, digits.validation.batches(), found.mask))
+    where = run.folder(config.results, cell.spec, 0)
+    assert not (where / "ticket.safetensors").exists()  # a ticket is a seed and a mask, which is not enough here
+    fresh, _ = run.fresh(cell.spec, digits, 0)
+    assert run.reopen(where, fresh).changed == found.changed
+    assert all(torch.equal(a, b) for a, b in zip(fresh.state_dict().values(), model.state_dict().values(), strict=True))
+    tested = run.evaluate(cell.spec, 0, bench)["test"]["readings"]["binary"]["accuracy"]
+    assert tested == pytest.approx(accuracy(model, digits.test.batches(), found.mask))
+    row = Verifier(config, bench).check(cell, {"record": record, "origin": "this run"})
+    assert row.verdict == "PASS without ticket"
+
+
+def test_without_redrawing_iterand_is_edge_popup(digits):
+    still = dataclasses.replace(REDRAWN, options={"rate": 0.0})
+    _, found = search(digits, still)
+    assert found.mask == search(digits, dataclasses.replace(BASE, method="edge_popup"))[1].mask
+    assert not found.changed
+
+
+# --- STG as published ---
+
+
+def test_stg_decays_towards_the_middle_and_keeps_what_is_above_it(digits):
+    _, found = search(digits, STG)
+    drawn = torch.cat([s.flatten() for s in found.scores.values()])
+    assert float((drawn - 0.5).abs().max()) < 0.06  # its learning rate hardly moves a gate
+    assert 0.3 < found.mask.density < 0.7
+    assert found.mask == Mask({n: s > 0.5 for n, s in found.scores.items()})
+    model, _ = search(digits, dataclasses.replace(STG, epochs=1))
+    with attach.gated(model, lambda name, w: Gaussian(torch.full_like(w, 0.3), noise=0.5, penalty_sigma=0.5)):
+        hook = control.Centred(model, "induce_sparse", 0.1, 0.5)
+        for g in hook.gates:
+            g.mu.grad = torch.zeros_like(g.mu)
+        hook.after_backward(0.0)
+        slope = math.exp(-0.5 * 0.6**2) / math.sqrt(2 * math.pi) / 0.5
+        assert hook.gates[0].mu.grad.flatten()[0] == pytest.approx(0.1 * slope / hook.total + 0.5 * (0.3 - 0.5), rel=1e-4)
+    with pytest.raises(CrbgError, match="stg finds its own sparsity"):
+        search(digits, dataclasses.replace(STG, density=0.5))

@@ -412,8 +412,7 @@ def test_tuning_and_main_experiments_share_no_seed(monkeypatch):
     monkeypatch.chdir(ROOT)
     experiments = read(["config.yaml"]).experiments
     for e in experiments.values():
-        if e.tuned_by:
-            tuning = experiments[e.tuned_by]
+        for tuning in (experiments[name] for name in e.tuned_by):
             assert tuning.role == "tune"
             assert not {c.seed for c in e.cells} & {c.seed for c in tuning.cells}
             used = {d for densities in tuning.groups.values() for d in densities}

@@ -45,8 +45,9 @@ def ranked(
             checkpoint=task.checkpoint, clock=task.clock,
         )  # fmt: skip
         scores = {n: g.scores().cpu() for n, g in found.items()}
+        soft = {n: g.soft().cpu() for n, g in found.items()} if sampling else {}  # others are binary all along
     keep = counts(scores) if counts else keep_count(asked(task, "select"), sum(s.numel() for s in scores.values()))
-    return Found(select(scores, keep), scores=scores, history=history)
+    return Found(select(scores, keep), scores=scores, soft=soft, history=history)
 
 
 def asked(task: Task, method: str) -> float:

@@ -10,6 +10,7 @@ removed, which agrees only at k = 1/2). The factor sits in the gate, so the init
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from crbg.fit import Search
-    from crbg.gate import Gate
+    from crbg.gate import Gate, TopK
 
 VERSION = 1
 
@@ -38,8 +39,8 @@ class Options:
     reach: float = 0.1
 
 
-def find(model: nn.Module, task: Task, options: Options) -> Found:
-    """Search at `task.density` in every layer; scores start as U[-1, 1] / sqrt(fan_in), nn.Linear's own default."""
+def find(model: nn.Module, task: Task, options: Options, hook: Callable[[list[TopK]], Search] | None = None) -> Found:
+    """Search at `task.density`; scores start as U[-1, 1] / sqrt(fan_in), nn.Linear's own default. `hook` steers a search per layer."""
     import torch
 
     from crbg import gate, rivals, rng
@@ -59,7 +60,9 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
     def learn(gates: list[Gate]) -> tuple[torch.optim.Optimizer, Search]:
         popup = [g for g in gates if isinstance(g, gate.TopK)]
         sgd = torch.optim.SGD([g.score for g in popup], lr=o.lr, momentum=o.momentum, weight_decay=o.weight_decay)
-        return sgd, rivals.OneThreshold(popup, density, o.reach) if o.scope == "global" else Search()
+        if o.scope == "global":
+            return sgd, rivals.OneThreshold(popup, density, o.reach)
+        return sgd, hook(popup) if hook else Search()
 
     counts = None if o.scope == "global" else lambda scores: layer_counts(scores, density)
     return ranked(model, task, make, learn, counts=counts)

@@ -15,7 +15,8 @@ from crbg.selection import varying
 COLUMNS = [
     "experiment", "role", "arm", "setting", "x", "run", "digest", "version", "data", "model", "init", "asked", "seed", "epochs", "status",
     "origin", "revision", "device", "finished", "part", "reading", "accuracy", "density", "density_missed", "shuffle", "invert", "reinit",
-    "constant", "fractional", "units", "natural", "effective", "silent", "kept", "gated", "trained", "search_seconds", "draw", "order",
+    "constant", "fractional", "units", "natural", "effective", "silent", "kept", "gated", "trained", "redrawn", "search_seconds",
+    "draw", "order",
 ]  # fmt: skip
 
 
@@ -70,6 +71,7 @@ def _rows(e: Experiment, cell: Cell, found: dict[str, Any], setting: dict[str, A
         "silent": sum(record["silent_units"].values()) if "silent_units" in record else None,
         "kept": sum(n["kept"] for n in record.get("layers", {}).values()), "gated": record.get("gated"),
         "trained": ", ".join(record.get("roles", {}).get("trained", [])),
+        "redrawn": bool(record.get("roles", {}).get("redrawn")),
     }  # fmt: skip
     parts = {"validation": record.get("validation"), "test": found.get("evaluation", {}).get("test") if e.role == "main" else None}
     out = []

@@ -1,0 +1,46 @@
+"""Iterative randomisation (Chijiwa et al. 2021): edge-popup that draws some of the pruned weights again as it goes.
+
+Not a strong ticket of one initial draw: what it finds needs the redrawn weights too, and is reported apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from crbg.methods import Found, Task, edge_popup
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from crbg.fit import Search
+    from crbg.gate import TopK
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Options:
+    """SGD as in edge-popup, per layer. Every `period` steps each pruned weight is drawn again with probability `rate`."""
+
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    scaled: bool = True
+    period: int = 300
+    rate: float = 0.1
+
+
+def find(model: nn.Module, task: Task, options: Options) -> Found:
+    """Search at `task.density` in every layer; the weights of the model end as they were last drawn."""
+    from crbg import attach, rivals
+
+    o = options
+    before = {n: w.detach().clone() for n, w in attach.weights(model).items()}
+
+    def hook(gates: list[TopK]) -> Search:
+        return rivals.Redraw(attach.weights(model), gates, task.seed, o.period, o.rate)
+
+    found = edge_popup.find(model, task, edge_popup.Options(o.lr, o.momentum, o.weight_decay, o.scaled), hook)
+    found.changed = {n: "redrawn" for n, w in attach.weights(model).items() if not w.equal(before[n])}
+    return found

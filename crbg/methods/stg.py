@@ -1,0 +1,59 @@
+"""Stochastic gates with the settings their authors published (Yamada et al. 2020), put on frozen weights as they are.
+
+The paper's gates stand on input features of a network that is trained with them; here they stand on weights, and nothing else is trained.
+Its learning rate hardly moves a gate in a search of usual length: the row shows what the settings give, not what the gate can do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from crbg.errors import CrbgError
+from crbg.methods import Found, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from crbg.gate import Gate
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Options:
+    """Adam at a constant rate; `weight` times the mean of Phi(mu / sigma); weight decay pulls mu to 1/2, where it starts."""
+
+    sigma: float = 0.5
+    weight: float = 0.1
+    lr: float = 1e-5
+    weight_decay: float = 1e-3
+    spread: float = 0.01
+
+
+def find(model: nn.Module, task: Task, options: Options) -> Found:
+    """Search, and keep the gates whose noise-free value mu is above 1/2; the real-valued gates are kept beside."""
+    import torch
+
+    from crbg import attach, control, gate, rng
+    from crbg.fit import fit
+    from crbg.mask import Mask
+    from crbg.methods._ranked import like
+
+    o = options
+    if task.density is not None:
+        raise CrbgError("stg finds its own sparsity; leave density out")
+
+    def make(name: str, w: Tensor) -> Gate:
+        return gate.Gaussian(0.5 + o.spread * like(w, rng.normal(w.numel(), task.seed, "mu", name)), noise=o.sigma, penalty_sigma=o.sigma)
+
+    with attach.frozen(model), attach.gated(model, make), attach.sampling(model):
+        search = control.Centred(model, "induce_sparse", o.weight, o.weight_decay)
+        adam = torch.optim.Adam([g.mu for g in search.gates], lr=o.lr, fused=True)
+        history = fit(
+            model, task.batches, adam, task.epochs, task.seed, task.loss, search, lambda progress: 1.0,
+            checkpoint=task.checkpoint, clock=task.clock,
+        )  # fmt: skip
+        scores = {n: g.scores().cpu() for n, g in search.by_name.items()}
+        soft = {n: g.soft().cpu() for n, g in search.by_name.items()}
+    return Found(Mask({n: s > 0.5 for n, s in scores.items()}), scores=scores, soft=soft, history=history)
