@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from crbg import attempts, methods, models, plan, status, store, work
+from crbg import attempts, methods, models, parallel, plan, status, store, work
 from crbg import config as configs
 from crbg.config import Cell, Config, Experiment
 from crbg.data import DATA
@@ -171,7 +171,7 @@ def _unique(cells: Iterable[Cell]) -> list[Cell]:
 def _run(args: argparse.Namespace) -> int:
     config = _config(args)
     cells = _unique(_cells(args, config))
-    if not args.job:
+    if not (args.job and parallel.first()):
         return _do_runs(args, config, cells)
     # A job of the workflow notes its own beginning before anything large is loaded, so that a kill for want of memory shows.
     folder, outcome = store.job_folder(config, args.job), attempts.FAILED
@@ -187,9 +187,11 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _do_runs(args: argparse.Namespace, config: Config, cells: list[Cell]) -> int:
+    if not parallel.first():
+        return work.search(_bench(args, config, cells), config, [], args.deadline_minutes)
     todo = [c for c in cells if not store.find(config, c.spec, c.seed)]
-    if todo:
-        if 0 < args.slices < args.attempt:
+    if todo or parallel.size() > 1:  # several processes meet even where there is nothing to do
+        if todo and 0 < args.slices < args.attempt:
             raise CrbgError(
                 f"{len(todo)} runs are not done after {args.slices} tries, which is more than they should take by their estimate; "
                 "`crbg status` shows what became of them, `crbg run` without --slices goes on"
@@ -198,7 +200,9 @@ def _do_runs(args: argparse.Namespace, config: Config, cells: list[Cell]) -> int
         for why in lost.values():
             print(why, flush=True)
         hopeful = [c for c in todo if c.key not in lost]
-        code = work.search(_bench(args, config, hopeful), config, hopeful, args.deadline_minutes) if hopeful else 0
+        code = 0
+        if hopeful or parallel.size() > 1:
+            code = work.search(_bench(args, config, hopeful or cells), config, hopeful, args.deadline_minutes)
         if code or lost:
             return code or work.FAILED
     else:

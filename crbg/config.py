@@ -23,7 +23,7 @@ TOP = {
 }  # fmt: skip
 EXPERIMENT = {
     "about": str, "targets": list, "role": str, "seeds": list, "cells_per_job": int, "tuned_by": (str, list), "against": str,
-    "groups": dict, "base": dict, "arms": dict, "gpu": int, "view": str, "x": str,
+    "groups": dict, "base": dict, "arms": dict, "gpu": int, "nodes": int, "view": str, "x": str,
 }  # fmt: skip
 ARM = {"about": str, "method": str, "set": dict, "grid": (dict, list)}
 ROLES = ("tune", "ablation", "main")
@@ -59,7 +59,8 @@ class Experiment:
     """A group of arms with one purpose. role: `tune` and `ablation` read validation only; `main` is evaluated on test.
 
     `against` names an experiment whose arms of the same names an ablation is compared with, on validation. `view` says how
-    its figure is drawn, `x` which field of the spec runs along the axis of a `lines` figure.
+    its figure is drawn, `x` which field of the spec runs along the axis of a `lines` figure. `gpu` is the number of GPUs that
+    share the batches of one run on each of `nodes` nodes; 0 asks for none.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Experiment:
     groups: Mapping[float, tuple[float, ...]]
     cells: tuple[Cell, ...]
     gpu: int
+    nodes: int
     against: str | None
     view: str
     x: str
@@ -244,11 +246,14 @@ def _experiment(name: str, body: Any, raw: Mapping[str, Any], selected: Mapping[
         cells += [Cell(name, str(arm), s, seed) for s in {s.digest(): s for s in specs}.values() for seed in seeds]
     if problems:
         raise CrbgError("\n".join(problems))
+    gpu, nodes = int(body.get("gpu", 0)), int(body.get("nodes", 1))
+    if gpu < 0 or nodes < 1 or (nodes > 1 and gpu < 2):
+        raise CrbgError(f"{place}: gpu is at least 0 and nodes at least 1, and several nodes need at least `gpu: 2` on each")
     size = max(1, int(body.get("cells_per_job", len(seeds))), math.ceil(len(cells) / raw.get("jobs_at_most", len(cells))))
     targets, about, tuned_by = tuple(body.get("targets", ())), body.get("about", ""), body.get("tuned_by") or ()
     tuned_by = (tuned_by,) if isinstance(tuned_by, str) else tuple(map(str, tuned_by))
     return Experiment(
-        name, about, role, targets, size, tuned_by, groups, tuple(cells), int(body.get("gpu", 0)), body.get("against"), view,
+        name, about, role, targets, size, tuned_by, groups, tuple(cells), gpu, nodes, body.get("against"), view,
         body.get("x", "density"),
     )  # fmt: skip
 

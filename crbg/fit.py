@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from crbg import rng
+from crbg import parallel, rng
 from crbg.errors import CrbgError
 from crbg.files import cannot_write
 
@@ -130,8 +130,8 @@ def fit(
         last_save = time.monotonic()
         for epoch in range(step // per_epoch, epochs):
             for x, y in batches.epoch(epoch, step % per_epoch):
-                over = clock.over()
-                if checkpoint and (over or time.monotonic() - last_save >= clock.save_every):
+                over = parallel.agree(clock.over(), device)
+                if checkpoint and parallel.first() and (over or time.monotonic() - last_save >= clock.save_every):
                     state = {"modules": modules.state_dict(), "optimiser": optimiser.state_dict(), "step": step}
                     state |= {"search": search.state_dict(), "history": history, "running": running}
                     save_checkpoint(checkpoint, state | {"noise": _noise_state(device)})
@@ -143,8 +143,10 @@ def fit(
                     group["lr"] = rate * schedule(progress)
                 search.before_forward(progress)
                 optimiser.zero_grad()
-                value = loss(model(x), y)
+                x, y, weight = parallel.share(x, y)
+                value = weight * loss(model(x), y)
                 value.backward()  # type: ignore[no-untyped-call]
+                value = parallel.average((p for group in optimiser.param_groups for p in group["params"]), value)
                 search.after_backward(progress)
                 optimiser.step()
                 search.after_step(progress)

@@ -13,6 +13,7 @@ from crbg import rng
 from crbg.errors import CrbgError
 from crbg.fit import Row, Search
 from crbg.gate import Gate, TopK, straight_through
+from crbg.select import Threshold
 
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1  # hard-concrete: temperature and stretch (Louizos et al. 2018)
 TAU = 2 / 3  # Concrete temperature of CTS
@@ -173,14 +174,14 @@ class OneThreshold(Search):
     """
 
     def __init__(self, gates: Sequence[TopK], density: float, reach: float) -> None:
-        self.gates, self.density, self.reach = list(gates), density, reach
+        self.gates, self.density, self.reach, self.threshold = list(gates), density, reach, Threshold()
 
     @torch.no_grad()
     def before_forward(self, progress: float) -> None:
         done = min(1.0, progress / self.reach) if self.reach else 1.0
         every = torch.cat([g.scores().flatten() for g in self.gates])
         keep = max(1, round((1 + (self.density - 1) * done) * every.numel()))
-        level = every.kthvalue(every.numel() - keep + 1).values
+        level = self.threshold(every, keep)
         for g in self.gates:
             g.level = level
 

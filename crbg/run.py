@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 import crbg
-from crbg import attempts, lock, measure, methods, models, sanity
+from crbg import attempts, lock, measure, methods, models, parallel, sanity
 from crbg.attach import weights
 from crbg.data.images import Data, Feed, Part, load
 from crbg.errors import CrbgError, WriteError
@@ -96,6 +96,8 @@ def execute(spec: Spec, seed: int, bench: Bench, clock: Clock | None = None) -> 
             if done.exists():
                 return read_json(done)
             attempts.begin(where, device=str(bench.device), revision=revision())
+            if parallel.size() > 1:
+                parallel.told((spec, seed))
             try:
                 record = _search(spec, seed, bench, clock or Clock(), where)
             except BaseException as error:
@@ -106,6 +108,14 @@ def execute(spec: Spec, seed: int, bench: Bench, clock: Clock | None = None) -> 
             return record
     except OSError as error:
         raise cannot_write(where, error) from None
+
+
+def follow(bench: Bench, clock: Clock) -> None:
+    """Take part in the runs that the first process of several does, until it has no more."""
+    while order := parallel.told():
+        spec, seed = order
+        with suppress(OutOfTime):
+            _search(spec, seed, bench, clock, folder(bench.results, spec, seed))
 
 
 def _outcome(error: BaseException) -> str:
@@ -144,6 +154,8 @@ def _search(spec: Spec, seed: int, bench: Bench, clock: Clock, where: Path) -> d
     except Collapse as outcome:
         record |= {"status": "collapse", "reason": str(outcome)}
         found = None
+    if not parallel.first():
+        return {}
     searched = time.monotonic() - started
     if found is not None:
         record |= _describe(spec, seed, data, model, initial, roles, found)

@@ -29,6 +29,7 @@ def bench(config: Config, cells: Iterable[Cell] = (), device: str | None = None,
     """
     import torch
 
+    from crbg import parallel
     from crbg.device import pick
     from crbg.run import Bench
 
@@ -38,10 +39,30 @@ def bench(config: Config, cells: Iterable[Cell] = (), device: str | None = None,
         if not torch.cuda.is_available():
             raise CrbgError(f"{asking} asks for a GPU (`gpu` in its configuration) and torch finds none; `--device cpu` runs it on the CPU")
         name = "cuda"
-    return Bench(config.results, config.data_dir, pick(name, config.gpu_share))
+    chosen = pick(parallel.place(name), config.gpu_share)
+    parallel.join(chosen)
+    return Bench(config.results, config.data_dir, chosen)
 
 
 def search(bench: Any, config: Config, cells: Sequence[Cell], minutes: float) -> int:
+    """Do the runs, or take part in them where another process of several leads; see `lead`."""
+    from crbg import parallel
+    from crbg.fit import Clock
+    from crbg.run import follow
+
+    if not parallel.first():
+        with Stop() as asked:
+            follow(bench, Clock(asked=asked))
+        parallel.leave()
+        return 0
+    code = lead(bench, config, cells, minutes)
+    if parallel.size() > 1:
+        parallel.told(None)
+        parallel.leave()
+    return code
+
+
+def lead(bench: Any, config: Config, cells: Sequence[Cell], minutes: float) -> int:
     """Do the runs and return an exit status: 0, FAILED, CONTINUE or INTERRUPTED.
 
     A run that fails does not stop the others. One that another process holds is left until last, and then waited for.
@@ -49,6 +70,7 @@ def search(bench: Any, config: Config, cells: Sequence[Cell], minutes: float) ->
     Raises:
         WriteError: the results' disk is full or read-only, which would stop the others too.
     """
+    from crbg import parallel
     from crbg.fit import Clock, OutOfTime
     from crbg.run import execute
 
@@ -77,6 +99,8 @@ def search(bench: Any, config: Config, cells: Sequence[Cell], minutes: float) ->
             except WriteError:
                 raise
             except Exception as error:
+                if parallel.size() > 1:
+                    raise  # the others may be anywhere in their step; torchrun ends them with this process
                 why = str(error) if isinstance(error, CrbgError) else traceback.format_exc()
                 progress.finish(f"{title(cell)}: FAILED: {why}")
                 failed, held = failed + 1, 0

@@ -19,7 +19,7 @@ FILES = {p: ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix("._
 # From the ground up. A module imports from the layers above it in this list, or from its own subpackage.
 LAYERS = (
     ("errors", "rng", "py"),
-    ("device", "files"),
+    ("device", "files", "parallel"),
     ("data", "fit", "lock", "mask", "models", "penalty", "stats"),
     ("attempts", "select"),
     ("gate", "sanity"),

@@ -144,6 +144,46 @@ def test_only_what_asks_for_a_gpu_goes_where_gpus_are(clone):
     assert {r["gpu"] for r in resources(text, "search_gpu")} == {"1"}
 
 
+def test_a_run_on_several_gpus_or_nodes_is_started_by_torchrun(clone):
+    Path("wide.yaml").write_text("experiments: {lenet_goals: {gpu: 4}, lenet_goals_refit: {gpu: 2, nodes: 3}}\n")
+    site = {"CRBG_SLURM_GPU_PARTITION": "fast", "CRBG_SLURM_GPU_MODEL": "h200"}
+    words = ("--profile", "slurm", "--configfile", "config.yaml", "wide.yaml", "--", "lenet")
+    code, text = dry_run(clone, *words, **site)
+    assert code == 0, text
+    config = configs.read(["config.yaml", "wide.yaml"])
+    wide, spread = resources(text, "search_wide"), resources(text, "search_nodes")
+    assert (len(wide), len(spread)) == tuple(len(config.experiment(e).jobs()) for e in ("lenet_goals", "lenet_goals_refit"))
+    assert {(r["slurm_partition"], r["gpu"], r["gpu_model"]) for r in wide} == {("fast", "4", "h200")}
+    assert text.count("python -m torch.distributed.run --standalone --nproc-per-node=4 -m crbg run lenet_goals ") == len(wide)
+    wanted = {("fast", "srun", "3", "2", "gpu:h200:2", None, None)}
+    keys = ("slurm_partition", "mpi", "nodes", "tasks_per_node", "gres", "gpu", "gpu_model")
+    assert {tuple(r.get(k) for k in keys) for r in spread} == wanted
+    start = (
+        "srun --nodes=3 --ntasks=3 --ntasks-per-node=1 --cpus-per-task=$((1 * 2)) python -m torch.distributed.run --nnodes=3 "
+        "--nproc-per-node=2 --rdzv-backend=c10d --rdzv-endpoint=$(hostname):29400 --rdzv-id=$SLURM_JOB_ID -m crbg run lenet_goals_refit "
+    )
+    assert text.count(start) == len(spread)
+    assert {r["gres"] for r in resources(dry_run(clone, *words)[1], "search_nodes")} == {"gpu:2"}
+
+
+def test_what_is_asked_of_slurm_for_several_nodes():
+    """The executor's own words: GPUs by node, as many tasks on each, nothing that contradicts them."""
+    from types import SimpleNamespace
+
+    submit = pytest.importorskip("snakemake_executor_plugin_slurm.submit_string")
+
+    class Resources(dict):
+        __getattr__ = dict.__getitem__
+
+    asked = Resources(mpi="srun", nodes=3, tasks_per_node=2, gres="gpu:h200:2", mem_mb=8000, runtime=60)
+    job = SimpleNamespace(resources=asked, threads=4)
+    about = {"run_uuid": "u", "slurm_logfile": "l", "comment_str": "c", "account": "", "partition": "", "workdir": ""}
+    call = submit.get_submit_command(job, about)
+    assert {"--nodes=3", "--ntasks-per-node=2", "--cpus-per-task=4"} <= set(call.split())
+    assert "--ntasks=" not in call
+    assert "--ntasks-per-gpu" not in call
+
+
 def test_long_jobs_are_cut_into_slices_of_the_longest_wall_time(clone):
     code, text = dry_run(clone, "--profile", "slurm", "lenet", CRBG_SLURM_MAX_MINUTES="4", CRBG_SLURM_RETRIES="9")
     assert code == 0, text

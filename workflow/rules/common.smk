@@ -16,6 +16,23 @@ def gpus(job):
     return CONFIG.experiments[JOBS[job].experiment].gpu
 
 
+def nodes(job):
+    return CONFIG.experiments[JOBS[job].experiment].nodes
+
+
+def data_of(job):
+    return [
+        f"{RESULTS}/data/{name}.json" for name in {c.spec.data for c in JOBS[job].cells}
+    ]
+
+
+GPU_MODEL = os.environ.get("CRBG_SLURM_GPU_MODEL")
+# What every search does, whoever starts it.
+RUN = (
+    "crbg run {params.experiment} {params.common} --job {wildcards.job} --threads {threads} "
+    "${{SLURM_JOB_ID:+--deadline-minutes {resources.runtime} --attempt {resources.attempt} --slices {resources.slices}}} "
+    "--out {output} > {log} 2>&1"
+)
 # The longest wall time of a job that the cluster allows; longer jobs go on from their checkpoint in another slice.
 LONGEST = int(os.environ.get("CRBG_SLURM_MAX_MINUTES", 24 * 60))
 
@@ -34,6 +51,15 @@ def memory(wildcards):
     """As much again for every time that the job was killed, up to four times: it may have been for that."""
     killed = min(3, plan.kills(CONFIG, wildcards.job))
     return cut(wildcards).memory_mb * (1 + killed)
+
+
+# What a search asks of a cluster, and is told about itself.
+LIMITS = {
+    "runtime": minutes,
+    "mem_mb": memory,
+    "attempt": lambda wildcards, attempt: attempt,
+    "slices": lambda wildcards: cut(wildcards).most,
+}
 
 
 def one_of(names):

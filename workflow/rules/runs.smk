@@ -2,18 +2,15 @@
 # What needs a GPU has a rule of its own, so that a cluster's profile can send it elsewhere.
 # A deadline and a number of tries are given inside SLURM jobs only: elsewhere nobody would call again.
 
-GPU_JOBS = [name for name in JOBS if gpus(name)]
+GPU_JOBS = [name for name in JOBS if gpus(name) == 1 and nodes(name) == 1]
+WIDE_JOBS = [name for name in JOBS if gpus(name) > 1 and nodes(name) == 1]
+NODE_JOBS = [name for name in JOBS if nodes(name) > 1]
 GPU_EXPERIMENTS = [e.name for e in CONFIG.experiments.values() if e.gpu]
 
 
 rule search:
     input:
-        lambda wildcards: ancient(
-            [
-                f"{RESULTS}/data/{name}.json"
-                for name in {c.spec.data for c in JOBS[wildcards.job].cells}
-            ]
-        ),
+        lambda wildcards: ancient(data_of(wildcards.job)),
     output:
         "<results>/jobs/{job}.json",
     log:
@@ -22,30 +19,80 @@ rule search:
         "../../environment.yml"
     threads: CONFIG.threads
     resources:
-        runtime=minutes,
-        mem_mb=memory,
-        attempt=lambda wildcards, attempt: attempt,
-        slices=lambda wildcards: cut(wildcards).most,
+        **LIMITS,
     params:
         experiment=lambda wildcards: JOBS[wildcards.job].experiment,
         common=COMMON,
     shell:
-        "python -m crbg run {params.experiment} {params.common} --job {wildcards.job} --threads {threads} "
-        "${{SLURM_JOB_ID:+--deadline-minutes {resources.runtime} --attempt {resources.attempt} --slices {resources.slices}}} --out {output} > {log} 2>&1"
+        f"python -m {RUN}"
 
 
 use rule search as search_gpu with:
     wildcard_constraints:
         job=one_of(GPU_JOBS),
     resources:
-        runtime=minutes,
-        mem_mb=memory,
-        attempt=lambda wildcards, attempt: attempt,
-        slices=lambda wildcards: cut(wildcards).most,
+        **LIMITS,
         gpu=lambda wildcards: gpus(wildcards.job),
 
 
-ruleorder: search_gpu > search
+# One run on all GPUs of an experiment (`gpu: 4`), which share every batch.
+rule search_wide:
+    input:
+        lambda wildcards: ancient(data_of(wildcards.job)),
+    output:
+        "<results>/jobs/{job}.json",
+    log:
+        "<results>/logs/{job}.log",
+    wildcard_constraints:
+        job=one_of(WIDE_JOBS),
+    conda:
+        "../../environment.yml"
+    threads: CONFIG.threads
+    resources:
+        **LIMITS,
+        gpu=lambda wildcards: gpus(wildcards.job),
+    params:
+        experiment=lambda wildcards: JOBS[wildcards.job].experiment,
+        common=COMMON,
+    shell:
+        "python -m torch.distributed.run --standalone --nproc-per-node={resources.gpu} "
+        f"-m {RUN}"
+
+
+# The same on several nodes (`nodes: 2`): one torchrun on each, met at the node where this shell runs. Needs SLURM. `mpi` tells the
+# executor that srun stands in here; it owns --gpus, so GPUs are asked for by node.
+rule search_nodes:
+    input:
+        lambda wildcards: ancient(data_of(wildcards.job)),
+    output:
+        "<results>/jobs/{job}.json",
+    log:
+        "<results>/logs/{job}.log",
+    wildcard_constraints:
+        job=one_of(NODE_JOBS),
+    conda:
+        "../../environment.yml"
+    threads: CONFIG.threads
+    resources:
+        **LIMITS,
+        mpi="srun",
+        nodes=lambda wildcards: nodes(wildcards.job),
+        tasks_per_node=lambda wildcards: gpus(wildcards.job),
+        gres=lambda wildcards: ":".join(
+            filter(None, ("gpu", GPU_MODEL, str(gpus(wildcards.job))))
+        ),
+    params:
+        experiment=lambda wildcards: JOBS[wildcards.job].experiment,
+        common=COMMON,
+    shell:
+        "{resources.mpi} --nodes={resources.nodes} --ntasks={resources.nodes} --ntasks-per-node=1 "
+        "--cpus-per-task=$(({threads} * {resources.tasks_per_node})) "
+        "python -m torch.distributed.run --nnodes={resources.nodes} --nproc-per-node={resources.tasks_per_node} "
+        "--rdzv-backend=c10d --rdzv-endpoint=$(hostname):29400 --rdzv-id=$SLURM_JOB_ID "
+        f"-m {RUN}"
+
+
+ruleorder: search_nodes > search_wide > search_gpu > search
 
 
 rule evaluate:

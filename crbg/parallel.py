@@ -1,0 +1,105 @@
+"""One run on several GPUs or nodes: every process takes its share of each batch, and the gradients are averaged.
+
+torchrun starts the processes and says in the environment how many there are. All draw the same gate noise, so the average is the
+gradient of the whole batch, to rounding. Batch norm sees a process's share only, as in PyTorch's own data parallelism. The first process
+decides what is run and writes files; the others follow it. Imports torch only where it computes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from crbg.errors import CrbgError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+def size() -> int:
+    """Return the number of processes of this run."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def first() -> bool:
+    """Tell whether this process leads: it writes, reports and decides."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def place(name: str) -> str:
+    """Give this process its own GPU of its node, where GPUs are used."""
+    import torch
+
+    wants = name == "cuda" or (name == "auto" and torch.cuda.is_available())
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if wants and size() > 1 else name
+
+
+def join(device: torch.device) -> None:
+    """Meet the other processes, once; alone there is nobody to meet."""
+    import torch
+    from torch import distributed as dist
+
+    if size() > 1 and not dist.is_initialized():
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        # The others wait while the first one measures, or waits for a run that another job holds.
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=1))
+
+
+def leave() -> None:
+    """Part from the other processes."""
+    from torch import distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def told(what: Any = None) -> Any:
+    """Hear what the first process says; it says `what`."""
+    from torch import distributed as dist
+
+    box = [what]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def share(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Take every size()-th example of a batch, and the factor on their mean loss that makes the average that of the batch."""
+    n, k = size(), int(os.environ.get("RANK", 0))
+    if n == 1:
+        return x, y, 1.0
+    if len(y) < n:
+        raise CrbgError(f"a batch of {len(y)} cannot be shared by {n} processes; make the batch larger or use fewer")
+    mine = y[k::n]
+    return x[k::n], mine, len(mine) * n / len(y)
+
+
+def agree(flag: bool, device: torch.device) -> bool:
+    """Tell whether any process says yes."""
+    if size() == 1:
+        return flag
+    import torch
+    from torch import distributed as dist
+
+    answer = torch.tensor([float(flag)], device=device)
+    dist.all_reduce(answer, dist.ReduceOp.MAX)
+    return bool(answer)
+
+
+def average(parameters: Iterable[Tensor], loss: Tensor) -> Tensor:
+    """Average the gradients over all processes in place, and return the average of the loss."""
+    if size() == 1:
+        return loss
+    import torch
+    from torch import distributed as dist
+
+    grads = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([loss.detach().reshape(1).to(grads[0].dtype), *(g.flatten() for g in grads)])
+    dist.all_reduce(flat)
+    flat /= size()
+    for g, part in zip(grads, torch.split(flat[1:], [g.numel() for g in grads]), strict=True):
+        g.copy_(part.reshape(g.shape))
+    return flat[0]
