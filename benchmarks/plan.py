@@ -1,0 +1,78 @@
+"""What planning costs: seconds and memory of `snakemake -n` over generated configurations of growing size.
+
+    python benchmarks/plan.py --runs 500 5000 --per-job 1 20
+
+The configuration has main experiments of 20 arms and densities with 10 seeds each, and no run is done. Prints a Markdown table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import yaml
+from tabulate import tabulate
+
+ROOT = Path(__file__).resolve().parents[1]
+SHAPE = 20 * 10  # runs of one experiment
+
+
+def generate(folder: Path, runs: int, per_job: int) -> int:
+    """Write a copy of the project with a configuration of at least so many runs into a folder; return the exact number."""
+    for part in ("crbg", "workflow", "profiles", "slurm", "paper/claims.yaml", "Snakefile", "environment.yml"):
+        source, target = ROOT / part, folder / part
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target)
+    count = math.ceil(runs / SHAPE)
+    base = {"data": "digits", "model": "lenet-32-16", "method": "edge_popup", "scale": 0.3}
+    densities = [round(0.05 + 0.09 * i, 2) for i in range(10)]
+    experiments = {
+        f"part_{i}": {
+            "role": "main", "seeds": list(range(10)), "cells_per_job": per_job, "base": base | {"epochs": i + 1},
+            "arms": {"a": {"grid": {"density": densities}}, "b": {"set": {"batch": 64}, "grid": {"density": densities}}},
+        }
+        for i in range(count)
+    }  # fmt: skip
+    (folder / "config.yaml").write_text(yaml.safe_dump({"experiments": experiments}))
+    return count * SHAPE
+
+
+def measure(runs: int, per_job: int) -> dict[str, object]:
+    """Time one dry run of the cluster's profile in a process of its own, and take its largest memory."""
+    with tempfile.TemporaryDirectory() as name:
+        exact = generate(Path(name), runs, per_job)
+        command = [str(Path(sys.executable).parent / "snakemake"), "-n", "--quiet", "all", "--profile", "slurm", "--", "all"]
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("CRBG_")} | {"HOME": name}
+        started = time.monotonic()
+        subprocess.run(command, cwd=name, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        seconds = time.monotonic() - started
+    return {"runs": exact, "runs a job": per_job, "jobs": math.ceil(SHAPE / per_job) * exact // SHAPE, "seconds": f"{seconds:.1f}"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, nargs="+", default=[500, 5000])
+    parser.add_argument("--per-job", type=int, nargs="+", default=[20])
+    args = parser.parse_args()
+    rows = []
+    for runs in sorted(args.runs):
+        for per_job in sorted(args.per_job, reverse=True):
+            row = measure(runs, per_job)
+            # The largest child so far: sizes grow, so it is this one.
+            rows.append(row | {"MB": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)})
+    print(tabulate(rows, headers="keys", tablefmt="pipe"))
+
+
+if __name__ == "__main__":
+    main()
