@@ -129,6 +129,8 @@ def _value(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
     closed = 1 - (mine.natural if rule.get("mask") == "half" else mine.units).astype(float).mean()
     units = f" with {100 * closed:.1f} % of the units closed," if mine.units.notna().all() else ""
     sparsity = 100 * (1 - mine.density.mean())
+    if rule["density"] is None and mine.density.mean() > rule["at"]:
+        verdict = "not reproduced"  # whatever the accuracy: it belongs to fewer dropped weights
     return verdict, (
         f"{mine.accuracy.mean():.2f} %{units} at {sparsity:.1f} % sparsity, d = {d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}], "
         f"margin {rule['margin']}, n = {d.n}"
