@@ -192,3 +192,13 @@ def test_long_jobs_are_cut_into_slices_of_the_longest_wall_time(clone):
     assert min(int(r["slices"]) for r in found) > 3
     assert {r["attempt"] for r in found} == {"1"}
     assert "${SLURM_JOB_ID:+--deadline-minutes 4 --attempt 1 --slices" in text
+
+
+def test_five_thousand_runs_plan_in_seconds():
+    """The bound of docs/scaling.md; a graph with a node for every run, or a file read for every pair of runs, breaks it."""
+    script = ROOT / "benchmarks/plan.py"
+    done = subprocess.run([sys.executable, script, "--runs", "5000"], capture_output=True, text=True, check=True)
+    runs, _, jobs, seconds, megabytes = (float(v) for v in done.stdout.splitlines()[-1].strip("| ").split("|"))
+    assert (runs, jobs) == (5000, 250)
+    assert seconds < 15
+    assert megabytes < 500
