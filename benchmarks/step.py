@@ -2,7 +2,7 @@
 
     python benchmarks/step.py [--model lenet-300-100] [--batch 256] [--rounds 15]
 
-Every variant does what `fit` does in a step: hooks, forward, backward, Adam. A round times all variants in turn, and the
+Every variant does what `fit` does in a step: hooks, forward, backward, its optimiser. A round times all variants in turn, and the
 ratio is taken round by round, so a machine that slows down slows both sides. Goals on one thread: at most 2.0 x dense with
 the exact normal draw, at most 1.6 x with the cheapest source shown to be as accurate (`lenet_noise_source`).
 """
@@ -11,24 +11,33 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from tabulate import tabulate
+from torch.nn.functional import cross_entropy
 
-from crbg import attach, control, gate, models
+from crbg import attach, control, gate, models, rivals
 from crbg.fit import Search
 from crbg.init import initialise
 from crbg.run import cpu_name, revision
+from crbg.variational import Variational
 
 
 def stepper(
-    model: torch.nn.Module, search: Search, optimiser: torch.optim.Optimizer, x: torch.Tensor, y: torch.Tensor
+    model: torch.nn.Module,
+    search: Search,
+    optimiser: torch.optim.Optimizer,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    loss_of: Callable[..., torch.Tensor] = cross_entropy,
 ) -> Callable[[], None]:
     def step() -> None:
         search.before_forward(0.7)
         optimiser.zero_grad()
-        loss = torch.nn.functional.cross_entropy(model(x), y)
+        loss = loss_of(model(x), y)
         loss.backward()
         search.after_backward(0.7)
         optimiser.step()
@@ -68,13 +77,60 @@ def variants(name: str, x: torch.Tensor, y: torch.Tensor) -> dict[str, Callable[
             )
             adam = torch.optim.Adam([g.mu for g in search.gates], lr=0.02, fused=True)
             out[f"{label}, {steering}"] = stepper(model, search, adam, x, y)
+    for label, (make, learn) in rivals_of().items():
+        model = fresh()
+        for p in model.parameters():
+            p.requires_grad_(False)
+        attach.attach(model, make)
+        for g in attach.gates(model).values():
+            g.sampling = True
+        optimiser, search = learn(list(attach.gates(model).values()), dict(attach.weights(model)))
+        out[label] = stepper(model, search, optimiser, x, y)
     model = fresh()
-    for p in model.parameters():
-        p.requires_grad_(False)
-    attach.attach(model, lambda n, w: gate.TopK(w * 1.0, w.numel() // 10))
-    sgd = torch.optim.SGD([g.score for g in attach.gates(model).values()], lr=0.1, momentum=0.9)
-    out["edge-popup"] = stepper(model, Search(), sgd, x, y)
+    noisy = Variational(model, -10.0, 3.0).__enter__()
+    both = [*noisy.weights.values(), *noisy.log_sigma2.parameters()]
+    plain = stepper(model, noisy, torch.optim.Adam(both, lr=1e-3, fused=True), x, y, lambda out, y: cross_entropy(out, y) + noisy.penalty())
+    out["sparse_vd"] = plain
     return out
+
+
+Parts = tuple[Callable[..., gate.Gate], Callable[..., tuple[torch.optim.Optimizer, Search]]]
+
+
+def rivals_of() -> dict[str, Parts]:
+    """Give the gate and the steering of each of the other methods, at 10 % density; names are those of the files in crbg/methods."""
+    sgd = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
+
+    def popup(n: str, w: torch.Tensor) -> gate.Gate:
+        return gate.TopK(w * 1.0, w.numel() // 10, 10**0.5)
+
+    def tenth(gates: list[Any]) -> int:
+        return sum(p.numel() for g in gates for p in g.parameters()) // 10
+
+    def adam(gates: list[Any]) -> torch.optim.Optimizer:
+        return torch.optim.Adam([g.logit for g in gates], lr=0.1, fused=True)
+
+    return {
+        "edge_popup": (popup, lambda gates, w: (sgd([g.score for g in gates]), Search())),
+        "edge_popup_global": (popup, lambda gates, w: (sgd([g.score for g in gates]), rivals.OneThreshold(gates, 0.1, 0.1))),
+        "iterand": (popup, lambda gates, w: (sgd([g.score for g in gates]), rivals.Redraw(w, gates, 0, 300, 0.1))),
+        "gem_miner": (
+            lambda n, w: rivals.Scored(torch.rand_like(w)),
+            lambda gates, w: (sgd([g.p for g in gates]), rivals.GiveUp(gates, tenth(gates), 10, 0.0)),
+        ),
+        "supermask": (
+            lambda n, w: rivals.Sampled(torch.full_like(w, -2.2), False),
+            lambda gates, w: (sgd([g.v for g in gates]), Search()),
+        ),
+        "concrete": (
+            lambda n, w: rivals.Concrete(torch.full_like(w, -2.2)),
+            lambda gates, w: (adam(gates), rivals.GradBalance(gates, tenth(gates))),
+        ),
+        "hard_concrete": (
+            lambda n, w: rivals.HardConcrete(torch.full_like(w, -2.2)),
+            lambda gates, w: (adam(gates), rivals.GradBalance(gates, tenth(gates))),
+        ),
+    }
 
 
 def main() -> None:

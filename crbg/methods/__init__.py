@@ -1,8 +1,8 @@
 """Ways to a ticket: one file each, found by its name.
 
-A file holds `VERSION` (raised whenever its numerics change, which renames all its runs), a frozen dataclass `Options` whose
-fields are the method's knobs, and `find(model, task, options) -> Found`. The planner reads options without running
-anything, so a method file imports torch inside `find`.
+A file holds `VERSION` (raised whenever its numerics change, which renames all its runs), perhaps `TRAITS` for the table that
+compares methods, a frozen dataclass `Options` whose fields are the method's knobs, and `find(model, task, options) -> Found`.
+The planner reads options without running anything, so a method file imports torch inside `find`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,20 @@ if TYPE_CHECKING:
 
     from crbg.fit import Batches, Clock, Loss, Row
     from crbg.mask import Mask
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a comparison says of a method: where its gradient comes from, how it meets a density, what happens to the weights."""
+
+    gradient: str
+    density: str
+    weights: str = "frozen"
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether the searched objective has this gradient, without a straight-through substitute."""
+        return self.gradient.startswith("pathwise")
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from crbg.errors import CrbgError
-from crbg.methods import Found, Task, edge_popup
+from crbg.methods import Found, Task, Traits, edge_popup
 
 if TYPE_CHECKING:
     from torch import nn
 
 VERSION = 1
+TRAITS = Traits("straight-through, top k", "exact of all together, or by layer")
 
 
 @dataclass(frozen=True)

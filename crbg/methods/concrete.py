@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crbg.methods import Found, Task
+from crbg.methods import Found, Task, Traits
 from crbg.methods._ranked import asked, balanced
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from crbg.gate import Gate
 
 VERSION = 1
+TRAITS = Traits("pathwise, Concrete", "exact of all together (cut at the end)")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crbg.errors import CrbgError, choose
-from crbg.methods import Found, Task
+from crbg.methods import Found, Task, Traits
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from crbg.gate import Gate
 
 VERSION = 1
+TRAITS = Traits("pathwise, clipped Gaussian", "steered to within 2 %, else cut")
 
 LANDED = 0.02  # relative distance from the asked density within which the natural mask counts as having it
 GRANULARITY = ("weight", "unit", "unit+input")

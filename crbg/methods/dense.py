@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crbg.errors import CrbgError, choose
-from crbg.methods import Found, Task
+from crbg.methods import Found, Task, Traits
 
 if TYPE_CHECKING:
     from torch import nn
 
 VERSION = 1
+TRAITS = Traits("of the weights", "all kept", "trained")
 
 
 @dataclass(frozen=True)

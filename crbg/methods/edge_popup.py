@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crbg.errors import CrbgError
-from crbg.methods import Found, Task
+from crbg.methods import Found, Task, Traits
 from crbg.methods._ranked import asked, like, ranked
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from crbg.gate import Gate, TopK
 
 VERSION = 1
+TRAITS = Traits("straight-through, top k", "exact by layer, or of all together")
 
 
 @dataclass(frozen=True)

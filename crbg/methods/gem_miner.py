@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crbg.methods import Found, Task
+from crbg.methods import Found, Task, Traits
 from crbg.methods._ranked import asked, like, ranked
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from crbg.gate import Gate
 
 VERSION = 1
+TRAITS = Traits("straight-through, rounding", "exact of all together")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crbg.methods import Found, Task
+from crbg.methods import Found, Task, Traits
 from crbg.methods._ranked import asked, balanced, like
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from crbg.gate import Gate
 
 VERSION = 1
+TRAITS = Traits("pathwise, stretched Concrete", "exact of all together (cut at the end)")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crbg.methods import Found, Task, edge_popup
+from crbg.methods import Found, Task, Traits, edge_popup
 
 if TYPE_CHECKING:
     from torch import nn
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from crbg.gate import TopK
 
 VERSION = 1
+TRAITS = Traits("straight-through, top k", "exact by layer", "redrawn in part")
 
 
 @dataclass(frozen=True)

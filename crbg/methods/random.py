@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crbg.methods import Found, Task
+from crbg.methods import Found, Task, Traits
 
 if TYPE_CHECKING:
     from torch import nn
 
 VERSION = 1
+TRAITS = Traits("none", "exact by layer")
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crbg.errors import CrbgError
-from crbg.methods import Found, Task
+from crbg.methods import Found, Task, Traits
 
 if TYPE_CHECKING:
     from torch import nn
 
 VERSION = 1
+TRAITS = Traits("pathwise, Gaussian on outputs", "whatever the data give", "trained")
 
 
 @dataclass(frozen=True)
