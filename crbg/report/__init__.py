@@ -15,7 +15,7 @@ from tabulate import tabulate
 from crbg import store
 from crbg.config import Config, Experiment
 from crbg.files import write_text
-from crbg.report import anatomy, figures, numbers, page, tables
+from crbg.report import anatomy, compare, figures, numbers, page, tables
 from crbg.report.claims import PUBLISHED, judge, read_claims, verdict_latex, verdict_table
 from crbg.report.tidy import tidy, unfinished
 
@@ -42,7 +42,13 @@ def build(config: Config, only: str | None = None, page_copy: Path | None = None
         out.append(f"{folder / 'tables' / (e.name + '.md')}, {drawn}.png: {e.about}")
     if only:
         return out
-    mains = [s.experiment for s in sections if s.experiment.role == "main" and s.experiment.view == "curve"]
+    mains = [s.experiment for s in sections if s.experiment.role == "main" and s.experiment.view in ("curve", "methods")]
+    for s in sections:
+        s.beside.update(_compared(s.experiment, rows, config))
+        for caption, table in s.beside.items():
+            path = folder / "tables" / f"{s.experiment.name}_{caption.split()[0]}"
+            write_text(path.with_suffix(".md"), f"{s.experiment.about}: {caption}.\n\n{tables.pipe(table.to_dict('records'))}\n")
+            write_text(path.with_suffix(".tex"), tables.booktabs(table))
     for e in mains:
         write_text(folder / "tables" / f"{e.name}_short.tex", tables.short_latex(e, rows))
     beside = tables.comparison([] if config.demonstration else claims.get("comparison", []), rows)
@@ -73,6 +79,16 @@ def build(config: Config, only: str | None = None, page_copy: Path | None = None
     for name, count in missing.items():
         out.append(f"{name}: {count} runs are missing; `crbg run {name}` does them")
     return out
+
+
+def _compared(e: Experiment, rows: pd.DataFrame, config: Config) -> dict[str, pd.DataFrame]:
+    """Make the tables that stand beside the one of an experiment that compares methods; their names begin their captions."""
+    if e.view != "methods":
+        return {}
+    return {
+        f"properties of the methods and what was seen of them at density {compare.AT:g}": compare.properties(rows, e, config),
+        "sparsity at equal accuracy": compare.equal_accuracy(rows, e),
+    }
 
 
 def _published(claims: Mapping[str, Any], experiment: Experiment, config: Config) -> dict[str, Any]:

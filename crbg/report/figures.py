@@ -31,6 +31,10 @@ STYLE: Any = {
 
 LABELS = {
     "crbg": "CRBG", "crbg_no_noise": "CRBG, no noise", "crbg_polished": "CRBG, polished", "edge_popup": "edge-popup (per layer)",
+    "edge_popup_global": "edge-popup (one threshold)", "edge_popup_unscaled": "edge-popup (unscaled)", "biprop": "biprop (signed)",
+    "gem_miner": "Gem-Miner", "supermask": "supermask", "supermask_rescaled": "supermask, rescaled", "hard_concrete": "hard-concrete",
+    "concrete": "Concrete (CTS at init)", "iterand": "IteRand (redraws)", "stg": "STG as published", "sparse_vd": "Sparse VD (trains)",
+    "supermask_signed": "supermask, signed, rescaled",
     "random_mask": "random mask", "dense_random": "dense, random weights", "dense_trained": "dense, trained",
     "linear_probe": "linear probe", "edge_popup_300_100": "edge-popup, 300-100", "edge_popup_500x4": "edge-popup, 4 x 500",
     "edge_popup_300_100_signed": "edge-popup, 300-100, signed constant", "edge_popup_500x4_signed": "edge-popup, 4 x 500, signed constant",
@@ -66,8 +70,10 @@ def draw(rows: pd.DataFrame, experiment: Experiment, path: Path, demonstration: 
                 _width(mine, published.get("width", []))
             case "penalties":
                 _penalties(mine)
-            case _:
-                _curve(mine, published.get("points", []))
+            case "cost":
+                _cost(mine)
+            case view:
+                _curve(mine, published.get("points", []), wide=view == "methods")
     return path
 
 
@@ -104,9 +110,9 @@ def _below(axes: Any, columns: int = 2, drop: float = -0.2) -> None:
     axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, drop), ncol=columns, columnspacing=1.0)
 
 
-def _curve(mine: pd.DataFrame, published: Published) -> None:
+def _curve(mine: pd.DataFrame, published: Published, wide: bool = False) -> None:
     """Binary accuracy against sparsity, one line for each arm; controls far below are named in the legend instead."""
-    _, axes = plt.subplots(figsize=(3.4, 2.4))
+    _, axes = plt.subplots(figsize=(5.0, 3.2) if wide else (3.4, 2.4))
     best = mine.groupby("arm", sort=False).accuracy.max()
     shown = [a for a in best.index if best[a] >= best.max() - 8]
     for i, arm in enumerate(shown):
@@ -116,7 +122,7 @@ def _curve(mine: pd.DataFrame, published: Published) -> None:
             axes.axhline(level, color=COLOURS[i % 7], lw=1, ls="--", label=f"{label}: {level:.1f} %")
             continue
         by = [(d, list(g.accuracy)) for d, g in group.groupby("asked", sort=True)]
-        _band(axes, [d for d, _ in by], [v for _, v in by], i, label)
+        _band(axes, [d for d, _ in by], [v for _, v in by], i, label, LINES[i // 7])
     for density, accuracy, source in published:
         axes.plot(density, accuracy, "*", color="black", ms=6, mfc="none")
         axes.annotate(f"published, {source}", (density, accuracy), xytext=(5, -3), textcoords="offset points", fontsize=6)
@@ -134,7 +140,26 @@ def _curve(mine: pd.DataFrame, published: Published) -> None:
     axes.set_ylim(max(0.0, min(means) - 2 * margin), min(100.5, max(means) + margin))
     axes.set_xlabel("sparsity of the gated weights (%), log scale of density")
     axes.set_ylabel(f"{best_part(mine)} accuracy (%)")
-    _below(axes)
+    if wide:
+        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    else:
+        _below(axes)
+
+
+def _cost(mine: pd.DataFrame) -> None:
+    """Accuracy against what the search costs, in arithmetic and in time, one line for each arm."""
+    figure, panels = plt.subplots(1, 2, figsize=(6.8, 2.4), sharey=True)
+    for i, arm in enumerate(mine.arm.unique()):
+        by = list(mine[mine.arm == arm].groupby("epochs", sort=True))
+        for axes, field in zip(panels, ("work", "search_seconds"), strict=True):
+            x = [g[field].astype(float).mean() for _, g in by]
+            _band(axes, x, [list(g.accuracy) for _, g in by], i, LABELS.get(arm, arm) if field == "work" else None)
+    _around([g.accuracy.mean() for _, g in mine.groupby(["arm", "epochs"])], panels[0])
+    for axes, text in zip(panels, ("forward and backward FLOPs of the search", "seconds of the search, one thread"), strict=True):
+        axes.set_xscale("log")
+        axes.set_xlabel(text)
+    panels[0].set_ylabel(f"{best_part(mine)} accuracy (%)")
+    figure.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 0.02), ncol=4, columnspacing=1.0)
 
 
 def _dots(mine: pd.DataFrame) -> None:

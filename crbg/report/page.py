@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import html as escape
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -25,12 +25,13 @@ small, .origin { color: #555; font-size: 0.8rem; }
 
 @dataclass(frozen=True)
 class Section:
-    """An experiment with its table, its figure's path without suffix, and where its numbers come from."""
+    """An experiment with its table, its figure's path without suffix, where its numbers come from, and further tables by caption."""
 
     experiment: Experiment
     table: pd.DataFrame
     figure: Path
     origin: str
+    beside: dict[str, pd.DataFrame] = field(default_factory=dict)
 
 
 def html(
@@ -64,6 +65,8 @@ def html(
         parts.append(f"<h2 id='{s.experiment.name}'>{_about(s.experiment)}</h2>")
         parts.append(_picture(s.figure, f"figure of {s.experiment.name}"))
         parts += [s.table.to_html(index=False, border=0), f"<p class='origin'>{escape.escape(s.origin)}</p>"]
+        for caption, table in s.beside.items():
+            parts += [f"<p>{escape.escape(caption)}</p>", table.to_html(index=False, border=0)]
     parts.append("<h2 id='tickets'>Tickets inside</h2>")
     for caption, path in pictures:
         parts += [f"<p>{escape.escape(caption)}</p>", _picture(path, "anatomy of a ticket", "wide")]

@@ -16,7 +16,7 @@ COLUMNS = [
     "experiment", "role", "arm", "setting", "x", "run", "digest", "version", "data", "model", "init", "asked", "seed", "epochs", "status",
     "origin", "revision", "device", "finished", "part", "reading", "accuracy", "density", "density_missed", "shuffle", "invert", "reinit",
     "constant", "fractional", "units", "natural", "effective", "silent", "kept", "gated", "trained", "redrawn", "search_seconds",
-    "draw", "order",
+    "work", "draw", "order",
 ]  # fmt: skip
 
 
@@ -73,6 +73,8 @@ def _rows(e: Experiment, cell: Cell, found: dict[str, Any], setting: dict[str, A
         "trained": ", ".join(record.get("roles", {}).get("trained", [])),
         "redrawn": bool(record.get("roles", {}).get("redrawn")),
     }  # fmt: skip
+    # A step costs three forward passes of its batch: one forward, and one for each of the two gradients.
+    base["work"] = 3 * record["flops"]["dense"] * record["steps"] * spec.batch if "flops" in record and "steps" in record else None
     parts = {"validation": record.get("validation"), "test": found.get("evaluation", {}).get("test") if e.role == "main" else None}
     out = []
     for part, values in parts.items():
