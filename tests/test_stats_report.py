@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
 from crbg import config as configs
-from crbg import plan, stats, store
+from crbg import methods, plan, stats, store
 from crbg.errors import CrbgError
 from crbg.files import read_json, write_json
-from crbg.report import brief, build, claims, numbers, tables
+from crbg.report import brief, build, claims, compare, numbers, tables
 from crbg.report.tidy import tidy, unfinished, values
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -334,6 +334,59 @@ def test_collapsed_runs_count_as_done_and_give_no_number(project):
     assert unfinished(project.config, rows) == {"main": 24, "other": 4, "tuning": 8}
 
 
+# --- methods side by side ---
+
+
+def test_sparsity_at_equal_accuracy_is_read_both_ways(project):
+    project.put("ours", 0.5, around(97.0))
+    project.put("ours", 0.1, around(96.6))
+    project.put("theirs", 0.5, around(97.2))
+    project.put("theirs", 0.1, around(96.4))
+    table = compare.equal_accuracy(tidy(project.config), project.config.experiment("main"), ("theirs", "ours")).set_index("arm")
+    assert list(table) == ["within 0.5 of theirs (97.20 % at 50 %)", "within 0.5 of ours (97.00 % at 50 %)"]
+    assert list(table.loc["ours"]) == ["50 %", "90 %"]
+    assert list(table.loc["theirs"]) == ["50 %", "50 %"]
+    project.put("ours", 0.5, around(80.0))
+    project.put("ours", 0.1, around(79.0))
+    assert (
+        compare.equal_accuracy(tidy(project.config), project.config.experiment("main"), ("theirs",)).set_index("arm").loc["ours"].item()
+        == "nowhere"
+    )
+
+
+def test_step_ratios_are_those_of_the_benchmark(tmp_path):
+    table = tmp_path / "step.md"
+    table.write_text(
+        "| step | median ms | ratio |\n|:--|--:|--:|\n| dense | 3.82 | 1.00 | 1 | 1 |\n| gated, normal, controlled | 5.99 | 1.58 | 1 | 2 |\n"
+    )
+    assert compare.step_ratios(table) == {"dense": "1.00", "gated, normal, controlled": "1.58"}
+    assert compare.step_ratios(tmp_path / "absent.md") == {}
+    assert set(compare.ROWS.values()) <= set(compare.step_ratios(ROOT / "benchmarks/step.md"))
+
+
+def test_properties_say_what_was_tuned_what_failed_and_what_the_controls_say(project, monkeypatch):
+    monkeypatch.setattr(compare, "AT", 0.1)
+    Path("more.yaml").write_text(yaml.safe_dump({"experiments": {"main": {"tuned_by": "tuning", "view": "methods"}}}))
+    project.config = configs.read(["config.yaml", "more.yaml"])
+    project.put("ours", 0.1, around(96.0), mean=around(97.0), sanity={"reinit": [10.0] * 4, "shuffle": [12.0] * 4, "invert": [9.0] * 4})
+    project.put("theirs", 0.1, around(95.0), sanity={"reinit": [10.0] * 4, "shuffle": [40.0] * 4, "invert": [9.0] * 4})
+    for i, cell in enumerate(project.cells("ours", 0.1, "tuning")):
+        where = store.run_folder(project.config, cell.spec, cell.seed)
+        status = {"status": "collapse", "reason": "closed"} if i == 0 else {"status": "ok"}
+        seen = {} if i == 0 else {"validation": {"readings": {"binary": {"accuracy": 40.0 + 20 * i, "density": 0.1}}}}
+        write_json(where / "record.json", {"digest": cell.spec.digest(), "digests": {"draw": "d", "order": "o"}} | status | seen)
+        write_json(where / "provenance.json", {"revision": "abc", "device": "a CPU", "search_seconds": 1.0})
+    table = compare.properties(tidy(project.config), project.config.experiment("main"), project.config).set_index("arm")
+    ours, theirs = table.loc["ours"], table.loc["theirs"]
+    assert (ours["tuned"], theirs["tuned"]) == ("lr", "")
+    assert ours["trials below 50 %"] == "1 of 4"
+    assert (ours["real-valued gates"], ours["shuffle"], ours["finds weights"]) == ("97.0", "12", "yes")
+    assert theirs["finds weights"] == "in part"
+    assert ours["gradient"] == methods.get("crbg").TRAITS.gradient
+    assert methods.get("crbg").TRAITS.differentiable
+    assert not methods.get("edge_popup").TRAITS.differentiable
+
+
 # --- claims ---
 
 
@@ -583,7 +636,7 @@ def test_steady_rule_looks_at_the_gap_of_every_width(sweep, narrow, verdict):
     assert f"100.0 %: 0.5, 11.0 %: {90 - narrow:.1f}" in out.evidence
 
 
-@pytest.mark.parametrize("view", ["dots", "lines", "penalties"])
+@pytest.mark.parametrize("view", ["dots", "lines", "penalties", "cost"])
 def test_every_view_draws_an_ablation(sweep, view):
     body = {"experiments": {"sweep": {"view": view, "x": "options.mu0", "arms": {"shared": {}}}}}
     Path("view.yaml").write_text(yaml.safe_dump(body))
