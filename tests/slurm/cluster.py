@@ -40,11 +40,11 @@ class Clone:
         (path / "config.yaml").write_text((HERE / "config.yaml").read_text().replace("epochs: 300", f"epochs: {epochs}"))
         self.dag, self.log = None, path / "dag.log"
 
-    def start(self, *words, **env):
-        """Type the command of the README, perhaps with more words, and go on."""
+    def start(self, *words, target=("all",), **env):
+        """Type the command of the README, perhaps with more words or for another target, and go on."""
         env = clean(HOME=str(self.path), CRBG_REVISION="test", **env)
         with self.log.open("a") as out:
-            command = [BIN / "snakemake", "--profile", "slurm", "all", *words]
+            command = [BIN / "snakemake", "--profile", "slurm", *target, *words]
             self.dag = subprocess.Popen(command, cwd=self.path, env=env, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
         return self
 

@@ -1,12 +1,14 @@
 """`snakemake --profile slurm all` on a real SLURM: nothing edited, everything killed, nothing lost."""
 
 import os
+import shutil
 import subprocess
 import time
 from datetime import datetime
 
 import pytest
-from cluster import Clone, results_of, sh, wait
+import yaml
+from cluster import ROOT, Clone, results_of, sh, wait
 
 from crbg import attempts
 
@@ -138,3 +140,28 @@ def test_a_gpu_that_is_not_there_is_no_silent_cpu_run(clone):
     assert not clone.runs("edge_popup-*")
     log = next((clone.path / "results/logs").glob("on_gpus-*.log")).read_text()
     assert "asks for a GPU" in log
+
+
+def test_the_quickstart(clone):
+    """Every rule and every method, as `make quickstart` runs them, by the cluster's profile."""
+    shutil.copy(ROOT / "config.yaml", clone.path)
+    clone.start(target=("--configfile", "config.yaml", "config/quickstart.yaml", "--", "quickstart"))
+    assert clone.end(2400) == 0, clone.log.read_text()[-3000:]
+    assert (clone.path / "results/quickstart/report-quickstart.html").exists()
+    words = ("--config", "config.yaml", "config/quickstart.yaml")
+    said = clone.crbg("status", "quickstart", *words).stdout
+    assert "0 running, 0 failed, 0 paused, 0 missing" in said, said
+
+
+def test_a_run_on_two_gpus(clone):
+    """torchrun inside a SLURM job: two processes share each batch, one of them writes, and a cancelled job goes on."""
+    config = yaml.safe_load((clone.path / "config.yaml").read_text())
+    config["experiments"] = {"on_gpus": config["experiments"]["on_gpus"] | {"gpu": 2, "seeds": [0]}}
+    (clone.path / "config.yaml").write_text(yaml.safe_dump(config))
+    job = clone.start().searching("edge_popup-*")["slurm_job"]
+    assert "TresPerJob=gres:gpu:2" in sh("scontrol", "show", "job", job, "--oneliner").stdout
+    assert sh("scancel", job).returncode == 0
+    assert clone.end() == 0, clone.log.read_text()[-3000:]
+    (tries,) = clone.tries().values()
+    assert [a["outcome"] for a in tries][-1] == attempts.DONE
+    assert len(tries) == 2
