@@ -17,6 +17,13 @@ from crbg.data import DATA
 from crbg.errors import CrbgError, choose
 from crbg.files import write_json, write_text
 
+LISTS = {
+    "experiments": "experiments (crbg run NAME)",
+    "methods": "methods and their options",
+    "models": "models (patterns)",
+    "data": "data sets",
+}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and run; a user's mistake prints one message and gives status 2."""
@@ -91,7 +98,8 @@ def _parser() -> argparse.ArgumentParser:
     cells(estimate)
     state = command("status", _status, "Show what is done, running and missing.", "crbg status")
     cells(state)
-    command("list", _list, "List experiments, methods with their options, models and data sets.", "crbg list")
+    names = command("list", _list, "List experiments, methods with their options, models and data sets.", "crbg list methods")
+    names.add_argument("kind", nargs="?", choices=LISTS, help="only these; everything if absent")
     sel = command("select", _select, "Apply the selection rule to the tuning records and write paper/selected.yaml.", "crbg select")
     sel.add_argument("--out", type=Path, help="write elsewhere, for comparison with the committed choice")
     rec = command("record", _record, "Copy finished records into results/recorded, to be committed.", "crbg record lenet_curve")
@@ -290,21 +298,24 @@ def _status(args: argparse.Namespace) -> int:
 def _list(args: argparse.Namespace) -> int:
     import dataclasses
 
-    config = _config(args)
-    print("experiments (crbg run NAME)")
-    for e in config.experiments.values():
-        print(f"  {e.name:20s} {e.role:9s} {len(_unique(e.cells)):4d} runs   {e.about}")
-    print("\nmethods and their options")
-    for name in methods.names():
-        method = methods.get(name)
-        knobs = ", ".join(f"{f.name}={f.default}" for f in dataclasses.fields(method.Options))
-        print(f"  {name:20s} {str(method.__doc__).splitlines()[0]}\n{'':22s} {knobs or 'no options'}")
-    print("\nmodels (patterns)")
-    for stem, pattern in models.families().items():
-        print(f"  {stem:20s} {pattern}")
-    print("\ndata sets")
-    for d in DATA.values():
-        print(f"  {d.name:20s} {d.shape}, {d.train} train + {d.validation} validation + {d.test} test")
+    config, kinds = _config(args), [args.kind] if args.kind else list(LISTS)
+    for kind in kinds:
+        if len(kinds) > 1:
+            print(f"\n{LISTS[kind]}" if kind != kinds[0] else LISTS[kind])
+        if kind == "experiments":
+            for e in config.experiments.values():
+                print(f"  {e.name:20s} {e.role:9s} {len(_unique(e.cells)):4d} runs   {e.about}")
+        elif kind == "methods":
+            for name in methods.names():
+                method = methods.get(name)
+                knobs = ", ".join(f"{f.name}={f.default}" for f in dataclasses.fields(method.Options))
+                print(f"  {name:20s} {str(method.__doc__).splitlines()[0]}\n{'':22s} {knobs or 'no options'}")
+        elif kind == "models":
+            for stem, pattern in models.families().items():
+                print(f"  {stem:20s} {pattern}")
+        else:
+            for d in DATA.values():
+                print(f"  {d.name:20s} {d.shape}, {d.train} train + {d.validation} validation + {d.test} test")
     return 0
 
 

@@ -90,6 +90,15 @@ def test_a_wrong_command_is_an_argument_error(capsys):
     assert "invalid choice: 'rnu'" in capsys.readouterr().err
 
 
+def test_list_names_one_kind_alone(project, crbg):
+    everything = crbg("list")[1]
+    parts = {kind: crbg("list", kind)[1] for kind in ("experiments", "methods", "models", "data")}
+    assert all(part in everything for part in parts.values())
+    assert "edge_popup " in parts["methods"]
+    assert not {"tuning", "mnist"} & {line.split()[0] for line in parts["methods"].splitlines() if line.strip()}
+    assert [line.split()[0] for line in parts["experiments"].splitlines()][:2] == ["tuning", "curve"]
+
+
 def test_list_names_everything_there_is_to_choose(project, crbg):
     code, out, _ = crbg("list")
     assert code == 0
