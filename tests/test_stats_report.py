@@ -434,6 +434,24 @@ def test_value_rule_may_ask_for_another_reading(project):
     assert project.verdict(**rule, mask="mean").verdict == "reproduced"
 
 
+@pytest.mark.parametrize(
+    ("theirs", "quiet", "verdict"),
+    [(95.0, 94.0, "reproduced"), (96.0, 94.0, "inconclusive"), (97.0, 94.0, "not reproduced"), (95.0, None, "not run")],
+)
+def test_best_rule_asks_for_more_than_every_other(project, theirs, quiet, verdict):
+    rule = {"type": "best", "density": 0.5, "others": ["theirs", "quiet"]}
+    assert project.verdict(**rule).verdict == "not run"
+    project.put("ours", 0.5, [96.0, 96.1, 96.2, 96.3])
+    project.put("theirs", 0.5, [theirs + d for d in (0.2, 0.1, 0.2, 0.1)], draw="other law")
+    if quiet:
+        project.put("quiet", 0.5, [quiet + d for d in (0.0, 0.1, 0.2, 0.3)])
+    out = project.verdict(**rule)
+    assert out.verdict == verdict
+    if quiet:
+        assert "- quiet +2.00 [+2.00, +2.00]" in out.evidence  # paired, so without spread
+        assert f"- theirs {96.15 - theirs - 0.15:+.2f} [" in out.evidence
+
+
 @pytest.mark.parametrize(("gap", "verdict"), [(1.0, "reproduced"), (2.05, "inconclusive"), (3.0, "not reproduced")])
 def test_gap_rule(project, gap, verdict):
     rule = {"type": "gap", "density": 0.5, "most": 2.0}

@@ -205,6 +205,29 @@ def _frontier(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
     return _word(up.low >= -m and down.high < -m, up.high < -m or down.low >= -m), evidence
 
 
+def _best(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
+    """Judge whether an arm is better than every one of others at a density: each difference's interval lies above 0."""
+    ours = values(rows, rule["experiment"], rule["arm"], rule["density"])
+    if ours.empty:
+        return "not run", "no runs"
+    parts, holds, refuted = [], True, False
+    for other in rule["others"]:
+        theirs = values(rows, rule["experiment"], other, rule["density"])
+        if theirs.empty:
+            return "not run", f"no runs of {other}"
+        pairs = ours.merge(theirs, on=["seed", "draw", "order"])
+        paired = len(pairs) == len(ours) == len(theirs)
+        test = (
+            stats.paired(list(pairs.accuracy_x), list(pairs.accuracy_y))
+            if paired
+            else stats.welch(list(ours.accuracy), list(theirs.accuracy))
+        )
+        d = test.difference
+        holds, refuted = holds and d.low > 0, refuted or d.high < 0
+        parts.append(f"- {other} {d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}]")
+    return _word(holds, refuted), f"{rule['arm']} at {rule['density']}: " + ", ".join(parts) + f"; n = {len(ours)}"
+
+
 def _floor(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
     """Judge whether an accuracy is reached at all."""
     mine = values(rows, rule["experiment"], rule["arm"], rule["density"], reading=rule.get("mask", "binary"))
@@ -312,7 +335,7 @@ def _steady(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
 
 
 RULES = {
-    "value": _value, "gap": _gap, "loss": _loss, "sanity": _sanity, "frontier": _frontier, "floor": _floor, "order": _order,
+    "value": _value, "gap": _gap, "loss": _loss, "sanity": _sanity, "frontier": _frontier, "floor": _floor, "best": _best, "order": _order,
     "tracks": _tracks, "flat": _flat, "width": _width, "steady": _steady,
 }  # fmt: skip
 
