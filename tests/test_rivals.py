@@ -284,6 +284,13 @@ def test_biprop_on_signed_constants_is_edge_popup_unscaled(digits):
         search(digits, dataclasses.replace(SPECS["biprop"], init="uniform"))
 
 
+def test_scaled_edge_popup_is_the_unscaled_one_on_a_wider_range(digits):
+    """At k = 1/4 the factor is exactly 2; the gradient of a score grows with the effective weight in both."""
+    one = dataclasses.replace(BASE, method="edge_popup", density=0.25, scale=0.25)
+    other = dataclasses.replace(one, scale=0.5, options={"scaled": False})
+    assert search(digits, one)[1].mask == search(digits, other)[1].mask
+
+
 def test_scopes_have_names(digits):
     with pytest.raises(CrbgError, match="scope is layer or global, not 'all'"):
         search(digits, dataclasses.replace(SPECS["edge_popup"], options={"scope": "all"}))
