@@ -30,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
     try:
+        if parallel.started() and args.do is not _run:
+            raise CrbgError("only `crbg run` works in several processes; start this one without torchrun")
         return int(args.do(args) or 0)
     except CrbgError as error:
         print(f"crbg: {error}", file=sys.stderr)
@@ -179,6 +181,7 @@ def _unique(cells: Iterable[Cell]) -> list[Cell]:
 def _run(args: argparse.Namespace) -> int:
     config = _config(args)
     cells = _unique(_cells(args, config))
+    parallel.together = parallel.started()
     if not (args.job and parallel.first()):
         return _do_runs(args, config, cells)
     # A job of the workflow notes its own beginning before anything large is loaded, so that a kill for want of memory shows.
@@ -189,6 +192,9 @@ def _run(args: argparse.Namespace) -> int:
         code = _do_runs(args, config, cells)
         outcome = {0: attempts.DONE, work.CONTINUE: attempts.PAUSED}.get(code, attempts.FAILED)
         return code
+    except RuntimeError:
+        outcome = attempts.KILLED if parallel.size() > 1 else outcome
+        raise
     finally:
         with suppress(OSError):
             attempts.end(folder, outcome)
@@ -198,6 +204,8 @@ def _do_runs(args: argparse.Namespace, config: Config, cells: list[Cell]) -> int
     if not parallel.first():
         return work.search(_bench(args, config, cells), config, [], args.deadline_minutes)
     todo = [c for c in cells if not store.find(config, c.spec, c.seed)]
+    if (unchosen := config.unchosen(todo)) and not config.demonstration:
+        raise CrbgError(f"nothing is chosen yet for {', '.join(unchosen)}: run the tuning that `tuned_by` names, then `crbg select`")
     if todo or parallel.size() > 1:  # several processes meet even where there is nothing to do
         if todo and 0 < args.slices < args.attempt:
             raise CrbgError(

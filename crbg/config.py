@@ -69,6 +69,7 @@ class Experiment:
     targets: tuple[str, ...]
     cells_per_job: int
     tuned_by: tuple[str, ...]
+    chosen: frozenset[str]  # arms for which paper/selected.yaml has a choice
     groups: Mapping[float, tuple[float, ...]]
     cells: tuple[Cell, ...]
     gpu: int
@@ -109,6 +110,11 @@ class Config:
         if name not in self.experiments:
             raise CrbgError(f"no experiment {name!r} in {', '.join(self.files)}: {choose(name, self.experiments)}")
         return self.experiments[name]
+
+    def unchosen(self, cells: Iterable[Cell]) -> list[str]:
+        """Name the arms among these cells that a tuning experiment tunes, but for which nothing has been chosen yet."""
+        tuned = {e.name: {c.arm for t in e.tuned_by for c in self.experiments[t].cells} for e in self.experiments.values()}
+        return sorted({f"{c.experiment}.{c.arm}" for c in cells if c.arm in tuned[c.experiment] - self.experiments[c.experiment].chosen})
 
     def targets(self) -> dict[str, list[Experiment]]:
         """Group the experiments by the targets they serve; `all` has every one."""
@@ -253,7 +259,7 @@ def _experiment(name: str, body: Any, raw: Mapping[str, Any], selected: Mapping[
     targets, about, tuned_by = tuple(body.get("targets", ())), body.get("about", ""), body.get("tuned_by") or ()
     tuned_by = (tuned_by,) if isinstance(tuned_by, str) else tuple(map(str, tuned_by))
     return Experiment(
-        name, about, role, targets, size, tuned_by, groups, tuple(cells), gpu, nodes, body.get("against"), view,
+        name, about, role, targets, size, tuned_by, frozenset(selected), groups, tuple(cells), gpu, nodes, body.get("against"), view,
         body.get("x", "density"),
     )  # fmt: skip
 

@@ -78,6 +78,7 @@ class Clock:
     report: Callable[[int, int], None] = lambda done, total: None
     stop_after: int | None = None  # stop after this many steps of this process; tests interrupt a fit with it
     steps: int = field(default=0)
+    earlier: float = 0.0  # seconds that attempts before this one have searched
 
     def over(self) -> bool:
         """Tell whether to stop now."""
@@ -120,20 +121,24 @@ def fit(
     rates = [float(group["lr"]) for group in optimiser.param_groups]
     device = next(model.parameters()).device
     with _Noise(seed, device):
-        saved = load_checkpoint(checkpoint)
+        saved = load_checkpoint(checkpoint) if parallel.first() else None
+        if parallel.size() > 1:
+            saved = parallel.told(saved)  # not every file system shows all processes the same file at once
         if saved:
             modules.load_state_dict(saved["modules"])
             optimiser.load_state_dict(saved["optimiser"])
             search.load_state_dict(saved["search"])
             step, history, running = int(saved["step"]), list(saved["history"]), float(saved["running"])
             _set_noise_state(saved["noise"], device)
+            clock.earlier += float(saved.get("seconds", 0.0))
+        began = time.monotonic() - (float(saved.get("seconds", 0.0)) if saved else 0.0)
         last_save = time.monotonic()
         for epoch in range(step // per_epoch, epochs):
             for x, y in batches.epoch(epoch, step % per_epoch):
                 over = parallel.agree(clock.over(), device)
                 if checkpoint and parallel.first() and (over or time.monotonic() - last_save >= clock.save_every):
                     state = {"modules": modules.state_dict(), "optimiser": optimiser.state_dict(), "step": step}
-                    state |= {"search": search.state_dict(), "history": history, "running": running}
+                    state |= {"search": search.state_dict(), "history": history, "running": running, "seconds": time.monotonic() - began}
                     save_checkpoint(checkpoint, state | {"noise": _noise_state(device)})
                     last_save = time.monotonic()
                 if over:

@@ -8,7 +8,7 @@ decides what is run and writes files; the others follow it. Imports torch only w
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -19,22 +19,41 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+together = False  # set by `crbg run`: elsewhere torchrun's variables belong to somebody else's program
+
+
+def started() -> bool:
+    """Tell whether torchrun started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1
+
+
 def size() -> int:
     """Return the number of processes of this run."""
-    return int(os.environ.get("WORLD_SIZE", 1))
+    return int(os.environ.get("WORLD_SIZE", 1)) if together else 1
+
+
+def rank() -> int:
+    """Return the number of this process, from 0."""
+    return int(os.environ.get("RANK", 0)) if size() > 1 else 0
 
 
 def first() -> bool:
     """Tell whether this process leads: it writes, reports and decides."""
-    return int(os.environ.get("RANK", 0)) == 0
+    return rank() == 0
 
 
-def place(name: str) -> str:
-    """Give this process its own GPU of its node, where GPUs are used."""
+def place(name: str, pick: Callable[[str], torch.device]) -> torch.device:
+    """Give this process its own GPU of its node, where GPUs are used.
+
+    The first process of a node takes the places on all its GPUs, in their order, so that two runs never wait for each other.
+    """
     import torch
 
-    wants = name == "cuda" or (name == "auto" and torch.cuda.is_available())
-    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if wants and size() > 1 else name
+    if size() == 1 or not (name == "cuda" or (name == "auto" and torch.cuda.is_available())):
+        return pick(name)
+    mine = int(os.environ.get("LOCAL_RANK", 0))
+    taken = [pick(f"cuda:{i}") for i in range(int(os.environ.get("LOCAL_WORLD_SIZE", 1)))] if mine == 0 else []
+    return taken[0] if taken else torch.device("cuda", mine)
 
 
 def join(device: torch.device) -> None:
@@ -68,7 +87,7 @@ def told(what: Any = None) -> Any:
 
 def share(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, float]:
     """Take every size()-th example of a batch, and the factor on their mean loss that makes the average that of the batch."""
-    n, k = size(), int(os.environ.get("RANK", 0))
+    n, k = size(), rank()
     if n == 1:
         return x, y, 1.0
     if len(y) < n:

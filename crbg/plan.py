@@ -49,7 +49,7 @@ def _costs(folder: Path, changed: int) -> dict[tuple[Any, ...], Cost]:
         spec = found.get("spec", {})
         for entry in found.get("runs", {}).values():
             p = entry.get("provenance", {})
-            if spec.get("epochs") and p.get("search_seconds"):
+            if spec.get("epochs") and p.get("search_seconds") and p.get("processes", 1) == 1:
                 key = tuple(spec[field] for field in KIND)
                 seen.setdefault((*key, bool(p.get("gpu"))), []).append((p["search_seconds"] / spec["epochs"], p.get("peak_memory_mb", 0.0)))
     return {k: Cost(statistics.median(t for t, _ in v), max(m for _, m in v)) for k, v in seen.items()}

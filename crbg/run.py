@@ -128,6 +128,8 @@ def _outcome(error: BaseException) -> str:
         return attempts.DISK
     if isinstance(error, CrbgError):
         return attempts.INPUT
+    if parallel.size() > 1 and isinstance(error, RuntimeError):
+        return attempts.KILLED  # the others vanished from a collective call: a node or a process died
     return attempts.CODE if isinstance(error, Exception) else attempts.KILLED
 
 
@@ -156,7 +158,7 @@ def _search(spec: Spec, seed: int, bench: Bench, clock: Clock, where: Path) -> d
         found = None
     if not parallel.first():
         return {}
-    searched = time.monotonic() - started
+    searched = time.monotonic() - started + clock.earlier
     if found is not None:
         record |= _describe(spec, seed, data, model, initial, roles, found)
         record["digests"]["mask"] = found.mask.digest()
@@ -350,6 +352,7 @@ def _provenance(device: torch.device, searched: float, total: float) -> dict[str
         "device": torch.cuda.get_device_name(device) if gpu else cpu_name(),
         "gpu": gpu,
         "threads": torch.get_num_threads(),
+        "processes": parallel.size(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"crbg": crbg.__version__, "torch": torch.__version__.split("+")[0], "python": platform.python_version()},
         "revision": revision(),

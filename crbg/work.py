@@ -39,7 +39,7 @@ def bench(config: Config, cells: Iterable[Cell] = (), device: str | None = None,
         if not torch.cuda.is_available():
             raise CrbgError(f"{asking} asks for a GPU (`gpu` in its configuration) and torch finds none; `--device cpu` runs it on the CPU")
         name = "cuda"
-    chosen = pick(parallel.place(name), config.gpu_share)
+    chosen = parallel.place(name, lambda one: pick(one, config.gpu_share))
     parallel.join(chosen)
     return Bench(config.results, config.data_dir, chosen)
 

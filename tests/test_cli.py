@@ -40,6 +40,7 @@ def project(tmp_path, monkeypatch):
     Path("digits.yaml").write_text(yaml.safe_dump({"experiments": digits}))
     Path("paper").mkdir()
     Path("paper/claims.yaml").write_text("{claims: [], contrasts: []}")
+    Path("paper/selected.yaml").write_text("{curve: {crbg: [{densities: [], set: {}}]}}")
     return tmp_path
 
 
@@ -88,6 +89,13 @@ def test_a_wrong_command_is_an_argument_error(capsys):
         cli.main(["rnu"])
     assert done.value.code == 2
     assert "invalid choice: 'rnu'" in capsys.readouterr().err
+
+
+def test_what_is_tuned_waits_for_its_choice(project, crbg):
+    """Without one it would run with default settings under the name of tuned ones."""
+    Path("paper/selected.yaml").unlink()
+    assert "nothing is chosen yet for curve.crbg: run the tuning" in refused(crbg("run", "curve"))
+    assert crbg("run", "curve", "--where", "arm=random")[0] == 0
 
 
 def test_list_names_one_kind_alone(project, crbg):

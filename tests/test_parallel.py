@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from crbg import parallel
+from crbg import attempts, cli, parallel, run
 from crbg.errors import CrbgError
 
 BASE = {"data": "digits", "model": "lenet-32-16", "density": 0.2, "scale": 0.5, "batch": 63, "epochs": 3}
@@ -99,6 +99,10 @@ def test_a_pause_of_two_processes_changes_no_byte(tmp_path):
 def test_shares_make_up_the_batch(monkeypatch):
     x, y = torch.arange(7.0)[:, None], torch.arange(7)
     monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setenv("RANK", "1")
+    assert parallel.share(x, y)[2] == 1.0  # somebody else's program that torchrun started
+    assert parallel.first()
+    monkeypatch.setattr(parallel, "together", True)
     parts = []
     for rank in range(3):
         monkeypatch.setenv("RANK", str(rank))
@@ -112,8 +116,35 @@ def test_shares_make_up_the_batch(monkeypatch):
 
 def test_each_process_takes_its_own_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert parallel.place("auto") == "auto"
+    picked = []
+
+    def pick(name):
+        picked.append(name)
+        return torch.device("cuda", 0) if name == "cuda:0" else name
+
+    assert parallel.place("auto", pick) == "auto"
+    monkeypatch.setattr(parallel, "together", True)
+    for name, value in (("WORLD_SIZE", "2"), ("LOCAL_WORLD_SIZE", "2"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    picked.clear()
+    assert parallel.place("auto", pick) == parallel.place("cuda", pick) == torch.device("cuda:1")
+    assert not picked  # the first process of the node takes the places, in order
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert parallel.place("auto", pick) == torch.device("cuda:0")
+    assert picked == ["cuda:0", "cuda:1"]
+    assert parallel.place("cpu", pick) == "cpu"
+
+
+def test_other_commands_refuse_to_be_several(monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    assert parallel.place("auto") == parallel.place("cuda") == "cuda:1"
-    assert parallel.place("cpu") == "cpu"
+    assert cli.main(["list"]) == 2
+    assert "only `crbg run` works in several processes" in capsys.readouterr().err
+
+
+def test_a_process_that_vanished_is_no_mistake_in_the_code(monkeypatch):
+    gone = RuntimeError("Connection closed by peer")
+    assert run._outcome(gone) == attempts.CODE
+    monkeypatch.setattr(parallel, "together", True)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run._outcome(gone) == attempts.KILLED
+    assert run._outcome(CrbgError("wrong input")) == attempts.INPUT

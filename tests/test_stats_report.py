@@ -381,6 +381,10 @@ def test_properties_say_what_was_tuned_what_failed_and_what_the_controls_say(pro
     assert ours["trials below 50 %"] == "1 of 4"
     assert (ours["real-valued gates"], ours["shuffle"], ours["finds weights"]) == ("97.0", "12", "yes")
     assert theirs["finds weights"] == "in part"
+    assert ours["collapsed"] == "0 of 4"
+    project.put("theirs", 0.1, around(9.0), sanity={"reinit": [10.0] * 4, "shuffle": [10.0] * 4, "invert": [9.0] * 4})
+    chance = compare.properties(tidy(project.config), project.config.experiment("main"), project.config).set_index("arm").loc["theirs"]
+    assert chance["finds weights"] == ""  # a ticket at chance is no evidence for its method
     assert ours["gradient"] == methods.get("crbg").TRAITS.gradient
     assert methods.get("crbg").TRAITS.differentiable
     assert not methods.get("edge_popup").TRAITS.differentiable
@@ -447,9 +451,24 @@ def test_best_rule_asks_for_more_than_every_other(project, theirs, quiet, verdic
         project.put("quiet", 0.5, [quiet + d for d in (0.0, 0.1, 0.2, 0.3)])
     out = project.verdict(**rule)
     assert out.verdict == verdict
+    cell = project.cells("ours", 0.5)[0]
+    where = store.run_folder(project.config, cell.spec, cell.seed)
     if quiet:
         assert "- quiet +2.00 [+2.00, +2.00]" in out.evidence  # paired, so without spread
         assert f"- theirs {96.15 - theirs - 0.15:+.2f} [" in out.evidence
+        (where / "evaluation.json").unlink()
+        write_json(where / "record.json", read_json(where / "record.json") | {"status": "collapse", "reason": "closed"})
+        out = project.verdict(**rule)
+        assert (out.verdict, "1 runs of ours collapsed" in out.evidence) == ("inconclusive", True)
+
+
+def test_redrawn_weights_are_named_in_the_table(project):
+    project.put("theirs", 0.5, around(90.0))
+    assert "trained" not in tables.main_table(tidy(project.config), "main")
+    for cell in project.cells("theirs", 0.5):
+        path = store.run_folder(project.config, cell.spec, cell.seed) / "record.json"
+        write_json(path, read_json(path) | {"roles": {"redrawn": ["fc1.weight"]}})
+    assert list(tables.main_table(tidy(project.config), "main").trained) == ["weights redrawn"]
 
 
 @pytest.mark.parametrize(("gap", "verdict"), [(1.0, "reproduced"), (2.05, "inconclusive"), (3.0, "not reproduced")])

@@ -153,14 +153,16 @@ def test_a_run_on_several_gpus_or_nodes_is_started_by_torchrun(clone):
     config = configs.read(["config.yaml", "wide.yaml"])
     wide, spread = resources(text, "search_wide"), resources(text, "search_nodes")
     assert (len(wide), len(spread)) == tuple(len(config.experiment(e).jobs()) for e in ("lenet_goals", "lenet_goals_refit"))
-    assert {(r["slurm_partition"], r["gpu"], r["gpu_model"]) for r in wide} == {("fast", "4", "h200")}
+    keys = ("slurm_partition", "gpu", "gpu_model", "nodes", "cpus_per_task")
+    assert {tuple(r[k] for k in keys) for r in wide} == {("fast", "4", "h200", "1", "4")}
     assert text.count("python -m torch.distributed.run --standalone --nproc-per-node=4 -m crbg run lenet_goals ") == len(wide)
     wanted = {("fast", "srun", "3", "2", "gpu:h200:2", None, None)}
     keys = ("slurm_partition", "mpi", "nodes", "tasks_per_node", "gres", "gpu", "gpu_model")
     assert {tuple(r.get(k) for k in keys) for r in spread} == wanted
     start = (
         "srun --nodes=3 --ntasks=3 --ntasks-per-node=1 --cpus-per-task=$((1 * 2)) python -m torch.distributed.run --nnodes=3 "
-        "--nproc-per-node=2 --rdzv-backend=c10d --rdzv-endpoint=$(hostname):29400 --rdzv-id=$SLURM_JOB_ID -m crbg run lenet_goals_refit "
+        "--nproc-per-node=2 --rdzv-backend=c10d --rdzv-endpoint=$(hostname):$((20000 + SLURM_JOB_ID % 20000)) "
+        "--rdzv-id=$SLURM_JOB_ID -m crbg run lenet_goals_refit "
     )
     assert text.count(start) == len(spread)
     assert {r["gres"] for r in resources(dry_run(clone, *words)[1], "search_nodes")} == {"gpu:2"}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from crbg import parallel
 from crbg.errors import CrbgError
 from crbg.methods import Found, Task, Traits
 
@@ -39,6 +40,8 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
     from crbg.variational import Variational, ramp
 
     o = options
+    if parallel.size() > 1:
+        raise CrbgError("sparse_vd draws noise for every example, which several processes would not share; run it in one")
     if task.density is not None:
         raise CrbgError("sparse_vd finds its own sparsity; leave density out")
     with torch.random.fork_rng(devices=[]):  # a loader that shuffles draws here from the global generator

@@ -205,6 +205,12 @@ def _frontier(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
     return _word(up.low >= -m and down.high < -m, up.high < -m or down.low >= -m), evidence
 
 
+def _collapsed(rule: Mapping[str, Any], rows: pd.DataFrame, arm: str) -> int:
+    """Count the runs of an arm that ended without a ticket at the rule's density; they have no test accuracy to compare."""
+    mine = rows[(rows.experiment == rule["experiment"]) & (rows.arm == arm) & (rows.status == "collapse")]
+    return len(mine[(mine.asked - rule["density"]).abs() < 1e-9].drop_duplicates(["digest", "seed"]))
+
+
 def _best(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
     """Judge whether an arm is better than every one of others at a density: each difference's interval lies above 0."""
     ours = values(rows, rule["experiment"], rule["arm"], rule["density"])
@@ -213,6 +219,9 @@ def _best(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
     parts, holds, refuted = [], True, False
     for other in rule["others"]:
         theirs = values(rows, rule["experiment"], other, rule["density"])
+        lost = {arm: _collapsed(rule, rows, arm) for arm in (rule["arm"], other)}
+        if any(lost.values()):
+            return "inconclusive", ", ".join(f"{n} runs of {arm} collapsed" for arm, n in lost.items() if n)
         if theirs.empty:
             return "not run", f"no runs of {other}"
         pairs = ours.merge(theirs, on=["seed", "draw", "order"])

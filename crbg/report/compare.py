@@ -34,14 +34,16 @@ def properties(rows: pd.DataFrame, experiment: Experiment, config: Config) -> pd
         trials = trials[(trials.reading == "binary") | trials.reading.isna()].drop_duplicates(["digest", "seed"])
         useless = (trials.accuracy.isna() | (trials.accuracy < 50)).sum()
         line["trials below 50 %"] = f"{useless} of {len(trials)}" if len(trials) else ""
-        line["collapsed"] = str(int((rows[(rows.arm == arm) & (rows.experiment == experiment.name)].status == "collapse").sum()))
+        runs = rows[(rows.arm == arm) & (rows.experiment == experiment.name)].drop_duplicates(["digest", "seed"])
+        line["collapsed"] = f"{(runs.status == 'collapse').sum()} of {len(runs)}"
         here = values(rows, experiment.name, arm, AT, part=str(mine.part.iloc[0]))
         soft = values(rows, experiment.name, arm, AT, part=str(mine.part.iloc[0]), reading="mean")
         line[f"accuracy at {AT:g}"] = interval(list(here.accuracy)) if len(here) else ""
         line["real-valued gates"] = f"{soft.accuracy.mean():.1f}" if len(soft) and soft.accuracy.notna().any() else ""
         line |= {c: f"{here[c].mean():.0f}" if here[c].notna().any() else "" for c in CONTROLS}
         known = [here[c].astype(float).mean() for c in CONTROLS if here[c].notna().any()]
-        line["finds weights"] = ("yes" if max(known) <= NEAR_CHANCE else "in part") if known else ""
+        learnt = len(here) and here.accuracy.mean() > 2 * NEAR_CHANCE  # a ticket that is no better than its controls finds nothing
+        line["finds weights"] = ("yes" if max(known) <= NEAR_CHANCE else "in part") if known and learnt else ""
         line["step / dense"] = steps.get(ROWS.get(arm, arm), steps.get(spec.method, ""))
         out.append(line)
     return pd.DataFrame(out)

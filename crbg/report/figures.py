@@ -156,7 +156,7 @@ def _cost(mine: pd.DataFrame) -> None:
             x = [g[field].astype(float).mean() for _, g in by]
             _band(axes, x, [list(g.accuracy) for _, g in by], i, LABELS.get(arm, arm) if field == "work" else None)
     _around([g.accuracy.mean() for _, g in mine.groupby(["arm", "epochs"])], panels[0])
-    for axes, text in zip(panels, ("forward and backward FLOPs of the search", "seconds of the search, one thread"), strict=True):
+    for axes, text in zip(panels, ("forward and backward FLOPs of the search", "seconds of the search"), strict=True):
         axes.set_xscale("log" if axes.dataLim.minpos[0] < math.inf else "linear")  # old records do not say what a run cost
         axes.set_xlabel(text)
     panels[0].set_ylabel(f"{best_part(mine)} accuracy (%)")

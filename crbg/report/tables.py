@@ -63,7 +63,7 @@ def main_table(rows: pd.DataFrame, experiment: str) -> pd.DataFrame:
         line["missed"] = str(int(binary.density_missed.fillna(False).astype(bool).sum()))
         line["search s"] = f"{binary.search_seconds.mean():.0f}"
         line["trained"] = ("slopes" if "act" in trained else "weights") if (trained := str(binary.trained.iloc[0])) else ""
-        line["trained"] = "weights redrawn" if binary.redrawn.iloc[0] is True else line["trained"]
+        line["trained"] = "weights redrawn" if bool(binary.redrawn.iloc[0]) else line["trained"]
         out.append(line)
     table = pd.DataFrame(out)
     optional = ("setting", "units closed %", "weights cut %", "silent units", "trained", "fractional %")

@@ -50,7 +50,7 @@ def minutes(wildcards, attempt):
 def memory(wildcards):
     """As much again for every time that the job was killed, up to four times: it may have been for that."""
     killed = min(3, plan.kills(CONFIG, wildcards.job))
-    return cut(wildcards).memory_mb * (1 + killed)
+    return cut(wildcards).memory_mb * max(1, gpus(wildcards.job)) * (1 + killed)
 
 
 # What a search asks of a cluster, and is told about itself.

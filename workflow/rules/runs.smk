@@ -50,7 +50,9 @@ rule search_wide:
     threads: CONFIG.threads
     resources:
         **LIMITS,
+        nodes=1,
         gpu=lambda wildcards: gpus(wildcards.job),
+        cpus_per_task=lambda wildcards: CONFIG.threads * gpus(wildcards.job),
     params:
         experiment=lambda wildcards: JOBS[wildcards.job].experiment,
         common=COMMON,
@@ -88,7 +90,7 @@ rule search_nodes:
         "{resources.mpi} --nodes={resources.nodes} --ntasks={resources.nodes} --ntasks-per-node=1 "
         "--cpus-per-task=$(({threads} * {resources.tasks_per_node})) "
         "python -m torch.distributed.run --nnodes={resources.nodes} --nproc-per-node={resources.tasks_per_node} "
-        "--rdzv-backend=c10d --rdzv-endpoint=$(hostname):29400 --rdzv-id=$SLURM_JOB_ID "
+        "--rdzv-backend=c10d --rdzv-endpoint=$(hostname):$((20000 + SLURM_JOB_ID % 20000)) --rdzv-id=$SLURM_JOB_ID "
         f"-m {RUN}"
 
 
