@@ -119,15 +119,16 @@ def test_prose_keeps_to_its_own_words(page):
 
 def test_readme_numbers_are_those_of_the_records():
     from crbg.report import tables
-    from crbg.report.tidy import tidy
+    from crbg.report.tidy import tidy, unfinished
 
     configuration = config.read([ROOT / "config.yaml"])
     rows = tidy(configuration)
     if rows.empty:
         pytest.skip("no records in this clone")
     readme = (ROOT / "README.md").read_text()
+    missing = unfinished(configuration, rows)
     for e in configuration.experiments.values():
-        if e.role == "main" and e.view in ("curve", "methods") and (rows.experiment == e.name).any():
+        if e.role == "main" and e.view in ("curve", "methods") and e.name not in missing:
             assert tables.readme_table(e, rows) in readme
 
 

@@ -71,7 +71,7 @@ def build(config: Config, only: str | None = None, page_copy: Path | None = None
     out.append(f"{folder / 'tables' / 'verdicts.md'}: {len(verdicts)} claims, goals and contrasts")
     out.append(f"{folder / 'report.html'}: everything on one page")
     if not config.demonstration:
-        _into_readme(mains, rows)
+        _into_readme([e for e in mains if e.name not in missing], rows)
         waiting = numbers.check(folder / "main.tex", known, missing)
         out.append(
             _typeset(folder) if not waiting else f"{folder / 'main.tex'}: {waiting} places wait for experiments that are not finished"
