@@ -158,7 +158,8 @@ def test_a_run_on_two_gpus(clone):
     config = yaml.safe_load((clone.path / "config.yaml").read_text())
     config["experiments"] = {"on_gpus": config["experiments"]["on_gpus"] | {"gpu": 2, "seeds": [0]}}
     (clone.path / "config.yaml").write_text(yaml.safe_dump(config))
-    job = clone.start().searching("edge_popup-*")["slurm_job"]
+    # A small machine has less than a second attempt asks for two GPUs after a kill.
+    job = clone.start("--set-resources", "search_wide:mem_mb=4000").searching("edge_popup-*")["slurm_job"]
     assert "TresPerJob=gres:gpu:2" in sh("scontrol", "show", "job", job, "--oneliner").stdout
     assert sh("scancel", job).returncode == 0
     assert clone.end() == 0, clone.log.read_text()[-3000:]
