@@ -14,7 +14,10 @@ from crbg.report.tidy import values
 from crbg.selection import varying
 
 STEPS = Path("benchmarks/step.md")
-ROWS = {"crbg": "gated, normal, controlled", "crbg_no_noise": "gated, no noise, controlled", "crbg_polished": "gated, no noise, controlled"}
+ROWS = {
+    "crbg": "gated, normal, controlled", "crbg_no_noise": "gated, no noise, controlled", "crbg_polished": "gated, no noise, controlled",
+    "biprop": "edge_popup_global", "supermask_rescaled": "supermask",
+}  # fmt: skip
 AT = 0.05  # density of the columns that show one
 NEAR_CHANCE = 25.0  # per cent; the bound of the claim that gates find weights
 MARGIN = 0.5  # points within which accuracies count as equal
