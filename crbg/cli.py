@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -16,13 +17,6 @@ from crbg.config import Cell, Config, Experiment
 from crbg.data import DATA
 from crbg.errors import CrbgError, choose
 from crbg.files import write_json, write_text
-
-LISTS = {
-    "experiments": "experiments (crbg run NAME)",
-    "methods": "methods and their options",
-    "models": "models (patterns)",
-    "data": "data sets",
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -304,27 +298,34 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace) -> int:
-    import dataclasses
-
     config, kinds = _config(args), [args.kind] if args.kind else list(LISTS)
+    blocks = []
     for kind in kinds:
-        if len(kinds) > 1:
-            print(f"\n{LISTS[kind]}" if kind != kinds[0] else LISTS[kind])
-        if kind == "experiments":
-            for e in config.experiments.values():
-                print(f"  {e.name:20s} {e.role:9s} {len(_unique(e.cells)):4d} runs   {e.about}")
-        elif kind == "methods":
-            for name in methods.names():
-                method = methods.get(name)
-                knobs = ", ".join(f"{f.name}={f.default}" for f in dataclasses.fields(method.Options))
-                print(f"  {name:20s} {str(method.__doc__).splitlines()[0]}\n{'':22s} {knobs or 'no options'}")
-        elif kind == "models":
-            for stem, pattern in models.families().items():
-                print(f"  {stem:20s} {pattern}")
-        else:
-            for d in DATA.values():
-                print(f"  {d.name:20s} {d.shape}, {d.train} train + {d.validation} validation + {d.test} test")
+        title, lines = LISTS[kind]
+        blocks.append("\n".join([title] * (len(kinds) > 1) + [f"  {line}" for line in lines(config)]))
+    print("\n\n".join(blocks))
     return 0
+
+
+def _method_lines() -> Iterable[str]:
+    for name in methods.names():
+        method = methods.get(name)
+        knobs = ", ".join(f"{f.name}={f.default}" for f in dataclasses.fields(method.Options))
+        yield f"{name:20s} {str(method.__doc__).splitlines()[0]}\n{'':22s} {knobs or 'no options'}"
+
+
+LISTS: dict[str, tuple[str, Callable[[Config], Iterable[str]]]] = {
+    "experiments": (
+        "experiments (crbg run NAME)",
+        lambda config: (f"{e.name:20s} {e.role:9s} {len(_unique(e.cells)):4d} runs   {e.about}" for e in config.experiments.values()),
+    ),
+    "methods": ("methods and their options", lambda config: _method_lines()),
+    "models": ("models (patterns)", lambda config: (f"{stem:20s} {pattern}" for stem, pattern in models.families().items())),
+    "data": (
+        "data sets",
+        lambda config: (f"{d.name:20s} {d.shape}, {d.train} train + {d.validation} validation + {d.test} test" for d in DATA.values()),
+    ),
+}
 
 
 def _select(args: argparse.Namespace) -> int:

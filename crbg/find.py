@@ -29,9 +29,9 @@ def find_ticket(
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> Found:
-    """Search a sparse subnetwork of `model` with its weights as they are; none of them is changed.
+    """Search a sparse subnetwork of `model` with its weights as they are.
 
-    (The methods that train or redraw weights say so in `found.changed`.)
+    None of them is changed, except by the methods that train or redraw weights, which say so in `found.changed`.
 
     `data` is a loader of (inputs, labels) batches, or one pair of tensors that is shuffled into batches of `batch`.
     `loss(outputs, labels)` is a mean over the batch; with the default loss CRBG chooses the logits' temperature itself, since

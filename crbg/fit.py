@@ -121,7 +121,7 @@ def fit(
     rates = [float(group["lr"]) for group in optimiser.param_groups]
     device = next(model.parameters()).device
     with _Noise(seed, device):
-        saved = load_checkpoint(checkpoint) if parallel.first() else None
+        saved, earlier = load_checkpoint(checkpoint) if parallel.first() else None, 0.0
         if parallel.size() > 1:
             saved = parallel.told(saved)  # not every file system shows all processes the same file at once
         if saved:
@@ -130,8 +130,9 @@ def fit(
             search.load_state_dict(saved["search"])
             step, history, running = int(saved["step"]), list(saved["history"]), float(saved["running"])
             _set_noise_state(saved["noise"], device)
-            clock.earlier += float(saved.get("seconds", 0.0))
-        began = time.monotonic() - (float(saved.get("seconds", 0.0)) if saved else 0.0)
+            earlier = float(saved.get("seconds", 0.0))
+            clock.earlier += earlier
+        began = time.monotonic() - earlier
         last_save = time.monotonic()
         for epoch in range(step // per_epoch, epochs):
             for x, y in batches.epoch(epoch, step % per_epoch):

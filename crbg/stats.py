@@ -25,6 +25,11 @@ class Interval:
         """Half the width."""
         return (self.high - self.low) / 2
 
+    @property
+    def bar(self) -> float:
+        """Half the width where it is worth drawing: two values have an interval thirteen times their distance."""
+        return self.half if self.n > 2 else 0.0
+
 
 def t_interval(values: Sequence[float], level: float = 0.95) -> Interval:
     """Student's t interval for the mean of independent values."""

@@ -5,7 +5,7 @@ Not a strong ticket of one initial draw: what it finds needs the redrawn weights
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from crbg.methods import Found, Task, Traits, edge_popup
@@ -36,12 +36,13 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
     """Search at `task.density` in every layer; the weights of the model end as they were last drawn."""
     from crbg import attach, rivals
 
-    o = options
+    popup = asdict(options)
+    period, rate = popup.pop("period"), popup.pop("rate")
     before = {n: w.detach().clone() for n, w in attach.weights(model).items()}
 
     def hook(gates: list[TopK]) -> Search:
-        return rivals.Redraw(attach.weights(model), gates, task.seed, o.period, o.rate)
+        return rivals.Redraw(attach.weights(model), gates, task.seed, period, rate)
 
-    found = edge_popup.find(model, task, edge_popup.Options(o.lr, o.momentum, o.weight_decay, o.scaled), hook)
+    found = edge_popup.find(model, task, edge_popup.Options(**popup), hook)
     found.changed = {n: "redrawn" for n, w in attach.weights(model).items() if not w.equal(before[n])}
     return found

@@ -96,9 +96,7 @@ def _contrasts(declared: list[dict[str, Any]], rows: pd.DataFrame) -> list[Verdi
         if a.empty or b.empty:
             done.append((c, None))
             continue
-        pairs = list(zip(a.seed, a.draw, a.order, strict=True)) == list(zip(b.seed, b.draw, b.order, strict=True))
-        test = stats.paired if pairs else stats.welch
-        done.append((c, test(list(a.accuracy), list(b.accuracy))))
+        done.append((c, _compare(a, b)))
     adjusted = iter(stats.holm([r.p for _, r in done if r is not None], len(declared)))
     out = []
     for c, r in done:
@@ -112,6 +110,14 @@ def _contrasts(declared: list[dict[str, Any]], rows: pd.DataFrame) -> list[Verdi
         evidence = f"{d.mean:+.2f} points [{d.low:+.2f}, {d.high:+.2f}], {r.test}, n = {d.n}, Holm p = {p:.2g}"
         out.append(Verdict(name, "pre-declared contrast", f"{c['a']} against {c['b']}", word, evidence))
     return out
+
+
+def _compare(a: pd.DataFrame, b: pd.DataFrame) -> stats.Contrast:
+    """Test a - b: paired where all runs of both share their seeds, initial draws and data orders, Welch's test otherwise."""
+    pairs = a.merge(b, on=["seed", "draw", "order"])
+    if len(pairs) == len(a) == len(b):
+        return stats.paired(list(pairs.accuracy_x), list(pairs.accuracy_y))
+    return stats.welch(list(a.accuracy), list(b.accuracy))
 
 
 def _word(holds: bool, fails: bool) -> str:
@@ -216,22 +222,15 @@ def _best(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
     ours = values(rows, rule["experiment"], rule["arm"], rule["density"])
     if ours.empty:
         return "not run", "no runs"
+    lost = {arm: _collapsed(rule, rows, arm) for arm in (rule["arm"], *rule["others"])}
     parts, holds, refuted = [], True, False
     for other in rule["others"]:
         theirs = values(rows, rule["experiment"], other, rule["density"])
-        lost = {arm: _collapsed(rule, rows, arm) for arm in (rule["arm"], other)}
-        if any(lost.values()):
-            return "inconclusive", ", ".join(f"{n} runs of {arm} collapsed" for arm, n in lost.items() if n)
+        if lost[rule["arm"]] or lost[other]:
+            return "inconclusive", ", ".join(f"{lost[arm]} runs of {arm} collapsed" for arm in (rule["arm"], other) if lost[arm])
         if theirs.empty:
             return "not run", f"no runs of {other}"
-        pairs = ours.merge(theirs, on=["seed", "draw", "order"])
-        paired = len(pairs) == len(ours) == len(theirs)
-        test = (
-            stats.paired(list(pairs.accuracy_x), list(pairs.accuracy_y))
-            if paired
-            else stats.welch(list(ours.accuracy), list(theirs.accuracy))
-        )
-        d = test.difference
+        d = _compare(ours, theirs).difference
         holds, refuted = holds and d.low > 0, refuted or d.high < 0
         parts.append(f"- {other} {d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}]")
     return _word(holds, refuted), f"{rule['arm']} at {rule['density']}: " + ", ".join(parts) + f"; n = {len(ours)}"

@@ -26,6 +26,7 @@ MARGIN = 0.5  # points within which accuracies count as equal
 def properties(rows: pd.DataFrame, experiment: Experiment, config: Config) -> pd.DataFrame:
     """Say of each arm with a density what its method is, what was tuned, what failed, and what its tickets are made of."""
     mine, steps, out = headline(rows, experiment.name), step_ratios(), []
+    part = "".join(mine.part[:1])
     for arm in mine[mine.asked.notna()].arm.unique():
         spec = next(c.spec for c in experiment.cells if c.arm == arm)
         traits = methods.get(spec.method).TRAITS
@@ -39,8 +40,8 @@ def properties(rows: pd.DataFrame, experiment: Experiment, config: Config) -> pd
         line["trials below 50 %"] = f"{useless} of {len(trials)}" if len(trials) else ""
         runs = rows[(rows.arm == arm) & (rows.experiment == experiment.name)].drop_duplicates(["digest", "seed"])
         line["collapsed"] = f"{(runs.status == 'collapse').sum()} of {len(runs)}"
-        here = values(rows, experiment.name, arm, AT, part=str(mine.part.iloc[0]))
-        soft = values(rows, experiment.name, arm, AT, part=str(mine.part.iloc[0]), reading="mean")
+        here = values(rows, experiment.name, arm, AT, part=part)
+        soft = values(rows, experiment.name, arm, AT, part=part, reading="mean")
         line[f"accuracy at {AT:g}"] = interval(list(here.accuracy)) if len(here) else ""
         line["real-valued gates"] = f"{soft.accuracy.mean():.1f}" if len(soft) and soft.accuracy.notna().any() else ""
         line |= {c: f"{here[c].mean():.0f}" if here[c].notna().any() else "" for c in CONTROLS}

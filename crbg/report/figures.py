@@ -95,10 +95,8 @@ def _figure(path: Path, demonstration: bool = False) -> Iterator[None]:
 def _band(axes: Any, x: Sequence[Any], groups: Sequence[Sequence[float]], i: int, label: str | None, line: str = "-") -> None:
     """Draw means with 95 % intervals along x."""
     points = [t_interval(list(g)) for g in groups]
-    reach = [p.half if p.n > 2 else 0.0 for p in points]
-    axes.errorbar(
-        x, [p.mean for p in points], reach, color=COLOURS[i % 7], marker=MARKERS[i % 7], ms=3.5, lw=1, ls=line, capsize=2, label=label
-    )
+    means, bars = [p.mean for p in points], [p.bar for p in points]
+    axes.errorbar(x, means, bars, color=COLOURS[i % 7], marker=MARKERS[i % 7], ms=3.5, lw=1, ls=line, capsize=2, label=label)
 
 
 def _around(means: Sequence[float], axes: Any) -> None:
@@ -172,11 +170,11 @@ def _dots(mine: pd.DataFrame) -> None:
     edge = max(i.mean for i in found) - 60
     names = []
     for y, ((arm, text, g), i) in enumerate(zip(groups, found, strict=True)):
-        c, half = colour[arm], i.half if i.n > 2 else 0.0
+        c = colour[arm]
         if i.mean < edge:
             axes.annotate(f"$\\leftarrow$ {i.mean:.1f}", (0.01, y), xycoords=("axes fraction", "data"), fontsize=6, va="center")
         else:
-            axes.errorbar(i.mean, y, xerr=half, color=COLOURS[c % 7], marker=MARKERS[c % 7], ms=4, capsize=2, lw=1)
+            axes.errorbar(i.mean, y, xerr=i.bar, color=COLOURS[c % 7], marker=MARKERS[c % 7], ms=4, capsize=2, lw=1)
         closed, sparse = 100 * (1 - g.units.astype(float).mean()), 100 * (1 - g.density.mean())
         much = f"{closed:.0f} % of units closed" if g.units.notna().all() else f"{sparse:.1f} % sparse" if sparse else ""
         names.append(", ".join(filter(None, [LABELS.get(arm, arm.replace("_", " ")), text, much])))
