@@ -12,7 +12,7 @@ import functools
 import importlib
 import pkgutil
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 from crbg.errors import CrbgError, choose
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
-    from crbg.fit import Batches, Clock, Loss, Row
+    from crbg.fit import Batches, Clock, Loss, Row, Search
     from crbg.mask import Mask
 
 
@@ -52,6 +53,26 @@ class Task:
     loss: Loss
     checkpoint: Path | None = None
     clock: Clock | None = None
+
+    def fit(
+        self,
+        model: nn.Module,
+        optimiser: torch.optim.Optimizer,
+        search: Search | None = None,
+        loss: Loss | None = None,
+        schedule: Callable[[float], float] | None = None,
+        carried: Sequence[nn.Module] = (),
+        epochs: int | None = None,
+        stage: str = "",
+    ) -> list[Row]:
+        """Train what the optimiser holds on this task's batches, as `crbg.fit.fit` does; a `stage` has a checkpoint of its own."""
+        from crbg.fit import cosine, fit
+
+        path = self.checkpoint.with_name(f"checkpoint.{stage}.pt") if self.checkpoint and stage else self.checkpoint
+        return fit(
+            model, self.batches, optimiser, self.epochs if epochs is None else epochs, self.seed, loss or self.loss, search,
+            schedule or cosine, carried, path, self.clock,
+        )  # fmt: skip
 
 
 @dataclass

@@ -34,16 +34,12 @@ def ranked(
     `counts` turns scores into the number to keep, of all together or of each; by default the density asked for of all together.
     """
     from crbg import attach
-    from crbg.fit import cosine, fit
     from crbg.select import keep_count, select
 
     with attach.frozen(model), attach.gated(model, make), attach.sampling(model, sampling):
         found = attach.gates(model)
         optimiser, search = learn(list(found.values()))
-        history = fit(
-            model, task.batches, optimiser, task.epochs, task.seed, task.loss, search, schedule or cosine,
-            checkpoint=task.checkpoint, clock=task.clock,
-        )  # fmt: skip
+        history = task.fit(model, optimiser, search, schedule=schedule)
         scores = {n: g.scores().cpu() for n, g in found.items()}
         soft = {n: g.soft().cpu() for n, g in found.items()} if sampling else {}  # others are binary all along
     keep = counts(scores) if counts else keep_count(asked(task, "select"), sum(s.numel() for s in scores.values()))

@@ -77,7 +77,6 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
     import torch
 
     from crbg import attach, control, gate, rng
-    from crbg.fit import fit
     from crbg.mask import Mask
     from crbg.select import keep_count, select
 
@@ -97,8 +96,7 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
     def train(name: str, epochs: int) -> None:
         """Train the weights densely, or those that a fixed mask on the model lets through."""
         adam = torch.optim.Adam(list(attach.weights(model).values()), lr=o.weight_lr, fused=True)
-        beside = task.checkpoint.with_name(f"checkpoint.{name}.pt") if task.checkpoint else None
-        fit(model, task.batches, adam, epochs, task.seed, task.loss, checkpoint=beside, clock=task.clock)
+        task.fit(model, adam, epochs=epochs, stage=name)
 
     if o.pretrain:
         train("pretrain", o.pretrain)
@@ -131,10 +129,7 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
         adam = torch.optim.Adam(groups, fused=True)
         start = search.picture()
         with attach.sampling(model):
-            history = fit(
-                model, task.batches, adam, task.epochs, task.seed, lambda out, y: task.loss(out * sharpness, y), search,
-                checkpoint=task.checkpoint, clock=task.clock,
-            )  # fmt: skip
+            history = task.fit(model, adam, search, lambda out, y: task.loss(out * sharpness, y))
         scores = {n: g.scores().cpu() for n, g in search.by_name.items()}
         half = Mask({n: s > 0.5 for n, s in scores.items()})
         k = half.kept if task.density is None else keep_count(task.density, search.total)

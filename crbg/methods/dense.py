@@ -29,7 +29,6 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
     import torch
 
     from crbg.attach import weights
-    from crbg.fit import fit
     from crbg.mask import Mask
 
     makers: dict[str, Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]] = {
@@ -38,9 +37,6 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
     }
     if options.optimiser not in makers:
         raise CrbgError(f"unknown optimiser {options.optimiser!r}: {choose(options.optimiser, makers)}")
-    history = fit(
-        model, task.batches, makers[options.optimiser](list(model.parameters())), task.epochs, task.seed, task.loss,
-        checkpoint=task.checkpoint, clock=task.clock,
-    )  # fmt: skip
+    history = task.fit(model, makers[options.optimiser](list(model.parameters())))
     full = Mask.full(weights(model))
     return Found(full, changed={n: "trained" for n, _ in model.named_parameters()}, history=history)

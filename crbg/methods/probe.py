@@ -26,7 +26,6 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
     import torch
 
     from crbg.attach import frozen, weights
-    from crbg.fit import fit
     from crbg.mask import Mask
 
     raw = weights(model)
@@ -34,6 +33,6 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
     with frozen(model):
         raw[last].requires_grad_(True)
         adam = torch.optim.Adam([raw[last]], lr=options.lr, fused=True)
-        history = fit(model, task.batches, adam, task.epochs, task.seed, task.loss, checkpoint=task.checkpoint, clock=task.clock)
+        history = task.fit(model, adam)
     full = Mask.full(raw)
     return Found(full, changed={last: "trained"}, history=history)

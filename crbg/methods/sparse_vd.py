@@ -35,7 +35,6 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
     """Train, and keep the weights whose log alpha is below the threshold."""
     import torch
 
-    from crbg.fit import fit
     from crbg.mask import Mask
     from crbg.variational import Variational, ramp
 
@@ -48,10 +47,9 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
         images = len(task.batches) * len(next(iter(task.batches.epoch(0)))[0])
     with Variational(model, o.log_sigma2, o.threshold, lambda p: ramp(p, o.silent, o.full) / images) as noisy:
         adam = torch.optim.Adam([*noisy.weights.values(), *noisy.log_sigma2.parameters()], lr=o.lr, fused=True)
-        history = fit(
-            model, task.batches, adam, task.epochs, task.seed, lambda out, y: task.loss(out, y) + noisy.penalty(), noisy,
-            lambda p: min(1.0, 2.0 * (1.0 - p)), carried=[noisy.log_sigma2], checkpoint=task.checkpoint, clock=task.clock,
-        )  # fmt: skip
+        history = task.fit(
+            model, adam, noisy, lambda out, y: task.loss(out, y) + noisy.penalty(), lambda p: min(1.0, 2.0 * (1.0 - p)), [noisy.log_sigma2]
+        )
         alpha = noisy.log_alpha()
     mask = Mask({n: (a < o.threshold).cpu() for n, a in alpha.items()})
     return Found(mask, scores={n: -a.cpu() for n, a in alpha.items()}, changed=dict.fromkeys(alpha, "trained"), history=history)

@@ -37,7 +37,6 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
     import torch
 
     from crbg import attach, control, gate, rng
-    from crbg.fit import fit
     from crbg.mask import Mask
     from crbg.methods._ranked import like
 
@@ -51,10 +50,7 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
     with attach.frozen(model), attach.gated(model, make), attach.sampling(model):
         search = control.Centred(model, "induce_sparse", o.weight, o.weight_decay)
         adam = torch.optim.Adam([g.mu for g in search.gates], lr=o.lr, fused=True)
-        history = fit(
-            model, task.batches, adam, task.epochs, task.seed, task.loss, search, lambda progress: 1.0,
-            checkpoint=task.checkpoint, clock=task.clock,
-        )  # fmt: skip
+        history = task.fit(model, adam, search, schedule=lambda progress: 1.0)
         scores = {n: g.scores().cpu() for n, g in search.by_name.items()}
         soft = {n: g.soft().cpu() for n, g in search.by_name.items()}
     return Found(Mask({n: s > 0.5 for n, s in scores.items()}), scores=scores, soft=soft, history=history)
