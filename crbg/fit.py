@@ -102,11 +102,13 @@ def fit(
     carried: Sequence[nn.Module] = (),
     checkpoint: Path | None = None,
     clock: Clock | None = None,
+    precision: str = "fp32",
 ) -> list[Row]:
     """Train what the optimiser holds and return one row of history an epoch.
 
     A checkpoint at `checkpoint` is taken up where it stopped and removed at the end by the caller. `model` is saved as a
-    whole, raw weights and gates; `carried` names modules beside it that have state.
+    whole, raw weights and gates; `carried` names modules beside it that have state. With precision "bf16" the forward pass
+    runs under autocast and images lie channels last; parameters and optimiser stay fp32.
 
     Raises:
         OutOfTime: the clock's deadline passed; a checkpoint was written.
@@ -118,6 +120,8 @@ def fit(
     if per_epoch == 0:
         raise CrbgError("there is not a single batch to train on; make the batch smaller")
     total, step, history, running = per_epoch * epochs, 0, list[Row](), 0.0
+    if precision == "bf16":
+        modules.to(memory_format=torch.channels_last)
     rates = [float(group["lr"]) for group in optimiser.param_groups]
     device = next(model.parameters()).device
     with _Noise(seed, device):
@@ -150,7 +154,8 @@ def fit(
                 search.before_forward(progress)
                 optimiser.zero_grad()
                 x, y, weight = parallel.share(x, y)
-                value = weight * loss(model(x), y)
+                with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                    value = weight * loss(model(x), y)
                 value.backward()  # type: ignore[no-untyped-call]
                 value = parallel.average((p for group in optimiser.param_groups for p in group["params"]), value)
                 search.after_backward(progress)

@@ -13,7 +13,7 @@ import subprocess
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -61,8 +61,13 @@ def training_part(spec: Spec, data: Data) -> Part:
     """Choose the images that a search may see."""
     part = data.train
     if spec.fit_on == "all":
-        part = Part(torch.cat([part.x, data.validation.x]), torch.cat([part.y, data.validation.y]), part.mean, part.std)
-    return Part(part.x[: spec.limit], part.y[: spec.limit], part.mean, part.std) if spec.limit else part
+        part = replace(part, x=torch.cat([part.x, data.validation.x]), y=torch.cat([part.y, data.validation.y]))
+    return part.take(slice(spec.limit)) if spec.limit else part
+
+
+def feed_of(spec: Spec, data: Data, seed: int) -> Feed:
+    """Make the minibatches of a run."""
+    return Feed(training_part(spec, data), spec.batch, seed, spec.flip, spec.crop)
 
 
 def fresh(spec: Spec, data: Data, seed: int) -> tuple[nn.Module, dict[str, str]]:
@@ -134,16 +139,15 @@ def _outcome(error: BaseException) -> str:
 
 
 def _search(spec: Spec, seed: int, bench: Bench, clock: Clock, where: Path) -> dict[str, Any]:
-    data, started = bench.data(spec.data), time.monotonic()
-    part = training_part(spec, data)
-    feed = Feed(part, spec.batch, seed, spec.flip)
+    data, started = bench.data(spec.data).sized(spec.size), time.monotonic()
+    feed = feed_of(spec, data, seed)
     model, roles = fresh(spec, data, seed)
     initial = {n: t.clone() for n, t in model.state_dict().items()}
     checkpoint = where / "checkpoint.pt"
-    task = methods.Task(feed, spec.density, spec.epochs, seed, nn.functional.cross_entropy, checkpoint, clock)
+    task = methods.Task(feed, spec.density, spec.epochs, seed, nn.functional.cross_entropy, checkpoint, clock, spec.precision)
     record: dict[str, Any] = {
         "schema": SCHEMA, "digest": spec.digest(), "spec": as_dict(spec), "version": methods.get(spec.method).VERSION,
-        "seed": seed, "status": "ok", "steps": spec.epochs * len(feed), "train_images": len(part),
+        "seed": seed, "status": "ok", "steps": spec.epochs * len(feed), "train_images": len(feed.part),
         "digests": {
             "initial": tensor_digest(initial), "draw": draw_digest(spec, model, seed), "data": data.digest,
             "order": feed.digest(),
@@ -258,7 +262,7 @@ def accuracy(model: nn.Module, multipliers: Mapping[str, Tensor], data: Data, pa
     plain = measure.accuracy(model, part.batches(), multipliers)
     if not measure.has_batch_norm(model):
         return {"accuracy": finite(plain)}
-    images = Part(data.train.x[:RECALIBRATION_IMAGES], data.train.y[:RECALIBRATION_IMAGES], data.train.mean, data.train.std)
+    images = data.train.take(slice(RECALIBRATION_IMAGES))
     with measure.recalibrated(model, (x for x, _ in images.batches(200)), multipliers):
         return {"accuracy": finite(measure.accuracy(model, part.batches(), multipliers)), "without_recalibration": finite(plain)}
 
@@ -323,7 +327,7 @@ def evaluate(spec: Spec, seed: int, bench: Bench) -> dict[str, Any]:
         return read_json(where / "evaluation.json", "evaluation")
     if record["status"] != "ok":
         return record
-    data = bench.data(spec.data)
+    data = bench.data(spec.data).sized(spec.size)
     model, _ = fresh(spec, data, seed)
     found = reopen(where, model, record["digests"].get("gates"))
     if found.mask.digest() != record["digests"]["mask"]:
@@ -333,7 +337,7 @@ def evaluate(spec: Spec, seed: int, bench: Bench) -> dict[str, Any]:
     if len(data.lossy_test):
         kept = torch.ones(len(data.test), dtype=torch.bool)
         kept[data.lossy_test] = False
-        exact = Part(data.test.x[kept], data.test.y[kept], data.test.mean, data.test.std)
+        exact = data.test.take(kept)
         out["test_without_lossy"] = {"images": len(exact), "binary": accuracy(model, found.mask, data, exact)}
     write_json(where / "evaluation.json", out)
     return out

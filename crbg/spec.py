@@ -24,8 +24,10 @@ class Spec:
     """One point of one experiment, without its seed.
 
     density: share of gated weights to keep, None where the method decides. init, scale: law of the initial weights
-    (`crbg.init`). fit_on: `train` (the validation part held out) or `all` training images. limit: use only the first
-    images of the training part, 0 for all. options: the method's own knobs.
+    (`crbg.init`). flip, crop: augmentation while searching (`crbg.data.images.Feed`). size: edge in pixels to which images are
+    enlarged, 0 for as they are. precision: `fp32`, or `bf16` for products of the search in bfloat16 (parameters, and all that is
+    measured afterwards, stay fp32). fit_on: `train` (the validation part held out) or `all` training images. limit: use only
+    the first images of the training part, 0 for all. options: the method's own knobs.
     """
 
     data: str
@@ -37,6 +39,9 @@ class Spec:
     epochs: int = 40
     batch: int = 256
     flip: bool = False
+    crop: int = 0
+    size: int = 0
+    precision: str = "fp32"
     fit_on: str = "train"
     limit: int = 0
     model_args: Mapping[str, Any] = field(default_factory=dict)
@@ -57,12 +62,14 @@ class Spec:
             yield f"density {self.density} is not in (0, 1]; density = kept / total"
         if self.init not in rng.LAWS:
             yield f"unknown initial law {self.init!r}: {choose(self.init, rng.LAWS)}"
+        if self.precision not in ("fp32", "bf16"):
+            yield f"precision is 'fp32' or 'bf16', not {self.precision!r}"
         if self.fit_on not in ("train", "all"):
             yield f"fit_on is 'train' or 'all', not {self.fit_on!r}"
         if not self.scale > 0:
             yield f"scale {self.scale} must be > 0"
-        if min(self.epochs, self.limit) < 0 or self.batch < 1:
-            yield f"epochs {self.epochs} and limit {self.limit} must be >= 0, batch {self.batch} >= 1"
+        if min(self.epochs, self.limit, self.crop, self.size) < 0 or self.batch < 1:
+            yield f"epochs {self.epochs}, limit {self.limit}, crop {self.crop}, size {self.size} must be >= 0, batch {self.batch} >= 1"
         if self.data in ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100"):
             images = info(self.data).train + (info(self.data).validation if self.fit_on == "all" else 0)
             if self.batch > (min(self.limit, images) if self.limit else images):

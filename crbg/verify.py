@@ -96,7 +96,7 @@ class Verifier:
             except _MALFORMED as error:
                 failed.append(f"{part}: {error}")
 
-        data, feed, (network, born) = self._data(spec.data), self._feed(cell), self._fresh(cell)
+        data, feed, (network, born) = self._data(spec), self._feed(cell), self._fresh(cell)
         compare("spec", _spec(cell, record, evaluation))
         compare("weights", self._weights(cell, record))
         compare("data", self._order_and_data(cell, record, evaluation, feed, data))
@@ -124,17 +124,18 @@ class Verifier:
         verdict = FAIL if failed else UNCHECKED if not data else PASS if mask is not None else BARE
         return Row(cell, "recorded" if found["origin"] == "recorded" else "fresh", verdict, tuple(checked), (*failed, *notes))
 
-    def _data(self, name: str) -> Data | None:
-        """Load a data set once; nothing is downloaded, for a check must not fetch what it checks against."""
-        if name not in self.missing:
+    def _data(self, spec: Spec) -> Data | None:
+        """Load a run's data set once; nothing is downloaded, for a check must not fetch what it checks against."""
+        if spec.data not in self.missing:
             try:
-                return self.bench.data(name, download=False)
+                return self.bench.data(spec.data, download=False).sized(spec.size)
             except CrbgError as error:
-                self.missing[name] = str(error)
+                self.missing[spec.data] = str(error)
         return None
 
-    def _sizes(self, name: str) -> Data:
-        """Stand-in for a data set with its shapes and no images: weights and data order follow from these alone."""
+    def _sizes(self, spec: Spec) -> Data:
+        """Stand-in for a run's data set with its shapes and no images: weights and data order follow from these alone."""
+        name = spec.data
         if name not in self._hollow:
             entry = info(name)
             mean, std = torch.tensor(entry.mean), torch.tensor(entry.std)
@@ -144,16 +145,16 @@ class Verifier:
 
             train, validation, test = (part(n) for n in (entry.train, entry.validation, entry.test))
             self._hollow[name] = Data(name, train, validation, test, entry.classes, "", torch.tensor([])).to(self.bench.device)
-        return self._hollow[name]
+        return self._hollow[name].sized(spec.size)
 
     def _feed(self, cell: Cell) -> Feed:
-        return Feed(run.training_part(cell.spec, self._sizes(cell.spec.data)), cell.spec.batch, cell.seed, cell.spec.flip)
+        return run.feed_of(cell.spec, self._sizes(cell.spec), cell.seed)
 
     def _fresh(self, cell: Cell) -> tuple[nn.Module, dict[str, str]]:
         """Draw the initial network and its roles again; the last ones are kept, since runs come sorted by them."""
         key = _weights_key(cell)
         if self._network is None or self._network[0] != key:
-            self._network = (key, *run.fresh(cell.spec, self._sizes(cell.spec.data), cell.seed))
+            self._network = (key, *run.fresh(cell.spec, self._sizes(cell.spec), cell.seed))
         return self._network[1:]
 
     def _once(self, key: Any, digest: Callable[[], str]) -> str:
@@ -190,7 +191,7 @@ class Verifier:
         spec, entry = cell.spec, info(cell.spec.data)
         wanted = {
             "seed": cell.seed, "law": spec.init, "scale": spec.scale, "model_name": spec.model, "model_args": dict(spec.model_args),
-            "in_shape": entry.shape, "classes": entry.classes, "initial": self._initial(cell),
+            "in_shape": self._sizes(spec).in_shape, "classes": entry.classes, "initial": self._initial(cell),
         }  # fmt: skip
         for name, value in wanted.items():
             if getattr(ticket, name) != value:
@@ -200,7 +201,7 @@ class Verifier:
 def _weights_key(cell: Cell) -> tuple[Any, ...]:
     """What initial weights depend on, the scale last."""
     s, entry = cell.spec, info(cell.spec.data)
-    return (entry.shape, entry.classes, s.model, json.dumps(dict(s.model_args), sort_keys=True), s.init, cell.seed, s.scale)
+    return (entry.shape, s.size, entry.classes, s.model, json.dumps(dict(s.model_args), sort_keys=True), s.init, cell.seed, s.scale)
 
 
 def _differ(what: str, here: str, recorded: Any) -> Iterator[str]:

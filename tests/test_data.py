@@ -154,9 +154,9 @@ def test_the_order_is_a_function_of_seed_and_epoch():
     assert Feed(part, 5, seed=0).order(0)[:6].tolist() == [15, 26, 28, 29, 12, 42]
 
 
-@pytest.mark.parametrize("flip", [False, True])
-def test_an_epoch_taken_up_in_the_middle_has_the_same_tail(digits, flip):
-    feed = Feed(digits.train, 64, seed=9, flip=flip)
+@pytest.mark.parametrize(("flip", "crop"), [(False, 0), (True, 0), (False, 4), (True, 4)])
+def test_an_epoch_taken_up_in_the_middle_has_the_same_tail(digits, flip, crop):
+    feed = Feed(digits.train, 64, seed=9, flip=flip, crop=crop)
     whole, tail = list(feed.epoch(5)), list(feed.epoch(5, 13))
     assert len(whole) == len(feed) == 18
     assert len(tail) == 5
@@ -172,6 +172,51 @@ def test_flips_mirror_about_half_of_the_images(digits):
     mirrored = (plain.flip(-1) == flipped).flatten(1).all(1)
     assert bool((same | mirrored).all())
     assert 0.45 < float(mirrored.float().mean()) < 0.55
+
+
+def test_crops_are_those_of_a_reflected_border(digits):
+    """Naive twin: numpy's reflect padding, then a window of the image's size; every shift up to the border occurs."""
+    crop, n = 3, 600
+    part = digits.train.take(slice(n))
+    plain = torch.cat([x for x, _ in Feed(part, 100, seed=0).epoch(0)]).numpy()
+    moved = torch.cat([x for x, _ in Feed(part, 100, seed=0, crop=crop).epoch(0)]).numpy()
+    seen = set()
+    for one, other in zip(plain, moved, strict=True):
+        wide = np.pad(one, ((0, 0), (crop, crop), (crop, crop)), mode="reflect")
+        windows = {(a, b): wide[:, a : a + 28, b : b + 28] for a in range(2 * crop + 1) for b in range(2 * crop + 1)}
+        found = [shift for shift, window in windows.items() if (window == other).all()]
+        assert found
+        seen |= set(found)
+    assert len(seen) == (2 * crop + 1) ** 2
+
+
+def test_flips_and_crops_of_colour_images_keep_channels_together():
+    x = torch.arange(2 * 3 * 5 * 4, dtype=torch.uint8).reshape(2, 3, 5, 4)
+    part = Part(x, torch.tensor([0, 1]), torch.zeros(3), torch.ones(3))
+    feed = Feed(part, 2, seed=3, flip=True, crop=2)
+    for epoch in range(20):
+        rows, columns = feed.moves(epoch)
+        pixels, y = next(iter(feed.epoch(epoch)))
+        for i, label in enumerate(y):
+            expected = x[label][:, rows[i]][:, :, columns[i]]
+            assert (pixels[i] * 255).round().to(torch.uint8).equal(expected)
+    assert len({tuple(feed.moves(e)[1].flatten().tolist()) for e in range(20)}) > 10
+
+
+def test_a_crop_wider_than_the_image_is_refused(digits):
+    with pytest.raises(CrbgError, match="crop 28 does not fit images of"):
+        Feed(digits.train, 10, 0, crop=28)
+
+
+def test_enlarged_inputs_keep_constant_images_and_say_their_shape(digits):
+    large = digits.sized(56)
+    assert digits.in_shape == (1, 28, 28)
+    assert large.in_shape == (1, 56, 56)
+    x, y = next(iter(Feed(large.train, 32, seed=1, crop=2).epoch(0)))
+    assert x.shape == (32, 1, 56, 56)
+    assert y.equal(next(iter(Feed(digits.train, 32, seed=1).epoch(0)))[1])
+    flat = Part(torch.full((3, 1, 8, 8), 51, dtype=torch.uint8), torch.zeros(3), torch.zeros(1), torch.ones(1), size=20)
+    assert torch.allclose(flat.inputs(slice(None)), torch.full((3, 1, 20, 20), 0.2))
 
 
 def test_the_digest_of_an_order_tells_seed_and_batch_apart():

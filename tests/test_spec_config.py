@@ -79,7 +79,7 @@ def test_digest_is_pinned(spec, digest):
 
 DEFAULTS = {
     "density": None, "init": "uniform", "scale": 1.0, "epochs": 40, "batch": 256, "flip": False, "fit_on": "train", "limit": 0,
-    "model_args": {}, "options": {},
+    "crop": 0, "size": 0, "precision": "fp32", "model_args": {}, "options": {},
 }  # fmt: skip
 OPTIONS = {
     "crbg": {
@@ -106,8 +106,8 @@ def test_a_field_at_its_default_renames_nothing(method):
 def test_every_field_enters_the_digest():
     other = {
         "data": "fashion_mnist", "model": "lenet-17", "method": "edge_popup", "density": 0.25, "init": "uniform_fan", "scale": 0.5,
-        "epochs": 41, "batch": 128, "flip": True, "fit_on": "all", "limit": 1000, "model_args": {"activation": "relu"},
-        "options": {"lr": 0.2},
+        "epochs": 41, "batch": 128, "flip": True, "crop": 4, "size": 64, "precision": "bf16", "fit_on": "all",
+        "limit": 1000, "model_args": {"activation": "relu"}, "options": {"lr": 0.2},
     }  # fmt: skip
     start = Spec("mnist", "lenet-16", "crbg", 0.5)
     assert set(other) == {f.name for f in dataclasses.fields(Spec)}

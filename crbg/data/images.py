@@ -25,20 +25,26 @@ SPLIT_SEED = 0  # the seed of the one fixed validation split of every data set
 
 @dataclass(frozen=True)
 class Part:
-    """Images uint8 (N, C, H, W) and labels int64 (N,), with what turns pixels into inputs."""
+    """Images uint8 (N, C, H, W) and labels int64 (N,), with what turns pixels into inputs; a `size` above 0 enlarges them to it."""
 
     x: Tensor
     y: Tensor
     mean: Tensor
     std: Tensor
+    size: int = 0
 
     def __len__(self) -> int:
         return len(self.x)
 
     def inputs(self, index: Tensor | slice) -> Tensor:
-        """Standardise a batch of images: (pixel / 255 - mean) / std per channel, float32."""
+        """Make a batch of inputs of these images."""
+        return self.standardise(self.x[index])
+
+    def standardise(self, x: Tensor) -> Tensor:
+        """(pixel / 255 - mean) / std per channel, float32; then enlarged, bilinearly, where a size is set."""
         scale = (1.0 / (255.0 * self.std)).reshape(-1, 1, 1)
-        return self.x[index].to(torch.float32).mul_(scale).sub_((self.mean / self.std).reshape(-1, 1, 1))
+        out = x.to(torch.float32).mul_(scale).sub_((self.mean / self.std).reshape(-1, 1, 1))
+        return torch.nn.functional.interpolate(out, self.size, mode="bilinear") if self.size else out
 
     def batches(self, size: int = 1000) -> Iterator[tuple[Tensor, Tensor]]:
         """Walk through all images in order."""
@@ -47,7 +53,11 @@ class Part:
 
     def to(self, device: torch.device) -> Part:
         """Move everything to a device."""
-        return Part(*(t.to(device) for t in (self.x, self.y, self.mean, self.std)))
+        return replace(self, **{f: getattr(self, f).to(device) for f in ("x", "y", "mean", "std")})
+
+    def take(self, kept: Tensor | slice) -> Part:
+        """Keep some of the images, by a slice, a mask or numbers."""
+        return replace(self, x=self.x[kept], y=self.y[kept])
 
 
 @dataclass(frozen=True)
@@ -64,8 +74,13 @@ class Data:
 
     @property
     def in_shape(self) -> tuple[int, ...]:
-        """Shape of one image, (C, H, W)."""
-        return tuple(self.train.x.shape[1:])
+        """Shape of one input, (C, H, W)."""
+        channels, *size = self.train.x.shape[1:]
+        return (channels, *([self.train.size] * 2 if self.train.size else size))
+
+    def sized(self, size: int) -> Data:
+        """Enlarge the inputs to size x size pixels; 0 leaves them as they are."""
+        return replace(self, **{p: replace(getattr(self, p), size=size) for p in ("train", "validation", "test")}) if size else self
 
     def to(self, device: torch.device) -> Data:
         """Move all parts to a device."""
@@ -74,16 +89,23 @@ class Data:
 
 @dataclass(frozen=True)
 class Feed:
-    """Shuffled minibatches of one part. The order is a pure function of (seed, epoch), so a resumed run needs no loader state."""
+    """Shuffled minibatches of one part, made on its device.
+
+    Order and augmentation are pure functions of (seed, epoch), so a resumed run needs no loader state. `flip` mirrors half of
+    the images; `crop` moves each by up to so many pixels in both directions, what is missing at the edge reflected.
+    """
 
     part: Part
     size: int
     seed: int
     flip: bool = False
+    crop: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.size <= len(self.part):
             raise CrbgError(f"batch size {self.size} does not fit {len(self.part)} training images")
+        if not 0 <= self.crop < min(self.part.x.shape[2:]):
+            raise CrbgError(f"crop {self.crop} does not fit images of {tuple(self.part.x.shape[2:])} pixels")
 
     def __len__(self) -> int:
         return len(self.part) // self.size
@@ -99,13 +121,32 @@ class Feed:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (inputs, labels) from batch `start` on."""
         order = self.order(epoch).to(self.part.x.device)
+        rows, columns = self.moves(epoch) if self.flip or self.crop else (None, None)
         for i in range(start, len(self)):
-            index = order[i * self.size : (i + 1) * self.size]
-            x = self.part.inputs(index)
-            if self.flip:
-                coins = torch.from_numpy(rng.sign(self.size, self.seed, "flip", f"{epoch}.{i}") > 0).to(x.device)
-                x = torch.where(coins[:, None, None, None], x.flip(-1), x)
-            yield x, self.part.y[index]
+            at = slice(i * self.size, (i + 1) * self.size)
+            if rows is None or columns is None:
+                yield self.part.inputs(order[at]), self.part.y[order[at]]
+                continue
+            channels = torch.arange(self.part.x.shape[1], device=order.device)[:, None, None]
+            moved = self.part.x[order[at][:, None, None, None], channels, rows[at][:, None, :, None], columns[at][:, None, None, :]]
+            yield self.part.standardise(moved), self.part.y[order[at]]
+
+    def moves(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """Say which row and which column of its image each row and column of the augmented image shows, (N, H) and (N, W)."""
+        n, (height, width), device = len(self.part), self.part.x.shape[2:], self.part.x.device
+        drawn = rng.integers(2 * n, self.seed, "crop", str(epoch)) % np.uint64(2 * self.crop + 1)
+        shift = torch.from_numpy(drawn.astype(np.int64) - self.crop).reshape(2, n, 1).to(device)
+        rows = _reflected(torch.arange(height, device=device) + shift[0], height)
+        columns = _reflected(torch.arange(width, device=device) + shift[1], width)
+        if self.flip:
+            coins = torch.from_numpy(rng.sign(n, self.seed, "flip", str(epoch)) > 0).to(device)
+            columns = torch.where(coins[:, None], width - 1 - columns, columns)
+        return rows, columns
+
+
+def _reflected(place: Tensor, size: int) -> Tensor:
+    """Turn places up to size - 1 beyond an edge back into the image, the edge itself shown once."""
+    return size - 1 - (size - 1 - place.abs()).abs()
 
 
 def root(data_dir: str | None = None) -> Path:

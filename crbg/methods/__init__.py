@@ -53,6 +53,7 @@ class Task:
     loss: Loss
     checkpoint: Path | None = None
     clock: Clock | None = None
+    precision: str = "fp32"
 
     def fit(
         self,
@@ -71,7 +72,7 @@ class Task:
         path = self.checkpoint.with_name(f"checkpoint.{stage}.pt") if self.checkpoint and stage else self.checkpoint
         return fit(
             model, self.batches, optimiser, self.epochs if epochs is None else epochs, self.seed, loss or self.loss, search,
-            schedule or cosine, carried, path, self.clock,
+            schedule or cosine, carried, path, self.clock, self.precision,
         )  # fmt: skip
 
 

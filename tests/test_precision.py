@@ -1,0 +1,32 @@
+"""A search in bfloat16 is the same search to rounding, and leaves parameters in float32."""
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from crbg import methods, models
+from crbg.data.images import Feed, load
+from crbg.init import initialise
+
+
+@pytest.mark.parametrize("method", ["crbg", "edge_popup"])
+def test_bf16_agrees_with_fp32_and_keeps_parameters(method):
+    data = load("digits")
+    feed = Feed(data.train.take(slice(256)), 64, 0, flip=True, crop=2)
+    losses, seen = {}, []
+
+    def loss(out, y):
+        seen.append(out.dtype)
+        return cross_entropy(out, y)
+
+    for precision in ("fp32", "bf16"):
+        model = models.build("conv2", data.in_shape, data.classes, width=0.125, norm="batch")
+        initialise(model, "kaiming_normal", 1.0, 0)
+        before = {n: t.clone() for n, t in model.named_parameters()}
+        task = methods.Task(feed, 0.5, 2, 0, loss, precision=precision)
+        found = methods.get(method).find(model, task, methods.options(method, {}))
+        losses[precision] = [row["loss"] for row in found.history]
+        assert all(t.equal(before[n]) and t.dtype == torch.float32 for n, t in model.named_parameters())
+    assert set(seen) == {torch.float32, torch.bfloat16}
+    assert losses["fp32"] != losses["bf16"]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.1)
