@@ -57,9 +57,12 @@ def attach(model: nn.Module, make: Make, where: str = ".*") -> nn.Module:
     Raises:
         CrbgError: a weight has a gate already, or no weight matches.
     """
-    names = [n for n in weights(model) if re.fullmatch(where, n)]
+    raw = weights(model)
+    names = [n for n in raw if re.fullmatch(where, n)]
+    if not raw:
+        raise CrbgError(f"{type(model).__name__} has no weight that a gate could stand on: linear, convolution or attention layers")
     if not names:
-        raise CrbgError(f"no weight matches {where!r}: {choose(where, weights(model))}")
+        raise CrbgError(f"no weight matches {where!r}: {choose(where, raw)}")
     taken = gates(model)
     for name in names:
         if name in taken:

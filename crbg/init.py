@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import torch
@@ -54,8 +54,8 @@ def law_scale(shape: tuple[int, ...], law: str, scale: float) -> float:
 
 
 @torch.no_grad()
-def initialise(model: nn.Module, law: str, scale: float, seed: int) -> dict[str, str]:
-    """Overwrite every tensor of a model, and return its role by name.
+def initialise(model: nn.Module, law: str, scale: float, seed: int, only: Collection[str] | None = None) -> dict[str, str]:
+    """Overwrite every tensor of a model, or `only` those named, and return the role of each by name.
 
     Gateable weights follow the law. Normalisation gains and LayerScale become 1 and shifts and biases 0: timm starts some
     gains at 0 or 1e-6, which would switch frozen residual branches off for ever. Embeddings and other tables follow
@@ -64,16 +64,17 @@ def initialise(model: nn.Module, law: str, scale: float, seed: int) -> dict[str,
     roles: dict[str, str] = {}
     gateable = weights(model)
     for name, w in gateable.items():
-        values = unit_draw(name, tuple(w.shape), law, seed) * law_scale(tuple(w.shape), law, scale)
-        w.copy_(torch.from_numpy(values.astype(np.float32)))
         roles[name] = "gated"
+        if only is None or name in only:
+            values = unit_draw(name, tuple(w.shape), law, seed) * law_scale(tuple(w.shape), law, scale)
+            w.copy_(torch.from_numpy(values.astype(np.float32)))
     owners = {f"{p}.{n}".lstrip("."): m for p, m in model.named_modules() for n, _ in m.named_parameters(recurse=False)}
     for name, parameter in model.named_parameters():
         if name in roles:
             continue
         roles[name] = "frozen"
         leaf = name.rsplit(".", 1)[-1]
-        if isinstance(owners[name], nn.PReLU):
+        if isinstance(owners[name], nn.PReLU) or (only is not None and name not in only):
             continue
         if leaf.endswith("bias"):
             parameter.zero_()
@@ -87,7 +88,7 @@ def initialise(model: nn.Module, law: str, scale: float, seed: int) -> dict[str,
             flat = (2.0 * rng.uniform(parameter.numel(), seed, "init", name) - 1.0) * (0.02 * math.sqrt(3.0))
             parameter.copy_(torch.from_numpy(flat.astype(np.float32)).reshape(parameter.shape))
     for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats:
+        if only is None and isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats:
             module.reset_running_stats()
     for name, _ in model.named_buffers():
         roles[name] = "recalibrated" if name.rsplit(".", 1)[-1] in RUNNING else "frozen"

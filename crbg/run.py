@@ -31,7 +31,7 @@ from crbg.data.images import Data, Feed, Part, load
 from crbg.errors import CrbgError, WriteError
 from crbg.files import cannot_write, finite, read_json, write_bytes, write_json, write_text
 from crbg.fit import Clock, Collapse, OutOfTime, Row
-from crbg.init import RUNNING, initialise, tensor_digest, unit_draw
+from crbg.init import RUNNING, tensor_digest, unit_draw
 from crbg.mask import Mask
 from crbg.spec import Spec, as_dict, folder
 from crbg.ticket import Ticket
@@ -72,13 +72,14 @@ def feed_of(spec: Spec, data: Data, seed: int) -> Feed:
 
 def fresh(spec: Spec, data: Data, seed: int) -> tuple[nn.Module, dict[str, str]]:
     """Build the network with its initial tensors, and say what role each tensor has."""
-    model = models.build(spec.model, data.in_shape, data.classes, **spec.model_args)
-    roles = initialise(model, spec.init, spec.scale, seed)
+    model, roles = models.initial(spec.model, data.in_shape, data.classes, spec.init, spec.scale, seed, **spec.model_args)
     return model.to(data.train.x.device), roles
 
 
 def draw_digest(spec: Spec, model: nn.Module, seed: int) -> str:
     """Digest of the unit draw: runs that differ only in the scale of their weights share it, and may be paired."""
+    if spec.init == "imagenet":
+        return tensor_digest(weights(model))
     draws = {n: torch.from_numpy(unit_draw(n, tuple(w.shape), spec.init, seed)) for n, w in weights(model).items()}
     return tensor_digest(draws)
 
@@ -252,7 +253,8 @@ def read_all(spec: Spec, seed: int, data: Data, model: nn.Module, found: methods
         if found.scores:
             controls["invert"] = sanity.invert(found.scores, found.mask)
         out["sanity"] = {n: accuracy(model, m, data, part) for n, m in controls.items()}
-        other, _ = fresh(spec, data, seed + REINIT_OFFSET)
+        law = replace(spec, init="kaiming_normal", scale=1.0) if spec.init == "imagenet" else spec
+        other, _ = fresh(law, data, seed + REINIT_OFFSET)
         out["sanity"]["reinit"] = accuracy(other, found.mask, data, part)
     return out
 

@@ -24,10 +24,10 @@ class Spec:
     """One point of one experiment, without its seed.
 
     density: share of gated weights to keep, None where the method decides. init, scale: law of the initial weights
-    (`crbg.init`). flip, crop: augmentation while searching (`crbg.data.images.Feed`). size: edge in pixels to which images are
-    enlarged, 0 for as they are. precision: `fp32`, or `bf16` for products of the search in bfloat16 (parameters, and all that is
-    measured afterwards, stay fp32). fit_on: `train` (the validation part held out) or `all` training images. limit: use only
-    the first images of the training part, 0 for all. options: the method's own knobs.
+    (`crbg.init`), or `imagenet` for timm's weights. flip, crop: augmentation while searching (`crbg.data.images.Feed`). size:
+    edge in pixels to which images are enlarged, 0 for as they are. precision: `fp32`, or `bf16` for products of the search
+    in bfloat16 (parameters, and all that is measured afterwards, stay fp32). fit_on: `train` (the validation part held out)
+    or `all` training images. limit: use only the first images of the training part, 0 for all. options: the method's own knobs.
     """
 
     data: str
@@ -60,8 +60,8 @@ class Spec:
                 yield str(error)
         if self.density is not None and not 0 < self.density <= 1:
             yield f"density {self.density} is not in (0, 1]; density = kept / total"
-        if self.init not in rng.LAWS:
-            yield f"unknown initial law {self.init!r}: {choose(self.init, rng.LAWS)}"
+        if self.init not in (known := (*rng.LAWS, "imagenet")):
+            yield f"unknown initial law {self.init!r}: {choose(self.init, known)}"
         if self.precision not in ("fp32", "bf16"):
             yield f"precision is 'fp32' or 'bf16', not {self.precision!r}"
         if self.fit_on not in ("train", "all"):

@@ -88,7 +88,7 @@ class Ticket:
                 raise CrbgError("the network it names has other shapes now than when it was saved")
             if mask.digest() != header["mask"]:
                 raise CrbgError("the mask does not have the digest that the header gives")
-            if header["law"] not in (*LAWS, "given"):
+            if header["law"] not in (*LAWS, "given", "imagenet"):
                 raise CrbgError(f"unknown initial law {header['law']!r}")
             return cls(
                 mask, int(header["seed"]), str(header["law"]), float(header["scale"]), str(header["model"]),
@@ -104,19 +104,21 @@ class Ticket:
         """Rebuild the network: initial weights from the seed, checked, times the mask."""
         if not self.model_name:
             raise CrbgError("this ticket is for a network outside the registry: use ticket.apply(model)")
-        model = models.build(self.model_name, self.in_shape, self.classes, **self.model_args)
-        return self.apply(model)
+        if self.law == "imagenet":
+            drawn = (self.law, self.scale, self.seed)
+            return self.apply(models.initial(self.model_name, self.in_shape, self.classes, *drawn, **self.model_args)[0])
+        return self.apply(models.build(self.model_name, self.in_shape, self.classes, **self.model_args))
 
     def apply(self, model: nn.Module) -> nn.Module:
         """Draw the initial weights into a model of the same shapes and write the mask into them.
 
-        With law "given" the model must hold its initial weights already.
+        With the laws "given" and "imagenet" the model must hold its initial weights already.
 
         Raises:
             CrbgError: the model is another network, or its initial weights are not the ticket's.
         """
         self.mask.check_shapes({n: tuple(w.shape) for n, w in weights(model).items() if n in self.mask})
-        if self.law != "given":
+        if self.law in LAWS:
             initialise(model, self.law, self.scale, self.seed)
         if tensor_digest(dict(model.state_dict())) != self.initial:
             raise CrbgError("the initial weights do not have the ticket's digest: another network, version or law")

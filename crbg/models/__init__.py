@@ -40,6 +40,25 @@ def family(name: str) -> str:
     raise CrbgError(f"unknown model {name!r}: {choose(name, examples)} (patterns: {known})")
 
 
+def initial(
+    name: str, in_shape: tuple[int, ...], classes: int, law: str, scale: float, seed: int, **options: Any
+) -> tuple[nn.Module, dict[str, str]]:
+    """Build a network with its initial tensors, and say what role each has.
+
+    With the law "imagenet" they are those that timm offers; a head or stem of another shape is drawn as kaiming_normal.
+    """
+    from crbg.init import initialise
+
+    if law != "imagenet":
+        model = build(name, in_shape, classes, **options)
+        return model, initialise(model, law, scale, seed)
+    module = importlib.import_module(f"crbg.models.{family(name)}")
+    if not hasattr(module, "pretrained"):
+        raise CrbgError(f"there are no ImageNet weights for {name!r}; `init: imagenet` is for networks of timm")
+    model, own = module.pretrained(name, in_shape, classes, **options)
+    return model, initialise(model, "kaiming_normal", scale, seed, own)
+
+
 def build(name: str, in_shape: tuple[int, ...], classes: int, **options: Any) -> nn.Module:
     """Build a network for images of shape (channels, height, width)."""
     module = importlib.import_module(f"crbg.models.{family(name)}")

@@ -1,12 +1,15 @@
-"""Any network of timm, unmodified: `timm:resnet18`, `timm:vit_tiny_patch16_224`, `timm:swin_tiny_patch4_window7_224`.
+"""Any network of timm: `timm:resnet50`, `timm:vit_base_patch16_224`, `timm:swin_tiny_patch4_window7_224`.
 
-Built without pretrained weights, for the images at hand (`in_chans`, and `img_size` where the network takes one).
-Further `model_args` go to `timm.create_model`.
+Built for the images at hand (`in_chans`, and `img_size` where the network takes one); further `model_args` go to `timm.create_model`,
+e.g. `patch_size: 4` for a ViT on 32 pixels. `stem: cifar` gives a residual network a 3x3 first convolution with stride 1 and no maximum
+after it. Weights of ImageNet come from timm's hub, or from where CRBG_WEIGHTS says: a file, or a folder with NAME.safetensors.
 """
 
 from __future__ import annotations
 
+import os
 import warnings
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -14,23 +17,87 @@ from torch import nn
 from crbg.errors import CrbgError, choose
 
 NAMES = r"timm:[\w.]+"
+SUFFIXES = (".safetensors", ".pth", ".bin")
 
 
-def build(name: str, in_shape: tuple[int, ...], classes: int, **options: Any) -> nn.Module:
-    """Build a timm model by its name after the colon."""
+def build(name: str, in_shape: tuple[int, ...], classes: int, stem: str = "imagenet", **options: Any) -> nn.Module:
+    """Build a timm model by its name after the colon, without any weights of others."""
+    return _create(name, in_shape, classes, stem, options, {"pretrained": False})
+
+
+def pretrained(name: str, in_shape: tuple[int, ...], classes: int, stem: str = "imagenet", **options: Any) -> tuple[nn.Module, set[str]]:
+    """Build it with weights trained on ImageNet; the second part names the tensors that are not from there: head and changed stem.
+
+    Raises:
+        CrbgError: the weights are not on this machine and cannot be downloaded, or the file does not hold them.
+    """
+    plain, place = _known(name), os.environ.get("CRBG_WEIGHTS")
+    how: dict[str, Any] = {"pretrained": True}
+    if place:
+        path = Path(place).expanduser()
+        if path.is_dir():
+            path = next((path / f"{plain}{s}" for s in SUFFIXES if (path / f"{plain}{s}").exists()), path / f"{plain}{SUFFIXES[0]}")
+        if not path.is_file():
+            raise CrbgError(f"CRBG_WEIGHTS names {place}, and there is no file {path} with ImageNet weights of {plain!r}")
+        how["pretrained_cfg_overlay"] = {"file": str(path)}
+    try:
+        model = _create(name, in_shape, classes, stem, options, how)
+    except CrbgError:
+        raise
+    except Exception as error:  # a damaged file, another network's file, no network: each fails in its own way
+        text = " ".join(str(error).split())[:160]
+        if place:
+            raise CrbgError(f"{path} does not hold weights of {plain!r} ({type(error).__name__}: {text})") from None
+        raise CrbgError(
+            f"ImageNet weights of {plain!r} are not here and could not be downloaded ({type(error).__name__}: {text}); "
+            "set CRBG_WEIGHTS to a file that holds them, or to a folder with such files"
+        ) from None
+    known: Any = model.pretrained_cfg
+    heads = known.get("classifier") or ()
+    own = [heads] if isinstance(heads, str) else list(heads)
+    own = own if known.get("num_classes") != classes else []
+    own += ["conv1"] if stem == "cifar" else []
+    return model, {n for n, _ in model.named_parameters() if any(n.startswith(f"{head}.") for head in own)}
+
+
+def _known(name: str) -> str:
+    """Return timm's own name of a model."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # importing timm warns of its own deprecated modules
         import timm
     plain = name.removeprefix("timm:")
-    files = sorted(k for k in options if k.startswith(("checkpoint", "pretrained", "cache")))
-    if files:
-        raise CrbgError(f"model {name!r}: {', '.join(files)} would read weights from elsewhere; initial weights come from the seed")
     if not timm.is_model(plain):
         raise CrbgError(f"timm has no model {plain!r}: {choose(plain, timm.list_models())}")
-    known = {"num_classes": classes, "in_chans": in_shape[0], **options}
+    return plain
+
+
+def _create(name: str, in_shape: tuple[int, ...], classes: int, stem: str, options: dict[str, Any], how: dict[str, Any]) -> nn.Module:
+    import timm
+
+    plain = _known(name)
+    if files := sorted(k for k in options if k.startswith(("checkpoint", "pretrained", "cache"))):
+        raise CrbgError(f"model {name!r}: {', '.join(files)} would read weights from elsewhere; `init: imagenet` says so openly")
+    if given := sorted({"in_chans", "num_classes", "img_size"} & set(options)):
+        raise CrbgError(f"model {name!r}: {', '.join(given)} follow from the data (`size` enlarges its images); leave them out")
+    known = {"num_classes": classes, "in_chans": in_shape[0], **options, **how}
     try:
-        return timm.create_model(plain, pretrained=False, img_size=in_shape[1], **known)
-    except TypeError as error:
-        if "img_size" not in str(error):
-            raise
-        return timm.create_model(plain, pretrained=False, **known)
+        try:
+            model = timm.create_model(plain, img_size=in_shape[1], **known)
+        except TypeError as error:
+            if "img_size" not in str(error):
+                raise
+            model = timm.create_model(plain, **known)
+    except (AssertionError, ValueError, ZeroDivisionError) as error:
+        raise CrbgError(f"timm cannot build {plain!r} for images of shape {in_shape} with {options} ({error})") from None
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    if patch and any(edge % p for edge, p in zip(in_shape[1:], patch, strict=True)):
+        raise CrbgError(f"patches of {patch[0]} pixels do not divide images of {in_shape[1]}: set model_args.patch_size, or size")
+    if stem == "cifar":
+        first = getattr(model, "conv1", None)
+        if not isinstance(first, nn.Conv2d) or not isinstance(getattr(model, "maxpool", None), nn.Module):
+            raise CrbgError(f"model {name!r} has no stem of conv1 and maxpool that `stem: cifar` could replace")
+        model.conv1 = nn.Conv2d(in_shape[0], first.out_channels, 3, padding=1, bias=False)
+        model.maxpool = nn.Identity()
+    elif stem != "imagenet":
+        raise CrbgError(f"unknown stem {stem!r}: {choose(stem, ('imagenet', 'cifar'))}")
+    return model
