@@ -95,6 +95,11 @@ def initialise(model: nn.Module, law: str, scale: float, seed: int, only: Collec
     return roles
 
 
+def norms(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Name the gains and shifts of the normalisation layers."""
+    return {f"{p}.{n}": t for p, m in model.named_modules() if isinstance(m, _NORMS) for n, t in m.named_parameters(recurse=False)}
+
+
 RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 
 

@@ -79,6 +79,18 @@ def dead_units(mask: Mask) -> dict[str, int]:
     return {n: int((~t.flatten(1).any(1)).sum()) for n, t in mask.items()}
 
 
+def heads(model: nn.Module, mask: Mask) -> dict[str, dict[str, list[int]]]:
+    """Count the kept weights of each attention head's query, key and value, where one tensor holds all three: {tensor: {"q": [...]}}."""
+    out = {}
+    for name, module in model.named_modules():
+        for leaf in ("qkv.weight", "in_proj_weight"):
+            full, count = f"{name}.{leaf}".lstrip("."), getattr(module, "num_heads", 0)
+            if count and full in mask:
+                rows = mask[full].reshape(3, count, -1).sum(-1)
+                out[full] = dict(zip("qkv", rows.tolist(), strict=True))
+    return out
+
+
 @torch.no_grad()
 def silent_units(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], multipliers: Mapping[str, Tensor] | None = None

@@ -197,12 +197,15 @@ def _describe(
         "parameters": sum(p.numel() for p in model.parameters()),
         "density": finite(found.mask.density),
         "layers": found.mask.counts(),
+        "depth": [n for n in weights(model) if n in found.mask],
         "dead_units": measure.dead_units(found.mask),
         "silent_units": measure.silent_units(model, data.validation.batches(), found.mask),
         "flops": measure.flops(model, next(iter(data.validation.batches(1)))[0], found.mask),
     }
     if spec.model.startswith("lenet-"):
         out["effective_density"] = finite(measure.alive(found.mask).density)
+    if per_head := measure.heads(model, found.mask):
+        out["heads"] = per_head
     if found.anatomy:
         out["anatomy"] = found.anatomy | {"epochs": _thin(found.history)}
     if found.soft:

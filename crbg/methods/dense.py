@@ -1,4 +1,4 @@
-"""The dense reference: all weights trained, nothing masked."""
+"""The dense reference: all weights trained, or only what normalises, nothing masked."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ TRAITS = Traits("of the weights", "all kept", "trained")
 
 @dataclass(frozen=True)
 class Options:
-    """optimiser: adam or sgd (momentum 0.9); both with a cosine to 0."""
+    """optimiser: adam or sgd (momentum 0.9); both with a cosine to 0. part: all, or norm (gains and shifts of normalisation alone)."""
 
     optimiser: str = "adam"
     lr: float = 1e-3
+    part: str = "all"
 
 
 def find(model: nn.Module, task: Task, options: Options) -> Found:
-    """Train every parameter; the mask keeps everything."""
+    """Train every parameter of the part; the mask keeps everything."""
     import torch
 
-    from crbg.attach import weights
+    from crbg.attach import frozen, weights
+    from crbg.init import norms
     from crbg.mask import Mask
 
     makers: dict[str, Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]] = {
@@ -37,6 +39,13 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
     }
     if options.optimiser not in makers:
         raise CrbgError(f"unknown optimiser {options.optimiser!r}: {choose(options.optimiser, makers)}")
-    history = task.fit(model, makers[options.optimiser](list(model.parameters())))
-    full = Mask.full(weights(model))
-    return Found(full, changed={n: "trained" for n, _ in model.named_parameters()}, history=history)
+    if options.part not in ("all", "norm"):
+        raise CrbgError(f"unknown part {options.part!r}: {choose(options.part, ('all', 'norm'))}")
+    named = dict(model.named_parameters()) if options.part == "all" else norms(model)
+    if not named:
+        raise CrbgError("part is norm, but no normalisation of the network has gains or shifts")
+    with frozen(model):
+        for p in named.values():
+            p.requires_grad_(True)
+        history = task.fit(model, makers[options.optimiser](list(named.values())))
+    return Found(Mask.full(weights(model)), changed=dict.fromkeys(named, "trained"), history=history)

@@ -15,7 +15,7 @@ from tabulate import tabulate
 from crbg import store
 from crbg.config import Config, Experiment
 from crbg.files import write_text
-from crbg.report import anatomy, compare, figures, numbers, page, tables
+from crbg.report import anatomy, compare, depth, figures, numbers, page, tables
 from crbg.report.claims import PUBLISHED, judge, read_claims, verdict_latex, verdict_table
 from crbg.report.tidy import tidy, unfinished
 
@@ -103,7 +103,7 @@ def _published(claims: Mapping[str, Any], experiment: Experiment, config: Config
 
 
 def _insides(config: Config, folder: Path) -> list[tuple[str, Path]]:
-    """Draw the anatomy of the tickets that are there, and the course of mu under each penalty; return captions and paths."""
+    """Draw the anatomy of tickets, the course of mu under each penalty, and deep networks layer by layer; return captions and paths."""
     out = []
     for a in anatomy.tickets(config):
         path = folder / "figures" / f"ticket_{a.cell.spec.slug()}_seed{a.cell.seed}"
@@ -115,6 +115,12 @@ def _insides(config: Config, folder: Path) -> list[tuple[str, Path]]:
         if e.view == "penalties" and (picked := _one_seed(config, e)):
             path = folder / "figures" / f"{e.name}_histograms"
             out.append((f"{e.name}: gates under each penalty, one run each", figures.histograms(picked, path)))
+        if found := depth.layers(config, e) if e.role != "tune" else []:
+            path = folder / "figures" / f"{e.name}_layers"
+            out.append((f"{e.name}: sparsity by layer", figures.by_depth(found, path, config.demonstration)))
+            for f in (f for f in found if f.heads is not None):
+                path = folder / "figures" / f"{e.name}_heads_{f.arm}_{f.asked:g}"
+                out.append((f"{e.name}, {f.arm} at density {f.asked:g}: sparsity by head", figures.by_head(f, path, config.demonstration)))
     return out
 
 

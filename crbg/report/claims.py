@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -248,6 +249,22 @@ def _floor(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
     return verdict, f"{i.mean:.2f} % [{i.low:.2f}, {i.high:.2f}], at least {rule['least']} asked, n = {i.n}"
 
 
+def _deeper(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
+    """Judge "deeper layers are sparser" by the rank correlation of a layer's sparsity with its depth, one a run.
+
+    Layers in random order, as one threshold over random scores gives, correlate within 1.96 / sqrt(layers - 1) of 0 in 95 of
+    100 draws. It holds where the whole interval lies above that, and fails where it lies below.
+    """
+    mine = values(rows, rule["experiment"], rule["arm"], rule["density"])
+    mine = mine[mine.depth.notna()]
+    if mine.empty:
+        return "not run", "no runs"
+    i, layers = stats.t_interval([float(d) for d in mine.depth]), int(mine.tensors.max())
+    bound = 1.96 / math.sqrt(layers - 1)
+    evidence = f"rank correlation {i.mean:+.2f} [{i.low:+.2f}, {i.high:+.2f}] over {layers} layers, random order gives up to {bound:.2f}"
+    return _word(i.low > bound, i.high < bound), f"{evidence}, n = {i.n}"
+
+
 def _cells(rule: Mapping[str, Any], rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Binary validation rows of one arm of an ablation by setting, each in the order of its seeds."""
     mine = rows[(rows.experiment == rule["experiment"]) & (rows.arm == rule["arm"])]
@@ -344,7 +361,7 @@ def _steady(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
 
 RULES = {
     "value": _value, "gap": _gap, "loss": _loss, "sanity": _sanity, "frontier": _frontier, "floor": _floor, "best": _best, "order": _order,
-    "tracks": _tracks, "flat": _flat, "width": _width, "steady": _steady,
+    "tracks": _tracks, "flat": _flat, "width": _width, "steady": _steady, "deeper": _deeper,
 }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ import matplotlib.pyplot as plt
 
 from crbg.config import Experiment
 from crbg.report.anatomy import Anatomy
+from crbg.report.depth import Layers
 from crbg.report.tables import best_part, headline
 from crbg.report.tidy import by_width, setting, specs
 from crbg.stats import t_interval
@@ -339,4 +340,39 @@ def inside(anatomy: Anatomy, path: Path) -> Path:
         course.set_title("gates over epochs (%)")
         course.set_xlabel("epoch")
         course.legend(frameon=False, fontsize=5.5)
+    return path
+
+
+def by_depth(found: Sequence[Layers], path: Path, demonstration: bool = False) -> Path:
+    """Draw sparsity by layer, from the first to the last: one panel for each density, one line for each arm, seeds as its interval."""
+    densities = sorted({f.asked for f in found}, reverse=True)
+    arms = list(dict.fromkeys(f.arm for f in found))
+    with _figure(path, demonstration):
+        figure, panels = plt.subplots(1, len(densities), figsize=(0.4 + 2.2 * len(densities), 2.2), squeeze=False, layout="constrained")
+        for axes, asked in zip(panels[0], densities, strict=True):
+            for f in (f for f in found if f.asked == asked):
+                _band(axes, range(1, len(f.names) + 1), list(f.sparsity.T), arms.index(f.arm), LABELS.get(f.arm, f.arm))
+            axes.axhline(100 * (1 - asked), color="black", lw=0.7, ls=":")
+            axes.set_title(f"{100 * (1 - asked):g} % together")
+            axes.set_xlabel("layer, from the input on")
+        panels[0, 0].set_ylabel("sparsity of the layer (%)")
+        handles = {text: h for axes in panels[0] for h, text in zip(*axes.get_legend_handles_labels(), strict=True)}
+        figure.legend(handles.values(), handles.keys(), frameon=False, loc="outside lower center", ncol=max(1, len(densities)) + 1)
+    return path
+
+
+def by_head(found: Layers, path: Path, demonstration: bool = False) -> Path:
+    """Draw the sparsity of queries, keys and values by block: the mean over seeds and heads, and the range of the heads' means."""
+    if found.heads is None:
+        raise ValueError(f"{found.arm} has no attention heads of one number")
+    with _figure(path, demonstration):
+        _, axes = plt.subplots(figsize=(3.4, 2.2))
+        blocks, heads = range(1, found.heads.shape[1] + 1), found.heads.mean(0)
+        for i, name in enumerate(("queries", "keys", "values")):
+            axes.plot(blocks, heads[:, i].mean(-1), color=COLOURS[i], marker=MARKERS[i], ms=3.5, lw=1, label=name)
+            axes.fill_between(blocks, heads[:, i].min(-1), heads[:, i].max(-1), color=COLOURS[i], alpha=0.15, lw=0)
+        axes.set_xlabel("block")
+        axes.set_ylabel("sparsity (%), range over heads")
+        axes.set_title(f"{LABELS.get(found.arm, found.arm)}, {100 * (1 - found.asked):g} % together")
+        _below(axes, 3)
     return path

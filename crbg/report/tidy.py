@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pandas as pd
+from scipy.stats import spearmanr
 
 from crbg import store
 from crbg.config import Cell, Config, Experiment
@@ -16,7 +17,7 @@ COLUMNS = [
     "experiment", "role", "arm", "setting", "x", "run", "digest", "version", "data", "model", "init", "asked", "seed", "epochs", "status",
     "origin", "revision", "device", "finished", "part", "reading", "accuracy", "density", "density_missed", "shuffle", "invert", "reinit",
     "constant", "fractional", "units", "natural", "effective", "silent", "kept", "gated", "trained", "redrawn", "search_seconds",
-    "work", "draw", "order",
+    "work", "draw", "order", "depth", "tensors",
 ]  # fmt: skip
 
 
@@ -72,6 +73,7 @@ def _rows(e: Experiment, cell: Cell, found: dict[str, Any], setting: dict[str, A
         "kept": sum(n["kept"] for n in record.get("layers", {}).values()), "gated": record.get("gated"),
         "trained": ", ".join(record.get("roles", {}).get("trained", [])),
         "redrawn": bool(record.get("roles", {}).get("redrawn")),
+        "depth": deeper_sparser(record), "tensors": len(record.get("layers", {})),
     }  # fmt: skip
     # A step costs three forward passes of its batch: one forward, and one for each of the two gradients.
     base["work"] = 3 * record["flops"]["dense"] * record["steps"] * spec.batch if "flops" in record and "steps" in record else None
@@ -86,6 +88,15 @@ def _rows(e: Experiment, cell: Cell, found: dict[str, Any], setting: dict[str, A
             row = base | {"part": part, "reading": reading, "accuracy": v["accuracy"], "density": v["density"]}
             out.append(row | {"density_missed": missed, **controls})
     return out or [base]  # a collapsed run has no reading, but it counts as done
+
+
+def deeper_sparser(record: Mapping[str, Any]) -> float | None:
+    """Rank correlation (Spearman) of a layer's sparsity with its place in the network; None for few layers or no differences."""
+    layers, order = record.get("layers", {}), record.get("depth", [])
+    if len(order) < 4:
+        return None
+    sparsity = [1 - layers[n]["kept"] / layers[n]["total"] for n in order]
+    return float(spearmanr(range(len(order)), sparsity).statistic) if len(set(sparsity)) > 1 else None
 
 
 def unfinished(config: Config, rows: pd.DataFrame) -> dict[str, int]:

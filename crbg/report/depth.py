@@ -1,0 +1,57 @@
+"""Where in a deep network a ticket is sparse: by layer, and by attention head. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from crbg import store
+from crbg.config import Config, Experiment
+
+DEEP = 6  # tensors from which on a network's layers are drawn
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Tickets of one arm at one density. sparsity: (seeds, layers) in %; heads: (seeds, blocks, 3 for q, k, v, heads) in %, or None."""
+
+    arm: str
+    asked: float
+    names: tuple[str, ...]
+    sparsity: np.ndarray
+    heads: np.ndarray | None
+
+
+def layers(config: Config, e: Experiment) -> list[Layers]:
+    """Collect the tickets of an experiment whose networks are deep, and whose layers differ in density."""
+    found: dict[tuple[str, float], list[dict[str, Any]]] = {}
+    for c in {(c.arm, *c.key): c for c in e.cells}.values():
+        run = store.find(config, c.spec, c.seed)
+        if run and c.spec.density is not None and len(run["record"].get("depth", [])) >= DEEP:
+            found.setdefault((c.arm, c.spec.density), []).append(run["record"])
+    out = []
+    for (arm, asked), records in found.items():
+        names = tuple(records[0]["depth"])
+        alike = [r for r in records if tuple(r["depth"]) == names]
+        sparsity = np.array([[100 * (1 - r["layers"][n]["kept"] / r["layers"][n]["total"]) for n in names] for r in alike])
+        if np.ptp(sparsity) > 0.5:
+            out.append(Layers(arm, asked, names, sparsity, _heads(alike)))
+    return out
+
+
+def _heads(records: list[dict[str, Any]]) -> np.ndarray | None:
+    """Sparsity of each head; None where there is no attention, or where blocks differ in their number of heads."""
+    blocks = [n for n in records[0]["depth"] if n in records[0].get("heads", {})]
+    if not blocks or len({len(records[0]["heads"][n]["q"]) for n in blocks}) > 1:
+        return None
+    return np.array(
+        [
+            [
+                [[100 * (1 - 3 * len(row) * kept / r["layers"][n]["total"]) for kept in row] for row in r["heads"][n].values()]
+                for n in blocks
+            ]
+            for r in records
+        ]
+    )
