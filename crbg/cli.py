@@ -92,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--out", type=Path, help="write what was found here")
     estimate = command("plan", _plan, "Say what would run, how long it takes, and what it needs.", "crbg plan lenet_curve")
     cells(estimate)
+    estimate.add_argument("--minutes", type=float, metavar="M", help="say in which slices of M minutes what is missing comes")
     state = command("status", _status, "Show what is done, running and missing.", "crbg status")
     cells(state)
     names = command("list", _list, "List experiments, methods with their options, models and data sets.", "crbg list methods")
@@ -284,6 +285,12 @@ def _data(args: argparse.Namespace) -> int:
 
 def _plan(args: argparse.Namespace) -> int:
     config = _config(args)
+    if args.minutes is not None:
+        if args.minutes < 1:
+            raise CrbgError(f"--minutes {args.minutes:g}: a slice has at least one minute")
+        name = f" {args.experiment}" if args.experiment else ""
+        print(plan.schedule(config, _cells(args, config), args.minutes, name))
+        return 0
     print(plan.table(config, _cells(args, config)))
     return 0
 

@@ -20,11 +20,32 @@ GPU_FLOPS = 5.0e13
 KIND = ("method", "model", "data")  # fields of a spec that runs of one kind share, with the device
 
 
-def weight_count(spec: Spec) -> float:
-    """Estimate the gated weights of a network from its name alone."""
+# Weights and multiply-adds of one colour image of 32 pixels, as measured by `measure.flops`; the patch or stem that was built with.
+SIZES: dict[str, tuple[float, float, Any]] = {
+    "conv2": (4.30e6, 4.38e7, None), "conv4": (2.43e6, 9.83e7, None), "conv6": (2.26e6, 1.54e8, None), "conv8": (5.28e6, 2.10e8, None),
+    "resnet20": (2.91e5, 4.29e7, None), "vgg16": (1.47e7, 3.13e8, None),
+    "timm:resnet18": (1.12e7, 5.55e8, "cifar"), "timm:resnet50": (2.35e7, 1.30e9, "cifar"),
+    "timm:wide_resnet50_2": (6.68e7, 3.68e9, "cifar"),
+    "timm:vit_base_patch16_224": (8.50e7, 5.52e9, 4), "timm:vit_small_patch16_224": (2.13e7, 1.38e9, 4),
+    "timm:vit_tiny_patch16_224": (5.32e6, 3.46e8, 4), "timm:swin_tiny_patch4_window7_224": (2.74e7, 3.58e8, 2),
+}  # fmt: skip
+UNKNOWN = (2.5e7, 1.3e9, None)
+
+
+def size(spec: Spec) -> tuple[float, float]:
+    """Estimate the gated weights of a network and the multiply-adds of one image, from its name and arguments alone."""
     if spec.model.startswith("lenet-"):
-        return float(sum(a * b for a, b in spec.layer_sizes()))
-    return 25e6
+        weights = float(sum(a * b for a, b in spec.layer_sizes()))
+        return weights, weights
+    weights, products, built = SIZES.get(spec.model, UNKNOWN)
+    width, edge = float(spec.model_args.get("width", 1.0)), spec.size or info(spec.data).shape[1]
+    products *= (width * edge / 32) ** 2
+    if built == "cifar" and spec.model_args.get("stem") != "cifar":
+        products /= 15  # a stride of 2 and a maximum at the start leave a sixteenth of the pixels
+    elif isinstance(built, int):
+        default = 16 if ":vit" in spec.model else 4
+        products *= (built / int(spec.model_args.get("patch_size", default))) ** 2
+    return weights * width**2, products
 
 
 @dataclass(frozen=True)
@@ -63,8 +84,8 @@ def cost_key(spec: Spec, gpu: bool) -> tuple[Any, ...]:
 def estimate_seconds(config: Config, cells: list[Cell], gpu: bool = False) -> dict[tuple[str, int], float]:
     """Estimate each cell from what an epoch took in runs of the same method, model and data; else from FLOPs.
 
-    Those of the cells that are done count before recorded runs, which may come from another machine. One step costs 6 FLOPs per
-    weight and example; a network outside the LeNet family reuses each weight about 100 times.
+    Those of the cells that are done count before recorded runs, which may come from another machine. One step costs 6 FLOPs for
+    each multiply-add of an example.
     """
     here: dict[tuple[Any, ...], list[float]] = {}
     for c in cells:
@@ -77,8 +98,7 @@ def estimate_seconds(config: Config, cells: list[Cell], gpu: bool = False) -> di
             out[c.key] = c.spec.epochs * seconds + 3.0
         else:
             images = c.spec.limit or info(c.spec.data).train
-            reuse = 1.0 if c.spec.model.startswith("lenet-") else 100.0
-            work = 6.0 * weight_count(c.spec) * reuse * images * c.spec.epochs
+            work = 6.0 * size(c.spec)[1] * images * c.spec.epochs
             out[c.key] = work / (GPU_FLOPS if gpu else CPU_FLOPS) + 3.0
     return out
 
@@ -112,6 +132,36 @@ def slices(config: Config, cells: list[Cell], gpu: bool, longest: int) -> Slices
     return Slices(tuple(min(longest, need * 2**i) for i in range(count)), memory)
 
 
+def schedule(config: Config, cells: list[Cell], minutes: float, given: str = "") -> str:
+    """Say in which of the slices of so many minutes the missing runs come, in the order of the configuration.
+
+    A slice is one call of `crbg run`, which does what is missing in that order and leaves a checkpoint at its deadline.
+    """
+    rows: list[list[Any]] = []
+    spent, bound = 0.0, 60 * minutes - margin(minutes)
+    gpu = {name: bool(config.experiment(name).gpu) for name in dict.fromkeys(c.experiment for c in cells)}
+    missing = [c for c in reversed({c.key: c for c in reversed(cells)}.values()) if not store.find(config, c.spec, c.seed)]
+    times = {k: v for name in gpu for k, v in estimate_seconds(config, [c for c in cells if c.experiment == name], gpu[name]).items()}
+    for place in dict.fromkeys((c.experiment, c.arm) for c in missing):
+        mine = [c for c in missing if (c.experiment, c.arm) == place]
+        seconds = sum(times[c.key] for c in mine)
+        first, spent = spent, spent + seconds
+        last = max(first, spent - 1)
+        slices_here = f"{int(first / bound) + 1}" + (f" to {int(last / bound) + 1}" if int(last / bound) > int(first / bound) else "")
+        rows.append([*place, len(mine), "GPU" if gpu[place[0]] else "CPU", f"{seconds / 60:.0f}", slices_here])
+    from tabulate import tabulate
+
+    head = ["experiment", "arm", "runs", "on", "minutes", "slices"]
+    count = math.ceil(spent / bound)
+    text = f"{count} slices of {minutes:g} minutes, each the same command, until it ends with status 0 instead of 75:\n  crbg run{given}"
+    return tabulate(rows, head, disable_numparse=True) + f"\n{text} --deadline-minutes {minutes:g}" if rows else "nothing is missing"
+
+
+def margin(minutes: float) -> float:
+    """Seconds kept free before a deadline: to write a checkpoint, and for what a scheduler started before this process."""
+    return min(120.0, 6.0 + 1.8 * minutes)
+
+
 def kills(config: Config, job: str) -> int:
     """Count how often a job was killed, whatever it was by, since it was first tried by the latest workflow."""
     tries = attempts.read(store.job_folder(config, job))
@@ -128,7 +178,7 @@ def table(config: Config, cells: list[Cell]) -> str:
         times = estimate_seconds(config, mine, gpu)
         missing = [c for c in mine if not store.find(config, c.spec, c.seed)]
         seconds = sum(times[c.key] for c in missing)
-        disk = sum(9.0 * weight_count(c.spec) + 2e4 for c in missing) / 2**20
+        disk = sum(9.0 * size(c.spec)[0] + 2e4 for c in missing) / 2**20
         rows.append([name, len(mine), len(mine) - len(missing), len(missing), f"{seconds / 3600:.2f}",
                      f"{seconds / 3600 if gpu else 0.0:.2f}", f"{disk:.0f}"])  # fmt: skip
     head = ["experiment", "runs", "done", "missing", "hours", "GPU hours", "disk MiB"]

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from crbg import attempts, store
+from crbg import attempts, plan, store
 from crbg.config import Cell, Config
 from crbg.errors import CrbgError, WriteError
 from crbg.lock import HeldError
@@ -74,7 +74,7 @@ def lead(bench: Any, config: Config, cells: Sequence[Cell], minutes: float) -> i
     from crbg.fit import Clock, OutOfTime
     from crbg.run import execute
 
-    stop = time.monotonic() + 60 * minutes - margin(minutes)
+    stop = time.monotonic() + 60 * minutes - plan.margin(minutes)
     for name in dict.fromkeys(c.spec.data for c in cells):
         bench.data(name)  # missing data is an error before the first run, not after an hour of them
     waiting, progress, failed = deque(cells), Progress(len(cells)), 0
@@ -122,11 +122,6 @@ def hopeless(config: Config, cells: Iterable[Cell]) -> dict[tuple[str, int], str
         if last and last["outcome"] in attempts.FINAL:
             out[c.key] = f"{title(c)}: not tried again after a {last['outcome']}: {last.get('message')}"
     return out
-
-
-def margin(minutes: float) -> float:
-    """Seconds kept free before a deadline: to write a checkpoint, and for what a scheduler started before this process."""
-    return min(120.0, 6.0 + 1.8 * minutes)
 
 
 def title(cell: Cell) -> str:

@@ -293,9 +293,9 @@ def test_a_full_disk_stops_the_job_with_one_message(run, monkeypatch):
 
 
 def test_the_margin_before_a_deadline_grows_with_it():
-    assert work.margin(1) == pytest.approx(7.8)
-    assert work.margin(600) == 120
-    assert work.margin(float("inf")) == 120
+    assert plan.margin(1) == pytest.approx(7.8)
+    assert plan.margin(600) == 120
+    assert plan.margin(float("inf")) == 120
 
 
 # --- GPUs ---
