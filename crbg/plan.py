@@ -140,7 +140,10 @@ def schedule(config: Config, cells: list[Cell], minutes: float, given: str = "")
     rows: list[list[Any]] = []
     spent, bound = 0.0, 60 * minutes - margin(minutes)
     gpu = {name: bool(config.experiment(name).gpu) for name in dict.fromkeys(c.experiment for c in cells)}
-    missing = [c for c in reversed({c.key: c for c in reversed(cells)}.values()) if not store.find(config, c.spec, c.seed)]
+    first_of: dict[tuple[str, int], Cell] = {}
+    for c in cells:
+        first_of.setdefault(c.key, c)
+    missing = [c for c in first_of.values() if not store.find(config, c.spec, c.seed)]
     times = {k: v for name in gpu for k, v in estimate_seconds(config, [c for c in cells if c.experiment == name], gpu[name]).items()}
     for place in dict.fromkeys((c.experiment, c.arm) for c in missing):
         mine = [c for c in missing if (c.experiment, c.arm) == place]

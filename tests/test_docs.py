@@ -66,22 +66,48 @@ def test_links_lead_somewhere():
             assert "://" in link or ((ROOT / page).parent / link).exists(), f"{page} links to {link}"
 
 
+def with_models(monkeypatch, folder):
+    """Look for architectures in a folder too, as if its files lay in crbg/models."""
+    for path in (ROOT / "crbg/models").glob("[a-z]*.py"):
+        (folder / path.name).write_text(path.read_text())
+    monkeypatch.setattr(models, "__file__", str(folder / "__init__.py"))
+    monkeypatch.setattr(models, "__path__", [*models.__path__, str(folder)])
+    models.families.cache_clear()
+
+
 def test_architecture_example_of_contributing_builds(monkeypatch, tmp_path):
     import torch
 
     code = next(b for b in blocks("CONTRIBUTING.md", "python") if "NAMES" in b)
-    scope: dict = {}
-    exec(code, scope)
-    assert re.fullmatch(scope["NAMES"], "tiny-4")
-    network = scope["build"]("tiny-4", (1, 28, 28), 10)
-    assert network(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
     (tmp_path / "tiny.py").write_text(code)
-    monkeypatch.setattr(models, "__file__", str(tmp_path / "__init__.py"))
-    models.families.cache_clear()
+    with_models(monkeypatch, tmp_path)
     try:
-        assert models.family("tiny-4") == "tiny"
+        assert models.build("tiny-4", (1, 28, 28), 10)(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
     finally:
         models.families.cache_clear()
+        sys.modules.pop("crbg.models.tiny", None)
+
+
+def test_the_page_on_architectures_runs_as_it_stands(monkeypatch, tmp_path):
+    file, rule = blocks("docs/adding-an-architecture.md", "python")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/lenet5.py").write_text(file)
+    with_models(monkeypatch, tmp_path / "models")
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(blocks("docs/adding-an-architecture.md", "yaml")[0])
+    try:
+        assert cli.main(["run", "mine", "--config", "mine.yaml", "--seeds", "0"]) == 0
+        assert cli.main(["verify", "mine", "--config", "mine.yaml", "--seeds", "0"]) == 0
+    finally:
+        models.families.cache_clear()
+        sys.modules.pop("crbg.models.lenet5", None)
+    records = [json.loads(p.read_text()) for p in Path("results/runs").glob("*/seed0/record.json")]
+    assert len(records) == 3
+    assert all(r["validation"]["readings"]["binary"]["accuracy"] > 30 for r in records), "three times chance"
+    normed = [r for r in records if r["spec"]["model_args"]]
+    assert all("without_recalibration" in r["validation"]["readings"]["binary"] for r in normed)
+    assert len(normed) == 2
+    assert "ruleorder: search_mine > search" in rule  # tests/test_workflow.py plans with it
 
 
 def test_method_example_finds_tickets(monkeypatch, tmp_path):

@@ -82,7 +82,7 @@ def test_recorded_runs_spare_the_searches_but_not_on_the_cluster(clone):
     assert code == 0, text
     counts, searches = planned(text)
     assert searches == {e.name: len(e.jobs()) for e in config.experiments.values()}
-    assert counts["search"] == searches.total()
+    assert counts["search"] + counts["search_gpu"] == searches.total()
 
 
 def test_the_quickstart_plans_few_jobs(clone):
@@ -94,6 +94,22 @@ def test_the_quickstart_plans_few_jobs(clone):
     assert "results/quickstart/data/digits.json" in text
     assert "results/data" not in text
     assert counts["data"] == 1
+
+
+def test_a_rule_of_its_own_takes_the_jobs_of_an_architecture(clone):
+    page = (ROOT / "docs/adding-an-architecture.md").read_text()
+    rule = next(b for b in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "ruleorder" in b)
+    with Path("workflow/rules/runs.smk").open("a") as file:
+        file.write("\n\n" + rule)
+    Path("crbg/models/lenet5.py").write_text(next(b for b in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "NAMES" in b))
+    Path("mine.yaml").write_text(re.search(r"```yaml\n(.*?)```", page, re.DOTALL)[1].replace("role:", "targets: [mine_too]\n    role:"))
+    code, text = dry_run(clone, "--cores", "all", "--configfile", "config.yaml", "mine.yaml", "--", "mine_too")
+    assert code == 0, text
+    counts, searches = planned(text)
+    assert set(searches) == {"mine"}
+    assert counts["search_mine"] == searches.total()
+    assert "search" not in counts
+    assert text.count("mem_mb=32000") == text.count("constraint=highmem") == searches.total()
 
 
 def test_configuration_files_are_laid_in_the_order_given(clone):
