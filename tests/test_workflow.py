@@ -89,7 +89,7 @@ def test_the_quickstart_plans_few_jobs(clone):
     code, text = dry_run(clone, "--cores", "all", "--configfile", "config.yaml", "config/quickstart.yaml", "--", "all")
     assert code == 0, text
     counts, searches = planned(text)
-    assert set(searches) == set(configs.read(["config.yaml"]).experiments)
+    assert set(searches) == set(configs.read(["config.yaml", "config/quickstart.yaml"]).experiments)
     assert max(searches.values()) <= 2
     assert "results/quickstart/data/digits.json" in text
     assert "results/data" not in text
