@@ -10,7 +10,7 @@ import numpy as np
 from crbg import store
 from crbg.config import Config, Experiment
 
-DEEP = 6  # tensors from which on a network's layers are drawn
+DEEP = 5  # tensors from which on a network's layers are drawn
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ def layers(config: Config, e: Experiment) -> list[Layers]:
 
 
 def _heads(records: list[dict[str, Any]]) -> np.ndarray | None:
-    """Sparsity of each head; None where there is no attention, or where blocks differ in their number of heads."""
+    """Sparsity of each head; None where attention has fewer than two blocks, or where blocks differ in their number of heads."""
     blocks = [n for n in records[0]["depth"] if n in records[0].get("heads", {})]
-    if not blocks or len({len(records[0]["heads"][n]["q"]) for n in blocks}) > 1:
+    if len(blocks) < 2 or len({len(records[0]["heads"][n]["q"]) for n in blocks}) > 1:
         return None
     return np.array(
         [

@@ -366,13 +366,14 @@ def by_head(found: Layers, path: Path, demonstration: bool = False) -> Path:
     if found.heads is None:
         raise ValueError(f"{found.arm} has no attention heads of one number")
     with _figure(path, demonstration):
-        _, axes = plt.subplots(figsize=(3.4, 2.2))
+        figure, axes = plt.subplots(figsize=(3.4, 2.4), layout="constrained")
         blocks, heads = range(1, found.heads.shape[1] + 1), found.heads.mean(0)
         for i, name in enumerate(("queries", "keys", "values")):
             axes.plot(blocks, heads[:, i].mean(-1), color=COLOURS[i], marker=MARKERS[i], ms=3.5, lw=1, label=name)
             axes.fill_between(blocks, heads[:, i].min(-1), heads[:, i].max(-1), color=COLOURS[i], alpha=0.15, lw=0)
+        axes.set_xticks(blocks)
         axes.set_xlabel("block")
         axes.set_ylabel("sparsity (%), range over heads")
         axes.set_title(f"{LABELS.get(found.arm, found.arm)}, {100 * (1 - found.asked):g} % together")
-        _below(axes, 3)
+        figure.legend(frameon=False, loc="outside lower center", ncol=3)
     return path

@@ -1,0 +1,104 @@
+"""Sparsity by layer and by head: what a record says of depth, the rule that judges it, and the pictures."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from crbg import config as configs
+from crbg import measure, models
+from crbg.attach import weights
+from crbg.cli import main
+from crbg.mask import Mask
+from crbg.report import claims, depth, figures
+from crbg.report.tidy import deeper_sparser, tidy
+
+
+def record(sparsities, order=None):
+    names = order or [f"l{i}" for i in range(len(sparsities))]
+    return {"depth": names, "layers": {n: {"kept": round(1000 * (1 - s)), "total": 1000} for n, s in zip(names, sparsities, strict=True)}}
+
+
+def test_depth_is_the_order_of_the_network_not_of_the_names():
+    rising = record([0.1, 0.3, 0.5, 0.7, 0.9], ["stem", "conv10", "conv2", "body", "fc"])
+    assert deeper_sparser(rising) == pytest.approx(1.0)
+    assert deeper_sparser(record([0.9, 0.7, 0.5, 0.3])) == pytest.approx(-1.0)
+    assert deeper_sparser(record([0.5] * 6)) is None
+    assert deeper_sparser(record([0.1, 0.2, 0.3])) is None
+    assert deeper_sparser({"layers": {}}) is None
+
+
+def rows(correlations, tensors=54):
+    common = {"experiment": "e", "arm": "a", "asked": 0.1, "part": "test", "reading": "binary", "tensors": tensors}
+    return pd.DataFrame([common | {"seed": i, "depth": c} for i, c in enumerate(correlations)])
+
+
+@pytest.mark.parametrize(
+    ("correlations", "verdict"),
+    [
+        ([0.8, 0.82, 0.79], "reproduced"),
+        ([0.1, 0.12, 0.09], "not reproduced"),
+        ([-0.8, -0.7, -0.75], "not reproduced"),
+        ([0.1, 0.9, 0.4], "inconclusive"),
+        ([None, None], "not run"),
+        ([], "not run"),
+    ],
+)
+def test_deeper_is_sparser_is_judged_against_layers_in_random_order(correlations, verdict):
+    frame = rows(correlations) if correlations else rows([0.0]).iloc[:0]
+    found, evidence = claims.RULES["deeper"]({"experiment": "e", "arm": "a", "density": 0.1}, frame)
+    assert found == verdict
+    if verdict != "not run":
+        assert f"up to {1.96 / math.sqrt(53):.2f}" in evidence
+
+
+def test_kept_weights_of_each_head_are_counted():
+    model = models.build("timm:vit_tiny_patch16_224", (1, 28, 28), 10, patch_size=7, depth=2, embed_dim=12, num_heads=3)
+    mask = {n: torch.zeros_like(w, dtype=torch.bool) for n, w in weights(model).items()}
+    mask["blocks.1.attn.qkv.weight"][12 + 4 : 12 + 8] = True  # the four rows of the second head's keys
+    mask["blocks.0.attn.qkv.weight"][0, :5] = True
+    found = measure.heads(model, Mask(mask))
+    assert found["blocks.1.attn.qkv.weight"] == {"q": [0, 0, 0], "k": [0, 48, 0], "v": [0, 0, 0]}
+    assert found["blocks.0.attn.qkv.weight"] == {"q": [5, 0, 0], "k": [0, 0, 0], "v": [0, 0, 0]}
+    assert len(found) == 2
+    torch_own = torch.nn.Sequential(torch.nn.MultiheadAttention(8, 2, bias=False))
+    assert set(measure.heads(torch_own, Mask.full(weights(torch_own)))) == {"0.in_proj_weight"}
+    network = models.build("resnet20", (3, 32, 32), 10)
+    assert measure.heads(network, Mask.full(weights(network))) == {}
+
+
+CONFIG = """
+experiments:
+  deep:
+    role: main
+    view: dots
+    seeds: [0, 1]
+    base: {data: digits, method: crbg, density: 0.5, init: kaiming_normal, epochs: 1, batch: 64, limit: 128}
+    arms:
+      vit: {set: {model: "timm:vit_tiny_patch16_224", model_args: {patch_size: 7, depth: 2, embed_dim: 24, num_heads: 3}}}
+      mlp: {set: {model: lenet-16}}
+"""
+
+
+def test_deep_networks_are_drawn_layer_by_layer(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    assert main(["run", "deep"]) == 0
+    config = configs.read(["config.yaml"])
+    (vit,) = depth.layers(config, config.experiment("deep"))
+    assert vit.arm == "vit"
+    assert vit.sparsity.shape == (2, 10)
+    assert vit.names[0] == "patch_embed.proj.weight"
+    assert vit.names[-1] == "head.weight"
+    assert vit.heads is not None
+    assert vit.heads.shape == (2, 2, 3, 3)
+    # A head's sparsities average to that of its tensor.
+    qkv = vit.names.index("blocks.1.attn.qkv.weight")
+    assert np.allclose(vit.heads[:, 1].mean((1, 2)), vit.sparsity[:, qkv])
+    for path in (figures.by_depth([vit], tmp_path / "layers"), figures.by_head(vit, tmp_path / "heads")):
+        assert path.with_suffix(".png").stat().st_size > 5000
+    table = tidy(config)
+    assert table[table.arm == "vit"].depth.notna().all()
+    assert table[table.arm == "mlp"].depth.isna().all()
