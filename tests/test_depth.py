@@ -57,10 +57,10 @@ def test_deeper_is_sparser_is_judged_against_layers_in_random_order(correlations
 def test_kept_weights_of_each_head_are_counted():
     model = models.build("timm:vit_tiny_patch16_224", (1, 28, 28), 10, patch_size=7, depth=2, embed_dim=12, num_heads=3)
     mask = {n: torch.zeros_like(w, dtype=torch.bool) for n, w in weights(model).items()}
-    mask["blocks.1.attn.qkv.weight"][12 + 4 : 12 + 8] = True  # the four rows of the second head's keys
+    mask["blocks.1.attn.qkv.weight"][12 + 8 : 12 + 12] = True  # the four rows of the third head's keys
     mask["blocks.0.attn.qkv.weight"][0, :5] = True
     found = measure.heads(model, Mask(mask))
-    assert found["blocks.1.attn.qkv.weight"] == {"q": [0, 0, 0], "k": [0, 48, 0], "v": [0, 0, 0]}
+    assert found["blocks.1.attn.qkv.weight"] == {"q": [0, 0, 0], "k": [0, 0, 48], "v": [0, 0, 0]}
     assert found["blocks.0.attn.qkv.weight"] == {"q": [5, 0, 0], "k": [0, 0, 0], "v": [0, 0, 0]}
     assert len(found) == 2
     torch_own = torch.nn.Sequential(torch.nn.MultiheadAttention(8, 2, bias=False))
