@@ -20,3 +20,7 @@ def choose(name: str, valid: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return hint + ("choose from: " + ", ".join(names) if len(names) <= 40 else f"{len(names)} names are known")
+
+
+class GpuFullError(CrbgError):
+    """The memory of a GPU did not suffice; the message says which batch size would."""

@@ -119,11 +119,12 @@ def fit(
     per_epoch = len(batches)
     if per_epoch == 0:
         raise CrbgError("there is not a single batch to train on; make the batch smaller")
-    total, step, history, running = per_epoch * epochs, 0, list[Row](), 0.0
+    total, step, history = per_epoch * epochs, 0, list[Row]()
     if precision == "bf16":
         modules.to(memory_format=torch.channels_last)
     rates = [float(group["lr"]) for group in optimiser.param_groups]
     device = next(model.parameters()).device
+    running = torch.zeros((), dtype=torch.float64, device=device)  # summed where it is: reading every loss would wait for every step
     with _Noise(seed, device):
         saved, earlier = load_checkpoint(checkpoint) if parallel.first() else None, 0.0
         if parallel.size() > 1:
@@ -132,7 +133,8 @@ def fit(
             modules.load_state_dict(saved["modules"])
             optimiser.load_state_dict(saved["optimiser"])
             search.load_state_dict(saved["search"])
-            step, history, running = int(saved["step"]), list(saved["history"]), float(saved["running"])
+            step, history = int(saved["step"]), list(saved["history"])
+            running += float(saved["running"])
             _set_noise_state(saved["noise"], device)
             earlier = float(saved.get("seconds", 0.0))
             clock.earlier += earlier
@@ -143,7 +145,12 @@ def fit(
                 over = parallel.agree(clock.over(), device)
                 if checkpoint and parallel.first() and (over or time.monotonic() - last_save >= clock.save_every):
                     state = {"modules": modules.state_dict(), "optimiser": optimiser.state_dict(), "step": step}
-                    state |= {"search": search.state_dict(), "history": history, "running": running, "seconds": time.monotonic() - began}
+                    state |= {
+                        "search": search.state_dict(),
+                        "history": history,
+                        "running": float(running),
+                        "seconds": time.monotonic() - began,
+                    }
                     save_checkpoint(checkpoint, state | {"noise": _noise_state(device)})
                     last_save = time.monotonic()
                 if over:
@@ -161,14 +168,15 @@ def fit(
                 search.after_backward(progress)
                 optimiser.step()
                 search.after_step(progress)
-                running += float(value.detach())
+                running += value.detach()
                 step += 1
                 clock.steps += 1
                 clock.report(step, total)
-            if not math.isfinite(running):
+            mean = float(running) / per_epoch
+            if not math.isfinite(mean):
                 raise Collapse(f"the loss is not finite in epoch {epoch + 1} of {epochs}")
-            history.append({"epoch": float(epoch + 1), "loss": running / per_epoch, **search.log()})
-            running = 0.0
+            history.append({"epoch": float(epoch + 1), "loss": mean, **search.log()})
+            running.zero_()
     return history
 
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import platform
@@ -28,7 +29,7 @@ import crbg
 from crbg import attempts, lock, measure, methods, models, parallel, sanity
 from crbg.attach import weights
 from crbg.data.images import Data, Feed, Part, load
-from crbg.errors import CrbgError, WriteError
+from crbg.errors import CrbgError, GpuFullError, WriteError
 from crbg.files import cannot_write, finite, read_json, write_bytes, write_json, write_text
 from crbg.fit import Clock, Collapse, OutOfTime, Row
 from crbg.init import RUNNING, tensor_digest, unit_draw
@@ -128,7 +129,7 @@ def _outcome(error: BaseException) -> str:
     """Tell what another attempt could mend from what it could not."""
     if isinstance(error, OutOfTime):
         return attempts.PAUSED
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error):
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError, GpuFullError)) or "DefaultCPUAllocator" in str(error):
         return attempts.MEMORY
     if isinstance(error, (OSError, WriteError)):
         return attempts.DISK
@@ -156,11 +157,15 @@ def _search(spec: Spec, seed: int, bench: Bench, clock: Clock, where: Path) -> d
     }  # fmt: skip
     if bench.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(bench.device)
+    found, full = None, ""
     try:
         found = methods.get(spec.method).find(model, task, spec.resolved())
     except Collapse as outcome:
         record |= {"status": "collapse", "reason": str(outcome)}
-        found = None
+    except torch.OutOfMemoryError as error:
+        full = str(error).split(". ")[0]
+    if full:  # outside the handler, whose traceback would keep the search's tensors
+        raise GpuFullError(f"{spec.slug()}: the GPU's memory is full ({full}); {_advice(spec, seed, data)}")
     if not parallel.first():
         return {}
     searched = time.monotonic() - started + clock.earlier
@@ -176,6 +181,26 @@ def _search(spec: Spec, seed: int, bench: Bench, clock: Clock, where: Path) -> d
     for leftover in where.glob("checkpoint.*"):
         leftover.unlink()
     return record
+
+
+def _advice(spec: Spec, seed: int, data: Data) -> str:
+    """Say which batch size would fit, by trying one step of the search with ever smaller ones."""
+    size = spec.batch // 2
+    while size and parallel.size() == 1:
+        gc.collect()
+        torch.cuda.empty_cache()
+        model, _ = fresh(spec, data, seed)
+        one = Feed(training_part(spec, data).take(slice(size)), size, seed, spec.flip, spec.crop)
+        task = methods.Task(one, spec.density, 1, seed, nn.functional.cross_entropy, precision=spec.precision)
+        try:
+            methods.get(spec.method).find(model, task, spec.resolved())
+        except torch.OutOfMemoryError:
+            size //= 2
+        except Collapse:  # it ran, which is all that was asked
+            break
+        else:
+            break
+    return f"a batch of {size} would fit" if size and parallel.size() == 1 else "make the batch smaller, or the network"
 
 
 def _describe(

@@ -16,7 +16,7 @@ from filelock import FileLock
 
 from crbg import attempts, cli, device, files, lock, plan, store, work
 from crbg import config as configs
-from crbg.errors import CrbgError, WriteError
+from crbg.errors import CrbgError, GpuFullError, WriteError
 from crbg.fit import save_checkpoint
 from crbg.lock import HeldError
 from crbg.methods import crbg as method
@@ -469,3 +469,28 @@ def test_the_thread_of_a_lock_ends_with_it(tmp_path):
     with lock.hold(tmp_path):
         assert threading.active_count() == before + 1
     assert threading.active_count() == before
+
+
+def test_a_full_gpu_names_the_batch_that_would_fit(tmp_path, monkeypatch):
+    """A method that fails above 20 examples, as one does whose activations fill the memory."""
+    from crbg import methods, run
+    from crbg.spec import Spec
+
+    edge_popup = methods.get("edge_popup")
+    find, tried = edge_popup.find, []
+
+    def full_above_20(model, task, options):
+        size = len(next(iter(task.batches.epoch(0)))[1])
+        tried.append(size)
+        if size > 20:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+        return find(model, task, options)
+
+    monkeypatch.setattr(edge_popup, "find", full_above_20)
+    spec, bench = Spec("digits", "lenet-16", "edge_popup", 0.5, epochs=1, batch=128), run.Bench(tmp_path)
+    with pytest.raises(GpuFullError, match=r"the GPU's memory is full \(CUDA out of memory\); a batch of 16 would fit"):
+        run.execute(spec, 0, bench)
+    assert tried == [128, 64, 32, 16]
+    assert attempts.last(run.folder(tmp_path, spec, 0))["outcome"] == attempts.MEMORY
+    monkeypatch.setattr(edge_popup, "find", find)
+    assert run.execute(spec, 0, bench)["status"] == "ok", "nothing was spoilt"
