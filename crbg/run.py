@@ -155,6 +155,8 @@ def _search(spec: Spec, seed: int, bench: Bench, clock: Clock, where: Path) -> d
             "order": feed.digest(),
         },
     }  # fmt: skip
+    if any(data.lossy.values()):
+        record["lossy_images"] = dict(data.lossy)
     if bench.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(bench.device)
     found, full = None, ""

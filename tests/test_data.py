@@ -253,7 +253,10 @@ def test_a_file_is_read_and_split(small):
 def test_lossy_images_are_counted_from_the_start_of_the_test_part(small):
     _, write = small
     write(lossy_index=np.array([0, 38, 39, 44]))
-    assert load("mnist").lossy_test.tolist() == [0, 5]
+    found = load("mnist")
+    assert found.lossy_test.tolist() == [0, 5]
+    assert found.lossy["test"] == 2
+    assert found.lossy["train"] + found.lossy["validation"] == 2
 
 
 def test_the_root_is_the_argument_then_the_variable_then_data(small, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Sparsity by layer and by head: what a record says of depth, the rule that judges it, and the pictures."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -102,3 +103,29 @@ def test_deep_networks_are_drawn_layer_by_layer(tmp_path, monkeypatch):
     table = tidy(config)
     assert table[table.arm == "vit"].depth.notna().all()
     assert table[table.arm == "mlp"].depth.isna().all()
+
+
+def test_tables_say_what_batch_norm_and_inexact_images_change(tmp_path, monkeypatch):
+    from crbg.data import images
+    from crbg.report import tables
+
+    plain = images.load("digits")
+    three = dataclasses.replace(plain, lossy_test=torch.tensor([0, 5, 299]), lossy={"train": 4, "validation": 0, "test": 3})
+    monkeypatch.setattr("crbg.run.load", lambda name, folder, download: three)
+    monkeypatch.chdir(tmp_path)
+    text = CONFIG.replace(
+        "      mlp: {set: {model: lenet-16}}", "      conv: {set: {model: conv2, model_args: {width: 0.125, norm: batch}}}"
+    )
+    (tmp_path / "config.yaml").write_text(text)
+    (tmp_path / "paper").mkdir()
+    assert main(["select"]) == 0
+    assert main(["run", "deep", "--where", "arm=conv"]) == 0
+    assert main(["evaluate", "deep", "--where", "arm=conv"]) == 0
+    config = configs.read(["config.yaml"])
+    rows = tidy(config)
+    test = rows[(rows.part == "test") & (rows.reading == "binary")]
+    assert (test.clean != test.accuracy).all()
+    table = tables.main_table(rows, "deep")
+    assert table["exact images %"].tolist() == [f"{test.clean.mean():.2f}"]
+    assert table["not recalibrated %"].tolist() == [f"{test.plain.mean():.2f}"]
+    assert "7 images of the data (3 of the test part) come from JPEG copies." in tables.origin(rows, config.experiment("deep"))

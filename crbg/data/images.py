@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +71,7 @@ class Data:
     classes: int
     digest: str
     lossy_test: Tensor
+    lossy: Mapping[str, int] = field(default_factory=dict)  # images of each part that were decoded from JPEG copies
 
     @property
     def in_shape(self) -> tuple[int, ...]:
@@ -183,6 +184,7 @@ def load(name: str, data_dir: str | None = None, download: bool = True) -> Data:
         entry.classes,
         digest.hexdigest(),
         lossy_test,
+        {"train": int(np.isin(kept, lossy).sum()), "validation": int(np.isin(held, lossy).sum()), "test": len(lossy_test)},
     )
 
 

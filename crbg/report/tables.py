@@ -21,7 +21,8 @@ NOTE = (
     "the top k of mu otherwise). `exact`: the top k of mu. `half`: mu > 1/2, whatever its density. `mean`: real-valued gates, not a "
     "strong ticket. Controls keep the ticket and change one thing, without training: `reinit` fresh weights of the same law, `shuffle` "
     "positions within each layer, `invert` the lowest scores. `missed`: runs whose natural density (mu > 1/2) lies more than 2 % from "
-    "the one asked for."
+    "the one asked for. `not recalibrated`: the ticket with the batch norm statistics that the search left. `exact images`: without the "
+    "test images that come from JPEG copies."
 )
 
 
@@ -52,6 +53,9 @@ def main_table(rows: pd.DataFrame, experiment: str) -> pd.DataFrame:
         for reading in READINGS:
             picked = group[group.reading == reading].accuracy.dropna()
             line[f"{reading} %"] = interval(list(picked)) if len(picked) else ""
+        for name, column in (("not recalibrated %", "plain"), ("exact images %", "clean")):
+            known = binary[column].dropna()
+            line[name] = f"{known.mean():.2f}" if len(known) else ""
         soft = binary.fractional.dropna()
         line["fractional %"] = f"{100 * soft.mean():.1f}" if len(soft) else ""
         silent = binary.silent.dropna()
@@ -66,7 +70,16 @@ def main_table(rows: pd.DataFrame, experiment: str) -> pd.DataFrame:
         line["trained"] = "weights redrawn" if bool(binary.redrawn.iloc[0]) else line["trained"]
         out.append(line)
     table = pd.DataFrame(out)
-    optional = ("setting", "units closed %", "weights cut %", "silent units", "trained", "fractional %")
+    optional = (
+        "setting",
+        "units closed %",
+        "weights cut %",
+        "silent units",
+        "trained",
+        "fractional %",
+        "not recalibrated %",
+        "exact images %",
+    )
     empty = [c for c in optional if c in table and not table[c].any()]
     if "half %" in table and ((table["half %"] == "") | (table["half %"] == table["binary %"])).all():
         empty.append("half %")
@@ -148,7 +161,9 @@ def origin(rows: pd.DataFrame, experiment: Experiment) -> str:
     versions = sorted({f"{run.split('-')[0]} {version}" for run, version in zip(mine.run, mine.version, strict=True)})
     dates = sorted({mine.finished.min(), mine.finished.max()})
     devices, revisions = sorted(mine.device.unique()), sorted(mine.revision.unique())
-    return (
+    lossy = mine[mine.lossy > 0]
+    copies = f"{lossy.lossy.max():.0f} images of the data ({lossy.lossy_test.max():.0f} of the test part) come from JPEG copies. "
+    return (copies if len(lossy) else "") + (
         f"Runs: {counts}; finished {' to '.join(dates)}. Methods and their versions: {', '.join(versions)}. "
         f"Device: {', '.join(devices)}. Revision: {', '.join(revisions)}."
     )

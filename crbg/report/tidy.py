@@ -18,6 +18,7 @@ COLUMNS = [
     "origin", "revision", "device", "finished", "part", "reading", "accuracy", "density", "density_missed", "shuffle", "invert", "reinit",
     "constant", "fractional", "units", "natural", "effective", "silent", "kept", "gated", "trained", "redrawn", "search_seconds",
     "work", "draw", "order", "depth", "tensors",
+    "lossy", "lossy_test", "clean", "plain",
 ]  # fmt: skip
 
 
@@ -74,6 +75,7 @@ def _rows(e: Experiment, cell: Cell, found: dict[str, Any], setting: dict[str, A
         "trained": ", ".join(record.get("roles", {}).get("trained", [])),
         "redrawn": bool(record.get("roles", {}).get("redrawn")),
         "depth": deeper_sparser(record), "tensors": len(record.get("layers", {})),
+        "lossy": sum(record.get("lossy_images", {}).values()), "lossy_test": record.get("lossy_images", {}).get("test", 0),
     }  # fmt: skip
     # A step costs three forward passes of its batch: one forward, and one for each of the two gradients.
     base["work"] = 3 * record["flops"]["dense"] * record["steps"] * spec.batch if "flops" in record and "steps" in record else None
@@ -86,6 +88,9 @@ def _rows(e: Experiment, cell: Cell, found: dict[str, Any], setting: dict[str, A
         missed = values.get("density_missed", False)
         for reading, v in values["readings"].items():
             row = base | {"part": part, "reading": reading, "accuracy": v["accuracy"], "density": v["density"]}
+            row["plain"] = v.get("without_recalibration")
+            if part == "test" and reading == "binary":
+                row["clean"] = found["evaluation"].get("test_without_lossy", {}).get("binary", {}).get("accuracy")
             out.append(row | {"density_missed": missed, **controls})
     return out or [base]  # a collapsed run has no reading, but it counts as done
 
