@@ -113,10 +113,8 @@ def test_tables_say_what_batch_norm_and_inexact_images_change(tmp_path, monkeypa
     three = dataclasses.replace(plain, lossy_test=torch.tensor([0, 5, 299]), lossy={"train": 4, "validation": 0, "test": 3})
     monkeypatch.setattr("crbg.run.load", lambda name, folder, download: three)
     monkeypatch.chdir(tmp_path)
-    text = CONFIG.replace(
-        "      mlp: {set: {model: lenet-16}}", "      conv: {set: {model: conv2, model_args: {width: 0.125, norm: batch}}}"
-    )
-    (tmp_path / "config.yaml").write_text(text)
+    conv = "      conv: {set: {model: conv2, model_args: {width: 0.125, norm: batch}}}"
+    (tmp_path / "config.yaml").write_text(CONFIG.replace("      mlp: {set: {model: lenet-16}}", conv))
     (tmp_path / "paper").mkdir()
     assert main(["select"]) == 0
     assert main(["run", "deep", "--where", "arm=conv"]) == 0

@@ -30,7 +30,15 @@ def properties(rows: pd.DataFrame, experiment: Experiment, config: Config) -> pd
     for arm in mine[mine.asked.notna()].arm.unique():
         spec = next(c.spec for c in experiment.cells if c.arm == arm)
         traits = methods.get(spec.method).TRAITS
-        line = {"arm": arm, "gradient": traits.gradient, "density": traits.density, "weights": traits.weights}
+        hard = getattr(spec.resolved(), "polish", 0.0)  # the share of a search at whose end gates are hard
+        smooth = f"until the last {100 * hard:g} %" if hard else "yes"
+        line = {
+            "arm": arm,
+            "differentiable": smooth if traits.differentiable else "no",
+            "gradient": traits.gradient,
+            "density": traits.density,
+            "weights": traits.weights,
+        }
         tuned = [c.spec for name in experiment.tuned_by for c in config.experiment(name).cells if c.arm == arm]
         fields = {k.removeprefix("options.") for s in tuned for k in varying(s, [t for t in tuned if t.density == s.density])}
         line["tuned"] = ", ".join(sorted(fields))
