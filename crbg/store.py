@@ -94,7 +94,8 @@ def record(config: Config, cells: Iterable[Cell]) -> int:
         seeds.setdefault(c.spec.digest(), (c.spec, set()))[1].add(c.seed)
     for spec, wanted in seeds.values():
         path = recorded_folder(config) / f"{spec.slug()}.json"
-        runs = dict(read_json(path)["runs"]) if path.exists() else {}
+        before = dict(read_json(path)["runs"]) if path.exists() else {}
+        runs = dict(before)
         for seed in sorted(wanted):
             where = run_folder(config, spec, seed)
             if not (where / "record.json").exists():
@@ -106,7 +107,7 @@ def record(config: Config, cells: Iterable[Cell]) -> int:
                 entry["evaluation"] = old["evaluation"]
             runs[str(seed)] = entry
             count += 1
-        if runs:
+        if runs != before:  # a file that would say nothing new stays as it is
             write_json(path, {"spec": as_dict(spec), "digest": spec.digest(), "runs": runs})
     return count
 
