@@ -204,7 +204,7 @@ def test_no_match_is_refused_with_the_nearest_name(lenet):
         attach(lenet, gaussian, "fc1.weigth")
     with pytest.raises(CrbgError, match="no weight matches"):
         attach(lenet, gaussian, "fc")  # a pattern is matched in full
-    with pytest.raises(CrbgError, match="no weight matches"):
+    with pytest.raises(CrbgError, match="no weight that a gate could stand on"):
         attach(nn.Sequential(nn.ReLU()), gaussian)
 
 
