@@ -12,6 +12,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from crbg.errors import CrbgError, choose
@@ -89,9 +90,10 @@ def _create(name: str, in_shape: tuple[int, ...], classes: int, stem: str, optio
             model = timm.create_model(plain, **known)
     except (AssertionError, ValueError, ZeroDivisionError) as error:
         raise CrbgError(f"timm cannot build {plain!r} for images of shape {in_shape} with {options} ({error})") from None
-    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
-    if patch and any(edge % p for edge, p in zip(in_shape[1:], patch, strict=True)):
-        raise CrbgError(f"patches of {patch[0]} pixels do not divide images of {in_shape[1]}: set model_args.patch_size, or size")
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", 1)
+    edges = zip(in_shape[1:], (patch, patch) if isinstance(patch, int) else patch, strict=True)
+    if any(edge % p for edge, p in edges):
+        raise CrbgError(f"patches of {patch} pixels do not divide images of {in_shape[1:]}: set model_args.patch_size, or size")
     if stem == "cifar":
         first = getattr(model, "conv1", None)
         if not isinstance(first, nn.Conv2d) or not isinstance(getattr(model, "maxpool", None), nn.Module):
@@ -100,4 +102,17 @@ def _create(name: str, in_shape: tuple[int, ...], classes: int, stem: str, optio
         model.maxpool = nn.Identity()
     elif stem != "imagenet":
         raise CrbgError(f"unknown stem {stem!r}: {choose(stem, ('imagenet', 'cifar'))}")
+    _try(model, plain, in_shape)
     return model
+
+
+@torch.no_grad()
+def _try(model: nn.Module, plain: str, in_shape: tuple[int, ...]) -> None:
+    """Pass one image through: some networks are built for any size and take only their own."""
+    was = model.training
+    try:
+        model.eval()(torch.zeros(1, *in_shape))
+    except RuntimeError as error:
+        own = getattr(model, "pretrained_cfg", {}).get("input_size", ("?",))
+        raise CrbgError(f"{plain!r} cannot take images of shape {in_shape} ({error}); its own is {own}: set size") from None
+    model.train(was)
