@@ -1,5 +1,7 @@
 """Architectures: published sizes, every tensor has its role, nothing is dead at the start, and what cannot be built says why."""
 
+import dataclasses
+
 import pytest
 import timm
 import torch
@@ -183,3 +185,16 @@ def test_missing_and_damaged_weight_files_are_named(hub, tmp_path):
         start("timm:resnet50")
     with pytest.raises(CrbgError, match="no ImageNet weights for 'resnet20'"):
         start("resnet20")
+
+
+def test_only_the_normalisation_is_trained_where_asked(tmp_path):
+    bench = run.Bench(tmp_path)
+    vit = Spec("digits", "timm:vit_tiny_patch16_224", "dense", init="kaiming_normal", epochs=1, batch=64, limit=128, model_args=SMALL_VIT)
+    record = run.execute(dataclasses.replace(vit, options={"part": "norm"}), 0, bench)
+    trained = record["roles"]["trained"]
+    assert len(trained) == 2 * (2 * 2 + 1), "gain and shift of two norms in each of two blocks, and of the last one"
+    assert all("norm" in n for n in trained)
+    with pytest.raises(CrbgError, match="no normalisation of the network has gains or shifts"):
+        run.execute(Spec("digits", "resnet20", "dense", epochs=1, batch=64, options={"part": "norm"}), 0, bench)
+    with pytest.raises(CrbgError, match="unknown part 'head'"):
+        run.execute(dataclasses.replace(vit, options={"part": "head"}), 0, bench)
