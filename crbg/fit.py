@@ -177,6 +177,7 @@ def fit(
                 raise Collapse(f"the loss is not finite in epoch {epoch + 1} of {epochs}")
             history.append({"epoch": float(epoch + 1), "loss": mean, **search.log()})
             running.zero_()
+    modules.to(memory_format=torch.contiguous_format)  # what is measured next is rounded as on any other machine
     return history
 
 
