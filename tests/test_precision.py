@@ -27,6 +27,7 @@ def test_bf16_agrees_with_fp32_and_keeps_parameters(method):
         found = methods.get(method).find(model, task, methods.options(method, {}))
         losses[precision] = [row["loss"] for row in found.history]
         assert all(t.equal(before[n]) and t.dtype == torch.float32 for n, t in model.named_parameters())
+        assert all(t.is_contiguous() for t in model.parameters()), "what is measured next is rounded alike everywhere"
     assert set(seen) == {torch.float32, torch.bfloat16}
     assert losses["fp32"] != losses["bf16"]
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.1)
