@@ -251,3 +251,16 @@ def test_silent_units_are_those_that_say_the_same_to_every_image():
     mask = {"0.weight": torch.zeros(4, 3, dtype=torch.bool)}
     assert measure.silent_units(model, [(x, y)], mask) == {"1": 4}
     assert measure.silent_units(nn.Sequential(nn.Linear(3, 2)), [(x, y)]) == {}
+
+
+def test_unit_gates_of_a_transformer_close_whole_heads(digits):
+    shape, heads = (1, 28, 28), 3
+    model = build("timm:vit_tiny_patch16_224", shape, 10, patch_size=7, depth=2, embed_dim=24, num_heads=heads)
+    initialise(model, "kaiming_normal", 1.0, 0)
+    feed = Feed(digits.train.take(slice(256)), 64, 0)
+    task = methods.Task(feed, 0.5, 4, 0, torch.nn.functional.cross_entropy)
+    found = methods.get("crbg").find(model, task, methods.options("crbg", {"granularity": "unit", "lr": 0.1, "temperature": 0.0}))
+    for name, counts in found.anatomy["units"].items():
+        assert counts["total"] == (heads if name.endswith("attn.proj.weight") else found.mask[name].shape[1])
+    proj = found.mask["blocks.0.attn.proj.weight"].reshape(24, heads, 8)
+    assert proj.equal(proj[:1, :, :1].expand_as(proj)), "a head's columns stand or fall together"

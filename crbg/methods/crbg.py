@@ -32,9 +32,9 @@ class Options:
     for. anneal_to: noise at 80 % of the search, reached linearly; negative means no annealing. firmness, decide, reach,
     tolerance: the controller's plan; tolerance 0 means 0.1, and 0.02 below density 0.05, where the few gates lock early.
     leak: derivative of clip outside [0, 1] (0 is the thesis's gate, 1 straight-through): our extension, a named variant.
-    granularity: one gate per weight, per hidden unit, or per hidden unit and input. temperature: factor on the outputs inside
-    the loss, which changes no prediction; frozen weights cannot grow to make a loss sharp, so a network whose initial outputs
-    are tiny needs it. 0 chooses it: outputs get unit standard deviation on the first batch.
+    granularity: one gate per weight, per hidden unit (channel, attention head), or per hidden unit and input. temperature:
+    factor on the outputs inside the loss, which changes no prediction; frozen weights cannot grow to make a loss sharp, so a
+    network whose initial outputs are tiny needs it. 0 chooses it: outputs get unit standard deviation on the first batch.
 
     What follows trains weights, so what comes out is no strong ticket, and says so in its roles. pretrain: epochs of dense
     training before the search, whose gates then stand on the trained, frozen weights. joint_lr: learning rate of the weights
@@ -85,6 +85,8 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
         raise CrbgError(f"unknown granularity {o.granularity!r}: {choose(o.granularity, GRANULARITY)}")
     raw = attach.weights(model)
     first = next(iter(raw), "")
+    # What leaves an attention head enters the next product as neighbouring columns, which share a gate.
+    heads = {f"{n}.proj.weight": m.num_heads for n, m in model.named_modules() if hasattr(m, "num_heads") and hasattr(m, "proj")}
     slopes = {f"{p}.weight": m.weight for p, m in model.named_modules() if isinstance(m, torch.nn.PReLU)} if o.train_slopes else {}
     if o.train_slopes and not slopes:
         raise CrbgError("train_slopes is on, but the network has no PReLU; for a LeNet set model_args.activation to prelu")
@@ -104,7 +106,7 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
     def make(name: str, w: Tensor) -> Gate | None:
         if o.granularity == "unit" and name == first:
             return None
-        shape = w.shape if o.granularity == "weight" else w.shape[1:2]
+        shape = w.shape if o.granularity == "weight" else torch.Size([heads.get(name, w.shape[1])])
         jitter = torch.from_numpy(rng.normal(shape.numel(), task.seed, "mu", name)).reshape(shape)
         mu = (o.mu0 + o.mu0_spread * jitter).to(torch.float32).to(w.device)
         kind = gate.Gaussian if o.granularity == "weight" else gate.Units
