@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from publish import publish
 from tabulate import tabulate
 from torch.nn.functional import cross_entropy
 from torchvision.transforms import v2
@@ -185,9 +186,7 @@ def main() -> None:
         f"Batches of augmented images alone: {ours:.0f} images a second, {ours / theirs:.1f} times the DataLoader's {theirs:.0f} "
         f"({args.workers} workers).\n"
     )
-    print(text)
-    if args.out:
-        args.out.write_text(f"Written by `make benchmark`.\n\n{text}")
+    publish(text, args.out)
 
 
 if __name__ == "__main__":

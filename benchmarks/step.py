@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from publish import publish
 from tabulate import tabulate
 from torch.nn.functional import cross_entropy
 
@@ -162,9 +163,7 @@ def main() -> None:
     setting = f"{args.model}, batch {args.batch}, fp32, {args.threads} thread(s), {args.rounds} rounds of {args.steps} steps"
     where = f"{cpu_name()}, torch {torch.__version__.split('+')[0]}, revision {revision()}"
     text = f"{setting}. {where}. Ratios are taken round by round.\n\n{table}\n"
-    print(text)
-    if args.out:
-        args.out.write_text(f"Written by `make benchmark`.\n\n{text}")
+    publish(text, args.out)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import torch
+from publish import publish
 from tabulate import tabulate
 
 from crbg.gate import TopK
@@ -75,9 +76,7 @@ def main() -> None:
         f"thread(s), {args.rounds} rounds, identical masks. {cpu_name()}, torch {torch.__version__.split('+')[0]}, revision {revision()}."
         f"\n\n{table}\n"
     )
-    print(text)
-    if args.out:
-        args.out.write_text(f"Written by `make benchmark`.\n\n{text}")
+    publish(text, args.out)
 
 
 if __name__ == "__main__":

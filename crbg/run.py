@@ -192,7 +192,7 @@ def _advice(spec: Spec, seed: int, data: Data) -> str:
         gc.collect()
         torch.cuda.empty_cache()
         model, _ = fresh(spec, data, seed)
-        one = Feed(training_part(spec, data).take(slice(size)), size, seed, spec.flip, spec.crop)
+        one = feed_of(replace(spec, batch=size, limit=size), data, seed)
         task = methods.Task(one, spec.density, 1, seed, nn.functional.cross_entropy, precision=spec.precision)
         try:
             methods.get(spec.method).find(model, task, spec.resolved())
