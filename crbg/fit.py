@@ -22,6 +22,7 @@ from crbg.errors import CrbgError
 from crbg.files import cannot_write
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
 Row = dict[str, float]
 
 
@@ -57,6 +58,16 @@ class Search:
         """Take up a saved state."""
 
 
+class Clip(Search):
+    """Clip the norm of the gradient over all parameters together."""
+
+    def __init__(self, parameters: Sequence[Tensor], norm: float) -> None:
+        self.parameters, self.norm = list(parameters), norm
+
+    def after_backward(self, progress: float) -> None:
+        nn.utils.clip_grad_norm_(self.parameters, self.norm)
+
+
 class OutOfTime(Exception):  # noqa: N818 - an outcome, not an error
     """The deadline came before the end; the checkpoint holds all that was done."""
 
@@ -79,10 +90,17 @@ class Clock:
     stop_after: int | None = None  # stop after this many steps of this process; tests interrupt a fit with it
     steps: int = field(default=0)
     earlier: float = 0.0  # seconds that attempts before this one have searched
+    base: int = 0  # steps of this run before the present fit
+    whole: int = 0  # steps of all fits of this run together, where that is known
 
     def over(self) -> bool:
         """Tell whether to stop now."""
         return time.monotonic() >= self.deadline or self.asked() or (self.stop_after is not None and self.steps >= self.stop_after)
+
+    def tell(self, done: int, total: int) -> None:
+        """Report steps of the present fit as steps of the run."""
+        whole = max(self.whole, total)
+        self.report(min(self.base + done, whole), whole)
 
 
 def cosine(progress: float) -> float:
@@ -103,10 +121,12 @@ def fit(
     checkpoint: Path | None = None,
     clock: Clock | None = None,
     precision: str = "fp32",
+    objective: Objective | None = None,
 ) -> list[Row]:
     """Train what the optimiser holds and return one row of history an epoch.
 
-    A checkpoint at `checkpoint` is taken up where it stopped and removed at the end by the caller. `model` is saved as a
+    `objective(model, x, y)` takes the place of loss(model(x), y) where a loss needs more than the outputs. A checkpoint at
+    `checkpoint` is taken up where it stopped and removed at the end by the caller. `model` is saved as a
     whole, raw weights and gates; `carried` names modules beside it that have state. With precision "bf16" the forward pass
     runs under autocast and images lie channels last; parameters and optimiser stay fp32.
 
@@ -162,7 +182,7 @@ def fit(
                 optimiser.zero_grad()
                 x, y, weight = parallel.share(x, y)
                 with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                    value = weight * loss(model(x), y)
+                    value = weight * (objective(model, x, y) if objective else loss(model(x), y))
                 value.backward()  # type: ignore[no-untyped-call]
                 value = parallel.average((p for group in optimiser.param_groups for p in group["params"]), value)
                 search.after_backward(progress)
@@ -171,12 +191,13 @@ def fit(
                 running += value.detach()
                 step += 1
                 clock.steps += 1
-                clock.report(step, total)
+                clock.tell(step, total)
             mean = float(running) / per_epoch
             if not math.isfinite(mean):
                 raise Collapse(f"the loss is not finite in epoch {epoch + 1} of {epochs}")
             history.append({"epoch": float(epoch + 1), "loss": mean, **search.log()})
             running.zero_()
+    clock.base += total
     modules.to(memory_format=torch.contiguous_format)  # what is measured next is rounded as on any other machine
     return history
 
@@ -234,6 +255,20 @@ def _set_noise_state(state: list[Tensor], device: torch.device) -> None:
     torch.set_rng_state(state[0])
     if device.type == "cuda":
         torch.cuda.set_rng_state(state[1], device)
+
+
+class Later:
+    """Batches whose first epoch is a later one of others: a schedule that goes on where another training stopped."""
+
+    def __init__(self, batches: Batches, first: int) -> None:
+        self.batches, self.first = batches, first
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterable[tuple[Tensor, Tensor]]:
+        """Yield the batches of an epoch, counted from the first."""
+        return self.batches.epoch(self.first + epoch, start)
 
 
 class LoaderBatches:

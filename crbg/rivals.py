@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from crbg import rng
 from crbg.errors import CrbgError
 from crbg.fit import Row, Search
-from crbg.gate import Gate, TopK, straight_through
+from crbg.gate import Gate, Gaussian, TopK, straight_through
 from crbg.select import Threshold
 
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1  # hard-concrete: temperature and stretch (Louizos et al. 2018)
@@ -85,12 +85,46 @@ class Budgeted(Gate):
         u = torch.rand_like(self.logit).clamp(1e-7, 1 - 1e-7)
         return u.log() - (1 - u).log()
 
+    @property
+    def learnt(self) -> nn.Parameter:
+        """The parameter that a controller steers."""
+        return self.logit
+
     def expected(self) -> Tensor:
         """Return p."""
         return (self.logit.detach() + self.shift).sigmoid()
 
+    def slope(self) -> Tensor:
+        """Return dp / dlogit."""
+        p = self.expected()
+        return p * (1 - p)
+
     def scores(self) -> Tensor:
         return self.logit.detach()
+
+
+class Clipped(Gaussian):
+    """CRBG's gate under a budget: it counts p = P(z > 1/2) = Phi((mu - 1/2) / sigma), and starts at mu with p as asked."""
+
+    @classmethod
+    def at(cls, p: float, w: Tensor, noise: float) -> Clipped:
+        """Make gates that are above 1/2 with probability p, for weights of the shape of w."""
+        logit(p)  # refuses what is no probability
+        return cls(torch.full_like(w, 0.5 + noise * float(torch.special.ndtri(torch.tensor(p, dtype=torch.float64)))), noise, noise)
+
+    @property
+    def learnt(self) -> nn.Parameter:
+        """The parameter that a controller steers."""
+        return self.mu
+
+    def expected(self) -> Tensor:
+        """Return p."""
+        return cast(Tensor, torch.special.ndtr((self.mu.detach() - 0.5) / self.penalty_sigma))
+
+    def slope(self) -> Tensor:
+        """Return dp / dmu."""
+        u = (self.mu.detach() - 0.5) / self.penalty_sigma
+        return (-0.5 * u.square()).exp() / (math.sqrt(2 * math.pi) * self.penalty_sigma)
 
 
 class Concrete(Budgeted):
@@ -99,12 +133,33 @@ class Concrete(Budgeted):
     def effective(self, w: Tensor) -> Tensor:
         return w * (self.logit + self.noise() / TAU if self.sampling else self.logit).sigmoid()
 
+    @classmethod
+    def start(cls, p: float) -> float:
+        """Return the parameter at which the budget counts p."""
+        return logit(p)
+
     def soft(self) -> Tensor:
         return self.logit.detach().sigmoid()
 
     def open_probability(self) -> Tensor:
         """P(m > 1/2) = sigmoid(tau a)."""
         return (TAU * self.logit.detach()).sigmoid()
+
+
+class Bernoulli(Concrete):
+    """The same gate with a budget of probabilities: p = P(m > 1/2) = sigmoid(tau a)."""
+
+    @classmethod
+    def start(cls, p: float) -> float:
+        """Return the parameter at which the budget counts p."""
+        return logit(p) / TAU
+
+    def expected(self) -> Tensor:
+        return self.open_probability()
+
+    def slope(self) -> Tensor:
+        p = self.expected()
+        return TAU * p * (1 - p)
 
 
 class HardConcrete(Budgeted):
@@ -133,7 +188,7 @@ class GradBalance(Search):
     `memory`, and starts at the first lambda*. S's constant factor cancels.
     """
 
-    def __init__(self, gates: Sequence[Budgeted], keep: int, slack: float = 1.1, memory: float = 0.99) -> None:
+    def __init__(self, gates: Sequence[Budgeted | Clipped], keep: int, slack: float = 1.1, memory: float = 0.99) -> None:
         if not gates:
             raise CrbgError("the network carries no gates with a budget")
         self.gates, self.target, self.memory = list(gates), slack * keep, memory
@@ -141,18 +196,21 @@ class GradBalance(Search):
 
     @torch.no_grad()
     def after_backward(self, progress: float) -> None:
-        p = [g.expected() for g in self.gates]
-        over = sum(float(x.sum()) for x in p) / self.target - 1.0
-        slopes = [x * (1 - x) / self.target for x in p]
+        over = self.over()
+        slopes = [g.slope() / self.target for g in self.gates]
         task, budget = (math.hypot(*(float(torch.linalg.vector_norm(t)) for t in ts)) for ts in (self.grads(), slopes))
         star = task / max(budget, 1e-30) if over > 0 else 0.0
         self.weight = star if self.weight is None else self.memory * self.weight + (1 - self.memory) * star
         for grad, slope in zip(self.grads(), slopes, strict=True):
             grad.add_(slope, alpha=self.weight)
 
+    def over(self) -> float:
+        """Return S, how far the expected openness lies above the budget."""
+        return sum(float(g.expected().sum()) for g in self.gates) / self.target - 1.0
+
     def grads(self) -> list[Tensor]:
         """The gradients of all gates; each has one after a backward pass."""
-        return [cast(Tensor, g.logit.grad) for g in self.gates]
+        return [cast(Tensor, g.learnt.grad) for g in self.gates]
 
     def log(self) -> Row:
         every = torch.cat([g.soft().flatten() for g in self.gates])
@@ -165,6 +223,21 @@ class GradBalance(Search):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.weight = state["weight"]
+
+
+class Lagrange(GradBalance):
+    """The multiplier method that CTS compares with: loss + lambda * 100 S, lambda rising by plain ascent from 0."""
+
+    def __init__(self, gates: Sequence[Budgeted | Clipped], keep: int, slack: float, rate: float) -> None:
+        super().__init__(gates, keep, slack)
+        self.rate, self.weight = rate, 0.0
+
+    @torch.no_grad()
+    def after_backward(self, progress: float) -> None:
+        weight = self.weight or 0.0
+        for g, grad in zip(self.gates, self.grads(), strict=True):
+            grad.add_(g.slope(), alpha=100.0 * weight / self.target)
+        self.weight = weight + self.rate * 100.0 * self.over()
 
 
 class OneThreshold(Search):

@@ -34,6 +34,7 @@ from crbg.files import cannot_write, finite, read_json, write_bytes, write_json,
 from crbg.fit import Clock, Collapse, OutOfTime, Row
 from crbg.init import RUNNING, tensor_digest, unit_draw
 from crbg.mask import Mask
+from crbg.shelf import Shelf
 from crbg.spec import Spec, as_dict, folder
 from crbg.ticket import Ticket
 
@@ -146,10 +147,15 @@ def _search(spec: Spec, seed: int, bench: Bench, clock: Clock, where: Path) -> d
     model, roles = fresh(spec, data, seed)
     initial = {n: t.clone() for n, t in model.state_dict().items()}
     checkpoint = where / "checkpoint.pt"
-    task = methods.Task(feed, spec.density, spec.epochs, seed, nn.functional.cross_entropy, checkpoint, clock, spec.precision)
+    steps = round(methods.work(spec.method, spec.resolved(), spec.density, spec.epochs) * len(feed))
+    clock.whole = steps
+    task = methods.Task(
+        feed, spec.density, spec.epochs, seed, nn.functional.cross_entropy, checkpoint, clock, spec.precision,
+        lambda other: fresh(spec, data, other)[0].state_dict(), Shelf(bench.results / "shelf", spec, seed, clock),
+    )  # fmt: skip
     record: dict[str, Any] = {
         "schema": SCHEMA, "digest": spec.digest(), "spec": as_dict(spec), "version": methods.get(spec.method).VERSION,
-        "seed": seed, "status": "ok", "steps": spec.epochs * len(feed), "train_images": len(feed.part),
+        "seed": seed, "status": "ok", "steps": steps, "train_images": len(feed.part),
         "digests": {
             "initial": tensor_digest(initial), "draw": draw_digest(spec, model, seed), "data": data.digest,
             "order": feed.digest(),
@@ -274,7 +280,13 @@ def read_all(spec: Spec, seed: int, data: Data, model: nn.Module, found: methods
     out: dict[str, Any] = {"readings": {}, "images": len(part), "constant": finite(100.0 * float((part.y == common).double().mean()))}
     for reading, values in multipliers.items():
         count = sum(int((t != 0).sum()) for t in values.values())
-        out["readings"][reading] = {"density": finite(count / found.mask.total), **accuracy(model, values, data, part)}
+        running = found.start is not None  # weights that trained with batch norm's own statistics are read with them
+        out["readings"][reading] = {"density": finite(count / found.mask.total), **accuracy(model, values, data, part, running)}
+    if found.start is not None:
+        untrained, _ = fresh(spec, data, seed)
+        untrained.load_state_dict(found.start, strict=False)
+        density = found.mask.density
+        out["readings"]["untrained"] = {"density": finite(density), **accuracy(untrained, found.mask, data, part)}
     if found.soft and found.exact is not None:
         # A search that landed keeps mu > 1/2; one that missed its density was cut to it.
         out["density_missed"] = multipliers["half"] != found.mask
@@ -289,14 +301,20 @@ def read_all(spec: Spec, seed: int, data: Data, model: nn.Module, found: methods
     return out
 
 
-def accuracy(model: nn.Module, multipliers: Mapping[str, Tensor], data: Data, part: Part) -> dict[str, float | None]:
-    """Measure a model times its multipliers on a part, in %; with batch norm also before its statistics were estimated again."""
+def accuracy(model: nn.Module, multipliers: Mapping[str, Tensor], data: Data, part: Part, running: bool = False) -> dict[str, float | None]:
+    """Measure a model times its multipliers on a part, in %, with batch norm's statistics estimated again, and without.
+
+    The number with them is `accuracy`; that without is, where they are the `running` ones of a finished training.
+    """
     plain = measure.accuracy(model, part.batches(), multipliers)
     if not measure.has_batch_norm(model):
         return {"accuracy": finite(plain)}
     images = data.train.take(slice(RECALIBRATION_IMAGES))
     with measure.recalibrated(model, (x for x, _ in images.batches(200)), multipliers):
-        return {"accuracy": finite(measure.accuracy(model, part.batches(), multipliers)), "without_recalibration": finite(plain)}
+        again = measure.accuracy(model, part.batches(), multipliers)
+    if running:
+        return {"accuracy": finite(plain), "recalibrated": finite(again)}
+    return {"accuracy": finite(again), "without_recalibration": finite(plain)}
 
 
 def _keep(spec: Spec, seed: int, data: Data, where: Path, model: nn.Module, initial: Mapping[str, Tensor], found: methods.Found) -> str:
@@ -304,11 +322,12 @@ def _keep(spec: Spec, seed: int, data: Data, where: Path, model: nn.Module, init
     tensors = {f"soft.{n}": t for n, t in found.soft.items()} | {f"scores.{n}": t for n, t in found.scores.items()}
     if found.changed:
         tensors |= {f"changed.{n}": t for n, t in model.state_dict().items() if n in found.changed or n.rsplit(".", 1)[-1] in RUNNING}
+    tensors |= {f"start.{n}": t for n, t in (found.start or {}).items()}
     tensors = {n: t.detach().cpu().contiguous() for n, t in tensors.items()}
     for name, mask in (("mask", found.mask), ("exact", found.exact)):
         if mask is not None:
             tensors[name] = torch.frombuffer(bytearray(mask.pack()), dtype=torch.uint8)
-    write_bytes(where / "gates.safetensors", save(tensors, {"changed": json.dumps(found.changed)}))
+    write_bytes(where / "gates.safetensors", save(tensors, {"changed" if found.start is None else "winning": json.dumps(found.changed)}))
     if not found.changed:
         ticket = Ticket(
             found.mask, seed, spec.init, spec.scale, spec.model, data.in_shape, data.classes, tensor_digest(initial),
@@ -328,11 +347,12 @@ def reopen(where: Path, model: nn.Module, expected: str | None = None) -> method
     try:
         tensors = load_file(path)
         with safe_open(path, "pt") as file:
-            changed = json.loads((file.metadata() or {}).get("changed", "{}"))
+            about = file.metadata() or {}
+            changed = json.loads(about.get("winning", about.get("changed", "{}")))
         if expected and tensor_digest(tensors) != expected:
             raise CrbgError(f"{path} is not the one its record names; run the cell again")
         shapes = {n: tuple(w.shape) for n, w in weights(model).items()}
-        groups: dict[str, dict[str, Tensor]] = {"soft": {}, "scores": {}, "changed": {}}
+        groups: dict[str, dict[str, Tensor]] = {"soft": {}, "scores": {}, "changed": {}, "start": {}}
         for name, t in tensors.items():
             head, _, rest = name.partition(".")
             if head in groups:
@@ -344,7 +364,7 @@ def reopen(where: Path, model: nn.Module, expected: str | None = None) -> method
     except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise CrbgError(f"{path} cannot be read ({error}); run the cell again before it is evaluated") from None
     model.load_state_dict(groups["changed"], strict=False)
-    return methods.Found(mask, exact, groups["scores"], groups["soft"], changed)
+    return methods.Found(mask, exact, groups["scores"], groups["soft"], changed, start=groups["start"] if "winning" in about else None)
 
 
 def evaluate(spec: Spec, seed: int, bench: Bench) -> dict[str, Any]:

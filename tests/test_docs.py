@@ -118,21 +118,21 @@ def test_method_example_finds_tickets(monkeypatch, tmp_path):
     code = blocks("docs/adding-a-method.md", "python")[0]
     assert 20 <= len(code.splitlines()) <= 40
     (tmp_path / "methods").mkdir()
-    (tmp_path / "methods/saliency.py").write_text(code)
+    (tmp_path / "methods/sensitivity.py").write_text(code)
     monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path / "methods")])
     monkeypatch.chdir(tmp_path)
     Path("mine.yaml").write_text(blocks("docs/adding-a-method.md", "yaml")[0])
     assert yaml.safe_load(Path("mine.yaml").read_text())["experiments"]["mine"]["arms"]
-    assert "saliency" in methods.names()
-    where = ["--where", "arm=saliency", "--seeds", "0", "--config", "mine.yaml"]
+    assert "sensitivity" in methods.names()
+    where = ["--where", "arm=sensitivity", "--seeds", "0", "--config", "mine.yaml"]
     assert cli.main(["run", "mine", *where]) == 0
     assert cli.main(["verify", "mine", *where]) == 0
     found = [config.read(["mine.yaml"]).experiment("mine").cells[0].spec]
-    assert found[0].method == "saliency"
-    records = [json.loads(p.read_text()) for p in Path("results/runs").glob("saliency-*/seed0/record.json")]
+    assert found[0].method == "sensitivity"
+    records = [json.loads(p.read_text()) for p in Path("results/runs").glob("sensitivity-*/seed0/record.json")]
     accuracy = {round(r["density"], 3): r["validation"]["readings"]["binary"]["accuracy"] for r in records}
     assert set(accuracy) == {0.5, 0.1}
-    sys.modules.pop("crbg.methods.saliency", None)
+    sys.modules.pop("crbg.methods.sensitivity", None)
     methods.get.cache_clear()
 
 

@@ -375,3 +375,56 @@ def test_stg_decays_towards_the_middle_and_keeps_what_is_above_it(digits):
         assert hook.gates[0].mu.grad.flatten()[0] == pytest.approx(0.1 * slope / hook.total + 0.5 * (0.3 - 0.5), rel=1e-4)
     with pytest.raises(CrbgError, match="stg finds its own sparsity"):
         search(digits, dataclasses.replace(STG, density=0.5))
+
+
+# --- budgets of other gates, and the multiplier ---
+
+
+def test_a_clipped_gate_is_above_a_half_as_often_as_its_budget_says():
+    torch.manual_seed(0)
+    for p in (0.02, 0.3):
+        gate = rivals.Clipped.at(p, torch.zeros(200_000), 0.4)
+        gate.sampling = True
+        drawn = gate(torch.ones(200_000)).detach()
+        assert float(gate.expected().mean()) == pytest.approx(p, rel=1e-4)
+        assert float((drawn > 0.5).double().mean()) == pytest.approx(p, abs=3 * math.sqrt(p * (1 - p) / 200_000))
+
+
+def test_a_bernoulli_budget_counts_what_is_above_a_half():
+    torch.manual_seed(0)
+    gate = rivals.Bernoulli(torch.full((200_000,), rivals.Bernoulli.start(0.1)))
+    gate.sampling = True
+    assert float(gate.expected().mean()) == pytest.approx(0.1, rel=1e-4)
+    assert float((gate(torch.ones(200_000)).detach() > 0.5).double().mean()) == pytest.approx(0.1, abs=3 * math.sqrt(0.09 / 200_000))
+    plain = rivals.Concrete(torch.full((200_000,), rivals.Concrete.start(0.1)))
+    plain.sampling = True
+    assert float((plain(torch.ones(200_000)).detach() > 0.5).double().mean()) > 0.15  # the authors' count says 0.1
+
+
+@pytest.mark.parametrize("kind", ["clipped", "bernoulli", "concrete", "hard"])
+def test_slopes_of_budgets_are_derivatives(kind):
+    values = torch.linspace(-2, 2, 9, dtype=torch.float64)
+    kinds = {"bernoulli": rivals.Bernoulli, "concrete": rivals.Concrete, "hard": rivals.HardConcrete}
+    gate = Clipped64(values) if kind == "clipped" else kinds[kind](values)
+    slope = gate.slope()
+    with torch.no_grad():
+        gate.learnt.add_(1e-6)
+        above = gate.expected()
+        gate.learnt.sub_(2e-6)
+    torch.testing.assert_close(slope, (above - gate.expected()) / 2e-6, rtol=1e-6, atol=1e-9)
+
+
+def Clipped64(values):
+    return rivals.Clipped(values, 0.5, 0.5)
+
+
+def test_the_multiplier_ascends_by_what_is_over_budget():
+    gate = rivals.Concrete(torch.zeros(10, dtype=torch.float64))  # openness 5 of 10, budget 1.1 x 2
+    search = rivals.Lagrange([gate], 2, 1.1, 1e-3)
+    weight = 0.0
+    for _ in range(3):
+        gate.logit.grad = torch.full((10,), 0.25, dtype=torch.float64)
+        search.after_backward(0.0)
+        assert gate.logit.grad.tolist() == pytest.approx([0.25 + weight * 100 * 0.25 / 2.2] * 10)
+        weight += 1e-3 * 100 * (5 / 2.2 - 1)
+        assert search.weight == pytest.approx(weight)

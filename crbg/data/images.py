@@ -111,6 +111,10 @@ class Feed:
     def __len__(self) -> int:
         return len(self.part) // self.size
 
+    def plain(self) -> Feed:
+        """Give the same batches without augmentation."""
+        return replace(self, flip=False, crop=0)
+
     def order(self, epoch: int) -> Tensor:
         """Permute the images for an epoch; the incomplete last batch is dropped."""
         return torch.from_numpy(rng.permutation(len(self.part), self.seed, "order", str(epoch)))

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from crbg.fit import Batches, Clock, Loss, Row, Search
+    from crbg.fit import Batches, Clock, Loss, Objective, Row, Search
     from crbg.mask import Mask
+    from crbg.shelf import Shelf
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,10 @@ class Traits:
 
 @dataclass(frozen=True)
 class Task:
-    """What a method is asked for: a density (None leaves it to the method), on these batches, for so many epochs."""
+    """What a method is asked for: a density (None leaves it to the method), on these batches, for so many epochs.
+
+    `redraw(seed)` gives initial tensors of another seed; `shelf` keeps what several runs share, as a dense warm-up.
+    """
 
     batches: Batches
     density: float | None
@@ -54,6 +58,12 @@ class Task:
     checkpoint: Path | None = None
     clock: Clock | None = None
     precision: str = "fp32"
+    redraw: Callable[[int], Mapping[str, Tensor]] | None = None
+    shelf: Shelf | None = None
+
+    def once(self, what: str, parts: Mapping[str, Any], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Make tensors that follow from the network, the data, the seed and `parts` alone, or take them from the shelf."""
+        return self.shelf(what, parts, make) if self.shelf else make()
 
     def fit(
         self,
@@ -65,14 +75,16 @@ class Task:
         carried: Sequence[nn.Module] = (),
         epochs: int | None = None,
         stage: str = "",
+        objective: Objective | None = None,
+        batches: Batches | None = None,
     ) -> list[Row]:
         """Train what the optimiser holds on this task's batches, as `crbg.fit.fit` does; a `stage` has a checkpoint of its own."""
         from crbg.fit import cosine, fit
 
         path = self.checkpoint.with_name(f"checkpoint.{stage}.pt") if self.checkpoint and stage else self.checkpoint
         return fit(
-            model, self.batches, optimiser, self.epochs if epochs is None else epochs, self.seed, loss or self.loss, search,
-            schedule or cosine, carried, path, self.clock, self.precision,
+            model, batches or self.batches, optimiser, self.epochs if epochs is None else epochs, self.seed, loss or self.loss,
+            search, schedule or cosine, carried, path, self.clock, self.precision, objective,
         )  # fmt: skip
 
 
@@ -83,6 +95,8 @@ class Found:
     `exact` keeps precisely the number of weights asked for, where that differs from `mask`. `scores` rank the weights
     (larger = keep first), `soft` holds the noise-free real-valued gates, `changed` the tensors whose bytes the method
     changed with their role (trained, redrawn), `history` one row an epoch, `anatomy` small plain values for the record.
+    A winning ticket, whose weights were trained after it was drawn, has in `start` the tensors on which it was drawn that
+    differ from the initial ones.
     """
 
     mask: Mask
@@ -92,6 +106,7 @@ class Found:
     changed: dict[str, str] = field(default_factory=dict)
     history: list[Row] = field(default_factory=list, repr=False)
     anatomy: dict[str, Any] = field(default_factory=dict, repr=False)
+    start: dict[str, Tensor] | None = field(default=None, repr=False)
 
     def apply(self, model: nn.Module) -> nn.Module:
         """Write the ticket into a model: weights that the mask drops become 0. Returns the same model."""
@@ -147,6 +162,12 @@ def coerce(value: Any, hint: Any) -> Any:
     """Turn 1 into 1.0 where a float is asked for, so that both mean one run."""
     kinds = typing.get_args(hint) or (hint,)
     return float(value) if isinstance(value, int) and not isinstance(value, bool) and float in kinds else value
+
+
+def work(name: str, chosen: Any, density: float | None, epochs: int) -> float:
+    """Count the epochs of training that a run costs in all: those asked for, where a method does not say otherwise."""
+    count = getattr(get(name), "work", None)
+    return float(count(chosen, density, epochs)) if count else float(epochs)
 
 
 def differing(options: Any) -> dict[str, Any]:

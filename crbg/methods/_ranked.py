@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from crbg.errors import CrbgError
 from crbg.methods import Found, Task
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from crbg.attach import Make
-    from crbg.fit import Search
+    from crbg.fit import Objective, Search
     from crbg.gate import Gate
 
     Learn = Callable[[list[Gate]], tuple[torch.optim.Optimizer, Search]]
@@ -28,6 +28,7 @@ def ranked(
     schedule: Callable[[float], float] | None = None,
     sampling: bool = False,
     counts: Callable[[Mapping[str, Tensor]], int | dict[str, int]] | None = None,
+    objective: Objective | None = None,
 ) -> Found:
     """Search with gates from `make` and with the optimiser and hooks from `learn`, then select.
 
@@ -39,7 +40,7 @@ def ranked(
     with attach.frozen(model), attach.gated(model, make), attach.sampling(model, sampling):
         found = attach.gates(model)
         optimiser, search = learn(list(found.values()))
-        history = task.fit(model, optimiser, search, schedule=schedule)
+        history = task.fit(model, optimiser, search, schedule=schedule, objective=objective)
         scores = {n: g.scores().cpu() for n, g in found.items()}
         soft = {n: g.soft().cpu() for n, g in found.items()} if sampling else {}  # others are binary all along
     keep = counts(scores) if counts else keep_count(asked(task, "select"), sum(s.numel() for s in scores.values()))
@@ -54,21 +55,32 @@ def asked(task: Task, method: str) -> float:
 
 
 def balanced(
-    model: nn.Module, task: Task, density: float, make: Callable[[str, Tensor], Gate], lr: float, drop: float, slack: float
+    model: nn.Module,
+    task: Task,
+    density: float,
+    make: Callable[[str, Tensor], Gate],
+    lr: float,
+    drop: float,
+    slack: float,
+    control: Callable[[list[Any], int], Search] | None = None,
+    objective: Objective | None = None,
 ) -> Found:
-    """Search with gates that have a budget, held by GradBalance; Adam, whose rate falls to a tenth after the share `drop`."""
+    """Search with gates that have a budget, held by GradBalance or what `control(gates, keep)` gives.
+
+    Adam, whose rate falls to a tenth after the share `drop`.
+    """
     import torch
 
     from crbg import rivals
     from crbg.select import keep_count
 
     def learn(gates: list[Gate]) -> tuple[torch.optim.Optimizer, Search]:
-        budgeted = [g for g in gates if isinstance(g, rivals.Budgeted)]
-        keep = keep_count(density, sum(g.logit.numel() for g in budgeted))
-        adam = torch.optim.Adam([g.logit for g in budgeted], lr=lr, fused=True)
-        return adam, rivals.GradBalance(budgeted, keep, slack)
+        budgeted = [g for g in gates if isinstance(g, rivals.Budgeted | rivals.Clipped)]
+        keep = keep_count(density, sum(g.learnt.numel() for g in budgeted))
+        adam = torch.optim.Adam([g.learnt for g in budgeted], lr=lr, fused=True)
+        return adam, control(budgeted, keep) if control else rivals.GradBalance(budgeted, keep, slack)
 
-    return ranked(model, task, make, learn, lambda progress: 1.0 if progress < drop else 0.1, sampling=True)
+    return ranked(model, task, make, learn, lambda progress: 1.0 if progress < drop else 0.1, sampling=True, objective=objective)
 
 
 def like(w: Tensor, values: np.ndarray) -> Tensor:

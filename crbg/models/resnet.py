@@ -1,7 +1,8 @@
 """Residual networks for small images (He et al. 2016, section 4.2): `resnet20`, `resnet32`, ... with 6 n + 2 layers.
 
 Shortcuts that change the shape are 3x3 convolutions with batch norm, as Concrete Ticket Search has them (291 376 weights in
-resnet20); `shortcut=1` gives the 1x1 ones of other codes (270 896). Batch norm has no gains. `width` multiplies 16, 32, 64.
+resnet20); `shortcut=1` gives the 1x1 ones of other codes (270 896). Batch norm has gains and shifts only with `affine=True`, for
+methods that train them. `width` multiplies 16, 32, 64.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ NAMES = r"resnet(20|32|44|56|110)"
 class Block(nn.Module):
     """Two 3x3 convolutions beside a shortcut: relu(norm(conv(relu(norm(conv(x))))) + shortcut(x))."""
 
-    def __init__(self, inner: int, outer: int, stride: int, shortcut: int) -> None:
+    def __init__(self, inner: int, outer: int, stride: int, shortcut: int, affine: bool) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inner, outer, 3, stride, 1, bias=False)
-        self.norm1, self.act1 = nn.BatchNorm2d(outer, affine=False), nn.ReLU()
+        self.norm1, self.act1 = nn.BatchNorm2d(outer, affine=affine), nn.ReLU()
         self.conv2 = nn.Conv2d(outer, outer, 3, 1, 1, bias=False)
-        self.norm2, self.act2 = nn.BatchNorm2d(outer, affine=False), nn.ReLU()
+        self.norm2, self.act2 = nn.BatchNorm2d(outer, affine=affine), nn.ReLU()
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inner != outer:
             change = nn.Conv2d(inner, outer, shortcut, stride, shortcut // 2, bias=False)
-            self.shortcut = nn.Sequential(change, nn.BatchNorm2d(outer, affine=False))
+            self.shortcut = nn.Sequential(change, nn.BatchNorm2d(outer, affine=affine))
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform images (N, inner, H, W) to (N, outer, H / stride, W / stride)."""
@@ -35,7 +36,7 @@ class Block(nn.Module):
         return self.act2(y + self.shortcut(x))  # type: ignore[no-any-return]
 
 
-def build(name: str, in_shape: tuple[int, ...], classes: int, shortcut: int = 3, width: float = 1.0) -> nn.Module:
+def build(name: str, in_shape: tuple[int, ...], classes: int, shortcut: int = 3, width: float = 1.0, affine: bool = False) -> nn.Module:
     """Build the network; stages are called stage1 to stage3, the head fc."""
     if shortcut not in (1, 3):
         raise CrbgError(f"model_args.shortcut is the size of the shortcuts' kernels, 1 or 3, not {shortcut!r}")
@@ -45,11 +46,11 @@ def build(name: str, in_shape: tuple[int, ...], classes: int, shortcut: int = 3,
     blocks = (int(re.sub(r"\D", "", name)) - 2) // 6
     net = nn.Sequential()
     net.add_module("conv", nn.Conv2d(in_shape[0], widths[0], 3, padding=1, bias=False))
-    net.add_module("norm", nn.BatchNorm2d(widths[0], affine=False))
+    net.add_module("norm", nn.BatchNorm2d(widths[0], affine=affine))
     net.add_module("act", nn.ReLU())
     inner = widths[0]
     for i, outer in enumerate(widths, start=1):
-        stage = [Block(inner if j == 0 else outer, outer, 2 if i > 1 and j == 0 else 1, shortcut) for j in range(blocks)]
+        stage = [Block(inner if j == 0 else outer, outer, 2 if i > 1 and j == 0 else 1, shortcut, affine) for j in range(blocks)]
         net.add_module(f"stage{i}", nn.Sequential(*stage))
         inner = outer
     net.add_module("pool", nn.AdaptiveAvgPool2d(1))

@@ -1,7 +1,8 @@
 """VGG for small images (Simonyan & Zisserman 2015, as used on CIFAR): `vgg11`, `vgg13`, `vgg16`, `vgg19`.
 
-3x3 convolutions with batch norm without gains, four maxima, an average over what is left, one linear head. In vgg16 the convolutions
-hold 14 710 464 weights for colour images. `width` multiplies 64 to 512.
+3x3 convolutions with batch norm, four maxima, an average over what is left, one linear head. In vgg16 the convolutions hold 14 710 464
+weights for colour images. Batch norm has gains and shifts only with `affine=True`, for methods that train them. `width` multiplies
+64 to 512.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ NAMES = r"vgg(11|13|16|19)"
 STAGES = {"vgg11": (1, 1, 2, 2, 2), "vgg13": (2, 2, 2, 2, 2), "vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 
 
-def build(name: str, in_shape: tuple[int, ...], classes: int, width: float = 1.0) -> nn.Module:
+def build(name: str, in_shape: tuple[int, ...], classes: int, width: float = 1.0, affine: bool = False) -> nn.Module:
     """Build the network; convolutions are called conv1, conv2, ..., the head fc."""
     channels, *size = in_shape
     widths = [round(w * width) for w in (64, 128, 256, 512, 512)]
@@ -25,7 +26,7 @@ def build(name: str, in_shape: tuple[int, ...], classes: int, width: float = 1.0
         for _ in range(depth):
             number += 1
             net.add_module(f"conv{number}", nn.Conv2d(channels, w, 3, padding=1, bias=False))
-            net.add_module(f"norm{number}", nn.BatchNorm2d(w, affine=False))
+            net.add_module(f"norm{number}", nn.BatchNorm2d(w, affine=affine))
             net.add_module(f"act{number}", nn.ReLU())
             channels = w
         if i < len(widths):

@@ -1,0 +1,152 @@
+"""What all winning tickets share: a dense warm-up, a ticket drawn on its weights, perhaps a control, training under the fixed mask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from crbg.errors import CrbgError, choose
+from crbg.methods import Found, Task
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from crbg.fit import Loss, Row
+    from crbg.mask import Mask
+
+CONTROLS = ("none", "shuffle", "invert", "random", "reinit")
+REDRAW = 2_000_003  # seed + this draws the fresh weights of the reinit control
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How weights train, densely and under a mask: the schedule of Concrete Ticket Search on CIFAR-10 over the run's epochs.
+
+    optimiser: sgd (with momentum) or adam; the rate is divided by ten at half and at three quarters. clip: 0 minimises the mean loss;
+    above 0 the SUM over a batch with the gradient's norm clipped to it, as the authors do. rewind: epochs of dense training after which
+    the ticket is drawn, and to which weights, statistics and schedule go back before it is trained. train: off leaves the ticket as it
+    was drawn; with rewind 0 that is a strong ticket. control (Frankle et al. 2021): shuffle the mask inside each tensor, invert its ranking
+    tensor by tensor, a random mask of one density in all tensors, or reinit: fresh weights of another seed, for the epochs that remain.
+    per_class: examples of each class in the batch on which scores and objectives are measured.
+    """
+
+    optimiser: str = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 1e-3
+    clip: float = 0.0
+    rewind: int = 0
+    train: bool = True
+    control: str = "none"
+    per_class: int = 10
+
+    def training(self) -> dict[str, Any]:
+        """Name what the training depends on, without what is done to the ticket."""
+        return {f.name: getattr(self, f.name) for f in fields(Recipe) if f.name not in ("train", "control", "per_class")}
+
+    def parts(self) -> dict[str, Any]:
+        """Name all that a ticket depends on, without what is done to it afterwards."""
+        return {k: v for k, v in asdict(self).items() if k not in ("train", "control")}
+
+    def epochs(self, whole: int, search: float = 0.0) -> float:
+        """Count epochs in all: warm-up, search, training."""
+        return self.rewind + search + (whole - self.rewind if self.train else 0)
+
+
+def winning(model: nn.Module, task: Task, o: Recipe, draw: Callable[[list[tuple[Tensor, Tensor]]], Found]) -> Found:
+    """Warm up, draw the ticket with `draw(batch)`, change it as the control says, train it.
+
+    `draw` finds the model with its weights at the rewinding point and may leave it in any state.
+    """
+    from crbg import objectives, sanity, score
+
+    if o.control not in CONTROLS:
+        raise CrbgError(f"unknown control {o.control!r}: {choose(o.control, CONTROLS)}")
+    if not 0 <= o.rewind <= task.epochs or (o.train and o.rewind == task.epochs):
+        raise CrbgError(f"rewind {o.rewind} must lie between 0 and the {task.epochs} epochs of training")
+    if o.control == "reinit" and task.redraw is None:
+        raise CrbgError("control reinit needs the law of the initial weights: use `crbg run`, or draw them yourself")
+    model.train()
+    for p in model.parameters():
+        p.requires_grad_(True)
+    initial = {n: t.detach().clone() for n, t in model.state_dict().items()}
+    if o.rewind:
+
+        def warm_up() -> dict[str, Tensor]:
+            train(model, task, o, 0, o.rewind, "warmup")
+            return dict(model.state_dict())
+
+        model.load_state_dict(task.once("warmup", o.training(), warm_up))
+    rewound = {n: t.detach().clone() for n, t in model.state_dict().items()}
+    batch = score.balanced_batch(model, plain(task), o.per_class)
+    found = draw(batch)
+    model.load_state_dict(rewound)
+    found.anatomy = {"objectives": _rounded(objectives.measure(model, found.mask, *batch[0], task.loss))}
+    model.load_state_dict(rewound)
+    if o.control == "shuffle":
+        found.mask = sanity.shuffle(found.mask, task.seed)
+    elif o.control == "invert":
+        found.mask = sanity.invert(found.scores, found.mask)
+    elif o.control == "random":
+        found.mask = sanity.random(found.mask, found.mask.density, task.seed)
+    elif o.control == "reinit":
+        assert task.redraw is not None
+        model.load_state_dict(dict(task.redraw(task.seed + REDRAW)))
+    start = {n: t.detach().clone() for n, t in model.state_dict().items()}
+    different = {n: t.cpu() for n, t in start.items() if not t.equal(initial[n])}
+    if o.train:
+        found.history = train(model, task, o, o.rewind, task.epochs, "ticket", found.mask)
+        found.soft = {}  # gates of weights that are no more
+    changed = {n: t for n, t in model.state_dict().items() if not t.equal(initial[n])}
+    found.changed = {n: "trained" for n, _ in model.named_parameters() if n in changed}
+    found.start = different if found.changed else None
+    return found
+
+
+def train(model: nn.Module, task: Task, o: Recipe, first: int, last: int, stage: str, mask: Mask | None = None) -> list[Row]:
+    """Train all parameters from epoch `first` to `last` of the whole schedule, the weights under a mask where there is one."""
+    import contextlib
+
+    from crbg import attach
+    from crbg.fit import Clip, Later
+    from crbg.gate import Fixed
+
+    under = attach.gated(model, lambda n, w: Fixed(mask[n].to(w.device, w.dtype))) if mask else contextlib.nullcontext()
+    with under:
+        parameters = list(model.parameters())
+        loss: Loss = task.loss if not o.clip else lambda out, y: task.loss(out, y) * len(y)
+        search = Clip(parameters, o.clip) if o.clip else None
+        return task.fit(
+            model, _optimiser(o, parameters), search, loss, lambda progress: steps((first + progress * (last - first)) / task.epochs),
+            epochs=last - first, stage=stage, batches=Later(task.batches, first),
+        )  # fmt: skip
+
+
+def steps(progress: float) -> float:
+    """Divide the rate by ten at half and at three quarters of the training."""
+    return 1.0 if progress < 0.5 else 0.1 if progress < 0.75 else 0.01
+
+
+def plain(task: Task) -> Any:
+    """Give the task's batches without augmentation, where they have any."""
+    return task.batches.plain() if hasattr(task.batches, "plain") else task.batches
+
+
+def _optimiser(o: Recipe, parameters: list[Any]) -> torch.optim.Optimizer:
+    import torch
+
+    makers: dict[str, Callable[[], torch.optim.Optimizer]] = {
+        "sgd": lambda: torch.optim.SGD(parameters, o.lr, o.momentum, weight_decay=o.weight_decay),
+        "adam": lambda: torch.optim.Adam(parameters, o.lr, weight_decay=o.weight_decay, fused=True),
+    }
+    if o.optimiser not in makers:
+        raise CrbgError(f"unknown optimiser {o.optimiser!r}: {choose(o.optimiser, makers)}")
+    return makers[o.optimiser]()
+
+
+def _rounded(values: dict[str, float]) -> dict[str, float | None]:
+    from crbg.files import finite
+
+    return {k: finite(float(f"{v:.6g}")) for k, v in values.items()}

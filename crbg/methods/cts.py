@@ -1,0 +1,109 @@
+"""Concrete Ticket Search (Arora & Teuscher 2025): gates searched on weights as they are, the top k kept, then trained.
+
+The gates' objective is one of six (`crbg.objectives`); GradBalance, or a multiplier, holds their budget. Search and training are
+independent: `train: false, rewind: 0` gives a strong ticket. Batches of the search are not augmented and batch norm takes each
+batch's statistics.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from crbg.errors import CrbgError, choose
+from crbg.methods import Found, Task, Traits
+from crbg.methods._ranked import asked, balanced
+from crbg.methods._winning import Recipe, plain, winning
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from torch import Tensor, nn
+
+    from crbg.fit import Search
+    from crbg.gate import Gate
+
+VERSION = 1
+TRAITS = Traits("pathwise, Concrete", "exact of all together (cut at the end)", "trained afterwards")
+
+
+@dataclass(frozen=True)
+class Options(Recipe):
+    """objective: loss, deltaloss, kl (reverse), forward_kl, feature, grad, gradnorm. search: its epochs. search_lr: Adam's.
+
+    drop: share of the search after which the rate falls to a tenth. gate: concrete, or clipped (CRBG's Gaussian gate, of standard
+    deviation `noise`). budget: what is counted of a Concrete gate, its value without noise (`plain`, as the authors' code) or the
+    probability that it is above 1/2 (`bernoulli`). begin: openness at the start, 0 for the density. controller: gradbalance (slack:
+    the budget is that many times the target; memory: of its moving average) or lagrange (multiplier_lr: rate of its ascent).
+    """
+
+    objective: str = "kl"
+    search: int = 160
+    search_lr: float = 0.1
+    drop: float = 0.88
+    gate: str = "concrete"
+    noise: float = 0.5
+    budget: str = "plain"
+    begin: float = 0.0
+    controller: str = "gradbalance"
+    slack: float = 1.1
+    memory: float = 0.99
+    multiplier_lr: float = 1e-3
+
+
+def work(o: Options, density: float | None, epochs: int) -> float:
+    """Count epochs in all; the dense reference of an objective adds a forward pass, a third of an epoch."""
+    return o.epochs(epochs, o.search * (1.0 if o.objective == "loss" else 4 / 3))
+
+
+def find(model: nn.Module, task: Task, options: Options) -> Found:
+    """Search the gates at the rewinding point, keep the top k, train them."""
+    import torch
+
+    from crbg import objectives, rivals
+    from crbg.mask import Mask
+    from crbg.select import keep_count, select
+
+    o, density = options, asked(task, "cts")
+    for what, value, known in (
+        ("gate", o.gate, ("concrete", "clipped")), ("budget", o.budget, ("plain", "bernoulli")),
+        ("controller", o.controller, ("gradbalance", "lagrange")), ("objective", o.objective, objectives.NAMES),
+    ):  # fmt: skip
+        if value not in known:
+            raise CrbgError(f"unknown {what} {value!r}: {choose(value, known)}")
+    if o.gate == "clipped" and o.objective in objectives.SECOND_ORDER:
+        raise CrbgError(f"objective {o.objective} needs second derivatives, which clipped gates do not give: use gate concrete")
+    if o.search < 1:
+        raise CrbgError(f"search {o.search} must be at least one epoch")
+    if o.gate == "clipped" and o.budget != "plain":
+        raise CrbgError("budget is for Concrete gates; clipped ones always count P(z > 1/2)")
+    factor, of_model = objectives.FACTORS[o.objective], objectives.objective(o.objective, task.loss)
+    p = o.begin or density
+
+    def make(name: str, w: Tensor) -> Gate:
+        if o.gate == "clipped":
+            return rivals.Clipped.at(p, w, o.noise)
+        kind = rivals.Concrete if o.budget == "plain" else rivals.Bernoulli
+        return kind(torch.full_like(w, kind.start(p)))
+
+    def control(gates: list[Any], keep: int) -> Search:
+        if o.controller == "lagrange":
+            return rivals.Lagrange(gates, keep, o.slack, o.multiplier_lr)
+        return rivals.GradBalance(gates, keep, o.slack, o.memory)
+
+    def draw(batch: list[tuple[Tensor, Tensor]]) -> Found:
+        def search() -> dict[str, Tensor]:
+            path = task.checkpoint.with_name("checkpoint.search.pt") if task.checkpoint else None
+            inner = replace(task, batches=plain(task), epochs=o.search, checkpoint=path)
+            found = balanced(model, inner, density, make, o.search_lr, o.drop, o.slack, control, lambda m, x, y: factor * of_model(m, x, y))
+            course = {k: torch.tensor([row[k] for row in found.history], dtype=torch.float64) for k in found.history[0]}
+            kinds = {"scores": found.scores, "soft": found.soft, "course": course}
+            return {f"{kind}.{n}": t for kind, tensors in kinds.items() for n, t in tensors.items()}
+
+        made = task.once("search", {**o.parts(), "density": density}, search)
+        scores, soft, course = ({n.removeprefix(k): t for n, t in made.items() if n.startswith(k)} for k in ("scores.", "soft.", "course."))
+        mask = select(scores, keep_count(density, Mask.full(scores).total))
+        rows = [dict(zip(course, values, strict=True)) for values in zip(*(t.tolist() for t in course.values()), strict=True)]
+        return Found(mask, scores=scores, soft=soft, history=rows)
+
+    return winning(model, task, o, draw)

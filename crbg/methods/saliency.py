@@ -1,0 +1,49 @@
+"""Tickets by a score of the weights before they are trained: SNIP, GraSP, SynFlow, magnitude, random (`crbg.score`); then training.
+
+SNIP (Lee et al. 2019) and GraSP (Wang et al. 2020) score once, SynFlow (Tanaka et al. 2020) a hundred times; all may go in rounds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from crbg.errors import CrbgError
+from crbg.methods import Found, Task, Traits
+from crbg.methods._ranked import asked
+from crbg.methods._winning import Recipe, winning
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+VERSION = 1
+TRAITS = Traits("of the weights, once", "exact of all together", "trained afterwards")
+
+
+@dataclass(frozen=True)
+class Options(Recipe):
+    """score: snip, grasp, grasp_abs, synflow, magnitude, random. rounds: of scoring, 0 for what the score's paper does."""
+
+    score: str = "snip"
+    rounds: int = 0
+
+
+def work(o: Options, density: float | None, epochs: int) -> float:
+    """Count epochs in all; scoring costs next to nothing."""
+    return o.epochs(epochs)
+
+
+def find(model: nn.Module, task: Task, options: Options) -> Found:
+    """Score on one class-balanced batch, keep the best, train them."""
+    from crbg import score
+
+    o, density = options, asked(task, "saliency")
+    if o.rounds < 0:
+        raise CrbgError(f"rounds {o.rounds} must be at least 0")
+    rounds = o.rounds or (100 if o.score == "synflow" else 1)
+
+    def draw(batch: list[tuple[Tensor, Tensor]]) -> Found:
+        mask, scores = score.prune(model, o.score, density, rounds, batch, task.loss, task.seed)
+        return Found(mask, scores=scores)
+
+    return winning(model, task, o, draw)

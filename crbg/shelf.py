@@ -1,0 +1,70 @@
+"""Parts that several runs share: a dense warm-up, the levels of iterative pruning, the search before four different controls.
+
+A part is kept under the digest of all that it follows from, so whoever needs it next finds it. What it cost is added to every run
+that uses it: a run's seconds are those of finding its ticket alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from crbg import parallel
+from crbg.files import write_bytes
+from crbg.fit import Clock
+from crbg.spec import Spec
+
+VERSION = 1  # raised whenever the numerics of any part change
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """The shared parts of one spec's network, data and seed; density, method and options count only as far as `parts` names them."""
+
+    folder: Path
+    spec: Spec
+    seed: int
+    clock: Clock
+
+    def path(self, what: str, parts: Mapping[str, Any]) -> Path:
+        """Name the file of a part."""
+        rest = replace(self.spec, density=None, method="random", options={}).canonical()
+        text = json.dumps({"spec": rest, "seed": self.seed, "parts": dict(parts), "version": VERSION}, sort_keys=True)
+        return self.folder / f"{what}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.safetensors"
+
+    def __call__(self, what: str, parts: Mapping[str, Any], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Return the part, made now if it is not there. Several processes of one run always make it: they must agree."""
+        if parallel.size() > 1:
+            return make()
+        path = self.path(what, parts)
+        if (kept := self._read(path)) is not None:
+            return kept
+        began, earlier, base = time.monotonic(), self.clock.earlier, self.clock.base
+        made = {n: t.detach().cpu().contiguous() for n, t in make().items()}
+        seconds = time.monotonic() - began + self.clock.earlier - earlier
+        write_bytes(path, save(made, {"seconds": repr(seconds), "steps": str(self.clock.base - base)}))
+        return made
+
+    def _read(self, path: Path) -> dict[str, Tensor] | None:
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, "pt") as file:
+                about, kept = file.metadata(), {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118 - no mapping
+            seconds, steps = float(about["seconds"]), int(about["steps"])
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            warnings.warn(f"{path} is damaged ({error}): it is made again", stacklevel=2)
+            return None
+        self.clock.earlier += seconds
+        self.clock.base += steps
+        return kept

@@ -1,0 +1,190 @@
+"""Scores before training: each against finite differences or by hand in float64, and the defects of public versions."""
+
+import pytest
+import torch
+from torch import nn
+
+from crbg import methods, score
+from crbg.attach import weights
+from crbg.data.images import Feed
+from crbg.errors import CrbgError
+from crbg.init import initialise
+from crbg.mask import Mask
+from crbg.models import build
+from crbg.select import select
+
+LOSS = nn.functional.cross_entropy
+
+
+@pytest.fixture
+def small():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 5, bias=False), nn.Tanh(), nn.Linear(5, 3, bias=False)).double()
+
+
+@pytest.fixture
+def some():
+    made = torch.Generator().manual_seed(1)
+    x = torch.randn(12, 4, generator=made, dtype=torch.float64)
+    return [(x, torch.arange(12) % 3)]
+
+
+def value(model, batches, heat=1.0):
+    return sum(float(LOSS(model(x) / heat, y).detach()) for x, y in batches) / len(batches)
+
+
+def squared_gradient(model, batches, heat):
+    """|g|^2 / 2 of the mean loss, by autograd of one order less than what is tested."""
+    parts = [torch.autograd.grad(LOSS(model(x) / heat, y), list(model.parameters())) for x, y in batches]
+    return 0.5 * sum(float((sum(gs) / len(batches)).square().sum()) for gs in zip(*parts, strict=True))
+
+
+def by_differences(model, what, step=1e-4):
+    """Derivative of what(model) by each weight, one weight at a time."""
+    out = {}
+    for name, w in weights(model).items():
+        slope = torch.zeros_like(w)
+        for i in range(w.numel()):
+            ends = []
+            for sign in (1, -1):
+                with torch.no_grad():
+                    w.view(-1)[i] += sign * step
+                ends.append(what(model))
+                with torch.no_grad():
+                    w.view(-1)[i] -= sign * step
+            slope.view(-1)[i] = (ends[0] - ends[1]) / (2 * step)
+        out[name] = slope
+    return out
+
+
+def test_snip_is_the_effect_of_a_gate_at_one(small, some):
+    slopes = by_differences(small, lambda m: value(m, some))
+    found = score.snip(small, weights(small), some, LOSS, 0)
+    for n, w in weights(small).items():
+        torch.testing.assert_close(found[n], (w * slopes[n]).abs().detach(), rtol=1e-6, atol=1e-9)
+
+
+def test_grasp_is_theta_times_the_slope_of_the_squared_gradient_and_keeps_its_sign(small, some):
+    """H g is the gradient of |g|^2 / 2."""
+    slopes = by_differences(small, lambda m: squared_gradient(m, some, score.HEAT))
+    found = score.grasp(small, weights(small), some, LOSS, 0)
+    for n, w in weights(small).items():
+        torch.testing.assert_close(found[n], (w * slopes[n]).detach(), rtol=1e-5, atol=1e-14)
+    together = torch.cat([s.flatten() for s in found.values()])
+    assert (together > 0).any()
+    assert (together < 0).any()
+    assert all(torch.equal(s, found[n].abs()) for n, s in score.grasp_abs(small, weights(small), some, LOSS, 0).items())
+
+
+@pytest.mark.parametrize("name", ["snip", "grasp"])
+def test_parts_of_a_batch_are_averaged(small, some, name):
+    (x, y), cut = some[0], 6
+    whole = score.SCORES[name](small, weights(small), some, LOSS, 0)
+    parts = score.SCORES[name](small, weights(small), [(x[:cut], y[:cut]), (x[cut:], y[cut:])], LOSS, 0)
+    for n in whole:
+        torch.testing.assert_close(parts[n], whole[n], rtol=1e-9, atol=1e-14)
+
+
+def test_synflow_by_hand_and_without_touching_the_network(some):
+    net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False))
+    with torch.no_grad():
+        net[0].weight.copy_(torch.tensor([[1.0, -2.0], [3.0, 4.0]]))
+        net[2].weight.copy_(torch.tensor([[-5.0, 6.0]]))
+    before = {n: t.clone() for n, t in net.state_dict().items()}
+    found = score.synflow(net, weights(net), [(torch.zeros(1, 2), torch.zeros(1))], LOSS, 0)
+    # R = 5 (1 + 2) + 6 (3 + 4), and each score is the share of R that flows through its weight.
+    assert found["0.weight"].tolist() == [[5.0, 10.0], [18.0, 24.0]]
+    assert found["2.weight"].tolist() == [[15.0, 42.0]]
+    assert all(t.equal(before[n]) for n, t in net.state_dict().items())
+
+
+def test_synflow_of_a_deep_network_does_not_overflow():
+    net = nn.Sequential(*[nn.Linear(8, 8, bias=False) for _ in range(24)])
+    with torch.no_grad():
+        for layer in net:
+            layer.weight.fill_(100.0)
+    found = score.synflow(net, weights(net), [(torch.ones(1, 8), torch.zeros(1))], LOSS, 0)
+    assert all(bool(s.isfinite().all()) and float(s.min()) > 1e60 for s in found.values())
+
+
+def test_synflow_reads_batch_norm_in_eval_mode_and_as_absolute_values():
+    net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.BatchNorm1d(2, eps=0.0))
+    with torch.no_grad():
+        net[0].weight.copy_(torch.tensor([[1.0, -2.0], [3.0, 4.0]]))
+        net[1].weight.copy_(torch.tensor([-2.0, 1.0]))
+    found = score.synflow(net, weights(net), [(torch.zeros(1, 2), torch.zeros(1))], LOSS, 0)
+    assert found["0.weight"].tolist() == [[2.0, 4.0], [3.0, 4.0]]
+    assert int(net[1].num_batches_tracked) == 0
+
+
+def test_random_scores_follow_the_seed_alone(small, some):
+    a, b, c = (score.random(small, weights(small), some, LOSS, seed)["0.weight"] for seed in (0, 0, 1))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+    with torch.no_grad():
+        small[0].weight.add_(1.0)
+    assert torch.equal(a, score.random(small, weights(small), some, LOSS, 0)["0.weight"])
+
+
+def test_rounds_keep_exact_counts_within_what_was_kept_before(small, some, monkeypatch):
+    seen = []
+    real = score.SCORES["snip"]
+
+    def watched(model, given, *rest):
+        seen.append({n: (w != 0) for n, w in given.items()})
+        return real(model, given, *rest)
+
+    monkeypatch.setitem(score.SCORES, "snip", watched)
+    mask, ranks = score.prune(small, "snip", 0.2, 4, some, LOSS, 0)
+    total = mask.total
+    assert [sum(int(m.sum()) for m in kept.values()) for kept in seen] == [round(total * 0.2 ** (t / 4)) for t in range(4)]
+    assert mask.kept == round(0.2 * total)
+    for earlier, later in zip(seen, [*seen[1:], dict(mask)], strict=True):
+        assert all(bool((later[n] <= earlier[n]).all()) for n in earlier)
+        # The ranks order all weights as the rounds dropped them.
+        count = sum(int(m.sum()) for m in later.values())
+        assert select(ranks, count) == Mask({n: m.bool() for n, m in later.items()})
+
+
+def test_rounds_of_synflow_save_a_layer_that_one_round_would_close():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(40, 40, bias=False), nn.ReLU(), nn.Linear(40, 40, bias=False), nn.ReLU(), nn.Linear(40, 2, bias=False))
+    with torch.no_grad():
+        net[2].weight.mul_(0.2)
+    batch = [(torch.ones(1, 40), torch.zeros(1))]
+    once, often = (score.prune(net, "synflow", 0.01, rounds, batch, LOSS, 0)[0] for rounds in (1, 100))
+    assert min(once.layer_kept().values()) == 0
+    assert min(often.layer_kept().values()) > 0
+    assert once.kept == often.kept == round(0.01 * once.total)
+
+
+def test_a_balanced_batch_takes_the_first_of_each_class(digits):
+    model = build("lenet-20", digits.in_shape, digits.classes)
+    feed = Feed(digits.train, 64, 3)
+    parts = score.balanced_batch(model, feed, 7, size=32)
+    assert [len(y) for _, y in parts] == [32, 32, 6]
+    x, y = torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+    assert y.bincount().tolist() == [7] * 10
+    every = [(a, b) for xs, ys in feed.epoch(0) for a, b in zip(xs, ys, strict=True)]
+    for label in range(10):
+        wanted = torch.stack([a for a, b in every if b == label][:7])
+        assert torch.equal(x[y == label], wanted)
+
+
+def test_a_class_with_few_examples_gives_what_it_has(digits):
+    model = build("lenet-20", digits.in_shape, digits.classes)
+    few = digits.train.take(torch.cat([(digits.train.y == 4).nonzero().flatten()[:3], (digits.train.y != 4).nonzero().flatten()]))
+    parts = score.balanced_batch(model, Feed(few, len(few), 0), 5)
+    assert torch.cat([y for _, y in parts]).bincount().tolist() == [5, 5, 5, 5, 3, 5, 5, 5, 5, 5]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"score": "snipe"}, "unknown score 'snipe'.*snip"), ({"rounds": -1}, "rounds -1"), ({"per_class": 0}, "per_class 0")],
+)
+def test_nonsense_is_refused(digits, options, message):
+    model = build("lenet-20", digits.in_shape, digits.classes)
+    initialise(model, "kaiming_normal", 1.0, 0)
+    task = methods.Task(Feed(digits.train, 64, 0), 0.5, 2, 0, LOSS)
+    with pytest.raises(CrbgError, match=message):
+        methods.get("saliency").find(model, task, methods.options("saliency", options))
