@@ -27,7 +27,7 @@ EXPERIMENT = {
 }  # fmt: skip
 ARM = {"about": str, "method": str, "set": dict, "grid": (dict, list)}
 ROLES = ("tune", "ablation", "main")
-VIEWS = ("curve", "methods", "cost", "dots", "lines", "width", "penalties")
+VIEWS = ("curve", "methods", "winners", "cost", "dots", "lines", "width", "penalties")
 
 
 @dataclass(frozen=True)

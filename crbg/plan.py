@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from crbg import attempts, store
+from crbg import attempts, methods, store
 from crbg.config import Cell, Config
 from crbg.data import info
 from crbg.files import read_json
@@ -72,7 +72,8 @@ def _costs(folder: Path, changed: int) -> dict[tuple[Any, ...], Cost]:
             p = entry.get("provenance", {})
             if spec.get("epochs") and p.get("search_seconds") and p.get("processes", 1) == 1:
                 key = tuple(spec[field] for field in KIND)
-                seen.setdefault((*key, bool(p.get("gpu"))), []).append((p["search_seconds"] / spec["epochs"], p.get("peak_memory_mb", 0.0)))
+                epochs = methods.work(spec["method"], methods.options(spec["method"], spec["options"]), spec["density"], spec["epochs"])
+                seen.setdefault((*key, bool(p.get("gpu"))), []).append((p["search_seconds"] / epochs, p.get("peak_memory_mb", 0.0)))
     return {k: Cost(statistics.median(t for t, _ in v), max(m for _, m in v)) for k, v in seen.items()}
 
 
@@ -90,17 +91,22 @@ def estimate_seconds(config: Config, cells: list[Cell], gpu: bool = False) -> di
     here: dict[tuple[Any, ...], list[float]] = {}
     for c in cells:
         if (got := store.find(config, c.spec, c.seed)) and c.spec.epochs and bool(got["provenance"].get("gpu")) == gpu:
-            here.setdefault(cost_key(c.spec, gpu), []).append(float(got["provenance"].get("search_seconds", 0.0)) / c.spec.epochs)
+            here.setdefault(cost_key(c.spec, gpu), []).append(float(got["provenance"].get("search_seconds", 0.0)) / epochs_of(c.spec))
     epoch = {k: cost.epoch_seconds for k, cost in costs(config).items()} | {k: statistics.median(v) for k, v in here.items()}
     out = {}
     for c in cells:
         if (seconds := epoch.get(cost_key(c.spec, gpu))) is not None:
-            out[c.key] = c.spec.epochs * seconds + 3.0
+            out[c.key] = epochs_of(c.spec) * seconds + 3.0
         else:
             images = c.spec.limit or info(c.spec.data).train
-            work = 6.0 * size(c.spec)[1] * images * c.spec.epochs
+            work = 6.0 * size(c.spec)[1] * images * epochs_of(c.spec)
             out[c.key] = work / (GPU_FLOPS if gpu else CPU_FLOPS) + 3.0
     return out
+
+
+def epochs_of(spec: Spec) -> float:
+    """Count the epochs that a run costs in all. What it shares with others (`crbg.shelf`) is counted in each of them."""
+    return methods.work(spec.method, spec.resolved(), spec.density, spec.epochs)
 
 
 @dataclass(frozen=True)

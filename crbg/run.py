@@ -78,6 +78,12 @@ def fresh(spec: Spec, data: Data, seed: int) -> tuple[nn.Module, dict[str, str]]
     return model.to(data.train.x.device), roles
 
 
+def shelf_of(spec: Spec, seed: int, results: Path, clock: Clock) -> Shelf:
+    """Find the parts that this run shares with those of other methods, densities and options on its network, data and seed."""
+    shared = replace(spec, density=None, method="random", options={}).canonical()
+    return Shelf(results / "shelf", {"spec": shared, "seed": seed}, clock)
+
+
 def draw_digest(spec: Spec, model: nn.Module, seed: int) -> str:
     """Digest of the unit draw: runs that differ only in the scale of their weights share it, and may be paired."""
     if spec.init == "imagenet":
@@ -151,7 +157,7 @@ def _search(spec: Spec, seed: int, bench: Bench, clock: Clock, where: Path) -> d
     clock.whole = steps
     task = methods.Task(
         feed, spec.density, spec.epochs, seed, nn.functional.cross_entropy, checkpoint, clock, spec.precision,
-        lambda other: fresh(spec, data, other)[0].state_dict(), Shelf(bench.results / "shelf", spec, seed, clock),
+        lambda other: fresh(spec, data, other)[0].state_dict(), shelf_of(spec, seed, bench.results, clock),
     )  # fmt: skip
     record: dict[str, Any] = {
         "schema": SCHEMA, "digest": spec.digest(), "spec": as_dict(spec), "version": methods.get(spec.method).VERSION,

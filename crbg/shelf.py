@@ -11,7 +11,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +22,21 @@ from torch import Tensor
 from crbg import parallel
 from crbg.files import write_bytes
 from crbg.fit import Clock
-from crbg.spec import Spec
 
 VERSION = 1  # raised whenever the numerics of any part change
 
 
 @dataclass(frozen=True)
 class Shelf:
-    """The shared parts of one spec's network, data and seed; density, method and options count only as far as `parts` names them."""
+    """The shared parts of all runs with the same network, data and seed, which `of` names; the rest is named by each part's `parts`."""
 
     folder: Path
-    spec: Spec
-    seed: int
+    of: Mapping[str, Any]
     clock: Clock
 
     def path(self, what: str, parts: Mapping[str, Any]) -> Path:
         """Name the file of a part."""
-        rest = replace(self.spec, density=None, method="random", options={}).canonical()
-        text = json.dumps({"spec": rest, "seed": self.seed, "parts": dict(parts), "version": VERSION}, sort_keys=True)
+        text = json.dumps({"of": dict(self.of), "parts": dict(parts), "version": VERSION}, sort_keys=True)
         return self.folder / f"{what}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.safetensors"
 
     def __call__(self, what: str, parts: Mapping[str, Any], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:

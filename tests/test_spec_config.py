@@ -399,13 +399,13 @@ def test_the_quickstart_is_a_demonstration_on_digits(monkeypatch):
     real = read(["config.yaml"])
     assert config.demonstration
     assert not real.demonstration
-    assert set(config.experiments) - set(real.experiments) == {"deep"}, "networks that are only shown"
+    assert set(config.experiments) - set(real.experiments) == {"deep", "winning"}, "what is only shown"
     assert set(real.experiments) < set(config.experiments)
     for name, e in config.experiments.items():
         assert {c.spec.data for c in e.cells} == {"digits"}
         assert len({c.seed for c in e.cells}) <= 2
         assert len(e.jobs()) <= 2
-        if name == "deep":
+        if name in ("deep", "winning"):
             continue
         assert {c.arm for c in e.cells} == {c.arm for c in real.experiment(name).cells}
         without_search = {c.arm for c in real.experiment(name).cells if c.spec.epochs == 0}

@@ -16,7 +16,6 @@ from crbg.init import initialise
 from crbg.methods import _winning, imp
 from crbg.models import build
 from crbg.run import Bench, execute
-from crbg.shelf import Shelf
 from crbg.spec import Spec, folder
 from crbg.verify import BARE, PASS, Verifier
 
@@ -219,7 +218,7 @@ def test_a_level_drops_the_smallest_trained_weights_of_what_is_left(digits):
 
 def test_levels_are_nested_and_end_on_the_exact_count(digits, tmp_path):
     spec = with_options(SPECS["imp"], drop=0.5)
-    shelf = Shelf(tmp_path, spec, 0, Clock())
+    shelf = run.shelf_of(spec, 0, tmp_path, Clock())
     masks = [find(digits, dataclasses.replace(spec, density=d), shelf=shelf)[1].mask for d in (0.5, 0.25, 0.2)]
     assert [m.kept for m in masks] == [round(d * masks[0].total) for d in (0.5, 0.25, 0.2)]
     for wide, narrow in itertools.pairwise(masks):
@@ -263,7 +262,7 @@ def test_a_shared_part_changes_no_byte_and_saves_its_steps(bench, digits, counte
 
 def test_a_shared_part_costs_what_it_cost(tmp_path):
     clock = Clock()
-    shelf = Shelf(tmp_path, BASE, 0, clock)
+    shelf = run.shelf_of(BASE, 0, tmp_path, clock)
 
     def make():
         clock.earlier += 100.0  # as an attempt that was resumed in there
@@ -272,7 +271,7 @@ def test_a_shared_part_costs_what_it_cost(tmp_path):
 
     assert shelf("part", {"x": 1}, make)["a"].tolist() == [1.0, 1.0]
     later = Clock()
-    found = Shelf(tmp_path, BASE, 0, later)("part", {"x": 1}, lambda: pytest.fail("made twice"))
+    found = run.shelf_of(BASE, 0, tmp_path, later)("part", {"x": 1}, lambda: pytest.fail("made twice"))
     assert found["a"].tolist() == [1.0, 1.0]
     assert later.earlier == pytest.approx(100.0, abs=1.0)
     assert later.base == 7
@@ -281,7 +280,7 @@ def test_a_shared_part_costs_what_it_cost(tmp_path):
 def test_parts_of_other_seeds_networks_and_settings_are_kept_apart(tmp_path):
     clock = Clock()
     paths = {
-        Shelf(tmp_path, spec, seed, clock).path(what, parts)
+        run.shelf_of(spec, seed, tmp_path, clock).path(what, parts)
         for spec in (BASE, dataclasses.replace(BASE, scale=0.5), dataclasses.replace(BASE, limit=500), dataclasses.replace(BASE, epochs=5))
         for seed in (0, 1)
         for what in ("warmup", "level")
@@ -289,11 +288,11 @@ def test_parts_of_other_seeds_networks_and_settings_are_kept_apart(tmp_path):
     }
     assert len(paths) == 32
     other = dataclasses.replace(BASE, method="imp", density=0.5, options={})
-    assert Shelf(tmp_path, other, 0, clock).path("warmup", {}) == Shelf(tmp_path, BASE, 0, clock).path("warmup", {})
+    assert run.shelf_of(other, 0, tmp_path, clock).path("warmup", {}) == run.shelf_of(BASE, 0, tmp_path, clock).path("warmup", {})
 
 
 def test_a_damaged_part_is_made_again(tmp_path):
-    shelf = Shelf(tmp_path, BASE, 0, Clock())
+    shelf = run.shelf_of(BASE, 0, tmp_path, Clock())
     path = shelf.path("part", {})
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"no tensors")
@@ -312,7 +311,7 @@ def test_a_resumed_run_is_the_run_that_never_stopped(digits, spec, tmp_path, she
     checkpoint, stops = tmp_path / "checkpoint.pt", 0
     for attempt in range(40):
         clock = Clock(stop_after=25 + 25 * attempt * (not shelved))  # without a shelf what is over is done again from its last checkpoint
-        shelf = Shelf(tmp_path / "shelf", spec, 0, clock) if shelved else None
+        shelf = run.shelf_of(spec, 0, tmp_path, clock) if shelved else None
         try:
             second, again = find(digits, spec, checkpoint, clock, shelf)
             break

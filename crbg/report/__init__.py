@@ -15,7 +15,7 @@ from tabulate import tabulate
 from crbg import store
 from crbg.config import Config, Experiment
 from crbg.files import write_text
-from crbg.report import anatomy, compare, depth, figures, numbers, page, tables
+from crbg.report import anatomy, compare, depth, figures, numbers, page, tables, winners
 from crbg.report.claims import PUBLISHED, judge, read_claims, verdict_latex, verdict_table
 from crbg.report.tidy import tidy, unfinished
 
@@ -42,7 +42,7 @@ def build(config: Config, only: str | None = None, page_copy: Path | None = None
         out.append(f"{folder / 'tables' / (e.name + '.md')}, {drawn}.png: {e.about}")
     if only:
         return out
-    mains = [s.experiment for s in sections if s.experiment.role == "main" and s.experiment.view in ("curve", "methods")]
+    mains = [s.experiment for s in sections if s.experiment.role == "main" and s.experiment.view in ("curve", "methods", "winners")]
     for s in sections:
         s.beside.update(_compared(s.experiment, rows, config))
         for caption, table in s.beside.items():
@@ -83,6 +83,9 @@ def build(config: Config, only: str | None = None, page_copy: Path | None = None
 
 def _compared(e: Experiment, rows: pd.DataFrame, config: Config) -> dict[str, pd.DataFrame]:
     """Make the tables that stand beside the one of an experiment that compares methods; their names begin their captions."""
+    if e.view == "winners":
+        table = winners.objectives(config, e)
+        return {"objectives of the tickets as they were drawn, means over seeds": table} if len(table) else {}
     if e.view != "methods":
         return {}
     return {
@@ -97,7 +100,7 @@ def _published(claims: Mapping[str, Any], experiment: Experiment, config: Config
         return {}
     rules = [(c, c["rule"]) for c in claims["claims"] if c["rule"] and c["rule"].get("experiment") == experiment.name]
     found: dict[str, Any] = {"points": [(r["at"], r["published"], c["source"].split(",")[0]) for c, r in rules if "at" in r]}
-    if any(r["type"] == "width" for _, r in rules):
+    if any(r["type"] == "width" for _, r in rules) or experiment.view == "winners":
         found |= yaml.safe_load(PUBLISHED.read_text())
     return found
 
@@ -173,7 +176,8 @@ def brief(config: Config, experiments: Iterable[Experiment]) -> str:
     out = [f"Runs: {done or 'none'}."]
     for e in experiments:
         if e.role == "main" and not rows[rows.experiment == e.name].empty:
-            table = tables.main_table(rows, e.name)[["arm", "sparsity %", "binary %", "reinit %", "n"]]
+            table = tables.main_table(rows, e.name)
+            table = table[[c for c in ("arm", "sparsity %", "binary %", "untrained %", "reinit %", "n") if c in table]]
             out += ["", f"{e.name}: {e.about} (binary masks)", tabulate(table.to_dict("records"), headers="keys", disable_numparse=True)]
     if config.demonstration:
         out += ["", "DEMONSTRATION on 1 797 toy digits: it shows that the pipeline works and is evidence for no claim."]

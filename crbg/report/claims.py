@@ -237,6 +237,21 @@ def _best(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
     return _word(holds, refuted), f"{rule['arm']} at {rule['density']}: " + ", ".join(parts) + f"; n = {len(ours)}"
 
 
+def _cheaper(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
+    """Judge "costs only a `times`-th": the ratio of both arms' seconds, geometric mean over seeds, within a tenth of what is claimed."""
+    ours, theirs = (values(rows, rule["experiment"], rule[k], rule["density"]) for k in ("arm", "reference"))
+    if ours.empty or theirs.empty:
+        return "not run", "no runs"
+    if ours.device.nunique() != 1 or set(ours.device) != set(theirs.device):
+        return "not run", "the runs were timed on different machines"
+    logs = [[math.log(float(s)) for s in arm.search_seconds] for arm in (theirs, ours)]
+    d = stats.welch(*logs).difference
+    low, mean, high = (math.exp(v) for v in (d.low, d.mean, d.high))
+    least = 0.9 * rule["times"]
+    evidence = f"{rule['arm']} takes {ours.search_seconds.mean():.0f} s, {rule['reference']} {theirs.search_seconds.mean():.0f} s"
+    return _word(low >= least, high < least), f"{evidence}: {mean:.1f} times [{low:.1f}, {high:.1f}], {rule['times']} claimed, n = {d.n}"
+
+
 def _floor(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
     """Judge whether an accuracy is reached at all."""
     mine = values(rows, rule["experiment"], rule["arm"], rule["density"], reading=rule.get("mask", "binary"))
@@ -362,6 +377,7 @@ def _steady(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
 RULES = {
     "value": _value, "gap": _gap, "loss": _loss, "sanity": _sanity, "frontier": _frontier, "floor": _floor, "best": _best, "order": _order,
     "tracks": _tracks, "flat": _flat, "width": _width, "steady": _steady, "deeper": _deeper,
+    "cheaper": _cheaper,
 }  # fmt: skip
 
 

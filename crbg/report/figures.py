@@ -46,6 +46,11 @@ LABELS = {
     "penalty_quarter": "penalty $\\sigma$ 0.25", "annealed": "annealed to 0 (penalty $\\sigma$ 0.5)",
     "outputs_standardised": "outputs standardised", "prelu_trained": "PReLU, a slope a layer trained", "relu": "ReLU",
     "prelu_per_unit_trained": "PReLU, a slope a unit trained", "leaky": "leaky rectifier (slope 1/4)",
+    "cts_kl": "CTS, reverse KL", "cts_loss": "CTS, loss", "cts_forward_kl": "CTS, forward KL", "cts_deltaloss": "CTS, $\\Delta$ loss",
+    "cts_feature": "CTS, features", "cts_grad": "CTS, gradients", "cts_gradnorm": "CTS, gradient norm", "cts_init": "CTS, loss, at init",
+    "cts_clipped": "CRBG's gates in CTS", "cts_kl_clipped_sum": "CTS, reverse KL, clipped sum", "ltr": "rewinding (LTR)",
+    "imp": "magnitude, iterated", "magnitude": "magnitude, one shot", "snip": "SNIP", "grasp": "GraSP", "synflow": "SynFlow",
+    "random": "random", "dense": "dense",
     "weights_then_trained": "kept weights then trained", "wider_600_200": "600-200, as many kept",
     "induce_sparse": "induce-sparse", "induce_decision": "induce-decision",
     "decision_quad": "decision, quadratic", "decision_entropy": "decision, entropy",
@@ -74,6 +79,8 @@ def draw(rows: pd.DataFrame, experiment: Experiment, path: Path, demonstration: 
                 _penalties(mine)
             case "cost":
                 _cost(mine)
+            case "winners":
+                _winners(mine, published.get("winners", {}).get(experiment.name, {}))
             case view:
                 _curve(mine, published.get("points", []), wide=view == "methods")
     return path
@@ -159,6 +166,36 @@ def _cost(mine: pd.DataFrame) -> None:
         axes.set_xscale("log" if axes.dataLim.minpos[0] < math.inf else "linear")  # old records do not say what a run cost
         axes.set_xlabel(text)
     panels[0].set_ylabel(f"{best_part(mine)} accuracy (%)")
+    figure.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 0.02), ncol=4, columnspacing=1.0)
+
+
+def _winners(mine: pd.DataFrame, published: Mapping[str, Mapping[float, float]]) -> None:
+    """Accuracy of trained tickets against sparsity and against the seconds that each took in all; hollow: published."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(6.8, 2.6), sharey=True)
+    ticks: set[float] = set()
+    for i, arm in enumerate(mine.arm.unique()):
+        group, label, line = mine[mine.arm == arm], LABELS.get(arm, arm), LINES[i // 7]
+        if (group.asked >= 1).all():
+            left.axhline(group.accuracy.mean(), color="black", lw=0.7, ls=":", label=f"{label}: {group.accuracy.mean():.1f} %")
+            continue
+        by = [(float(d), g) for d, g in group.groupby("asked", sort=True)]
+        ticks |= {d for d, _ in by}
+        _band(left, [d for d, _ in by], [list(g.accuracy) for _, g in by], i, label, line)
+        _band(right, [g.search_seconds.astype(float).mean() for _, g in by], [list(g.accuracy) for _, g in by], i, None, line)
+        if arm in published:
+            points = sorted(published[arm].items())
+            left.plot(*zip(*points, strict=True), MARKERS[i % 7], color=COLOURS[i % 7], ms=5, mfc="none", lw=0)
+    left.set_xscale("log")
+    left.invert_xaxis()
+    left.set_xticks(sorted(ticks), [f"{100 * (1 - d):.4g}" for d in sorted(ticks)])
+    left.set_xticks([], minor=True)
+    left.set_xlabel("sparsity of the gated weights (%), log scale of density")
+    left.set_ylabel(f"{best_part(mine)} accuracy (%)")
+    right.set_xscale("log")
+    right.set_xlabel("seconds of a ticket, its training included")
+    _around([g.accuracy.mean() for _, g in mine.groupby(["arm", "asked"])], left)
+    if published:
+        left.plot([], [], "o", color="black", mfc="none", ms=5, lw=0, label="hollow: published")
     figure.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 0.02), ncol=4, columnspacing=1.0)
 
 

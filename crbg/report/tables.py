@@ -13,8 +13,8 @@ from crbg.config import Config, Experiment
 from crbg.report.tidy import specs, values
 from crbg.stats import paired, t_interval
 
-LATEX = ("arm", "setting", "sparsity %", "units closed %", "binary %", "mean %", "reinit %", "n")
-READINGS = ("binary", "exact", "half", "mean")
+LATEX = ("arm", "setting", "sparsity %", "units closed %", "binary %", "untrained %", "mean %", "reinit %", "n")
+READINGS = ("binary", "exact", "half", "mean", "untrained")
 CONTROLS = ("reinit", "shuffle", "invert")
 NOTE = (
     "`binary`: the ticket, a binary mask on untrained weights (mu > 1/2 for gates that landed within 2 % of the density asked for, "
@@ -23,6 +23,11 @@ NOTE = (
     "positions within each layer, `invert` the lowest scores. `missed`: runs whose natural density (mu > 1/2) lies more than 2 % from "
     "the one asked for. `not recalibrated`: the ticket with the batch norm statistics that the search left. `exact images`: without the "
     "test images that come from JPEG copies."
+)
+WINNING = (
+    " These are winning tickets: `binary` is the mask on weights that were trained under it, with the running statistics of that training; "
+    "`recalibrated` has them estimated again. `untrained` is the same mask on the weights on which it was drawn, initial ones or those of "
+    "the rewinding point. `search s` is all that a ticket took, its own training and a shared warm-up included."
 )
 
 
@@ -53,7 +58,7 @@ def main_table(rows: pd.DataFrame, experiment: str) -> pd.DataFrame:
         for reading in READINGS:
             picked = group[group.reading == reading].accuracy.dropna()
             line[f"{reading} %"] = interval(list(picked)) if len(picked) else ""
-        for name, column in (("not recalibrated %", "plain"), ("exact images %", "clean")):
+        for name, column in (("not recalibrated %", "plain"), ("recalibrated %", "again"), ("exact images %", "clean")):
             known = binary[column].dropna()
             line[name] = f"{known.mean():.2f}" if len(known) else ""
         soft = binary.fractional.dropna()
@@ -78,11 +83,15 @@ def main_table(rows: pd.DataFrame, experiment: str) -> pd.DataFrame:
         "trained",
         "fractional %",
         "not recalibrated %",
+        "recalibrated %",
         "exact images %",
+        *(f"{r} %" for r in READINGS[1:]),
     )
     empty = [c for c in optional if c in table and not table[c].any()]
     if "half %" in table and ((table["half %"] == "") | (table["half %"] == table["binary %"])).all():
         empty.append("half %")
+    if not any(table[f"{c} %"].any() for c in CONTROLS if f"{c} %" in table):
+        empty += [f"{c} %" for c in CONTROLS]
     return table.drop(columns=empty)
 
 
@@ -150,7 +159,7 @@ def markdown(table: pd.DataFrame, experiment: Experiment, config: Config, rows: 
     return (
         f"{head}{experiment.about}: {where}, accuracy on the {part} part, mean ± half of the 95 % t interval over n seeds.\n\n"
         + pipe(table.to_dict("records"))
-        + f"\n\n{NOTE} {origin(rows, experiment)}\n"
+        + f"\n\n{NOTE}{WINNING if (mine.reading == 'untrained').any() else ''} {origin(rows, experiment)}\n"
     )
 
 
@@ -224,10 +233,11 @@ def _short(experiment: Experiment, rows: pd.DataFrame) -> tuple[list[dict[str, s
     counts = sorted(set(mine.groupby(["arm", "digest"]).seed.nunique()))
     seeds = f"n = {counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "") + " seeds"
     where = f"{', '.join(mine.model.unique())} on {', '.join(mine.data.unique())}: {best_part(mine)} accuracy in %"
+    kind = "winning tickets, trained under their masks," if experiment.view == "winners" else "binary tickets on untrained weights"
     return (
         out,
         "; ".join(others),
-        f"{where} of binary tickets on untrained weights by sparsity, mean ± half of the 95 % t interval, {seeds}.",
+        f"{where} of {kind} by sparsity, mean ± half of the 95 % t interval, {seeds}.",
     )
 
 

@@ -18,7 +18,7 @@ COLUMNS = [
     "origin", "revision", "device", "finished", "part", "reading", "accuracy", "density", "density_missed", "shuffle", "invert", "reinit",
     "constant", "fractional", "units", "natural", "effective", "silent", "kept", "gated", "trained", "redrawn", "search_seconds",
     "work", "draw", "order", "depth", "tensors",
-    "lossy", "lossy_test", "clean", "plain",
+    "lossy", "lossy_test", "clean", "plain", "again",
 ]  # fmt: skip
 
 
@@ -88,7 +88,7 @@ def _rows(e: Experiment, cell: Cell, found: dict[str, Any], setting: dict[str, A
         missed = values.get("density_missed", False)
         for reading, v in values["readings"].items():
             row = base | {"part": part, "reading": reading, "accuracy": v["accuracy"], "density": v["density"]}
-            row["plain"] = v.get("without_recalibration")
+            row |= {"plain": v.get("without_recalibration"), "again": v.get("recalibrated")}
             if part == "test" and reading == "binary":
                 row["clean"] = found["evaluation"].get("test_without_lossy", {}).get("binary", {}).get("accuracy")
             out.append(row | {"density_missed": missed, **controls})
