@@ -29,6 +29,7 @@ def collect(rows: pd.DataFrame, verdicts: list[Verdict], config: Config) -> dict
         if mine.empty or e.role == "tune":
             continue
         compared = differences(rows, e) if e.role == "ablation" else []
+        before = rows[(rows.experiment == e.name) & (rows.reading == "untrained") & (rows.part == mine.part.iloc[0])]
         for i, (arm, setting, g) in enumerate(specs(mine)):
             density = "none" if g.asked.isna().all() else f"{g.asked.iloc[0]:g}"
             key = ".".join([e.name, arm, *([_plain(setting)] if setting else []), density])
@@ -37,6 +38,8 @@ def collect(rows: pd.DataFrame, verdicts: list[Verdict], config: Config) -> dict
             out[f"{key}.sparsity"] = f"{100 * (1 - g.density.mean()):.1f}"
             if g.units.notna().all():
                 out[f"{key}.cut"] = f"{100 * (1 - g.effective.astype(float).mean()):.0f}"
+            if len(drawn := before[before.digest == g.digest.iloc[0]]):
+                out[f"{key}.untrained"], out[f"{key}.seconds"] = interval(list(drawn.accuracy)), f"{g.search_seconds.mean():.0f}"
             if compared:
                 out[f"{key}.difference"] = compared[i]
         known = mine.constant.dropna()
