@@ -4,11 +4,13 @@ import re
 
 import pytest
 import torch
+import yaml
 
-from crbg import cli, measure, models, plan, work
+from crbg import cli, measure, models, plan, store, work
 from crbg import config as configs
 from crbg.attach import weights
 from crbg.data import info
+from crbg.files import write_json
 from crbg.spec import Spec
 
 SPECS = [
@@ -81,3 +83,29 @@ def test_a_plan_of_slices_shrinks_with_what_was_run(three, capsys):
     assert capsys.readouterr().out.strip() == "nothing is missing"
     assert cli.main(["plan", "--minutes", "0.5"]) == 2
     assert work.CONTINUE == 75
+
+
+def test_all_epochs_of_a_run_count():
+    base = {"rewind": 2}
+    imp, cts, snip = (
+        Spec("digits", "lenet-16", method, 0.5, epochs=10, batch=64, options={**base, **own})
+        for method, own in (("imp", {}), ("cts", {"search": 6}), ("saliency", {}))
+    )
+    assert plan.epochs_of(snip) == 10
+    assert plan.epochs_of(cts) == 10 + 6 * 4 / 3  # the dense reference is a third of a step
+    assert plan.epochs_of(imp) == 10 + 4 * 8  # 0.8, 0.64, 0.512, 0.5
+    assert plan.epochs_of(Spec("digits", "lenet-16", "crbg", 0.5, epochs=10, batch=64)) == 10
+
+
+def test_recorded_times_are_divided_by_all_epochs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    body = {"seeds": [0], "base": {"data": "digits", "model": "lenet-16", "batch": 64, "epochs": 10}}
+    arms = {"imp": {"method": "imp", "grid": {"density": [0.64, 0.8, 1.0]}}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"experiments": {"e": body | {"arms": arms}}}))
+    config = configs.read(["config.yaml"])
+    cells = config.experiment("e").cells
+    where = store.run_folder(config, cells[0].spec, 0)
+    write_json(where / "record.json", {"digest": cells[0].spec.digest(), "status": "ok"})
+    write_json(where / "provenance.json", {"search_seconds": 60.0})
+    found = plan.estimate_seconds(config, list(cells))
+    assert [round(found[c.key]) for c in cells] == [63, 43, 23]  # 2 a level's training and the ticket's, 3 for the rest
