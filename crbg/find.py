@@ -58,7 +58,8 @@ def find_ticket(
         order = torch.Generator().manual_seed(seed)
         data = torch.utils.data.DataLoader(pairs, min(batch, len(pairs)), shuffle=True, drop_last=True, generator=order)
     batches = LoaderBatches(data, device)  # type: ignore[arg-type]
-    clock = Clock(report=progress) if progress else None
+    clock = Clock(report=progress or (lambda done, total: None))
+    clock.whole = round(methods.work(method, chosen, density, epochs) * len(batches))
     before = {n: t.clone() for n, t in model.state_dict().items() if isinstance(t, Tensor)}
     if gates(model):
         raise CrbgError("the model carries gates already; detach() or bake() it first")

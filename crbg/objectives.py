@@ -6,13 +6,14 @@ batch. Constant factors, which only the Lagrange controller feels, are those of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from crbg.attach import bypass, weights
 from crbg.errors import CrbgError, choose
@@ -21,6 +22,7 @@ from crbg.fit import Loss, Objective
 FACTORS = {"loss": 100.0, "deltaloss": 1e4, "kl": 100.0, "forward_kl": 100.0, "feature": 100.0, "grad": 100.0, "gradnorm": 1.0}
 NAMES = tuple(FACTORS)
 SECOND_ORDER = ("grad", "gradnorm")  # need the gates' gradient of a gradient
+WHOLE_BATCH = ("deltaloss", *SECOND_ORDER)  # no means over examples, so processes cannot share a batch
 _ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.GELU, nn.SiLU, nn.Tanh)
 
 
@@ -40,13 +42,14 @@ def objective(name: str, loss: Loss) -> Objective:
     return made[name]
 
 
-def measure(model: nn.Module, mask: Mapping[str, Tensor], x: Tensor, y: Tensor, loss: Loss) -> dict[str, float]:
-    """Measure a hard ticket on every objective, on one batch: how good it is at what others search for."""
+def measure(model: nn.Module, mask: Mapping[str, Tensor], batches: Sequence[tuple[Tensor, Tensor]], loss: Loss) -> dict[str, float]:
+    """Measure a hard ticket on every objective, a mean over batches: how good it is at what others search for."""
     from crbg.attach import gated
     from crbg.gate import Fixed
 
     with gated(model, lambda name, w: Fixed(mask[name].to(w.device, w.dtype))):
-        return {name: float(objective(name, loss)(model, x, y).detach()) for name in NAMES}
+        total = sum(len(y) for _, y in batches)
+        return {n: sum(len(y) / total * float(objective(n, loss)(model, x, y).detach()) for x, y in batches) for n in NAMES}
 
 
 @torch.no_grad()
@@ -73,7 +76,7 @@ def _feature(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 def standardised(t: Tensor, floor: float = 1e-6) -> Tensor:
     """Shift and scale each example's values to mean 0 and standard deviation 1; `floor` keeps the variance of a dead layer from 0."""
-    flat = t.flatten(1)
+    flat = t.flatten(1).to(torch.promote_types(t.dtype, torch.float32))
     return (flat - flat.mean(1, keepdim=True)) / (flat.var(1, keepdim=True) + floor).sqrt()
 
 
@@ -108,7 +111,8 @@ def _gradients(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> list[Tenso
     raw = {id(w) for w in weights(model).values()}
     names = [n for n, p in model.named_parameters() if id(p) in raw]
     leaves = {n: p.detach().requires_grad_() for n, p in model.named_parameters() if n in names}
-    value = loss(functional_call(model, leaves, (x,)), y)
+    with sdpa_kernel(SDPBackend.MATH):  # the fused kernels of attention have no second derivative
+        value = loss(functional_call(model, leaves, (x,)), y)
     return list(torch.autograd.grad(value, list(leaves.values()), create_graph=True))
 
 

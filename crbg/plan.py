@@ -72,7 +72,9 @@ def _costs(folder: Path, changed: int) -> dict[tuple[Any, ...], Cost]:
             p = entry.get("provenance", {})
             if spec.get("epochs") and p.get("search_seconds") and p.get("processes", 1) == 1:
                 key = tuple(spec[field] for field in KIND)
-                epochs = methods.work(spec["method"], methods.options(spec["method"], spec["options"]), spec["density"], spec["epochs"])
+                epochs = methods.work(
+                    spec["method"], methods.options(spec["method"], spec.get("options", {})), spec.get("density"), spec["epochs"]
+                )
                 seen.setdefault((*key, bool(p.get("gpu"))), []).append((p["search_seconds"] / epochs, p.get("peak_memory_mb", 0.0)))
     return {k: Cost(statistics.median(t for t, _ in v), max(m for _, m in v)) for k, v in seen.items()}
 

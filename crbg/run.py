@@ -78,10 +78,11 @@ def fresh(spec: Spec, data: Data, seed: int) -> tuple[nn.Module, dict[str, str]]
     return model.to(data.train.x.device), roles
 
 
-def shelf_of(spec: Spec, seed: int, results: Path, clock: Clock) -> Shelf:
+def shelf_of(spec: Spec, seed: int, data: Data, results: Path, clock: Clock) -> Shelf:
     """Find the parts that this run shares with those of other methods, densities and options on its network, data and seed."""
     shared = replace(spec, density=None, method="random", options={}).canonical()
-    return Shelf(results / "shelf", {"spec": shared, "seed": seed}, clock)
+    machine = {"device": data.train.x.device.type, "torch": torch.__version__}
+    return Shelf(results / "shelf", {"spec": shared, "seed": seed, "data": data.digest, **machine}, clock)
 
 
 def draw_digest(spec: Spec, model: nn.Module, seed: int) -> str:
@@ -157,7 +158,7 @@ def _search(spec: Spec, seed: int, bench: Bench, clock: Clock, where: Path) -> d
     clock.whole = steps
     task = methods.Task(
         feed, spec.density, spec.epochs, seed, nn.functional.cross_entropy, checkpoint, clock, spec.precision,
-        lambda other: fresh(spec, data, other)[0].state_dict(), shelf_of(spec, seed, bench.results, clock),
+        lambda other: fresh(spec, data, other)[0].state_dict(), shelf_of(spec, seed, data, bench.results, clock),
     )  # fmt: skip
     record: dict[str, Any] = {
         "schema": SCHEMA, "digest": spec.digest(), "spec": as_dict(spec), "version": methods.get(spec.method).VERSION,
@@ -188,7 +189,7 @@ def _search(spec: Spec, seed: int, bench: Bench, clock: Clock, where: Path) -> d
         record["digests"]["mask"] = found.mask.digest()
         record["digests"]["gates"] = _keep(spec, seed, data, where, model, initial, found)
     empty = [n for n, c in record.get("layers", {}).items() if c["kept"] == 0]
-    if empty:
+    if empty and found is not None and found.start is None:  # trained weights may do without a layer that a shortcut passes by
         record |= {"status": "collapse", "reason": f"nothing is left of {', '.join(empty)}"}
     write_json(where / "provenance.json", _provenance(bench.device, searched, time.monotonic() - started))
     write_json(where / "record.json", record)
@@ -206,8 +207,10 @@ def _advice(spec: Spec, seed: int, data: Data) -> str:
         model, _ = fresh(spec, data, seed)
         one = feed_of(replace(spec, batch=size, limit=size), data, seed)
         task = methods.Task(one, spec.density, 1, seed, nn.functional.cross_entropy, precision=spec.precision)
+        own = spec.resolved()
+        short = {k: v for k, v in (("rewind", 0), ("search", 1), ("levels", 1), ("control", "none")) if hasattr(own, k)}
         try:
-            methods.get(spec.method).find(model, task, spec.resolved())
+            methods.get(spec.method).find(model, task, replace(own, **short))
         except torch.OutOfMemoryError:
             size //= 2
         except Collapse:  # it ran, which is all that was asked
@@ -396,7 +399,7 @@ def evaluate(spec: Spec, seed: int, bench: Bench) -> dict[str, Any]:
         kept = torch.ones(len(data.test), dtype=torch.bool)
         kept[data.lossy_test] = False
         exact = data.test.take(kept)
-        out["test_without_lossy"] = {"images": len(exact), "binary": accuracy(model, found.mask, data, exact)}
+        out["test_without_lossy"] = {"images": len(exact), "binary": accuracy(model, found.mask, data, exact, found.start is not None)}
     write_json(where / "evaluation.json", out)
     return out
 

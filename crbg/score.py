@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from crbg import rng
 from crbg.errors import CrbgError, choose
@@ -54,14 +55,16 @@ def grasp(model: nn.Module, weights: Weights, batches: Some, loss: Loss, seed: i
     def warm(out: Tensor, y: Tensor) -> Tensor:
         return loss(out / HEAT, y)
 
-    slopes = _mean_gradient(model, leaves, batches, warm)
+    # A weight that an earlier round dropped is none of the network's any more: neither g nor H knows it.
+    slopes = [g * (w != 0) for g, w in zip(_mean_gradient(model, leaves, batches, warm), leaves.values(), strict=True)]
     total = [torch.zeros_like(w) for w in leaves.values()]
-    for x, y in batches:
-        value = warm(functional_call(model, leaves, (x,)), y)
+    for (x, y), share in zip(batches, _shares(batches), strict=True):
+        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels of attention have no second derivative
+            value = warm(functional_call(model, leaves, (x,)), y)
         first = torch.autograd.grad(value, list(leaves.values()), create_graph=True)
         product = sum(((a * b).sum() for a, b in zip(slopes, first, strict=True)), start=value.new_zeros(()))
         for sum_so_far, part in zip(total, torch.autograd.grad(product, list(leaves.values())), strict=True):
-            sum_so_far += part / len(batches)
+            sum_so_far += share * part
     return {n: (w * h).detach() for (n, w), h in zip(leaves.items(), total, strict=True)}
 
 
@@ -106,17 +109,20 @@ def prune(model: nn.Module, name: str, density: float, rounds: int, batches: Som
     mask, ranks = Mask.full(raw), {n: torch.zeros(w.shape, dtype=torch.float64) for n, w in raw.items()}
     for t in range(1, rounds + 1):
         scores = SCORES[name](model, {n: w * mask[n].to(w.device) for n, w in raw.items()}, batches, loss, seed)
-        ranks = later(ranks, scores, mask)
+        ranks = ranked_after(ranks, scores, mask)
         mask = select(scores, keep_count(density ** (t / rounds), mask.total), within=mask)
     return mask, ranks
 
 
-def later(ranks: Mapping[str, Tensor], scores: Mapping[str, Tensor], within: Mask) -> dict[str, Tensor]:
+def ranked_after(ranks: Mapping[str, Tensor], scores: Mapping[str, Tensor], within: Mask) -> dict[str, Tensor]:
     """Rank the weights of a round before all that were dropped earlier: their place, from 0 to 1, plus the round's number."""
     together = torch.cat([s.flatten() for s in scores.values()]).cpu()
     alive = torch.cat([within[n].flatten() for n in scores])
     place = torch.zeros(together.numel(), dtype=torch.float64)
-    places = together[alive].argsort(stable=True).argsort().double() / max(1, int(alive.sum()))
+    count = int(alive.sum())
+    order = together[alive].argsort(descending=True, stable=True)  # ties by position, as `select` breaks them
+    places = torch.empty(count, dtype=torch.float64)
+    places[order] = torch.arange(count - 1, -1, -1, dtype=torch.float64) / max(1, count)
     place[alive] = places
     base = max(float(r.max()) for r in ranks.values())
     parts = torch.split(place, [s.numel() for s in scores.values()])
@@ -129,13 +135,14 @@ def later(ranks: Mapping[str, Tensor], scores: Mapping[str, Tensor], within: Mas
 def balanced_batch(model: nn.Module, batches: Batches, per_class: int, size: int = 256) -> list[tuple[Tensor, Tensor]]:
     """Take the first `per_class` examples of each class in the order of the first epoch, cut into parts of at most `size`.
 
-    A class with fewer examples gives all it has. The number of classes is that of the network's outputs.
+    A class with fewer examples gives all it has. The number of classes is that of the network's outputs. Where labels are no class
+    numbers, the first batch is taken as it is.
     """
-    if per_class < 1:
-        raise CrbgError(f"per_class {per_class} must be at least 1")
     kept: dict[int, int] = {}
     xs, ys, classes = [], [], 0
     for x, y in batches.epoch(0):
+        if y.ndim != 1 or y.is_floating_point():
+            return [(x, y)]
         if not classes:
             with torch.no_grad():
                 classes = model(x[:2]).shape[1]
@@ -156,9 +163,13 @@ def _leaves(weights: Weights) -> dict[str, Tensor]:
 def _mean_gradient(model: nn.Module, leaves: Weights, batches: Some, loss: Loss) -> list[Tensor]:
     """Average dL/dtheta over the batches, without a graph."""
     total = [torch.zeros_like(w) for w in leaves.values()]
-    for x, y in batches:
-        for sum_so_far, part in zip(
-            total, torch.autograd.grad(loss(functional_call(model, dict(leaves), (x,)), y), list(leaves.values())), strict=True
-        ):
-            sum_so_far += part / len(batches)
+    for (x, y), share in zip(batches, _shares(batches), strict=True):
+        value = loss(functional_call(model, dict(leaves), (x,)), y)
+        for sum_so_far, part in zip(total, torch.autograd.grad(value, list(leaves.values())), strict=True):
+            sum_so_far += share * part
     return total
+
+
+def _shares(batches: Some) -> list[float]:
+    total = sum(len(y) for _, y in batches)
+    return [len(y) / total for _, y in batches]

@@ -40,28 +40,31 @@ class Shelf:
         return self.folder / f"{what}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.safetensors"
 
     def __call__(self, what: str, parts: Mapping[str, Any], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Return the part, made now if it is not there. Several processes of one run always make it: they must agree."""
-        if parallel.size() > 1:
-            return make()
+        """Return the part, made now if it is not there. Of several processes of one run the first one reads and writes for all."""
         path = self.path(what, parts)
-        if (kept := self._read(path)) is not None:
-            return kept
+        kept = self._read(path) if parallel.first() else None
+        if parallel.size() > 1:
+            kept = parallel.told(kept)
+        if kept is not None:
+            self.clock.earlier += kept[1]
+            self.clock.base += kept[2]
+            return kept[0]
         began, earlier, base = time.monotonic(), self.clock.earlier, self.clock.base
         made = {n: t.detach().cpu().contiguous() for n, t in make().items()}
         seconds = time.monotonic() - began + self.clock.earlier - earlier
-        write_bytes(path, save(made, {"seconds": repr(seconds), "steps": str(self.clock.base - base)}))
+        if parallel.first() and not path.exists():  # another run may have been faster: what it goes on with stays
+            write_bytes(path, save(made, {"seconds": repr(seconds), "steps": str(self.clock.base - base)}))
         return made
 
-    def _read(self, path: Path) -> dict[str, Tensor] | None:
+    def _read(self, path: Path) -> tuple[dict[str, Tensor], float, int] | None:
+        """Read a part, the seconds and the steps that it took."""
         if not path.exists():
             return None
         try:
             with safe_open(path, "pt") as file:
                 about, kept = file.metadata(), {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118 - no mapping
-            seconds, steps = float(about["seconds"]), int(about["steps"])
+            return kept, float(about["seconds"]), int(about["steps"])
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             warnings.warn(f"{path} is damaged ({error}): it is made again", stacklevel=2)
+            path.unlink(missing_ok=True)
             return None
-        self.clock.earlier += seconds
-        self.clock.base += steps
-        return kept

@@ -494,3 +494,26 @@ def test_a_full_gpu_names_the_batch_that_would_fit(tmp_path, monkeypatch):
     assert attempts.last(run.folder(tmp_path, spec, 0))["outcome"] == attempts.MEMORY
     monkeypatch.setattr(edge_popup, "find", find)
     assert run.execute(spec, 0, bench)["status"] == "ok", "nothing was spoilt"
+
+
+@pytest.mark.parametrize(("method", "options"), [("imp", {"drop": 0.1}), ("cts", {"search": 50}), ("saliency", {"control": "reinit"})])
+def test_the_batch_that_would_fit_is_tried_in_few_steps(tmp_path, monkeypatch, method, options):
+    """A rewinding point beyond the trial's one epoch, many levels or a long search are not part of the trial."""
+    from crbg import methods, run
+    from crbg.fit import Clock
+    from crbg.spec import Spec
+
+    module, steps = methods.get(method), []
+    find, tell = module.find, Clock.tell
+
+    def full_above_40(model, task, chosen):
+        if len(next(iter(task.batches.epoch(0)))[1]) > 40:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+        return find(model, task, chosen)
+
+    monkeypatch.setattr(module, "find", full_above_40)
+    monkeypatch.setattr(Clock, "tell", lambda self, a, b: steps.append(a) or tell(self, a, b))
+    spec = Spec("digits", "lenet-16", method, 0.2, epochs=5, batch=128, options={"rewind": 2, **options})
+    with pytest.raises(GpuFullError, match="a batch of 32 would fit"):
+        run.execute(spec, 0, run.Bench(tmp_path))
+    assert len(steps) <= 3

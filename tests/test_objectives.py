@@ -42,6 +42,9 @@ def test_gradients_reach_every_gate_and_are_right(gated, name):
 @pytest.mark.parametrize("name", objectives.NAMES)
 def test_weights_keep_no_gradient_and_no_hook_stays(gated, name):
     net, x, y = gated
+    if name in objectives.SECOND_ORDER:  # the others give weights that are not frozen a gradient, as any loss does
+        for w in attach.weights(net).values():
+            w.requires_grad_(True)
     objectives.objective(name, LOSS)(net, x, y).backward()
     assert all(w.grad is None for w in attach.weights(net).values())
     assert not any(m._forward_hooks for m in net.modules())
@@ -106,12 +109,17 @@ def test_a_full_mask_is_the_dense_network():
     net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
     x, y = torch.randn(9, 4), torch.arange(9) % 3
     full = {n: torch.ones_like(w, dtype=torch.bool) for n, w in attach.weights(net).items()}
-    found = objectives.measure(net, full, x, y, LOSS)
+    found = objectives.measure(net, full, [(x[:6], y[:6]), (x[6:], y[6:])], LOSS)
     assert {n for n, v in found.items() if v == 0.0} == {"deltaloss", "kl", "forward_kl", "feature", "grad"}
-    assert found["loss"] == pytest.approx(float(LOSS(net(x), y)))
+    assert found["loss"] == pytest.approx(float(LOSS(net(x), y).detach()))
     assert not attach.gates(net)
 
 
 def test_an_unknown_objective_is_refused():
     with pytest.raises(CrbgError, match=r"unknown objective 'klx'.*'kl'"):
         objectives.objective("klx", LOSS)
+
+
+def test_features_are_compared_in_full_precision():
+    a = torch.randn(4, 50).to(torch.bfloat16)
+    assert objectives.standardised(a).dtype == torch.float32

@@ -92,7 +92,7 @@ def test_all_epochs_of_a_run_count():
         for method, own in (("imp", {}), ("cts", {"search": 6}), ("saliency", {}))
     )
     assert plan.epochs_of(snip) == 10
-    assert plan.epochs_of(cts) == 10 + 6 * 4 / 3  # the dense reference is a third of a step
+    assert plan.epochs_of(cts) == 10 + 6
     assert plan.epochs_of(imp) == 10 + 4 * 8  # 0.8, 0.64, 0.512, 0.5
     assert plan.epochs_of(Spec("digits", "lenet-16", "crbg", 0.5, epochs=10, batch=64)) == 10
 

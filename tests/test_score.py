@@ -76,9 +76,30 @@ def test_grasp_is_theta_times_the_slope_of_the_squared_gradient_and_keeps_its_si
     assert all(torch.equal(s, found[n].abs()) for n, s in score.grasp_abs(small, weights(small), some, LOSS, 0).items())
 
 
+def test_grasp_in_rounds_forgets_what_was_dropped(small, some):
+    mask = {n: torch.rand(w.shape, generator=torch.Generator().manual_seed(2)) < 0.5 for n, w in weights(small).items()}
+    with torch.no_grad():
+        for n, w in weights(small).items():
+            w.mul_(mask[n])
+
+    def squared(m):
+        parts = [torch.autograd.grad(LOSS(m(x) / score.HEAT, y), list(m.parameters())) for x, y in some]
+        return 0.5 * sum(float((g * k).square().sum()) for g, k in zip(parts[0], mask.values(), strict=True))
+
+    slopes, found = by_differences(small, squared), score.grasp(small, weights(small), some, LOSS, 0)
+    for n, w in weights(small).items():
+        torch.testing.assert_close(found[n], (w * slopes[n]).detach(), rtol=1e-5, atol=1e-14)
+
+
+def test_ranks_break_ties_by_position_as_the_selection_does():
+    full = {"a": torch.ones(6), "b": torch.ones(4)}
+    ranks = score.ranked_after({n: torch.zeros(t.shape, dtype=torch.float64) for n, t in full.items()}, full, Mask.full(full))
+    assert select(ranks, 7) == select(full, 7)
+
+
 @pytest.mark.parametrize("name", ["snip", "grasp"])
 def test_parts_of_a_batch_are_averaged(small, some, name):
-    (x, y), cut = some[0], 6
+    (x, y), cut = some[0], 5
     whole = score.SCORES[name](small, weights(small), some, LOSS, 0)
     parts = score.SCORES[name](small, weights(small), [(x[:cut], y[:cut]), (x[cut:], y[cut:])], LOSS, 0)
     for n in whole:
@@ -112,9 +133,12 @@ def test_synflow_reads_batch_norm_in_eval_mode_and_as_absolute_values():
     with torch.no_grad():
         net[0].weight.copy_(torch.tensor([[1.0, -2.0], [3.0, 4.0]]))
         net[1].weight.copy_(torch.tensor([-2.0, 1.0]))
+        net[1].running_mean.copy_(torch.tensor([-3.0, 5.0]))
+        net[1].running_var.copy_(torch.tensor([4.0, 1.0]))
     found = score.synflow(net, weights(net), [(torch.zeros(1, 2), torch.zeros(1))], LOSS, 0)
-    assert found["0.weight"].tolist() == [[2.0, 4.0], [3.0, 4.0]]
-    assert int(net[1].num_batches_tracked) == 0
+    # The slope of a unit is |gain| / sqrt(variance), whatever the batch: 2 / 2 and 1.
+    assert found["0.weight"].tolist() == [[1.0, 2.0], [3.0, 4.0]]
+    assert net[1].running_mean.tolist() == [-3.0, 5.0]
 
 
 def test_random_scores_follow_the_seed_alone(small, some):

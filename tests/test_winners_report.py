@@ -29,14 +29,14 @@ def project(tmp_path, monkeypatch):
     return configs.read(["config.yaml"])
 
 
-def put(config, arm, density, accuracy, seconds=10.0, objectives=None, control="none", device="a CPU"):
+def put(config, arm, density, accuracy, seconds=10.0, objectives=None, control="none", device="a CPU", step=1):
     for i, seed in enumerate(SEEDS):
         cell = next(
             c for c in config.experiment("one").cells
             if (c.arm, c.spec.density, c.seed) == (arm, density, seed) and c.spec.resolved().control == control
         )  # fmt: skip
         readings = {
-            "binary": {"accuracy": accuracy + i, "density": density, "recalibrated": accuracy - 1},
+            "binary": {"accuracy": accuracy + step * i, "density": density, "recalibrated": accuracy - 1},
             "untrained": {"accuracy": accuracy / 2, "density": density, "without_recalibration": 10.0},
         }
         record = {"digest": cell.spec.digest(), "status": "ok", "digests": {"draw": str(seed), "order": str(seed)}}
@@ -111,6 +111,29 @@ def test_cheaper_compares_seconds_on_one_machine(project, theirs, word):
     assert f"{theirs / 10:.1f} times" in evidence
     put(project, "ltr", 0.1, 80.0, seconds=theirs, device="another")
     assert claims.RULES["cheaper"](rule, tidy(project)) == ("not run", "the runs were timed on different machines")
+
+
+def test_better_than_others_at_several_densities(project):
+    put(project, "cts", 0.5, 90.0)
+    put(project, "ltr", 0.5, 80.0)
+    rule = {"type": "best", "experiment": "one", "arm": "cts", "others": ["ltr"], "density": [0.5, 0.1]}
+    assert claims.RULES["best"](rule, tidy(project))[0] == "not run"
+    put(project, "cts", 0.1, 80.0)
+    for theirs, word in ((60.0, "reproduced"), (80.2, "inconclusive"), (95.0, "not reproduced")):
+        put(project, "ltr", 0.1, theirs, step=-1)
+        verdict, evidence = claims.RULES["best"](rule, tidy(project))
+        assert verdict == word
+        assert "cts at 0.5" in evidence
+        assert "cts at 0.1" in evidence
+
+
+def test_a_loss_may_be_against_the_same_density(project):
+    put(project, "cts", 0.1, 80.0)
+    put(project, "ltr", 0.1, 80.0)
+    put(project, "ltr", 0.5, 99.0)
+    rule = {"experiment": "one", "arm": "cts", "reference": "ltr", "density": 0.1, "reference_density": 0.1, "most": 3.0}
+    assert claims.RULES["loss"](rule, tidy(project))[0] == "reproduced"
+    assert claims.RULES["loss"]({**rule, "reference_density": 0.5}, tidy(project))[0] == "not reproduced"
 
 
 def test_published_points_belong_to_experiments_and_arms_that_exist(monkeypatch):

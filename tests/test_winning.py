@@ -13,9 +13,11 @@ from crbg.data.images import Feed
 from crbg.errors import CrbgError
 from crbg.fit import Clock, Later, OutOfTime, fit
 from crbg.init import initialise
+from crbg.measure import accuracy
 from crbg.methods import _winning, imp
 from crbg.models import build
 from crbg.run import Bench, execute
+from crbg.shelf import Shelf
 from crbg.spec import Spec, folder
 from crbg.verify import BARE, PASS, Verifier
 
@@ -28,6 +30,8 @@ SPECS = {
     "imp": dataclasses.replace(BASE, method="imp", options={**RECIPE, "drop": 0.6}),
     "saliency": dataclasses.replace(BASE, method="saliency", options={**RECIPE, "rounds": 2}),
 }
+NORM = dataclasses.replace(SPECS["saliency"], model="conv2", model_args={"width": 0.125, "norm": "batch"}, limit=320)
+NORM = dataclasses.replace(NORM, options={**RECIPE, "score": "synflow", "rounds": 3})
 EVERY = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 
 
@@ -48,7 +52,7 @@ def new_model(digits, spec=BASE, seed=0):
 
 def find(digits, spec, checkpoint=None, clock=None, shelf=None):
     model = new_model(digits, spec)
-    feed = Feed(digits.train, spec.batch, 0, spec.flip, spec.crop)
+    feed = Feed(run.training_part(spec, digits), spec.batch, 0, spec.flip, spec.crop)
     redraw = lambda seed: new_model(digits, spec, seed).state_dict()  # noqa: E731
     task = methods.Task(feed, spec.density, spec.epochs, 0, nn.functional.cross_entropy, checkpoint, clock, redraw=redraw, shelf=shelf)
     return model, methods.get(spec.method).find(model, task, spec.resolved())
@@ -218,7 +222,7 @@ def test_a_level_drops_the_smallest_trained_weights_of_what_is_left(digits):
 
 def test_levels_are_nested_and_end_on_the_exact_count(digits, tmp_path):
     spec = with_options(SPECS["imp"], drop=0.5)
-    shelf = run.shelf_of(spec, 0, tmp_path, Clock())
+    shelf = run.shelf_of(spec, 0, digits, tmp_path, Clock())
     masks = [find(digits, dataclasses.replace(spec, density=d), shelf=shelf)[1].mask for d in (0.5, 0.25, 0.2)]
     assert [m.kept for m in masks] == [round(d * masks[0].total) for d in (0.5, 0.25, 0.2)]
     for wide, narrow in itertools.pairwise(masks):
@@ -262,7 +266,7 @@ def test_a_shared_part_changes_no_byte_and_saves_its_steps(bench, digits, counte
 
 def test_a_shared_part_costs_what_it_cost(tmp_path):
     clock = Clock()
-    shelf = run.shelf_of(BASE, 0, tmp_path, clock)
+    shelf = Shelf(tmp_path, {}, clock)
 
     def make():
         clock.earlier += 100.0  # as an attempt that was resumed in there
@@ -271,16 +275,16 @@ def test_a_shared_part_costs_what_it_cost(tmp_path):
 
     assert shelf("part", {"x": 1}, make)["a"].tolist() == [1.0, 1.0]
     later = Clock()
-    found = run.shelf_of(BASE, 0, tmp_path, later)("part", {"x": 1}, lambda: pytest.fail("made twice"))
+    found = Shelf(tmp_path, {}, later)("part", {"x": 1}, lambda: pytest.fail("made twice"))
     assert found["a"].tolist() == [1.0, 1.0]
     assert later.earlier == pytest.approx(100.0, abs=1.0)
     assert later.base == 7
 
 
-def test_parts_of_other_seeds_networks_and_settings_are_kept_apart(tmp_path):
+def test_parts_of_other_seeds_networks_and_settings_are_kept_apart(tmp_path, digits):
     clock = Clock()
     paths = {
-        run.shelf_of(spec, seed, tmp_path, clock).path(what, parts)
+        run.shelf_of(spec, seed, digits, tmp_path, clock).path(what, parts)
         for spec in (BASE, dataclasses.replace(BASE, scale=0.5), dataclasses.replace(BASE, limit=500), dataclasses.replace(BASE, epochs=5))
         for seed in (0, 1)
         for what in ("warmup", "level")
@@ -288,11 +292,13 @@ def test_parts_of_other_seeds_networks_and_settings_are_kept_apart(tmp_path):
     }
     assert len(paths) == 32
     other = dataclasses.replace(BASE, method="imp", density=0.5, options={})
-    assert run.shelf_of(other, 0, tmp_path, clock).path("warmup", {}) == run.shelf_of(BASE, 0, tmp_path, clock).path("warmup", {})
+    assert run.shelf_of(other, 0, digits, tmp_path, clock).path("warmup", {}) == run.shelf_of(BASE, 0, digits, tmp_path, clock).path(
+        "warmup", {}
+    )
 
 
 def test_a_damaged_part_is_made_again(tmp_path):
-    shelf = run.shelf_of(BASE, 0, tmp_path, Clock())
+    shelf = Shelf(tmp_path, {}, Clock())
     path = shelf.path("part", {})
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"no tensors")
@@ -304,14 +310,16 @@ def test_a_damaged_part_is_made_again(tmp_path):
 # --- being stopped ---
 
 
-@EVERY
+@pytest.mark.parametrize("spec", [*SPECS.values(), NORM], ids=[*SPECS, "norm"])
 @pytest.mark.parametrize("shelved", [False, True])
 def test_a_resumed_run_is_the_run_that_never_stopped(digits, spec, tmp_path, shelved):
     first, whole = find(digits, spec)
     checkpoint, stops = tmp_path / "checkpoint.pt", 0
     for attempt in range(40):
-        clock = Clock(stop_after=25 + 25 * attempt * (not shelved))  # without a shelf what is over is done again from its last checkpoint
-        shelf = run.shelf_of(spec, 0, tmp_path, clock) if shelved else None
+        clock = Clock(
+            stop_after=(6 if spec is NORM else 25) * (1 + attempt * (not shelved))
+        )  # without a shelf what is over is done again from its last checkpoint
+        shelf = run.shelf_of(spec, 0, digits, tmp_path, clock) if shelved else None
         try:
             second, again = find(digits, spec, checkpoint, clock, shelf)
             break
@@ -361,7 +369,7 @@ def test_a_control_hurts_a_ticket_that_found_its_weights(bench):
 # --- records, evaluation, verification ---
 
 
-@EVERY
+@pytest.mark.parametrize("spec", [*SPECS.values(), NORM], ids=[*SPECS, "norm"])
 def test_a_run_is_recorded_evaluated_and_verified(digits, spec, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     body = {"seeds": [0], "base": dataclasses.asdict(spec) | {"options": dict(spec.options)}, "arms": {"a": {}}}
@@ -372,10 +380,51 @@ def test_a_run_is_recorded_evaluated_and_verified(digits, spec, tmp_path, monkey
     row = Verifier(made, bench).check(cell, {"record": record, "origin": "this run"})
     assert (row.verdict, row.remarks) == (BARE, ())
     # Read again as the test part is read, trained tensors and rewinding point come back from the files.
-    validation = {**dataclasses.asdict(digits), "test": digits.validation, "train": digits.train, "validation": digits.validation}
-    bench.loaded["digits"] = dataclasses.replace(digits, **{"test": validation["test"]})
-    test = run.evaluate(cell.spec, 0, bench)["test"]["readings"]
-    assert test == record["validation"]["readings"]
+    nothing_lossy = torch.tensor([], dtype=torch.int64)
+    bench.loaded["digits"] = dataclasses.replace(digits, test=digits.validation, lossy_test=nothing_lossy)
+    found = run.evaluate(cell.spec, 0, bench)
+    readings = record["validation"]["readings"]
+    assert found["test"]["readings"] == readings
+    # What is said of the exact images is read as the headline is, which shows where all images are exact.
+    (folder(made.results, cell.spec, 0) / "evaluation.json").unlink()
+    last = torch.tensor([len(digits.validation)])
+    again = dataclasses.replace(digits.validation, x=torch.cat([digits.validation.x, digits.validation.x[:1]]),
+                                y=torch.cat([digits.validation.y, digits.validation.y[:1]]))  # fmt: skip
+    bench.loaded["digits"] = dataclasses.replace(digits, test=again, lossy_test=last)
+    clean = run.evaluate(cell.spec, 0, bench)["test_without_lossy"]["binary"]
+    assert clean == {k: v for k, v in readings["binary"].items() if k != "density"}
+
+
+def test_readings_are_those_of_the_trained_and_of_the_drawn_ticket(bench, digits):
+    record = execute(NORM, 0, bench)
+    model, found = find(digits, NORM)
+    readings = record["validation"]["readings"]
+    assert readings["binary"]["accuracy"] == pytest.approx(accuracy(model, digits.validation.batches(), found.mask))
+    drawn = new_model(digits, NORM)
+    drawn.load_state_dict(found.start, strict=False)
+    assert readings["untrained"]["without_recalibration"] == pytest.approx(accuracy(drawn, digits.validation.batches(), found.mask))
+    assert readings["binary"]["accuracy"] > readings["untrained"]["accuracy"]
+
+
+def test_a_ticket_on_warm_weights_that_is_not_trained_has_its_statistics_estimated_again(bench):
+    reading = execute(with_options(NORM, train=False), 0, bench)["validation"]["readings"]
+    assert set(reading["binary"]) == {"density", "accuracy", "without_recalibration"}
+    assert "untrained" not in reading
+
+
+def test_a_layer_that_a_ticket_does_without_is_no_collapse_once_weights_are_trained(bench, monkeypatch):
+    from crbg import score
+
+    def all_but_one(model, given, *rest):
+        return {n: torch.full(w.shape, 0.0 if n == "stage1.0.conv1.weight" else 1.0) for n, w in given.items()}
+
+    monkeypatch.setitem(score.SCORES, "snip", all_but_one)
+    spec = dataclasses.replace(SPECS["saliency"], model="resnet20", model_args={"width": 0.25}, density=0.5, limit=200, batch=100, epochs=1)
+    spec = with_options(spec, rewind=0, rounds=1)
+    record = execute(spec, 0, bench)
+    assert record["layers"]["stage1.0.conv1.weight"]["kept"] == 0
+    assert record["status"] == "ok"
+    assert execute(with_options(spec, train=False), 0, bench)["status"] == "collapse"
 
 
 def test_a_strong_ticket_of_cts_verifies(digits, tmp_path, monkeypatch):
@@ -465,3 +514,73 @@ def test_the_library_finds_winning_tickets_too(digits):
     assert sum(int((w != 0).sum()) for w in attach.weights(kept).values()) <= found.mask.kept
     x, y = digits.validation.inputs(slice(None)), digits.validation.y
     assert float((kept(x).argmax(1) == y).float().mean()) > 0.8
+
+
+def test_synflow_after_a_warm_up_looks_at_no_image(digits):
+    """Choosing the batch on which tickets are measured leaves batch norm's statistics alone."""
+    masks = [find(digits, with_options(NORM, per_class=n))[1].mask for n in (1, 10)]
+    assert masks[0] == masks[1]
+
+
+def test_dropout_sleeps_while_a_ticket_is_searched_and_wakes_for_its_training(digits):
+    seen = {"search": set(), "train": set()}
+
+    class Watch(nn.Dropout):
+        def forward(self, x):
+            seen["search" if attach.gates(owner) and any(g.sampling for g in attach.gates(owner).values()) else "train"].add(self.training)
+            return super().forward(x)
+
+    owner = nn.Sequential(nn.Flatten(), nn.Linear(784, 16), nn.ReLU(), Watch(0.5), nn.Linear(16, 10))
+    task = methods.Task(Feed(digits.train, 64, 0), 0.5, 2, 0, nn.functional.cross_entropy)
+    methods.get("cts").find(owner, task, methods.options("cts", {"search": 1, "lr": 0.05, "objective": "loss"}))
+    assert seen["search"] == {False}
+    assert True in seen["train"]
+
+
+def test_what_the_user_froze_stays_frozen(digits):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 16), nn.ReLU(), nn.Linear(16, 10))
+    model[1].bias.requires_grad_(False)
+    before = model[1].bias.clone()
+    task = methods.Task(Feed(digits.train, 64, 0), 0.5, 2, 0, nn.functional.cross_entropy)
+    found = methods.get("saliency").find(model, task, methods.options("saliency", {"lr": 0.05}))
+    assert torch.equal(model[1].bias, before)
+    assert "1.bias" not in found.changed
+    assert "3.bias" in found.changed
+    for p in model.parameters():
+        p.requires_grad_(False)
+    with pytest.raises(CrbgError, match="every parameter of the model is frozen"):
+        methods.get("saliency").find(model, task, methods.options("saliency", {}))
+
+
+def test_soft_labels_and_progress_in_the_library(digits):
+    from crbg import find_ticket
+
+    model, told = new_model(digits), []
+    soft = nn.functional.one_hot(digits.train.y, 10).float()
+    find_ticket(
+        model, (digits.train.inputs(slice(None)), soft), 0.5, "imp", epochs=2, batch=64, lr=0.05, drop=0.5, rewind=1,
+        progress=lambda done, total: told.append((done, total)),
+    )  # fmt: skip
+    steps = (1 + 1 + 1) * (len(digits.train) // 64)
+    assert told == [(i + 1, steps) for i in range(steps)]
+
+
+@pytest.mark.parametrize(("method", "options"), [("saliency", {"score": "grasp"}), ("cts", {"objective": "grad", "search": 1})])
+def test_second_derivatives_of_attention(digits, method, options):
+    args = {"patch_size": 7, "depth": 1, "embed_dim": 24, "num_heads": 2}
+    spec = dataclasses.replace(BASE, model="timm:vit_tiny_patch16_224", model_args=args, method=method, epochs=1, limit=64, options=options)
+    found = find(digits, spec)[1]
+    assert found.mask.kept == round(0.2 * found.mask.total)
+
+
+def test_a_checkpoint_of_another_ticket_is_refused(digits, tmp_path, monkeypatch):
+    spec = with_options(SPECS["saliency"], rewind=0)
+    with pytest.raises(OutOfTime):
+        find(digits, spec, tmp_path / "checkpoint.pt", Clock(stop_after=20))
+    with pytest.raises(CrbgError, match=r"belongs to another ticket; delete checkpoint\.ticket\.pt"):
+        find(digits, with_options(spec, score="random"), tmp_path / "checkpoint.pt")
+
+
+def test_the_last_state_of_a_search_is_recorded(digits):
+    anatomy = find(digits, SPECS["cts"])[1].anatomy
+    assert {"expected", "lambda", "density"} <= set(anatomy["search"])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +61,7 @@ def winning(model: nn.Module, task: Task, o: Recipe, draw: Callable[[list[tuple[
 
     `draw` finds the model with its weights at the rewinding point and may leave it in any state.
     """
-    from crbg import objectives, sanity, score
+    from crbg import objectives, parallel, sanity, score
 
     if o.control not in CONTROLS:
         raise CrbgError(f"unknown control {o.control!r}: {choose(o.control, CONTROLS)}")
@@ -68,9 +69,11 @@ def winning(model: nn.Module, task: Task, o: Recipe, draw: Callable[[list[tuple[
         raise CrbgError(f"rewind {o.rewind} must lie between 0 and the {task.epochs} epochs of training")
     if o.control == "reinit" and task.redraw is None:
         raise CrbgError("control reinit needs the law of the initial weights: use `crbg run`, or draw them yourself")
+    if not any(p.requires_grad for p in model.parameters()):
+        raise CrbgError("every parameter of the model is frozen, so there is nothing to train; set requires_grad")
+    if o.per_class < 1:
+        raise CrbgError(f"per_class {o.per_class} must be at least 1")
     model.train()
-    for p in model.parameters():
-        p.requires_grad_(True)
     initial = {n: t.detach().clone() for n, t in model.state_dict().items()}
     if o.rewind:
 
@@ -81,9 +84,14 @@ def winning(model: nn.Module, task: Task, o: Recipe, draw: Callable[[list[tuple[
         model.load_state_dict(task.once("warmup", o.training(), warm_up))
     rewound = {n: t.detach().clone() for n, t in model.state_dict().items()}
     batch = score.balanced_batch(model, plain(task), o.per_class)
-    found = draw(batch)
-    model.load_state_dict(rewound)
-    found.anatomy = {"objectives": _rounded(objectives.measure(model, found.mask, *batch[0], task.loss))}
+    model.load_state_dict(rewound)  # looking at the batch moved batch norm's statistics
+    with without_dropout(model):
+        found = draw(batch)
+        if parallel.size() > 1:  # every process scored for itself, and rounding may differ
+            found.mask, found.scores = parallel.told((found.mask, found.scores))
+        model.load_state_dict(rewound)
+        values = objectives.measure(model, found.mask, batch, task.loss)
+    found.anatomy = {"objectives": _rounded(values), **({"search": _rounded(found.history[-1])} if found.history else {})}
     model.load_state_dict(rewound)
     if o.control == "shuffle":
         found.mask = sanity.shuffle(found.mask, task.seed)
@@ -97,11 +105,12 @@ def winning(model: nn.Module, task: Task, o: Recipe, draw: Callable[[list[tuple[
     start = {n: t.detach().clone() for n, t in model.state_dict().items()}
     different = {n: t.cpu() for n, t in start.items() if not t.equal(initial[n])}
     if o.train:
+        found.start = different
         found.history = train(model, task, o, o.rewind, task.epochs, "ticket", found.mask)
         found.soft = {}  # gates of weights that are no more
     changed = {n: t for n, t in model.state_dict().items() if not t.equal(initial[n])}
-    found.changed = {n: "trained" for n, _ in model.named_parameters() if n in changed}
-    found.start = different if found.changed else None
+    role = "trained" if o.train or o.rewind else "redrawn"
+    found.changed = {n: role for n, _ in model.named_parameters() if n in changed}
     return found
 
 
@@ -109,19 +118,38 @@ def train(model: nn.Module, task: Task, o: Recipe, first: int, last: int, stage:
     """Train all parameters from epoch `first` to `last` of the whole schedule, the weights under a mask where there is one."""
     import contextlib
 
-    from crbg import attach
+    from crbg import attach, parallel
     from crbg.fit import Clip, Later
     from crbg.gate import Fixed
 
     under = attach.gated(model, lambda n, w: Fixed(mask[n].to(w.device, w.dtype))) if mask else contextlib.nullcontext()
     with under:
-        parameters = list(model.parameters())
-        loss: Loss = task.loss if not o.clip else lambda out, y: task.loss(out, y) * len(y)
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        loss: Loss = task.loss if not o.clip else lambda out, y: task.loss(out, y) * len(y) * parallel.size()
         search = Clip(parameters, o.clip) if o.clip else None
-        return task.fit(
+        rows = task.fit(
             model, _optimiser(o, parameters), search, loss, lambda progress: steps((first + progress * (last - first)) / task.epochs),
             epochs=last - first, stage=stage, batches=Later(task.batches, first),
         )  # fmt: skip
+        for name, gate in attach.gates(model).items():
+            if mask and not gate.scores().bool().cpu().equal(mask[name]):
+                raise CrbgError(f"the checkpoint of stage {stage!r} belongs to another ticket; delete checkpoint.{stage}.pt and run again")
+    return rows
+
+
+@contextmanager
+def without_dropout(model: nn.Module) -> Iterator[None]:
+    """Search and measure without dropout, while batch norm keeps to the statistics of each batch."""
+    from torch.nn.modules.dropout import _DropoutNd
+
+    modules = [m for m in model.modules() if isinstance(m, _DropoutNd) and m.training]
+    for m in modules:
+        m.eval()
+    try:
+        yield
+    finally:
+        for m in modules:
+            m.train()
 
 
 def steps(progress: float) -> float:

@@ -31,7 +31,7 @@ TRAITS = Traits("pathwise, Concrete", "exact of all together (cut at the end)", 
 class Options(Recipe):
     """objective: loss, deltaloss, kl (reverse), forward_kl, feature, grad, gradnorm. search: its epochs. search_lr: Adam's.
 
-    drop: share of the search after which the rate falls to a tenth. gate: concrete, or clipped (CRBG's Gaussian gate, of standard
+    decay_at: share of the search after which the rate falls to a tenth. gate: concrete, or clipped (CRBG's Gaussian gate, of standard
     deviation `noise`). budget: what is counted of a Concrete gate, its value without noise (`plain`, as the authors' code) or the
     probability that it is above 1/2 (`bernoulli`). begin: openness at the start, 0 for the density. controller: gradbalance (slack:
     the budget is that many times the target; memory: of its moving average) or lagrange (multiplier_lr: rate of its ascent).
@@ -40,7 +40,7 @@ class Options(Recipe):
     objective: str = "kl"
     search: int = 160
     search_lr: float = 0.1
-    drop: float = 0.88
+    decay_at: float = 0.88
     gate: str = "concrete"
     noise: float = 0.5
     budget: str = "plain"
@@ -52,15 +52,15 @@ class Options(Recipe):
 
 
 def work(o: Options, density: float | None, epochs: int) -> float:
-    """Count epochs in all; the dense reference of an objective adds a forward pass, a third of an epoch."""
-    return o.epochs(epochs, o.search * (1.0 if o.objective == "loss" else 4 / 3))
+    """Count epochs in all. A step of the search with a dense reference costs a third more, one with second derivatives twice as much."""
+    return o.epochs(epochs, o.search)
 
 
 def find(model: nn.Module, task: Task, options: Options) -> Found:
     """Search the gates at the rewinding point, keep the top k, train them."""
     import torch
 
-    from crbg import objectives, rivals
+    from crbg import objectives, parallel, rivals
     from crbg.mask import Mask
     from crbg.select import keep_count, select
 
@@ -73,6 +73,8 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
             raise CrbgError(f"unknown {what} {value!r}: {choose(value, known)}")
     if o.gate == "clipped" and o.objective in objectives.SECOND_ORDER:
         raise CrbgError(f"objective {o.objective} needs second derivatives, which clipped gates do not give: use gate concrete")
+    if parallel.size() > 1 and o.objective in objectives.WHOLE_BATCH:
+        raise CrbgError(f"objective {o.objective} is no mean over examples, so several processes cannot share its batches: use one GPU")
     if o.search < 1:
         raise CrbgError(f"search {o.search} must be at least one epoch")
     if o.gate == "clipped" and o.budget != "plain":
@@ -86,6 +88,9 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
         kind = rivals.Concrete if o.budget == "plain" else rivals.Bernoulli
         return kind(torch.full_like(w, kind.start(p)))
 
+    def objective(m: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return factor * of_model(m, x, y)
+
     def control(gates: list[Any], keep: int) -> Search:
         if o.controller == "lagrange":
             return rivals.Lagrange(gates, keep, o.slack, o.multiplier_lr)
@@ -95,12 +100,12 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
         def search() -> dict[str, Tensor]:
             path = task.checkpoint.with_name("checkpoint.search.pt") if task.checkpoint else None
             inner = replace(task, batches=plain(task), epochs=o.search, checkpoint=path)
-            found = balanced(model, inner, density, make, o.search_lr, o.drop, o.slack, control, lambda m, x, y: factor * of_model(m, x, y))
+            found = balanced(model, inner, density, make, o.search_lr, o.decay_at, o.slack, control, objective)
             course = {k: torch.tensor([row[k] for row in found.history], dtype=torch.float64) for k in found.history[0]}
             kinds = {"scores": found.scores, "soft": found.soft, "course": course}
             return {f"{kind}.{n}": t for kind, tensors in kinds.items() for n, t in tensors.items()}
 
-        made = task.once("search", {**o.parts(), "density": density}, search)
+        made = task.once("search", {**o.parts(), "density": density, "cts": VERSION}, search)
         scores, soft, course = ({n.removeprefix(k): t for n, t in made.items() if n.startswith(k)} for k in ("scores.", "soft.", "course."))
         mask = select(scores, keep_count(density, Mask.full(scores).total))
         rows = [dict(zip(course, values, strict=True)) for values in zip(*(t.tolist() for t in course.values()), strict=True)]

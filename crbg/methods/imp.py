@@ -56,6 +56,7 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
     from crbg.select import keep_count, select
 
     o, density = options, asked(task, "imp")
+    shares(o, density)  # refuses nonsense before the warm-up
 
     def draw(batch: list[tuple[Tensor, Tensor]]) -> Found:
         rewound = {n: t.detach().clone() for n, t in model.state_dict().items()}
@@ -67,9 +68,9 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
             def drop(level: int = level, ranks: dict[str, Tensor] = ranks, mask: Mask = mask) -> dict[str, Tensor]:
                 model.load_state_dict(rewound)
                 train(model, task, o, o.rewind, task.epochs, f"level{level}", mask)
-                return score.later(ranks, {n: w.detach().abs() for n, w in weights(model).items()}, mask)
+                return score.ranked_after(ranks, {n: w.detach().abs() for n, w in weights(model).items()}, mask)
 
-            ranks = task.once("level", {**o.training(), "kept": [*done]}, drop)
+            ranks = task.once("level", {**o.training(), "kept": [*done], "imp": VERSION}, drop)
             keep = keep_count(share, mask.total)
             mask = select(ranks, keep, within=mask)
             done.append(keep)

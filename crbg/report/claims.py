@@ -166,7 +166,7 @@ def _gap(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
 def _loss(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
     """Judge whether an arm loses at most `most` points against a reference arm."""
     mine = values(rows, rule["experiment"], rule["arm"], rule["density"])
-    reference = values(rows, rule.get("reference_experiment", rule["experiment"]), rule["reference"], None)
+    reference = values(rows, rule.get("reference_experiment", rule["experiment"]), rule["reference"], rule.get("reference_density"))
     if mine.empty or reference.empty:
         return "not run", "no runs"
     d = stats.welch(list(reference.accuracy), list(mine.accuracy)).difference
@@ -219,7 +219,12 @@ def _collapsed(rule: Mapping[str, Any], rows: pd.DataFrame, arm: str) -> int:
 
 
 def _best(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
-    """Judge whether an arm is better than every one of others at a density: each difference's interval lies above 0."""
+    """Judge whether an arm is better than every one of others, at a density or at each of several: all intervals lie above 0."""
+    if isinstance(rule["density"], list):
+        found = [_best({**rule, "density": d}, rows) for d in rule["density"]]
+        words = [word for word, _ in found]
+        text = "; ".join(evidence for _, evidence in found)
+        return ("not run" if "not run" in words else _word(set(words) == {"reproduced"}, "not reproduced" in words)), text
     ours = values(rows, rule["experiment"], rule["arm"], rule["density"])
     if ours.empty:
         return "not run", "no runs"

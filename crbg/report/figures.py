@@ -195,7 +195,7 @@ def _winners(mine: pd.DataFrame, published: Mapping[str, Mapping[float, float]])
     right.set_xlabel("seconds of a ticket, its training included")
     _around([g.accuracy.mean() for _, g in mine.groupby(["arm", "asked"])], left)
     if published:
-        left.plot([], [], "o", color="black", mfc="none", ms=5, lw=0, label="hollow: published")
+        left.plot([], [], "o", color="black", mfc="none", ms=5, lw=0, label="hollow: published, at other rewinding points")
     figure.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 0.02), ncol=4, columnspacing=1.0)
 
 

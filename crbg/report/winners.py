@@ -30,6 +30,6 @@ def objectives(config: Config, experiment: Experiment) -> pd.DataFrame:
         line = {"arm": arm, "sparsity %": f"{100 * (1 - density):.4g}"}
         for name, title in TITLES.items():
             known = [float(v[name]) for v in group if v.get(name) is not None]
-            line[title] = f"{sum(known) / len(known):.3g}" if known else "not finite"
+            line[title] = f"{sum(known) / len(known):.3g}" if len(known) == len(group) else "not finite"
         out.append(line | {"n": str(len(group))})
     return pd.DataFrame(out)
