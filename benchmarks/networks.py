@@ -49,7 +49,7 @@ class Watched:
     """The batches of a feed, and the time that a search spends on those after the first few."""
 
     def __init__(self, feed: Feed, steps: int) -> None:
-        self.feed, self.steps, self.seconds, self.where = feed, steps, 0.0, feed.part.x.device
+        self.feed, self.steps, self.seconds, self.where = feed, steps, 0.0, feed.part.device
 
     def __len__(self) -> int:
         return WARM + self.steps
@@ -67,7 +67,7 @@ class Watched:
 
 def once(name: str, method: str, options: dict[str, Any], feed: Feed, steps: int, precision: str) -> tuple[float, float]:
     """Seconds a step and peak memory in MiB (0 on a CPU) of one short search."""
-    where, batches = feed.part.x.device, Watched(feed, steps)
+    where, batches = feed.part.device, Watched(feed, steps)
     model, _ = models.initial(name, (3, 32, 32), 10, "kaiming_normal", 1.0, 0, **KNOWN.get(name, {}))
     model = model.to(where)
     if where.type == "cuda":
@@ -125,10 +125,10 @@ def loader_rate(part: Part, batch: int, workers: int) -> float:
 def feed_rate(feed: Feed) -> float:
     """Images a second of our batches, augmented on the device."""
     for _ in range(2):
-        wait(feed.part.x.device)
+        wait(feed.part.device)
         start = time.perf_counter()
         seen = sum(len(y) for _, y in feed.epoch(1))
-        wait(feed.part.x.device)
+        wait(feed.part.device)
     return seen / (time.perf_counter() - start)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from crbg import attempts, methods, models, parallel, plan, status, store, work
 from crbg import config as configs
 from crbg.config import Cell, Config, Experiment
-from crbg.data import DATA
+from crbg.data import DATA, root
 from crbg.errors import CrbgError, choose
 from crbg.files import write_json, write_text
 
@@ -88,7 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     ver.add_argument("--out", type=Path, help="write the rows here too, as a Markdown table")
 
     data = command("data", _data, "Find or download a data set, check it, and say what it holds.", "crbg data mnist")
-    data.add_argument("name", help="one of those that `crbg list` shows")
+    data.add_argument("name", help="one of those that `crbg list` shows, or the name of your own")
+    data.add_argument("--images", type=Path, metavar="DIR", help="make it of DIR/train/<class>/* and DIR/val/<class>/*")
+    data.add_argument("--size", type=int, default=224, metavar="S", help="with --images: edge in pixels (default 224)")
     data.add_argument("--out", type=Path, help="write what was found here")
     estimate = command("plan", _plan, "Say what would run, how long it takes, and what it needs.", "crbg plan lenet_curve")
     cells(estimate)
@@ -275,7 +277,12 @@ def _verify(args: argparse.Namespace) -> int:
 def _data(args: argparse.Namespace) -> int:
     from crbg.data.images import load
 
-    found = load(args.name, _config(args).data_dir)
+    folder = _config(args).data_dir
+    if args.images:
+        from crbg.data.folder import prepare
+
+        prepare(args.name, args.images, args.size, root(folder), lambda text: print(text, flush=True))
+    found = load(args.name, folder)
     sizes = {part: len(getattr(found, part)) for part in ("train", "validation", "test")}
     print(f"{found.name}: {found.in_shape}, {sizes}, {len(found.lossy_test)} inexact test images, SHA-256 {found.digest}")
     if args.out:

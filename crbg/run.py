@@ -63,7 +63,7 @@ def training_part(spec: Spec, data: Data) -> Part:
     """Choose the images that a search may see."""
     part = data.train
     if spec.fit_on == "all":
-        part = replace(part, x=torch.cat([part.x, data.validation.x]), y=torch.cat([part.y, data.validation.y]))
+        part = part.join(data.validation)
     return part.take(slice(spec.limit)) if spec.limit else part
 
 
@@ -75,13 +75,13 @@ def feed_of(spec: Spec, data: Data, seed: int) -> Feed:
 def fresh(spec: Spec, data: Data, seed: int) -> tuple[nn.Module, dict[str, str]]:
     """Build the network with its initial tensors, and say what role each tensor has."""
     model, roles = models.initial(spec.model, data.in_shape, data.classes, spec.init, spec.scale, seed, **spec.model_args)
-    return model.to(data.train.x.device), roles
+    return model.to(data.train.device), roles
 
 
 def shelf_of(spec: Spec, seed: int, data: Data, results: Path, clock: Clock) -> Shelf:
     """Find the parts that this run shares with those of other methods, densities and options on its network, data and seed."""
     shared = replace(spec, density=None, method="random", options={}).canonical()
-    machine = {"device": data.train.x.device.type, "torch": torch.__version__}
+    machine = {"device": data.train.device.type, "torch": torch.__version__}
     return Shelf(results / "shelf", {"spec": shared, "seed": seed, "data": data.digest, **machine}, clock)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from crbg.errors import CrbgError, choose
 
@@ -20,8 +23,10 @@ class DataInfo:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     torchvision: str = ""
+    digest: str = ""  # of data made from image files, as they were when they were made
 
 
+INDEX = "index.json"
 DATA = {
     d.name: d
     for d in (
@@ -41,7 +46,30 @@ DATA = {
 
 
 def info(name: str) -> DataInfo:
-    """Look a data set up by name."""
-    if name not in DATA:
-        raise CrbgError(f"unknown data set {name!r}: {choose(name, DATA)}")
-    return DATA[name]
+    """Look a data set up by name; one made from image files (`crbg.data.folder`) has an index under the data root.
+
+    Raises:
+        CrbgError: there is none, or its index is damaged.
+    """
+    if name in DATA:
+        return DATA[name]
+    path = root() / name / INDEX
+    if not path.exists():
+        raise CrbgError(
+            f"unknown data set {name!r}: {choose(name, DATA)}; `crbg data {name} --images DIR --size S` makes one of folders of images "
+            f"under {root()}"
+        )
+    try:
+        made = json.loads(path.read_text())
+        channels, height, width = made["shape"]
+        return DataInfo(
+            name, (channels, height, width), made["classes"], made["train"], made["validation"], made["test"], tuple(made["mean"]),
+            tuple(made["std"]), digest=made["digest"],
+        )  # fmt: skip
+    except (ValueError, KeyError, TypeError) as error:
+        raise CrbgError(f"{path} is damaged ({error}); delete {path.parent} and make it again") from None
+
+
+def root(data_dir: str | None = None) -> Path:
+    """Find the data root: the argument, else CRBG_DATA, else ./data."""
+    return Path(data_dir or os.environ.get("CRBG_DATA") or "data").expanduser()

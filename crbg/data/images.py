@@ -1,13 +1,13 @@
 """Image data as uint8 tensors that live on the device, split by a rule that everyone can repeat.
 
 Sources, in this order: NAME.npz under the data root (`data_dir`, or the environment variable CRBG_DATA) with train_x, test_x
-uint8 (N, C, H, W) and train_y, test_y; torchvision's layout under the same root; a download by torchvision.
+uint8 (N, C, H, W) and train_y, test_y; torchvision's layout under the same root; a download by torchvision. Data made from image
+files (`crbg.data.folder`) stay on disk where they are large, and a batch is read as it is needed.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from crbg import rng
-from crbg.data import DataInfo, info
+from crbg.data import DataInfo, info, root
 from crbg.errors import CrbgError
 
 SPLIT_SEED = 0  # the seed of the one fixed validation split of every data set
@@ -25,20 +25,35 @@ SPLIT_SEED = 0  # the seed of the one fixed validation split of every data set
 
 @dataclass(frozen=True)
 class Part:
-    """Images uint8 (N, C, H, W) and labels int64 (N,), with what turns pixels into inputs; a `size` above 0 enlarges them to it."""
+    """Images uint8 (N, C, H, W) and labels int64 (N,), with what turns pixels into inputs; a `size` above 0 enlarges them to it.
+
+    With `rows` the part is those rows of a larger `x`, which stays where it is when the part moves to a device.
+    """
 
     x: Tensor
     y: Tensor
     mean: Tensor
     std: Tensor
     size: int = 0
+    rows: Tensor | None = None
 
     def __len__(self) -> int:
-        return len(self.x)
+        return len(self.y)
+
+    @property
+    def device(self) -> torch.device:
+        """The device on which batches are made."""
+        return self.y.device
+
+    def pixels(self, index: Tensor | slice) -> Tensor:
+        """Take images, uint8 (n, C, H, W), to the device."""
+        if self.rows is None:
+            return self.x[index]
+        return self.x[self.rows[index.cpu() if isinstance(index, Tensor) else index]].to(self.device)
 
     def inputs(self, index: Tensor | slice) -> Tensor:
         """Make a batch of inputs of these images."""
-        return self.standardise(self.x[index])
+        return self.standardise(self.pixels(index))
 
     def standardise(self, x: Tensor) -> Tensor:
         """(pixel / 255 - mean) / std per channel, float32; then enlarged, bilinearly, where a size is set."""
@@ -52,12 +67,22 @@ class Part:
             yield self.inputs(slice(i, i + size)), self.y[i : i + size]
 
     def to(self, device: torch.device) -> Part:
-        """Move everything to a device."""
-        return replace(self, **{f: getattr(self, f).to(device) for f in ("x", "y", "mean", "std")})
+        """Move everything to a device, rows of something larger excepted."""
+        fields = ("x", "y", "mean", "std") if self.rows is None else ("y", "mean", "std")
+        return replace(self, **{f: getattr(self, f).to(device) for f in fields})
 
     def take(self, kept: Tensor | slice) -> Part:
         """Keep some of the images, by a slice, a mask or numbers."""
-        return replace(self, x=self.x[kept], y=self.y[kept])
+        if self.rows is None:
+            return replace(self, x=self.x[kept], y=self.y[kept])
+        return replace(self, rows=self.rows[kept.cpu() if isinstance(kept, Tensor) else kept], y=self.y[kept])
+
+    def join(self, other: Part) -> Part:
+        """Put the images of another part of the same data behind these."""
+        y = torch.cat([self.y, other.y])
+        if self.rows is None or other.rows is None:
+            return replace(self, x=torch.cat([self.x, other.x]), y=y)
+        return replace(self, rows=torch.cat([self.rows, other.rows]), y=y)
 
 
 @dataclass(frozen=True)
@@ -125,7 +150,7 @@ class Feed:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (inputs, labels) from batch `start` on."""
-        order = self.order(epoch).to(self.part.x.device)
+        order = self.order(epoch).to(self.part.device)
         rows, columns = self.moves(epoch) if self.flip or self.crop else (None, None)
         for i in range(start, len(self)):
             at = slice(i * self.size, (i + 1) * self.size)
@@ -133,12 +158,15 @@ class Feed:
                 yield self.part.inputs(order[at]), self.part.y[order[at]]
                 continue
             channels = torch.arange(self.part.x.shape[1], device=order.device)[:, None, None]
-            moved = self.part.x[order[at][:, None, None, None], channels, rows[at][:, None, :, None], columns[at][:, None, None, :]]
+            # Rows of something larger are fetched first; from memory one gather does both.
+            source, places = (self.part.x, order[at]) if self.part.rows is None else (self.part.pixels(order[at]), torch.arange(self.size))
+            places = places.to(order.device)[:, None, None, None]
+            moved = source[places, channels, rows[at][:, None, :, None], columns[at][:, None, None, :]]
             yield self.part.standardise(moved), self.part.y[order[at]]
 
     def moves(self, epoch: int) -> tuple[Tensor, Tensor]:
         """Say which row and which column of its image each row and column of the augmented image shows, (N, H) and (N, W)."""
-        n, (height, width), device = len(self.part), self.part.x.shape[2:], self.part.x.device
+        n, (height, width), device = len(self.part), self.part.x.shape[2:], self.part.device
         drawn = rng.integers(2 * n, self.seed, "crop", str(epoch)) % np.uint64(2 * self.crop + 1)
         shift = torch.from_numpy(drawn.astype(np.int64) - self.crop).reshape(2, n, 1).to(device)
         rows = _reflected(torch.arange(height, device=device) + shift[0], height)
@@ -154,11 +182,6 @@ def _reflected(place: Tensor, size: int) -> Tensor:
     return size - 1 - (size - 1 - place.abs()).abs()
 
 
-def root(data_dir: str | None = None) -> Path:
-    """Find the data root: the argument, else CRBG_DATA, else ./data."""
-    return Path(data_dir or os.environ.get("CRBG_DATA") or "data").expanduser()
-
-
 def load(name: str, data_dir: str | None = None, download: bool = True) -> Data:
     """Load a data set and split it: a stratified validation part drawn once, with seed 0, from the training images.
 
@@ -166,6 +189,8 @@ def load(name: str, data_dir: str | None = None, download: bool = True) -> Data:
         CrbgError: unknown, missing or damaged data; the message names the file, the path and the variable.
     """
     entry = info(name)
+    if entry.digest:
+        return _made(entry, root(data_dir) / name)
     arrays = _digits() if name == "digits" else _read(entry, root(data_dir), download)
     train_x, train_y, test_x, test_y = (arrays[k] for k in ("train_x", "train_y", "test_x", "test_y"))
     digest = hashlib.sha256()
@@ -190,6 +215,31 @@ def load(name: str, data_dir: str | None = None, download: bool = True) -> Data:
         lossy_test,
         {"train": int(np.isin(kept, lossy).sum()), "validation": int(np.isin(held, lossy).sum()), "test": len(lossy_test)},
     )
+
+
+def _made(entry: DataInfo, folder: Path) -> Data:
+    """Load data made from image files; pixels are mapped, not read."""
+    found = {}
+    for part, count in (("train", entry.train + entry.validation), ("test", entry.test)):
+        try:
+            x, y = np.load(folder / f"{part}_x.npy", mmap_mode="c"), np.load(folder / f"{part}_y.npy")
+        except (OSError, ValueError) as error:
+            raise CrbgError(f"{folder} is damaged ({error}); delete it and make it again") from None
+        if x.dtype != np.uint8 or x.shape != (count, *entry.shape) or y.shape != (count,):
+            raise CrbgError(
+                f"{folder}: {part}_x is {x.dtype} {x.shape}, its index says {(count, *entry.shape)}; delete it and make it again"
+            )
+        found[part] = (torch.from_numpy(x), y)
+    mean, std = (torch.tensor(v, dtype=torch.float32) for v in (entry.mean, entry.std))
+
+    def part_of(which: str, rows: np.ndarray) -> Part:
+        x, y = found[which]
+        return Part(x, torch.from_numpy(y[rows]), mean, std, rows=torch.from_numpy(rows))
+
+    held = stratified(found["train"][1], entry.validation, SPLIT_SEED, f"validation/{entry.name}")
+    kept = np.setdiff1d(np.arange(len(found["train"][1])), held)
+    parts = (part_of("train", kept), part_of("train", held), part_of("test", np.arange(entry.test)))
+    return Data(entry.name, *parts, entry.classes, entry.digest, torch.tensor([], dtype=torch.int64))
 
 
 def stratified(labels: np.ndarray, count: int, seed: int, stream: str) -> np.ndarray:
