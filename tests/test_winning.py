@@ -522,7 +522,7 @@ def test_synflow_after_a_warm_up_looks_at_no_image(digits):
     assert masks[0] == masks[1]
 
 
-def test_dropout_sleeps_while_a_ticket_is_searched_and_wakes_for_its_training(digits):
+def test_dropout_sleeps_while_a_ticket_is_searched_and_wakes_for_all_training(digits, monkeypatch):
     seen = {"search": set(), "train": set()}
 
     class Watch(nn.Dropout):
@@ -535,15 +535,28 @@ def test_dropout_sleeps_while_a_ticket_is_searched_and_wakes_for_its_training(di
     methods.get("cts").find(owner, task, methods.options("cts", {"search": 1, "lr": 0.05, "objective": "loss"}))
     assert seen["search"] == {False}
     assert True in seen["train"]
+    awake, real = [], _winning.train
+
+    def watched(*args):
+        seen["train"].clear()
+        rows = real(*args)
+        awake.append(seen["train"].copy())
+        return rows
+
+    monkeypatch.setattr(_winning, "train", watched)
+    monkeypatch.setattr(imp, "train", watched)
+    methods.get("imp").find(owner, task, methods.options("imp", {"drop": 0.5, "lr": 0.05}))
+    assert awake == [{True}, {True}]
 
 
 def test_what_the_user_froze_stays_frozen(digits):
-    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 16), nn.ReLU(), nn.Linear(16, 10))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 16), nn.ReLU(), nn.Linear(16, 10)).eval()
     model[1].bias.requires_grad_(False)
     before = model[1].bias.clone()
     task = methods.Task(Feed(digits.train, 64, 0), 0.5, 2, 0, nn.functional.cross_entropy)
     found = methods.get("saliency").find(model, task, methods.options("saliency", {"lr": 0.05}))
     assert torch.equal(model[1].bias, before)
+    assert not model.training
     assert "1.bias" not in found.changed
     assert "3.bias" in found.changed
     for p in model.parameters():

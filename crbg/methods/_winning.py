@@ -73,6 +73,7 @@ def winning(model: nn.Module, task: Task, o: Recipe, draw: Callable[[list[tuple[
         raise CrbgError("every parameter of the model is frozen, so there is nothing to train; set requires_grad")
     if o.per_class < 1:
         raise CrbgError(f"per_class {o.per_class} must be at least 1")
+    was = model.training
     model.train()
     initial = {n: t.detach().clone() for n, t in model.state_dict().items()}
     if o.rewind:
@@ -111,6 +112,7 @@ def winning(model: nn.Module, task: Task, o: Recipe, draw: Callable[[list[tuple[
     changed = {n: t for n, t in model.state_dict().items() if not t.equal(initial[n])}
     role = "trained" if o.train or o.rewind else "redrawn"
     found.changed = {n: role for n, _ in model.named_parameters() if n in changed}
+    model.train(was)
     return found
 
 
@@ -124,6 +126,8 @@ def train(model: nn.Module, task: Task, o: Recipe, first: int, last: int, stage:
 
     under = attach.gated(model, lambda n, w: Fixed(mask[n].to(w.device, w.dtype))) if mask else contextlib.nullcontext()
     with under:
+        asleep = [m for m in model.modules() if not m.training]  # dropout, where a search trains in between
+        model.train()
         parameters = [p for p in model.parameters() if p.requires_grad]
         loss: Loss = task.loss if not o.clip else lambda out, y: task.loss(out, y) * len(y) * parallel.size()
         search = Clip(parameters, o.clip) if o.clip else None
@@ -134,6 +138,8 @@ def train(model: nn.Module, task: Task, o: Recipe, first: int, last: int, stage:
         for name, gate in attach.gates(model).items():
             if mask and not gate.scores().bool().cpu().equal(mask[name]):
                 raise CrbgError(f"the checkpoint of stage {stage!r} belongs to another ticket; delete checkpoint.{stage}.pt and run again")
+        for m in asleep:
+            m.eval()
     return rows
 
 
