@@ -48,6 +48,8 @@ def choose(config: Config, tuning: Experiment) -> dict[str, list[dict[str, Any]]
                 if found is None:
                     raise CrbgError(f"{tuning.name}: {c.spec.slug()} seed {c.seed} has not run; `crbg run {tuning.name}` first")
                 digest, record = c.spec.digest(), found["record"]
+                if any(s.epochs != c.spec.epochs for s in specs.values()):
+                    raise CrbgError(f"{tuning.name}: trials of {arm} at density {density} have different epochs, so they cannot compete")
                 specs[digest] = c.spec
                 if record["status"] != "ok" or record["validation"].get("density_missed"):
                     missed.add(digest)
