@@ -189,3 +189,13 @@ def test_an_arm_may_be_tuned_in_a_group_of_its_own(project):
     write_config(body)
     with pytest.raises(CrbgError, match=r"tuning\.groups names density 0\.4, at which no arm is tuned"):
         selection.choose(read(), read().experiment("tuning"))
+
+
+def test_trials_of_different_lengths_do_not_compete(project):
+    made = yaml.safe_load(Path("config.yaml").read_text())["experiments"]
+    made["tuning"]["arms"]["ours"]["grid"] = [GRID, {"density": [0.5], "epochs": [4], "scale": [0.3]}]
+    write_config(made)
+    for cell in read().experiment("tuning").cells:
+        put(cell, 50.0)
+    with pytest.raises(CrbgError, match=r"trials of ours at density 0\.5 have different epochs"):
+        chosen()
