@@ -37,6 +37,7 @@ def choose(config: Config, tuning: Experiment) -> dict[str, list[dict[str, Any]]
     if untuned and not config.demonstration:  # which tunes at few densities
         raise CrbgError(f"{tuning.name}.groups names density {untuned[0]}, at which no arm is tuned; add it to a grid")
     for arm in dict.fromkeys(c.arm for c in tuning.cells):
+        every = list({c.spec.digest(): c.spec for c in tuning.cells if c.arm == arm}.values())
         for density in tuning.groups:
             scores: dict[str, list[float]] = {}
             specs: dict[str, Spec] = {}
@@ -70,7 +71,8 @@ def choose(config: Config, tuning: Experiment) -> dict[str, list[dict[str, Any]]
                     "missed": len(missed),
                     "validation": round(able[best], 3),
                     "digest": best,
-                    "set": varying(specs[best], list(specs.values())),
+                    # A field that is one value here may be another at the arm's other densities, or by default.
+                    "set": {k: v for k, v in varying(specs[best], every).items() if k not in ("density", "epochs")},
                 }
             )
     return out

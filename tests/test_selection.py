@@ -199,3 +199,14 @@ def test_trials_of_different_lengths_do_not_compete(project):
         put(cell, 50.0)
     with pytest.raises(CrbgError, match=r"trials of ours at density 0\.5 have different epochs"):
         chosen()
+
+
+def test_what_all_trials_of_a_density_share_is_chosen_too(project):
+    made = yaml.safe_load(Path("config.yaml").read_text())["experiments"]
+    grids = [{"density": [0.5], "scale": [0.3], "options.lr": [0.01, 0.02]}, {"density": [0.1], "scale": [0.6], "options.lr": [0.02]}]
+    made["tuning"]["arms"]["ours"]["grid"] = grids
+    write_config(made)
+    for cell in read().experiment("tuning").cells:
+        put(cell, 50.0)
+    assert chosen(0.5)["set"] == {"scale": 0.3, "options.lr": 0.01}
+    assert chosen(0.1)["set"] == {"scale": 0.6, "options.lr": 0.02}
