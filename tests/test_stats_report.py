@@ -808,11 +808,14 @@ def test_the_projects_claims_name_what_its_configuration_runs(monkeypatch):
     for c in declared["claims"]:
         if rule := c["rule"]:
             at = {c.spec.density for c in config.experiment(rule["experiment"]).cells if c.arm == rule["arm"]}
-            wanted.append((rule["experiment"], rule["arm"], rule.get("density", next(iter(at), "no such arm"))))
+            density = rule.get("density", next(iter(at), "no such arm"))
+            densities = density if isinstance(density, list) else [density]
+            arms = [rule["arm"], *rule.get("others", []), *([rule["reference"]] if rule["type"] == "cheaper" else [])]
+            wanted += [(rule["experiment"], arm, d) for arm in arms for d in densities]
             if "other" in rule and "reference_density" in rule:
                 wanted += [(rule["experiment"], rule["other"], rule[k]) for k in ("density", "reference_density")]
             if rule["type"] == "loss":
-                wanted.append((rule.get("reference_experiment", rule["experiment"]), rule["reference"], None))
+                wanted.append((rule.get("reference_experiment", rule["experiment"]), rule["reference"], rule.get("reference_density")))
     for c in declared["contrasts"]:
         wanted += [(c["experiment"], c["a"], c["density"]), (c.get("against", c["experiment"]), c["b"], c["density"])]
     wanted += [(g["experiment"], g["arm"], g["density"]) for g in declared["goals"]]
