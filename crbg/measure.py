@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from crbg.attach import bypass, weights
 from crbg.mask import Mask
 
+ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid)
+
 
 @torch.no_grad()
 def accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], multipliers: Mapping[str, Tensor] | None = None) -> float:
@@ -38,6 +40,19 @@ def has_batch_norm(model: nn.Module) -> bool:
 
 
 @contextmanager
+def without_dropout(model: nn.Module) -> Iterator[None]:
+    """Search and measure without dropout, while batch norm keeps to the statistics of each batch."""
+    modules = [m for m in model.modules() if isinstance(m, nn.modules.dropout._DropoutNd) and m.training]
+    for m in modules:
+        m.eval()
+    try:
+        yield
+    finally:
+        for m in modules:
+            m.train()
+
+
+@contextmanager
 def recalibrated(model: nn.Module, images: Iterable[Tensor], multipliers: Mapping[str, Tensor] | None = None) -> Iterator[nn.Module]:
     """Within the block, BatchNorm statistics are cumulative averages over `images` (fixed order) under the mask."""
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
@@ -47,12 +62,10 @@ def recalibrated(model: nn.Module, images: Iterable[Tensor], multipliers: Mappin
         m.reset_running_stats()
         m.momentum = None  # torch's way of asking for a cumulative average
     model.train()
-    for dropout in (m for m in model.modules() if isinstance(m, nn.modules.dropout._DropoutNd)):
-        dropout.eval()
     raw = weights(model)
     swapped = {n: raw[n] * m.to(raw[n].device) for n, m in (multipliers or {}).items()}
     try:
-        with torch.no_grad():
+        with torch.no_grad(), without_dropout(model):
             for x in images:
                 torch.func.functional_call(model, swapped, (x,))
         yield model
@@ -111,7 +124,7 @@ def silent_units(
 
         return see
 
-    hooks = [m.register_forward_hook(watch(n)) for n, m in model.named_modules() if isinstance(m, _ACTIVATIONS)]
+    hooks = [m.register_forward_hook(watch(n)) for n, m in model.named_modules() if isinstance(m, ACTIVATIONS)]
     try:
         if hooks:
             accuracy(model, batches, multipliers)
@@ -119,9 +132,6 @@ def silent_units(
         for hook in hooks:
             hook.remove()
     return {n: int((lowest[n] == highest[n]).sum()) for n in lowest}
-
-
-_ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid)
 
 
 def alive(mask: Mask) -> Mask:

@@ -18,12 +18,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from crbg.attach import bypass, weights
 from crbg.errors import CrbgError, choose
 from crbg.fit import Loss, Objective
+from crbg.measure import ACTIVATIONS
 
 FACTORS = {"loss": 100.0, "deltaloss": 1e4, "kl": 100.0, "forward_kl": 100.0, "feature": 100.0, "grad": 100.0, "gradnorm": 1.0}
 NAMES = tuple(FACTORS)
 SECOND_ORDER = ("grad", "gradnorm")  # need the gates' gradient of a gradient
 WHOLE_BATCH = ("deltaloss", *SECOND_ORDER)  # no means over examples, so processes cannot share a batch
-_ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.GELU, nn.SiLU, nn.Tanh)
 
 
 def objective(name: str, loss: Loss) -> Objective:
@@ -88,7 +88,7 @@ def _features(model: nn.Module) -> Iterator[list[Tensor]]:
     def see(_: nn.Module, __: Any, out: Tensor) -> None:
         seen.append(out)
 
-    hooks = [m.register_forward_hook(see) for m in model.modules() if isinstance(m, _ACTIVATIONS)]
+    hooks = [m.register_forward_hook(see) for m in model.modules() if isinstance(m, ACTIVATIONS)]
     try:
         yield seen
     finally:
@@ -109,8 +109,7 @@ def _gradient_match(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> Tenso
 def _gradients(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> list[Tensor]:
     """DL / dtheta of every gateable weight, with a graph through the gates; the weights themselves keep no gradient."""
     raw = {id(w) for w in weights(model).values()}
-    names = [n for n, p in model.named_parameters() if id(p) in raw]
-    leaves = {n: p.detach().requires_grad_() for n, p in model.named_parameters() if n in names}
+    leaves = {n: p.detach().requires_grad_() for n, p in model.named_parameters() if id(p) in raw}
     with sdpa_kernel(SDPBackend.MATH):  # the fused kernels of attention have no second derivative
         value = loss(functional_call(model, leaves, (x,)), y)
     return list(torch.autograd.grad(value, list(leaves.values()), create_graph=True))

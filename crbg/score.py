@@ -94,24 +94,30 @@ SCORES: dict[str, Score] = {
 }  # fmt: skip
 
 
-def prune(model: nn.Module, name: str, density: float, rounds: int, batches: Some, loss: Loss, seed: int) -> tuple[Mask, dict[str, Tensor]]:
+def by_name(name: str) -> Score:
+    """Return a score, or say which ones there are."""
+    if name not in SCORES:
+        raise CrbgError(f"unknown score {name!r}: {choose(name, SCORES)}")
+    return SCORES[name]
+
+
+def prune(model: nn.Module, name: str, density: float, rounds: int, batches: Some, loss: Loss, seed: int) -> dict[str, Tensor]:
     """Score and select in `rounds` rounds, at density^(t / rounds) after round t, within what was kept before.
 
-    Returns the mask and the scores that rank all weights: those of the round in which a weight was dropped, with later rounds first.
+    Returns the scores that rank all weights, as `select` takes them: those of the round in which a weight was dropped, later rounds first.
     """
     from crbg.attach import weights
 
-    if name not in SCORES:
-        raise CrbgError(f"unknown score {name!r}: {choose(name, SCORES)}")
+    score = by_name(name)
     if rounds < 1:
         raise CrbgError(f"rounds {rounds} must be at least 1")
     raw = {n: w.detach() for n, w in weights(model).items()}
     mask, ranks = Mask.full(raw), {n: torch.zeros(w.shape, dtype=torch.float64) for n, w in raw.items()}
     for t in range(1, rounds + 1):
-        scores = SCORES[name](model, {n: w * mask[n].to(w.device) for n, w in raw.items()}, batches, loss, seed)
+        scores = score(model, {n: w * mask[n].to(w.device) for n, w in raw.items()}, batches, loss, seed)
         ranks = ranked_after(ranks, scores, mask)
         mask = select(scores, keep_count(density ** (t / rounds), mask.total), within=mask)
-    return mask, ranks
+    return ranks
 
 
 def ranked_after(ranks: Mapping[str, Tensor], scores: Mapping[str, Tensor], within: Mask) -> dict[str, Tensor]:

@@ -1,12 +1,16 @@
+import dataclasses
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from crbg import cli, models
+from crbg import cli, config, models
 from crbg.data import images
 from crbg.init import initialise
+from crbg.run import Bench, execute
+from crbg.verify import Verifier
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -25,6 +29,22 @@ def crbg(capsys):
         return code, out.out, out.err
 
     return type_in
+
+
+@pytest.fixture
+def one_run(tmp_path, monkeypatch, digits):
+    """Do and verify the run of a spec in an empty project: its bench, its spec, its record, and the verifier's row."""
+
+    def do(spec):
+        monkeypatch.chdir(tmp_path)
+        body = {"seeds": [0], "base": dataclasses.asdict(spec) | {"options": dict(spec.options)}, "arms": {"a": {}}}
+        made = config.check({"experiments": {"one": body}}, ("here",))
+        bench, cell = Bench(made.results, loaded={"digits": digits}), made.experiment("one").cells[0]
+        record = execute(cell.spec, 0, bench)
+        row = Verifier(made, bench).check(cell, {"record": record, "origin": "this run"})
+        return SimpleNamespace(bench=bench, spec=cell.spec, record=record, row=row)
+
+    return do
 
 
 @pytest.fixture

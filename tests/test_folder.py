@@ -1,6 +1,5 @@
 """Data made from folders of image files: pixels, splits, going on after an interruption, and runs on them, also by two processes."""
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -17,9 +16,9 @@ from crbg import config as configs
 from crbg.data import folder, info
 from crbg.data.images import Feed, Part, load
 from crbg.errors import CrbgError
-from crbg.run import Bench, evaluate, execute
+from crbg.run import evaluate
 from crbg.spec import Spec
-from crbg.verify import BARE, PASS, Verifier
+from crbg.verify import BARE, PASS
 
 
 def draw(where, counts, seed=0, shape=(12, 16)):
@@ -83,7 +82,8 @@ def test_parts_are_rows_of_one_array_and_equal_to_those_in_memory(images):
     assert torch.equal(whole.pixels(slice(77, 80)), data.validation.pixels(slice(None)))
 
 
-def test_making_goes_on_where_it_was_interrupted(images, monkeypatch):
+@pytest.mark.parametrize("lost", [False, True])
+def test_making_goes_on_where_it_was_interrupted_unless_the_arrays_are_lost(images, monkeypatch, lost):
     folder.prepare("whole", images, 12, root())
     decoded, real = [], folder._square
 
@@ -100,11 +100,20 @@ def test_making_goes_on_where_it_was_interrupted(images, monkeypatch):
     assert not (root() / "mine").exists()
     done = json.loads((root() / "mine.partial/state.json").read_text())["done"]["train"]
     assert done == 48
+    if lost:
+        (root() / "mine.partial/train_x.npy").unlink()
     folder.prepare("mine", images, 12, root(), batch=16)
-    assert len(decoded) == 50 + 32 + 20  # the rest of the training images, then the test part
+    assert len(decoded) == 50 + (80 if lost else 32) + 20  # the rest of the training images, then the test part
     for file in ("train_x.npy", "train_y.npy", "test_x.npy", "index.json"):
         assert (root() / "mine" / file).read_bytes() == (root() / "whole" / file).read_bytes()
     assert not (root() / "mine.partial").exists()
+
+
+def test_a_folder_that_is_no_prepared_data_set_is_left_alone(images):
+    draw(root() / "mine", {"train": 2, "val": 2})
+    with pytest.raises(CrbgError, match="is there already and no prepared data set"):
+        folder.prepare("mine", root() / "mine", 12, root())
+    assert (root() / "mine/train/a/000.png").exists()
 
 
 def test_images_that_changed_meanwhile_are_read_again(images):
@@ -118,18 +127,13 @@ def test_images_that_changed_meanwhile_are_read_again(images):
 
 
 @pytest.mark.parametrize("method", ["crbg", "saliency"])
-def test_a_run_learns_is_evaluated_and_verified(images, tmp_path, monkeypatch, method):
-    monkeypatch.chdir(tmp_path)
+def test_a_run_learns_is_evaluated_and_verified(images, one_run, method):
     folder.prepare("mine", images, 12, root())
     spec = Spec("mine", "lenet-16", method, 0.5, init="kaiming_normal", epochs=5, batch=11, flip=True, crop=1)
-    body = {"seeds": [0], "base": dataclasses.asdict(spec) | {"options": {}}, "arms": {"a": {}}}
-    config = configs.check({"experiments": {"one": body}}, ("here",))
-    cell, bench = config.experiment("one").cells[0], Bench(config.results)
-    record = execute(cell.spec, 0, bench)
-    assert record["train_images"] == 77
-    assert evaluate(cell.spec, 0, bench)["test"]["readings"]["binary"]["accuracy"] > 90
-    row = Verifier(config, bench).check(cell, {"record": record, "origin": "this run"})
-    assert (row.verdict, row.remarks) == (PASS if method == "crbg" else BARE, ())
+    done = one_run(spec)
+    assert done.record["train_images"] == 77
+    assert evaluate(done.spec, 0, done.bench)["test"]["readings"]["binary"]["accuracy"] > 90
+    assert (done.row.verdict, done.row.remarks) == (PASS if method == "crbg" else BARE, ())
 
 
 def test_two_processes_train_one_winning_ticket(images, tmp_path):

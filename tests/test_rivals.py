@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from crbg import attach, control, methods, rivals
+from crbg import attach, control, methods, rivals, run
 from crbg.data.images import Feed
 from crbg.errors import CrbgError
 from crbg.fit import Clock, OutOfTime
@@ -16,9 +16,8 @@ from crbg.init import initialise
 from crbg.mask import Mask
 from crbg.measure import accuracy
 from crbg.models import build
-from crbg.run import Bench, execute
 from crbg.spec import Spec
-from crbg.verify import PASS, Verifier
+from crbg.verify import PASS
 
 BASE = Spec("digits", "lenet-32-16", "concrete", 0.2, scale=0.5, epochs=4, batch=64)
 SIGNED = {"init": "signed_constant", "scale": 2.0}
@@ -77,17 +76,8 @@ def test_a_density_is_needed(digits, spec):
 
 
 @pytest.mark.parametrize("spec", [*SPECS.values(), STG], ids=[*SPECS, "stg"])
-def test_a_run_is_recorded_and_verified(digits, spec, tmp_path, monkeypatch):
-    from crbg import config as configs
-
-    monkeypatch.chdir(tmp_path)
-    body = {"seeds": [0], "base": {k: v for k, v in dataclasses.asdict(spec).items() if k != "options"}, "arms": {"a": {}}}
-    body["base"] |= {"options": dict(spec.options)}
-    config = configs.check({"experiments": {"one": body}}, ("here",))
-    bench = Bench(config.results, loaded={"digits": digits})
-    cell = config.experiment("one").cells[0]
-    record = execute(cell.spec, 0, bench)
-    row = Verifier(config, bench).check(cell, {"record": record, "origin": "this run"})
+def test_a_run_is_recorded_and_verified(spec, one_run):
+    row = one_run(spec).row
     assert (row.verdict, row.remarks) == (PASS, ())
 
 
@@ -324,29 +314,21 @@ def test_redrawn_weights_come_from_the_initial_ones_and_only_outside_the_mask(di
         rivals.Redraw(weights, gates, seed=3, period=0, rate=0.2)
 
 
-def test_a_redrawn_ticket_says_so_and_is_read_with_its_own_weights(digits, tmp_path, monkeypatch):
-    from crbg import config as configs
-    from crbg import run
-
-    monkeypatch.chdir(tmp_path)
+def test_a_redrawn_ticket_says_so_and_is_read_with_its_own_weights(digits, one_run):
     model, found = search(digits, REDRAWN)
     assert set(found.changed.values()) == {"redrawn"}
-    base = dataclasses.asdict(REDRAWN) | {"options": dict(REDRAWN.options)}
-    body = {"seeds": [0], "role": "main", "base": base, "arms": {"a": {}}}
-    config = configs.check({"experiments": {"one": body}}, ("here",))
-    bench, cell = Bench(config.results, loaded={"digits": digits}), config.experiment("one").cells[0]
-    record = execute(cell.spec, 0, bench)
+    done = one_run(REDRAWN)
+    bench, record = done.bench, done.record
+    assert done.row.verdict == "PASS without ticket"
     assert record["roles"]["redrawn"] == sorted(found.changed)
     assert record["validation"]["readings"]["binary"]["accuracy"] == pytest.approx(accuracy(model, digits.validation.batches(), found.mask))
-    where = run.folder(config.results, cell.spec, 0)
+    where = run.folder(bench.results, done.spec, 0)
     assert not (where / "ticket.safetensors").exists()  # a ticket is a seed and a mask, which is not enough here
-    fresh, _ = run.fresh(cell.spec, digits, 0)
+    fresh, _ = run.fresh(done.spec, digits, 0)
     assert run.reopen(where, fresh).changed == found.changed
     assert all(torch.equal(a, b) for a, b in zip(fresh.state_dict().values(), model.state_dict().values(), strict=True))
-    tested = run.evaluate(cell.spec, 0, bench)["test"]["readings"]["binary"]["accuracy"]
+    tested = run.evaluate(done.spec, 0, bench)["test"]["readings"]["binary"]["accuracy"]
     assert tested == pytest.approx(accuracy(model, digits.test.batches(), found.mask))
-    row = Verifier(config, bench).check(cell, {"record": record, "origin": "this run"})
-    assert row.verdict == "PASS without ticket"
 
 
 def test_without_redrawing_iterand_is_edge_popup(digits):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from crbg import attach, config, methods, run
+from crbg import attach, methods, run
 from crbg.data.images import Feed
 from crbg.errors import CrbgError
 from crbg.fit import Clock, Later, OutOfTime, fit
@@ -19,7 +19,7 @@ from crbg.models import build
 from crbg.run import Bench, execute
 from crbg.shelf import Shelf
 from crbg.spec import Spec, folder
-from crbg.verify import BARE, PASS, Verifier
+from crbg.verify import BARE, PASS
 
 RECIPE = {"lr": 0.05, "rewind": 1}
 BASE = Spec("digits", "lenet-32-16", "cts", 0.2, init="kaiming_normal", epochs=4, batch=64, options={**RECIPE, "search": 3})
@@ -370,28 +370,23 @@ def test_a_control_hurts_a_ticket_that_found_its_weights(bench):
 
 
 @pytest.mark.parametrize("spec", [*SPECS.values(), NORM], ids=[*SPECS, "norm"])
-def test_a_run_is_recorded_evaluated_and_verified(digits, spec, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    body = {"seeds": [0], "base": dataclasses.asdict(spec) | {"options": dict(spec.options)}, "arms": {"a": {}}}
-    made = config.check({"experiments": {"one": body}}, ("here",))
-    cell = made.experiment("one").cells[0]
-    bench = Bench(made.results, loaded={"digits": digits})
-    record = execute(cell.spec, 0, bench)
-    row = Verifier(made, bench).check(cell, {"record": record, "origin": "this run"})
-    assert (row.verdict, row.remarks) == (BARE, ())
+def test_a_run_is_recorded_evaluated_and_verified(digits, spec, one_run):
+    done = one_run(spec)
+    bench, record = done.bench, done.record
+    assert (done.row.verdict, done.row.remarks) == (BARE, ())
     # Read again as the test part is read, trained tensors and rewinding point come back from the files.
     nothing_lossy = torch.tensor([], dtype=torch.int64)
     bench.loaded["digits"] = dataclasses.replace(digits, test=digits.validation, lossy_test=nothing_lossy)
-    found = run.evaluate(cell.spec, 0, bench)
+    found = run.evaluate(done.spec, 0, bench)
     readings = record["validation"]["readings"]
     assert found["test"]["readings"] == readings
     # What is said of the exact images is read as the headline is, which shows where all images are exact.
-    (folder(made.results, cell.spec, 0) / "evaluation.json").unlink()
+    (folder(bench.results, done.spec, 0) / "evaluation.json").unlink()
     last = torch.tensor([len(digits.validation)])
     again = dataclasses.replace(digits.validation, x=torch.cat([digits.validation.x, digits.validation.x[:1]]),
                                 y=torch.cat([digits.validation.y, digits.validation.y[:1]]))  # fmt: skip
     bench.loaded["digits"] = dataclasses.replace(digits, test=again, lossy_test=last)
-    clean = run.evaluate(cell.spec, 0, bench)["test_without_lossy"]["binary"]
+    clean = run.evaluate(done.spec, 0, bench)["test_without_lossy"]["binary"]
     assert clean == {k: v for k, v in readings["binary"].items() if k != "density"}
 
 
@@ -427,14 +422,8 @@ def test_a_layer_that_a_ticket_does_without_is_no_collapse_once_weights_are_trai
     assert execute(with_options(spec, train=False), 0, bench)["status"] == "collapse"
 
 
-def test_a_strong_ticket_of_cts_verifies(digits, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    spec = with_options(BASE, rewind=0, train=False)
-    body = {"seeds": [0], "base": dataclasses.asdict(spec) | {"options": dict(spec.options)}, "arms": {"a": {}}}
-    made = config.check({"experiments": {"one": body}}, ("here",))
-    cell = made.experiment("one").cells[0]
-    bench = Bench(made.results, loaded={"digits": digits})
-    row = Verifier(made, bench).check(cell, {"record": execute(cell.spec, 0, bench), "origin": "this run"})
+def test_a_strong_ticket_of_cts_verifies(one_run):
+    row = one_run(with_options(BASE, rewind=0, train=False)).row
     assert (row.verdict, row.remarks) == (PASS, ())
 
 

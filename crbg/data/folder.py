@@ -11,7 +11,6 @@ import functools
 import hashlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,9 +36,11 @@ def prepare(name: str, images: Path, size: int, root: Path, tell: Callable[[str]
 
     if name in DATA:
         raise CrbgError(f"{name!r} is a data set that is known already; choose another name")
+    out, partial = root / name, root / f"{name}.partial"
+    if out.exists() and not (out / INDEX).exists():
+        raise CrbgError(f"{out} is there already and no prepared data set; choose another name, or move it away")
     if size < 8:
         raise CrbgError(f"size {size}: images of at least 8 pixels are needed")
-    out, partial = root / name, root / f"{name}.partial"
     if (out / INDEX).exists():
         there = json.loads((out / INDEX).read_text())
         if there["shape"][1] != size:
@@ -62,7 +63,8 @@ def prepare(name: str, images: Path, size: int, root: Path, tell: Callable[[str]
     files = {p: hashlib.sha256("\n".join(f for f, _ in s.samples).encode()).hexdigest() for p, s in sets.items()}
     fresh: dict[str, Any] = {"size": size, "files": files, "done": dict.fromkeys(sets, 0), "sum": [0] * 3, "squares": [0] * 3}
     state = json.loads(state_file.read_text()) if state_file.exists() else fresh
-    if (state["size"], state["files"]) != (size, files):
+    lost = any(done and not (partial / f"{p}_x.npy").exists() for p, done in state["done"].items())
+    if lost or (state["size"], state["files"]) != (size, files):
         state = fresh  # the images are others now
     for part, images_of in sets.items():
         _fill(part, images_of, partial, state, state_file, batch, tell)
@@ -83,8 +85,6 @@ def prepare(name: str, images: Path, size: int, root: Path, tell: Callable[[str]
     }  # fmt: skip
     write_json(partial / INDEX, index)
     state_file.unlink()
-    if out.exists():
-        shutil.rmtree(out)
     partial.replace(out)
     return out
 
@@ -92,8 +92,7 @@ def prepare(name: str, images: Path, size: int, root: Path, tell: Callable[[str]
 def _fill(part: str, images: Any, folder: Path, state: dict[str, Any], state_file: Path, batch: int, tell: Callable[[str], None]) -> None:
     """Decode the images that are still missing, in their order, and note how far it came."""
     path, n, size = folder / f"{part}_x.npy", len(images), state["size"]
-    mode = "r+" if state["done"][part] and path.exists() else "w+"
-    pixels = np.lib.format.open_memmap(path, mode, np.uint8, (n, 3, size, size)) if mode == "w+" else np.load(path, mmap_mode="r+")
+    pixels = np.lib.format.open_memmap(path, "r+" if state["done"][part] else "w+", np.uint8, (n, 3, size, size))
     rest = torch.utils.data.Subset(images, range(state["done"][part], n))
     workers = min(16, (os.cpu_count() or 1) - 1) if len(rest) > 1000 else 0
     began, first, noted = time.monotonic(), state["done"][part], time.monotonic()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,6 @@ from crbg.errors import CrbgError, choose
 from crbg.methods import Found, Task
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
     from crbg.fit import Loss, Row
@@ -61,7 +59,7 @@ def winning(model: nn.Module, task: Task, o: Recipe, draw: Callable[[list[tuple[
 
     `draw` finds the model with its weights at the rewinding point and may leave it in any state.
     """
-    from crbg import objectives, parallel, sanity, score
+    from crbg import measure, objectives, parallel, sanity, score
 
     if o.control not in CONTROLS:
         raise CrbgError(f"unknown control {o.control!r}: {choose(o.control, CONTROLS)}")
@@ -86,7 +84,7 @@ def winning(model: nn.Module, task: Task, o: Recipe, draw: Callable[[list[tuple[
     rewound = {n: t.detach().clone() for n, t in model.state_dict().items()}
     batch = score.balanced_batch(model, plain(task), o.per_class)
     model.load_state_dict(rewound)  # looking at the batch moved batch norm's statistics
-    with without_dropout(model):
+    with measure.without_dropout(model):
         found = draw(batch)
         if parallel.size() > 1:  # every process scored for itself, and rounding may differ
             found.mask, found.scores = parallel.told((found.mask, found.scores))
@@ -103,15 +101,12 @@ def winning(model: nn.Module, task: Task, o: Recipe, draw: Callable[[list[tuple[
     elif o.control == "reinit":
         assert task.redraw is not None
         model.load_state_dict(dict(task.redraw(task.seed + REDRAW)))
-    start = {n: t.detach().clone() for n, t in model.state_dict().items()}
-    different = {n: t.cpu() for n, t in start.items() if not t.equal(initial[n])}
     if o.train:
-        found.start = different
+        found.start = {n: t.detach().clone().cpu() for n, t in model.state_dict().items() if not t.equal(initial[n])}
         found.history = train(model, task, o, o.rewind, task.epochs, "ticket", found.mask)
         found.soft = {}  # gates of weights that are no more
-    changed = {n: t for n, t in model.state_dict().items() if not t.equal(initial[n])}
     role = "trained" if o.train or o.rewind else "redrawn"
-    found.changed = {n: role for n, _ in model.named_parameters() if n in changed}
+    found.changed = {n: role for n, p in model.named_parameters() if not p.equal(initial[n])}
     model.train(was)
     return found
 
@@ -121,7 +116,7 @@ def train(model: nn.Module, task: Task, o: Recipe, first: int, last: int, stage:
     import contextlib
 
     from crbg import attach, parallel
-    from crbg.fit import Clip, Later
+    from crbg.fit import Clip, Later, optimiser
     from crbg.gate import Fixed
 
     under = attach.gated(model, lambda n, w: Fixed(mask[n].to(w.device, w.dtype))) if mask else contextlib.nullcontext()
@@ -131,8 +126,9 @@ def train(model: nn.Module, task: Task, o: Recipe, first: int, last: int, stage:
         parameters = [p for p in model.parameters() if p.requires_grad]
         loss: Loss = task.loss if not o.clip else lambda out, y: task.loss(out, y) * len(y) * parallel.size()
         search = Clip(parameters, o.clip) if o.clip else None
+        made = optimiser(o.optimiser, parameters, o.lr, o.momentum, o.weight_decay)
         rows = task.fit(
-            model, _optimiser(o, parameters), search, loss, lambda progress: steps((first + progress * (last - first)) / task.epochs),
+            model, made, search, loss, lambda progress: steps((first + progress * (last - first)) / task.epochs),
             epochs=last - first, stage=stage, batches=Later(task.batches, first),
         )  # fmt: skip
         for name, gate in attach.gates(model).items():
@@ -143,21 +139,6 @@ def train(model: nn.Module, task: Task, o: Recipe, first: int, last: int, stage:
     return rows
 
 
-@contextmanager
-def without_dropout(model: nn.Module) -> Iterator[None]:
-    """Search and measure without dropout, while batch norm keeps to the statistics of each batch."""
-    from torch.nn.modules.dropout import _DropoutNd
-
-    modules = [m for m in model.modules() if isinstance(m, _DropoutNd) and m.training]
-    for m in modules:
-        m.eval()
-    try:
-        yield
-    finally:
-        for m in modules:
-            m.train()
-
-
 def steps(progress: float) -> float:
     """Divide the rate by ten at half and at three quarters of the training."""
     return 1.0 if progress < 0.5 else 0.1 if progress < 0.75 else 0.01
@@ -166,18 +147,6 @@ def steps(progress: float) -> float:
 def plain(task: Task) -> Any:
     """Give the task's batches without augmentation, where they have any."""
     return task.batches.plain() if hasattr(task.batches, "plain") else task.batches
-
-
-def _optimiser(o: Recipe, parameters: list[Any]) -> torch.optim.Optimizer:
-    import torch
-
-    makers: dict[str, Callable[[], torch.optim.Optimizer]] = {
-        "sgd": lambda: torch.optim.SGD(parameters, o.lr, o.momentum, weight_decay=o.weight_decay),
-        "adam": lambda: torch.optim.Adam(parameters, o.lr, weight_decay=o.weight_decay, fused=True),
-    }
-    if o.optimiser not in makers:
-        raise CrbgError(f"unknown optimiser {o.optimiser!r}: {choose(o.optimiser, makers)}")
-    return makers[o.optimiser]()
 
 
 def _rounded(values: dict[str, float]) -> dict[str, float | None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,25 +26,19 @@ class Options:
 
 def find(model: nn.Module, task: Task, options: Options) -> Found:
     """Train every parameter of the part; the mask keeps everything."""
-    import torch
-
     from crbg.attach import frozen, weights
+    from crbg.fit import optimiser
     from crbg.init import norms
     from crbg.mask import Mask
 
-    makers: dict[str, Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]] = {
-        "adam": lambda p: torch.optim.Adam(p, lr=options.lr, fused=True),
-        "sgd": lambda p: torch.optim.SGD(p, lr=options.lr, momentum=0.9),
-    }
-    if options.optimiser not in makers:
-        raise CrbgError(f"unknown optimiser {options.optimiser!r}: {choose(options.optimiser, makers)}")
     if options.part not in ("all", "norm"):
         raise CrbgError(f"unknown part {options.part!r}: {choose(options.part, ('all', 'norm'))}")
     named = dict(model.named_parameters()) if options.part == "all" else norms(model)
     if not named:
         raise CrbgError("part is norm, but no normalisation of the network has gains or shifts")
+    made = optimiser(options.optimiser, list(named.values()), options.lr)
     with frozen(model):
         for p in named.values():
             p.requires_grad_(True)
-        history = task.fit(model, makers[options.optimiser](list(named.values())))
+        history = task.fit(model, made)
     return Found(Mask.full(weights(model)), changed=dict.fromkeys(named, "trained"), history=history)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crbg.errors import CrbgError, choose
+from crbg.errors import CrbgError
 from crbg.methods import Found, Task, Traits
 from crbg.methods._ranked import asked
 from crbg.methods._winning import Recipe, winning
@@ -41,15 +41,13 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
     o, density = options, asked(task, "saliency")
     if o.rounds < 0:
         raise CrbgError(f"rounds {o.rounds} must be at least 0")
+    score.by_name(o.score)  # refused before the warm-up
     rounds = o.rounds or (100 if o.score == "synflow" else 1)
-
-    if o.score not in score.SCORES:
-        raise CrbgError(f"unknown score {o.score!r}: {choose(o.score, score.SCORES)}")
 
     def draw(batch: list[tuple[Tensor, Tensor]]) -> Found:
         scores = task.once(
             "scores", {**o.parts(), "density": density, "saliency": VERSION},
-            lambda: score.prune(model, o.score, density, rounds, batch, task.loss, task.seed)[1],
+            lambda: score.prune(model, o.score, density, rounds, batch, task.loss, task.seed),
         )  # fmt: skip
         return Found(select(scores, keep_count(density, sum(s.numel() for s in scores.values()))), scores=scores)
 
