@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
 import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -99,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     cells(state)
     names = command("list", _list, "List experiments, methods with their options, models and data sets.", "crbg list methods")
     names.add_argument("kind", nargs="?", choices=LISTS, help="only these; everything if absent")
+    names.add_argument("name", nargs="?", help="one of the methods: what it does, and what its options mean")
     sel = command("select", _select, "Apply the selection rule to the tuning records and write paper/selected.yaml.", "crbg select")
     sel.add_argument("--out", type=Path, help="write elsewhere, for comparison with the committed choice")
     rec = command("record", _record, "Copy finished records into results/recorded, to be committed.", "crbg record lenet_curve")
@@ -312,6 +314,12 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace) -> int:
+    if args.name:
+        if args.kind != "methods":
+            raise CrbgError(f"only methods have more to say: crbg list methods {args.name}")
+        method = methods.get(args.name)
+        print("\n\n".join(inspect.cleandoc(str(o.__doc__)) for o in (method, *method.Options.__mro__[:-1])))
+        return 0
     config, kinds = _config(args), [args.kind] if args.kind else list(LISTS)
     blocks = []
     for kind in kinds:

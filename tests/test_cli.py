@@ -107,6 +107,14 @@ def test_list_names_one_kind_alone(project, crbg):
     assert [line.split()[0] for line in parts["experiments"].splitlines()][:2] == ["tuning", "curve"]
 
 
+def test_list_explains_the_options_of_a_method(project, crbg):
+    out = crbg("list", "methods", "imp")[1]
+    for said in ("the lottery ticket itself", "drop: share of the surviving", "rewind: epochs of dense training"):
+        assert said in out
+    assert "did you mean 'imp'" in refused(crbg("list", "methods", "impp"))
+    assert "only methods have more to say" in refused(crbg("list", "data", "mnist"))
+
+
 def test_list_names_everything_there_is_to_choose(project, crbg):
     code, out, _ = crbg("list")
     assert code == 0

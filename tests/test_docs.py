@@ -136,6 +136,24 @@ def test_method_example_finds_tickets(monkeypatch, tmp_path):
     methods.get.cache_clear()
 
 
+def test_a_new_method_joins_the_comparison_as_its_page_says(tmp_path, monkeypatch):
+    from crbg import methods
+
+    (tmp_path / "joined.yaml").write_text(blocks("docs/adding-a-method.md", "yaml")[1])
+    (tmp_path / "methods").mkdir()
+    (tmp_path / "methods/sensitivity.py").write_text(blocks("docs/adding-a-method.md", "python")[0])
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path / "methods")])
+    monkeypatch.chdir(ROOT)
+    joined = config.read(["config.yaml", str(tmp_path / "joined.yaml")])
+    trials = [c for c in joined.experiment("lenet_rivals_tune").cells if c.arm == "sensitivity"]
+    rows = [c for c in joined.experiment("lenet_rivals").cells if c.arm == "sensitivity"]
+    assert {c.spec.density for c in trials} == {c.spec.density for c in rows} == {0.5, 0.1, 0.05, 0.02}
+    assert len(trials) == 4 * 3 * 2
+    assert joined.unchosen(rows) == ["lenet_rivals.sensitivity"]
+    sys.modules.pop("crbg.methods.sensitivity", None)
+    methods.get.cache_clear()
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_prose_keeps_to_its_own_words(page):
     text = (ROOT / page).read_text().replace("`prune_rate` is not used", "")
