@@ -130,11 +130,15 @@ class Clipped(Gaussian):
 class Concrete(Budgeted):
     """CTS (Arora & Teuscher 2025): m = sigmoid(L / tau + a), L logistic; the budget counts sigmoid(a), the gate without noise."""
 
+    def __init__(self, initial: Tensor, tau: float = TAU) -> None:
+        super().__init__(initial)
+        self.tau = tau
+
     def effective(self, w: Tensor) -> Tensor:
-        return w * (self.logit + self.noise() / TAU if self.sampling else self.logit).sigmoid()
+        return w * (self.logit + self.noise() / self.tau if self.sampling else self.logit).sigmoid()
 
     @classmethod
-    def start(cls, p: float) -> float:
+    def start(cls, p: float, tau: float = TAU) -> float:
         """Return the parameter at which the budget counts p."""
         return logit(p)
 
@@ -143,23 +147,23 @@ class Concrete(Budgeted):
 
     def open_probability(self) -> Tensor:
         """P(m > 1/2) = sigmoid(tau a)."""
-        return (TAU * self.logit.detach()).sigmoid()
+        return (self.tau * self.logit.detach()).sigmoid()
 
 
 class Bernoulli(Concrete):
     """The same gate with a budget of probabilities: p = P(m > 1/2) = sigmoid(tau a)."""
 
     @classmethod
-    def start(cls, p: float) -> float:
+    def start(cls, p: float, tau: float = TAU) -> float:
         """Return the parameter at which the budget counts p."""
-        return logit(p) / TAU
+        return logit(p) / tau
 
     def expected(self) -> Tensor:
         return self.open_probability()
 
     def slope(self) -> Tensor:
         p = self.expected()
-        return TAU * p * (1 - p)
+        return self.tau * p * (1 - p)
 
 
 class HardConcrete(Budgeted):

@@ -372,9 +372,10 @@ def test_a_clipped_gate_is_above_a_half_as_often_as_its_budget_says():
         assert float((drawn > 0.5).double().mean()) == pytest.approx(p, abs=3 * math.sqrt(p * (1 - p) / 200_000))
 
 
-def test_a_bernoulli_budget_counts_what_is_above_a_half():
+@pytest.mark.parametrize("tau", [2 / 3, 2.0])
+def test_a_bernoulli_budget_counts_what_is_above_a_half(tau):
     torch.manual_seed(0)
-    gate = rivals.Bernoulli(torch.full((200_000,), rivals.Bernoulli.start(0.1)))
+    gate = rivals.Bernoulli(torch.full((200_000,), rivals.Bernoulli.start(0.1, tau)), tau)
     gate.sampling = True
     assert float(gate.expected().mean()) == pytest.approx(0.1, rel=1e-4)
     assert float((gate(torch.ones(200_000)).detach() > 0.5).double().mean()) == pytest.approx(0.1, abs=3 * math.sqrt(0.09 / 200_000))
@@ -386,7 +387,7 @@ def test_a_bernoulli_budget_counts_what_is_above_a_half():
 @pytest.mark.parametrize("kind", ["clipped", "bernoulli", "concrete", "hard"])
 def test_slopes_of_budgets_are_derivatives(kind):
     values = torch.linspace(-2, 2, 9, dtype=torch.float64)
-    kinds = {"bernoulli": rivals.Bernoulli, "concrete": rivals.Concrete, "hard": rivals.HardConcrete}
+    kinds = {"bernoulli": lambda a: rivals.Bernoulli(a, 2.0), "concrete": rivals.Concrete, "hard": rivals.HardConcrete}
     gate = Clipped64(values) if kind == "clipped" else kinds[kind](values)
     slope = gate.slope()
     with torch.no_grad():

@@ -475,6 +475,7 @@ def test_an_objective_takes_the_place_of_the_loss(digits):
         (with_options(BASE, gate="clipped", objective="grad"), "second derivatives"),
         (with_options(BASE, gate="clipped", budget="bernoulli"), "budget is for Concrete gates"),
         (with_options(BASE, search=0), "search 0"),
+        (with_options(BASE, tau=0.0), "tau 0.0 must be above 0"),
         (with_options(BASE, control="swap"), "unknown control 'swap'"),
         (with_options(BASE, rewind=4), "rewind 4 must lie between 0 and the 4 epochs"),
         (with_options(BASE, optimiser="sdg"), "unknown optimiser 'sdg'.*sgd"),

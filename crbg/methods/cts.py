@@ -31,10 +31,10 @@ TRAITS = Traits("pathwise, Concrete", "exact of all together (cut at the end)", 
 class Options(Recipe):
     """objective: loss, deltaloss, kl (reverse), forward_kl, feature, grad, gradnorm. search: its epochs. search_lr: Adam's.
 
-    decay_at: share of the search after which the rate falls to a tenth. gate: concrete, or clipped (CRBG's Gaussian gate, of standard
-    deviation `noise`). budget: what is counted of a Concrete gate, its value without noise (`plain`, as the authors' code) or the
-    probability that it is above 1/2 (`bernoulli`). begin: openness at the start, 0 for the density. controller: gradbalance (slack:
-    the budget is that many times the target; memory: of its moving average) or lagrange (multiplier_lr: rate of its ascent).
+    decay_at: share of the search after which the rate falls to a tenth. gate: concrete (of temperature `tau`), or clipped (CRBG's Gaussian
+    gate, of standard deviation `noise`). budget: what is counted of a Concrete gate, its value without noise (`plain`, as the authors'
+    code) or the probability that it is above 1/2 (`bernoulli`). begin: openness at the start, 0 for the density. controller: gradbalance
+    (slack: the budget is that many times the target; memory: of its moving average) or lagrange (multiplier_lr: rate of its ascent).
     """
 
     objective: str = "kl"
@@ -42,6 +42,7 @@ class Options(Recipe):
     search_lr: float = 0.1
     decay_at: float = 0.88
     gate: str = "concrete"
+    tau: float = 2 / 3
     noise: float = 0.5
     budget: str = "plain"
     begin: float = 0.0
@@ -77,6 +78,8 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
         raise CrbgError(f"objective {o.objective} is no mean over examples, so several processes cannot share its batches: use one GPU")
     if o.search < 1:
         raise CrbgError(f"search {o.search} must be at least one epoch")
+    if o.tau <= 0:
+        raise CrbgError(f"tau {o.tau} must be above 0")
     if o.gate == "clipped" and o.budget != "plain":
         raise CrbgError("budget is for Concrete gates; clipped ones always count P(z > 1/2)")
     factor, of_model = objectives.FACTORS[o.objective], objectives.objective(o.objective, task.loss)
@@ -86,7 +89,7 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
         if o.gate == "clipped":
             return rivals.Clipped.at(p, w, o.noise)
         kind = rivals.Concrete if o.budget == "plain" else rivals.Bernoulli
-        return kind(torch.full_like(w, kind.start(p)))
+        return kind(torch.full_like(w, kind.start(p, o.tau)), o.tau)
 
     def objective(m: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         return factor * of_model(m, x, y)
