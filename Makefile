@@ -60,6 +60,7 @@ benchmark: $(STAMP) ## time gated against dense steps on this machine
 	$(BIN)/python benchmarks/step.py --out benchmarks/step.md
 	$(BIN)/python benchmarks/top_k.py --out benchmarks/top_k.md
 	$(BIN)/python benchmarks/networks.py --out benchmarks/networks.md
+	$(BIN)/python benchmarks/seeds.py --out benchmarks/seeds.md
 
 clean: ## remove the demonstration's files and caches; runs and records stay
 	rm -rf results/quickstart .pytest_cache .mypy_cache .ruff_cache .hypothesis
