@@ -15,7 +15,7 @@ _HOME = {
     "Mask": "mask", "Gate": "gate", "Gaussian": "gate", "Units": "gate", "Fixed": "gate", "TopK": "gate",
     "gates": "attach", "bake": "attach", "detach": "attach", "bypass": "attach", "sampling": "attach", "weights": "attach",
     "keep_count": "select", "layer_counts": "select", "Search": "fit", "Found": "methods", "Ticket": "ticket",
-    "CrbgError": "errors", "find_ticket": "find", "initialise": "init",
+    "CrbgError": "errors", "find_ticket": "find", "initialise": "init", "rebuild": "run",
 }  # fmt: skip
 
 __all__ = ["__version__", *_HOME]

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crbg import methods
+from crbg import measure, methods
 from crbg.attach import gates
 from crbg.errors import CrbgError
 from crbg.fit import Clock, LoaderBatches, Loss
+from crbg.init import tensor_digest
 from crbg.methods import Found, Task
 from crbg.run import guard_roles
 from crbg.select import keep_count
@@ -36,7 +37,8 @@ def find_ticket(
     `data` is a loader of (inputs, labels) batches, or one pair of tensors that is shuffled into batches of `batch`.
     `loss(outputs, labels)` is a mean over the batch; with the default loss CRBG chooses the logits' temperature itself, since
     frozen weights of any scale must do. `options` are the method's own knobs (`crbg list` shows them).
-    The model keeps its device; apply the result with `found.apply(model)`.
+    The model keeps its device; apply the result with `found.apply(model)`. Where the model has batch norm, that writes statistics of the
+    sparse network, from one more pass over the data.
 
     Raises:
         CrbgError: unknown method or option, a loader without length, or a tensor that changed in the search.
@@ -61,6 +63,7 @@ def find_ticket(
     clock = Clock(report=progress or (lambda done, total: None))
     clock.whole = round(methods.work(method, chosen, density, epochs) * len(batches))
     before = {n: t.clone() for n, t in model.state_dict().items() if isinstance(t, Tensor)}
+    initial = tensor_digest(before)
     if gates(model):
         raise CrbgError("the model carries gates already; detach() or bake() it first")
     found: Found = methods.get(method).find(model, Task(batches, density, epochs, seed, loss, clock=clock), chosen)
@@ -69,4 +72,7 @@ def find_ticket(
         guard_roles({n: before[n] for n in kept}, kept, found.changed)
         before = {n: t for n, t in before.items() if n not in found.changed}
         model.load_state_dict(before, strict=False)  # running statistics of the search belong to its noisy network
+    if found.start is None and measure.has_batch_norm(model):
+        found.statistics = measure.running_statistics(model, (x for x, _ in batches.epoch(0)), found.mask)
+    found.initial = initial
     return found

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from crbg.attach import bypass, weights
+from crbg.init import RUNNING
 from crbg.mask import Mask
 
 ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid)
@@ -74,6 +75,12 @@ def recalibrated(model: nn.Module, images: Iterable[Tensor], multipliers: Mappin
         model.train(was)
         for m, momentum in zip(norms, momenta, strict=True):
             m.momentum = momentum
+
+
+def running_statistics(model: nn.Module, images: Iterable[Tensor], multipliers: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Estimate BatchNorm statistics as `recalibrated` does, and return them by name; the model keeps its own."""
+    with recalibrated(model, images, multipliers):
+        return {n: t.detach().clone() for n, t in model.state_dict().items() if n.rsplit(".", 1)[-1] in RUNNING}
 
 
 def shares(soft: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:

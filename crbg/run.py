@@ -12,7 +12,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 import crbg
 from crbg import attempts, lock, measure, methods, models, parallel, sanity
 from crbg.attach import weights
+from crbg.data import info
 from crbg.data.images import Data, Feed, Part, load
 from crbg.errors import CrbgError, GpuFullError, WriteError
 from crbg.files import cannot_write, finite, read_json, write_bytes, write_json, write_text
@@ -35,7 +36,7 @@ from crbg.fit import Clock, Collapse, OutOfTime, Row
 from crbg.init import RUNNING, tensor_digest, unit_draw
 from crbg.mask import Mask
 from crbg.shelf import Shelf
-from crbg.spec import Spec, as_dict, folder
+from crbg.spec import Spec, as_dict, folder, spec_from
 from crbg.ticket import Ticket
 
 SCHEMA = 1
@@ -310,6 +311,11 @@ def read_all(spec: Spec, seed: int, data: Data, model: nn.Module, found: methods
     return out
 
 
+def _images(data: Data) -> Iterator[Tensor]:
+    """Give the training images from which statistics are estimated again."""
+    return (x for x, _ in data.train.take(slice(RECALIBRATION_IMAGES)).batches(200))
+
+
 def accuracy(model: nn.Module, multipliers: Mapping[str, Tensor], data: Data, part: Part, running: bool = False) -> dict[str, float | None]:
     """Measure a model times its multipliers on a part, in %, with batch norm's statistics estimated again, and without.
 
@@ -318,8 +324,7 @@ def accuracy(model: nn.Module, multipliers: Mapping[str, Tensor], data: Data, pa
     plain = measure.accuracy(model, part.batches(), multipliers)
     if not measure.has_batch_norm(model):
         return {"accuracy": finite(plain)}
-    images = data.train.take(slice(RECALIBRATION_IMAGES))
-    with measure.recalibrated(model, (x for x, _ in images.batches(200)), multipliers):
+    with measure.recalibrated(model, _images(data), multipliers):
         again = measure.accuracy(model, part.batches(), multipliers)
     if running:
         return {"accuracy": finite(plain), "recalibrated": finite(again)}
@@ -332,6 +337,10 @@ def _keep(spec: Spec, seed: int, data: Data, where: Path, model: nn.Module, init
     if found.changed:
         tensors |= {f"changed.{n}": t for n, t in model.state_dict().items() if n in found.changed or n.rsplit(".", 1)[-1] in RUNNING}
     tensors |= {f"start.{n}": t for n, t in (found.start or {}).items()}
+    statistics: dict[str, Tensor] = {}
+    if found.start is None and measure.has_batch_norm(model):
+        statistics = measure.running_statistics(model, _images(data), found.mask)
+        tensors |= {f"statistics.{n}": t for n, t in statistics.items()}
     tensors = {n: t.detach().cpu().contiguous() for n, t in tensors.items()}
     for name, mask in (("mask", found.mask), ("exact", found.exact)):
         if mask is not None:
@@ -340,7 +349,7 @@ def _keep(spec: Spec, seed: int, data: Data, where: Path, model: nn.Module, init
     if not found.changed:
         ticket = Ticket(
             found.mask, seed, spec.init, spec.scale, spec.model, data.in_shape, data.classes, tensor_digest(initial),
-            dict(spec.model_args),
+            dict(spec.model_args), statistics,
         )  # fmt: skip
         ticket.save(where / "ticket.safetensors")
     write_text(where / "history.jsonl", "".join(json.dumps(row) + "\n" for row in found.history))
@@ -361,7 +370,7 @@ def reopen(where: Path, model: nn.Module, expected: str | None = None) -> method
         if expected and tensor_digest(tensors) != expected:
             raise CrbgError(f"{path} is not the one its record names; run the cell again")
         shapes = {n: tuple(w.shape) for n, w in weights(model).items()}
-        groups: dict[str, dict[str, Tensor]] = {"soft": {}, "scores": {}, "changed": {}, "start": {}}
+        groups: dict[str, dict[str, Tensor]] = {"soft": {}, "scores": {}, "changed": {}, "start": {}, "statistics": {}}
         for name, t in tensors.items():
             head, _, rest = name.partition(".")
             if head in groups:
@@ -373,7 +382,27 @@ def reopen(where: Path, model: nn.Module, expected: str | None = None) -> method
     except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise CrbgError(f"{path} cannot be read ({error}); run the cell again before it is evaluated") from None
     model.load_state_dict(groups["changed"], strict=False)
-    return methods.Found(mask, exact, groups["scores"], groups["soft"], changed, start=groups["start"] if "winning" in about else None)
+    start = groups["start"] if "winning" in about else None
+    return methods.Found(mask, exact, groups["scores"], groups["soft"], changed, start=start, statistics=groups["statistics"])
+
+
+def rebuild(where: Path | str) -> nn.Module:
+    """Give the network of a finished run with its ticket in it, by the run's folder: strong ones from the seed, others from their tensors.
+
+    Raises:
+        CrbgError: no run lies there, its search collapsed, or its files are damaged.
+    """
+    where = Path(where)
+    record = read_json(where / "record.json")
+    if record["status"] != "ok":
+        raise CrbgError(f"{where} holds no ticket: {record.get('reason', record['status'])}")
+    if (where / "ticket.safetensors").exists():
+        return Ticket.load(where / "ticket.safetensors").model()
+    spec = spec_from(record["spec"], str(where / "record.json"))
+    entry = info(spec.data)
+    shape = (entry.shape[0], spec.size, spec.size) if spec.size else entry.shape
+    model, _ = models.initial(spec.model, shape, entry.classes, spec.init, spec.scale, record["seed"], **spec.model_args)
+    return reopen(where, model, record["digests"].get("gates")).apply(model)
 
 
 def evaluate(spec: Spec, seed: int, bench: Bench) -> dict[str, Any]:

@@ -64,7 +64,7 @@ class Ticket:
         }  # fmt: skip
         if not self.model_name or _shapes(header) != self.mask.shapes:  # a gate on units leaves the first layer without one
             header["shapes"] = {n: list(s) for n, s in self.mask.shapes.items()}
-        tensors = {"mask": packed, **{f"statistics.{k}": v.contiguous() for k, v in self.statistics.items()}}
+        tensors = {"mask": packed, **{f"statistics.{k}": v.cpu().contiguous() for k, v in self.statistics.items()}}
         write_bytes(Path(path), save_tensors(tensors, {"crbg": json.dumps(header, separators=(",", ":"))}))
 
     @classmethod

@@ -122,6 +122,9 @@ class Verifier:
                     # The test part is looked at only here, for runs that were evaluated on it before.
                     compare(f"{name} accuracy", _accuracy(network, mask, data, getattr(data, name), said))
         verdict = FAIL if failed else UNCHECKED if not data else PASS if mask is not None else BARE
+        if verdict == BARE and "roles" in record:
+            changed = {"trained", "redrawn"} & set(record["roles"])
+            notes.append("its weights were trained or redrawn, which no ticket holds" if changed else "its ticket is not here")
         return Row(cell, "recorded" if found["origin"] == "recorded" else "fresh", verdict, tuple(checked), (*failed, *notes))
 
     def _data(self, spec: Spec) -> Data | None:

@@ -661,6 +661,26 @@ def test_find_ticket_is_a_function_of_its_seed_and_leaves_running_statistics_alo
     assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())
 
 
+def test_an_applied_ticket_has_the_statistics_of_the_sparse_network_and_survives_a_file(tmp_path):
+    model, (x, y) = Loud(), some_batches()
+    twin = copy.deepcopy(model)
+    found = find_ticket(model, (x, y), 0.5, "edge_popup", epochs=2, batch=16)
+    norm = found.apply(model).norm
+    hidden = model.a(x)  # four equal batches, so the mean of their means is that of all
+    torch.testing.assert_close(norm.running_mean, hidden.mean(0))
+    found.ticket().save(tmp_path / "mine.safetensors")
+    again = Ticket.load(tmp_path / "mine.safetensors").apply(twin)
+    assert all(torch.equal(t, again.state_dict()[n]) for n, t in model.state_dict().items())
+
+
+def test_a_ticket_of_trained_weights_is_no_file():
+    model, (x, y) = Loud(), some_batches()
+    found = find_ticket(model, (x, y), 0.5, "imp", epochs=1, batch=16, levels=1)
+    assert not found.statistics, "those of the training are the model's"
+    with pytest.raises(CrbgError, match="save the model's state_dict"):
+        found.ticket()
+
+
 def test_bake_without_a_mask_is_what_the_gates_compute():
     conv = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 4, 5))
     x = torch.randn(4, 2, 4, 4)

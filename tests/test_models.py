@@ -13,7 +13,8 @@ from crbg.attach import weights
 from crbg.data.images import load
 from crbg.errors import CrbgError
 from crbg.init import RUNNING, tensor_digest
-from crbg.spec import Spec
+from crbg.measure import accuracy
+from crbg.spec import Spec, folder
 from crbg.ticket import Ticket
 
 COLOUR, GREY = (3, 32, 32), (1, 28, 28)
@@ -169,6 +170,15 @@ def test_a_run_from_imagenet_weights_keeps_them_and_its_ticket_rebuilds(hub, tmp
     assert ticket.initial == tensor_digest(network.state_dict())
     kept = weights(ticket.model())
     assert all(kept[n].equal(w * ticket.mask[n]) for n, w in weights(network).items())
+
+
+def test_a_rebuilt_network_with_batch_norm_is_as_accurate_as_its_record_says(tmp_path):
+    spec = Spec("digits", "conv2", "edge_popup", 0.5, epochs=3, batch=64, limit=640, model_args={"width": 0.125, "norm": "batch"})
+    bench = run.Bench(tmp_path)
+    reading = run.execute(spec, 0, bench)["validation"]["readings"]["binary"]
+    assert reading["accuracy"] > reading["without_recalibration"] + 1
+    network = run.rebuild(folder(tmp_path, spec, 0))
+    assert accuracy(network, bench.data("digits").validation.batches()) == pytest.approx(reading["accuracy"])
 
 
 def test_missing_and_damaged_weight_files_are_named(hub, tmp_path):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from crbg.fit import Batches, Clock, Loss, Objective, Row, Search
     from crbg.mask import Mask
     from crbg.shelf import Shelf
+    from crbg.ticket import Ticket
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,8 @@ class Found:
     (larger = keep first), `soft` holds the noise-free real-valued gates, `changed` the tensors whose bytes the method
     changed with their role (trained, redrawn), `history` one row an epoch, `anatomy` small plain values for the record.
     A winning ticket, whose weights were trained after it was drawn, has in `start` the tensors on which it was drawn that
-    differ from the initial ones.
+    differ from the initial ones. `find_ticket` adds the digest of the `initial` tensors and, where the network has batch norm
+    and was not trained under its mask, the running `statistics` of the sparse network on the data.
     """
 
     mask: Mask
@@ -107,12 +109,29 @@ class Found:
     history: list[Row] = field(default_factory=list, repr=False)
     anatomy: dict[str, Any] = field(default_factory=dict, repr=False)
     start: dict[str, Tensor] | None = field(default=None, repr=False)
+    statistics: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    initial: str = field(default="", repr=False)
 
     def apply(self, model: nn.Module) -> nn.Module:
-        """Write the ticket into a model: weights that the mask drops become 0. Returns the same model."""
+        """Write the ticket into a model: weights that the mask drops become 0, running statistics its own. Returns the same model."""
         from crbg.attach import bake
 
-        return bake(model, self.mask)
+        bake(model, self.mask).load_state_dict(self.statistics, strict=False)
+        return model
+
+    def ticket(self) -> Ticket:
+        """Return what `find_ticket` found as a file can hold it: mask, statistics, and the digest of the initial weights.
+
+        Those you keep: `Ticket.load(path).apply(model)` wants a model that holds them, and checks.
+
+        Raises:
+            CrbgError: weights were trained or redrawn, or this was not found by `find_ticket`.
+        """
+        from crbg.ticket import Ticket
+
+        if self.changed or not self.initial:
+            raise CrbgError("a ticket holds no trained or redrawn weights: apply it, then save the model's state_dict")
+        return Ticket(self.mask, 0, "given", 1.0, "", (), 0, self.initial, statistics=self.statistics)
 
 
 def names() -> list[str]:
