@@ -15,7 +15,7 @@ from typing import Any
 from crbg import attempts, methods, models, parallel, plan, status, store, work
 from crbg import config as configs
 from crbg.config import Cell, Config, Experiment
-from crbg.data import DATA, root
+from crbg.data import DATA, own, root
 from crbg.errors import CrbgError, choose
 from crbg.files import write_json, write_text
 
@@ -221,6 +221,8 @@ def _do_runs(args: argparse.Namespace, config: Config, cells: list[Cell]) -> int
         if code or lost:
             return code or work.FAILED
     else:
+        for c in cells[:10]:
+            print(work.line(c, (store.find(config, c.spec, c.seed) or {})["record"]))
         print(f"all runs asked for ({len(cells)}) are done or recorded; `--set reuse=never results=FOLDER` runs them again")
     _manifest(args.out, cells)
     return 0
@@ -345,7 +347,9 @@ LISTS: dict[str, tuple[str, Callable[[Config], Iterable[str]]]] = {
     "models": ("models (patterns)", lambda config: (f"{stem:20s} {pattern}" for stem, pattern in models.families().items())),
     "data": (
         "data sets",
-        lambda config: (f"{d.name:20s} {d.shape}, {d.train} train + {d.validation} validation + {d.test} test" for d in DATA.values()),
+        lambda config: (
+            f"{d.name:20s} {d.shape}, {d.train} train + {d.validation} validation + {d.test} test" for d in (*DATA.values(), *own())
+        ),
     ),
 }
 

@@ -105,7 +105,7 @@ def lead(bench: Any, config: Config, cells: Sequence[Cell], minutes: float) -> i
                 progress.finish(f"{title(cell)}: FAILED: {why}")
                 failed, held = failed + 1, 0
             else:
-                progress.finish(_line(cell, record))
+                progress.finish(line(cell, record))
                 held = 0
             if waiting and (asked() or time.monotonic() >= stop):
                 return asked.status or CONTINUE
@@ -129,9 +129,16 @@ def title(cell: Cell) -> str:
     return f"{cell.arm} {cell.spec.slug()} seed {cell.seed}"
 
 
-def _line(cell: Cell, record: dict[str, Any]) -> str:
-    best = record.get("validation", {}).get("readings", {}).get("binary", {}).get("accuracy")
-    return f"{title(cell)}: " + (f"validation {best:.2f} %" if best is not None else record["status"])
+def line(cell: Cell, record: dict[str, Any]) -> str:
+    """Say how a run came out, in a line of a log."""
+    validation = record.get("validation", {})
+    best = validation.get("readings", {}).get("binary", {}).get("accuracy")
+    if best is None:
+        return f"{title(cell)}: {record['status']}"
+    text = f"{title(cell)}: validation {best:.2f} % at density {record['density']:.4g}"
+    if validation.get("density_missed"):
+        text += ", cut to it at the end"
+    return text + (", no better than the commonest class" if best <= validation["constant"] else "")
 
 
 class Stop:

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from crbg import attempts, cli, fit, methods, plan, store
+from crbg import attempts, cli, fit, methods, plan, store, work
 from crbg import config as configs
 from crbg.data import DATA
 from crbg.fit import Clock
+from crbg.spec import Spec
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = sorted(cli._parser()._subparsers._group_actions[0].choices)
@@ -154,6 +155,18 @@ def test_a_target_stands_for_its_experiments(project, crbg):
     assert "tuning" not in crbg("plan", "curve")[1]
 
 
+def test_a_run_says_how_it_came_out():
+    cell = configs.Cell("e", "a", Spec("digits", "lenet-16", "edge_popup", 0.5), 3)
+    reading = {"readings": {"binary": {"accuracy": 10.0}}, "constant": 10.0}
+    says = [
+        work.line(cell, {"status": "ok", "density": 0.5, "validation": reading | more})
+        for more in ({}, {"constant": 9.9}, {"constant": 9.9, "density_missed": True})
+    ]
+    common = f"{work.title(cell)}: validation 10.00 % at density 0.5"
+    assert says == [f"{common}, no better than the commonest class", common, f"{common}, cut to it at the end"]
+    assert work.line(cell, {"status": "collapse"}) == f"{work.title(cell)}: collapse"
+
+
 def test_one_cell_runs_once(project, crbg):
     where = ("--where", "arm=crbg", "density=0.2", "--seeds", "10")
     code, out, err = crbg("run", "curve", *where, "--out", "manifest.json")
@@ -162,13 +175,16 @@ def test_one_cell_runs_once(project, crbg):
     record = json.loads(records()[0].read_text())
     assert (record["spec"]["density"], record["seed"], record["spec"]["data"]) == (0.2, 10, "digits")
     accuracy = record["validation"]["readings"]["binary"]["accuracy"]
-    assert out == f"crbg {records()[0].parts[-3]} seed 10: validation {accuracy:.2f} %\n"
+    missed = ", cut to it at the end" * record["validation"]["density_missed"]
+    poor = ", no better than the commonest class" * (accuracy <= record["validation"]["constant"])
+    line = f"crbg {records()[0].parts[-3]} seed 10: validation {accuracy:.2f} % at density {record['density']:.4g}{missed}{poor}\n"
+    assert out == line
     assert json.loads(Path("manifest.json").read_text()) == {"cells": [{"run": records()[0].parts[-3], "seed": 10}]}
 
     stamp = records()[0].stat().st_mtime_ns
     code, out, _ = crbg("run", "curve", *where)
     assert code == 0
-    assert out.startswith("all runs asked for (1) are done or recorded")
+    assert out.startswith(f"{line}all runs asked for (1) are done or recorded")
     assert records()[0].stat().st_mtime_ns == stamp
 
 

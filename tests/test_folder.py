@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from crbg import config as configs
-from crbg.data import folder, info
+from crbg.data import folder, info, own
 from crbg.data.images import Feed, Part, load
 from crbg.errors import CrbgError
 from crbg.run import evaluate
@@ -123,6 +123,7 @@ def test_images_that_changed_meanwhile_are_read_again(images):
     (partial / "state.json").write_text(json.dumps(state))
     folder.prepare("mine", images, 12, root())
     folder.prepare("other", images, 12, root())
+    assert [d.name for d in own()] == ["mine", "other"]
     assert (root() / "mine/index.json").read_bytes() == (root() / "other/index.json").read_bytes()
 
 

@@ -70,6 +70,11 @@ def info(name: str) -> DataInfo:
         raise CrbgError(f"{path} is damaged ({error}); delete {path.parent} and make it again") from None
 
 
+def own() -> list[DataInfo]:
+    """List the data sets under the data root that were made from image files."""
+    return [info(p.parent.name) for p in sorted(root().glob(f"*/{INDEX}"))]
+
+
 def root(data_dir: str | None = None) -> Path:
     """Find the data root: the argument, else CRBG_DATA, else ./data."""
     return Path(data_dir or os.environ.get("CRBG_DATA") or "data").expanduser()

@@ -7,9 +7,11 @@ The planner reads options without running anything, so a method file imports tor
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib
+import math
 import pkgutil
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -174,13 +176,17 @@ def fits(value: Any, hint: Any) -> bool:
         return bool in kinds
     if isinstance(value, int) and float in kinds:
         return True
+    if isinstance(value, str) and float in kinds and str not in kinds:  # YAML 1.1 takes 1e-2, without a point, for text
+        with contextlib.suppress(ValueError):
+            return math.isfinite(float(value))
     return any(isinstance(value, k) for k in kinds if isinstance(k, type))
 
 
 def coerce(value: Any, hint: Any) -> Any:
-    """Turn 1 into 1.0 where a float is asked for, so that both mean one run."""
+    """Turn 1 and "1e0" into 1.0 where a float is asked for, so that all mean one run."""
     kinds = typing.get_args(hint) or (hint,)
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) and float in kinds else value
+    text = isinstance(value, str) and str not in kinds
+    return float(value) if (text or isinstance(value, int)) and not isinstance(value, bool) and float in kinds else value
 
 
 def work(name: str, chosen: Any, density: float | None, epochs: int) -> float:

@@ -175,11 +175,21 @@ def brief(config: Config, experiments: Iterable[Experiment]) -> str:
     done = ", ".join(f"{n} of {e}" for e, n in runs.experiment.value_counts(sort=False).items())
     out = [f"Runs: {done or 'none'}."]
     for e in experiments:
-        if e.role == "main" and not rows[rows.experiment == e.name].empty:
+        if e.role != "tune" and not rows[rows.experiment == e.name].empty:
             table = tables.main_table(rows, e.name)
-            table = table[[c for c in ("arm", "sparsity %", "binary %", "untrained %", "reinit %", "n") if c in table]]
-            out += ["", f"{e.name}: {e.about} (binary masks)", tabulate(table.to_dict("records"), headers="keys", disable_numparse=True)]
+            wanted = ("arm", *(["setting"] if e.role == "ablation" else []), "sparsity %", "binary %", "untrained %", "reinit %", "n")
+            table = table[[c for c in wanted if c in table]]
+            part = tables.best_part(rows[rows.experiment == e.name])
+            out += [
+                "",
+                f"{e.name}: {e.about} (accuracy of binary masks, {part} images)",
+                tabulate(table.to_dict("records"), headers="keys", disable_numparse=True),
+            ]
     if config.demonstration:
         out += ["", "DEMONSTRATION on 1 797 toy digits: it shows that the pipeline works and is evidence for no claim."]
-    out += ["", f"Open {config.paper / 'report.html'} (everything on one page) and {config.paper / 'figures'}/*.png."]
+    page = config.paper / "report.html"
+    there = (
+        f"Open {page} (everything on one page) and {config.paper / 'figures'}/*.png." if page.exists() else f"`crbg report` writes {page}."
+    )
+    out += ["", there]
     return "\n".join(out)
