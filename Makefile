@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# editable_mode=compat: a path, not an import hook, so that a folder beside a clone called crbg does not hide the package.
 # Empty: PyPI's torch, which brings CUDA. `make install TORCH_BACKEND=cpu` takes the build without CUDA packages (uses uv).
 TORCH_BACKEND ?=
 STAMP := $(VENV)/.installed
@@ -19,10 +20,10 @@ $(STAMP): requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing the locked dependencies (with CUDA packages several GB; TORCH_BACKEND=cpu leaves them out)"
 ifeq ($(TORCH_BACKEND),)
-	$(BIN)/python -m pip install --quiet -c requirements.lock -e '.[workflow,dev]'
+	$(BIN)/python -m pip install --quiet --config-settings editable_mode=compat -c requirements.lock -e '.[workflow,dev]'
 else
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --python $(BIN)/python --torch-backend $(TORCH_BACKEND) -c requirements.lock -e '.[workflow,dev]'
+	$(BIN)/uv pip install --python $(BIN)/python --torch-backend $(TORCH_BACKEND) --config-settings editable_mode=compat -c requirements.lock -e '.[workflow,dev]'
 endif
 	touch $@
 

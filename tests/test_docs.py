@@ -34,6 +34,14 @@ def test_library_example_of_the_readme_finds_an_accurate_ticket(tmp_path):
     assert abs(density - 0.1) < 0.003
 
 
+def test_ticket_of_the_readme_rebuilds_its_network():
+    code = next(b for b in blocks("README.md", "python") if "ticket = Ticket.load" in b)
+    code += "print(sum(int(p.count_nonzero()) for p in network.parameters()), ticket.mask.kept)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True).stdout.split()
+    assert out[0] == out[1]
+    assert int(out[0]) > 20_000
+
+
 def test_every_crbg_command_shown_parses_and_names_what_exists():
     shown = [shlex.split(c) for c in commands() if c.startswith("crbg ")]
     assert len(shown) >= 5
@@ -121,13 +129,13 @@ def test_method_example_finds_tickets(monkeypatch, tmp_path):
     (tmp_path / "methods/sensitivity.py").write_text(code)
     monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path / "methods")])
     monkeypatch.chdir(tmp_path)
-    Path("mine.yaml").write_text(blocks("docs/adding-a-method.md", "yaml")[0])
-    assert yaml.safe_load(Path("mine.yaml").read_text())["experiments"]["mine"]["arms"]
+    Path("worth.yaml").write_text(blocks("docs/adding-a-method.md", "yaml")[0])
+    assert yaml.safe_load(Path("worth.yaml").read_text())["experiments"]["worth"]["arms"]
     assert "sensitivity" in methods.names()
-    where = ["--where", "arm=sensitivity", "--seeds", "0", "--config", "mine.yaml"]
-    assert cli.main(["run", "mine", *where]) == 0
-    assert cli.main(["verify", "mine", *where]) == 0
-    found = [config.read(["mine.yaml"]).experiment("mine").cells[0].spec]
+    where = ["--where", "arm=sensitivity", "--seeds", "0", "--config", "worth.yaml"]
+    assert cli.main(["run", "worth", *where]) == 0
+    assert cli.main(["verify", "worth", *where]) == 0
+    found = [config.read(["worth.yaml"]).experiment("worth").cells[0].spec]
     assert found[0].method == "sensitivity"
     records = [json.loads(p.read_text()) for p in Path("results/runs").glob("sensitivity-*/seed0/record.json")]
     accuracy = {round(r["density"], 3): r["validation"]["readings"]["binary"]["accuracy"] for r in records}
@@ -192,9 +200,9 @@ def test_readme_numbers_are_those_of_the_records():
 
 
 def test_experiment_example_of_contributing_plans(tmp_path):
-    (tmp_path / "mine.yaml").write_text(blocks("CONTRIBUTING.md", "yaml")[0])
-    mine = config.read([ROOT / "config.yaml", tmp_path / "mine.yaml"]).experiment("mine")
-    assert len(mine.cells) == 12
+    (tmp_path / "first.yaml").write_text(blocks("CONTRIBUTING.md", "yaml")[0])
+    first = config.read([ROOT / "config.yaml", tmp_path / "first.yaml"]).experiment("first")
+    assert len(first.cells) == 12
 
 
 def test_the_paper_is_balanced_and_quotes_numbers_as_macros():

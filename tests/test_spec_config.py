@@ -395,10 +395,8 @@ def test_seeds_by_hand_replace_the_configured_ones(write):
 
 def test_a_float_may_be_written_without_a_point():
     common = {"data": "digits", "model": "lenet-16", "method": "dense"}
-    text, number = (
-        spec_from(common | {"scale": "1e-1", "options": {"lr": "1e-2"}}),
-        spec_from(common | {"scale": 0.1, "options": {"lr": 0.01}}),
-    )
+    text = spec_from(common | {"scale": "1e-1", "options": {"lr": "1e-2"}})
+    number = spec_from(common | {"scale": 0.1, "options": {"lr": 0.01}})
     assert (text.digest(), text.scale, text.resolved().lr) == (number.digest(), 0.1, 0.01)
     for bad in ("nan", "fast", "1e999"):
         with pytest.raises(CrbgError, match="scale"):

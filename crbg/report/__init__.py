@@ -180,16 +180,11 @@ def brief(config: Config, experiments: Iterable[Experiment]) -> str:
             wanted = ("arm", *(["setting"] if e.role == "ablation" else []), "sparsity %", "binary %", "untrained %", "reinit %", "n")
             table = table[[c for c in wanted if c in table]]
             part = tables.best_part(rows[rows.experiment == e.name])
-            out += [
-                "",
-                f"{e.name}: {e.about} (accuracy of binary masks, {part} images)",
-                tabulate(table.to_dict("records"), headers="keys", disable_numparse=True),
-            ]
+            shown = tabulate(table.to_dict("records"), headers="keys", disable_numparse=True)
+            out += ["", f"{e.name}: {e.about} (accuracy of binary masks, {part} images)", shown]
     if config.demonstration:
         out += ["", "DEMONSTRATION on 1 797 toy digits: it shows that the pipeline works and is evidence for no claim."]
     page = config.paper / "report.html"
-    there = (
-        f"Open {page} (everything on one page) and {config.paper / 'figures'}/*.png." if page.exists() else f"`crbg report` writes {page}."
-    )
-    out += ["", there]
+    there = f"Open {page} (everything on one page) and {config.paper / 'figures'}/*.png."
+    out += ["", there if page.exists() else f"`crbg report` writes {page}."]
     return "\n".join(out)
