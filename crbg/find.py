@@ -20,7 +20,7 @@ from crbg.select import keep_count
 
 def find_ticket(
     model: nn.Module,
-    data: Iterable[tuple[Tensor, Tensor]] | tuple[Tensor, Tensor],
+    data: Iterable[tuple[Tensor, Tensor]] | tuple[Any, Any] | torch.utils.data.Dataset[Any],
     density: float | None,
     method: str = "crbg",
     loss: Loss = nn.functional.cross_entropy,
@@ -34,7 +34,7 @@ def find_ticket(
 
     None of them is changed, except by the methods that train or redraw weights, which say so in `found.changed`.
 
-    `data` is a loader of (inputs, labels) batches, or one pair of tensors that is shuffled into batches of `batch`.
+    `data` is a loader of (inputs, labels) batches, or a data set or one pair of tensors or arrays, shuffled into batches of `batch`.
     `loss(outputs, labels)` is a mean over the batch; with the default loss CRBG chooses the logits' temperature itself, since
     frozen weights of any scale must do. `options` are the method's own knobs (`crbg list` shows them).
     The model keeps its device; apply the result with `found.apply(model)`. Where the model has batch norm, that writes statistics of the
@@ -47,6 +47,8 @@ def find_ticket(
         options = {"temperature": 0.0, **options}
     chosen = methods.options(method, options)
     if density is not None:
+        if isinstance(density, bool) or not isinstance(density, int | float):
+            raise CrbgError(f"density {density!r} is no number; density = kept / total, sparsity = 1 - density")
         keep_count(density, 1)  # refuses a density outside [0, 1] before the search, not after it
     if seed < 0:
         raise CrbgError(f"seed {seed} must be >= 0")
@@ -54,11 +56,13 @@ def find_ticket(
         device = next(model.parameters()).device
     except StopIteration:
         raise CrbgError("the model has no parameters, so there is nothing to find in it") from None
-    if isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(t, Tensor) for t in data):
-        x, y = data
-        pairs = torch.utils.data.TensorDataset(x, y)  # type: ignore[arg-type]
+    if batch < 1:
+        raise CrbgError(f"batch {batch} must be at least 1")
+    if isinstance(data, tuple | list) and len(data) == 2 and all(hasattr(t, "__array__") for t in data):
+        data = torch.utils.data.TensorDataset(*map(torch.as_tensor, data))
+    if isinstance(data, torch.utils.data.Dataset):
         order = torch.Generator().manual_seed(seed)
-        data = torch.utils.data.DataLoader(pairs, min(batch, len(pairs)), shuffle=True, drop_last=True, generator=order)
+        data = torch.utils.data.DataLoader(data, min(batch, len(data)), shuffle=True, drop_last=True, generator=order)
     batches = LoaderBatches(data, device)  # type: ignore[arg-type]
     clock = Clock(report=progress or (lambda done, total: None))
     clock.whole = round(methods.work(method, chosen, density, epochs) * len(batches))

@@ -673,6 +673,23 @@ def test_an_applied_ticket_has_the_statistics_of_the_sparse_network_and_survives
     assert all(torch.equal(t, again.state_dict()[n]) for n, t in model.state_dict().items())
 
 
+def test_arrays_and_data_sets_are_data_too():
+    x, y = some_batches()
+    masks = [
+        find_ticket(Linear(), data, 0.5, epochs=1, batch=16).mask.digest() for data in ((x, y), (x.numpy(), y.numpy()), TensorDataset(x, y))
+    ]
+    assert len(set(masks)) == 1
+    with pytest.raises(CrbgError, match="batch 0 must be"):
+        find_ticket(Linear(), (x, y), 0.5, batch=0)
+    with pytest.raises(CrbgError, match=r"density '0\.1' is no number"):
+        find_ticket(Linear(), (x, y), "0.1")
+
+
+def Linear():
+    torch.manual_seed(0)
+    return nn.Linear(8, 3)
+
+
 def test_a_ticket_of_trained_weights_is_no_file():
     model, (x, y) = Loud(), some_batches()
     found = find_ticket(model, (x, y), 0.5, "imp", epochs=1, batch=16, levels=1)
