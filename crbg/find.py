@@ -61,9 +61,10 @@ def find_ticket(
     if isinstance(data, tuple | list) and len(data) == 2 and all(hasattr(t, "__array__") for t in data):
         data = torch.utils.data.TensorDataset(*map(torch.as_tensor, data))
     if isinstance(data, torch.utils.data.Dataset):
+        size = min(batch, len(data))  # type: ignore[arg-type]
         order = torch.Generator().manual_seed(seed)
-        data = torch.utils.data.DataLoader(data, min(batch, len(data)), shuffle=True, drop_last=True, generator=order)
-    batches = LoaderBatches(data, device)  # type: ignore[arg-type]
+        data = torch.utils.data.DataLoader(data, size, shuffle=True, drop_last=True, generator=order)
+    batches = LoaderBatches(data, device)
     clock = Clock(report=progress or (lambda done, total: None))
     clock.whole = round(methods.work(method, chosen, density, epochs) * len(batches))
     before = {n: t.clone() for n, t in model.state_dict().items() if isinstance(t, Tensor)}
