@@ -16,16 +16,20 @@ from crbg.stats import paired, t_interval
 LATEX = ("arm", "setting", "sparsity %", "units closed %", "binary %", "untrained %", "mean %", "reinit %", "n")
 READINGS = ("binary", "exact", "half", "mean", "untrained")
 CONTROLS = ("reinit", "shuffle", "invert")
-NOTE = (
-    "`binary`: the ticket, a binary mask on untrained weights (mu > 1/2 for gates that landed within 2 % of the density asked for, "
-    "the top k of mu otherwise). `exact`: the top k of mu. `half`: mu > 1/2, whatever its density. `mean`: real-valued gates, not a "
-    "strong ticket. Controls keep the ticket and change one thing, without training: `reinit` fresh weights of the same law, `shuffle` "
-    "positions within each layer, `invert` the lowest scores. `missed`: runs whose natural density (mu > 1/2) lies more than 2 % from "
-    "the one asked for. `not recalibrated`: the ticket with the batch norm statistics that the search left. `exact images`: without the "
-    "test images that come from JPEG copies."
-)
+NOTES = {  # what a column says, where a table has it
+    "binary %": "`binary`: the ticket, a binary mask on untrained weights (mu > 1/2 for gates that landed within 2 % of the density asked "
+    "for, the top k of mu otherwise; all weights where they were trained without a mask).",
+    "exact %": "`exact`: the top k of mu.",
+    "half %": "`half`: mu > 1/2, whatever its density.",
+    "mean %": "`mean`: real-valued gates, not a strong ticket.",
+    "reinit %": "Controls keep the ticket and change one thing, without training: `reinit` fresh weights of the same law, `shuffle` "
+    "positions within each layer, `invert` the lowest scores.",
+    "missed": "`missed`: runs whose natural density (mu > 1/2) lies more than 2 % from the one asked for.",
+    "not recalibrated %": "`not recalibrated`: the ticket with the batch norm statistics that the search left.",
+    "exact images %": "`exact images`: without the test images that come from JPEG copies.",
+}
 WINNING = (
-    " These are winning tickets: `binary` is the mask on weights that were trained under it, with the running statistics of that training; "
+    "These are winning tickets: `binary` is the mask on weights that were trained under it, with the running statistics of that training; "
     "`recalibrated` has them estimated again. `untrained` is the same mask on the weights on which it was drawn, initial ones or those of "
     "the rewinding point. `search s` is all that a ticket took, its own training and a shared warm-up included."
 )
@@ -156,10 +160,12 @@ def markdown(table: pd.DataFrame, experiment: Experiment, config: Config, rows: 
     part = best_part(mine)
     head = "**A demonstration on a toy data set, not evidence for any claim.**\n\n" if config.demonstration else ""
     where = f"{', '.join(mine.model.unique())} on {', '.join(mine.data.unique())}"
+    winning = (mine.reading == "untrained").any()
+    notes = [text for column, text in NOTES.items() if column in table and not (winning and column == "binary %")]
     return (
         f"{head}{experiment.about}: {where}, accuracy on the {part} part, mean ± half of the 95 % t interval over n seeds.\n\n"
         + pipe(table.to_dict("records"))
-        + f"\n\n{NOTE}{WINNING if (mine.reading == 'untrained').any() else ''} {origin(rows, experiment)}\n"
+        + f"\n\n{' '.join([*notes, *([WINNING] if winning else []), origin(rows, experiment)])}\n"
     )
 
 
@@ -244,7 +250,7 @@ def _short(experiment: Experiment, rows: pd.DataFrame) -> tuple[list[dict[str, s
 def readme_table(experiment: Experiment, rows: pd.DataFrame) -> str:
     """Write the headline accuracies of an experiment: one line for each arm, one column for each sparsity."""
     lines, others, head = _short(experiment, rows)
-    return f"{head}\n\n{pipe(lines)}\n\nWithout a mask: {others or 'not run'}.\n"
+    return f"[`{experiment.name}`](paper/tables/{experiment.name}.md), {head}\n\n{pipe(lines)}\n\nWithout a mask: {others or 'not run'}.\n"
 
 
 def short_latex(experiment: Experiment, rows: pd.DataFrame) -> str:
