@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import LogLocator, StrMethodFormatter
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -158,15 +159,19 @@ def _cost(mine: pd.DataFrame) -> None:
     figure, panels = plt.subplots(1, 2, figsize=(6.8, 2.4), sharey=True)
     for i, arm in enumerate(mine.arm.unique()):
         by = list(mine[mine.arm == arm].groupby("epochs", sort=True))
-        for axes, field in zip(panels, ("work", "search_seconds"), strict=True):
-            x = [g[field].astype(float).mean() for _, g in by]
+        for axes, field, unit in zip(panels, ("work", "search_seconds"), (1e12, 1.0), strict=True):
+            x = [g[field].astype(float).mean() / unit for _, g in by]
             _band(axes, x, [list(g.accuracy) for _, g in by], i, LABELS.get(arm, arm) if field == "work" else None)
     _around([g.accuracy.mean() for _, g in mine.groupby(["arm", "epochs"])], panels[0])
-    for axes, text in zip(panels, ("forward and backward FLOPs of the search", "seconds of the search"), strict=True):
-        axes.set_xscale("log" if axes.dataLim.minpos[0] < math.inf else "linear")  # old records do not say what a run cost
+    for axes, text in zip(panels, ("forward and backward TFLOP of the search", "seconds of the search"), strict=True):
         axes.set_xlabel(text)
+        if axes.dataLim.minpos[0] < math.inf:  # old records do not say what a run cost
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.set_xticks([], minor=True)
     panels[0].set_ylabel(f"{best_part(mine)} accuracy (%)")
-    figure.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 0.02), ncol=4, columnspacing=1.0)
+    figure.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.05), ncol=3, columnspacing=1.0)
 
 
 def _winners(mine: pd.DataFrame, published: Mapping[str, Mapping[float, float]]) -> None:
