@@ -2,7 +2,6 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# editable_mode=compat: a path, not an import hook, so that a folder beside a clone called crbg does not hide the package.
 # Empty: PyPI's torch, which brings CUDA. `make install TORCH_BACKEND=cpu` takes the build without CUDA packages (uses uv).
 TORCH_BACKEND ?=
 STAMP := $(VENV)/.installed
@@ -15,6 +14,7 @@ help: ## list the targets
 
 install: $(STAMP) ## make .venv with the locked dependencies (TORCH_BACKEND=cpu leaves CUDA out)
 
+# editable_mode=compat: a path instead of an import hook, so that a clone called crbg does not hide the package from scripts beside it.
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make install PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -112,11 +112,12 @@ def prune(model: nn.Module, name: str, density: float, rounds: int, batches: Som
     if rounds < 1:
         raise CrbgError(f"rounds {rounds} must be at least 1")
     raw = {n: w.detach() for n, w in weights(model).items()}
-    mask, ranks = Mask.full(raw), {n: torch.zeros(w.shape, dtype=torch.float64) for n, w in raw.items()}
-    for t in range(1, rounds + 1):
+    ranks = {n: torch.zeros(w.shape, dtype=torch.float64) for n, w in raw.items()}
+    total = sum(r.numel() for r in ranks.values())
+    for t in range(rounds):
+        mask = select(ranks, keep_count(density ** (t / rounds), total))
         scores = score(model, {n: w * mask[n].to(w.device) for n, w in raw.items()}, batches, loss, seed)
         ranks = ranked_after(ranks, scores, mask)
-        mask = select(scores, keep_count(density ** (t / rounds), mask.total), within=mask)
     return ranks
 
 

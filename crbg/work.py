@@ -138,7 +138,7 @@ def line(cell: Cell, record: dict[str, Any]) -> str:
     text = f"{title(cell)}: validation {best:.2f} % at density {record['density']:.4g}"
     if validation.get("density_missed"):
         text += ", cut to it at the end"
-    return text + (", no better than the commonest class" if best <= validation["constant"] else "")
+    return text + (", no better than the commonest class" if best <= validation.get("constant", -1.0) else "")  # older records lack it
 
 
 class Stop:

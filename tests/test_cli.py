@@ -164,6 +164,8 @@ def test_a_run_says_how_it_came_out():
     ]
     common = f"{work.title(cell)}: validation 10.00 % at density 0.5"
     assert says == [f"{common}, no better than the commonest class", common, f"{common}, cut to it at the end"]
+    old = {"status": "ok", "density": 0.5, "validation": {"readings": reading["readings"]}}
+    assert work.line(cell, old) == common
     assert work.line(cell, {"status": "collapse"}) == f"{work.title(cell)}: collapse"
 
 

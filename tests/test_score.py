@@ -162,6 +162,7 @@ def test_rounds_keep_exact_counts_within_what_was_kept_before(small, some, monke
     ranks = score.prune(small, "snip", 0.2, 4, some, LOSS, 0)
     total = Mask.full(ranks).total
     mask = select(ranks, round(0.2 * total))
+    assert mask.kept == round(0.2 * total)
     assert [sum(int(m.sum()) for m in kept.values()) for kept in seen] == [round(total * 0.2 ** (t / 4)) for t in range(4)]
     for earlier, later in zip(seen, [*seen[1:], dict(mask)], strict=True):
         assert all(bool((later[n] <= earlier[n]).all()) for n in earlier)
@@ -176,9 +177,11 @@ def test_rounds_of_synflow_save_a_layer_that_one_round_would_close():
     with torch.no_grad():
         net[2].weight.mul_(0.2)
     batch = [(torch.ones(1, 40), torch.zeros(1))]
-    once, often = (select(score.prune(net, "synflow", 0.01, rounds, batch, LOSS, 0), round(0.01 * 3280)) for rounds in (1, 100))
+    total = Mask.full(weights(net)).total
+    once, often = (select(score.prune(net, "synflow", 0.01, rounds, batch, LOSS, 0), round(0.01 * total)) for rounds in (1, 100))
     assert min(once.layer_kept().values()) == 0
     assert min(often.layer_kept().values()) > 0
+    assert once.kept == often.kept == round(0.01 * once.total)
 
 
 def test_a_balanced_batch_takes_the_first_of_each_class(digits):
