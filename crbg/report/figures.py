@@ -82,8 +82,10 @@ def draw(rows: pd.DataFrame, experiment: Experiment, path: Path, demonstration: 
                 _cost(mine)
             case "winners":
                 _winners(mine, published.get("winners", {}).get(experiment.name, {}))
-            case view:
-                _curve(mine, published.get("points", []), wide=view == "methods")
+            case "methods":
+                _methods(mine)
+            case _:
+                _curve(mine, published.get("points", []))
     return path
 
 
@@ -118,9 +120,9 @@ def _below(axes: Any, columns: int = 2, drop: float = -0.2) -> None:
     axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, drop), ncol=columns, columnspacing=1.0)
 
 
-def _curve(mine: pd.DataFrame, published: Published, wide: bool = False) -> None:
+def _curve(mine: pd.DataFrame, published: Published) -> None:
     """Binary accuracy against sparsity, one line for each arm; controls far below are named in the legend instead."""
-    _, axes = plt.subplots(figsize=(5.0, 3.2) if wide else (3.4, 2.4))
+    _, axes = plt.subplots(figsize=(3.4, 2.4))
     best = mine.groupby("arm", sort=False).accuracy.max()
     shown = [a for a in best.index if best[a] >= best.max() - 8]
     for i, arm in enumerate(shown):
@@ -148,10 +150,32 @@ def _curve(mine: pd.DataFrame, published: Published, wide: bool = False) -> None
     axes.set_ylim(max(0.0, min(means) - 2 * margin), min(100.5, max(means) + margin))
     axes.set_xlabel("sparsity of the gated weights (%), log scale of density")
     axes.set_ylabel(f"{best_part(mine)} accuracy (%)")
-    if wide:
-        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    else:
-        _below(axes)
+    _below(axes)
+
+
+def _methods(mine: pd.DataFrame) -> None:
+    """Many methods side by side: one panel for each density, one row for each arm; references without a density are named below."""
+    rivals, levels = mine[mine.asked.notna()], mine[mine.asked.isna()].groupby("arm", sort=False).accuracy.mean()
+    rows, densities = list(rivals.arm.unique())[::-1], sorted(rivals.asked.unique(), reverse=True)
+    figure, panels = plt.subplots(1, len(densities), figsize=(6.8, 0.7 + 0.15 * len(rows)), sharey=True, squeeze=False, layout="constrained")
+    for axes, asked in zip(panels[0], densities, strict=True):
+        found = {a: t_interval(list(g.accuracy)) for a, g in rivals[rivals.asked == asked].groupby("arm")}
+        lowest = max(i.mean for i in found.values()) - 8  # one that failed must not flatten all the others
+        for y, i in ((rows.index(a), i) for a, i in found.items()):
+            if i.mean < lowest:
+                axes.annotate(f"$\\leftarrow$ {i.mean:.1f}", (0.03, y), xycoords=("axes fraction", "data"), fontsize=6, va="center")
+            else:
+                axes.errorbar(i.mean, y, xerr=i.bar, color=COLOURS[0], marker="o", ms=3, capsize=2, lw=1)
+        near = [m for m in (*(i.mean for i in found.values()), *levels) if m >= lowest]
+        margin = 0.15 * (max(near) - min(near)) + 0.3
+        axes.set_xlim(min(near) - 2 * margin, min(100.5, max(near) + margin))
+        for level in levels[levels >= lowest]:
+            axes.axvline(level, color=COLOURS[1], lw=1, ls="--")
+        axes.set_title(f"{100 * (1 - asked):g} % sparse")
+    panels[0, 0].set_yticks(range(len(rows)), [LABELS.get(a, a.replace("_", " ")) for a in rows])
+    panels[0, 0].set_ylim(-0.6, len(rows) - 0.4)
+    named = [f"{LABELS.get(a, a.replace('_', ' '))} {v:.1f}" for a, v in levels.items()]
+    figure.supxlabel("; ".join([f"{best_part(mine)} accuracy (%)", *(["dashed or left of all: " + ", ".join(named)] if named else [])]), fontsize=7)
 
 
 def _cost(mine: pd.DataFrame) -> None:
@@ -177,15 +201,15 @@ def _cost(mine: pd.DataFrame) -> None:
 def _winners(mine: pd.DataFrame, published: Mapping[str, Mapping[float, float]]) -> None:
     """Accuracy of trained tickets against sparsity and against the seconds that each took in all; hollow: published."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(6.8, 2.6), sharey=True)
-    ticks: set[float] = set()
-    for i, arm in enumerate(mine.arm.unique()):
+    ticks, arms = {float(d) for d in mine.asked if d < 1}, list(mine.arm.unique())
+    apart = (max(ticks) / min(ticks)) ** 0.008 if len(ticks) > 1 else 1.01  # beside each other, that their intervals can be told apart
+    for i, arm in enumerate(arms):
         group, label, line = mine[mine.arm == arm], LABELS.get(arm, arm), LINES[i // 7]
         if (group.asked >= 1).all():
             left.axhline(group.accuracy.mean(), color="black", lw=0.7, ls=":", label=f"{label}: {group.accuracy.mean():.1f} %")
             continue
         by = [(float(d), g) for d, g in group.groupby("asked", sort=True)]
-        ticks |= {d for d, _ in by}
-        _band(left, [d for d, _ in by], [list(g.accuracy) for _, g in by], i, label, line)
+        _band(left, [d * apart ** (len(arms) / 2 - i) for d, _ in by], [list(g.accuracy) for _, g in by], i, label, line)
         _band(right, [g.search_seconds.astype(float).mean() for _, g in by], [list(g.accuracy) for _, g in by], i, None, line)
         if arm in published:
             points = sorted(published[arm].items())
