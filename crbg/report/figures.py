@@ -157,7 +157,8 @@ def _methods(mine: pd.DataFrame) -> None:
     """Many methods side by side: one panel for each density, one row for each arm; references without a density are named below."""
     rivals, levels = mine[mine.asked.notna()], mine[mine.asked.isna()].groupby("arm", sort=False).accuracy.mean()
     rows, densities = list(rivals.arm.unique())[::-1], sorted(rivals.asked.unique(), reverse=True)
-    figure, panels = plt.subplots(1, len(densities), figsize=(6.8, 0.7 + 0.15 * len(rows)), sharey=True, squeeze=False, layout="constrained")
+    size = (6.8, 0.7 + 0.15 * len(rows))
+    figure, panels = plt.subplots(1, len(densities), figsize=size, sharey=True, squeeze=False, layout="constrained")
     for axes, asked in zip(panels[0], densities, strict=True):
         found = {a: t_interval(list(g.accuracy)) for a, g in rivals[rivals.asked == asked].groupby("arm")}
         lowest = max(i.mean for i in found.values()) - 8  # one that failed must not flatten all the others
@@ -174,8 +175,8 @@ def _methods(mine: pd.DataFrame) -> None:
         axes.set_title(f"{100 * (1 - asked):g} % sparse")
     panels[0, 0].set_yticks(range(len(rows)), [LABELS.get(a, a.replace("_", " ")) for a in rows])
     panels[0, 0].set_ylim(-0.6, len(rows) - 0.4)
-    named = [f"{LABELS.get(a, a.replace('_', ' '))} {v:.1f}" for a, v in levels.items()]
-    figure.supxlabel("; ".join([f"{best_part(mine)} accuracy (%)", *(["dashed or left of all: " + ", ".join(named)] if named else [])]), fontsize=7)
+    named = ", ".join(f"{LABELS.get(a, a.replace('_', ' '))} {v:.1f}" for a, v in levels.items())
+    figure.supxlabel(f"{best_part(mine)} accuracy (%)" + (f"; dashed, or left of all: {named}" if named else ""), fontsize=7)
 
 
 def _cost(mine: pd.DataFrame) -> None:
