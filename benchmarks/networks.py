@@ -9,6 +9,8 @@ torchvision's crops and flips. Goals on a GPU: at most 1.15 x dense, and at most
 """
 
 import argparse
+import copy
+import math
 import statistics
 import time
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ import torch
 from PIL import Image
 from publish import publish
 from tabulate import tabulate
+from torch import nn
 from torch.nn.functional import cross_entropy
 from torchvision.transforms import v2
 
@@ -65,15 +68,17 @@ class Watched:
         self.seconds = time.perf_counter() - began
 
 
-def once(name: str, method: str, options: dict[str, Any], feed: Feed, steps: int, precision: str) -> tuple[float, float]:
-    """Seconds a step and peak memory in MiB (0 on a CPU) of one short search."""
+def once(fresh: nn.Module, method: str, options: dict[str, Any], feed: Feed, steps: int, precision: str) -> tuple[float, float]:
+    """Seconds a step and peak memory in MiB (0 on a CPU) of one short search; infinite seconds where the memory does not suffice."""
     where, batches = feed.part.device, Watched(feed, steps)
-    model, _ = models.initial(name, (3, 32, 32), 10, "kaiming_normal", 1.0, 0, **KNOWN.get(name, {}))
-    model = model.to(where)
+    model = copy.deepcopy(fresh).to(where)
     if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats(where)
     task = methods.Task(batches, 0.1, 1, 0, cross_entropy, precision=precision)
-    methods.get(method).find(model, task, methods.options(method, options))
+    try:
+        methods.get(method).find(model, task, methods.options(method, options))
+    except torch.OutOfMemoryError:
+        return math.inf, math.inf
     peak = torch.cuda.max_memory_allocated(where) / 2**20 if where.type == "cuda" else 0.0
     return batches.seconds / steps, peak
 
@@ -94,7 +99,7 @@ def rate(where: torch.device, precision: str) -> float:
 
 def loader_rate(part: Part, batch: int, workers: int) -> float:
     """Images a second of the loop that one writes with torch and torchvision: one image at a time, cropped, mirrored, standardised."""
-    pictures = [Image.fromarray(x.permute(1, 2, 0).numpy()) for x in part.x.cpu()]
+    pictures, labels = [Image.fromarray(x.permute(1, 2, 0).numpy()) for x in part.x.cpu()], part.y.tolist()
     steps = [
         v2.RandomCrop(32, padding=4, padding_mode="reflect"),
         v2.RandomHorizontalFlip(),
@@ -108,7 +113,7 @@ def loader_rate(part: Part, batch: int, workers: int) -> float:
             return len(pictures)
 
         def __getitem__(self, i: int) -> tuple[Any, int]:
-            return turn(pictures[i]), int(part.y[i])
+            return turn(pictures[i]), labels[i]
 
     loader = torch.utils.data.DataLoader(
         Pictures(), batch, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=workers > 0
@@ -152,6 +157,7 @@ def main() -> None:
     feed = Feed(part, args.batch, 0, flip=True, crop=4)
     best, rows = rate(where, args.precision), []
     for name in args.models:
+        fresh, _ = models.initial(name, (3, 32, 32), 10, "kaiming_normal", 1.0, 0, **KNOWN.get(name, {}))
         sides: dict[str, tuple[str, dict[str, Any]]] = {
             "dense": ("dense", {}),
             "gated": ("crbg", {"noise": 0.25}),
@@ -162,20 +168,23 @@ def main() -> None:
         memory = dict.fromkeys(sides, 0.0)
         for round_ in range(args.rounds + 1):
             for side, (method, options) in sides.items():
-                seconds, memory[side] = once(name, method, options, feed, args.steps, args.precision)
+                seconds, memory[side] = once(fresh, method, options, feed, args.steps, args.precision)
                 if round_:  # the first round warms up
                     times[side].append(seconds)
-        model = models.build(name, (3, 32, 32), 10, **KNOWN.get(name, {}))
-        work = 3 * args.batch * measure.flops(model, torch.zeros(1, 3, 32, 32))["dense"]
-        gated = sum(w.numel() for w in weights(model).values())
+        work = 3 * args.batch * measure.flops(fresh, torch.zeros(1, 3, 32, 32))["dense"]
+        gated = sum(w.numel() for w in weights(fresh).values())
         for side, t in times.items():
             ratio = statistics.median(a / b for a, b in zip(t, times["dense"], strict=True))
             middle = statistics.median(t)
+            if not math.isfinite(middle):
+                rows.append([name, side, "out of memory", "", "", "", ""])
+                continue
             more = f"{(memory[side] - memory['dense']) * 2**20 / gated:+.1f}" if memory["dense"] else ""
             share = f"{100 * work / middle / best:.0f} %"
             rows.append(
                 [name, side, f"{args.batch / middle:.0f}", f"{ratio:.2f}", share, f"{memory[side]:.0f}" if memory[side] else "", more]
             )
+            print(*rows[-1], sep="  ", flush=True)  # what follows may fail
     head = ["network", "step", "images / s", "ratio to dense", "share of the matrix rate", "peak MiB", "bytes a weight over dense"]
     ours, theirs = feed_rate(feed), loader_rate(part, args.batch, args.workers)
     chip = torch.cuda.get_device_name(where) if where.type == "cuda" else f"{cpu_name()}, {args.threads} thread(s)"

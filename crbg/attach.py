@@ -34,14 +34,17 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
         CrbgError: two layers share one weight; a gate on one of them would leave the other dense.
     """
     found: dict[str, Tensor] = {}
+    owners: dict[int, str] = {}  # of all parameters: an embedding may share its table with the last layer
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        owners.setdefault(id(parameter), name)
     for prefix, module in model.named_modules():
         for attribute in _attributes(module):
             raw = _raw(module, attribute)
             if raw is None:
                 continue
             name = f"{prefix}.{attribute}".lstrip(".")
-            twin = next((n for n, t in found.items() if t is raw), None)
-            if twin:
+            twin = owners.get(id(raw), name)
+            if twin not in (name, f"{prefix}.parametrizations.{attribute}.original".lstrip(".")):
                 raise CrbgError(f"{name!r} and {twin!r} share one weight; tied weights cannot be gated: untie them first")
             found[name] = raw
     return found

@@ -215,6 +215,9 @@ def _do_runs(args: argparse.Namespace, config: Config, cells: list[Cell]) -> int
         for why in lost.values():
             print(why, flush=True)
         hopeful = [c for c in todo if c.key not in lost]
+        # What failed before goes last: in slices of time it would else be tried again and again before anything else.
+        before = lost or work.hopeless(config, todo)
+        hopeful.sort(key=lambda c: c.key in before)
         code = 0
         if hopeful or parallel.size() > 1:
             code = work.search(_bench(args, config, hopeful or cells), config, hopeful, args.deadline_minutes)

@@ -51,11 +51,12 @@ class Penalised(Search):
 
     def density(self) -> float:
         """Share of gates with mu > 1/2: the natural density of the `half` reading."""
-        return sum(int((g.mu.detach() > 0.5).sum()) for g in self.gates) / self.total
+        # Read once: on a GPU every reading waits for all work before it.
+        return int(torch.stack([(g.mu.detach() > 0.5).sum() for g in self.gates]).sum()) / self.total
 
     def undecided(self) -> float:
         """Share of gates with 0 < mu < 1."""
-        return sum(int(((g.mu.detach() > 0) & (g.mu.detach() < 1)).sum()) for g in self.gates) / self.total
+        return int(torch.stack([((g.mu.detach() > 0) & (g.mu.detach() < 1)).sum() for g in self.gates]).sum()) / self.total
 
     def picture(self) -> list[int]:
         """Histogram of mu over all gates, in the bins of `BINS`."""
@@ -76,6 +77,8 @@ class Penalised(Search):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for key, value in state.items():
             setattr(self, key, list(value) if isinstance(value, list) else value)
+        if "push" in state:  # a checkpoint lies on the CPU
+            self.push = [p.to(g.mu.device) for p, g in zip(state["push"], self.gates, strict=True)]
 
 
 class Centred(Penalised):
@@ -161,16 +164,17 @@ class Controlled(Penalised):
         self.integral = max(-5.0, min(5.0, self.integral + self.plan.integral * error))
         self.weight = self.integral + self.plan.proportional * error
         count = self.steps // self.plan.every + 1
-        self.task = [t + (_norm(_gradient(g)) - t) / count for t, g in zip(self.task, self.gates, strict=True)]
         slopes = [self.penalty.slope(g.mu, g.penalty_sigma) for g in self.gates]
-        pull = self.weight * math.hypot(*self.task) / (math.hypot(*map(_norm, slopes)) + _TINY)
+        norms = _norms([*(_gradient(g) for g in self.gates), *slopes])
+        self.task = [t + (norm - t) / count for t, norm in zip(self.task, norms[: len(slopes)], strict=True)]
+        pull = self.weight * math.hypot(*self.task) / (math.hypot(*norms[len(slopes) :]) + _TINY)
         self.push = [slope.mul_(pull) for slope in slopes]
         firmness = self.plan.firmness * max(0.0, (progress - self.plan.decide) / (1 - self.plan.decide))
         # Deciding gates while the density is off its path would lock the wrong number of them open; hard gates are decided.
         if firmness and not self.gates[0].hard and abs(error) <= self.plan.tolerance:
-            for g, push, task in zip(self.gates, self.push, self.task, strict=True):
-                slope = self.decision.slope(g.mu, g.penalty_sigma)
-                push.add_(slope, alpha=firmness * task / (_norm(slope) + _TINY))
+            slopes = [self.decision.slope(g.mu, g.penalty_sigma) for g in self.gates]
+            for slope, norm, push, task in zip(slopes, _norms(slopes), self.push, self.task, strict=True):
+                push.add_(slope, alpha=firmness * task / (norm + _TINY))
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
@@ -187,8 +191,8 @@ class Controlled(Penalised):
 _TINY = 1e-12
 
 
-def _norm(t: torch.Tensor) -> float:
-    return float(torch.linalg.vector_norm(t))
+def _norms(tensors: list[torch.Tensor]) -> list[float]:
+    return list(torch.stack([torch.linalg.vector_norm(t) for t in tensors]).tolist())
 
 
 def _gradient(gate: Gaussian) -> torch.Tensor:

@@ -35,6 +35,8 @@ def pick(name: str, share: int = 1, tell: Callable[[str], None] = print) -> torc
         return device
     if not torch.cuda.is_available():
         raise CrbgError(f"device {name!r} was asked for, but torch finds no GPU; use --device cpu to run on the CPU")
+    # fp32 is fp32: torch's default lets convolutions round to 10 bits (TF32), and a ticket would read otherwise than on a CPU.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     gpus = identities()
     if device.index is not None and device.index >= len(gpus):
         raise CrbgError(f"device {name!r} was asked for, but there are {len(gpus)} GPUs, cuda:0 to cuda:{len(gpus) - 1}")

@@ -71,6 +71,7 @@ def find_ticket(
     initial = tensor_digest(before)
     if gates(model):
         raise CrbgError("the model carries gates already; detach() or bake() it first")
+    _try(model, batches)
     found: Found = methods.get(method).find(model, Task(batches, density, epochs, seed, loss, clock=clock), chosen)
     if "trained" not in found.changed.values():
         kept = {n: t for n, t in model.state_dict().items() if n in dict(model.named_parameters())}
@@ -81,3 +82,20 @@ def find_ticket(
         found.statistics = measure.running_statistics(model, (x for x, _ in batches.epoch(0)), found.mask)
     found.initial = initial
     return found
+
+
+@torch.no_grad()
+def _try(model: nn.Module, batches: LoaderBatches) -> None:
+    """Pass two examples through, so that data of another shape is one clear error."""
+    with torch.random.fork_rng(devices=[batches.device] if batches.device.type == "cuda" else []):
+        x, _ = next(iter(batches.epoch(0)))
+        x = x[:2]
+    was = {m: m.training for m in model.modules()}
+    try:
+        model.eval()(x)
+    except (RuntimeError, IndexError, TypeError, ValueError) as error:
+        text = " ".join(str(error).split())[:200]
+        raise CrbgError(f"the model cannot take the data, inputs of {tuple(x.shape[1:])} and type {x.dtype} ({text})") from None
+    finally:
+        for module, training in was.items():
+            module.training = training

@@ -236,7 +236,7 @@ def load_checkpoint(path: Path | None) -> dict[str, Any] | None:
     for candidate in (path, path.with_suffix(".previous")) if path else ():
         if candidate.exists():
             try:
-                return dict(torch.load(candidate, weights_only=True))
+                return dict(torch.load(candidate, weights_only=True, map_location="cpu"))  # what takes it up knows its device
             except Exception as error:  # a truncated zip, a short read: torch raises many types for one cause
                 what = f"{candidate} is damaged ({type(error).__name__}): taking the checkpoint before it, or starting again"
                 warnings.warn(what, stacklevel=2)

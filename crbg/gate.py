@@ -123,7 +123,8 @@ class Gaussian(Gate):
         return {"held": self.held, "noise": self.noise}
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
-        self.held, self.noise = state["held"], float(state["noise"])
+        held = state["held"]
+        self.held, self.noise = None if held is None else held.to(self.mu.device), float(state["noise"])
 
 
 class Units(Gaussian):

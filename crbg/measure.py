@@ -117,14 +117,17 @@ def silent_units(
 ) -> dict[str, int]:
     """Count, for each activation module, the units whose output is the same for every image: cut off, or never active.
 
-    A unit of an image-shaped activation is a channel.
+    A unit is a channel: axis 1 behind a convolution, the last axis where linear layers stand beside the activation, as in a transformer.
     """
     lowest: dict[str, Tensor] = {}
     highest: dict[str, Tensor] = {}
 
     def watch(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        beside = list(model.get_submodule(name.rpartition(".")[0]).children())
+        last = any(isinstance(m, nn.Linear) for m in beside) and not any(isinstance(m, nn.modules.conv._ConvNd) for m in beside)
+
         def see(_: nn.Module, __: Any, out: Tensor) -> None:
-            units = out.movedim(1, 0).flatten(1)
+            units = out.movedim(-1 if last else 1, 0).flatten(1)
             low, high = units.amin(1), units.amax(1)
             lowest[name] = torch.minimum(lowest[name], low) if name in lowest else low
             highest[name] = torch.maximum(highest[name], high) if name in highest else high
@@ -164,12 +167,14 @@ def flops(model: nn.Module, example: Tensor, mask: Mask | None = None) -> dict[s
     Dense counts come from torch's FlopCounterMode. A gated layer's share is its density; whatever carries no gate
     (attention products) counts in full, and so do the input projections inside `nn.MultiheadAttention`.
     """
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
     was, fused = model.training, torch.backends.mha.get_fastpath_enabled()
     model.eval()
     torch.backends.mha.set_fastpath_enabled(False)  # the fused path of nn.MultiheadAttention is not counted
-    with torch.no_grad(), bypass(model), FlopCounterMode(display=False) as counter:
+    # Fused attention is not counted on every device.
+    with torch.no_grad(), bypass(model), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(example[:1])
     torch.backends.mha.set_fastpath_enabled(fused)
     model.train(was)

@@ -200,9 +200,12 @@ class GradBalance(Search):
 
     @torch.no_grad()
     def after_backward(self, progress: float) -> None:
-        over = self.over()
         slopes = [g.slope() / self.target for g in self.gates]
-        task, budget = (math.hypot(*(float(torch.linalg.vector_norm(t)) for t in ts)) for ts in (self.grads(), slopes))
+        norms = [torch.linalg.vector_norm(t) for t in (*self.grads(), *slopes)]
+        opened = [g.expected().sum() for g in self.gates]
+        # Read together: on a GPU every reading waits for all work before it.
+        values, n = torch.stack([*norms, *opened]).tolist(), len(slopes)
+        task, budget, over = math.hypot(*values[:n]), math.hypot(*values[n : 2 * n]), sum(values[2 * n :]) / self.target - 1.0
         star = task / max(budget, 1e-30) if over > 0 else 0.0
         self.weight = star if self.weight is None else self.memory * self.weight + (1 - self.memory) * star
         for grad, slope in zip(self.grads(), slopes, strict=True):
@@ -210,7 +213,7 @@ class GradBalance(Search):
 
     def over(self) -> float:
         """Return S, how far the expected openness lies above the budget."""
-        return sum(float(g.expected().sum()) for g in self.gates) / self.target - 1.0
+        return float(sum(torch.stack([g.expected().sum() for g in self.gates]).tolist())) / self.target - 1.0
 
     def grads(self) -> list[Tensor]:
         """The gradients of all gates; each has one after a backward pass."""

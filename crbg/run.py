@@ -206,7 +206,7 @@ def _advice(spec: Spec, seed: int, data: Data) -> str:
         gc.collect()
         torch.cuda.empty_cache()
         model, _ = fresh(spec, data, seed)
-        one = feed_of(replace(spec, batch=size, limit=size), data, seed)
+        one = feed_of(replace(spec, batch=size, limit=2 * size), data, seed)  # the optimiser's state is there from the second step on
         task = methods.Task(one, spec.density, 1, seed, nn.functional.cross_entropy, precision=spec.precision)
         own = spec.resolved()
         short = {k: v for k, v in (("rewind", 0), ("search", 1), ("levels", 1), ("control", "none")) if hasattr(own, k)}

@@ -7,6 +7,7 @@ instead of the mask (the next seed of the same law) and stands in `run`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
@@ -18,11 +19,9 @@ from crbg.select import keep_count, select
 
 def shuffle(mask: Mask, seed: int) -> Mask:
     """Permute the mask inside each tensor: layer densities stay, positions do not."""
-    out = {}
-    for name, t in mask.items():
-        order = torch.from_numpy(rng.permutation(t.numel(), seed, "shuffle", name))
-        out[name] = t.flatten()[order].reshape(t.shape)
-    return Mask(out)
+    with ThreadPoolExecutor(rng.processors()) as pool:  # numpy sorts outside Python's lock
+        orders = pool.map(lambda name: rng.permutation(mask[name].numel(), seed, "shuffle", name), mask)
+        return Mask({n: t.flatten()[torch.from_numpy(order)].reshape(t.shape) for (n, t), order in zip(mask.items(), orders, strict=True)})
 
 
 def invert(scores: Mapping[str, Tensor], mask: Mask) -> Mask:

@@ -112,29 +112,31 @@ def prune(model: nn.Module, name: str, density: float, rounds: int, batches: Som
     if rounds < 1:
         raise CrbgError(f"rounds {rounds} must be at least 1")
     raw = {n: w.detach() for n, w in weights(model).items()}
-    ranks = {n: torch.zeros(w.shape, dtype=torch.float64) for n, w in raw.items()}
+    ranks = {n: torch.zeros(w.shape, dtype=torch.float64, device=w.device) for n, w in raw.items()}  # sorted where the network is
     total = sum(r.numel() for r in ranks.values())
     for t in range(rounds):
         mask = select(ranks, keep_count(density ** (t / rounds), total))
         scores = score(model, {n: w * mask[n].to(w.device) for n, w in raw.items()}, batches, loss, seed)
         ranks = ranked_after(ranks, scores, mask)
-    return ranks
+    return {n: r.cpu() for n, r in ranks.items()}
 
 
 def ranked_after(ranks: Mapping[str, Tensor], scores: Mapping[str, Tensor], within: Mask) -> dict[str, Tensor]:
     """Rank the weights of a round before all that were dropped earlier: their place, from 0 to 1, plus the round's number."""
-    together = torch.cat([s.flatten() for s in scores.values()]).cpu()
-    alive = torch.cat([within[n].flatten() for n in scores])
-    place = torch.zeros(together.numel(), dtype=torch.float64)
+    device = next(iter(ranks.values())).device
+    together = torch.cat([s.flatten() for s in scores.values()]).to(device)
+    kept = {n: within[n].to(device) for n in scores}
+    alive = torch.cat([t.flatten() for t in kept.values()])
+    place = torch.zeros(together.numel(), dtype=torch.float64, device=device)
     count = int(alive.sum())
     order = together[alive].argsort(descending=True, stable=True)  # ties by position, as `select` breaks them
-    places = torch.empty(count, dtype=torch.float64)
-    places[order] = torch.arange(count - 1, -1, -1, dtype=torch.float64) / max(1, count)
+    places = torch.empty(count, dtype=torch.float64, device=device)
+    places[order] = torch.arange(count - 1, -1, -1, dtype=torch.float64, device=device) / max(1, count)
     place[alive] = places
     base = max(float(r.max()) for r in ranks.values())
     parts = torch.split(place, [s.numel() for s in scores.values()])
     return {
-        n: torch.where(within[n], p.reshape(s.shape) + float(int(base) + 1), ranks[n])
+        n: torch.where(kept[n], p.reshape(s.shape) + float(int(base) + 1), ranks[n])
         for (n, s), p in zip(scores.items(), parts, strict=True)
     }
 
@@ -156,7 +158,7 @@ def balanced_batch(model: nn.Module, batches: Batches, per_class: int, size: int
         for i, label in enumerate(y.tolist()):
             if kept.get(label, 0) < per_class:
                 kept[label] = kept.get(label, 0) + 1
-                xs.append(x[i])
+                xs.append(x[i].clone())  # a view would keep its whole batch in memory
                 ys.append(y[i])
         if len(kept) == classes and min(kept.values()) == per_class:
             break

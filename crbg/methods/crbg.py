@@ -67,6 +67,11 @@ class Options:
     train_slopes: bool = False
 
 
+def work(o: Options, density: float | None, epochs: int) -> float:
+    """Count epochs in all: training before and after the search are epochs too."""
+    return o.pretrain + epochs + o.finetune
+
+
 def find(model: nn.Module, task: Task, options: Options) -> Found:
     """Search, and keep the gates with mu > 1/2 (`half`).
 

@@ -18,6 +18,7 @@ from torch import nn
 from crbg.errors import CrbgError, choose
 
 NAMES = r"timm:[\w.]+"
+_absent: dict[str, str] = {}  # what this process could not download: a hub that is out of reach takes a minute to say so
 SUFFIXES = (".safetensors", ".pth", ".bin")
 
 
@@ -33,6 +34,8 @@ def pretrained(name: str, in_shape: tuple[int, ...], classes: int, stem: str = "
         CrbgError: the weights are not on this machine and cannot be downloaded, or the file does not hold them.
     """
     plain, place = _known(name), os.environ.get("CRBG_WEIGHTS")
+    if not place and plain in _absent:
+        raise CrbgError(_absent[plain])
     how: dict[str, Any] = {"pretrained": True}
     if place:
         path = Path(place).expanduser()
@@ -49,10 +52,12 @@ def pretrained(name: str, in_shape: tuple[int, ...], classes: int, stem: str = "
         text = " ".join(str(error).split())[:160]
         if place:
             raise CrbgError(f"{path} does not hold weights of {plain!r} ({type(error).__name__}: {text})") from None
-        raise CrbgError(
+        build(name, in_shape, classes, stem, **options)  # says so if it is the model's arguments that are wrong
+        _absent[plain] = (
             f"ImageNet weights of {plain!r} are not here and could not be downloaded ({type(error).__name__}: {text}); "
             "set CRBG_WEIGHTS to a file that holds them, or to a folder with such files"
-        ) from None
+        )
+        raise CrbgError(_absent[plain]) from None
     known: Any = model.pretrained_cfg
     heads = known.get("classifier") or ()
     own = [heads] if isinstance(heads, str) else list(heads)

@@ -175,7 +175,7 @@ def _methods(mine: pd.DataFrame) -> None:
         axes.set_title(f"{100 * (1 - asked):g} % sparse")
     panels[0, 0].set_yticks(range(len(rows)), [LABELS.get(a, a.replace("_", " ")) for a in rows])
     panels[0, 0].set_ylim(-0.6, len(rows) - 0.4)
-    named = ", ".join(f"{LABELS.get(a, a.replace('_', ' '))} {v:.1f}" for a, v in levels.items())
+    named = ", ".join(f"{LABELS.get(str(a), str(a).replace('_', ' '))} {v:.1f}" for a, v in levels.items())
     figure.supxlabel(f"{best_part(mine)} accuracy (%)" + (f"; dashed, or left of all: {named}" if named else ""), fontsize=7)
 
 
