@@ -488,7 +488,7 @@ def test_loss_rule(project, loss, verdict):
     rule = {"type": "loss", "density": 0.1, "reference": "dense", "most": 1.0}
     project.put("ours", 0.1, around(95.0 - loss))
     assert project.verdict(**rule).verdict == "not run"
-    project.put("dense", None, around(95.0))
+    project.put("dense", None, around(95.0)[::-1])
     out = project.verdict(**rule)
     assert out.verdict == verdict
     assert f"dense - ours = {loss:+.2f} points" in out.evidence
@@ -810,8 +810,10 @@ def test_the_projects_claims_name_what_its_configuration_runs(monkeypatch):
             at = {c.spec.density for c in config.experiment(rule["experiment"]).cells if c.arm == rule["arm"]}
             density = rule.get("density", next(iter(at), "no such arm"))
             densities = density if isinstance(density, list) else [density]
-            arms = [rule["arm"], *rule.get("others", []), *([rule["reference"]] if rule["type"] == "cheaper" else [])]
+            others = rule.get("others", [])
+            arms = [rule["arm"], *([] if "among" in rule else others), *([rule["reference"]] if rule["type"] == "cheaper" else [])]
             wanted += [(rule["experiment"], arm, d) for arm in arms for d in densities]
+            wanted += [(rule["among"], arm, None) for arm in others if "among" in rule]
             if "other" in rule and "reference_density" in rule:
                 wanted += [(rule["experiment"], rule["other"], rule[k]) for k in ("density", "reference_density")]
             if rule["type"] == "loss":
@@ -820,7 +822,8 @@ def test_the_projects_claims_name_what_its_configuration_runs(monkeypatch):
         wanted += [(c["experiment"], c["a"], c["density"]), (c.get("against", c["experiment"]), c["b"], c["density"])]
     wanted += [(g["experiment"], g["arm"], g["density"]) for g in declared["goals"]]
     ablations = ("order", "tracks", "flat")  # judged on validation
-    judged_on_test = {c["rule"]["experiment"] for c in declared["claims"] if c["rule"] and c["rule"]["type"] not in ablations}
+    rules = [c["rule"] for c in declared["claims"] if c["rule"] and c["rule"]["type"] not in ablations]
+    judged_on_test = {r["experiment"] for r in rules if r.get("part") != "validation"}
     assert {config.experiment(name).role for name in judged_on_test} == {"main"}
     there = {(e.name, c.arm, c.spec.density) for e in config.experiments.values() for c in e.cells}
     assert set(wanted) <= there

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -74,7 +75,7 @@ def test_objectives_are_means_of_tickets_without_a_control(project):
     put(project, "snip", 0.1, 80.0, objectives={"loss": 3.0})
     put(project, "snip", 0.1, 80.0, objectives={"loss": 100.0}, control="shuffle")
     put(project, "dense", 1.0, 80.0, objectives={"loss": 0.0})
-    table = winners.objectives(project, project.experiment("one"))
+    table = winners.objectives(winners.measured(project, project.experiment("one")))
     wide, sparse = table.to_dict("records")
     assert (wide["arm"], wide["sparsity %"], wide["loss"], wide["reverse KL"], wide["n"]) == ("cts", "50", "2", "1.25", "3")
     assert (sparse["arm"], sparse["loss"], sparse["reverse KL"]) == ("snip", "4", "not finite")
@@ -101,10 +102,78 @@ def test_the_figure_sets_published_points_beside_measured_ones(project, monkeypa
     real("all")
 
 
+def test_the_figure_of_objectives_has_a_panel_for_each_and_leaves_out_what_is_not_finite(project, monkeypatch, tmp_path):
+    put(project, "cts", 0.5, 80.0, objectives={"loss": 1.0, "kl": 0.25})
+    put(project, "cts", 0.1, 80.0, objectives={"loss": 2.0, "kl": 0.5})
+    put(project, "snip", 0.1, 80.0, objectives={"loss": 3.0})
+    seen = []
+    real = figures.plt.close
+    monkeypatch.setattr(figures.plt, "close", lambda f: seen.append(f) or None)
+    found = winners.measured(project, project.experiment("one"))
+    path = figures.by_objective(found, {"loss": "loss", "kl": "reverse KL"}, tmp_path / "o")
+    loss, kl = seen[0].axes[:2]
+    drawn = {c.get_label(): [round(float(y), 3) for y in c.lines[0].get_ydata()] for c in loss.containers}
+    assert drawn == {figures.LABELS.get("cts", "cts"): [3.0, 2.0], "SNIP": [4.0]}  # from the sparse end on, means of i + value
+    assert [len(c.lines[0].get_ydata()) for c in kl.containers] == [2, 0]
+    assert path.with_name("o.png").stat().st_size > 5000
+    real("all")
+
+
+def test_tickets_pass_where_every_control_is_worse(project):
+    put(project, "snip", 0.1, 80.0)
+    rule = {"experiment": "one", "arm": "snip", "density": 0.1}
+    assert claims.RULES["passes"](rule, tidy(project))[0] == "not run"
+    for controlled, word, opposite in ((70.0, "reproduced", "not reproduced"), (85.0, "not reproduced", "reproduced")):
+        put(project, "snip", 0.1, controlled, control="shuffle")
+        verdict, evidence = claims.RULES["passes"](rule, tidy(project))
+        assert (verdict, f"shuffle loses {80 - controlled:.2f}" in evidence) == (word, True)
+        assert claims.RULES["passes"]({**rule, "fail": True}, tidy(project))[0] == opposite
+    put(project, "snip", 0.1, 82.0, control="shuffle", step=-1)  # 82, 81, 80 against 80, 81, 82
+    assert claims.RULES["passes"](rule, tidy(project))[0] == "inconclusive"
+
+
+def test_the_same_seeds_are_compared_in_pairs(project):
+    # 80, 82, 84 against 80.5, 82.5, 84.5: half a point in every pair, which Welch's test could not see.
+    put(project, "cts", 0.1, 80.0, step=2)
+    put(project, "ltr", 0.1, 80.5, step=2)
+    rule = {"experiment": "one", "arm": "cts", "reference": "ltr", "density": 0.1, "reference_density": 0.1, "most": 0.6}
+    verdict, evidence = claims.RULES["loss"](rule, tidy(project))
+    assert verdict == "reproduced"
+    assert "+0.50 points [+0.50, +0.50]" in evidence
+
+
+def test_on_validation_an_arm_stands_at_its_best_setting(project):
+    put(project, "cts", 0.1, 80.0)
+    put(project, "snip", 0.1, 70.0)
+    put(project, "snip", 0.1, 90.0, control="shuffle")
+    rule = {"type": "best", "experiment": "one", "arm": "cts", "others": ["snip"], "density": 0.1, "part": "validation"}
+    verdict, evidence = claims.RULES["best"](rule, tidy(project))
+    assert verdict == "not reproduced"
+    assert "- snip -10.00" in evidence
+    assert "validation" in evidence
+
+
+@pytest.mark.parametrize(("expected", "word"), [(0.115, "reproduced"), (0.13, "not reproduced"), (0.08, "not reproduced")])
+def test_flat_asks_for_the_budget_too(project, expected, word):
+    rows = []
+    for slack, share in (("1.1", 0.11), ("1.3", expected)):
+        rows += [{"experiment": "one", "arm": "cts", "part": "validation", "reading": "binary", "seed": s, "setting": f"slack {slack}",
+                  "accuracy": 80.0 + 0.01 * s, "over": share / 0.11 - 1} for s in SEEDS]  # fmt: skip
+    rule = {"experiment": "one", "arm": "cts", "most": 1.0, "over": 0.1}
+    verdict, evidence = claims.RULES["flat"](rule, pd.DataFrame(rows))
+    assert verdict == word
+    assert f"{100 * (expected / 0.11 - 1):+.1f} % off the budget at slack 1.3" in evidence
+    assert claims.RULES["flat"]({**rule, "over": 9.9}, pd.DataFrame(rows))[0] == "reproduced"
+
+
 @pytest.mark.parametrize(("theirs", "word"), [(130.0, "reproduced"), (50.0, "not reproduced"), (109.5, "inconclusive")])
 def test_cheaper_compares_seconds_on_one_machine(project, theirs, word):
     put(project, "cts", 0.1, 80.0, seconds=10.0)
     put(project, "ltr", 0.1, 80.0, seconds=theirs)
+    for i, seed in enumerate(SEEDS):  # seconds of pairs that differ
+        cell = next(c for c in project.experiment("one").cells if (c.arm, c.spec.density, c.seed) == ("ltr", 0.1, seed))
+        times = {"revision": "abc", "device": "a CPU", "search_seconds": theirs * 1.01 ** (2 * i - 1)}
+        write_json(store.run_folder(project, cell.spec, seed) / "provenance.json", times)
     rule = {"type": "cheaper", "experiment": "one", "arm": "cts", "reference": "ltr", "density": 0.1, "times": 12.0}
     verdict, evidence = claims.RULES["cheaper"](rule, tidy(project))
     assert verdict == word
@@ -141,4 +210,4 @@ def test_published_points_belong_to_experiments_and_arms_that_exist(monkeypatch)
     real = configs.read(["config.yaml"])
     for name, arms in yaml.safe_load(Path("paper/published.yaml").read_text())["winners"].items():
         assert set(arms) <= {c.arm for c in real.experiment(name).cells}
-        assert real.experiment(name).view == "winners"
+        assert real.experiment(name).view in ("winners", "dots")

@@ -84,8 +84,8 @@ def build(config: Config, only: str | None = None, page_copy: Path | None = None
 def _compared(e: Experiment, rows: pd.DataFrame, config: Config) -> dict[str, pd.DataFrame]:
     """Make the tables that stand beside the one of an experiment that compares methods; their names begin their captions."""
     if e.view == "winners":
-        table = winners.objectives(config, e)
-        return {"objectives of the tickets as they were drawn, means over seeds": table} if len(table) else {}
+        found = winners.measured(config, e)
+        return {"objectives of the tickets as they were drawn, means over seeds": winners.objectives(found)} if len(found) else {}
     if e.view != "methods":
         return {}
     return {
@@ -100,8 +100,9 @@ def _published(claims: Mapping[str, Any], experiment: Experiment, config: Config
         return {}
     rules = [(c, c["rule"]) for c in claims["claims"] if c["rule"] and c["rule"].get("experiment") == experiment.name]
     found: dict[str, Any] = {"points": [(r["at"], r["published"], c["source"].split(",")[0]) for c, r in rules if "at" in r]}
-    if any(r["type"] == "width" for _, r in rules) or experiment.view == "winners":
-        found |= yaml.safe_load(PUBLISHED.read_text())
+    known = yaml.safe_load(PUBLISHED.read_text()) if PUBLISHED.exists() else {}
+    if any(r["type"] == "width" for _, r in rules) or experiment.name in known.get("winners", {}):
+        found |= known
     return found
 
 
@@ -118,6 +119,10 @@ def _insides(config: Config, folder: Path) -> list[tuple[str, Path]]:
         if e.view == "penalties" and (picked := _one_seed(config, e)):
             path = folder / "figures" / f"{e.name}_histograms"
             out.append((f"{e.name}: gates under each penalty, one run each", figures.histograms(picked, path)))
+        if e.view == "winners" and len(worth := winners.measured(config, e)):
+            path = folder / "figures" / f"{e.name}_objectives"
+            drawn = figures.by_objective(worth, winners.TITLES, path, config.demonstration)
+            out.append((f"{e.name}: what tickets are worth as they were drawn, by objective, lower is better", drawn))
         if found := depth.layers(config, e) if e.role != "tune" else []:
             path = folder / "figures" / f"{e.name}_layers"
             out.append((f"{e.name}: sparsity by layer", figures.by_depth(found, path, config.demonstration)))

@@ -169,7 +169,7 @@ def _loss(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
     reference = values(rows, rule.get("reference_experiment", rule["experiment"]), rule["reference"], rule.get("reference_density"))
     if mine.empty or reference.empty:
         return "not run", "no runs"
-    d = stats.welch(list(reference.accuracy), list(mine.accuracy)).difference
+    d = _compare(reference, mine).difference
     verdict = _word(d.high <= rule["most"], d.low > rule["most"])
     evidence = f"{rule['reference']} - {rule['arm']} = {d.mean:+.2f} points [{d.low:+.2f}, {d.high:+.2f}]"
     return verdict, f"{evidence}, at most {rule['most']}, n = {d.n}"
@@ -219,19 +219,23 @@ def _collapsed(rule: Mapping[str, Any], rows: pd.DataFrame, arm: str) -> int:
 
 
 def _best(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
-    """Judge whether an arm is better than every one of others, at a density or at each of several: all intervals lie above 0."""
+    """Judge whether an arm is better than every one of others, at a density or at each of several: all intervals lie above 0.
+
+    Others without a density, from the experiment `among`, may be named too. On `part: validation` an arm stands at its best setting.
+    """
     if isinstance(rule["density"], list):
         found = [_best({**rule, "density": d}, rows) for d in rule["density"]]
         words = [word for word, _ in found]
         text = "; ".join(evidence for _, evidence in found)
         return ("not run" if "not run" in words else _word(set(words) == {"reproduced"}, "not reproduced" in words)), text
-    ours = values(rows, rule["experiment"], rule["arm"], rule["density"])
+    ours = _chosen(rule, rows, rule["experiment"], rule["arm"], rule["density"])
     if ours.empty:
         return "not run", "no runs"
     lost = {arm: _collapsed(rule, rows, arm) for arm in (rule["arm"], *rule["others"])}
     parts, holds, refuted = [], True, False
     for other in rule["others"]:
-        theirs = values(rows, rule["experiment"], other, rule["density"])
+        asked = None if "among" in rule else rule["density"]
+        theirs = _chosen(rule, rows, rule.get("among", rule["experiment"]), other, asked)
         if lost[rule["arm"]] or lost[other]:
             return "inconclusive", ", ".join(f"{lost[arm]} runs of {arm} collapsed" for arm in (rule["arm"], other) if lost[arm])
         if theirs.empty:
@@ -239,7 +243,31 @@ def _best(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
         d = _compare(ours, theirs).difference
         holds, refuted = holds and d.low > 0, refuted or d.high < 0
         parts.append(f"- {other} {d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}]")
-    return _word(holds, refuted), f"{rule['arm']} at {rule['density']}: " + ", ".join(parts) + f"; n = {len(ours)}"
+    where = ", validation" if rule.get("part") == "validation" else ""
+    return _word(holds, refuted), f"{rule['arm']} at {rule['density']}: " + ", ".join(parts) + f"; n = {len(ours)}{where}"
+
+
+def _chosen(rule: Mapping[str, Any], rows: pd.DataFrame, experiment: str, arm: str, density: float | None) -> pd.DataFrame:
+    """Pick an arm's rows on the part that the rule reads; of several settings those of the best mean."""
+    mine = values(rows, experiment, arm, density, part=rule.get("part", "test"))
+    return max((g for _, g in mine.groupby("digest")), key=lambda g: g.accuracy.mean()) if mine.digest.nunique() > 1 else mine
+
+
+def _passes(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
+    """Judge whether tickets pass the sanity checks: trained under every control they are worse than without, all intervals above 0.
+
+    With `fail: true` it is claimed that they do not.
+    """
+    mine = values(rows, rule["experiment"], rule["arm"], rule["density"], part=rule.get("part", "test"))
+    by = {str(setting(str(text)).get("control")): g for text, g in mine.groupby("setting")}
+    if "none" not in by or len(by) < 2:
+        return "not run", "no runs"
+    losses = {name: _compare(by["none"], g).difference for name, g in by.items() if name != "none"}
+    passes, fails = all(d.low > 0 for d in losses.values()), any(d.high <= 0 for d in losses.values())
+    parts = ", ".join(f"{name} loses {d.mean:.2f} [{d.low:.2f}, {d.high:.2f}]" for name, d in losses.items())
+    where = ", validation" if rule.get("part") == "validation" else ""
+    verdict = _word(fails, passes) if rule.get("fail") else _word(passes, fails)
+    return verdict, f"{rule['arm']} at {rule['density']}: {parts}; n = {len(by['none'])}{where}"
 
 
 def _cheaper(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
@@ -249,8 +277,8 @@ def _cheaper(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
         return "not run", "no runs"
     if ours.device.nunique() != 1 or set(ours.device) != set(theirs.device):
         return "not run", "the runs were timed on different machines"
-    logs = [[math.log(float(s)) for s in arm.search_seconds] for arm in (theirs, ours)]
-    d = stats.welch(*logs).difference
+    logs = [arm.assign(accuracy=[math.log(float(s)) for s in arm.search_seconds]) for arm in (theirs, ours)]
+    d = _compare(*logs).difference
     low, mean, high = (math.exp(v) for v in (d.low, d.mean, d.high))
     least = 0.9 * rule["times"]
     evidence = f"{rule['arm']} takes {ours.search_seconds.mean():.0f} s, {rule['reference']} {theirs.search_seconds.mean():.0f} s"
@@ -329,7 +357,10 @@ def _tracks(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
 
 
 def _flat(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
-    """Judge whether accuracy stays near its best over a range: the loss of the worst setting against the best one."""
+    """Judge whether accuracy stays near its best over a range: the loss of the worst setting against the best one.
+
+    With `over`, the share of open gates must also end within that part of its budget in every setting.
+    """
     cells = _cells(rule, rows)
     if len(cells) < 2:
         return "not run", "no runs"
@@ -337,7 +368,12 @@ def _flat(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
     d = stats.welch(list(best.accuracy), list(worst.accuracy)).difference
     verdict = _word(d.high <= rule["most"], d.low > rule["most"])
     ends = " and ".join(f"{g.accuracy.mean():.2f} % at {g.setting.iloc[0]}" for g in (best, worst))
-    return verdict, f"{ends}: {d.mean:.2f} points [{d.low:.2f}, {d.high:.2f}], at most {rule['most']}, n = {d.n}, validation"
+    evidence = f"{ends}: {d.mean:.2f} points [{d.low:.2f}, {d.high:.2f}], at most {rule['most']}"
+    if "over" in rule:
+        g = max(cells.values(), key=lambda g: g.over.abs().mean())
+        verdict = verdict if g.over.abs().mean() <= rule["over"] else "not reproduced"
+        evidence += f"; {100 * g.over.mean():+.1f} % off the budget at {g.setting.iloc[0]}, at most {100 * rule['over']:g} %"
+    return verdict, f"{evidence}, n = {d.n}, validation"
 
 
 def _widths(rule: Mapping[str, Any], rows: pd.DataFrame, arm: str) -> dict[float, list[float]]:
@@ -382,7 +418,7 @@ def _steady(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
 RULES = {
     "value": _value, "gap": _gap, "loss": _loss, "sanity": _sanity, "frontier": _frontier, "floor": _floor, "best": _best, "order": _order,
     "tracks": _tracks, "flat": _flat, "width": _width, "steady": _steady, "deeper": _deeper,
-    "cheaper": _cheaper,
+    "cheaper": _cheaper, "passes": _passes,
 }  # fmt: skip
 
 

@@ -71,7 +71,7 @@ def draw(rows: pd.DataFrame, experiment: Experiment, path: Path, demonstration: 
     with _figure(path, demonstration):
         match experiment.view:
             case "dots":
-                _dots(mine)
+                _dots(mine, published.get("winners", {}).get(experiment.name, {}))
             case "lines":
                 _lines(mine, experiment)
             case "width":
@@ -207,7 +207,9 @@ def _winners(mine: pd.DataFrame, published: Mapping[str, Mapping[float, float]])
     for i, arm in enumerate(arms):
         group, label, line = mine[mine.arm == arm], LABELS.get(arm, arm), LINES[i // 7]
         if (group.asked >= 1).all():
-            left.axhline(group.accuracy.mean(), color="black", lw=0.7, ls=":", label=f"{label}: {group.accuracy.mean():.1f} %")
+            theirs = published.get(arm, {}).get(1.0)
+            text = f"{label}: {group.accuracy.mean():.1f} %" + (f" (published {theirs} %)" if theirs else "")
+            left.axhline(group.accuracy.mean(), color="black", lw=0.7, ls=":", label=text)
             continue
         by = [(float(d), g) for d, g in group.groupby("asked", sort=True)]
         _band(left, [d * apart ** (len(arms) / 2 - i) for d, _ in by], [list(g.accuracy) for _, g in by], i, label, line)
@@ -226,12 +228,12 @@ def _winners(mine: pd.DataFrame, published: Mapping[str, Mapping[float, float]])
     # Random masks may fall far out of the picture; their numbers stand in the table.
     _around([g.accuracy.mean() for (arm, _), g in mine.groupby(["arm", "asked"]) if arm != "random"], left)
     if published:
-        left.plot([], [], "o", color="black", mfc="none", ms=5, lw=0, label="hollow: published, at other rewinding points")
+        left.plot([], [], "o", color="black", mfc="none", ms=5, lw=0, label="hollow: published or public code, other settings")
     figure.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.05), ncol=4, columnspacing=1.0)
 
 
-def _dots(mine: pd.DataFrame) -> None:
-    """One line for each arm and setting: accuracy with its interval. What lies far below is named at the edge instead."""
+def _dots(mine: pd.DataFrame, published: Mapping[str, Mapping[float, float]]) -> None:
+    """One line for each arm and setting: accuracy with its interval; hollow: published. What lies far below is named at the edge."""
     groups = list(specs(mine))[::-1]
     _, axes = plt.subplots(figsize=(3.4, 0.35 + 0.19 * len(groups)))
     colour = {arm: i for i, arm in enumerate(mine.arm.unique())}
@@ -244,12 +246,14 @@ def _dots(mine: pd.DataFrame) -> None:
             axes.annotate(f"$\\leftarrow$ {i.mean:.1f}", (0.01, y), xycoords=("axes fraction", "data"), fontsize=6, va="center")
         else:
             axes.errorbar(i.mean, y, xerr=i.bar, color=COLOURS[c % 7], marker=MARKERS[c % 7], ms=4, capsize=2, lw=1)
+        if (theirs := published.get(arm, {}).get(g.asked.iloc[0])) is not None:
+            axes.plot(theirs, y, MARKERS[c % 7], color=COLOURS[c % 7], ms=5, mfc="none")
         closed, sparse = 100 * (1 - g.units.astype(float).mean()), 100 * (1 - g.density.mean())
         much = f"{closed:.0f} % of units closed" if g.units.notna().all() else f"{sparse:.1f} % sparse" if sparse else ""
         names.append(", ".join(filter(None, [LABELS.get(arm, arm.replace("_", " ")), text, much])))
     axes.set_yticks(range(len(groups)), names, fontsize=6)
     axes.set_ylim(-0.6, len(groups) - 0.4)
-    axes.set_xlabel(f"{best_part(mine)} accuracy (%)")
+    axes.set_xlabel(f"{best_part(mine)} accuracy (%)" + ("; hollow: published" if published else ""))
 
 
 def _lines(mine: pd.DataFrame, experiment: Experiment) -> None:
@@ -408,6 +412,34 @@ def inside(anatomy: Anatomy, path: Path) -> Path:
         course.set_title("gates over epochs (%)")
         course.set_xlabel("epoch")
         course.legend(frameon=False, fontsize=5.5)
+    return path
+
+
+def by_objective(found: pd.DataFrame, titles: Mapping[str, str], path: Path, demonstration: bool = False) -> Path:
+    """Draw what tickets are worth as they were drawn: one panel for each objective, all to be minimised, one line for each arm."""
+    arms, densities = list(found.arm.unique()), sorted(found.density.unique(), reverse=True)
+    with _figure(path, demonstration):
+        columns = math.ceil(len(titles) / 2)
+        figure, panels = plt.subplots(2, columns, figsize=(6.8, 3.4), sharex=True, squeeze=False, layout="constrained")
+        for axes, (name, title) in zip(panels.flat, titles.items(), strict=False):
+            for i, arm in enumerate(arms):
+                mine = found[(found.arm == arm) & np.isfinite(found[name].astype(float))]
+                by = [(float(d), list(g[name].astype(float))) for d, g in mine.groupby("density", sort=True)]
+                _band(axes, [d for d, _ in by], [v for _, v in by], i, LABELS.get(arm, arm), LINES[i // 7])
+            axes.set_title(title)
+            middles = [g[name].astype(float).mean() for _, g in found.groupby(["arm", "density"])]
+            if name != "gradnorm" and max(middles) > 20 * max(min(middles), 1e-9):
+                axes.set_yscale("log")
+            axes.set_xscale("log")
+            axes.set_xticks(densities, [f"{100 * (1 - d):.4g}" for d in densities])
+            axes.set_xticks([], minor=True)
+        panels[0, 0].invert_xaxis()
+        handles, texts = panels[0, 0].get_legend_handles_labels()
+        for axes in panels.flat[len(titles) :]:
+            axes.axis("off")
+        panels.flat[-1].legend(handles, texts, frameon=False, loc="center")
+        for axes in panels.flat[columns : len(titles)]:
+            axes.set_xlabel("sparsity (%)")
     return path
 
 

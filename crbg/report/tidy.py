@@ -16,7 +16,7 @@ from crbg.selection import varying
 COLUMNS = [
     "experiment", "role", "arm", "setting", "x", "run", "digest", "version", "data", "model", "init", "asked", "seed", "epochs", "status",
     "origin", "revision", "device", "finished", "part", "reading", "accuracy", "density", "density_missed", "shuffle", "invert", "reinit",
-    "constant", "fractional", "units", "natural", "effective", "silent", "kept", "gated", "trained", "redrawn", "search_seconds",
+    "constant", "fractional", "units", "natural", "effective", "silent", "kept", "gated", "trained", "redrawn", "search_seconds", "over",
     "work", "draw", "order", "depth", "tensors",
     "lossy", "lossy_test", "clean", "plain", "again",
 ]  # fmt: skip
@@ -77,6 +77,9 @@ def _rows(e: Experiment, cell: Cell, found: dict[str, Any], setting: dict[str, A
         "depth": deeper_sparser(record), "tensors": len(record.get("layers", {})),
         "lossy": sum(record.get("lossy_images", {}).values()), "lossy_test": record.get("lossy_images", {}).get("test", 0),
     }  # fmt: skip
+    # GradBalance holds sum p / (slack k) at 1; how far above it ended.
+    if "expected" in (last := record.get("anatomy", {}).get("search", {})) and (slack := getattr(spec.resolved(), "slack", None)):
+        base["over"] = last["expected"] / (slack * spec.density) - 1
     # A step costs three forward passes of its batch: one forward, and one for each of the two gradients.
     base["work"] = 3 * record["flops"]["dense"] * record["steps"] * spec.batch if "flops" in record and "steps" in record else None
     parts = {"validation": record.get("validation"), "test": found.get("evaluation", {}).get("test") if e.role == "main" else None}

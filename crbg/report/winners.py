@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import pandas as pd
 
 from crbg import store
@@ -16,20 +13,25 @@ TITLES = {
 }  # fmt: skip
 
 
-def objectives(config: Config, experiment: Experiment) -> pd.DataFrame:
-    """Give each arm's objectives by density, means over seeds, all to be minimised; empty where no run measured them."""
-    seen: dict[tuple[str, float], list[Mapping[str, Any]]] = {}
+def measured(config: Config, experiment: Experiment) -> pd.DataFrame:
+    """List what every ticket is worth in every objective, one row a run, None where that is not finite."""
+    out = []
     for c in experiment.cells:
         found = store.find(config, c.spec, c.seed)
         values = found["record"].get("anatomy", {}).get("objectives") if found else None
         # A control keeps the ticket that was drawn, so its objectives are those of the ticket without it.
         if values and getattr(c.spec.resolved(), "control", "none") == "none" and (c.spec.density or 1.0) < 1.0:
-            seen.setdefault((c.arm, c.spec.density or 1.0), []).append(values)
+            out.append({"arm": c.arm, "density": c.spec.density, **{name: values.get(name) for name in TITLES}})
+    return pd.DataFrame(out)
+
+
+def objectives(found: pd.DataFrame) -> pd.DataFrame:
+    """Give each arm's objectives by density, means over seeds, all to be minimised."""
     out = []
-    for (arm, density), group in seen.items():
+    for (arm, density), group in found.groupby(["arm", "density"], sort=False):
         line = {"arm": arm, "sparsity %": f"{100 * (1 - density):.4g}"}
         for name, title in TITLES.items():
-            known = [float(v[name]) for v in group if v.get(name) is not None]
-            line[title] = f"{sum(known) / len(known):.3g}" if len(known) == len(group) else "not finite"
+            known = group[name].dropna().astype(float)
+            line[title] = f"{known.mean():.3g}" if len(known) == len(group) else "not finite"
         out.append(line | {"n": str(len(group))})
     return pd.DataFrame(out)
