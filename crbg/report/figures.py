@@ -420,7 +420,7 @@ def by_objective(found: pd.DataFrame, titles: Mapping[str, str], path: Path, dem
     arms, densities = list(found.arm.unique()), sorted(found.density.unique(), reverse=True)
     with _figure(path, demonstration):
         columns = math.ceil(len(titles) / 2)
-        figure, panels = plt.subplots(2, columns, figsize=(6.8, 3.4), sharex=True, squeeze=False, layout="constrained")
+        _, panels = plt.subplots(2, columns, figsize=(6.8, 3.4), sharex=True, squeeze=False, layout="constrained")
         for axes, (name, title) in zip(panels.flat, titles.items(), strict=False):
             for i, arm in enumerate(arms):
                 mine = found[(found.arm == arm) & np.isfinite(found[name].astype(float))]
