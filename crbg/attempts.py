@@ -15,8 +15,8 @@ from crbg import lock
 
 FILE = "attempts.jsonl"
 # How an attempt can end. Another try can help only where the reason lies outside the program and its input.
-DONE, PAUSED, MEMORY, DISK, INPUT, CODE, KILLED, FAILED = (
-    "done", "paused", "out of memory", "disk", "bad input", "code error", "killed", "failed",
+DONE, PAUSED, MEMORY, DISK, INPUT, CODE, KILLED, FAILED, WAITED = (
+    "done", "paused", "out of memory", "disk", "bad input", "code error", "killed", "failed", "waited",
 )  # fmt: skip
 FINAL = (INPUT, CODE)
 # What SLURM writes into a job's log when it ends a job.
@@ -43,7 +43,10 @@ def end(folder: Path, outcome: str, error: BaseException | None = None) -> None:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """Return the attempts in order, each with its beginning and its end put together; a line cut short by a kill is left out."""
+    """Return the attempts in order, each with its beginning and its end put together; a line cut short by a kill is left out.
+
+    So are those that ended because another run was making what they needed.
+    """
     out: list[dict[str, Any]] = []
     try:
         lines = (folder / FILE).read_text(errors="replace").splitlines()
@@ -58,7 +61,7 @@ def read(folder: Path) -> list[dict[str, Any]]:
             out.append({"outcome": KILLED, **line})
         elif out:
             out[-1] |= line
-    return out
+    return [a for a in out if a["outcome"] != WAITED]
 
 
 def last(folder: Path) -> dict[str, Any] | None:

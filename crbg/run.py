@@ -138,6 +138,8 @@ def _outcome(error: BaseException) -> str:
     """Tell what another attempt could mend from what it could not."""
     if isinstance(error, OutOfTime):
         return attempts.PAUSED
+    if isinstance(error, lock.HeldError):
+        return attempts.WAITED
     if isinstance(error, (MemoryError, torch.OutOfMemoryError, GpuFullError)) or "DefaultCPUAllocator" in str(error):
         return attempts.MEMORY
     if isinstance(error, (OSError, WriteError)):

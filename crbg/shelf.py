@@ -11,6 +11,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from crbg import parallel
+from crbg import lock, parallel
 from crbg.files import write_bytes
 from crbg.fit import Clock
 
 VERSION = 1  # raised whenever the numerics of any part change
+
+
+PATIENCE = 20.0  # seconds to wait for a part that another run is making, before this one lets others go first
 
 
 @dataclass(frozen=True)
@@ -40,21 +44,29 @@ class Shelf:
         return self.folder / f"{what}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.safetensors"
 
     def __call__(self, what: str, parts: Mapping[str, Any], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Return the part, made now if it is not there. Of several processes of one run the first one reads and writes for all."""
+        """Return the part, made now if it is not there. Of several processes of one run the first one reads and writes for all.
+
+        Raises:
+            HeldError: another run is making it.
+        """
         path = self.path(what, parts)
-        kept = self._read(path) if parallel.first() else None
-        if parallel.size() > 1:
-            kept = parallel.told(kept)
-        if kept is not None:
-            self.clock.earlier += kept[1]
-            self.clock.base += kept[2]
-            return kept[0]
-        began, earlier, base = time.monotonic(), self.clock.earlier, self.clock.base
-        made = {n: t.detach().cpu().contiguous() for n, t in make().items()}
-        seconds = time.monotonic() - began + self.clock.earlier - earlier
-        if parallel.first() and not path.exists():  # another run may have been faster: what it goes on with stays
-            write_bytes(path, save(made, {"seconds": repr(seconds), "steps": str(self.clock.base - base)}))
-        return made
+        with ExitStack() as stack:
+            kept = self._read(path) if parallel.first() else None
+            if parallel.first() and kept is None:
+                _claim(stack, path.with_suffix(".making"))
+                kept = self._read(path)  # who made it may have ended just now
+            if parallel.size() > 1:
+                kept = parallel.told(kept)
+            if kept is not None:
+                self.clock.earlier += kept[1]
+                self.clock.base += kept[2]
+                return kept[0]
+            began, earlier, base = time.monotonic(), self.clock.earlier, self.clock.base
+            made = {n: t.detach().cpu().contiguous() for n, t in make().items()}
+            seconds = time.monotonic() - began + self.clock.earlier - earlier
+            if parallel.first() and not path.exists():  # where locks do not reach, another may have been faster: what it goes on with stays
+                write_bytes(path, save(made, {"seconds": repr(seconds), "steps": str(self.clock.base - base)}))
+            return made
 
     def _read(self, path: Path) -> tuple[dict[str, Tensor], float, int] | None:
         """Read a part, the seconds and the steps that it took."""
@@ -68,3 +80,16 @@ class Shelf:
             warnings.warn(f"{path} is damaged ({error}): it is made again", stacklevel=2)
             path.unlink(missing_ok=True)
             return None
+
+
+def _claim(stack: ExitStack, folder: Path) -> None:
+    """Be the only one to make a part while the stack lasts; wait for another, alone only for a while: other runs may go first."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            stack.enter_context(lock.hold(folder))
+            return
+        except lock.HeldError:
+            if parallel.size() == 1 and time.monotonic() >= end:
+                raise
+            time.sleep(min(2.0, PATIENCE))

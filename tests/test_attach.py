@@ -194,6 +194,14 @@ def test_tied_weights_are_refused():
     assert not parametrize.is_parametrized(model[0])
 
 
+def test_a_table_tied_to_a_layer_is_refused():
+    model = nn.ModuleDict({"table": nn.Embedding(7, 4), "body": nn.Linear(4, 4), "head": nn.Linear(4, 7, bias=False)})
+    assert list(weights(model)) == ["body.weight", "head.weight"]
+    model["head"].weight = model["table"].weight
+    with pytest.raises(CrbgError, match=r"'head.weight' and 'table.weight' share one weight"):
+        attach(model, gaussian)
+
+
 def test_a_module_used_twice_is_one_weight():
     block = nn.Linear(4, 4)
     assert list(weights(nn.Sequential(block, nn.ReLU(), block))) == ["0.weight"]

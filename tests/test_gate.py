@@ -132,6 +132,12 @@ def test_the_second_antithetic_draw_mirrors_the_first():
     assert draws_nothing(gate.draw)
 
 
+def test_a_checkpoint_on_the_cpu_is_taken_up_on_the_gates_device():
+    gate = Gaussian(torch.empty(3, device="meta"), source="antithetic")
+    gate.set_extra_state({"held": torch.ones(3), "noise": 0.1})
+    assert gate.held.device.type == "meta"  # stands for any device that is not the CPU
+
+
 @pytest.mark.parametrize("drawn", [1, 2])
 def test_antithetic_state_goes_on_where_it_was_saved(drawn):
     gate = Gaussian(torch.zeros(20), source="antithetic")

@@ -181,6 +181,14 @@ def test_flops_of_a_fully_connected_network_are_twice_its_weights(lenet):
     assert lenet.training
 
 
+def test_flops_of_attention_are_counted_whichever_kernel_does_it():
+    model = models.build("timm:vit_tiny_patch16_224", (3, 8, 8), 2, patch_size=4, depth=1, embed_dim=12, num_heads=3)
+    counted = measure.flops(model, torch.zeros(1, 3, 8, 8))["dense"]
+    tokens, width = 5, 12
+    linear = 2 * (4 * 3 * 16 * width + tokens * width * (3 * width + width + 8 * width) + width * 2)
+    assert counted == linear + 2 * 2 * tokens * tokens * width  # queries with keys, weights with values
+
+
 def test_flops_of_a_convolution_count_every_position():
     model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(12, 4))
     conv, linear = 2 * 54 * 4, 2 * 48
@@ -524,6 +532,17 @@ def test_find_ticket_takes_any_loader_and_changes_no_weight(kind):
     assert [row["epoch"] for row in found.history] == [1.0, 2.0, 3.0]
     assert found.apply(model) is model
     assert int((model.head.weight != 0).sum()) == found.mask.layer_kept()["head.weight"]
+
+
+@pytest.mark.parametrize("x", [torch.rand(32, 1, 7), torch.rand(32, 8), torch.randint(0, 9, (32, 5))], ids=str)
+def test_find_ticket_names_data_that_the_model_cannot_take(x):
+    model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, 3))
+    model[1].eval()
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    with pytest.raises(CrbgError, match=rf"cannot take the data, inputs of \({x.shape[1]},.* and type {x.dtype}"):
+        find_ticket(model, (x, torch.zeros(32, dtype=torch.long)), 0.5, epochs=1)
+    assert all(t.equal(before[n]) for n, t in model.state_dict().items())
+    assert [m.training for m in model] == [True, False, True, True]
 
 
 def test_find_ticket_learns():

@@ -150,6 +150,28 @@ def test_imagenet_weights_are_taken_and_only_head_and_stem_are_drawn(hub):
         assert roles["bn1.weight"] == "frozen"
 
 
+def test_weights_that_cannot_be_downloaded_are_asked_for_once(monkeypatch):
+    from crbg.models import timm as networks
+
+    asked, real = [], timm.create_model
+
+    def offline(name, pretrained=False, **options):
+        if pretrained:
+            asked.append(name)
+            raise OSError("no route to the hub")
+        return real(name, pretrained=False, **options)
+
+    monkeypatch.delenv("CRBG_WEIGHTS", raising=False)
+    monkeypatch.setattr(networks, "_absent", {})
+    monkeypatch.setattr(timm, "create_model", offline)
+    for _ in range(2):
+        with pytest.raises(CrbgError, match=r"weights of 'test_resnet' are not here and could not be downloaded \(OSError: no route"):
+            networks.pretrained("timm:test_resnet", COLOUR, 10)
+    assert asked == ["test_resnet"]
+    with pytest.raises(CrbgError, match=r"timm cannot build 'resnet18' for .* with \{'no_such': 1\}"):  # the arguments are what is wrong
+        networks.pretrained("timm:resnet18", COLOUR, 10, no_such=1)
+
+
 def test_a_vit_takes_its_blocks_whatever_its_patches(hub):
     model, _ = models.initial("timm:vit_tiny_patch16_224", COLOUR, 10, "imagenet", 1.0, 0, patch_size=4)
     there, here = hub["vit_tiny_patch16_224"].state_dict(), model.state_dict()

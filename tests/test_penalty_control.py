@@ -284,6 +284,9 @@ def test_a_saved_controller_goes_on_as_if_nothing_had_happened(steps, tmp_path):
     again = Controlled(other, "induce_sparse", 0.3)
     again.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     go(other, again, steps, 40)
+    again.gates = [Gaussian(torch.empty(2, device="meta"))]  # stands for gates on a GPU; checkpoints lie on the CPU
+    again.load_state_dict({"push": [torch.ones(2)]})
+    assert again.push[0].device.type == "meta"
     assert again.weight == search.weight
     for a, b in zip(gates(model).values(), gates(other).values(), strict=True):
         assert torch.equal(a.mu, b.mu)

@@ -69,6 +69,17 @@ def test_inverse_normal_cdf_agrees_with_scipy_into_the_far_tails():
     assert rng.inverse_normal_cdf(np.array([0.5]))[0] == 0.0
 
 
+@pytest.mark.parametrize("count", [rng.BLOCK - 1, rng.BLOCK + 1, 9 * rng.BLOCK + 5])
+def test_normals_do_not_depend_on_the_blocks_they_are_drawn_in(count):
+    drawn = rng.normal(count, 3, "blocks")
+    assert drawn.shape == (count,)
+    ends = [0, 1, rng.BLOCK - 2, rng.BLOCK, count // 2, count - 1]
+    u = ((rng.integers(count, 3, "blocks") >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
+    alone = [rng.inverse_normal_cdf(u[i : i + 1])[0] for i in ends if i < count]
+    np.testing.assert_array_equal(drawn[[i for i in ends if i < count]], alone)
+    np.testing.assert_array_equal(rng.inverse_normal_cdf(u.reshape(1, -1)), drawn[None])
+
+
 def test_inverse_normal_cdf_is_odd_to_the_bit():
     u = (np.arange(0, 4096) + 0.5) / 8192
     np.testing.assert_array_equal(rng.inverse_normal_cdf(u), -rng.inverse_normal_cdf(1.0 - u))

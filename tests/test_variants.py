@@ -53,6 +53,12 @@ def test_regimes_that_train_weights_say_so(digits, options):
     assert found.changed == dict.fromkeys(FC, "trained")
 
 
+def test_training_before_and_after_a_search_counts_as_epochs(digits):
+    spec = variant(pretrain=2, finetune=3)
+    assert methods.work("crbg", spec.resolved(), spec.density, spec.epochs) == spec.epochs + 5
+    assert methods.work("crbg", BASE.resolved(), BASE.density, BASE.epochs) == BASE.epochs
+
+
 def test_pretrained_weights_are_frozen_during_the_search(digits):
     spec = variant(pretrain=2, lr=0.0)  # gates that do not move: the weights are those of two dense epochs
     model, _, _ = search(digits, spec)
@@ -251,6 +257,16 @@ def test_silent_units_are_those_that_say_the_same_to_every_image():
     mask = {"0.weight": torch.zeros(4, 3, dtype=torch.bool)}
     assert measure.silent_units(model, [(x, y)], mask) == {"1": 4}
     assert measure.silent_units(nn.Sequential(nn.Linear(3, 2)), [(x, y)]) == {}
+
+
+@pytest.mark.parametrize("shape", [(6, 5, 3), (6, 2, 4, 3)])
+def test_silent_units_of_a_transformer_are_features_not_tokens(shape):
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2), nn.Flatten(), nn.LazyLinear(2))
+    x, y = torch.randn(shape, generator=torch.Generator().manual_seed(0)), torch.zeros(6, dtype=torch.long)
+    model(x)
+    with torch.no_grad():
+        model[0].weight[1:3] = 0.0
+    assert measure.silent_units(model, [(x, y)]) == {"1": 2}
 
 
 def test_unit_gates_of_a_transformer_close_whole_heads(digits):

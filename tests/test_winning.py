@@ -1,16 +1,19 @@
 """Winning tickets: drawn, perhaps changed by a control, then trained. Rewinding, exact counts, shared parts, exact resume."""
 
+import contextlib
 import dataclasses
 import itertools
 import math
 
 import pytest
 import torch
+from safetensors.torch import save
 from torch import nn
 
-from crbg import attach, methods, run
+from crbg import attach, attempts, lock, methods, run
 from crbg.data.images import Feed
 from crbg.errors import CrbgError
+from crbg.files import write_bytes
 from crbg.fit import Clock, Later, OutOfTime, fit
 from crbg.init import initialise
 from crbg.measure import accuracy
@@ -150,8 +153,8 @@ def test_gains_of_batch_norm_are_trained_and_statistics_are_those_of_training(be
 
 def test_the_search_sees_images_without_augmentation(digits, monkeypatch):
     flipped = []
-    real = Feed.moves
-    monkeypatch.setattr(Feed, "moves", lambda self, epoch: flipped.append(epoch) or real(self, epoch))
+    real = Feed.drawn
+    monkeypatch.setattr(Feed, "drawn", lambda self, epoch: flipped.append(epoch) or real(self, epoch))
     spec = with_options(dataclasses.replace(BASE, flip=True, crop=2), rewind=0, train=False)
     find(digits, spec)
     assert not flipped
@@ -279,6 +282,45 @@ def test_a_shared_part_costs_what_it_cost(tmp_path):
     assert found["a"].tolist() == [1.0, 1.0]
     assert later.earlier == pytest.approx(100.0, abs=1.0)
     assert later.base == 7
+
+
+def test_a_part_that_another_run_is_making_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("crbg.shelf.PATIENCE", 0.01)
+    shelf = Shelf(tmp_path, {}, Clock())
+    path = shelf.path("part", {})
+    with lock.hold(path.with_suffix(".making")), pytest.raises(lock.HeldError, match="another process is working on"):
+        shelf("part", {}, lambda: pytest.fail("made twice"))
+    assert shelf("part", {}, lambda: {"a": torch.ones(1)})["a"].tolist() == [1.0]
+    with lock.hold(path.with_suffix(".making")):  # a part that is there needs no lock
+        assert shelf("part", {}, lambda: pytest.fail("made twice"))["a"].tolist() == [1.0]
+
+
+def test_a_part_made_while_waiting_is_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr("crbg.shelf.PATIENCE", 5.0)
+    monkeypatch.setattr("crbg.shelf.time.sleep", lambda s: other())
+    shelf, held = Shelf(tmp_path, {}, Clock()), contextlib.ExitStack()
+    path = shelf.path("part", {})
+    held.enter_context(lock.hold(path.with_suffix(".making")))
+
+    def other():
+        write_bytes(path, save({"a": torch.zeros(1)}, {"seconds": "3.0", "steps": "4"}))
+        held.close()
+
+    assert shelf("part", {}, lambda: pytest.fail("made twice"))["a"].tolist() == [0.0]
+
+
+def test_a_run_that_waits_for_a_part_lets_others_go_first(tmp_path, digits, monkeypatch):
+    monkeypatch.setattr("crbg.shelf.PATIENCE", 0.01)
+    bench = Bench(tmp_path, loaded={"digits": digits})
+    spec = dataclasses.replace(BASE, method="imp", density=0.5, options={"rewind": 1})
+    part = run.shelf_of(spec, 0, digits, tmp_path, Clock()).path("warmup", spec.resolved().training())
+    with lock.hold(part.with_suffix(".making")), pytest.raises(lock.HeldError):
+        execute(spec, 0, bench)
+    where = folder(tmp_path, spec, 0)
+    assert attempts.read(where) == []  # it did nothing
+    assert "waited" in (where / attempts.FILE).read_text()
+    assert execute(spec, 0, bench)["status"] == "ok"
+    assert [a["outcome"] for a in attempts.read(where)] == [attempts.DONE]
 
 
 def test_parts_of_other_seeds_networks_and_settings_are_kept_apart(tmp_path, digits):

@@ -151,30 +151,33 @@ class Feed:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (inputs, labels) from batch `start` on."""
         order = self.order(epoch).to(self.part.device)
-        rows, columns = self.moves(epoch) if self.flip or self.crop else (None, None)
+        shift, coins = self.drawn(epoch) if self.flip or self.crop else (None, None)
         for i in range(start, len(self)):
             at = slice(i * self.size, (i + 1) * self.size)
-            if rows is None or columns is None:
+            if shift is None:
                 yield self.part.inputs(order[at]), self.part.y[order[at]]
                 continue
+            rows, columns = self.moves(shift[:, at], None if coins is None else coins[at])
             channels = torch.arange(self.part.x.shape[1], device=order.device)[:, None, None]
             # Rows of something larger are fetched first; from memory one gather does both.
             source, places = (self.part.x, order[at]) if self.part.rows is None else (self.part.pixels(order[at]), torch.arange(self.size))
             places = places.to(order.device)[:, None, None, None]
-            moved = source[places, channels, rows[at][:, None, :, None], columns[at][:, None, None, :]]
+            moved = source[places, channels, rows[:, None, :, None], columns[:, None, None, :]]
             yield self.part.standardise(moved), self.part.y[order[at]]
 
-    def moves(self, epoch: int) -> tuple[Tensor, Tensor]:
-        """Say which row and which column of its image each row and column of the augmented image shows, (N, H) and (N, W)."""
-        n, (height, width), device = len(self.part), self.part.x.shape[2:], self.part.device
-        drawn = rng.integers(2 * n, self.seed, "crop", str(epoch)) % np.uint64(2 * self.crop + 1)
-        shift = torch.from_numpy(drawn.astype(np.int64) - self.crop).reshape(2, n, 1).to(device)
-        rows = _reflected(torch.arange(height, device=device) + shift[0], height)
-        columns = _reflected(torch.arange(width, device=device) + shift[1], width)
-        if self.flip:
-            coins = torch.from_numpy(rng.sign(n, self.seed, "flip", str(epoch)) > 0).to(device)
-            columns = torch.where(coins[:, None], width - 1 - columns, columns)
-        return rows, columns
+    def drawn(self, epoch: int) -> tuple[Tensor, Tensor | None]:
+        """Draw by how many rows and columns each image of an epoch moves, (2, N), and which are mirrored, (N,), where any are."""
+        n, device = len(self.part), self.part.device
+        moved = rng.integers(2 * n, self.seed, "crop", str(epoch)) % np.uint64(2 * self.crop + 1)
+        coins = torch.from_numpy(rng.sign(n, self.seed, "flip", str(epoch)) > 0).to(device) if self.flip else None
+        return torch.from_numpy(moved.astype(np.int64) - self.crop).reshape(2, n).to(device), coins
+
+    def moves(self, shift: Tensor, coins: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Say which row and which column of its image each row and column of the augmented image shows, (n, H) and (n, W)."""
+        (height, width), device = self.part.x.shape[2:], shift.device
+        rows = _reflected(torch.arange(height, device=device) + shift[0, :, None], height)
+        columns = _reflected(torch.arange(width, device=device) + shift[1, :, None], width)
+        return rows, columns if coins is None else torch.where(coins[:, None], width - 1 - columns, columns)
 
 
 def _reflected(place: Tensor, size: int) -> Tensor:

@@ -93,7 +93,7 @@ def _create(name: str, in_shape: tuple[int, ...], classes: int, stem: str, optio
             if "img_size" not in str(error):
                 raise
             model = timm.create_model(plain, **known)
-    except (AssertionError, ValueError, ZeroDivisionError) as error:
+    except (AssertionError, TypeError, ValueError, ZeroDivisionError) as error:
         raise CrbgError(f"timm cannot build {plain!r} for images of shape {in_shape} with {options} ({error})") from None
     patch = getattr(getattr(model, "patch_embed", None), "patch_size", 1)
     edges = zip(in_shape[1:], (patch, patch) if isinstance(patch, int) else patch, strict=True)
