@@ -167,6 +167,16 @@ def test_the_search_sees_images_without_augmentation(digits, monkeypatch):
 
 def test_the_rate_falls_at_half_and_at_three_quarters():
     assert [_winning.steps(p) for p in (0.0, 0.499, 0.5, 0.749, 0.75, 0.999)] == [1.0, 1.0, 0.1, 0.1, 0.01, 0.01]
+    assert [_winning.steps(e / 90, "thirds", 5 / 90) for e in (0, 1, 5, 29, 31, 59, 61, 79, 81)] == pytest.approx(
+        [0.0, 0.2, 1.0, 1.0, 0.1, 0.1, 0.01, 0.01, 0.001]
+    )
+
+
+def test_a_search_takes_the_schedule_that_its_options_name(digits, monkeypatch):
+    asked = []
+    monkeypatch.setattr(_winning, "steps", lambda *how: asked.append(how) or 1.0)
+    find(digits, with_options(SPECS["saliency"], drops="thirds", warmup=2.0))
+    assert {how[1:] for how in asked} == {("thirds", 2.0 / BASE.epochs)}
 
 
 def test_the_sum_of_the_loss_is_clipped_as_a_whole(digits):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from crbg.fit import Loss, Row
     from crbg.mask import Mask
 
+DROPS = {"halves": (1 / 2, 3 / 4), "thirds": (1 / 3, 2 / 3, 8 / 9)}
 CONTROLS = ("none", "shuffle", "invert", "random", "reinit")
 REDRAW = 2_000_003  # seed + this draws the fresh weights of the reinit control
 
@@ -23,18 +24,21 @@ REDRAW = 2_000_003  # seed + this draws the fresh weights of the reinit control
 class Recipe:
     """How weights train, densely and under a mask: the schedule of Concrete Ticket Search on CIFAR-10 over the run's epochs.
 
-    optimiser: sgd (with momentum) or adam; the rate is divided by ten at half and at three quarters. clip: 0 minimises the mean loss;
-    above 0 the SUM over a batch with the gradient's norm clipped to it, as the authors do. rewind: epochs of dense training after which
-    the ticket is drawn, and to which weights, statistics and schedule go back before it is trained. train: off leaves the ticket as it
-    was drawn; with rewind 0 that is a strong ticket. control (Frankle et al. 2021): shuffle the mask inside each tensor, invert its ranking
-    tensor by tensor, a random mask of one density in all tensors, or reinit: fresh weights of another seed, for the epochs that remain.
-    per_class: examples of each class in the batch on which scores and objectives are measured.
+    optimiser: sgd (with momentum) or adam. drops: where the rate is divided by ten, at half and at three quarters (`halves`) or at one and
+    two thirds and eight ninths (`thirds`, usual on ImageNet); warmup: epochs in which it first rises from 0. clip: 0 minimises the mean
+    loss; above 0 the SUM over a batch with the gradient's norm clipped to it, as the authors do. rewind: epochs of dense training after
+    which the ticket is drawn, and to which weights, statistics and schedule go back before it is trained. train: off leaves the ticket as
+    it was drawn; with rewind 0 that is a strong ticket. control (Frankle et al. 2021): shuffle the mask inside each tensor, invert its
+    ranking tensor by tensor, a random mask of one density in all tensors, or reinit: fresh weights of another seed, for the epochs that
+    remain. per_class: examples of each class in the batch on which scores and objectives are measured.
     """
 
     optimiser: str = "sgd"
     lr: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 1e-3
+    drops: str = "halves"
+    warmup: float = 0.0
     clip: float = 0.0
     rewind: int = 0
     train: bool = True
@@ -63,6 +67,10 @@ def winning(model: nn.Module, task: Task, o: Recipe, draw: Callable[[list[tuple[
 
     if o.control not in CONTROLS:
         raise CrbgError(f"unknown control {o.control!r}: {choose(o.control, CONTROLS)}")
+    if o.drops not in DROPS:
+        raise CrbgError(f"unknown drops {o.drops!r}: {choose(o.drops, DROPS)}")
+    if o.warmup < 0:
+        raise CrbgError(f"warmup {o.warmup} must be at least 0 epochs")
     if not 0 <= o.rewind <= task.epochs or (o.train and o.rewind == task.epochs):
         raise CrbgError(f"rewind {o.rewind} must lie between 0 and the {task.epochs} epochs of training")
     if o.control == "reinit" and task.redraw is None:
@@ -124,13 +132,16 @@ def train(model: nn.Module, task: Task, o: Recipe, first: int, last: int, stage:
         asleep = [m for m in model.modules() if not m.training]  # dropout, where a search trains in between
         model.train()
         parameters = [p for p in model.parameters() if p.requires_grad]
-        loss: Loss = task.loss if not o.clip else lambda out, y: task.loss(out, y) * len(y) * parallel.size()
+        size = getattr(task.batches, "size", 0) if parallel.size() > 1 else 0  # of the whole batch, of which this process has a share
+        loss: Loss = task.loss if not o.clip else lambda out, y: task.loss(out, y) * (size or len(y))
         search = Clip(parameters, o.clip) if o.clip else None
         made = optimiser(o.optimiser, parameters, o.lr, o.momentum, o.weight_decay)
-        rows = task.fit(
-            model, made, search, loss, lambda progress: steps((first + progress * (last - first)) / task.epochs),
-            epochs=last - first, stage=stage, batches=Later(task.batches, first),
-        )  # fmt: skip
+
+        def rate(progress: float) -> float:
+            return steps((first + progress * (last - first)) / task.epochs, o.drops, o.warmup / task.epochs)
+
+        later = Later(task.batches, first)
+        rows = task.fit(model, made, search, loss, rate, epochs=last - first, stage=stage, batches=later)
         for name, gate in attach.gates(model).items():
             if mask and not gate.scores().bool().cpu().equal(mask[name]):
                 raise CrbgError(f"the checkpoint of stage {stage!r} belongs to another ticket; delete checkpoint.{stage}.pt and run again")
@@ -139,9 +150,9 @@ def train(model: nn.Module, task: Task, o: Recipe, first: int, last: int, stage:
     return rows
 
 
-def steps(progress: float) -> float:
-    """Divide the rate by ten at half and at three quarters of the training."""
-    return 1.0 if progress < 0.5 else 0.1 if progress < 0.75 else 0.01
+def steps(progress: float, drops: str = "halves", warmup: float = 0.0) -> float:
+    """Raise the rate in proportion until `warmup`, a share of the training, then divide it by ten at every drop."""
+    return (1.0, 0.1, 0.01, 0.001)[sum(progress >= d for d in DROPS[drops])] * (min(1.0, progress / warmup) if warmup else 1.0)
 
 
 def plain(task: Task) -> Any:

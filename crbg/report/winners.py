@@ -29,7 +29,7 @@ def objectives(found: pd.DataFrame) -> pd.DataFrame:
     """Give each arm's objectives by density, means over seeds, all to be minimised."""
     out = []
     for (arm, density), group in found.groupby(["arm", "density"], sort=False):
-        line = {"arm": arm, "sparsity %": f"{100 * (1 - density):.4g}"}
+        line = {"arm": arm, "sparsity %": f"{100 * (1 - float(str(density))):.4g}"}
         for name, title in TITLES.items():
             known = group[name].dropna().astype(float)
             line[title] = f"{known.mean():.3g}" if len(known) == len(group) else "not finite"
