@@ -80,7 +80,12 @@ def recalibrated(model: nn.Module, images: Iterable[Tensor], multipliers: Mappin
 def running_statistics(model: nn.Module, images: Iterable[Tensor], multipliers: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """Estimate BatchNorm statistics as `recalibrated` does, and return them by name; the model keeps its own."""
     with recalibrated(model, images, multipliers):
-        return {n: t.detach().clone() for n, t in model.state_dict().items() if n.rsplit(".", 1)[-1] in RUNNING}
+        return running(model)
+
+
+def running(model: nn.Module) -> dict[str, Tensor]:
+    """Copy a network's running statistics, by name."""
+    return {n: t.detach().clone() for n, t in model.state_dict().items() if n.rsplit(".", 1)[-1] in RUNNING}
 
 
 def shares(soft: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:

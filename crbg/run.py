@@ -188,6 +188,8 @@ def _search(spec: Spec, seed: int, bench: Bench, clock: Clock, where: Path) -> d
         return {}
     searched = time.monotonic() - started + clock.earlier
     if found is not None:
+        if found.running is None:
+            found.running = measure.running(model)
         record |= _describe(spec, seed, data, model, initial, roles, found)
         record["digests"]["mask"] = found.mask.digest()
         record["digests"]["gates"] = _keep(spec, seed, data, where, model, initial, found)
@@ -293,7 +295,10 @@ def read_all(spec: Spec, seed: int, data: Data, model: nn.Module, found: methods
     for reading, values in multipliers.items():
         count = sum(int((t != 0).sum()) for t in values.values())
         running = found.start is not None  # weights that trained with batch norm's own statistics are read with them
-        out["readings"][reading] = {"density": finite(count / found.mask.total), **accuracy(model, values, data, part, running)}
+        out["readings"][reading] = {
+            "density": finite(count / found.mask.total),
+            **accuracy(model, values, data, part, running, found.running),
+        }
     if found.start is not None:
         untrained, _ = fresh(spec, data, seed)
         untrained.load_state_dict(found.start, strict=False)
@@ -318,19 +323,32 @@ def _images(data: Data) -> Iterator[Tensor]:
     return (x for x, _ in data.train.take(slice(RECALIBRATION_IMAGES)).batches(200))
 
 
-def accuracy(model: nn.Module, multipliers: Mapping[str, Tensor], data: Data, part: Part, running: bool = False) -> dict[str, float | None]:
-    """Measure a model times its multipliers on a part, in %, with batch norm's statistics estimated again, and without.
+def accuracy(
+    model: nn.Module,
+    multipliers: Mapping[str, Tensor],
+    data: Data,
+    part: Part,
+    running: bool = False,
+    left: Mapping[str, Tensor] | None = None,
+) -> dict[str, float | None]:
+    """Measure a model times its multipliers on a part, in %, with batch norm's statistics estimated again.
 
-    The number with them is `accuracy`; that without is, where they are the `running` ones of a finished training.
+    Beside it, where a search `left` running statistics, the number with those. Where the model's own are the `running` ones of a finished
+    training, the number with those comes first.
     """
-    plain = measure.accuracy(model, part.batches(), multipliers)
     if not measure.has_batch_norm(model):
-        return {"accuracy": finite(plain)}
+        return {"accuracy": finite(measure.accuracy(model, part.batches(), multipliers))}
     with measure.recalibrated(model, _images(data), multipliers):
-        again = measure.accuracy(model, part.batches(), multipliers)
+        again = finite(measure.accuracy(model, part.batches(), multipliers))
     if running:
-        return {"accuracy": finite(plain), "recalibrated": finite(again)}
-    return {"accuracy": finite(again), "without_recalibration": finite(plain)}
+        return {"accuracy": finite(measure.accuracy(model, part.batches(), multipliers)), "recalibrated": again}
+    if not left:
+        return {"accuracy": again}
+    own = measure.running(model)
+    model.load_state_dict(left, strict=False)
+    plain = finite(measure.accuracy(model, part.batches(), multipliers))
+    model.load_state_dict(own, strict=False)
+    return {"accuracy": again, "with_search_statistics": plain}
 
 
 def _keep(spec: Spec, seed: int, data: Data, where: Path, model: nn.Module, initial: Mapping[str, Tensor], found: methods.Found) -> str:
@@ -339,6 +357,7 @@ def _keep(spec: Spec, seed: int, data: Data, where: Path, model: nn.Module, init
     if found.changed:
         tensors |= {f"changed.{n}": t for n, t in model.state_dict().items() if n in found.changed or n.rsplit(".", 1)[-1] in RUNNING}
     tensors |= {f"start.{n}": t for n, t in (found.start or {}).items()}
+    tensors |= {f"running.{n}": t for n, t in (found.running or {}).items()}
     statistics: dict[str, Tensor] = {}
     if found.start is None and measure.has_batch_norm(model):
         statistics = measure.running_statistics(model, _images(data), found.mask)
@@ -372,7 +391,7 @@ def reopen(where: Path, model: nn.Module, expected: str | None = None) -> method
         if expected and tensor_digest(tensors) != expected:
             raise CrbgError(f"{path} is not the one its record names; run the cell again")
         shapes = {n: tuple(w.shape) for n, w in weights(model).items()}
-        groups: dict[str, dict[str, Tensor]] = {"soft": {}, "scores": {}, "changed": {}, "start": {}, "statistics": {}}
+        groups: dict[str, dict[str, Tensor]] = {"soft": {}, "scores": {}, "changed": {}, "start": {}, "running": {}, "statistics": {}}
         for name, t in tensors.items():
             head, _, rest = name.partition(".")
             if head in groups:
@@ -385,7 +404,9 @@ def reopen(where: Path, model: nn.Module, expected: str | None = None) -> method
         raise CrbgError(f"{path} cannot be read ({error}); run the cell again before it is evaluated") from None
     model.load_state_dict(groups["changed"], strict=False)
     start = groups["start"] if "winning" in about else None
-    return methods.Found(mask, exact, groups["scores"], groups["soft"], changed, start=start, statistics=groups["statistics"])
+    found = methods.Found(mask, exact, groups["scores"], groups["soft"], changed, start=start)
+    found.running, found.statistics = groups["running"], groups["statistics"]
+    return found
 
 
 def rebuild(where: Path | str) -> nn.Module:
@@ -430,7 +451,10 @@ def evaluate(spec: Spec, seed: int, bench: Bench) -> dict[str, Any]:
         kept = torch.ones(len(data.test), dtype=torch.bool)
         kept[data.lossy_test] = False
         exact = data.test.take(kept)
-        out["test_without_lossy"] = {"images": len(exact), "binary": accuracy(model, found.mask, data, exact, found.start is not None)}
+        out["test_without_lossy"] = {
+            "images": len(exact),
+            "binary": accuracy(model, found.mask, data, exact, found.start is not None, found.running),
+        }
     write_json(where / "evaluation.json", out)
     return out
 

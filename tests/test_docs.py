@@ -113,7 +113,7 @@ def test_the_page_on_architectures_runs_as_it_stands(monkeypatch, tmp_path):
     assert len(records) == 3
     assert all(r["validation"]["readings"]["binary"]["accuracy"] > 30 for r in records), "three times chance"
     normed = [r for r in records if r["spec"]["model_args"]]
-    assert all("without_recalibration" in r["validation"]["readings"]["binary"] for r in normed)
+    assert all("with_search_statistics" in r["validation"]["readings"]["binary"] for r in normed)
     assert len(normed) == 2
     assert "ruleorder: search_mine > search" in rule  # tests/test_workflow.py plans with it
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from crbg import attach, models, run
+from crbg import attach, methods, models, run
 from crbg.attach import weights
 from crbg.data.images import load
 from crbg.errors import CrbgError
@@ -198,7 +198,7 @@ def test_a_rebuilt_network_with_batch_norm_is_as_accurate_as_its_record_says(tmp
     spec = Spec("digits", "conv2", "edge_popup", 0.5, epochs=3, batch=64, limit=640, model_args={"width": 0.125, "norm": "batch"})
     bench = run.Bench(tmp_path)
     reading = run.execute(spec, 0, bench)["validation"]["readings"]["binary"]
-    assert reading["accuracy"] > reading["without_recalibration"] + 1
+    assert reading["accuracy"] > reading["with_search_statistics"] + 1
     network = run.rebuild(folder(tmp_path, spec, 0))
     assert accuracy(network, bench.data("digits").validation.batches()) == pytest.approx(reading["accuracy"])
 
@@ -230,3 +230,16 @@ def test_only_the_normalisation_is_trained_where_asked(tmp_path):
         run.execute(Spec("digits", "resnet20", "dense", epochs=1, batch=64, options={"part": "norm"}), 0, bench)
     with pytest.raises(CrbgError, match="unknown part 'head'"):
         run.execute(dataclasses.replace(vit, options={"part": "head"}), 0, bench)
+
+
+def test_a_ticket_is_read_with_the_statistics_of_its_search_too(tmp_path):
+    spec = Spec("digits", "conv2", "edge_popup", 0.5, epochs=3, batch=64, limit=640, model_args={"width": 0.125, "norm": "batch"})
+    bench = run.Bench(tmp_path)
+    reading = run.execute(spec, 0, bench)["validation"]["readings"]["binary"]
+    data = bench.data("digits")
+    model, _ = run.fresh(spec, data, 0)
+    task = methods.Task(run.feed_of(spec, data, 0), 0.5, 3, 0, torch.nn.functional.cross_entropy)
+    found = methods.get("edge_popup").find(model, task, spec.resolved())  # leaves its statistics in the model
+    assert accuracy(model, data.validation.batches(), found.mask) == pytest.approx(reading["with_search_statistics"])
+    again = run.evaluate(spec, 0, bench)["test"]["readings"]["binary"]
+    assert accuracy(model, data.test.batches(), found.mask) == pytest.approx(again["with_search_statistics"])

@@ -38,7 +38,7 @@ def put(config, arm, density, accuracy, seconds=10.0, objectives=None, control="
         )  # fmt: skip
         readings = {
             "binary": {"accuracy": accuracy + step * i, "density": density, "recalibrated": accuracy - 1},
-            "untrained": {"accuracy": accuracy / 2, "density": density, "without_recalibration": 10.0},
+            "untrained": {"accuracy": accuracy / 2, "density": density},
         }
         record = {"digest": cell.spec.digest(), "status": "ok", "digests": {"draw": str(seed), "order": str(seed)}}
         record |= {"validation": {"readings": readings}, "roles": {"trained": ["fc1.weight"]}}

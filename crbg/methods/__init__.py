@@ -99,7 +99,8 @@ class Found:
     (larger = keep first), `soft` holds the noise-free real-valued gates, `changed` the tensors whose bytes the method
     changed with their role (trained, redrawn), `history` one row an epoch, `anatomy` small plain values for the record.
     A winning ticket, whose weights were trained after it was drawn, has in `start` the tensors on which it was drawn that
-    differ from the initial ones. `find_ticket` adds the digest of the `initial` tensors and, where the network has batch norm
+    differ from the initial ones. `running` are batch norm's running statistics as the search left them, which a run fills in where a method
+    does not. `find_ticket` adds the digest of the `initial` tensors and, where the network has batch norm
     and was not trained under its mask, the running `statistics` of the sparse network on the data.
     """
 
@@ -111,6 +112,7 @@ class Found:
     history: list[Row] = field(default_factory=list, repr=False)
     anatomy: dict[str, Any] = field(default_factory=dict, repr=False)
     start: dict[str, Tensor] | None = field(default=None, repr=False)
+    running: dict[str, Tensor] | None = field(default=None, repr=False)
     statistics: dict[str, Tensor] = field(default_factory=dict, repr=False)
     initial: str = field(default="", repr=False)
 

@@ -115,6 +115,7 @@ def winning(model: nn.Module, task: Task, o: Recipe, draw: Callable[[list[tuple[
         found.soft = {}  # gates of weights that are no more
     role = "trained" if o.train or o.rewind else "redrawn"
     found.changed = {n: role for n, p in model.named_parameters() if not p.equal(initial[n])}
+    found.running = {}  # those of the search are gone
     model.train(was)
     return found
 

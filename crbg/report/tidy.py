@@ -91,7 +91,7 @@ def _rows(e: Experiment, cell: Cell, found: dict[str, Any], setting: dict[str, A
         missed = values.get("density_missed", False)
         for reading, v in values["readings"].items():
             row = base | {"part": part, "reading": reading, "accuracy": v["accuracy"], "density": v["density"]}
-            row |= {"plain": v.get("without_recalibration"), "again": v.get("recalibrated")}
+            row |= {"plain": v.get("with_search_statistics"), "again": v.get("recalibrated")}
             if part == "test" and reading == "binary":
                 row["clean"] = found["evaluation"].get("test_without_lossy", {}).get("binary", {}).get("accuracy")
             out.append(row | {"density_missed": missed, **controls})
