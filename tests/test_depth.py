@@ -79,6 +79,10 @@ experiments:
     base: {data: digits, method: crbg, density: 0.5, init: kaiming_normal, epochs: 1, batch: 64, limit: 128}
     arms:
       vit: {set: {model: "timm:vit_tiny_patch16_224", model_args: {patch_size: 7, depth: 2, embed_dim: 24, num_heads: 3}}}
+      swin:
+        set:
+          model: "timm:swin_tiny_patch4_window7_224"
+          model_args: {patch_size: 2, window_size: 7, depths: [1, 1], num_heads: [2, 4], embed_dim: 16, drop_path_rate: 0.0}
       mlp: {set: {model: lenet-16}}
 """
 
@@ -88,7 +92,13 @@ def test_deep_networks_are_drawn_layer_by_layer(tmp_path, monkeypatch):
     (tmp_path / "config.yaml").write_text(CONFIG)
     assert main(["run", "deep"]) == 0
     config = configs.read(["config.yaml"])
-    (vit,) = depth.layers(config, config.experiment("deep"))
+    vit, swin = depth.layers(config, config.experiment("deep"))
+    assert swin.heads.shape == (2, 2, 3, 4)
+    assert np.isnan(swin.heads[:, 0, :, 2:]).all()  # its first stage has two heads
+    assert not np.isnan(swin.heads[:, 1]).any()
+    stage = swin.names.index("layers.0.blocks.0.attn.qkv.weight")
+    assert np.allclose(swin.heads[:, 0, :, :2].mean((1, 2)), swin.sparsity[:, stage])
+    assert figures.by_head(swin, tmp_path / "swin").with_suffix(".png").stat().st_size > 5000
     assert vit.arm == "vit"
     assert vit.sparsity.shape == (2, 10)
     assert vit.names[0] == "patch_embed.proj.weight"

@@ -15,7 +15,10 @@ DEEP = 5  # tensors from which on a network's layers are drawn
 
 @dataclass(frozen=True)
 class Layers:
-    """Tickets of one arm at one density. sparsity: (seeds, layers) in %; heads: (seeds, blocks, 3 for q, k, v, heads) in %, or None."""
+    """Tickets of one arm at one density. sparsity: (seeds, layers) in %; heads: (seeds, blocks, 3 for q, k, v, heads) in %, or None.
+
+    Blocks of fewer heads than others (Swin) are filled up with NaN.
+    """
 
     arm: str
     asked: float
@@ -42,16 +45,13 @@ def layers(config: Config, e: Experiment) -> list[Layers]:
 
 
 def _heads(records: list[dict[str, Any]]) -> np.ndarray | None:
-    """Sparsity of each head; None where attention has fewer than two blocks, or where blocks differ in their number of heads."""
+    """Sparsity of each head; None where attention has fewer than two blocks."""
     blocks = [n for n in records[0]["depth"] if n in records[0].get("heads", {})]
-    if len(blocks) < 2 or len({len(records[0]["heads"][n]["q"]) for n in blocks}) > 1:
+    if len(blocks) < 2:
         return None
-    return np.array(
-        [
-            [
-                [[100 * (1 - 3 * len(row) * kept / r["layers"][n]["total"]) for kept in row] for row in r["heads"][n].values()]
-                for n in blocks
-            ]
-            for r in records
-        ]
-    )
+    out = np.full((len(records), len(blocks), 3, max(len(records[0]["heads"][n]["q"]) for n in blocks)), np.nan)
+    for i, r in enumerate(records):
+        for j, n in enumerate(blocks):
+            for k, row in enumerate(r["heads"][n].values()):
+                out[i, j, k, : len(row)] = 100 * (1 - 3 * len(row) * np.array(row) / r["layers"][n]["total"])
+    return out

@@ -179,6 +179,14 @@ def _methods(mine: pd.DataFrame) -> None:
     figure.supxlabel(f"{best_part(mine)} accuracy (%)" + (f"; dashed, or left of all: {named}" if named else ""), fontsize=7)
 
 
+def _log_ticks(axes: Any) -> None:
+    """Mark 1, 2, 5, 10, 20 ... along x."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.set_xticks([], minor=True)
+
+
 def _cost(mine: pd.DataFrame) -> None:
     """Accuracy against what the search costs, in arithmetic and in time, one line for each arm."""
     figure, panels = plt.subplots(1, 2, figsize=(6.8, 2.4), sharey=True)
@@ -191,10 +199,7 @@ def _cost(mine: pd.DataFrame) -> None:
     for axes, text in zip(panels, ("forward and backward TFLOP of the search", "seconds of the search"), strict=True):
         axes.set_xlabel(text)
         if axes.dataLim.minpos[0] < math.inf:  # old records do not say what a run cost
-            axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-            axes.set_xticks([], minor=True)
+            _log_ticks(axes)
     panels[0].set_ylabel(f"{best_part(mine)} accuracy (%)")
     figure.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.05), ncol=3, columnspacing=1.0)
 
@@ -223,7 +228,7 @@ def _winners(mine: pd.DataFrame, published: Mapping[str, Mapping[float, float]])
     left.set_xticks([], minor=True)
     left.set_xlabel("sparsity (%), log scale of density")
     left.set_ylabel(f"{best_part(mine)} accuracy (%)")
-    right.set_xscale("log")
+    _log_ticks(right)
     right.set_xlabel("seconds of a ticket, its training included")
     # Random masks may fall far out of the picture; their numbers stand in the table.
     _around([g.accuracy.mean() for (arm, _), g in mine.groupby(["arm", "asked"]) if arm != "random"], left)
@@ -464,13 +469,13 @@ def by_depth(found: Sequence[Layers], path: Path, demonstration: bool = False) -
 def by_head(found: Layers, path: Path, demonstration: bool = False) -> Path:
     """Draw the sparsity of queries, keys and values by block: the mean over seeds and heads, and the range of the heads' means."""
     if found.heads is None:
-        raise ValueError(f"{found.arm} has no attention heads of one number")
+        raise ValueError(f"{found.arm} has no blocks with attention heads")
     with _figure(path, demonstration):
         figure, axes = plt.subplots(figsize=(3.4, 2.4), layout="constrained")
         blocks, heads = range(1, found.heads.shape[1] + 1), found.heads.mean(0)
         for i, name in enumerate(("queries", "keys", "values")):
-            axes.plot(blocks, heads[:, i].mean(-1), color=COLOURS[i], marker=MARKERS[i], ms=3.5, lw=1, label=name)
-            axes.fill_between(blocks, heads[:, i].min(-1), heads[:, i].max(-1), color=COLOURS[i], alpha=0.15, lw=0)
+            axes.plot(blocks, np.nanmean(heads[:, i], -1), color=COLOURS[i], marker=MARKERS[i], ms=3.5, lw=1, label=name)
+            axes.fill_between(blocks, np.nanmin(heads[:, i], -1), np.nanmax(heads[:, i], -1), color=COLOURS[i], alpha=0.15, lw=0)
         axes.set_xticks(blocks)
         axes.set_xlabel("block")
         axes.set_ylabel("sparsity (%), range over heads")
