@@ -21,7 +21,7 @@ def project(tmp_path, monkeypatch):
     arms = {
         "cts": {"method": "cts", "set": {"options.search": 1}, "grid": {"density": [0.5, 0.1]}},
         "ltr": {"method": "imp", "grid": {"density": [0.5, 0.1]}},
-        "snip": {"method": "saliency", "set": {"density": 0.1}, "grid": {"options.control": ["none", "shuffle"]}},
+        "snip": {"method": "saliency", "set": {"density": 0.1}, "grid": {"options.control": ["none", "shuffle", "invert"]}},
         "dense": {"method": "imp", "set": {"density": 1.0}},
     }
     base = {"data": "digits", "model": "lenet-16", "epochs": 2, "batch": 64}
@@ -130,6 +130,12 @@ def test_tickets_pass_where_every_control_is_worse(project):
         assert claims.RULES["passes"]({**rule, "fail": True}, tidy(project))[0] == opposite
     put(project, "snip", 0.1, 82.0, control="shuffle", step=-1)  # 82, 81, 80 against 80, 81, 82
     assert claims.RULES["passes"](rule, tidy(project))[0] == "inconclusive"
+    put(project, "snip", 0.1, 70.0, control="invert")  # it has to be worse under every control, and fails by one
+    assert claims.RULES["passes"](rule, tidy(project))[0] == "inconclusive"
+    put(project, "snip", 0.1, 85.0, control="shuffle")
+    assert claims.RULES["passes"](rule, tidy(project))[0] == "not reproduced"
+    put(project, "snip", 0.1, 70.0, control="shuffle")
+    assert claims.RULES["passes"](rule, tidy(project))[0] == "reproduced"
 
 
 def test_the_same_seeds_are_compared_in_pairs(project):
