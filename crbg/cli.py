@@ -211,12 +211,12 @@ def _do_runs(args: argparse.Namespace, config: Config, cells: list[Cell]) -> int
                 f"{len(todo)} runs are not done after {args.slices} tries, which is more than they should take by their estimate; "
                 "`crbg status` shows what became of them, `crbg run` without --slices goes on"
             )
-        lost = work.hopeless(config, todo) if args.attempt > 1 else {}
+        before = work.hopeless(config, todo)
+        lost = before if args.attempt > 1 else {}
         for why in lost.values():
             print(why, flush=True)
         hopeful = [c for c in todo if c.key not in lost]
         # What failed before goes last: in slices of time it would else be tried again and again before anything else.
-        before = lost or work.hopeless(config, todo)
         hopeful.sort(key=lambda c: c.key in before)
         code = 0
         if hopeful or parallel.size() > 1:

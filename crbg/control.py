@@ -77,8 +77,6 @@ class Penalised(Search):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for key, value in state.items():
             setattr(self, key, list(value) if isinstance(value, list) else value)
-        if "push" in state:  # a checkpoint lies on the CPU
-            self.push = [p.to(g.mu.device) for p, g in zip(state["push"], self.gates, strict=True)]
 
 
 class Centred(Penalised):
@@ -186,6 +184,10 @@ class Controlled(Penalised):
     def state_dict(self) -> dict[str, Any]:
         own = ("weight", "integral", "steps", "start", "task", "push")
         return {**super().state_dict(), **{k: getattr(self, k) for k in own}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.push = [p.to(g.mu.device) for p, g in zip(self.push, self.gates, strict=True)]  # a checkpoint lies on the CPU
 
 
 _TINY = 1e-12

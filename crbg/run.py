@@ -33,7 +33,7 @@ from crbg.data.images import Data, Feed, Part, load
 from crbg.errors import CrbgError, GpuFullError, WriteError
 from crbg.files import cannot_write, finite, read_json, write_bytes, write_json, write_text
 from crbg.fit import Clock, Collapse, OutOfTime, Row
-from crbg.init import RUNNING, tensor_digest, unit_draw
+from crbg.init import tensor_digest, unit_draw
 from crbg.mask import Mask
 from crbg.shelf import Shelf
 from crbg.spec import Spec, as_dict, folder, spec_from
@@ -355,7 +355,8 @@ def _keep(spec: Spec, seed: int, data: Data, where: Path, model: nn.Module, init
     """Write what `evaluate` and the reader need later: ticket, gates or trained weights, history; return the gates' digest."""
     tensors = {f"soft.{n}": t for n, t in found.soft.items()} | {f"scores.{n}": t for n, t in found.scores.items()}
     if found.changed:
-        tensors |= {f"changed.{n}": t for n, t in model.state_dict().items() if n in found.changed or n.rsplit(".", 1)[-1] in RUNNING}
+        trained = {n: t for n, t in model.state_dict().items() if n in found.changed}
+        tensors |= {f"changed.{n}": t for n, t in (trained | measure.running(model)).items()}
     tensors |= {f"start.{n}": t for n, t in (found.start or {}).items()}
     tensors |= {f"running.{n}": t for n, t in (found.running or {}).items()}
     statistics: dict[str, Tensor] = {}

@@ -243,14 +243,20 @@ def _best(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
         d = _compare(ours, theirs).difference
         holds, refuted = holds and d.low > 0, refuted or d.high < 0
         parts.append(f"- {other} {d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}]")
-    where = ", validation" if rule.get("part") == "validation" else ""
-    return _word(holds, refuted), f"{rule['arm']} at {rule['density']}: " + ", ".join(parts) + f"; n = {len(ours)}{where}"
+    return _word(holds, refuted), f"{rule['arm']} at {rule['density']}: " + ", ".join(parts) + f"; n = {len(ours)}{_where(rule)}"
 
 
 def _chosen(rule: Mapping[str, Any], rows: pd.DataFrame, experiment: str, arm: str, density: float | None) -> pd.DataFrame:
-    """Pick an arm's rows on the part that the rule reads; of several settings those of the best mean."""
+    """Pick an arm's rows on the part that the rule reads; on validation, of several settings those of the best mean."""
     mine = values(rows, experiment, arm, density, part=rule.get("part", "test"))
-    return max((g for _, g in mine.groupby("digest")), key=lambda g: g.accuracy.mean()) if mine.digest.nunique() > 1 else mine
+    if not _where(rule) or mine.empty:  # nothing is chosen by the test set
+        return mine
+    return max((g for _, g in mine.groupby("digest")), key=lambda g: g.accuracy.mean())
+
+
+def _where(rule: Mapping[str, Any]) -> str:
+    """Say beside the evidence that it was read on validation."""
+    return ", validation" if rule.get("part") == "validation" else ""
 
 
 def _passes(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
@@ -265,9 +271,8 @@ def _passes(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
     losses = {name: _compare(by["none"], g).difference for name, g in by.items() if name != "none"}
     passes, fails = all(d.low > 0 for d in losses.values()), any(d.high <= 0 for d in losses.values())
     parts = ", ".join(f"{name} loses {d.mean:.2f} [{d.low:.2f}, {d.high:.2f}]" for name, d in losses.items())
-    where = ", validation" if rule.get("part") == "validation" else ""
     verdict = _word(fails, passes) if rule.get("fail") else _word(passes, fails)
-    return verdict, f"{rule['arm']} at {rule['density']}: {parts}; n = {len(by['none'])}{where}"
+    return verdict, f"{rule['arm']} at {rule['density']}: {parts}; n = {len(by['none'])}{_where(rule)}"
 
 
 def _cheaper(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
