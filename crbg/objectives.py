@@ -47,9 +47,9 @@ def measure(model: nn.Module, mask: Mapping[str, Tensor], batches: Sequence[tupl
     from crbg.attach import gated
     from crbg.gate import Fixed
 
-    with gated(model, lambda name, w: Fixed(mask[name].to(w.device, w.dtype))):
+    with gated(model, lambda name, w: Fixed(mask[name].to(w.device, w.dtype))), torch.no_grad():
         total = sum(len(y) for _, y in batches)
-        return {n: sum(len(y) / total * float(objective(n, loss)(model, x, y).detach()) for x, y in batches) for n in NAMES}
+        return {n: sum(len(y) / total * float(objective(n, loss)(model, x, y)) for x, y in batches) for n in NAMES}
 
 
 @torch.no_grad()
@@ -99,20 +99,21 @@ def _features(model: nn.Module) -> Iterator[list[Tensor]]:
 def _gradient_match(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> Tensor:
     """Mean over tensors of the squared distance between standardised gradients, sparse against dense."""
     sparse = _gradients(model, x, y, loss)
-    with bypass(model):
-        reference = [g.detach() for g in _gradients(model, x, y, loss)]
+    with bypass(model), torch.no_grad():
+        reference = _gradients(model, x, y, loss)
     pairs = [(standardised(a[None], 1e-16), standardised(b[None], 1e-16)) for a, b in zip(sparse, reference, strict=True)]
     gaps = [(a - b).square().mean() for a, b in pairs]
     return torch.stack(gaps).mean()
 
 
 def _gradients(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> list[Tensor]:
-    """DL / dtheta of every gateable weight, with a graph through the gates; the weights themselves keep no gradient."""
+    """DL / dtheta of every gateable weight; where gradients are on, with a graph through the gates. The weights keep no gradient."""
+    graph = torch.is_grad_enabled()
     raw = {id(w) for w in weights(model).values()}
     leaves = {n: p.detach().requires_grad_() for n, p in model.named_parameters() if id(p) in raw}
-    with sdpa_kernel(SDPBackend.MATH):  # the fused kernels of attention have no second derivative
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the fused kernels of attention have no second derivative
         value = loss(functional_call(model, leaves, (x,)), y)
-    return list(torch.autograd.grad(value, list(leaves.values()), create_graph=True))
+    return list(torch.autograd.grad(value, list(leaves.values()), create_graph=graph))
 
 
 def _norm(tensors: list[Tensor]) -> Tensor:

@@ -50,6 +50,18 @@ def test_weights_keep_no_gradient_and_no_hook_stays(gated, name):
     assert not any(m._forward_hooks for m in net.modules())
 
 
+@pytest.mark.parametrize("name", objectives.NAMES)
+def test_measuring_keeps_no_graph_and_gives_the_same_number(gated, name):
+    net, x, y = gated
+    of = objectives.objective(name, LOSS)
+    searched = of(net, x, y)
+    with torch.no_grad():
+        measured = of(net, x, y)
+        assert not any(g.requires_grad for g in objectives._gradients(net, x, y, LOSS))
+    assert searched.requires_grad and not measured.requires_grad
+    assert float(measured) == pytest.approx(float(searched.detach()), rel=1e-12)
+
+
 def test_divergences_by_hand():
     p, q = torch.tensor([[0.2, 0.8], [0.5, 0.5]]), torch.tensor([[0.6, 0.4], [0.5, 0.5]])
     wanted = float((p * (p / q).log()).sum() / 2)

@@ -280,3 +280,21 @@ def test_unit_gates_of_a_transformer_close_whole_heads(digits):
         assert counts["total"] == (heads if name.endswith("attn.proj.weight") else found.mask[name].shape[1])
     proj = found.mask["blocks.0.attn.proj.weight"].reshape(24, heads, 8)
     assert proj.equal(proj[:1, :, :1].expand_as(proj)), "a head's columns stand or fall together"
+
+
+@pytest.mark.parametrize("spread", [1.0, 3.0])
+def test_temperature_zero_gives_the_searched_outputs_their_spread(digits, spread):
+    shape = (1, 28, 28)
+    model = build("conv2", shape, 10, width=0.125, norm="batch")
+    initialise(model, "kaiming_normal", 5.0, 0)  # running statistics, at 0 and 1 still, are far from those of a batch
+    feed, seen = Feed(digits.train.take(slice(256)), 64, 0), []
+
+    def loss(out, y):
+        seen.append(out.detach())
+        return torch.nn.functional.cross_entropy(out, y)
+
+    options = methods.options("crbg", {"noise": 0.0, "temperature": 0.0, "spread": spread})
+    methods.get("crbg").find(model, methods.Task(feed, 0.5, 1, 0, loss), options)
+    assert float((seen[0] - seen[0].mean(0)).std()) == pytest.approx(spread, rel=1e-3)
+    counts = [int(m.num_batches_tracked) for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert counts and set(counts) == {len(seen)}, "looking at the outputs leaves no trace in running statistics"

@@ -34,7 +34,7 @@ class Options:
     leak: derivative of clip outside [0, 1] (0 is the thesis's gate, 1 straight-through): our extension, a named variant.
     granularity: one gate per weight, per hidden unit (channel, attention head), or per hidden unit and input. temperature:
     factor on the outputs inside the loss, which changes no prediction; frozen weights cannot grow to make a loss sharp, so a
-    network whose initial outputs are tiny needs it. 0 chooses it: outputs get unit standard deviation on the first batch.
+    network whose initial outputs are tiny needs it. 0 chooses it: outputs get the standard deviation `spread` on the first batch.
 
     What follows trains weights, so what comes out is no strong ticket, and says so in its roles. pretrain: epochs of dense
     training before the search, whose gates then stand on the trained, frozen weights. joint_lr: learning rate of the weights
@@ -60,6 +60,7 @@ class Options:
     polish: float = 0.0
     granularity: str = "weight"
     temperature: float = 1.0
+    spread: float = 1.0
     pretrain: int = 0
     joint_lr: float = 0.0
     finetune: int = 0
@@ -128,7 +129,7 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
             tolerance = o.tolerance or (0.1 if task.density >= 0.05 else 0.02)
             plan = control.Plan(reach=o.reach, decide=o.decide, firmness=o.firmness, tolerance=tolerance, polish=o.polish)
             search = control.Controlled(model, o.penalty, task.density, plan, anneal)
-        sharpness = o.temperature or 1.0 / _spread(model, task)
+        sharpness = o.temperature or o.spread / _spread(model, task)
         learnt = [p for g in search.gates for p in g.parameters()]
         groups = [{"params": [*learnt, *slopes.values()], "lr": o.lr}]
         if o.joint_lr:
@@ -162,16 +163,21 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
 
 
 def _spread(model: nn.Module, task: Task) -> float:
-    """Standard deviation of the outputs over the first batch, each output centred, with noise-free gates in eval mode.
+    """Standard deviation of the outputs over the first batch, each output centred, with noise-free gates and without dropout.
 
-    Draws nothing that outlives it: a loader that shuffles does so here from the task's seed.
+    Batch norm takes the statistics of the batch, as in the search, and keeps its running ones. Draws nothing that outlives it: a loader
+    that shuffles does so here from the task's seed.
     """
     import torch
 
     was = model.training
+    model.eval()
+    for m in model.modules():
+        m.training = isinstance(m, torch.nn.modules.batchnorm._NormBase)
+    own = {n: b.clone() for n, b in model.named_buffers()}
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(task.seed)
-        out = model.eval()(next(iter(task.batches.epoch(0)))[0])
+        out = torch.func.functional_call(model, own, (next(iter(task.batches.epoch(0)))[0],))
     model.train(was)
     spread = float((out - out.mean(0)).std()) if out.numel() > 1 else 0.0
     return spread if spread > 0 else 1.0
