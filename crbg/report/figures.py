@@ -208,6 +208,8 @@ def _cost(mine: pd.DataFrame) -> None:
 
 def _winners(mine: pd.DataFrame, published: Mapping[str, Mapping[float, float]]) -> None:
     """Accuracy of trained tickets against sparsity and against the seconds that each took in all; hollow: published."""
+    # One point cannot stand for the several settings of an arm; these stand in the table.
+    mine = mine.groupby("arm", sort=False).filter(lambda g: g.groupby("asked").setting.nunique().max() == 1)
     figure, (left, right) = plt.subplots(1, 2, figsize=(6.8, 2.6), sharey=True)
     ticks, arms = {float(d) for d in mine.asked if d < 1}, list(mine.arm.unique())
     apart = (max(ticks) / min(ticks)) ** 0.008 if len(ticks) > 1 else 1.01  # beside each other, that their intervals can be told apart
@@ -427,7 +429,7 @@ def by_objective(found: pd.DataFrame, titles: Mapping[str, str], path: Path, dem
     arms, densities = list(found.arm.unique()), sorted(found.density.unique(), reverse=True)
     with _figure(path, demonstration):
         columns = math.ceil(len(titles) / 2)
-        _, panels = plt.subplots(2, columns, figsize=(6.8, 3.4), sharex=True, squeeze=False, layout="constrained")
+        figure, panels = plt.subplots(2, columns, figsize=(6.8, 3.4 + 0.1 * len(arms)), sharex=True, squeeze=False, layout="constrained")
         for axes, (name, title) in zip(panels.flat, titles.items(), strict=False):
             for i, arm in enumerate(arms):
                 mine = found[(found.arm == arm) & np.isfinite(found[name].astype(float))]
@@ -444,7 +446,7 @@ def by_objective(found: pd.DataFrame, titles: Mapping[str, str], path: Path, dem
         handles, texts = panels[0, 0].get_legend_handles_labels()
         for axes in panels.flat[len(titles) :]:
             axes.axis("off")
-        panels.flat[-1].legend(handles, texts, frameon=False, loc="center")
+        figure.legend(handles, texts, frameon=False, loc="outside lower center", ncol=4, columnspacing=1.0)
         for axes in panels.flat[columns : len(titles)]:
             axes.set_xlabel("sparsity (%)")
     return path
