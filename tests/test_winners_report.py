@@ -87,6 +87,8 @@ def test_the_figure_sets_published_points_beside_measured_ones(project, monkeypa
         put(project, "cts", density, accuracy)
         put(project, "ltr", density, accuracy - 5, seconds=100.0)
     put(project, "dense", 1.0, 95.0)
+    put(project, "snip", 0.1, 70.0)
+    put(project, "snip", 0.1, 60.0, control="shuffle")  # two settings of one arm are no point
     seen = []
     real = figures.plt.close
     monkeypatch.setattr(figures.plt, "close", lambda f: seen.append(f) or None)
