@@ -57,7 +57,12 @@ class Gaussian(Gate):
 
     `leak` is what replaces the derivative of clip where it is 0, so that a closed or fully open gate still hears the task:
     0 is the thesis's gate, 1 is straight-through. It is our extension, and runs that use it say so.
+
+    On the kinds of device that `redraws` names, the backward pass draws the noise again instead of keeping it: the same numbers,
+    no memory that lasts.
     """
+
+    redraws: tuple[str, ...] = ("cuda",)
 
     def __init__(
         self,
@@ -91,7 +96,9 @@ class Gaussian(Gate):
             sigma = self.log_sigma.exp()
             return w * (self.mu + sigma * self.draw() if self.sampling else self.mu).clamp(0, 1)
         sampled = self.sampling and self.noise > 0
-        return cast(Tensor, _GatedProduct.apply(self.mu, w, self.draw() if sampled else None, self.noise, self.leak))
+        again = sampled and self.source == "normal" and self.mu.device.type in self.redraws
+        state = _generator(self.mu.device).get_state() if again else None
+        return cast(Tensor, _GatedProduct.apply(self.mu, w, self.draw() if sampled else None, self.noise, self.leak, state))
 
     def draw(self) -> Tensor:
         """Draw eps / sigma, one standard normal per gate."""
@@ -217,27 +224,43 @@ class TopK(Gate):
         return top_k(self.scores().flatten(), self.k).reshape(self.score.shape).to(self.score.dtype)
 
 
+def _generator(device: torch.device) -> torch.Generator:
+    """Return torch's global generator of a device."""
+    if device.type == "cuda":
+        return torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index]
+    return torch.default_generator
+
+
 class _GatedProduct(torch.autograd.Function):
-    """w * clip(mu + noise * eps, 0, 1) with its exact derivatives, in few passes over memory."""
+    """w * clip(mu + noise * eps, 0, 1) with its exact derivatives, in few passes over memory.
+
+    `state` is the generator's before eps was drawn; with it eps is drawn again in the backward pass, and mu, which is kept anyway, is all
+    that is saved.
+    """
 
     @staticmethod
-    def forward(ctx: Any, mu: Tensor, w: Tensor, eps: Tensor | None, noise: float, leak: float = 0.0) -> Tensor:
+    def forward(
+        ctx: Any, mu: Tensor, w: Tensor, eps: Tensor | None, noise: float, leak: float = 0.0, state: Tensor | None = None
+    ) -> Tensor:
         u = mu if eps is None else torch.add(mu, eps, alpha=noise)
-        z = u.clamp(0, 1)
-        ctx.save_for_backward(u, w, z if w.requires_grad else None)
-        ctx.leak = leak
-        return w * z
+        ctx.save_for_backward(u if state is None else mu, w)
+        ctx.noise, ctx.leak, ctx.state = noise, leak, state
+        return w * u.clamp(0, 1)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
-        u, w, z = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None, None, None]:
+        u, w = ctx.saved_tensors
+        if ctx.state is not None:
+            own = torch.Generator(u.device)
+            own.set_state(ctx.state)
+            u = torch.add(u, torch.empty_like(u).normal_(generator=own), alpha=ctx.noise)
         grad_mu = through = grads[0] * w
         if ctx.leak < 1:
             # One pass for the derivative of clip, which is 1 strictly inside (0, 1) and 0 elsewhere, the ends included.
             grad_mu = torch.ops.aten.hardtanh_backward(through, u, 0.0, 1.0)
             if ctx.leak:
                 grad_mu = torch.lerp(grad_mu, through, ctx.leak)
-        return grad_mu, (grads[0] * z if z is not None else None), None, None, None
+        return grad_mu, (grads[0] * u.clamp(0, 1) if ctx.needs_input_grad[1] else None), None, None, None, None
 
 
 def straight_through(value: Tensor, w: Tensor, keep: Tensor, gain: float = 1.0) -> Tensor:

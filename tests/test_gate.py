@@ -44,6 +44,28 @@ def test_the_share_of_open_gates_is_the_probability_it_says(mu, noise, source):
     assert abs(share - p) < 3 * math.sqrt(p * (1 - p) / n)
 
 
+@pytest.mark.parametrize(("leak", "shape"), [(0.0, (40, 30)), (0.25, (7,)), (0.0, (4, 3, 5, 5))])
+def test_noise_drawn_again_gives_the_same_gradients_and_keeps_nothing(leak, shape, monkeypatch):
+    w = torch.randn(shape).to(memory_format=torch.channels_last) if len(shape) == 4 else torch.randn(shape)
+    w.requires_grad_(True)
+    outcomes, kept = [], []
+    for kinds in ((), ("cpu",)):
+        monkeypatch.setattr(Gaussian, "redraws", kinds)
+        gate = drawing(Gaussian(torch.full_like(w.detach(), 0.5), noise=0.5, leak=leak))
+        torch.manual_seed(1)
+        w.grad = None
+        kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+            out = gate(w).square()
+        before = torch.get_rng_state()
+        out.sum().backward()
+        assert torch.equal(before, torch.get_rng_state()), "the backward pass leaves the global generator alone"
+        outcomes.append((out.detach(), gate.mu.grad, w.grad))
+    assert all(torch.equal(a, b) for a, b in zip(*outcomes, strict=True))
+    own = {gate.mu.data_ptr(), w.data_ptr()}
+    assert len([t for t in kept if t.data_ptr() not in own]) == 1, "the squared output alone"
+
+
 def test_every_forward_draws_anew():
     gate = drawing(Gaussian(torch.full((100,), 0.5)))
     w = torch.ones(100)
