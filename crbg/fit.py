@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -155,6 +155,7 @@ def fit(
         modules.to(memory_format=torch.channels_last)
     rates = [float(group["lr"]) for group in optimiser.param_groups]
     device = next(model.parameters()).device
+    mine, weight = parallel.share(batches)
     running = torch.zeros((), dtype=torch.float64, device=device)  # summed where it is: reading every loss would wait for every step
     with _Noise(seed, device):
         saved, earlier = load_checkpoint(checkpoint) if parallel.first() else None, 0.0
@@ -172,7 +173,7 @@ def fit(
         began = time.monotonic() - earlier
         last_save = time.monotonic()
         for epoch in range(step // per_epoch, epochs):
-            for x, y in batches.epoch(epoch, step % per_epoch):
+            for x, y in mine.epoch(epoch, step % per_epoch):
                 over = parallel.agree(clock.over(), device)
                 if checkpoint and parallel.first() and (over or time.monotonic() - last_save >= clock.save_every):
                     state = {"modules": modules.state_dict(), "optimiser": optimiser.state_dict(), "step": step}
@@ -191,7 +192,6 @@ def fit(
                     group["lr"] = rate * schedule(progress)
                 search.before_forward(progress)
                 optimiser.zero_grad()
-                x, y, weight = parallel.share(x, y)
                 with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                     value = weight * (objective(model, x, y) if objective else loss(model(x), y))
                 value.backward()  # type: ignore[no-untyped-call]
@@ -280,6 +280,11 @@ class Later:
     def epoch(self, epoch: int, start: int = 0) -> Iterable[tuple[Tensor, Tensor]]:
         """Yield the batches of an epoch, counted from the first."""
         return self.batches.epoch(self.first + epoch, start)
+
+    def shared(self, k: int, n: int) -> tuple[Later, float]:
+        """Share the same batches as `Feed.shared` does."""
+        mine, weight = cast(Any, self.batches).shared(k, n)
+        return Later(mine, self.first), weight
 
 
 class LoaderBatches:

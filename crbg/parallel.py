@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from crbg.errors import CrbgError
-
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -85,15 +83,9 @@ def told(what: Any = None) -> Any:
     return box[0]
 
 
-def share(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Take every size()-th example of a batch, and the factor on their mean loss that makes the average that of the batch."""
-    n, k = size(), rank()
-    if n == 1:
-        return x, y, 1.0
-    if len(y) < n:
-        raise CrbgError(f"a batch of {len(y)} cannot be shared by {n} processes; make the batch larger or use fewer")
-    mine = y[k::n]
-    return x[k::n], mine, len(mine) * n / len(y)
+def share(batches: Any) -> tuple[Any, float]:
+    """Give this process's share of all batches, and the factor on its mean loss that makes the processes' average that of a batch."""
+    return (batches, 1.0) if size() == 1 else batches.shared(rank(), size())
 
 
 def agree(flag: bool, device: torch.device) -> bool:

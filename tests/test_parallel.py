@@ -13,7 +13,9 @@ import torch
 import yaml
 
 from crbg import attempts, cli, parallel, run
+from crbg.data.images import Feed, Part
 from crbg.errors import CrbgError
+from crbg.fit import Later
 
 BASE = {"data": "digits", "model": "lenet-32-16", "density": 0.2, "scale": 0.5, "batch": 63, "epochs": 3}
 CONFIG = {
@@ -97,21 +99,28 @@ def test_a_pause_of_two_processes_changes_no_byte(tmp_path):
 
 
 def test_shares_make_up_the_batch(monkeypatch):
-    x, y = torch.arange(7.0)[:, None], torch.arange(7)
+    pixels = torch.randint(0, 256, (16, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    feed = Feed(Part(pixels, torch.arange(16), torch.zeros(1), torch.ones(1)), 7, 0, flip=True, crop=2)
     monkeypatch.setenv("WORLD_SIZE", "3")
     monkeypatch.setenv("RANK", "1")
-    assert parallel.share(x, y)[2] == 1.0  # somebody else's program that torchrun started
+    assert parallel.share(feed) == (feed, 1.0)  # somebody else's program that torchrun started
     assert parallel.first()
     monkeypatch.setattr(parallel, "together", True)
     parts = []
     for rank in range(3):
         monkeypatch.setenv("RANK", str(rank))
         assert parallel.first() is (rank == 0)
-        parts.append(parallel.share(x, y))
-    assert sorted(int(v) for _, mine, _ in parts for v in mine) == list(range(7))
-    assert sum(weight * float(a.mean()) for a, _, weight in parts) / 3 == pytest.approx(float(x.mean()))
+        mine, weight = parallel.share(Later(feed, 1))
+        parts.append((weight, list(mine.epoch(0, 1))))
+        assert len(mine) == len(feed)
+    ((x, y),) = feed.epoch(1, 1)
+    for k, (_, batches) in enumerate(parts):
+        ((a, b),) = batches
+        assert torch.equal(a, x[k::3])
+        assert torch.equal(b, y[k::3])
+    assert sum(weight * float(batches[0][0].mean()) for weight, batches in parts) / 3 == pytest.approx(float(x.mean()))
     with pytest.raises(CrbgError, match="a batch of 2 cannot be shared by 3 processes"):
-        parallel.share(x[:2], y[:2])
+        parallel.share(Feed(feed.part, 2, 0))
 
 
 def test_each_process_takes_its_own_gpu(monkeypatch):

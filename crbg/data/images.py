@@ -118,7 +118,8 @@ class Feed:
     """Shuffled minibatches of one part, made on its device.
 
     Order and augmentation are pure functions of (seed, epoch), so a resumed run needs no loader state. `flip` mirrors half of
-    the images; `crop` moves each by up to so many pixels in both directions, what is missing at the edge reflected.
+    the images; `crop` moves each by up to so many pixels in both directions, what is missing at the edge reflected. `mine` = (k, n)
+    gives every n-th example of each batch from the k-th on, where n processes share them.
     """
 
     part: Part
@@ -126,6 +127,7 @@ class Feed:
     seed: int
     flip: bool = False
     crop: int = 0
+    mine: tuple[int, int] = (0, 1)
 
     def __post_init__(self) -> None:
         if not 1 <= self.size <= len(self.part):
@@ -140,6 +142,16 @@ class Feed:
         """Give the same batches without augmentation."""
         return replace(self, flip=False, crop=0)
 
+    def shared(self, k: int, n: int) -> tuple[Feed, float]:
+        """Give every n-th example of each batch from the k-th on, and the factor on their mean loss that makes the n's average the batch's.
+
+        Raises:
+            CrbgError: there are fewer examples in a batch than processes.
+        """
+        if self.size < n:
+            raise CrbgError(f"a batch of {self.size} cannot be shared by {n} processes; make the batch larger or use fewer")
+        return replace(self, mine=(k, n)), len(range(k, self.size, n)) * n / self.size
+
     def order(self, epoch: int) -> Tensor:
         """Permute the images for an epoch; the incomplete last batch is dropped."""
         return torch.from_numpy(rng.permutation(len(self.part), self.seed, "order", str(epoch)))
@@ -149,18 +161,20 @@ class Feed:
         return hashlib.sha256(f"{self.size}:".encode() + self.order(0).numpy().astype("<i8").tobytes()).hexdigest()
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (inputs, labels) from batch `start` on."""
+        """Yield (inputs, labels) from batch `start` on; only `mine` of each."""
         order = self.order(epoch).to(self.part.device)
         shift, coins = self.drawn(epoch) if self.flip or self.crop else (None, None)
         for i in range(start, len(self)):
-            at = slice(i * self.size, (i + 1) * self.size)
+            at = slice(i * self.size + self.mine[0], (i + 1) * self.size, self.mine[1])
             if shift is None:
                 yield self.part.inputs(order[at]), self.part.y[order[at]]
                 continue
             rows, columns = self.moves(shift[:, at], None if coins is None else coins[at])
             channels = torch.arange(self.part.x.shape[1], device=order.device)[:, None, None]
             # Rows of something larger are fetched first; from memory one gather does both.
-            source, places = (self.part.x, order[at]) if self.part.rows is None else (self.part.pixels(order[at]), torch.arange(self.size))
+            source, places = (
+                (self.part.x, order[at]) if self.part.rows is None else (self.part.pixels(order[at]), torch.arange(len(order[at])))
+            )
             places = places.to(order.device)[:, None, None, None]
             moved = source[places, channels, rows[:, None, :, None], columns[:, None, None, :]]
             yield self.part.standardise(moved), self.part.y[order[at]]
