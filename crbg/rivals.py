@@ -40,8 +40,15 @@ class Sampled(Gate):
     def effective(self, w: Tensor) -> Tensor:
         p = self.v.sigmoid()
         drawn = torch.rand_like(p) < p if self.sampling else p.detach() > 0.5
-        gain = drawn.numel() / max(1, int(drawn.sum())) if self.rescale else 1.0
-        return straight_through(p, w, drawn, gain)
+        return straight_through(p, w, drawn, self._gain(drawn))
+
+    def _gain(self, drawn: Tensor) -> float:
+        return drawn.numel() / max(1, int(drawn.sum())) if self.rescale else 1.0
+
+    @property
+    def gain(self) -> float:
+        """The factor on the weights that are more likely kept than not."""
+        return self._gain(self.v.detach() > 0)
 
     def scores(self) -> Tensor:
         return self.v.detach()

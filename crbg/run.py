@@ -297,7 +297,7 @@ def read_all(spec: Spec, seed: int, data: Data, model: nn.Module, found: methods
         running = found.start is not None  # weights that trained with batch norm's own statistics are read with them
         out["readings"][reading] = {
             "density": finite(count / found.mask.total),
-            **accuracy(model, values, data, part, running, found.running),
+            **accuracy(model, values, data, part, running, found),
         }
     if found.start is not None:
         untrained, _ = fresh(spec, data, seed)
@@ -329,12 +329,12 @@ def accuracy(
     data: Data,
     part: Part,
     running: bool = False,
-    left: Mapping[str, Tensor] | None = None,
+    left: methods.Found | None = None,
 ) -> dict[str, float | None]:
     """Measure a model times its multipliers on a part, in %, with batch norm's statistics estimated again.
 
-    Beside it, where a search `left` running statistics, the number with those. Where the model's own are the `running` ones of a finished
-    training, the number with those comes first.
+    Beside it, where a search `left` running statistics, the number with those and with the gains by which they came about. Where the
+    model's own are the `running` ones of a finished training, the number with those comes first.
     """
     if not measure.has_batch_norm(model):
         return {"accuracy": finite(measure.accuracy(model, part.batches(), multipliers))}
@@ -342,11 +342,12 @@ def accuracy(
         again = finite(measure.accuracy(model, part.batches(), multipliers))
     if running:
         return {"accuracy": finite(measure.accuracy(model, part.batches(), multipliers)), "recalibrated": again}
-    if not left:
+    if left is None or not left.running:
         return {"accuracy": again}
     own = measure.running(model)
-    model.load_state_dict(left, strict=False)
-    plain = finite(measure.accuracy(model, part.batches(), multipliers))
+    model.load_state_dict(left.running, strict=False)
+    grown = {n: m * left.gain[n].to(m.device) if n in left.gain else m for n, m in (multipliers or {}).items()}
+    plain = finite(measure.accuracy(model, part.batches(), grown))
     model.load_state_dict(own, strict=False)
     return {"accuracy": again, "with_search_statistics": plain}
 
@@ -358,7 +359,8 @@ def _keep(spec: Spec, seed: int, data: Data, where: Path, model: nn.Module, init
         trained = {n: t for n, t in model.state_dict().items() if n in found.changed}
         tensors |= {f"changed.{n}": t for n, t in (trained | measure.running(model)).items()}
     tensors |= {f"start.{n}": t for n, t in (found.start or {}).items()}
-    tensors |= {f"running.{n}": t for n, t in (found.running or {}).items()}
+    if found.running:
+        tensors |= {f"running.{n}": t for n, t in found.running.items()} | {f"gain.{n}": t for n, t in found.gain.items()}
     statistics: dict[str, Tensor] = {}
     if found.start is None and measure.has_batch_norm(model):
         statistics = measure.running_statistics(model, _images(data), found.mask)
@@ -392,7 +394,8 @@ def reopen(where: Path, model: nn.Module, expected: str | None = None) -> method
         if expected and tensor_digest(tensors) != expected:
             raise CrbgError(f"{path} is not the one its record names; run the cell again")
         shapes = {n: tuple(w.shape) for n, w in weights(model).items()}
-        groups: dict[str, dict[str, Tensor]] = {"soft": {}, "scores": {}, "changed": {}, "start": {}, "running": {}, "statistics": {}}
+        names = ("soft", "scores", "changed", "start", "running", "gain", "statistics")
+        groups: dict[str, dict[str, Tensor]] = {n: {} for n in names}
         for name, t in tensors.items():
             head, _, rest = name.partition(".")
             if head in groups:
@@ -406,7 +409,7 @@ def reopen(where: Path, model: nn.Module, expected: str | None = None) -> method
     model.load_state_dict(groups["changed"], strict=False)
     start = groups["start"] if "winning" in about else None
     found = methods.Found(mask, exact, groups["scores"], groups["soft"], changed, start=start)
-    found.running, found.statistics = groups["running"], groups["statistics"]
+    found.running, found.gain, found.statistics = groups["running"], groups["gain"], groups["statistics"]
     return found
 
 
@@ -454,7 +457,7 @@ def evaluate(spec: Spec, seed: int, bench: Bench) -> dict[str, Any]:
         exact = data.test.take(kept)
         out["test_without_lossy"] = {
             "images": len(exact),
-            "binary": accuracy(model, found.mask, data, exact, found.start is not None, found.running),
+            "binary": accuracy(model, found.mask, data, exact, found.start is not None, found),
         }
     write_json(where / "evaluation.json", out)
     return out

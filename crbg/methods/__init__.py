@@ -100,8 +100,9 @@ class Found:
     changed with their role (trained, redrawn), `history` one row an epoch, `anatomy` small plain values for the record.
     A winning ticket, whose weights were trained after it was drawn, has in `start` the tensors on which it was drawn that
     differ from the initial ones. `running` are batch norm's running statistics as the search left them, which a run fills in where a method
-    does not. `find_ticket` adds the digest of the `initial` tensors and, where the network has batch norm
-    and was not trained under its mask, the running `statistics` of the sparse network on the data.
+    does not; `gain` the factors on the kept weights of a tensor with which the search came by them. `find_ticket` adds the digest of the
+    `initial` tensors and, where the network has batch norm and was not trained under its mask, the running `statistics` of the sparse
+    network on the data.
     """
 
     mask: Mask
@@ -113,6 +114,7 @@ class Found:
     anatomy: dict[str, Any] = field(default_factory=dict, repr=False)
     start: dict[str, Tensor] | None = field(default=None, repr=False)
     running: dict[str, Tensor] | None = field(default=None, repr=False)
+    gain: dict[str, Tensor] = field(default_factory=dict, repr=False)
     statistics: dict[str, Tensor] = field(default_factory=dict, repr=False)
     initial: str = field(default="", repr=False)
 

@@ -34,6 +34,8 @@ def ranked(
 
     `counts` turns scores into the number to keep, of all together or of each; by default the density asked for of all together.
     """
+    import torch
+
     from crbg import attach
     from crbg.select import keep_count, select
 
@@ -43,8 +45,9 @@ def ranked(
         history = task.fit(model, optimiser, search, schedule=schedule, objective=objective)
         scores = {n: g.scores().cpu() for n, g in found.items()}
         soft = {n: g.soft().cpu() for n, g in found.items()} if sampling else {}  # others are binary all along
+        gains = {n: torch.tensor(g.gain) for n, g in found.items() if getattr(g, "gain", 1.0) != 1.0}
     keep = counts(scores) if counts else keep_count(asked(task, "select"), sum(s.numel() for s in scores.values()))
-    return Found(select(scores, keep), scores=scores, soft=soft, history=history)
+    return Found(select(scores, keep), scores=scores, soft=soft, history=history, gain=gains)
 
 
 def asked(task: Task, method: str) -> float:
