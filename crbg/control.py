@@ -161,6 +161,7 @@ class Controlled(Penalised):
         self.integral = max(-5.0, min(5.0, self.integral + self.plan.integral * error))
         self.weight = self.integral + self.plan.proportional * error
         count = self.steps // self.plan.every + 1
+        self.push = []  # the memory serves those that follow
         slopes = [self.penalty.slope(g.mu, g.penalty_sigma) for g in self.gates]
         norms = _norms([*(_gradient(g) for g in self.gates), *slopes])
         self.task = [t + (norm - t) / count for t, norm in zip(self.task, norms[: len(slopes)], strict=True)]

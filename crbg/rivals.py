@@ -40,15 +40,13 @@ class Sampled(Gate):
     def effective(self, w: Tensor) -> Tensor:
         p = self.v.sigmoid()
         drawn = torch.rand_like(p) < p if self.sampling else p.detach() > 0.5
-        return straight_through(p, w, drawn, self._gain(drawn))
-
-    def _gain(self, drawn: Tensor) -> float:
-        return drawn.numel() / max(1, int(drawn.sum())) if self.rescale else 1.0
+        return straight_through(p, w, drawn, drawn.numel() / max(1, int(drawn.sum())) if self.rescale else 1.0)
 
     @property
     def gain(self) -> float:
-        """The factor on the weights that are more likely kept than not."""
-        return self._gain(self.v.detach() > 0)
+        """The factor on the kept weights, with the number that draws keep on average."""
+        p = self.v.detach().sigmoid()
+        return p.numel() / float(p.sum()) if self.rescale else 1.0
 
     def scores(self) -> Tensor:
         return self.v.detach()

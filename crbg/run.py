@@ -329,11 +329,11 @@ def accuracy(
     data: Data,
     part: Part,
     running: bool = False,
-    left: methods.Found | None = None,
+    search: methods.Found | None = None,
 ) -> dict[str, float | None]:
     """Measure a model times its multipliers on a part, in %, with batch norm's statistics estimated again.
 
-    Beside it, where a search `left` running statistics, the number with those and with the gains by which they came about. Where the
+    Beside it, where the `search` left running statistics, the number with those and with the gains by which they came about. Where the
     model's own are the `running` ones of a finished training, the number with those comes first.
     """
     if not measure.has_batch_norm(model):
@@ -342,11 +342,11 @@ def accuracy(
         again = finite(measure.accuracy(model, part.batches(), multipliers))
     if running:
         return {"accuracy": finite(measure.accuracy(model, part.batches(), multipliers)), "recalibrated": again}
-    if left is None or not left.running:
+    if search is None or not search.running:
         return {"accuracy": again}
     own = measure.running(model)
-    model.load_state_dict(left.running, strict=False)
-    grown = {n: m * left.gain[n].to(m.device) if n in left.gain else m for n, m in (multipliers or {}).items()}
+    model.load_state_dict(search.running, strict=False)
+    grown = {n: m * search.gain[n].to(m.device) if n in search.gain else m for n, m in (multipliers or {}).items()}
     plain = finite(measure.accuracy(model, part.batches(), grown))
     model.load_state_dict(own, strict=False)
     return {"accuracy": again, "with_search_statistics": plain}

@@ -134,6 +134,7 @@ def test_supermask_draws_bernoulli_masks_and_passes_the_slope_of_the_probability
     mask = [float(a) < b for a, b in zip(u, p, strict=True)]
     gain = 4 / sum(mask) if rescale else 1.0
     assert 0 < sum(mask) < 4
+    assert gate.gain == pytest.approx(4 / sum(p) if rescale else 1.0)  # on average
     assert out.tolist() == pytest.approx([gain * float(w) * m for w, m in zip(W, mask, strict=True)])
     # Dropped weights hear the task too.
     assert slope.tolist() == pytest.approx([gain * float(b * w) * q * (1 - q) for b, w, q in zip(BACK, W, p, strict=True)])

@@ -261,6 +261,7 @@ def test_silent_units_are_those_that_say_the_same_to_every_image():
 
 @pytest.mark.parametrize("shape", [(6, 5, 3), (6, 2, 4, 3)])
 def test_silent_units_of_a_transformer_are_features_not_tokens(shape):
+    torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2), nn.Flatten(), nn.LazyLinear(2))
     x, y = torch.randn(shape, generator=torch.Generator().manual_seed(0)), torch.zeros(6, dtype=torch.long)
     model(x)
@@ -282,11 +283,12 @@ def test_unit_gates_of_a_transformer_close_whole_heads(digits):
     assert proj.equal(proj[:1, :, :1].expand_as(proj)), "a head's columns stand or fall together"
 
 
-@pytest.mark.parametrize("spread", [1.0, 3.0])
-def test_temperature_zero_gives_the_searched_outputs_their_spread(digits, spread):
+@pytest.mark.parametrize(("spread", "training"), [(1.0, True), (3.0, True), (1.0, False)])
+def test_temperature_zero_gives_the_searched_outputs_their_spread(digits, spread, training):
     shape = (1, 28, 28)
     model = build("conv2", shape, 10, width=0.125, norm="batch")
     initialise(model, "kaiming_normal", 5.0, 0)  # running statistics, at 0 and 1 still, are far from those of a batch
+    model.train(training)
     feed, seen = Feed(digits.train.take(slice(256)), 64, 0), []
 
     def loss(out, y):
@@ -297,4 +299,5 @@ def test_temperature_zero_gives_the_searched_outputs_their_spread(digits, spread
     methods.get("crbg").find(model, methods.Task(feed, 0.5, 1, 0, loss), options)
     assert float((seen[0] - seen[0].mean(0)).std()) == pytest.approx(spread, rel=1e-3)
     counts = {int(m.num_batches_tracked) for m in model.modules() if isinstance(m, nn.BatchNorm2d)}
-    assert counts == {len(seen)}, "looking at the outputs leaves no trace in running statistics"
+    assert counts == {len(seen) if training else 0}, "looking at the outputs leaves no trace in running statistics"
+    assert {m.training for m in model.modules()} == {training}

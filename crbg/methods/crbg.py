@@ -165,19 +165,22 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
 def _spread(model: nn.Module, task: Task) -> float:
     """Standard deviation of the outputs over the first batch, each output centred, with noise-free gates and without dropout.
 
-    Batch norm takes the statistics of the batch, as in the search, and keeps its running ones. Draws nothing that outlives it: a loader
+    Batch norm takes the statistics that it takes in the search, and keeps its running ones. Draws nothing that outlives it: a loader
     that shuffles does so here from the task's seed.
     """
     import torch
 
-    was = model.training
-    model.eval()
-    for m in model.modules():
-        m.training = isinstance(m, torch.nn.modules.batchnorm._NormBase)
-    own = {n: b.clone() for n, b in model.named_buffers()}
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(task.seed)
-        out = torch.func.functional_call(model, own, (next(iter(task.batches.epoch(0)))[0],))
-    model.train(was)
+    was = {m: m.training for m in model.modules()}
+    buffers = {n: b.clone() for n, b in model.named_buffers()}
+    device = next(model.parameters()).device
+    for m in was:
+        m.training = was[m] and isinstance(m, torch.nn.modules.batchnorm._NormBase)
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
+            torch.manual_seed(task.seed)
+            out = torch.func.functional_call(model, buffers, (next(iter(task.batches.epoch(0)))[0],))
+    finally:
+        for m, mode in was.items():
+            m.training = mode
     spread = float((out - out.mean(0)).std()) if out.numel() > 1 else 0.0
     return spread if spread > 0 else 1.0

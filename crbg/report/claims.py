@@ -247,10 +247,12 @@ def _best(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
 
 
 def _chosen(rule: Mapping[str, Any], rows: pd.DataFrame, experiment: str, arm: str, density: float | None) -> pd.DataFrame:
-    """Pick an arm's rows on the part that the rule reads; on validation, of several settings those of the best mean."""
+    """Pick an arm's rows on the part that the rule reads; of several settings those of the best mean on validation, none on test."""
     mine = values(rows, experiment, arm, density, part=rule.get("part", "test"))
-    if not _where(rule) or mine.empty:  # nothing is chosen by the test set
+    if mine.digest.nunique() <= 1:
         return mine
+    if not _where(rule):
+        return mine.iloc[:0]
     return max((g for _, g in mine.groupby("digest")), key=lambda g: g.accuracy.mean())
 
 
