@@ -44,12 +44,17 @@ def test_the_share_of_open_gates_is_the_probability_it_says(mu, noise, source):
     assert abs(share - p) < 3 * math.sqrt(p * (1 - p) / n)
 
 
+ON_GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
+
+
+@pytest.mark.parametrize("device", ["cpu", ON_GPU])
 @pytest.mark.parametrize(("leak", "shape"), [(0.0, (40, 30)), (0.25, (7,)), (0.0, (4, 3, 5, 5))])
-def test_noise_drawn_again_gives_the_same_gradients_and_keeps_nothing(leak, shape, monkeypatch):
+def test_noise_drawn_again_gives_the_same_gradients_and_keeps_nothing(leak, shape, device, monkeypatch):
     w = torch.randn(shape).to(memory_format=torch.channels_last) if len(shape) == 4 else torch.randn(shape)
-    w.requires_grad_(True)
+    w = w.to(device).requires_grad_(True)
+    state = torch.cuda.get_rng_state if device == "cuda" else torch.get_rng_state
     outcomes, kept = [], []
-    for kinds in ((), ("cpu",)):
+    for kinds in ((), (device,)):
         monkeypatch.setattr(Gaussian, "redraws", kinds)
         gate = drawing(Gaussian(torch.full_like(w.detach(), 0.5), noise=0.5, leak=leak))
         torch.manual_seed(1)
@@ -57,9 +62,9 @@ def test_noise_drawn_again_gives_the_same_gradients_and_keeps_nothing(leak, shap
         kept.clear()
         with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
             out = gate(w).square()
-        before = torch.get_rng_state()
+        before = state()
         out.sum().backward()
-        assert torch.equal(before, torch.get_rng_state()), "the backward pass leaves the global generator alone"
+        assert torch.equal(before, state()), "the backward pass leaves the global generator alone"
         outcomes.append((out.detach(), gate.mu.grad, w.grad))
     assert all(torch.equal(a, b) for a, b in zip(*outcomes, strict=True))
     own = {gate.mu.data_ptr(), w.data_ptr()}
