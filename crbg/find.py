@@ -90,12 +90,9 @@ def _try(model: nn.Module, batches: LoaderBatches) -> None:
     with torch.random.fork_rng(devices=[batches.device] if batches.device.type == "cuda" else []):
         x, _ = next(iter(batches.epoch(0)))
         x = x[:2]
-    was = {m: m.training for m in model.modules()}
     try:
-        model.eval()(x)
+        with measure.keeping_modes(model):
+            model.eval()(x)
     except (RuntimeError, IndexError, TypeError, ValueError) as error:
         text = " ".join(str(error).split())[:200]
         raise CrbgError(f"the model cannot take the data, inputs of {tuple(x.shape[1:])} and type {x.dtype} ({text})") from None
-    finally:
-        for module, training in was.items():
-            module.training = training

@@ -41,6 +41,17 @@ def has_batch_norm(model: nn.Module) -> bool:
 
 
 @contextmanager
+def keeping_modes(model: nn.Module) -> Iterator[dict[nn.Module, bool]]:
+    """Give each module's mode (in training or not), and set them again at the end of the block."""
+    was = {m: m.training for m in model.modules()}
+    try:
+        yield was
+    finally:
+        for module, training in was.items():
+            module.training = training
+
+
+@contextmanager
 def without_dropout(model: nn.Module) -> Iterator[None]:
     """Search and measure without dropout, while batch norm keeps to the statistics of each batch."""
     modules = [m for m in model.modules() if isinstance(m, nn.modules.dropout._DropoutNd) and m.training]

@@ -170,17 +170,14 @@ def _spread(model: nn.Module, task: Task) -> float:
     """
     import torch
 
-    was = {m: m.training for m in model.modules()}
+    from crbg.measure import keeping_modes
+
     buffers = {n: b.clone() for n, b in model.named_buffers()}
     device = next(model.parameters()).device
-    for m in was:
-        m.training = was[m] and isinstance(m, torch.nn.modules.batchnorm._NormBase)
-    try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
-            torch.manual_seed(task.seed)
-            out = torch.func.functional_call(model, buffers, (next(iter(task.batches.epoch(0)))[0],))
-    finally:
-        for m, mode in was.items():
-            m.training = mode
+    with keeping_modes(model) as was, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
+        for m, training in was.items():
+            m.training = training and isinstance(m, torch.nn.modules.batchnorm._NormBase)
+        torch.manual_seed(task.seed)
+        out = torch.func.functional_call(model, buffers, (next(iter(task.batches.epoch(0)))[0],))
     spread = float((out - out.mean(0)).std()) if out.numel() > 1 else 0.0
     return spread if spread > 0 else 1.0
