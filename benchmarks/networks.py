@@ -25,10 +25,11 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torchvision.transforms import v2
 
-from crbg import device, measure, methods, models
+from crbg import device, fused, measure, methods, models
 from crbg.attach import weights
 from crbg.data import info
 from crbg.data.images import Feed, Part
+from crbg.gate import Gaussian
 from crbg.run import cpu_name, revision
 
 KNOWN: dict[str, dict[str, Any]] = {  # model_args of the networks as the experiments build them
@@ -164,10 +165,13 @@ def main() -> None:
             "gated, no noise": ("crbg", {"noise": 0.0}),
             "edge_popup": ("edge_popup", {}),
         }
+        if where.type == "cuda" and fused.works(where):
+            sides["gated, not fused"] = sides["gated"]
         times: dict[str, list[float]] = {side: [] for side in sides}
         memory = dict.fromkeys(sides, 0.0)
         for round_ in range(args.rounds + 1):
             for side, (method, options) in sides.items():
+                Gaussian.fuses = () if side == "gated, not fused" else ("cuda",)
                 seconds, memory[side] = once(fresh, method, options, feed, args.steps, args.precision)
                 if round_:  # the first round warms up
                     times[side].append(seconds)

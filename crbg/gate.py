@@ -59,10 +59,11 @@ class Gaussian(Gate):
     0 is the thesis's gate, 1 is straight-through. It is our extension, and runs that use it say so.
 
     On the kinds of device that `redraws` names, the backward pass draws the noise again instead of keeping it: the same numbers,
-    no memory that lasts.
+    no memory that lasts. On those that `fuses` names, one kernel does all of it (`crbg.fused`) where it can.
     """
 
     redraws: tuple[str, ...] = ("cuda",)
+    fuses: tuple[str, ...] = ("cuda",)
 
     def __init__(
         self,
@@ -96,6 +97,11 @@ class Gaussian(Gate):
             sigma = self.log_sigma.exp()
             return w * (self.mu + sigma * self.draw() if self.sampling else self.mu).clamp(0, 1)
         sampled = self.sampling and self.noise > 0
+        if self.mu.device.type in self.fuses and (self.source == "normal" or not sampled):
+            from crbg import fused  # here, because Triton is slow to import
+
+            if fused.suits(self.mu, w):
+                return fused.product(self.mu, w, self.noise if sampled else 0.0, self.leak)
         again = sampled and self.source == "normal" and self.mu.device.type in self.redraws
         state = _generator(self.mu.device).get_state() if again else None
         return cast(Tensor, _GatedProduct.apply(self.mu, w, self.draw() if sampled else None, self.noise, self.leak, state))

@@ -6,6 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton: its kernels then run on a processor
+
 from crbg import cli, config, models
 from crbg.data import images
 from crbg.init import initialise
