@@ -462,6 +462,23 @@ def test_best_rule_asks_for_more_than_every_other(project, theirs, quiet, verdic
         assert (out.verdict, "1 runs of ours collapsed" in out.evidence) == ("inconclusive", True)
 
 
+@pytest.mark.parametrize(("epochs", "verdict", "n"), [(2, "reproduced", 4), (3, "inconclusive", 2)])
+def test_more_seeds_of_the_same_spec_are_taken_where_a_rule_names_them(project, epochs, verdict, n):
+    base = {"data": "digits", "model": "lenet-16", "epochs": 2, "batch": 64, "density": 0.5}
+    arms = {"ours": {"method": "crbg"}, "theirs": {"method": "edge_popup", "set": {"epochs": epochs}}}
+    few = {"role": "main", "seeds": SEEDS[:2], "base": base, "arms": arms}
+    Path("few.yaml").write_text(yaml.safe_dump({"experiments": {"few": few}}))
+    project.config = configs.read(["config.yaml", "few.yaml"])
+    project.put("ours", 0.5, [96.0, 96.2, 96.1, 96.2])
+    project.put("theirs", 0.5, [95.8, 95.0, 95.1, 95.0])
+    project.put("theirs", 0.5, [95.8, 95.0], experiment="few")
+    rule = {"type": "best", "experiment": "few", "arm": "ours", "density": 0.5, "others": ["theirs"]}
+    assert project.judge(rule)[0].verdict == "inconclusive"
+    out = project.judge(rule | {"wider": "main"})[0]
+    assert out.verdict == verdict
+    assert ("(n = 4)" in out.evidence) == (n == 4), "another spec is no more seeds of the same"
+
+
 def test_redrawn_weights_are_named_in_the_table(project):
     project.put("theirs", 0.5, around(90.0))
     assert "trained" not in tables.main_table(tidy(project.config), "main")
@@ -581,11 +598,14 @@ def sweep(project):
     Path("sweep.yaml").write_text(yaml.safe_dump({"experiments": GRID}))
     project.config = configs.read(["config.yaml", "sweep.yaml"])
 
-    def put(experiment, where, accuracies, density=0.5, gated=100):
+    def put(experiment, where, accuracies, density=0.5, gated=100, soft=None):
         hits = [c for c in project.config.experiment(experiment).cells if where(c)]
         assert len(hits) == len(accuracies)
-        for cell, value in zip(hits, accuracies, strict=True):
-            part = {"readings": {"binary": {"accuracy": value, "density": density}}}
+        each = density if isinstance(density, list) else [density] * len(hits)
+        for cell, value, kept in zip(hits, accuracies, each, strict=True):
+            part = {"readings": {"binary": {"accuracy": value, "density": kept}}}
+            if soft is not None:
+                part["readings"]["mean"] = {"accuracy": soft, "density": 1.0}
             record = {"digest": cell.spec.digest(), "status": "ok", "digests": {"draw": f"d{cell.seed}", "order": f"o{cell.seed}"}}
             folder = store.run_folder(project.config, cell.spec, cell.seed)
             write_json(folder / "record.json", record | {"validation": part, "gated": gated})
@@ -601,17 +621,22 @@ def knob(weight, mu0):
     return lambda c: c.arm == "knobs" and (c.spec.resolved().weight, c.spec.resolved().mu0) == (weight, mu0)
 
 
-@pytest.mark.parametrize(("low", "high", "verdict"), [(0.4, 0.1, "reproduced"), (0.4, 0.35, "not reproduced")])
-def test_tracks_rule(sweep, low, high, verdict):
-    rule = {"type": "tracks", "experiment": "sweep", "arm": "knobs", "knob": "weight", "other": "mu0"}
+@pytest.mark.parametrize(
+    ("weak", "strong", "verdict"),  # densities at weight 1 and 10, where the gates start open
+    [(0.5, 0.45, "reproduced"), (0.5, 0.5, "not reproduced"), (0.5, 0.55, "not reproduced"), (0.5, [0.4, 0.4, 0.4, 0.51], "inconclusive")],
+)
+def test_a_knob_controls_sparsity_where_it_raises_it_at_every_value_of_the_other(sweep, weak, strong, verdict):
+    rule = {"type": "controls", "experiment": "sweep", "arm": "knobs", "knob": "weight", "other": "mu0"}
     assert sweep.judge(rule)[0].verdict == "not run"
-    # mu0 moves the density by 0.1 at either weight; the weight by high - low.
-    for mu0, extra in ((0.25, 0.0), (1.0, 0.1)):
-        sweep.fill("sweep", knob(1.0, mu0), around(90), low + extra)
-        sweep.fill("sweep", knob(10.0, mu0), around(90), high + extra)
+    sweep.fill("sweep", knob(1.0, 0.25), around(90), 0.4)
+    sweep.fill("sweep", knob(10.0, 0.25), around(90), 0.1)
+    sweep.fill("sweep", knob(1.0, 1.0), around(90), weak)
+    assert sweep.judge(rule)[0].verdict == "not run"
+    sweep.fill("sweep", knob(10.0, 1.0), around(90), strong)
     out = sweep.judge(rule)[0]
     assert out.verdict == verdict
-    assert f"sparsity moves {100 * (low - high):.1f} points over weight and 10.0 over mu0" in out.evidence
+    assert "+30.0 [+30.0, +30.0] at mu0 0.25" in out.evidence
+    assert "n = 4, validation" in out.evidence
 
 
 @pytest.mark.parametrize(("worst", "verdict"), [(89.5, "reproduced"), (89.05, "inconclusive"), (80.0, "not reproduced")])
@@ -657,6 +682,10 @@ def test_width_rule_judges_every_point(sweep, wide, narrow, verdict):
     out = sweep.judge(rule)[0]
     assert out.verdict == verdict
     assert f"11.0 %: {narrow - 90:+.1f}" in out.evidence
+    assert "real-valued" not in out.evidence
+    for model, gated in (("lenet-100", 1000), ("lenet-10", 110)):
+        sweep.fill("widths", lambda c, m=model: c.arm == "ours" and c.spec.model == m, around(50.0), gated=gated, soft=90.0)
+    assert "0 of 2 points reached (1 by the real-valued gates)" in sweep.judge(rule)[0].evidence, "90 is enough for the second alone"
 
 
 @pytest.mark.parametrize(("narrow", "verdict"), [(89.5, "reproduced"), (89.0, "inconclusive"), (85.0, "not reproduced")])
@@ -758,6 +787,29 @@ def test_contrasts_are_corrected_together(project):
     assert (missing.verdict, missing.evidence) == ("not run", "no runs")
 
 
+def test_contrasts_say_when_they_were_declared_and_are_corrected_list_by_list(project):
+    project.put("ours", 0.5, [b + 1 for b in around(90.0, 0.5)])
+    project.put("quiet", 0.5, around(90.0, 0.5), draw="x")
+    alone = project.judge(contrasts=[CONTRAST])[0]
+    lists = {"first_contrasts": [CONTRAST], "contrasts": [CONTRAST], "later_contrasts": [CONTRAST, CONTRAST | {"density": 0.1}]}
+    first, second, later, _ = claims.judge({"claims": [], **lists}, tidy(project.config), project.config)
+    assert [v.id.partition("density 0.5")[2] for v in (first, second, later)] == [" (first round)", "", " (asked later)"]
+    assert "before the first round" in first.source
+    assert "the first had been read" in second.source
+    assert first.evidence == second.evidence == alone.evidence
+    assert later.evidence != alone.evidence
+
+
+def test_a_run_of_less_than_the_published_search_refutes_nothing(project):
+    project.put("ours", 0.5, around(90.0))
+    rule = {"type": "value", "experiment": "main", "arm": "ours", "density": 0.5, "published": 96.0, "margin": 1.0}
+    short = rule | {"shorter": "a tenth"}
+    assert [project.judge(r)[0].verdict for r in (rule, short)] == ["not reproduced", "inconclusive"]
+    assert "after a tenth of the published search" in project.judge(short)[0].evidence
+    project.put("ours", 0.5, around(96.0))
+    assert project.judge(short)[0].verdict == "reproduced"
+
+
 def test_a_demonstration_judges_nothing(project):
     project.demonstrate()
     project.put("ours", 0.5, around(96.0))
@@ -779,6 +831,7 @@ GOOD = {"id": "a", "source": "s", "quote": "q", "kind": "value", "reading": "r",
         ({"claims": [{k: v for k, v in GOOD.items() if k != "quote"}], "contrasts": []}, "claim 'a' lacks ['quote']"),
         ({"claims": [GOOD | {"rule": {"type": "valeu"}}], "contrasts": []}, "claim 'a': did you mean 'value'?"),
         ({"claims": [], "contrasts": [CONTRAST] * 9}, "9 contrasts are declared; the protocol allows 8"),
+        ({"claims": [], "contrasts": [], "later_contrasts": [CONTRAST] * 9}, "9 later contrasts are declared"),
     ],
 )
 def test_claims_of_the_wrong_form_are_refused(tmp_path, body, words):
@@ -803,7 +856,7 @@ def test_the_projects_claims_name_what_its_configuration_runs(monkeypatch):
     declared, config = claims.read_claims(), configs.read(["config.yaml"])
     ids = [c["id"] for c in declared["claims"]]
     assert len(set(ids)) == len(ids) > 0
-    assert 0 < len(declared["contrasts"]) <= 8
+    assert all(0 < len(declared[name]) <= 8 for name in claims.CONTRASTS)
     wanted = []
     for c in declared["claims"]:
         if rule := c["rule"]:
@@ -814,20 +867,22 @@ def test_the_projects_claims_name_what_its_configuration_runs(monkeypatch):
             arms = [rule["arm"], *([] if "among" in rule else others), *([rule["reference"]] if rule["type"] == "cheaper" else [])]
             wanted += [(rule["experiment"], arm, d) for arm in arms for d in densities]
             wanted += [(rule["among"], arm, None) for arm in others if "among" in rule]
+            wanted += [(rule["wider"], rule["arm"], d) for d in densities if "wider" in rule]
             if "other" in rule and "reference_density" in rule:
                 wanted += [(rule["experiment"], rule["other"], rule[k]) for k in ("density", "reference_density")]
             if rule["type"] == "loss":
                 wanted.append((rule.get("reference_experiment", rule["experiment"]), rule["reference"], rule.get("reference_density")))
-    for c in declared["contrasts"]:
+    for c in (c for name in claims.CONTRASTS for c in declared[name]):
         wanted += [(c["experiment"], c["a"], c["density"]), (c.get("against", c["experiment"]), c["b"], c["density"])]
     wanted += [(g["experiment"], g["arm"], g["density"]) for g in declared["goals"]]
-    ablations = ("order", "tracks", "flat")  # judged on validation
+    ablations = ("order", "controls", "flat")  # judged on validation
     rules = [c["rule"] for c in declared["claims"] if c["rule"] and c["rule"]["type"] not in ablations]
     judged_on_test = {r["experiment"] for r in rules if r.get("part") != "validation"}
     assert {config.experiment(name).role for name in judged_on_test} == {"main"}
     there = {(e.name, c.arm, c.spec.density) for e in config.experiments.values() for c in e.cells}
     assert set(wanted) <= there
-    assert len({json.dumps(c, sort_keys=True) for c in declared["contrasts"]}) == len(declared["contrasts"])
+    every = [json.dumps(c, sort_keys=True) for name in claims.CONTRASTS for c in declared[name]]
+    assert len(set(every)) == len(every)
 
 
 # --- the whole report ---

@@ -21,6 +21,11 @@ from crbg.report.tidy import by_width, setting, values
 CLAIMS = Path("paper/claims.yaml")
 PUBLISHED = Path("paper/published.yaml")  # digitised points
 FIELDS = ("id", "source", "quote", "kind", "reading", "rule")
+CONTRASTS = {  # lists of paired comparisons by when they were declared
+    "first_contrasts": ("first round", "contrast declared before the first round"),
+    "contrasts": ("", "contrast declared before the second round, after the first had been read"),
+    "later_contrasts": ("asked later", "contrast asked for after both readings"),
+}
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Verdict:
 
 
 def read_claims(path: Path = CLAIMS) -> dict[str, Any]:
-    """Read the claims and the pre-declared contrasts, and check their form."""
+    """Read the claims and the declared contrasts, and check their form."""
     try:
         raw = yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError) as error:
@@ -52,8 +57,9 @@ def read_claims(path: Path = CLAIMS) -> dict[str, Any]:
             raise CrbgError(f"{path}: claim {claim.get('id', '?')!r} lacks {missing} or has unknown {unknown}")
         if claim["rule"] is not None and claim["rule"].get("type") not in RULES:
             raise CrbgError(f"{path}: claim {claim['id']!r}: {choose(str(claim['rule'].get('type')), RULES)}")
-    if len(raw.get("contrasts", [])) > 8:
-        raise CrbgError(f"{path}: {len(raw['contrasts'])} contrasts are declared; the protocol allows 8")
+    for name in CONTRASTS:
+        if len(raw.get(name, [])) > 8:
+            raise CrbgError(f"{path}: {len(raw[name])} {name.replace('_', ' ')} are declared; the protocol allows 8")
     return dict(raw)
 
 
@@ -70,7 +76,9 @@ def judge(claims: Mapping[str, Any], rows: pd.DataFrame, config: Config) -> list
             verdict, evidence = RULES[rule["type"]](rule, rows)
         out.append(Verdict(claim["id"], claim["source"], claim["quote"], verdict, f"{evidence}. Reading: {claim['reading']}"))
     if not config.demonstration:
-        out += [_goal(g, rows) for g in claims.get("goals", [])] + _contrasts(claims.get("contrasts", []), rows)
+        out += [_goal(g, rows) for g in claims.get("goals", [])]
+        for name, (label, source) in CONTRASTS.items():
+            out += _contrasts(claims.get(name, []), rows, label, source)
     return out
 
 
@@ -89,7 +97,8 @@ def _goal(goal: Mapping[str, Any], rows: pd.DataFrame) -> Verdict:
     return Verdict(name, "our aim", quote, word, evidence)
 
 
-def _contrasts(declared: list[dict[str, Any]], rows: pd.DataFrame) -> list[Verdict]:
+def _contrasts(declared: list[dict[str, Any]], rows: pd.DataFrame, label: str, source: str) -> list[Verdict]:
+    """Compare two arms for each entry of one list, with Holm's correction over the whole list."""
     done: list[tuple[dict[str, Any], stats.Contrast | None]] = []
     for c in declared:
         a = values(rows, c["experiment"], c["a"], c["density"])
@@ -101,15 +110,15 @@ def _contrasts(declared: list[dict[str, Any]], rows: pd.DataFrame) -> list[Verdi
     adjusted = iter(stats.holm([r.p for _, r in done if r is not None], len(declared)))
     out = []
     for c, r in done:
-        data = " (Fashion-MNIST)" if "fashion" in c["experiment"] else ""
+        data = " (Fashion-MNIST)" if "fashion" in c["experiment"] else f" ({label})" if label else ""
         name = f"{c['a']} - {c['b']} at density {c['density']}{data}"
         if r is None:
-            out.append(Verdict(name, "pre-declared contrast", name, "not run", "no runs"))
+            out.append(Verdict(name, source, name, "not run", "no runs"))
             continue
         p, d = next(adjusted), r.difference
         word = "indistinguishable" if not p < 0.05 else f"{c['a'] if d.mean > 0 else c['b']} is better"
         evidence = f"{d.mean:+.2f} points [{d.low:+.2f}, {d.high:+.2f}], {r.test}, n = {d.n}, Holm p = {p:.2g}"
-        out.append(Verdict(name, "pre-declared contrast", f"{c['a']} against {c['b']}", word, evidence))
+        out.append(Verdict(name, source, f"{c['a']} against {c['b']}", word, evidence))
     return out
 
 
@@ -126,7 +135,10 @@ def _word(holds: bool, fails: bool) -> str:
 
 
 def _value(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
-    """Judge a published accuracy at a published sparsity: d = ours - published against the margin."""
+    """Judge a published accuracy at a published sparsity: d = ours - published against the margin.
+
+    With `shorter`, the share of the published budget that was run, falling short decides nothing.
+    """
     mine = values(rows, rule["experiment"], rule["arm"], rule["density"], reading=rule.get("mask", "binary"))
     if missed := _missed(rule, mine):
         return "not run", missed
@@ -138,6 +150,8 @@ def _value(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
     sparsity = 100 * (1 - mine.density.mean())
     if rule["density"] is None and mine.density.mean() > rule["at"]:
         verdict = "not reproduced"  # whatever the accuracy: it belongs to fewer dropped weights
+    if "shorter" in rule and verdict == "not reproduced":
+        verdict, units = "inconclusive", f" after {rule['shorter']} of the published search{units}"
     return verdict, (
         f"{mine.accuracy.mean():.2f} %{units} at {sparsity:.1f} % sparsity, d = {d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}], "
         f"margin {rule['margin']}, n = {d.n}"
@@ -222,6 +236,7 @@ def _best(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
     """Judge whether an arm is better than every one of others, at a density or at each of several: all intervals lie above 0.
 
     Others without a density, from the experiment `among`, may be named too. On `part: validation` an arm stands at its best setting.
+    Arms that stand in the experiment `wider` with the same spec and more seeds are taken from there.
     """
     if isinstance(rule["density"], list):
         found = [_best({**rule, "density": d}, rows) for d in rule["density"]]
@@ -231,6 +246,7 @@ def _best(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
     ours = _chosen(rule, rows, rule["experiment"], rule["arm"], rule["density"])
     if ours.empty:
         return "not run", "no runs"
+    more = _wider(rule, rows, rule["arm"], ours)
     lost = {arm: _collapsed(rule, rows, arm) for arm in (rule["arm"], *rule["others"])}
     parts, holds, refuted = [], True, False
     for other in rule["others"]:
@@ -240,10 +256,18 @@ def _best(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
             return "inconclusive", ", ".join(f"{lost[arm]} runs of {arm} collapsed" for arm in (rule["arm"], other) if lost[arm])
         if theirs.empty:
             return "not run", f"no runs of {other}"
-        d = _compare(ours, theirs).difference
+        theirs_too = _wider(rule, rows, other, theirs)
+        wide = len(more) > len(ours) and len(theirs_too) > len(theirs)
+        d = _compare(*((more, theirs_too) if wide else (ours, theirs))).difference
         holds, refuted = holds and d.low > 0, refuted or d.high < 0
-        parts.append(f"- {other} {d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}]")
+        parts.append(f"- {other} {d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}]" + (f" (n = {d.n})" if wide else ""))
     return _word(holds, refuted), f"{rule['arm']} at {rule['density']}: " + ", ".join(parts) + f"; n = {len(ours)}{_where(rule)}"
+
+
+def _wider(rule: Mapping[str, Any], rows: pd.DataFrame, arm: str, mine: pd.DataFrame) -> pd.DataFrame:
+    """Give the runs of the same spec with more seeds, where the rule names an experiment that has them."""
+    found = _chosen(rule, rows, rule["wider"], arm, rule["density"]) if "wider" in rule else mine
+    return found if set(found.digest) == set(mine.digest) else mine
 
 
 def _chosen(rule: Mapping[str, Any], rows: pd.DataFrame, experiment: str, arm: str, density: float | None) -> pd.DataFrame:
@@ -262,19 +286,20 @@ def _where(rule: Mapping[str, Any]) -> str:
 
 
 def _passes(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
-    """Judge whether tickets pass the sanity checks: trained under every control they are worse than without, all intervals above 0.
+    """Judge whether tickets pass the sanity checks: trained under every control they lose more than the margin, by all intervals.
 
-    With `fail: true` it is claimed that they do not.
+    They fail where a control costs less than the margin. With `fail: true` it is claimed that they do.
     """
     mine = values(rows, rule["experiment"], rule["arm"], rule["density"], part=rule.get("part", "test"))
     by = {str(setting(str(text)).get("control")): g for text, g in mine.groupby("setting")}
     if "none" not in by or len(by) < 2:
         return "not run", "no runs"
     losses = {name: _compare(by["none"], g).difference for name, g in by.items() if name != "none"}
-    passes, fails = all(d.low > 0 for d in losses.values()), any(d.high <= 0 for d in losses.values())
+    m = rule["margin"]
+    passes, fails = all(d.low > m for d in losses.values()), any(d.high < m for d in losses.values())
     parts = ", ".join(f"{name} loses {d.mean:.2f} [{d.low:.2f}, {d.high:.2f}]" for name, d in losses.items())
     verdict = _word(fails, passes) if rule.get("fail") else _word(passes, fails)
-    return verdict, f"{rule['arm']} at {rule['density']}: {parts}; n = {len(by['none'])}{_where(rule)}"
+    return verdict, f"{rule['arm']} at {rule['density']}: {parts}; margin {m}, n = {len(by['none'])}{_where(rule)}"
 
 
 def _cheaper(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
@@ -345,22 +370,21 @@ def _order(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
     return verdict, f"{'; '.join(ends)}; difference {d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}], n = {d.n}, validation"
 
 
-def _tracks(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
-    """Judge whether sparsity moves more with one knob than with another: the mean range over each, the other held."""
-    points = {
-        tuple(setting(s)[k] for k in (rule["knob"], rule["other"])): 100 * (1 - g.density.mean()) for s, g in _cells(rule, rows).items()
-    }
-    if len(points) < 4:
+def _controls(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
+    """Judge whether a knob controls sparsity: from its least to its largest value sparsity rises at every value of another knob."""
+    by: dict[float, dict[float, list[float]]] = {}
+    for text, g in _cells(rule, rows).items():
+        said = setting(text)
+        by.setdefault(float(said[rule["other"]]), {})[float(said[rule["knob"]])] = list(100 * (1 - g.density))
+    if not by or min(map(len, by.values())) < 2:
         return "not run", "no runs"
-
-    def moves(axis: int) -> float:
-        held = {k[1 - axis] for k in points}
-        spans = [[v for k, v in points.items() if k[1 - axis] == h] for h in held]
-        return sum(max(s) - min(s) for s in spans) / len(spans)
-
-    knob, other = moves(0), moves(1)
-    evidence = f"sparsity moves {knob:.1f} points over {rule['knob']} and {other:.1f} over {rule['other']}, means of {len(points)} settings"
-    return _word(knob > other, knob <= other), f"{evidence}, validation"
+    rises = {held: stats.paired(cells[max(cells)], cells[min(cells)]).difference for held, cells in sorted(by.items())}
+    verdict = _word(all(d.low > 0 for d in rises.values()), any(d.high <= 0 for d in rises.values()))
+    parts = ", ".join(f"{d.mean:+.1f} [{d.low:+.1f}, {d.high:+.1f}] at {rule['other']} {held:g}" for held, d in rises.items())
+    means = [[sum(c[k]) / len(c[k]) for c in by.values()] for k in next(iter(by.values()))]
+    spans = [max(m) - min(m) for m in means]
+    evidence = f"sparsity changes over {rule['knob']} by {parts} points; over {rule['other']} by {sum(spans) / len(spans):.1f} in the mean"
+    return verdict, f"{evidence}, n = {min(d.n for d in rises.values())}, validation"
 
 
 def _flat(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
@@ -383,8 +407,8 @@ def _flat(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
     return verdict, f"{evidence}, n = {d.n}, validation"
 
 
-def _widths(rule: Mapping[str, Any], rows: pd.DataFrame, arm: str) -> dict[float, list[float]]:
-    return by_width(rows[(rows.experiment == rule["experiment"]) & (rows.part == "test") & (rows.reading == "binary")]).get(arm, {})
+def _widths(rule: Mapping[str, Any], rows: pd.DataFrame, arm: str, reading: str = "binary") -> dict[float, list[float]]:
+    return by_width(rows[(rows.experiment == rule["experiment"]) & (rows.part == "test") & (rows.reading == reading)]).get(arm, {})
 
 
 def _width(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
@@ -392,26 +416,36 @@ def _width(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
     ours = _widths(rule, rows, rule["arm"])
     if not ours:
         return "not run", "no runs"
-    found = []
-    for point in yaml.safe_load(PUBLISHED.read_text())["width"]:
-        near = min(ours, key=lambda w: abs(w - point["weights"]))
-        word, d = stats.value_verdict(ours[near], point["accuracy"], rule["margin"])
-        found.append((word, f"{near:.1f} %: {d.mean:+.1f}" if d else ""))
+
+    def against(ours: Mapping[float, list[float]]) -> list[tuple[str, str]]:
+        found = []
+        for point in yaml.safe_load(PUBLISHED.read_text())["width"]:
+            near = min(ours, key=lambda w: abs(w - point["weights"]))
+            word, d = stats.value_verdict(ours[near], point["accuracy"], rule["margin"])
+            found.append((word, f"{near:.1f} %: {d.mean:+.1f}" if d else ""))
+        return found
+
+    def reached(found: list[tuple[str, str]]) -> int:
+        return sum(w in ("exceeded", "reproduced") for w, _ in found)
+
+    found = against(ours)
     words = [w for w, _ in found]
-    kept = [w for w in words if w in ("exceeded", "reproduced")]
-    verdict = _word(len(kept) == len(words), "not reproduced" in words)
+    soft = _widths(rule, rows, rule["arm"], "mean")
+    real = f" ({reached(against(soft))} by the real-valued gates)" if soft else ""
+    verdict = _word(reached(found) == len(words), "not reproduced" in words)
     if all(w == "exceeded" for w in words):
         verdict = "exceeded"
     n = min(len(v) for v in ours.values())
     return (
         verdict,
-        f"{len(kept)} of {len(words)} points reached; ours minus theirs by share of weights: {', '.join(t for _, t in found)}; n = {n}",
+        f"{reached(found)} of {len(words)} points reached{real}; ours minus theirs by share of weights: "
+        f"{', '.join(t for _, t in found)}; n = {n}",
     )
 
 
 def _steady(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
     """Judge whether the gap to a reference stays within a bound at every width."""
-    ours, theirs = (_widths(rule, rows, arm) for arm in (rule["arm"], rule["reference"]))
+    ours, theirs = _widths(rule, rows, rule["arm"], rule.get("mask", "binary")), _widths(rule, rows, rule["reference"])
     shared = sorted(set(ours) & set(theirs), reverse=True)
     if not shared:
         return "not run", "no runs"
@@ -424,7 +458,7 @@ def _steady(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
 
 RULES = {
     "value": _value, "gap": _gap, "loss": _loss, "sanity": _sanity, "frontier": _frontier, "floor": _floor, "best": _best, "order": _order,
-    "tracks": _tracks, "flat": _flat, "width": _width, "steady": _steady, "deeper": _deeper,
+    "controls": _controls, "flat": _flat, "width": _width, "steady": _steady, "deeper": _deeper,
     "cheaper": _cheaper, "passes": _passes,
 }  # fmt: skip
 
