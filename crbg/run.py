@@ -295,10 +295,9 @@ def read_all(spec: Spec, seed: int, data: Data, model: nn.Module, found: methods
     for reading, values in multipliers.items():
         count = sum(int((t != 0).sum()) for t in values.values())
         running = found.start is not None  # weights that trained with batch norm's own statistics are read with them
-        out["readings"][reading] = {
-            "density": finite(count / found.mask.total),
-            **accuracy(model, values, data, part, running, found),
-        }
+        same = reading != "binary" and isinstance(values, Mask) and values == found.mask  # as where a search landed
+        read = out["readings"]["binary"] if same else accuracy(model, values, data, part, running, found)
+        out["readings"][reading] = {"density": finite(count / found.mask.total), **{k: v for k, v in read.items() if k != "density"}}
     if found.start is not None:
         untrained, _ = fresh(spec, data, seed)
         untrained.load_state_dict(found.start, strict=False)

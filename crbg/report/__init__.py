@@ -88,10 +88,11 @@ def _compared(e: Experiment, rows: pd.DataFrame, config: Config) -> dict[str, pd
         return {"objectives of the tickets as they were drawn, means over seeds": winners.objectives(found)} if len(found) else {}
     if e.view != "methods":
         return {}
-    return {
-        f"properties of the methods and what was seen of them at density {compare.AT:g}": compare.properties(rows, e, config),
-        "sparsity at equal accuracy": compare.equal_accuracy(rows, e),
-    }
+    seen = f"properties of the methods and what was seen of them at density {compare.shown_at(e):g}"
+    several = len({c.spec.density for c in e.cells} - {None}) > 1
+    return {seen: compare.properties(rows, e, config)} | (
+        {"sparsity at equal accuracy": compare.equal_accuracy(rows, e)} if several else {}
+    )
 
 
 def _published(claims: Mapping[str, Any], experiment: Experiment, config: Config) -> dict[str, Any]:

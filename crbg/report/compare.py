@@ -13,20 +13,20 @@ from crbg.report.tables import CONTROLS, headline, interval
 from crbg.report.tidy import values
 from crbg.selection import varying
 
-STEPS = Path("benchmarks/step.md")
+STEPS, TIMED = Path("benchmarks/step.md"), "lenet-300-100"
 ROWS = {
     "crbg": "gated, normal, controlled", "crbg_no_noise": "gated, no noise, controlled", "crbg_polished": "gated, no noise, controlled",
     "biprop": "edge_popup_global", "supermask_rescaled": "supermask",
 }  # fmt: skip
-AT = 0.05  # density of the columns that show one
+AT = 0.05  # density of the columns that show one, where an experiment has it
 NEAR_CHANCE = 25.0  # per cent; the bound of the claim that gates find weights
 MARGIN = 0.5  # points within which accuracies count as equal
 
 
 def properties(rows: pd.DataFrame, experiment: Experiment, config: Config) -> pd.DataFrame:
     """Say of each arm with a density what its method is, what was tuned, what failed, and what its tickets are made of."""
-    mine, steps, out = headline(rows, experiment.name), step_ratios(), []
-    part = "".join(mine.part[:1])
+    mine, out = headline(rows, experiment.name), []
+    part, at = "".join(mine.part[:1]), shown_at(experiment)
     for arm in mine[mine.asked.notna()].arm.unique():
         spec = next(c.spec for c in experiment.cells if c.arm == arm)
         traits = methods.get(spec.method).TRAITS
@@ -48,17 +48,24 @@ def properties(rows: pd.DataFrame, experiment: Experiment, config: Config) -> pd
         line["trials below 50 %"] = f"{useless} of {len(trials)}" if len(trials) else ""
         runs = rows[(rows.arm == arm) & (rows.experiment == experiment.name)].drop_duplicates(["digest", "seed"])
         line["collapsed"] = f"{(runs.status == 'collapse').sum()} of {len(runs)}"
-        here = values(rows, experiment.name, arm, AT, part=part)
-        soft = values(rows, experiment.name, arm, AT, part=part, reading="mean")
-        line[f"accuracy at {AT:g}"] = interval(list(here.accuracy)) if len(here) else ""
+        here = values(rows, experiment.name, arm, at, part=part)
+        soft = values(rows, experiment.name, arm, at, part=part, reading="mean")
+        line[f"accuracy at {at:g}"] = interval(list(here.accuracy)) if len(here) else ""
         line["real-valued gates"] = f"{soft.accuracy.mean():.1f}" if len(soft) and soft.accuracy.notna().any() else ""
         line |= {c: f"{here[c].mean():.0f}" if here[c].notna().any() else "" for c in CONTROLS}
         known = [here[c].astype(float).mean() for c in CONTROLS if here[c].notna().any()]
         learnt = len(here) and here.accuracy.mean() > 2 * NEAR_CHANCE  # a ticket that is no better than its controls finds nothing
         line["finds weights"] = ("yes" if max(known) <= NEAR_CHANCE else "in part") if known and learnt else ""
+        steps = step_ratios() if spec.model == TIMED else {}
         line["step / dense"] = steps.get(ROWS.get(arm, arm), steps.get(spec.method, ""))
         out.append(line)
     return pd.DataFrame(out)
+
+
+def shown_at(experiment: Experiment) -> float:
+    """Choose the density of the columns that show one: AT, or the sparsest that was asked for."""
+    asked = {c.spec.density for c in experiment.cells if c.spec.density is not None}
+    return AT if AT in asked else min(asked)
 
 
 def step_ratios(path: Path = STEPS) -> dict[str, str]:

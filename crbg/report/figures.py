@@ -38,6 +38,8 @@ LABELS = {
     "gem_miner": "Gem-Miner", "supermask": "supermask", "supermask_rescaled": "supermask, rescaled", "hard_concrete": "hard-concrete",
     "concrete": "Concrete (CTS at init)", "iterand": "IteRand (redraws)", "stg": "STG as published", "sparse_vd": "Sparse VD (trains)",
     "supermask_signed": "supermask, signed, rescaled",
+    "gem_miner_eight": "Gem-Miner (settings of 8 epochs)", "crbg_units": "CRBG, units and inputs", "crbg_signed": "CRBG, signed",
+    "crbg_polished_signed": "CRBG, polished, signed", "cts_kl_rewound": "CTS, reverse KL, warmed up",
     "random_mask": "random mask", "dense_random": "dense, random weights", "dense_trained": "dense, trained",
     "linear_probe": "linear probe", "edge_popup_300_100": "edge-popup, 300-100", "edge_popup_500x4": "edge-popup, 4 x 500",
     "edge_popup_300_100_signed": "edge-popup, 300-100, signed constant", "edge_popup_500x4_signed": "edge-popup, 4 x 500, signed constant",
@@ -109,7 +111,9 @@ def _band(axes: Any, x: Sequence[Any], groups: Sequence[Sequence[float]], i: int
     """Draw means with 95 % intervals along x."""
     points = [t_interval(list(g)) for g in groups]
     means, bars = [p.mean for p in points], [p.bar for p in points]
-    axes.errorbar(x, means, bars, color=COLOURS[i % 7], marker=MARKERS[i % 7], ms=3.5, lw=1, ls=line, capsize=2, label=label)
+    axes.errorbar(
+        x, means, bars, color=COLOURS[i % 7], marker=MARKERS[i % 7], ms=3.5, lw=1, ls=line, capsize=2, elinewidth=0.7, label=label
+    )
 
 
 def _around(means: Sequence[float], axes: Any) -> None:
@@ -192,12 +196,15 @@ def _log_ticks(axes: Any) -> None:
 def _cost(mine: pd.DataFrame) -> None:
     """Accuracy against what the search costs, in arithmetic and in time, one line for each arm."""
     figure, panels = plt.subplots(1, 2, figsize=(6.8, 2.4), sharey=True)
+    means = mine.groupby(["arm", "epochs"], sort=False).accuracy.mean()
+    lowest = means.max() - 8  # what failed leaves the picture, and must not flatten the rest
     for i, arm in enumerate(mine.arm.unique()):
         by = list(mine[mine.arm == arm].groupby("epochs", sort=True))
+        label = LABELS.get(arm, arm) + (" (leaves the picture)" if means[arm].min() < lowest else "")
         for axes, field, unit in zip(panels, ("work", "search_seconds"), (1e12, 1.0), strict=True):
             x = [g[field].astype(float).mean() / unit for _, g in by]
-            _band(axes, x, [list(g.accuracy) for _, g in by], i, LABELS.get(arm, arm) if field == "work" else None)
-    _around([g.accuracy.mean() for _, g in mine.groupby(["arm", "epochs"])], panels[0])
+            _band(axes, x, [list(g.accuracy) for _, g in by], i, label if field == "work" else None)
+    _around(list(means[means >= lowest]), panels[0])
     for axes, text in zip(panels, ("forward and backward TFLOP of the search", "seconds of the search"), strict=True):
         axes.set_xlabel(text)
         if axes.dataLim.minpos[0] < math.inf:  # old records do not say what a run cost
@@ -274,6 +281,7 @@ def _lines(mine: pd.DataFrame, experiment: Experiment) -> None:
     if xs[0] > 0 and xs[-1] / xs[0] > 20:
         panels[0, 0].set_xscale("log")
     lines: dict[str, dict[float, pd.DataFrame]] = {}
+    cut: list[Any] = []
     for arm, text, g in specs(mine):
         rest = ", ".join(f"{k} {v}" for k, v in setting(text).items() if k != field)
         name = ", ".join(filter(None, [LABELS.get(arm, arm.replace("_", " ")), rest.replace("weight", "$\\lambda$")]))
@@ -284,6 +292,12 @@ def _lines(mine: pd.DataFrame, experiment: Experiment) -> None:
         _band(panels[0, 0], order, [list(points[x].accuracy) for x in order], i, name, style)
         if free:
             _band(panels[1, 0], order, [list(100 * (1 - points[x].density)) for x in order], i, None, style)
+        for x in (x for x in order if not free and points[x].density_missed.astype(bool).any()):
+            cut.append(
+                panels[0, 0].plot(x, points[x].accuracy.mean(), MARKERS[i % 7], color=COLOURS[i % 7], ms=5, mfc="white", zorder=3)[0]
+            )
+    if cut:
+        panels[0, 0].plot([], [], "o", color="black", ms=5, mfc="white", lw=0, label="hollow: density missed, cut to it")
     panels[0, 0].set_ylabel(f"{best_part(mine)} accuracy (%)")
     _around([g.accuracy.mean() for points in lines.values() for g in points.values()], panels[0, 0])
     if free:
@@ -296,16 +310,16 @@ def _lines(mine: pd.DataFrame, experiment: Experiment) -> None:
 
 
 def _width(mine: pd.DataFrame, published: Sequence[Mapping[str, float]]) -> None:
-    """Accuracy, and the gap to the trained dense network, against the number of weights."""
+    """Error on a log scale, and the gap in accuracy to the trained dense network, against the number of weights."""
     figure, (top, low) = plt.subplots(2, 1, figsize=(3.4, 3.6), sharex=True)
     level = by_width(mine)
     for i, (arm, found) in enumerate(level.items()):
         order = sorted(found, reverse=True)
-        _band(top, order, [found[x] for x in order], i, LABELS.get(arm, arm))
+        _band(top, order, [[100 - v for v in found[x]] for x in order], i, LABELS.get(arm, arm))
     if published:
         top.plot(
             [p["weights"] for p in published],
-            [p["accuracy"] for p in published],
+            [100 - p["accuracy"] for p in published],
             "*",
             color="black",
             ms=5,
@@ -320,7 +334,11 @@ def _width(mine: pd.DataFrame, published: Sequence[Mapping[str, float]]) -> None
             _band(low, shared, gaps, i, None)
     top.set_xscale("log")
     top.invert_xaxis()
-    top.set_ylabel(f"{best_part(mine)} accuracy (%)")
+    top.set_yscale("log")
+    top.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    top.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    top.set_yticks([], minor=True)
+    top.set_ylabel(f"{best_part(mine)} error (%)")
     low.set_ylabel("dense, trained minus ticket\n(points)")
     low.set_xlabel("weights of the network before gating (% of LeNet-300-100)")
     low.set_xticks([100, 30, 10, 3, 1], ["100", "30", "10", "3", "1"])
@@ -460,7 +478,8 @@ def by_depth(found: Sequence[Layers], path: Path, demonstration: bool = False) -
         figure, panels = plt.subplots(1, len(densities), figsize=(0.4 + 2.2 * len(densities), 2.2), squeeze=False, layout="constrained")
         for axes, asked in zip(panels[0], densities, strict=True):
             for f in (f for f in found if f.asked == asked):
-                _band(axes, range(1, len(f.names) + 1), list(f.sparsity.T), arms.index(f.arm), LABELS.get(f.arm, f.arm))
+                i = arms.index(f.arm)
+                _band(axes, range(1, len(f.names) + 1), list(f.sparsity.T), i, LABELS.get(f.arm, f.arm), LINES[i // 7 % 4])
             axes.axhline(100 * (1 - asked), color="black", lw=0.7, ls=":")
             axes.set_title(f"{100 * (1 - asked):g} % together")
             axes.set_xlabel("layer, from the input on")
