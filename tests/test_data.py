@@ -132,6 +132,16 @@ def labels(feed, epoch, start=0):
     return [y.tolist() for _, y in feed.epoch(epoch, start)]
 
 
+@pytest.mark.parametrize(
+    ("shape", "enlarged", "most"), [((1, 28, 28), 0, 1000), ((3, 32, 32), 0, 255), ((1, 8, 8), 0, 1000), ((3, 32, 32), 224, 64)]
+)
+def test_batches_that_are_only_looked_at_are_the_smaller_the_larger_the_images(shape, enlarged, most):
+    part = Part(torch.zeros(1100, *shape, dtype=torch.uint8), torch.zeros(1100, dtype=torch.long), torch.zeros(1), torch.ones(1), enlarged)
+    x, _ = next(part.batches())
+    assert len(x) == most
+    assert len(next(part.batches(7))[0]) == 7
+
+
 def test_an_epoch_is_a_shuffle_without_its_incomplete_batch():
     feed = Feed(numbered(103), 10, seed=4)
     assert sorted(feed.order(2).tolist()) == list(range(103))

@@ -23,6 +23,9 @@ from crbg.errors import CrbgError
 SPLIT_SEED = 0  # the seed of the one fixed validation split of every data set
 
 
+FILL = 1000 * 28 * 28  # numbers in a batch that is only looked at
+
+
 @dataclass(frozen=True)
 class Part:
     """Images uint8 (N, C, H, W) and labels int64 (N,), with what turns pixels into inputs; a `size` above 0 enlarges them to it.
@@ -61,8 +64,10 @@ class Part:
         out = x.to(torch.float32).mul_(scale).sub_((self.mean / self.std).reshape(-1, 1, 1))
         return torch.nn.functional.interpolate(out, self.size, mode="bilinear") if self.size else out
 
-    def batches(self, size: int = 1000) -> Iterator[tuple[Tensor, Tensor]]:
-        """Walk through all images in order."""
+    def batches(self, size: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Walk through all images in order, `size` at a time; by default as many as leave a convolution in a processor's cache."""
+        channels, height, width = self.x.shape[1:]
+        size = size or min(1000, max(64, FILL // (channels * (self.size**2 or height * width))))
         for i in range(0, len(self), size):
             yield self.inputs(slice(i, i + size)), self.y[i : i + size]
 
