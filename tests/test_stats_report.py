@@ -742,6 +742,8 @@ def test_the_comparison_sets_published_beside_measured(project):
     table = tables.comparison(lines, tidy(project.config)).set_index("row")
     assert list(table.loc["ours"][["published", "measured %", "sparsity %", "n"]]) == ["96 % at 45 %", "90.00 ± 0.13", "50.0", "4"]
     assert list(table["measured %"]) == ["90.00 ± 0.13", "not run", "not run"]
+    project.put("ours", 0.5, around(90.0), missed=True)
+    assert tables.comparison(lines, tidy(project.config)).set_index("row").loc["ours", "sparsity %"] == "50.0, missed by 4 and cut"
 
 
 def test_loss_rule_may_take_its_reference_from_another_experiment(sweep):

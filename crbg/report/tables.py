@@ -142,6 +142,8 @@ def comparison(lines: Sequence[Mapping[str, Any]], rows: pd.DataFrame) -> pd.Dat
                 ours, n = interval(list(mine.accuracy)), str(len(mine))
                 closed = f"{100 * (1 - mine.units.astype(float).mean()):.1f} of the units" if mine.units.notna().all() else ""
                 sparsity = closed or f"{100 * (1 - mine.density.mean()):.1f}"
+                if missed := int(mine.density_missed.astype(bool).sum()):
+                    sparsity += f", missed by {missed} and cut"
                 trained = "yes" if mine.trained.iloc[0] else "no"
         out.append({"row": line["row"], "published": line["published"], "measured %": ours, "sparsity %": sparsity, "n": n,
                     "weights trained": trained})  # fmt: skip
