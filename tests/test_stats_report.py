@@ -480,6 +480,15 @@ def test_more_seeds_of_the_same_spec_are_taken_where_a_rule_names_them(project, 
     assert ("(n = 4)" in out.evidence) == (n == 4), "another spec is no more seeds of the same"
 
 
+def test_the_readme_says_with_its_numbers_what_comes_from_jpeg(project):
+    project.put("ours", 0.5, around(90.0))
+    rows = tidy(project.config)
+    assert "JPEG" not in tables.readme_table(project.config.experiment("main"), rows)
+    rows["lossy"], rows["lossy_test"] = 104, 23
+    text = tables.readme_table(project.config.experiment("main"), rows)
+    assert text.endswith("104 images of the data (23 of the test part) come from JPEG copies.\n")
+
+
 def test_redrawn_weights_are_named_in_the_table(project):
     project.put("theirs", 0.5, around(90.0))
     assert "trained" not in tables.main_table(tidy(project.config), "main")

@@ -178,9 +178,7 @@ def origin(rows: pd.DataFrame, experiment: Experiment) -> str:
     versions = sorted({f"{run.split('-')[0]} {version}" for run, version in zip(mine.run, mine.version, strict=True)})
     dates = sorted({mine.finished.min(), mine.finished.max()})
     devices, revisions = sorted(mine.device.unique()), sorted(mine.revision.unique())
-    lossy = mine[mine.lossy > 0]
-    copies = f"{lossy.lossy.max():.0f} images of the data ({lossy.lossy_test.max():.0f} of the test part) come from JPEG copies. "
-    return (copies if len(lossy) else "") + (
+    return copies(mine) + (
         f"Runs: {counts}; finished {' to '.join(dates)}. Methods and their versions: {', '.join(versions)}. "
         f"Device: {', '.join(devices)}. Revision: {', '.join(revisions)}."
     )
@@ -252,7 +250,16 @@ def _short(experiment: Experiment, rows: pd.DataFrame) -> tuple[list[dict[str, s
 def readme_table(experiment: Experiment, rows: pd.DataFrame) -> str:
     """Write the headline accuracies of an experiment: one line for each arm, one column for each sparsity."""
     lines, others, head = _short(experiment, rows)
-    return f"[`{experiment.name}`](paper/tables/{experiment.name}.md), {head}\n\n{pipe(lines)}\n\nWithout a mask: {others or 'not run'}.\n"
+    said = f"Without a mask: {others or 'not run'}. {copies(rows[rows.experiment == experiment.name])}".rstrip()
+    return f"[`{experiment.name}`](paper/tables/{experiment.name}.md), {head}\n\n{pipe(lines)}\n\n{said}\n"
+
+
+def copies(mine: pd.DataFrame) -> str:
+    """Say how many images of the data are decoded JPEG copies; nothing where none is."""
+    lossy = mine[mine.lossy > 0]
+    if lossy.empty:
+        return ""
+    return f"{lossy.lossy.max():.0f} images of the data ({lossy.lossy_test.max():.0f} of the test part) come from JPEG copies. "
 
 
 def short_latex(experiment: Experiment, rows: pd.DataFrame) -> str:
