@@ -155,6 +155,8 @@ def _value(cell: Cell, key: str) -> Any:
     holder: Any = cell.spec.resolved() if key.startswith("options.") else cell.spec
     name = key.removeprefix("options.")
     if not hasattr(holder, name):
+        if hasattr(cell.spec.resolved(), key):
+            raise CrbgError(f"--where {key}: it is an option of the method: options.{key}")
         raise CrbgError(f"--where {key}: {choose(key, ['arm', *type(cell.spec).__dataclass_fields__])}")
     return getattr(holder, name)
 
@@ -179,6 +181,8 @@ def _unique(cells: Iterable[Cell]) -> list[Cell]:
 
 def _run(args: argparse.Namespace) -> int:
     config = _config(args)
+    if not (args.experiment or args.job or args.where or math.isfinite(args.deadline_minutes)):
+        raise CrbgError("say what to run: an experiment or a target (`crbg list experiments`), or all; `crbg plan` says what it costs")
     cells = _unique(_cells(args, config))
     parallel.together = parallel.started()
     if not (args.job and parallel.first()):
@@ -225,7 +229,7 @@ def _do_runs(args: argparse.Namespace, config: Config, cells: list[Cell]) -> int
             return code or work.FAILED
     else:
         for c in cells[:10]:
-            print(work.line(c, (store.find(config, c.spec, c.seed) or {})["record"]))
+            print(work.line(c, *store.outcome(config, c.spec, c.seed)))
         print(f"all runs asked for ({len(cells)}) are done or recorded; `--set reuse=never results=FOLDER` runs them again")
     _manifest(args.out, cells)
     return 0
@@ -241,12 +245,13 @@ def _evaluate(args: argparse.Namespace) -> int:
     cells = _unique(c for c in _cells(args, config) if config.experiment(c.experiment).role == "main")
     if not cells:
         raise CrbgError("only main experiments are evaluated on the test set; tuning and ablations read validation alone")
-    selected = configs.read_selected(config.paper / "selected.yaml")
+    listed = configs.choices(config.paper)
+    selected = configs.read_selected(listed)
     for c in cells:
         if not config.demonstration and c.spec.digest() not in selected.get("evaluate", {}).get(c.experiment, {}):
             raise CrbgError(
-                f"{c.spec.slug()} is not listed in {config.paper / 'selected.yaml'}; "
-                "the test set opens only for specs listed there: run `crbg select`"
+                f"{c.spec.slug()} is not listed in {listed}; the test set opens only for specs listed there: "
+                f"run `crbg select{_given(args)}`, which writes {config.paper / listed.name}"
             )
     todo = [c for c in cells if not store.find(config, c.spec, c.seed, evaluated=True)]
     if todo:
@@ -311,25 +316,28 @@ def _plan(args: argparse.Namespace) -> int:
 
 def _status(args: argparse.Namespace) -> int:
     config = _config(args)
-    given = (" --config " + " ".join(args.config) if args.config != ["config.yaml"] else "") + (
-        " --set " + " ".join(args.set) if args.set else ""
-    )
-    print(status.table(config, _cells(args, config), given))
+    print(status.table(config, _cells(args, config), _given(args)))
     return 0
+
+
+def _given(args: argparse.Namespace) -> str:
+    """Repeat the configuration that a command was given, for the commands that it suggests."""
+    files = " --config " + " ".join(args.config) if args.config != ["config.yaml"] else ""
+    return files + (" --set " + " ".join(args.set) if args.set else "")
 
 
 def _list(args: argparse.Namespace) -> int:
     if args.name:
         if args.kind != "methods":
-            raise CrbgError(f"only methods have more to say: crbg list methods {args.name}")
+            raise CrbgError(f"`crbg list {args.kind}` takes no name; only methods have more to say, as `crbg list methods crbg` does")
         method = methods.get(args.name)
         print("\n\n".join(inspect.cleandoc(str(o.__doc__)) for o in (method, *method.Options.__mro__[:-1])))
         return 0
-    config, kinds = _config(args), [args.kind] if args.kind else list(LISTS)
+    kinds = [args.kind] if args.kind else list(LISTS)
     blocks = []
     for kind in kinds:
         title, lines = LISTS[kind]
-        blocks.append("\n".join([title] * (len(kinds) > 1) + [f"  {line}" for line in lines(config)]))
+        blocks.append("\n".join([title] * (len(kinds) > 1) + [f"  {line}" for line in lines(args)]))
     print("\n\n".join(blocks))
     return 0
 
@@ -341,16 +349,16 @@ def _method_lines() -> Iterable[str]:
         yield f"{name:20s} {str(method.__doc__).splitlines()[0]}\n{'':22s} {knobs or 'no options'}"
 
 
-LISTS: dict[str, tuple[str, Callable[[Config], Iterable[str]]]] = {
+LISTS: dict[str, tuple[str, Callable[[argparse.Namespace], Iterable[str]]]] = {
     "experiments": (
         "experiments (crbg run NAME)",
-        lambda config: (f"{e.name:20s} {e.role:9s} {len(_unique(e.cells)):4d} runs   {e.about}" for e in config.experiments.values()),
+        lambda args: (f"{e.name:20s} {e.role:9s} {len(_unique(e.cells)):4d} runs   {e.about}" for e in _config(args).experiments.values()),
     ),
-    "methods": ("methods and their options", lambda config: _method_lines()),
-    "models": ("models (patterns)", lambda config: (f"{stem:20s} {pattern}" for stem, pattern in models.families().items())),
+    "methods": ("methods and their options", lambda args: _method_lines()),
+    "models": ("models (patterns)", lambda args: (f"{stem:20s} {pattern}" for stem, pattern in models.families().items())),
     "data": (
         "data sets",
-        lambda config: (
+        lambda args: (
             f"{d.name:20s} {d.shape}, {d.train} train + {d.validation} validation + {d.test} test" for d in (*DATA.values(), *own())
         ),
     ),
@@ -382,6 +390,5 @@ def _report(args: argparse.Namespace) -> int:
         config = _config(args)
         print(brief(config, _experiments(config, args.experiment)))
         return 0
-    for line in build(_config(args), args.experiment, args.page):
-        print(line)
+    build(_config(args), args.experiment, args.page, lambda line: print(line, flush=True))
     return 0

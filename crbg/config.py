@@ -29,6 +29,8 @@ ARM = {"about": str, "method": str, "set": dict, "grid": (dict, list)}
 ROLES = ("tune", "ablation", "main")
 VIEWS = ("curve", "methods", "winners", "cost", "dots", "lines", "width", "penalties")
 
+COMMITTED = Path("paper/selected.yaml")  # what the selection rule chose, and what may be evaluated
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -167,7 +169,7 @@ def check(raw: Mapping[str, Any], files: tuple[str, ...]) -> Config:
     if raw.get("reuse", "recorded") not in ("recorded", "never"):
         problems.append(f"{place}: reuse is 'recorded' or 'never', not {raw['reuse']!r}")
     paper = Path(os.fspath(raw.get("paper", "paper")))
-    selected = read_selected(paper / "selected.yaml" if not raw.get("scale") else Path("paper/selected.yaml"))
+    selected = read_selected(choices(paper) if not raw.get("scale") else COMMITTED)
     experiments = {}
     for name, body in (raw.get("experiments") or {}).items():
         try:
@@ -187,6 +189,12 @@ def check(raw: Mapping[str, Any], files: tuple[str, ...]) -> Config:
         int(raw.get("threads", 1)), raw.get("device", "auto"), experiments, bool(raw.get("scale")),
         int(raw.get("gpu_share", 1)), int(raw.get("save_every", 60)),
     )  # fmt: skip
+
+
+def choices(paper: Path) -> Path:
+    """Name the file of choices that a paper folder goes by: its own, or the committed one where it has none."""
+    own = paper / COMMITTED.name
+    return own if own.exists() else COMMITTED
 
 
 def read_selected(path: Path) -> dict[str, dict[str, list[dict[str, Any]]]]:
@@ -250,6 +258,10 @@ def _experiment(name: str, body: Any, raw: Mapping[str, Any], selected: Mapping[
         if len(set(digests)) < len(digests) and not scale:
             problems.append(f"{where}: two points of the grid are the same run")
         cells += [Cell(name, str(arm), s, seed) for s in {s.digest(): s for s in specs}.values() for seed in seeds]
+    x = str(body.get("x", "density"))
+    axes = {f for c in cells for f in (*vars(c.spec), *(f"options.{o}" for o in vars(c.spec.resolved())))}
+    if cells and x not in axes:
+        problems.append(f"{place}.x: no arm has {x!r}: {choose(x, axes)}")
     if problems:
         raise CrbgError("\n".join(problems))
     gpu, nodes = int(body.get("gpu", 0)), int(body.get("nodes", 1))

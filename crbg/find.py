@@ -50,6 +50,10 @@ def find_ticket(
         if isinstance(density, bool) or not isinstance(density, int | float):
             raise CrbgError(f"density {density!r} is no number; density = kept / total, sparsity = 1 - density")
         keep_count(density, 1)  # refuses a density outside [0, 1] before the search, not after it
+        if density == 0:
+            raise CrbgError("density 0 keeps nothing; density = kept / total, sparsity = 1 - density")
+    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
+        raise CrbgError(f"epochs {epochs!r} must be a whole number of at least 1")
     if seed < 0:
         raise CrbgError(f"seed {seed} must be >= 0")
     try:
@@ -59,7 +63,12 @@ def find_ticket(
     if batch < 1:
         raise CrbgError(f"batch {batch} must be at least 1")
     if isinstance(data, tuple | list) and len(data) == 2 and all(hasattr(t, "__array__") for t in data):
-        data = torch.utils.data.TensorDataset(*map(torch.as_tensor, data))
+        x, y = map(torch.as_tensor, data)
+        if len(x) != len(y):
+            raise CrbgError(f"there are {len(x)} inputs and {len(y)} labels")
+        data = torch.utils.data.TensorDataset(x, y)
+    if isinstance(data, Tensor):
+        raise CrbgError("data is one tensor; give a pair (inputs, labels), a data set or a loader")
     if isinstance(data, torch.utils.data.Dataset):
         size = min(batch, len(data))  # type: ignore[arg-type]
         order = torch.Generator().manual_seed(seed)
@@ -71,7 +80,7 @@ def find_ticket(
     initial = tensor_digest(before)
     if gates(model):
         raise CrbgError("the model carries gates already; detach() or bake() it first")
-    _try(model, batches)
+    _try(model, batches, loss if loss is nn.functional.cross_entropy else None)
     found: Found = methods.get(method).find(model, Task(batches, density, epochs, seed, loss, clock=clock), chosen)
     if "trained" not in found.changed.values():
         kept = {n: t for n, t in model.state_dict().items() if n in dict(model.named_parameters())}
@@ -85,14 +94,19 @@ def find_ticket(
 
 
 @torch.no_grad()
-def _try(model: nn.Module, batches: LoaderBatches) -> None:
-    """Pass two examples through, so that data of another shape is one clear error."""
+def _try(model: nn.Module, batches: LoaderBatches, loss: Loss | None) -> None:
+    """Pass two examples through model and loss, so that data of another shape or type is one clear error."""
     with torch.random.fork_rng(devices=[batches.device] if batches.device.type == "cuda" else []):
-        x, _ = next(iter(batches.epoch(0)))
-        x = x[:2]
+        x, y = next(iter(batches.epoch(0)))
+        x, y = x[:2], y[:2]
     try:
         with measure.keeping_modes(model):
-            model.eval()(x)
+            out = model.eval()(x)
     except (RuntimeError, IndexError, TypeError, ValueError) as error:
         text = " ".join(str(error).split())[:200]
         raise CrbgError(f"the model cannot take the data, inputs of {tuple(x.shape[1:])} and type {x.dtype} ({text})") from None
+    try:
+        _ = loss(out, y) if loss else None
+    except (RuntimeError, IndexError, TypeError, ValueError) as error:
+        text = " ".join(str(error).split())[:200]
+        raise CrbgError(f"the loss cannot take outputs {tuple(out.shape)} and labels {tuple(y.shape)} of type {y.dtype} ({text})") from None

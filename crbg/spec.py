@@ -119,7 +119,7 @@ def spec_from(values: Mapping[str, Any], place: str = "spec") -> Spec:
         elif value is None and key == "density":
             continue
         elif not methods.fits(value, hints[key]):
-            problems.append(f"{key} = {value!r} is {type(value).__name__}, not {hints[key]}")
+            problems.append(f"{key} = {value!r} is {type(value).__name__}, not {getattr(hints[key], '__name__', hints[key])}")
     problems += [f"{key} is missing" for key in ("data", "model", "method") if key not in values]
     if problems:
         raise CrbgError(f"{place}: " + "; ".join(problems))

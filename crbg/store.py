@@ -61,6 +61,16 @@ def find(config: Config, spec: Spec, seed: int, evaluated: bool = False) -> dict
     return None
 
 
+def outcome(config: Config, spec: Spec, seed: int) -> tuple[dict[str, Any], float | None, str]:
+    """Return the record of a finished run, its binary test accuracy where it was evaluated, and the path of what holds it."""
+    found = find(config, spec, seed, evaluated=True) or find(config, spec, seed)
+    if found is None:
+        raise CrbgError(f"{spec.slug()} seed {seed} is not done")
+    tested = found.get("evaluation", {}).get("test", {}).get("readings", {}).get("binary", {}).get("accuracy")
+    fresh = found["origin"] == "this run"
+    return found["record"], tested, str(run_folder(config, spec, seed) if fresh else recorded_folder(config) / f"{spec.slug()}.json")
+
+
 @lru_cache(maxsize=8)
 def _read(path: Path, size: int, changed: int) -> dict[str, Any]:
     """Read a recorded file once for all its seeds, which come one after the other, and again when it has changed."""

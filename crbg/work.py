@@ -129,8 +129,8 @@ def title(cell: Cell) -> str:
     return f"{cell.arm} {cell.spec.slug()} seed {cell.seed}"
 
 
-def line(cell: Cell, record: dict[str, Any]) -> str:
-    """Say how a run came out, in a line of a log."""
+def line(cell: Cell, record: dict[str, Any], tested: float | None = None, where: str = "") -> str:
+    """Say how a run came out, in a line of a log; and its test accuracy and where its record lies, for what is done already."""
     validation = record.get("validation", {})
     best = validation.get("readings", {}).get("binary", {}).get("accuracy")
     if best is None:
@@ -138,7 +138,8 @@ def line(cell: Cell, record: dict[str, Any]) -> str:
     text = f"{title(cell)}: validation {best:.2f} % at density {record['density']:.4g}"
     if validation.get("density_missed"):
         text += ", cut to it at the end"
-    return text + (", no better than the commonest class" if best <= validation.get("constant", -1.0) else "")  # older records lack it
+    text += ", no better than the commonest class" if best <= validation.get("constant", -1.0) else ""  # older records lack it
+    return text + (f", test {tested:.2f} %" if tested is not None else "") + (f" ({where})" if where else "")
 
 
 class Stop:

@@ -186,8 +186,31 @@ def test_one_cell_runs_once(project, crbg):
     stamp = records()[0].stat().st_mtime_ns
     code, out, _ = crbg("run", "curve", *where)
     assert code == 0
-    assert out.startswith(f"{line}all runs asked for (1) are done or recorded")
+    assert out.startswith(f"{line.rstrip()} ({records()[0].parent})\nall runs asked for (1) are done or recorded")
     assert records()[0].stat().st_mtime_ns == stamp
+
+
+def test_a_run_wants_a_name(project, crbg):
+    code, _, err = crbg("run")
+    assert code == 2
+    assert "an experiment or a target" in err
+    assert not records()
+
+
+def test_lists_that_need_no_configuration_ask_for_none(tmp_path, monkeypatch, crbg):
+    monkeypatch.chdir(tmp_path)
+    assert "edge_popup" in crbg("list", "methods")[1]
+    assert "timm:" in crbg("list", "models")[1]
+    assert crbg("list", "experiments")[0] == 2
+    assert "takes no name" in crbg("list", "models", "lenet")[2]
+
+
+def test_choices_are_those_of_the_paper_folder_or_else_the_committed_ones(project):
+    mine = Path("elsewhere/selected.yaml")
+    assert configs.choices(mine.parent) == Path("paper/selected.yaml")
+    mine.parent.mkdir()
+    mine.write_text("{}")
+    assert configs.choices(mine.parent) == mine
 
 
 def test_where_filters_by_arm_field_and_option(project, crbg):
@@ -200,6 +223,7 @@ def test_where_filters_by_arm_field_and_option(project, crbg):
 def test_where_with_a_wrong_name_or_value_names_the_choices(project, crbg):
     assert "no cell has that; density is one of 0.2, 0.5" in refused(crbg("run", "curve", "--where", "density=0.3"))
     assert "density is one of" in refused(crbg("run", "curve", "--where", "density=half"))
+    assert "an option of the method: options.lr" in refused(crbg("plan", "curve", "--where", "arm=crbg", "lr=0.1"))
     assert "arm is one of crbg, random" in refused(crbg("plan", "curve", "--where", "arm=crgb"))
     text = refused(crbg("status", "curve", "--where", "densty=0.5"))
     assert "--where densty: did you mean 'density'?" in text
@@ -285,7 +309,7 @@ def test_only_selected_specs_of_main_experiments_are_evaluated(project, crbg):
     crbg("run", "curve", *where)
     text = refused(crbg("evaluate", "curve", *where))
     assert "is not listed in paper/selected.yaml" in text
-    assert "run `crbg select`" in text
+    assert "run `crbg select --config config.yaml digits.yaml`, which writes paper/selected.yaml" in text
     assert "only main experiments are evaluated" in refused(crbg("evaluate", "tuning"))
     assert not list(Path("results").rglob("evaluation.json"))
 

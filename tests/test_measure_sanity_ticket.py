@@ -534,6 +534,22 @@ def test_find_ticket_takes_any_loader_and_changes_no_weight(kind):
     assert int((model.head.weight != 0).sum()) == found.mask.layer_kept()["head.weight"]
 
 
+@pytest.mark.parametrize(
+    ("data", "options", "words"),
+    [
+        ((torch.rand(32, 5), torch.zeros(31, dtype=torch.long)), {}, "32 inputs and 31 labels"),
+        ((torch.rand(32, 5), torch.zeros(32)), {}, r"loss cannot take outputs \(2, 3\) and labels \(2,\) of type torch.float32"),
+        (torch.rand(32, 5), {}, "a pair"),
+        ((torch.rand(32, 5), torch.zeros(32, dtype=torch.long)), {"density": 0.0}, "keeps nothing"),
+        ((torch.rand(32, 5), torch.zeros(32, dtype=torch.long)), {"epochs": 0}, "at least 1"),
+        ((torch.rand(32, 5), torch.zeros(32, dtype=torch.long)), {"epochs": 1.5}, "whole number"),
+    ],
+)
+def test_find_ticket_names_what_is_wrong_with_the_request(data, options, words):
+    with pytest.raises(CrbgError, match=words):
+        find_ticket(nn.Linear(5, 3), data, **{"density": 0.5, "epochs": 1} | options)
+
+
 @pytest.mark.parametrize("x", [torch.rand(32, 1, 7), torch.rand(32, 8), torch.randint(0, 9, (32, 5))], ids=str)
 def test_find_ticket_names_data_that_the_model_cannot_take(x):
     model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, 3))

@@ -261,6 +261,7 @@ def test_settings_lie_over_the_files(write):
         ({"experiments": one(arms={"a": {"method": "crbg", "grid": {"scale": [1, 1.0]}}})}, ["arms.a: two points of the grid are"]),
         ({"experiments": one(arms={"a": {"method": "crbg", "grid": [3]}})}, ["arms.a.grid must be a mapping of lists", "not 3"]),
         ({"experiments": one(view="dost")}, ["experiments.e.view: did you mean 'dots'?"]),
+        ({"experiments": one(x="options.nois")}, ["experiments.e.x: no arm has 'options.nois': did you mean 'options.noise'?"]),
         ({"experiments": one(tuned_by="f")}, ["experiments.e.tuned_by"]),
         ({"experiments": one(tuned_by=["e", "f"])}, ["experiments.e.tuned_by: choose from: e"]),
         ({"experiments": one(gpu=1, nodes=2)}, ["experiments.e: gpu is at least 0", "at least `gpu: 2` on each"]),

@@ -14,7 +14,7 @@ from crbg import config as configs
 from crbg import methods, plan, stats, store
 from crbg.errors import CrbgError
 from crbg.files import read_json, write_json
-from crbg.report import brief, build, claims, compare, numbers, tables
+from crbg.report import brief, build, claims, compare, figures, numbers, tables
 from crbg.report.tidy import tidy, unfinished, values
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -918,6 +918,29 @@ def whole(project):
 def written(*folders):
     files = [p for f in folders for p in Path(f).rglob("*") if p.is_file() and "runs" not in p.parts]
     return {str(p): p.read_bytes() for p in files}
+
+
+def test_lines_of_many_arms_differ_in_colour_or_marker():
+    looks = [(figures.COLOURS[i % 7], figures._marker(i)) for i in range(49)]
+    assert len(set(looks)) == 49
+
+
+def test_an_arm_without_the_field_of_the_axis_is_a_level(sweep, monkeypatch, tmp_path):
+    given = {"sweep": {"view": "lines", "x": "options.mu0", "arms": {"popup": {"method": "edge_popup", "set": {"density": 0.5}}}}}
+    Path("lines.yaml").write_text(yaml.safe_dump({"experiments": given}))
+    sweep.config = configs.read(["config.yaml", "sweep.yaml", "lines.yaml"])
+    for mu0 in (0.25, 1.0):
+        sweep.fill("sweep", knob(1.0, mu0), around(90))
+    sweep.fill("sweep", lambda c: c.arm == "popup", around(88))
+    seen, real = [], figures.plt.close
+    monkeypatch.setattr(figures.plt, "close", lambda f: seen.append(f) or None)
+    figures.draw(tidy(sweep.config), sweep.config.experiment("sweep"), tmp_path / "f", False, {})
+    top = seen[0].axes[0]
+    assert [float(y) for line in top.lines if line.get_linestyle() == "--" for y in line.get_ydata()] == pytest.approx(
+        [88.0, 88.0], abs=0.1
+    )
+    assert top.get_xlim()[1] < 2, "the level does not stretch the axis"
+    real("all")
 
 
 def test_the_report_writes_tables_figures_verdicts_and_a_page(project):

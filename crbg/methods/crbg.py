@@ -29,8 +29,13 @@ class Options:
     """noise: sigma of the draw; 0 is the deterministic control. penalty_sigma: sigma inside the penalty.
 
     mu0, mu0_spread: initial gates are N(mu0, mu0_spread^2). weight: lambda on the mean scale, used when no density is asked
-    for. anneal_to: noise at 80 % of the search, reached linearly; negative means no annealing. firmness, decide, reach,
-    tolerance: the controller's plan; tolerance 0 means 0.1, and 0.02 below density 0.05, where the few gates lock early.
+    for. lr: Adam's rate, falling along half a cosine. penalty: induce_sparse, induce_decision, decision_quad, decision_entropy, or a sum
+    of them, as 0.5*induce_sparse+0.5*induce_decision. source: normal or antithetic draws. learn_sigma: each tensor learns its noise.
+    anneal_to: noise at 80 % of the search, reached linearly; negative means no annealing. The controller's plan: reach, the share of the
+    search after which the density is to be there; decide, that from which a penalty on undecided gates rises; firmness, how strong that
+    becomes against the task; tolerance, how far off its path the density may be for that; 0 means 0.1, and 0.02 below density 0.05, where
+    the few gates lock early. polish: the last share of the search, in which the forward pass uses the hard mask, straight through (our
+    variant; with noise 0 and firmness 0 it gave the best tickets).
     leak: derivative of clip outside [0, 1] (0 is the thesis's gate, 1 straight-through): our extension, a named variant.
     granularity: one gate per weight, per hidden unit (channel, attention head), or per hidden unit and input. temperature:
     factor on the outputs inside the loss, which changes no prediction; frozen weights cannot grow to make a loss sharp, so a

@@ -1,6 +1,6 @@
 """Concrete Ticket Search (Arora & Teuscher 2025): gates searched on weights as they are, the top k kept, then trained.
 
-The gates' objective is one of six (`crbg.objectives`); GradBalance, or a multiplier, holds their budget. Search and training are
+The gates' objective is one of seven (`crbg.objectives`); GradBalance, or a multiplier, holds their budget. Search and training are
 independent: `train: false, rewind: 0` gives a strong ticket. Batches of the search are not augmented and batch norm takes each
 batch's statistics.
 """

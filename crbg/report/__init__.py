@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,20 @@ COMPARISON = (
 )
 
 
-def build(config: Config, only: str | None = None, page_copy: Path | None = None) -> list[str]:
+def build(
+    config: Config, only: str | None = None, page_copy: Path | None = None, tell: Callable[[str], None] = lambda line: None
+) -> list[str]:
     """Write everything under the configuration's paper folder, and say in lines what was written and what is missing.
 
-    With `only`, just the table and the figure of one experiment.
+    With `only`, just the table and the figure of one experiment. `tell` gets each line as soon as what it names is there.
     """
-    rows, folder, out, sections = tidy(config), config.paper, list[str](), list[page.Section]()
+    out, sections = list[str](), list[page.Section]()
+
+    def say(line: str) -> None:
+        out.append(line)
+        tell(line)
+
+    rows, folder = tidy(config), config.paper
     claims = read_claims()
     for e in [config.experiment(only)] if only else config.experiments.values():
         if e.role == "tune" or rows[(rows.experiment == e.name) & (rows.reading == "binary")].empty:
@@ -39,7 +47,7 @@ def build(config: Config, only: str | None = None, page_copy: Path | None = None
         write_text(folder / "tables" / f"{e.name}.tex", tables.latex(table))
         drawn = figures.draw(rows, e, folder / "figures" / e.name, config.demonstration, _published(claims, e, config))
         sections.append(page.Section(e, table, drawn, tables.origin(rows, e)))
-        out.append(f"{folder / 'tables' / (e.name + '.md')}, {drawn}.png: {e.about}")
+        say(f"{folder / 'tables' / (e.name + '.md')}, {drawn}.png: {e.about}")
     if only:
         return out
     mains = [s.experiment for s in sections if s.experiment.role == "main" and s.experiment.view in ("curve", "methods", "winners")]
@@ -67,17 +75,15 @@ def build(config: Config, only: str | None = None, page_copy: Path | None = None
     whole = page.html(config, sections, verdicts, rows, tuned, pictures, beside)
     for path in (folder / "report.html", *([page_copy] if page_copy else [])):
         write_text(path, whole)
-    out.append(f"{config.results / 'results.csv'}: {len(rows)} rows")
-    out.append(f"{folder / 'tables' / 'verdicts.md'}: {len(verdicts)} claims, goals and contrasts")
-    out.append(f"{folder / 'report.html'}: everything on one page")
+    say(f"{config.results / 'results.csv'}: {len(rows)} rows")
+    say(f"{folder / 'tables' / 'verdicts.md'}: {len(verdicts)} claims, goals and contrasts")
+    say(f"{folder / 'report.html'}: everything on one page")
     if not config.demonstration:
         _into_readme([e for e in mains if e.name not in missing], rows)
         waiting = numbers.check(folder / "main.tex", known, missing)
-        out.append(
-            _typeset(folder) if not waiting else f"{folder / 'main.tex'}: {waiting} places wait for experiments that are not finished"
-        )
+        say(_typeset(folder) if not waiting else f"{folder / 'main.tex'}: {waiting} places wait for experiments that are not finished")
     for name, count in missing.items():
-        out.append(f"{name}: {count} runs are missing; `crbg run {name}` does them")
+        say(f"{name}: {count} runs are missing; `crbg run {name}` does them")
     return out
 
 
@@ -190,6 +196,7 @@ def brief(config: Config, experiments: Iterable[Experiment]) -> str:
             out += ["", f"{e.name}: {e.about} (accuracy of binary masks, {part} images)", shown]
     if config.demonstration:
         out += ["", "DEMONSTRATION on 1 797 toy digits: it shows that the pipeline works and is evidence for no claim."]
+        out += ["Its searches have a few hundred steps, in which CRBG's gates do not all decide: cutting them to a mask costs points here."]
     page = config.paper / "report.html"
     there = f"Open {page} (everything on one page) and {config.paper / 'figures'}/*.png."
     out += ["", there if page.exists() else f"`crbg report` writes {page}."]

@@ -107,13 +107,16 @@ def _figure(path: Path, demonstration: bool = False) -> Iterator[None]:
         plt.close(figure)
 
 
+def _marker(i: int) -> str:
+    """Choose a marker that goes with the i-th line's colour and with no other line of that colour."""
+    return MARKERS[(i + i // 7) % 7]
+
+
 def _band(axes: Any, x: Sequence[Any], groups: Sequence[Sequence[float]], i: int, label: str | None, line: str = "-") -> None:
     """Draw means with 95 % intervals along x."""
     points = [t_interval(list(g)) for g in groups]
     means, bars = [p.mean for p in points], [p.bar for p in points]
-    axes.errorbar(
-        x, means, bars, color=COLOURS[i % 7], marker=MARKERS[i % 7], ms=3.5, lw=1, ls=line, capsize=2, elinewidth=0.7, label=label
-    )
+    axes.errorbar(x, means, bars, color=COLOURS[i % 7], marker=_marker(i), ms=3.5, lw=1, ls=line, capsize=2, elinewidth=0.7, label=label)
 
 
 def _around(means: Sequence[float], axes: Any) -> None:
@@ -232,7 +235,7 @@ def _winners(mine: pd.DataFrame, published: Mapping[str, Mapping[float, float]])
         _band(right, [g.search_seconds.astype(float).mean() for _, g in by], [list(g.accuracy) for _, g in by], i, None, line)
         if arm in published:
             points = sorted(published[arm].items())
-            left.plot(*zip(*points, strict=True), MARKERS[i % 7], color=COLOURS[i % 7], ms=5, mfc="none", lw=0)
+            left.plot(*zip(*points, strict=True), _marker(i), color=COLOURS[i % 7], ms=5, mfc="none", lw=0)
     left.set_xscale("log")
     left.invert_xaxis()
     left.set_xticks(sorted(ticks), [f"{100 * (1 - d):.4g}" for d in sorted(ticks)])
@@ -277,6 +280,7 @@ def _lines(mine: pd.DataFrame, experiment: Experiment) -> None:
     free = bool(mine.asked.isna().all())
     figure, panels = plt.subplots(1 + free, 1, figsize=(3.4, 1.9 * (1 + free)), sharex=True, squeeze=False)
     field = experiment.x.removeprefix("options.")
+    level, mine = mine[mine.x.isna()], mine[mine.x.notna()]
     xs = sorted({float(x) for x in mine.x})
     if xs[0] > 0 and xs[-1] / xs[0] > 20:
         panels[0, 0].set_xscale("log")
@@ -293,13 +297,15 @@ def _lines(mine: pd.DataFrame, experiment: Experiment) -> None:
         if free:
             _band(panels[1, 0], order, [list(100 * (1 - points[x].density)) for x in order], i, None, style)
         for x in (x for x in order if not free and points[x].density_missed.astype(bool).any()):
-            cut.append(
-                panels[0, 0].plot(x, points[x].accuracy.mean(), MARKERS[i % 7], color=COLOURS[i % 7], ms=5, mfc="white", zorder=3)[0]
-            )
+            cut.append(panels[0, 0].plot(x, points[x].accuracy.mean(), _marker(i), color=COLOURS[i % 7], ms=5, mfc="white", zorder=3)[0])
+    for i, arm in enumerate(map(str, level.arm.unique()), start=len(lines)):
+        height = level[level.arm == arm].accuracy.mean()
+        panels[0, 0].axhline(height, color=COLOURS[i % 7], lw=1, ls="--", label=LABELS.get(arm, arm.replace("_", " ")))
     if cut:
         panels[0, 0].plot([], [], "o", color="black", ms=5, mfc="white", lw=0, label="hollow: density missed, cut to it")
     panels[0, 0].set_ylabel(f"{best_part(mine)} accuracy (%)")
-    _around([g.accuracy.mean() for points in lines.values() for g in points.values()], panels[0, 0])
+    means = [g.accuracy.mean() for points in lines.values() for g in points.values()]
+    _around(means + [g.accuracy.mean() for _, g in level.groupby("arm")], panels[0, 0])
     if free:
         panels[1, 0].set_ylabel("sparsity (%)")
     panels[-1, 0].set_xlabel(FIELDS.get(experiment.x, field))
