@@ -21,7 +21,7 @@ LAYERS = (
     ("errors", "rng", "py"),
     ("device", "files", "parallel"),
     ("data", "fit", "lock", "mask", "penalty", "stats"),
-    ("attempts", "select", "shelf"),
+    ("attempts", "fused", "select", "shelf"),
     ("gate", "sanity"),
     ("attach",),
     ("init",),
