@@ -96,7 +96,7 @@ def wait(condition, seconds, words=lambda: ""):
 
 def results_of(made):
     """The results of a clone's configuration, run here in one process."""
-    for words in (("run", "--device", "cpu"), ("evaluate", "curve")):
+    for words in (("run", "all", "--device", "cpu"), ("evaluate", "curve")):
         done = made.crbg(*words)
         assert done.returncode == 0, done.stdout + done.stderr
     return made.files()
