@@ -15,7 +15,7 @@ help: ## list the targets
 install: $(STAMP) ## make .venv with the locked dependencies (TORCH_BACKEND=cpu leaves CUDA out)
 
 # editable_mode=compat: a path instead of an import hook, so that a clone called crbg does not hide the package from scripts beside it.
-$(STAMP): requirements.lock pyproject.toml
+$(STAMP): requirements.lock pyproject.toml crbg/gate_kernels.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make install PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing the locked dependencies (with CUDA packages several GB; TORCH_BACKEND=cpu leaves them out)"

@@ -14,10 +14,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from crbg import gate_kernels
 from crbg.errors import CrbgError, choose
 from crbg.select import Threshold, keep_above, top_k
 
-NOISE_SOURCES = ("normal", "antithetic")
+NOISE_SOURCES = ("normal", "antithetic", "counter")
 
 
 class Gate(nn.Module):
@@ -51,9 +52,11 @@ class Gaussian(Gate):
     """z = clip(mu + eps, 0, 1), eps ~ N(0, noise^2): CRBG's continuously relaxed Bernoulli gate (STG's gate, mu_0 = 1/2).
 
     `noise` is the standard deviation of the draw and `penalty_sigma` the sigma inside the penalty Phi(mu / sigma): two
-    knobs that the sources write as one. noise = 0 is the deterministic control. With `source="antithetic"` every second
-    draw is the negative of the one before, which halves the cost and keeps each draw exactly normal. With `learn_sigma`
-    the noise level of the tensor is a parameter (log sigma) and receives the reparametrised gradient.
+    knobs that the sources write as one. noise = 0 is the deterministic control. `source` says where noise comes from:
+    "normal" is torch's generator; with "antithetic" every second draw is the negative of the one before, which halves the
+    cost and keeps each draw exactly normal; "counter" is a hash of (key, position), which `crbg.gate_kernels` draws, adds
+    and clips in one pass over memory. With `learn_sigma` the noise level of the tensor is a parameter (log sigma) and
+    receives the reparametrised gradient.
 
     `leak` is what replaces the derivative of clip where it is 0, so that a closed or fully open gate still hears the task:
     0 is the thesis's gate, 1 is straight-through. It is our extension, and runs that use it say so.
@@ -92,6 +95,8 @@ class Gaussian(Gate):
 
     def effective(self, w: Tensor) -> Tensor:
         if self.hard:
+            if gate_kernels.compiled() and gate_kernels.suits(self.mu, w):
+                return gate_kernels.gated_product(self.mu, w, hard=True)
             return straight_through(self.mu, w, self.mu.detach() > 0.5)
         if self.log_sigma is not None:
             sigma = self.log_sigma.exp()
@@ -102,6 +107,9 @@ class Gaussian(Gate):
 
             if fused.suits(self.mu, w):
                 return fused.product(self.mu, w, self.noise if sampled else 0.0, self.leak)
+        # Without noise the compiled gate gives the bits of the plain form, whatever the source.
+        if (self.source == "counter" if sampled else gate_kernels.compiled()) and gate_kernels.suits(self.mu, w):
+            return gate_kernels.gated_product(self.mu, w, self.noise if sampled else 0.0, self.leak)
         again = sampled and self.source == "normal" and self.mu.device.type in self.redraws
         state = _generator(self.mu.device).get_state() if again else None
         return cast(Tensor, _GatedProduct.apply(self.mu, w, self.draw() if sampled else None, self.noise, self.leak, state))
@@ -110,6 +118,11 @@ class Gaussian(Gate):
         """Draw eps / sigma, one standard normal per gate."""
         if self.source == "normal":
             return torch.randn_like(self.mu)
+        if self.source == "counter":
+            eps = torch.empty_like(self.mu)
+            # Positions are counted as they lie in memory, as the kernels count them.
+            eps.as_strided((eps.numel(),), (1,)).copy_(gate_kernels.normal(eps.numel(), gate_kernels.draw_key(), eps.device))
+            return eps
         if self.held is None:
             self.held = torch.randn_like(self.mu)
             return self.held

@@ -1,0 +1,209 @@
+"""The compiled gates against their torch twin and the plain gate; the noise against the normal law."""
+
+import shutil
+
+import pytest
+import torch
+from scipy import stats
+
+from crbg import gate_kernels
+from crbg.attach import attach, gates
+from crbg.gate import Gaussian, _GatedProduct, straight_through
+
+KEY = (123456789, -987654321)
+compiled = pytest.mark.skipif(gate_kernels.compiled() is None, reason="this installation has no compiled gates")
+
+
+@pytest.fixture
+def in_torch(monkeypatch):
+    """Switch the compiled kernels off within a test."""
+
+    def switch():
+        monkeypatch.setattr(gate_kernels, "compiled", lambda: None)
+
+    return switch
+
+
+def example(shape=(70, 61), layout=torch.contiguous_format):
+    generator = torch.Generator().manual_seed(1)
+    mu = (0.5 + 0.6 * torch.randn(shape, generator=generator)).to(memory_format=layout)
+    w = torch.randn(shape, generator=generator).to(memory_format=layout)
+    return mu.requires_grad_(True), w
+
+
+def result(mu, w, grad=None, **options):
+    mu.grad = None
+    out = gate_kernels.gated_product(mu, w, **options)
+    out.backward(torch.ones_like(out) if grad is None else grad.to(out.dtype))
+    return out.detach().clone(), mu.grad.clone()
+
+
+def test_an_installation_with_a_c_compiler_has_compiled_gates():
+    if not shutil.which("gcc") and not shutil.which("cc"):
+        pytest.skip("no C compiler")
+    assert gate_kernels.compiled() is not None, "run `make install` (or pip install -e .) again to build crbg/gate_kernels.c"
+
+
+@compiled
+@pytest.mark.parametrize("count", [1, 5, 1024, 2047, 2048, 2049, 100_003])
+def test_both_forms_of_the_noise_have_the_same_bits(count, in_torch):
+    fast = gate_kernels.normal(count, KEY)
+    in_torch()
+    assert torch.equal(fast.view(torch.int32), gate_kernels.normal(count, KEY).view(torch.int32))
+
+
+@compiled
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("options", [{}, {"noise": 0.3}, {"noise": 0.3, "leak": 0.25}, {"hard": True}], ids=str)
+def test_both_forms_of_the_product_have_the_same_bits(layout, bf16, options, in_torch):
+    mu, w = example((9, 7, 3, 5), layout)
+    grad = torch.randn(mu.shape)
+    results = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            results.append(result(mu, w, grad, **options))
+        in_torch()
+    (fast, fast_slope), (slow, slow_slope) = results
+    assert fast.dtype == slow.dtype == (torch.bfloat16 if bf16 else torch.float32)
+    assert torch.equal(fast, slow)
+    assert torch.equal(fast_slope, slow_slope)
+
+
+@compiled
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("leak", [0.0, 0.5])
+def test_without_noise_the_bits_are_those_of_the_plain_gate(bf16, leak):
+    """Runs recorded before the kernels existed must come out the same."""
+    mu, w = example()
+    with torch.no_grad():
+        mu[0, :4] = torch.tensor([0.0, 1.0, -3.0, 7.0])
+    x = torch.randn(8, 61)
+
+    def learn(gated):
+        mu.grad = None
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = torch.nn.functional.linear(x, gated()).square().sum()
+        loss.backward()
+        return loss.detach(), mu.grad.clone()
+
+    for mine, plain in (
+        (lambda: gate_kernels.gated_product(mu, w, leak=leak), lambda: _GatedProduct.apply(mu, w, None, 0.0, leak)),
+        (lambda: gate_kernels.gated_product(mu, w, hard=True), lambda: straight_through(mu, w, mu.detach() > 0.5)),
+    ):
+        (loss, slope), (plain_loss, plain_slope) = learn(mine), learn(plain)
+        assert torch.equal(loss, plain_loss)
+        assert torch.equal(slope, plain_slope)
+
+
+@pytest.mark.parametrize("form", ["compiled", "torch"])
+def test_the_product_and_its_slope_follow_from_the_noise(form, in_torch):
+    if form == "torch":
+        in_torch()
+    mu, w = example()
+    torch.manual_seed(3)
+    out, slope = result(mu, w, noise=0.4, leak=0.1)
+    torch.manual_seed(3)
+    eps = gate_kernels.normal(mu.numel(), gate_kernels.draw_key()).reshape(mu.shape)
+    u = mu.detach() + 0.4 * eps
+    torch.testing.assert_close(out, w * u.clamp(0, 1))
+    torch.testing.assert_close(slope, torch.where((u > 0) & (u < 1), w, 0.1 * w))
+
+
+def test_the_second_derivative_is_that_of_the_plain_gate():
+    mu, w = example((6, 5))
+
+    def penalised(gated):
+        x = torch.linspace(-1, 1, 5).requires_grad_(True)
+        (first,) = torch.autograd.grad((gated() @ x).tanh().sum(), mu, create_graph=True)
+        return torch.autograd.grad(first.square().sum(), mu)[0]
+
+    plain = lambda: w * mu.clamp(0, 1)  # noqa: E731
+    torch.testing.assert_close(penalised(lambda: gate_kernels.gated_product(mu, w)), penalised(plain))
+
+
+def test_the_number_of_threads_changes_nothing():
+    before, seen = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            seen.append(gate_kernels.normal(200_001, KEY))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(seen[0], seen[1])
+    assert torch.equal(seen[0], seen[2])
+
+
+@pytest.fixture(scope="module")
+def sample():
+    return gate_kernels.normal(1 << 21, KEY).double()
+
+
+def test_noise_is_normal(sample):
+    assert stats.kstest(sample[:200_000].numpy(), "norm").pvalue > 1e-3
+    n = len(sample)
+    for power, expected, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
+        error = (float((sample**power).mean()) - expected) / (variance / n) ** 0.5
+        assert abs(error) < 4.5, f"moment {power}"
+    for level in (2.0, 3.0, 4.0):
+        p = 2 * stats.norm.sf(level)
+        assert abs(int((sample.abs() > level).sum()) - n * p) < 4.5 * (n * p) ** 0.5 + 1
+
+
+def correlation(a, b):
+    return abs(float((a * b).mean())) * len(a) ** 0.5
+
+
+@pytest.mark.parametrize("lag", [1, 2, 3, 16, 511, 1024, 2048, 4096])
+def test_neighbours_are_independent(sample, lag):
+    a, b = sample[:-lag], sample[lag:]
+    assert correlation(a, b) < 4.5
+    assert correlation(a**2 - 1, (b**2 - 1) / 2) < 4.5
+    assert correlation(a.abs() - (2 / torch.pi) ** 0.5, b) < 4.5
+
+
+def test_draws_of_other_keys_are_independent(sample):
+    """Keys as gates draw them, and keys that share one of their words with the first."""
+    torch.manual_seed(0)
+    keys = [gate_kernels.draw_key() for _ in range(6)]
+    for key in [*keys[:2], *((KEY[0], k) for _, k in keys[2:4]), *((k, KEY[1]) for k, _ in keys[4:])]:
+        other = gate_kernels.normal(len(sample), key).double()
+        for shift in (0, 1, 2, 1024):
+            assert correlation(sample, other.roll(shift)) < 4.5, (key, shift)
+            assert correlation(sample**2 - 1, (other.roll(shift) ** 2 - 1) / 2) < 4.5, (key, shift)
+
+
+def test_one_gate_draws_anew_in_every_pass_and_as_its_seed_says():
+    model = attach(torch.nn.Linear(40, 30), lambda n, w: Gaussian(torch.full_like(w, 0.5), noise=0.2, source="counter"))
+    for p in model.parameters():
+        p.requires_grad_(False)
+    (gate,) = gates(model).values()
+    gate.sampling = True
+    torch.manual_seed(0)
+    first, second = model.weight, model.weight
+    torch.manual_seed(0)
+    assert torch.equal(first, model.weight)
+    assert not torch.equal(first, second)
+
+
+def test_layouts_without_gaps_are_told_from_others():
+    mu, w = example((4, 3, 2, 2))
+    assert gate_kernels.suits(mu, w)
+    assert not gate_kernels.suits(mu, w.to(memory_format=torch.channels_last))
+    assert not gate_kernels.suits(mu.detach()[:, ::2], w[:, ::2])
+    assert not gate_kernels.suits(mu.detach().double(), w.double())
+    assert not gate_kernels.suits(mu, w.clone().requires_grad_(True))
+    assert not gate_kernels.suits(mu.detach()[:0], w[:0])
+
+
+def test_a_damaged_or_old_library_is_replaced_by_torch_with_a_warning(tmp_path, monkeypatch):
+    (tmp_path / "_gate_kernels.so").write_bytes(b"half of a fi")
+    monkeypatch.setattr(gate_kernels, "__file__", str(tmp_path / "gate_kernels.py"))
+    gate_kernels.compiled.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match="Install crbg again"):
+            assert gate_kernels.compiled() is None
+        assert gate_kernels.normal(10, KEY).shape == (10,)
+    finally:
+        gate_kernels.compiled.cache_clear()
