@@ -17,7 +17,7 @@ install: $(STAMP) ## make .venv with the locked dependencies (TORCH_BACKEND=cpu 
 # editable_mode=compat: a path instead of an import hook, so that a clone called crbg does not hide the package from scripts beside it.
 $(STAMP): requirements.lock pyproject.toml crbg/gate_kernels.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make install PYTHON=python3.11")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	@echo "installing the locked dependencies (with CUDA packages several GB; TORCH_BACKEND=cpu leaves them out)"
 ifeq ($(TORCH_BACKEND),)
 	$(BIN)/python -m pip install --quiet --config-settings editable_mode=compat -c requirements.lock -e '.[workflow,dev]'

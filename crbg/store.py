@@ -5,7 +5,7 @@ A recorded file holds all seeds of one spec: {"spec", "digest", "runs": {seed: {
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,16 @@ def outcome(config: Config, spec: Spec, seed: int) -> tuple[dict[str, Any], floa
     tested = found.get("evaluation", {}).get("test", {}).get("readings", {}).get("binary", {}).get("accuracy")
     fresh = found["origin"] == "this run"
     return found["record"], tested, str(run_folder(config, spec, seed) if fresh else recorded_folder(config) / f"{spec.slug()}.json")
+
+
+def recorded(config: Config) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
+    """Walk through the committed records: the digest of each spec, and its runs by seed."""
+    for path in sorted(recorded_folder(config).glob("*.json")):
+        entry = read_json(path)
+        try:
+            yield str(entry["digest"]), dict(entry["runs"])
+        except (KeyError, TypeError, ValueError):
+            raise CrbgError(f"{path} is not a file of recorded runs; restore it from version control") from None
 
 
 @lru_cache(maxsize=8)

@@ -106,7 +106,8 @@ def bound(requirement):
 
 
 EXTRAS = PYPROJECT["optional-dependencies"]
-CORE = dict(map(bound, PYPROJECT["dependencies"] + EXTRAS["workflow"] + [r for r in EXTRAS["dev"] if r.startswith("pytest>")]))
+TESTING = [r for r in EXTRAS["dev"] if bound(r)[0] in ("pytest", "hypothesis")]  # what the tests import
+CORE = dict(map(bound, PYPROJECT["dependencies"] + EXTRAS["workflow"] + TESTING))
 LOCK = {plain(name): version for name, version in re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "requirements.lock").read_text(), re.MULTILINE)}
 
 
@@ -114,7 +115,7 @@ def test_the_conda_environment_has_the_same_bounds():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     wanted = {CONDA.get(name, name): version for name, version in CORE.items()}
     assert dict(map(bound, environment)) == wanted | {"python": PYPROJECT["requires-python"].removeprefix(">=")}
-    assert "pytest" in wanted
+    assert {"pytest", "hypothesis"} <= set(wanted)
 
 
 def test_the_lock_satisfies_every_bound():

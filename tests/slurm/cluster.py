@@ -19,7 +19,16 @@ BIN = Path(sys.executable).parent
 
 
 def sh(*words, **kwargs):
-    return subprocess.run([str(w) for w in words], capture_output=True, text=True, check=False, **kwargs)
+    """Run a command and return how it ended; one that is not installed ends with 127, as in a shell."""
+    words = [str(w) for w in words]
+    if shutil.which(words[0]) is None:
+        return subprocess.CompletedProcess(words, 127, "", f"{words[0]}: not installed")
+    return subprocess.run(words, capture_output=True, text=True, check=False, **kwargs)
+
+
+def is_up():
+    """Tell whether a SLURM answers on this machine; one that was never installed does not."""
+    return sh("sinfo").returncode == 0
 
 
 def clean(**more):

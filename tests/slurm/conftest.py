@@ -5,22 +5,23 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from cluster import HERE, Clone, results_of, sh, wait
+from cluster import HERE, Clone, is_up, results_of, sh, wait
 
 
 def pytest_collection_modifyitems(items):
     allowed = os.environ.get("CRBG_TEST_SLURM") == "1"
     for item in items:
-        if HERE in Path(item.fspath).parents and not (allowed and os.geteuid() == 0):
+        starts_it = HERE in Path(item.fspath).parents and item.get_closest_marker("slurm")
+        if starts_it and not (allowed and os.geteuid() == 0):
             item.add_marker(pytest.mark.skip(reason="starts a real SLURM: needs root on Debian and CRBG_TEST_SLURM=1"))
 
 
 @pytest.fixture(scope="session")
 def cluster():
     """SLURM is up; it is taken down at the end unless it was up before."""
-    was_up = sh("sinfo").returncode == 0
+    was_up = is_up()
     started = subprocess.run([HERE / "start_slurm.sh", "up"], check=False)
-    assert started.returncode == 0
+    assert started.returncode == 0, "start_slurm.sh could not start SLURM; what it wrote above says why"
     yield
     if not was_up:
         subprocess.run([HERE / "start_slurm.sh", "down"], check=False)

@@ -8,6 +8,7 @@ D=${SLURM_TEST_DIR:-/tmp/slurm-test}
 CGROUP=${CGROUP:-0}
 GPUS=${SLURM_TEST_GPUS:-2}
 HOST=$(hostname -s)
+PATH=$PATH:/usr/sbin:/sbin # the daemons lie there, where `su` without `-` does not look
 
 alive() { [ -s "$1" ] && kill -0 "$(cat "$1")" 2>/dev/null; }
 
@@ -20,7 +21,10 @@ wait_for() { # seconds, command...
 }
 
 install_packages() {
-  command -v munged slurmctld slurmd sbatch >/dev/null && return 0
+  # One by one: with several names `command -v` is content with any of them.
+  local name missing=0
+  for name in munged slurmctld slurmd sbatch; do command -v "$name" >/dev/null || missing=1; done
+  [ "$missing" = 1 ] || return 0
   export DEBIAN_FRONTEND=noninteractive
   apt-get -qq update >&2
   apt-get -qq install -y --no-install-recommends munge slurmctld slurmd slurm-client >"$D/apt.log" 2>&1 ||
