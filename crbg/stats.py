@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
+import numpy as np
 from scipy import stats as scipy_stats
 
 from crbg.errors import CrbgError
@@ -72,9 +75,11 @@ def welch(a: Sequence[float], b: Sequence[float]) -> Contrast:
     if n < 2:
         mean = math.fsum(a) / len(a) - math.fsum(b) / len(b)
         return Contrast(Interval(mean, -math.inf, math.inf, n), math.nan, "none (n = 1)")
+    mean = math.fsum(a) / len(a) - math.fsum(b) / len(b)
+    if len(set(a)) == len(set(b)) == 1:
+        return Contrast(Interval(mean, mean, mean, n), 0.0 if mean else 1.0, "Welch")
     test = scipy_stats.ttest_ind(a, b, equal_var=False)
     ci = test.confidence_interval(0.95)
-    mean = math.fsum(a) / len(a) - math.fsum(b) / len(b)
     return Contrast(Interval(mean, float(ci.low), float(ci.high), n), float(test.pvalue), "Welch")
 
 
@@ -105,3 +110,50 @@ def value_verdict(ours: Sequence[float], published: float, margin: float) -> tup
     if d.low >= -margin:
         return "reproduced", d
     return ("not reproduced" if d.high < -margin else "inconclusive"), d
+
+
+def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
+    """Spearman's rank correlation; None where one of the two does not vary."""
+    return partial_rank_correlation(x, y, [0.0] * len(x))
+
+
+def partial_rank_correlation(x: Sequence[float], y: Sequence[float], given: Sequence[float]) -> float | None:
+    """Spearman's rank correlation of x and y given a third quantity: that of what its ranks leave of their ranks.
+
+    None where nothing is left of one of the two.
+    """
+    a, b = _beside(_ranks(x), _ranks(given)), _beside(_ranks(y), _ranks(given))
+    least = 1e-9 * len(x)
+    if np.linalg.norm(a) < least or np.linalg.norm(b) < least:
+        return None
+    return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
+
+
+@lru_cache(maxsize=4096)
+def partial_by_chance(
+    x: tuple[float, ...], y: tuple[float, ...], given: tuple[float, ...], level: float = 0.95, draws: int = 1999
+) -> float:
+    """Give the size that the partial rank correlation stays within in this share of permutations (Freedman and Lane).
+
+    What the third quantity leaves of y is permuted and freed of it again: y keeps what it owes to that quantity.
+    The permutations are always the same.
+    """
+    fixed = _ranks(given)
+    a, b = _beside(_ranks(x), fixed), _beside(_ranks(y), fixed)
+    drawn = np.random.default_rng(0).permuted(np.tile(b, (draws, 1)), axis=1)
+    free = _beside(drawn.T, fixed).T
+    sizes = np.linalg.norm(free, axis=1) * np.linalg.norm(a)
+    found = np.divide(np.abs(free @ a), sizes, out=np.zeros(draws), where=sizes > 1e-9)
+    return float(np.quantile(found, level))
+
+
+def _ranks(values: Sequence[float]) -> np.ndarray[Any, Any]:
+    return np.asarray(scipy_stats.rankdata(values), dtype=float)
+
+
+def _beside(values: np.ndarray[Any, Any], given: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Free values, or each column of them, of their mean and of what is linear in another quantity."""
+    fixed = given - given.mean()
+    out: np.ndarray[Any, Any] = values - values.mean(axis=0)
+    size = float(fixed @ fixed)
+    return out - np.multiply.outer(fixed, fixed @ out) / size if size else out
