@@ -1,7 +1,6 @@
 """Sparsity by layer and by head: what a record says of depth, the rule that judges it, and the pictures."""
 
 import dataclasses
-import math
 
 import numpy as np
 import pandas as pd
@@ -9,31 +8,78 @@ import pytest
 import torch
 
 from crbg import config as configs
-from crbg import measure, models
+from crbg import measure, models, stats
 from crbg.attach import weights
 from crbg.cli import main
 from crbg.mask import Mask
 from crbg.report import claims, depth, figures
-from crbg.report.tidy import deeper_sparser, tidy
+from crbg.report.tidy import layer_ranks, tidy
 
 
-def record(sparsities, order=None):
+def record(sparsities, order=None, sizes=None):
     names = order or [f"l{i}" for i in range(len(sparsities))]
-    return {"depth": names, "layers": {n: {"kept": round(1000 * (1 - s)), "total": 1000} for n, s in zip(names, sparsities, strict=True)}}
+    totals = dict(zip(names, sizes or [1000] * len(names), strict=True))
+    kept = {n: round(totals[n] * (1 - s)) for n, s in zip(names, sparsities, strict=True)}
+    return {"depth": names, "layers": {n: {"kept": kept[n], "total": totals[n]} for n in names}}
 
 
 def test_depth_is_the_order_of_the_network_not_of_the_names():
     rising = record([0.1, 0.3, 0.5, 0.7, 0.9], ["stem", "conv10", "conv2", "body", "fc"])
-    assert deeper_sparser(rising) == pytest.approx(1.0)
-    assert deeper_sparser(record([0.9, 0.7, 0.5, 0.3])) == pytest.approx(-1.0)
-    assert deeper_sparser(record([0.5] * 6)) is None
-    assert deeper_sparser(record([0.1, 0.2, 0.3])) is None
-    assert deeper_sparser({"layers": {}}) is None
+    assert layer_ranks(rising)["depth"] == pytest.approx(1.0)
+    assert layer_ranks(record([0.9, 0.7, 0.5, 0.3]))["depth"] == pytest.approx(-1.0)
+    assert layer_ranks(record([0.5] * 6)) == dict.fromkeys(("depth", "by_size", "depth_alone", "by_chance"))
+    assert set(layer_ranks(record([0.1, 0.2, 0.3])).values()) == {None}
+    assert set(layer_ranks({"layers": {}}).values()) == {None}
 
 
-def rows(correlations, tensors=54):
+def test_depth_alone_is_what_size_does_not_explain():
+    # Sparsity follows size, and size grows with depth but in two places: nothing is left for depth.
+    sizes = [100, 300, 200, 400, 500, 700, 600, 800]
+    owed = layer_ranks(record([s / 1000 for s in sizes], sizes=sizes))
+    assert (owed["by_size"], owed["depth_alone"], owed["by_chance"]) == (pytest.approx(1.0), None, None)
+    assert owed["depth"] > 0.9
+    # Equal sizes: the partial correlation is the plain one.
+    even = layer_ranks(record([0.1, 0.3, 0.2, 0.7, 0.9, 0.8]))
+    assert even["depth_alone"] == pytest.approx(even["depth"])
+    assert even["by_size"] is None
+    # Two sizes in turn: the formula of partial correlation over the three rank correlations.
+    x, y, g = [0.0, 1, 2, 3, 4, 5, 6, 7], [0.1, 0.4, 0.2, 0.6, 0.35, 0.9, 0.5, 0.8], [1.0, 2, 1, 2, 1, 2, 3, 3]
+    xy, xg, yg = (stats.rank_correlation(*p) for p in ((x, y), (x, g), (y, g)))
+    assert stats.partial_rank_correlation(x, y, g) == pytest.approx((xy - xg * yg) / ((1 - xg**2) * (1 - yg**2)) ** 0.5)
+    found = layer_ranks(record(y, sizes=[int(1000 * s) for s in g]))
+    assert found["depth_alone"] == pytest.approx(stats.partial_rank_correlation(x, y, g))
+
+
+def test_what_chance_gives_depth_alone_holds_its_level():
+    # Sparsity owes everything to size and noise, and depth goes with size: 95 of 100 stay below the bound.
+    rng, beyond = np.random.default_rng(1), 0
+    place = tuple(float(i) for i in range(30))
+    for _ in range(300):
+        size = tuple(i + rng.normal(0, 4) for i in range(30))
+        sparsity = tuple(s + rng.normal(0, 5) for s in size)
+        bound = stats.partial_by_chance(place, sparsity, size, draws=199)
+        beyond += abs(stats.partial_rank_correlation(place, sparsity, size)) > bound
+    assert 0.02 < beyond / 300 < 0.09
+    assert stats.rank_correlation(place, sparsity) > 0.6, "the raw correlation would have called each of them deeper"
+    # What is permuted is freed of size again, as least squares on it would.
+    x, y, size = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0), (2.0, 1.0, 4.0, 6.0, 3.0, 5.0), (1.0, 2.0, 3.0, 5.0, 4.0, 6.0)
+
+    def left(v):
+        on = np.column_stack([np.ones(6), size])
+        return v - on @ np.linalg.lstsq(on, v, rcond=None)[0]
+
+    drawn = np.random.default_rng(0).permuted(np.tile(left(np.array(y)), (1999, 1)), axis=1)
+    sizes = [abs(np.corrcoef(left(np.array(x)), left(d))[0, 1]) for d in drawn]
+    assert stats.partial_by_chance(x, y, size) == pytest.approx(np.quantile(sizes, 0.95))
+    many = tuple(float(i) for i in range(53))
+    free = stats.partial_by_chance(many, tuple(rng.permutation(53).astype(float)), (1.0,) * 53)
+    assert free == pytest.approx(1.96 / 52**0.5, abs=0.03)  # sizes alike: layers in random order
+
+
+def rows(correlations, tensors=54, raw=0.9):
     common = {"experiment": "e", "arm": "a", "asked": 0.1, "part": "test", "reading": "binary", "tensors": tensors}
-    return pd.DataFrame([common | {"seed": i, "depth": c} for i, c in enumerate(correlations)])
+    common |= {"depth": raw, "by_size": 0.98, "by_chance": 0.27}
+    return pd.DataFrame([common | {"seed": i, "depth_alone": c} for i, c in enumerate(correlations)])
 
 
 @pytest.mark.parametrize(
@@ -43,16 +89,18 @@ def rows(correlations, tensors=54):
         ([0.1, 0.12, 0.09], "not reproduced"),
         ([-0.8, -0.7, -0.75], "not reproduced"),
         ([0.1, 0.9, 0.4], "inconclusive"),
+        ([0.8], "inconclusive"),
         ([None, None], "not run"),
         ([], "not run"),
     ],
 )
-def test_deeper_is_sparser_is_judged_against_layers_in_random_order(correlations, verdict):
+def test_deeper_is_sparser_is_judged_beside_size_and_against_layers_in_random_order(correlations, verdict):
     frame = rows(correlations) if correlations else rows([0.0]).iloc[:0]
     found, evidence = claims.RULES["deeper"]({"experiment": "e", "arm": "a", "density": 0.1}, frame)
     assert found == verdict
     if verdict != "not run":
-        assert f"up to {1.96 / math.sqrt(53):.2f}" in evidence
+        assert "up to 0.27; with depth alone +0.90, with size alone +0.98" in evidence
+        assert ("[" in evidence) == (len(correlations) > 1)
 
 
 def test_kept_weights_of_each_head_are_counted():

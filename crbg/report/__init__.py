@@ -105,7 +105,8 @@ def _published(claims: Mapping[str, Any], experiment: Experiment, config: Config
     """Find what was published for an experiment's own figure: points (density, accuracy, source) and the width sweep."""
     if config.demonstration:
         return {}
-    rules = [(c, c["rule"]) for c in claims["claims"] if c["rule"] and c["rule"].get("experiment") == experiment.name]
+    declared = [(c, rule) for c in claims["claims"] for rule in (c["rule"], c.get("reduced")) if rule]
+    rules = [(c, rule) for c, rule in declared if rule.get("experiment") == experiment.name]
     found: dict[str, Any] = {"points": [(r["at"], r["published"], c["source"].split(",")[0]) for c, r in rules if "at" in r]}
     known = yaml.safe_load(PUBLISHED.read_text()) if PUBLISHED.exists() else {}
     if any(r["type"] == "width" for _, r in rules) or experiment.name in known.get("winners", {}):

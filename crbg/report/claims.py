@@ -1,8 +1,13 @@
-"""Published claims -> verdicts, by rules that are data in paper/claims.yaml and were written before the test set was opened."""
+"""Published claims -> verdicts, by rules that are data in paper/claims.yaml.
+
+Rules are declared before the runs that they name are read. Where one was not, or was changed later, its entry says so.
+A claim may carry a second rule, `reduced`, for runs of a far shorter schedule than the published one: see `_reduced`.
+"""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +26,12 @@ from crbg.report.tidy import by_width, setting, values
 CLAIMS = Path("paper/claims.yaml")
 PUBLISHED = Path("paper/published.yaml")  # digitised points
 FIELDS = ("id", "source", "quote", "kind", "reading", "rule")
+OPTIONAL = ("reduced", "declared", "first")
+DECLARED = ("before", "after")  # the first reading of the runs that the rule names
+REDUCED: dict[str, tuple[type, ...]] = {  # what a reduced rule has to say, beside what its type asks for
+    "experiment": (str,), "arm": (str,), "epochs": (int,), "published_epochs": (int, str), "decides": (str,),
+}  # fmt: skip
+ENOUGH = 3  # seeds from which on runs of a reduced schedule may confirm a claim
 CONTRASTS = {  # lists of paired comparisons by when they were declared
     "first_contrasts": ("first round", "contrast declared before the first round"),
     "contrasts": ("", "contrast declared before the second round, after the first had been read"),
@@ -37,6 +48,12 @@ class Verdict:
     quote: str
     verdict: str
     evidence: str
+    declared: str = ""  # before or after the first reading, where the entry says so
+
+    @property
+    def judged(self) -> bool:
+        """Whether a rule has decided: what was not run, only observed, or cannot be tested is not judged."""
+        return self.verdict not in ("not run", "observed") and not self.verdict.startswith("not testable")
 
     @property
     def measured(self) -> str:
@@ -51,35 +68,94 @@ def read_claims(path: Path = CLAIMS) -> dict[str, Any]:
     except (OSError, yaml.YAMLError) as error:
         raise CrbgError(f"cannot read {path}: {error}") from None
     for claim in raw["claims"]:
-        missing = [f for f in FIELDS if f not in claim]
-        unknown = [f for f in claim if f not in FIELDS]
-        if missing or unknown:
-            raise CrbgError(f"{path}: claim {claim.get('id', '?')!r} lacks {missing} or has unknown {unknown}")
-        if claim["rule"] is not None and claim["rule"].get("type") not in RULES:
-            raise CrbgError(f"{path}: claim {claim['id']!r}: {choose(str(claim['rule'].get('type')), RULES)}")
+        _check(claim, path)
     for name in CONTRASTS:
         if len(raw.get(name, [])) > 8:
             raise CrbgError(f"{path}: {len(raw[name])} {name.replace('_', ' ')} are declared; the protocol allows 8")
     return dict(raw)
 
 
+def _check(claim: Mapping[str, Any], path: Path) -> None:
+    """Refuse a claim whose fields or rules are not of the vocabulary."""
+    missing = [f for f in FIELDS if f not in claim]
+    unknown = [f for f in claim if f not in FIELDS + OPTIONAL]
+    if missing or unknown:
+        raise CrbgError(f"{path}: claim {claim.get('id', '?')!r} lacks {missing} or has unknown {unknown}")
+    place, reduced = f"{path}: claim {claim['id']!r}", claim.get("reduced")
+    for rule in (claim["rule"], reduced):
+        if rule is not None and rule.get("type") not in RULES:
+            raise CrbgError(f"{place}: {choose(str(rule.get('type')), RULES)}")
+    if wrong := [k for k, kinds in REDUCED.items() if reduced is not None and not isinstance(reduced.get(k), kinds)]:
+        raise CrbgError(f"{place}: its reduced rule lacks {wrong}, or they are of the wrong kind")
+    if claim.get("declared", "before") not in DECLARED:
+        raise CrbgError(f"{place}: declared: {choose(str(claim['declared']), DECLARED)}")
+
+
 def judge(claims: Mapping[str, Any], rows: pd.DataFrame, config: Config) -> list[Verdict]:
     """Apply every rule to test accuracies of this configuration; a demonstration judges nothing."""
     out = []
     for claim in claims["claims"]:
-        rule = claim["rule"]
-        if config.demonstration:
-            verdict, evidence = "not run", "a demonstration judges nothing"
-        elif rule is None:
-            verdict, evidence = "not run", "no runs in this version"
-        else:
-            verdict, evidence = RULES[rule["type"]](rule, rows)
-        out.append(Verdict(claim["id"], claim["source"], claim["quote"], verdict, f"{evidence}. Reading: {claim['reading']}"))
+        asked = not config.demonstration
+        verdict, evidence = _judged(claim, rows) if asked else ("not run", "a demonstration judges nothing")
+        first = f". First outcome: {claim['first']}" if "first" in claim else ""
+        text = f"{evidence}{first}. Reading: {claim['reading']}"
+        out.append(Verdict(claim["id"], claim["source"], claim["quote"], verdict, text, claim.get("declared", "")))
     if not config.demonstration:
         out += [_goal(g, rows) for g in claims.get("goals", [])]
         for name, (label, source) in CONTRASTS.items():
             out += _contrasts(claims.get(name, []), rows, label, source)
     return out
+
+
+def _judged(claim: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
+    """Apply a claim's rule, or its reduced one where the runs that the first one names are not there."""
+    rule, reduced = claim["rule"], claim.get("reduced")
+    verdict, evidence = RULES[rule["type"]](rule, rows) if rule else ("not run", "no runs in this version")
+    return _reduced(claim["kind"], reduced, rows) if reduced and _absent(verdict, evidence) else (verdict, evidence)
+
+
+def _absent(verdict: str, evidence: str) -> bool:
+    """Tell a rule without runs from one whose runs are there and could not be compared."""
+    return verdict == "not run" and "no runs" in evidence
+
+
+def _reduced(kind: str, rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
+    """Judge by runs of a schedule far below the published one: three seeds may confirm a claim, and none refutes one.
+
+    Everything but a confirmation is `observed`. So is a cost, which a schedule changes, a rule that says
+    `confirms: false`, and whatever stands on runs that collapsed or missed their density.
+    """
+    arm, experiment = rule["arm"], rule["experiment"]
+    density = rule.get("density")
+    densities = density if isinstance(density, list) else [density]
+    mine = [values(rows, experiment, arm, d) for d in densities]
+    missed = sum(int(found.density_missed.eq(True).sum()) for found in mine)
+    lost = sum(_collapsed({**rule, "density": d}, rows, arm) for d in densities if d is not None)
+    word, evidence = RULES[rule["type"]](rule, rows.assign(density_missed=False))
+    if _absent(word, evidence) and not lost:
+        return word, evidence
+    seeds = [int(n) for n in re.findall(r"\bn = (\d+)", evidence)]
+    parts = [evidence]
+    if not seeds:
+        parts += [f"{arm} {found.accuracy.mean():.2f} %, n = {len(found)}" for found in mine if len(found)]
+    parts += [f"density missed in {missed} runs of {arm}"] if missed else []
+    parts += [f"{lost} runs of {arm} ended without a ticket"] if lost else []
+    parts += [_schedule(rule, rows), f"what would decide: {rule['decides']}"]
+    sound = not missed and not lost and min(seeds, default=0) >= ENOUGH
+    confirms = sound and kind != "cost" and rule.get("confirms", True) and word in ("exceeded", "reproduced")
+    return word if confirms else "observed", "; ".join(parts)
+
+
+def _schedule(rule: Mapping[str, Any], rows: pd.DataFrame) -> str:
+    """Say how long the runs were, whatever the rule expected, and how long the published ones."""
+    ran = sorted({int(e) for e in rows[(rows.experiment == rule["experiment"]) & (rows.arm == rule["arm"])].epochs})
+    declared = "" if ran == [rule["epochs"]] else f", {rule['epochs']} declared"
+    return f"reduced schedule of {' and '.join(map(str, ran))} epochs{declared} (published: {rule['published_epochs']})"
+
+
+def _untestable(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
+    """Say why data cannot test a claim, whatever is measured on them."""
+    return f"not testable on {rule['on']}", rule["why"]
 
 
 def _goal(goal: Mapping[str, Any], rows: pd.DataFrame) -> Verdict:
@@ -93,7 +169,7 @@ def _goal(goal: Mapping[str, Any], rows: pd.DataFrame) -> Verdict:
     word = "met" if i.low >= goal["least"] else "met in the mean" if i.mean >= goal["least"] else "missed"
     if mine.density_missed.astype(bool).any():
         word = "missed"
-    evidence = f"{i.mean:.2f} % [{i.low:.2f}, {i.high:.2f}] at {100 * (1 - mine.density.mean()):.1f} % sparsity, n = {i.n}"
+    evidence = f"{i.mean:.2f} %{_span(i, '.2f')} at {100 * (1 - mine.density.mean()):.1f} % sparsity, n = {i.n}"
     return Verdict(name, "our aim", quote, word, evidence)
 
 
@@ -117,7 +193,7 @@ def _contrasts(declared: list[dict[str, Any]], rows: pd.DataFrame, label: str, s
             continue
         p, d = next(adjusted), r.difference
         word = "indistinguishable" if not p < 0.05 else f"{c['a'] if d.mean > 0 else c['b']} is better"
-        evidence = f"{d.mean:+.2f} points [{d.low:+.2f}, {d.high:+.2f}], {r.test}, n = {d.n}, Holm p = {p:.2g}"
+        evidence = f"{d.mean:+.2f} points{_span(d)}, {r.test}, n = {d.n}, Holm p = {p:.2g}"
         out.append(Verdict(name, source, f"{c['a']} against {c['b']}", word, evidence))
     return out
 
@@ -128,6 +204,11 @@ def _compare(a: pd.DataFrame, b: pd.DataFrame) -> stats.Contrast:
     if len(pairs) == len(a) == len(b):
         return stats.paired(list(pairs.accuracy_x), list(pairs.accuracy_y))
     return stats.welch(list(a.accuracy), list(b.accuracy))
+
+
+def _span(i: stats.Interval, form: str = "+.2f") -> str:
+    """Write the ends of an interval, to stand behind its mean; one seed has none."""
+    return f" [{i.low:{form}}, {i.high:{form}}]" if math.isfinite(i.low) and math.isfinite(i.high) else ""
 
 
 def _word(holds: bool, fails: bool) -> str:
@@ -152,10 +233,8 @@ def _value(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
         verdict = "not reproduced"  # whatever the accuracy: it belongs to fewer dropped weights
     if "shorter" in rule and verdict == "not reproduced":
         verdict, units = "inconclusive", f" after {rule['shorter']} of the published search{units}"
-    return verdict, (
-        f"{mine.accuracy.mean():.2f} %{units} at {sparsity:.1f} % sparsity, d = {d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}], "
-        f"margin {rule['margin']}, n = {d.n}"
-    )
+    evidence = f"{mine.accuracy.mean():.2f} %{units} at {sparsity:.1f} % sparsity, d = {d.mean:+.2f}{_span(d)}"
+    return verdict, f"{evidence}, margin {rule['margin']}, n = {d.n}"
 
 
 def _missed(rule: Mapping[str, Any], mine: pd.DataFrame) -> str:
@@ -174,7 +253,7 @@ def _gap(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
         return "not run", "no runs"
     d = stats.paired(list(soft.accuracy), list(hard.accuracy)).difference
     verdict = _word(d.high <= rule["most"], d.low > rule["most"])
-    return verdict, f"mean - half = {d.mean:+.2f} points [{d.low:+.2f}, {d.high:+.2f}], at most {rule['most']} allowed, n = {d.n}"
+    return verdict, f"mean - half = {d.mean:+.2f} points{_span(d)}, at most {rule['most']} allowed, n = {d.n}"
 
 
 def _loss(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
@@ -185,7 +264,7 @@ def _loss(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
         return "not run", "no runs"
     d = _compare(reference, mine).difference
     verdict = _word(d.high <= rule["most"], d.low > rule["most"])
-    evidence = f"{rule['reference']} - {rule['arm']} = {d.mean:+.2f} points [{d.low:+.2f}, {d.high:+.2f}]"
+    evidence = f"{rule['reference']} - {rule['arm']} = {d.mean:+.2f} points{_span(d)}"
     return verdict, f"{evidence}, at most {rule['most']}, n = {d.n}"
 
 
@@ -198,7 +277,7 @@ def _sanity(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
     for control, bound in rule["at_most"].items():
         i = stats.t_interval(list(mine[control]))
         holds, refuted = holds and i.high <= bound, refuted or i.low > bound
-        parts.append(f"{control} {i.mean:.1f} % [{i.low:.1f}, {i.high:.1f}], bound {bound}")
+        parts.append(f"{control} {i.mean:.1f} %{_span(i, '.1f')}, bound {bound}")
     return _word(holds, refuted), "; ".join(parts) + f", n = {len(mine)}"
 
 
@@ -206,22 +285,23 @@ def _frontier(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
     """Judge "our method reaches `density`, theirs only `reference_density`, at comparable accuracy".
 
     It takes both halves: ours at `density` is within the margin of theirs at `reference_density`, and theirs at `density`
-    is not.
+    is not. `reference` names the arm that stands at `reference_density` where it is another.
     """
     ours = values(rows, rule["experiment"], rule["arm"], rule["density"])
     theirs = values(rows, rule["experiment"], rule["other"], rule["density"])
-    base = values(rows, rule["experiment"], rule["other"], rule["reference_density"])
+    other = rule.get("reference", rule["other"])
+    base = values(rows, rule["experiment"], other, rule["reference_density"])
     if ours.empty or theirs.empty or base.empty:
         return "not run", "no runs"
     pairs = [one.merge(base, on=["seed", "draw", "order"]) for one in (ours, theirs)]
     if any(len(p) < len(base) for p in pairs):
         return "not run", "the runs to compare are not pairs of the same seeds, draws and data orders"
     up, down = (stats.paired(list(p.accuracy_x), list(p.accuracy_y)).difference for p in pairs)
-    m = rule["margin"]
+    m, loses = rule["margin"], stats.Interval(-down.mean, -down.high, -down.low, down.n)
     evidence = (
-        f"{rule['arm']} at {rule['density']} - {rule['other']} at {rule['reference_density']} = "
-        f"{up.mean:+.2f} [{up.low:+.2f}, {up.high:+.2f}]; "
-        f"{rule['other']} at {rule['density']} itself loses {-down.mean:.2f} [{-down.high:.2f}, {-down.low:.2f}]; margin {m}, n = {up.n}"
+        f"{rule['arm']} at {rule['density']} - {other} at {rule['reference_density']} = {up.mean:+.2f}{_span(up)}; "
+        f"{rule['other']} at {rule['density']} itself loses {loses.mean:.2f}{_span(loses, '.2f')}; "
+        f"margin {m}, n = {up.n}"
     )
     return _word(up.low >= -m and down.high < -m, up.high < -m or down.low >= -m), evidence
 
@@ -235,7 +315,8 @@ def _collapsed(rule: Mapping[str, Any], rows: pd.DataFrame, arm: str) -> int:
 def _best(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
     """Judge whether an arm is better than every one of others, at a density or at each of several: all intervals lie above 0.
 
-    Others without a density, from the experiment `among`, may be named too. On `part: validation` an arm stands at its best setting.
+    With `within`, it may be worse by less than that. Others without a density may be named too: those of the experiment
+    `among`, and those that `whole` names again. On `part: validation` an arm stands at its best setting.
     Arms that stand in the experiment `wider` with the same spec and more seeds are taken from there.
     """
     if isinstance(rule["density"], list):
@@ -248,9 +329,10 @@ def _best(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
         return "not run", "no runs"
     more = _wider(rule, rows, rule["arm"], ours)
     lost = {arm: _collapsed(rule, rows, arm) for arm in (rule["arm"], *rule["others"])}
-    parts, holds, refuted = [], True, False
+    parts, holds, refuted, least = [], True, False, -rule.get("within", 0)
+    seeds = [len(ours)]
     for other in rule["others"]:
-        asked = None if "among" in rule else rule["density"]
+        asked = None if "among" in rule or other in rule.get("whole", ()) else rule["density"]
         theirs = _chosen(rule, rows, rule.get("among", rule["experiment"]), other, asked)
         if lost[rule["arm"]] or lost[other]:
             return "inconclusive", ", ".join(f"{lost[arm]} runs of {arm} collapsed" for arm in (rule["arm"], other) if lost[arm])
@@ -259,9 +341,12 @@ def _best(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
         theirs_too = _wider(rule, rows, other, theirs)
         wide = len(more) > len(ours) and len(theirs_too) > len(theirs)
         d = _compare(*((more, theirs_too) if wide else (ours, theirs))).difference
-        holds, refuted = holds and d.low > 0, refuted or d.high < 0
-        parts.append(f"- {other} {d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}]" + (f" (n = {d.n})" if wide else ""))
-    return _word(holds, refuted), f"{rule['arm']} at {rule['density']}: " + ", ".join(parts) + f"; n = {len(ours)}{_where(rule)}"
+        holds, refuted = holds and d.low > least, refuted or d.high < least
+        seeds.append(len(theirs))
+        parts.append(f"- {other} {d.mean:+.2f}{_span(d)}" + (f" (n = {d.n})" if wide else ""))
+    allowed = f"; at most {rule['within']} below" if "within" in rule else ""
+    evidence = f"{rule['arm']} at {rule['density']}: {', '.join(parts)}{allowed}; n = {min(seeds)}{_where(rule)}"
+    return _word(holds, refuted), evidence
 
 
 def _wider(rule: Mapping[str, Any], rows: pd.DataFrame, arm: str, mine: pd.DataFrame) -> pd.DataFrame:
@@ -297,9 +382,10 @@ def _passes(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
     losses = {name: _compare(by["none"], g).difference for name, g in by.items() if name != "none"}
     m = rule["margin"]
     passes, fails = all(d.low > m for d in losses.values()), any(d.high < m for d in losses.values())
-    parts = ", ".join(f"{name} loses {d.mean:.2f} [{d.low:.2f}, {d.high:.2f}]" for name, d in losses.items())
+    parts = ", ".join(f"{name} loses {d.mean:.2f}{_span(d, '.2f')}" for name, d in losses.items())
     verdict = _word(fails, passes) if rule.get("fail") else _word(passes, fails)
-    return verdict, f"{rule['arm']} at {rule['density']}: {parts}; margin {m}, n = {len(by['none'])}{_where(rule)}"
+    n = min(map(len, by.values()))
+    return verdict, f"{rule['arm']} at {rule['density']}: {parts}; margin {m}, n = {n}{_where(rule)}"
 
 
 def _cheaper(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
@@ -311,10 +397,11 @@ def _cheaper(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
         return "not run", "the runs were timed on different machines"
     logs = [arm.assign(accuracy=[math.log(float(s)) for s in arm.search_seconds]) for arm in (theirs, ours)]
     d = _compare(*logs).difference
-    low, mean, high = (math.exp(v) for v in (d.low, d.mean, d.high))
+    ratio = stats.Interval(math.exp(d.mean), math.exp(d.low), math.exp(d.high), d.n)
     least = 0.9 * rule["times"]
     evidence = f"{rule['arm']} takes {ours.search_seconds.mean():.0f} s, {rule['reference']} {theirs.search_seconds.mean():.0f} s"
-    return _word(low >= least, high < least), f"{evidence}: {mean:.1f} times [{low:.1f}, {high:.1f}], {rule['times']} claimed, n = {d.n}"
+    evidence += f": {ratio.mean:.1f} times{_span(ratio, '.1f')}, {rule['times']} claimed, n = {d.n}"
+    return _word(ratio.low >= least, ratio.high < least), evidence
 
 
 def _floor(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
@@ -326,22 +413,24 @@ def _floor(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
         return "not run", missed
     i = stats.t_interval(list(mine.accuracy))
     verdict = _word(i.low >= rule["least"], i.high < rule["least"])
-    return verdict, f"{i.mean:.2f} % [{i.low:.2f}, {i.high:.2f}], at least {rule['least']} asked, n = {i.n}"
+    return verdict, f"{i.mean:.2f} %{_span(i, '.2f')}, at least {rule['least']} asked, n = {i.n}"
 
 
 def _deeper(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
-    """Judge "deeper layers are sparser" by the rank correlation of a layer's sparsity with its depth, one a run.
+    """Judge "deeper layers are sparser": the rank correlation of sparsity with depth given layer size, one a run.
 
-    Layers in random order, as one threshold over random scores gives, correlate within 1.96 / sqrt(layers - 1) of 0 in 95 of
-    100 draws. It holds where the whole interval lies above that, and fails where it lies below.
+    Large layers can be sparser whatever their place, and in many networks the deep ones are the large ones. It holds
+    where the whole interval lies above what layers in random order give in 95 of 100 draws, and fails where it lies
+    below.
     """
     mine = values(rows, rule["experiment"], rule["arm"], rule["density"])
-    mine = mine[mine.depth.notna()]
+    mine = mine[mine.depth_alone.notna()]
     if mine.empty:
         return "not run", "no runs"
-    i, layers = stats.t_interval([float(d) for d in mine.depth]), int(mine.tensors.max())
-    bound = 1.96 / math.sqrt(layers - 1)
-    evidence = f"rank correlation {i.mean:+.2f} [{i.low:+.2f}, {i.high:+.2f}] over {layers} layers, random order gives up to {bound:.2f}"
+    i, bound = stats.t_interval([float(d) for d in mine.depth_alone]), float(mine.by_chance.max())
+    raw = f"with depth alone {mine.depth.mean():+.2f}, with size alone {mine.by_size.mean():+.2f}"
+    chance = f"over {int(mine.tensors.max())} layers, random order gives up to {bound:.2f}; {raw}"
+    evidence = f"rank correlation of sparsity with depth given layer size {i.mean:+.2f}{_span(i)} {chance}"
     return _word(i.low > bound, i.high < bound), f"{evidence}, n = {i.n}"
 
 
@@ -367,7 +456,7 @@ def _order(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
     ends = (
         f"{k} {g.accuracy.mean():.2f} % at {100 * (1 - g.density.mean()):.1f} % sparsity ({g.setting.iloc[0]})" for k, g in best.items()
     )
-    return verdict, f"{'; '.join(ends)}; difference {d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}], n = {d.n}, validation"
+    return verdict, f"{'; '.join(ends)}; difference {d.mean:+.2f}{_span(d)}, n = {d.n}, validation"
 
 
 def _controls(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
@@ -380,7 +469,7 @@ def _controls(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
         return "not run", "no runs"
     rises = {held: stats.paired(cells[max(cells)], cells[min(cells)]).difference for held, cells in sorted(by.items())}
     verdict = _word(all(d.low > 0 for d in rises.values()), any(d.high <= 0 for d in rises.values()))
-    parts = ", ".join(f"{d.mean:+.1f} [{d.low:+.1f}, {d.high:+.1f}] at {rule['other']} {held:g}" for held, d in rises.items())
+    parts = ", ".join(f"{d.mean:+.1f}{_span(d, '+.1f')} at {rule['other']} {held:g}" for held, d in rises.items())
     means = [[sum(c[k]) / len(c[k]) for c in by.values()] for k in next(iter(by.values()))]
     spans = [max(m) - min(m) for m in means]
     evidence = f"sparsity changes over {rule['knob']} by {parts} points; over {rule['other']} by {sum(spans) / len(spans):.1f} in the mean"
@@ -399,7 +488,7 @@ def _flat(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
     d = stats.welch(list(best.accuracy), list(worst.accuracy)).difference
     verdict = _word(d.high <= rule["most"], d.low > rule["most"])
     ends = " and ".join(f"{g.accuracy.mean():.2f} % at {g.setting.iloc[0]}" for g in (best, worst))
-    evidence = f"{ends}: {d.mean:.2f} points [{d.low:.2f}, {d.high:.2f}], at most {rule['most']}"
+    evidence = f"{ends}: {d.mean:.2f} points{_span(d, '.2f')}, at most {rule['most']}"
     if "over" in rule:
         g = max(cells.values(), key=lambda g: g.over.abs().mean())
         verdict = verdict if g.over.abs().mean() <= rule["over"] else "not reproduced"
@@ -459,21 +548,26 @@ def _steady(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
 RULES = {
     "value": _value, "gap": _gap, "loss": _loss, "sanity": _sanity, "frontier": _frontier, "floor": _floor, "best": _best, "order": _order,
     "controls": _controls, "flat": _flat, "width": _width, "steady": _steady, "deeper": _deeper,
-    "cheaper": _cheaper, "passes": _passes,
+    "cheaper": _cheaper, "passes": _passes, "untestable": _untestable,
 }  # fmt: skip
 
 
 def verdict_table(verdicts: list[Verdict], config: Config) -> str:
     """Write the verdicts as Markdown."""
     head = "**A demonstration: nothing is judged.**\n\n" if config.demonstration else ""
-    rows = [{"claim": v.id, "source": v.source, "quote": v.quote, "verdict": f"**{v.verdict}**", "evidence": v.evidence} for v in verdicts]
+    rows = []
+    for v in verdicts:
+        when = {"declared before / after the first reading": v.declared} if any(w.declared for w in verdicts) else {}
+        said = {"claim": v.id, "source": v.source, "quote": v.quote, "verdict": f"**{v.verdict}**"}
+        rows.append(said | when | {"evidence": v.evidence})
     return head + pipe(rows) + "\n"
 
 
 def verdict_latex(verdicts: list[Verdict]) -> str:
-    """Write what was judged as a LaTeX longtable: claim, verdict, evidence."""
-    judged = [v for v in verdicts if v.verdict != "not run"]
-    lines = [" & ".join(map(tex, (v.id, v.verdict, v.measured))) + r" \\" for v in judged]
-    widths = "".join(rf">{{\raggedright\arraybackslash}}p{{{w}\linewidth}}" for w in (0.24, 0.13, 0.53))
-    head = [rf"\begin{{longtable}}{{{widths}}}", r"\toprule", r"claim & verdict & evidence \\", r"\midrule", r"\endhead"]
+    """Write what was judged or observed as a LaTeX longtable: claim, verdict, when its rule was declared, evidence."""
+    shown = [v for v in verdicts if v.verdict != "not run"]
+    lines = [" & ".join(map(tex, (v.id, v.verdict, v.declared, v.measured))) + r" \\" for v in shown]
+    widths = "".join(rf">{{\raggedright\arraybackslash}}p{{{w}\linewidth}}" for w in (0.23, 0.12, 0.07, 0.48))
+    titles = r"claim & verdict & declared & evidence \\"
+    head = [rf"\begin{{longtable}}{{{widths}}}", r"\toprule", titles, r"\midrule", r"\endhead"]
     return "\n".join([*head, *lines, r"\bottomrule", r"\end{longtable}"]) + "\n"

@@ -49,7 +49,10 @@ def collect(rows: pd.DataFrame, verdicts: list[Verdict], config: Config) -> dict
         out[f"verdict.{_plain(v.id)}"], out[f"evidence.{_plain(v.id)}"] = v.verdict, v.measured
     runs = rows.drop_duplicates(["digest", "seed"])
     out["runs"], out["runs.tuning"] = str(len(runs)), str(len(runs[runs.role == "tune"]))
-    out["verdicts.judged"] = str(sum(v.verdict != "not run" for v in verdicts))
+    out["verdicts.judged"] = str(sum(v.judged for v in verdicts))
+    out["verdicts.observed"] = str(sum(v.verdict == "observed" for v in verdicts))
+    out["verdicts.untestable"] = str(sum(v.verdict.startswith("not testable") for v in verdicts))
+    out["verdicts.not-run"] = str(sum(v.verdict == "not run" for v in verdicts))
     return out
 
 

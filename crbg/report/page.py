@@ -58,6 +58,10 @@ def html(
     ]
     parts.append("<p>" + " · ".join(f"<a href='#{anchor}'>{escape.escape(text)}</a>" for anchor, text in names) + "</p>")
     judged = pd.DataFrame([v.__dict__ for v in verdicts])
+    if any(v.declared for v in verdicts):
+        judged = judged.rename(columns={"declared": "declared before / after the first reading"})
+    elif verdicts:
+        judged = judged.drop(columns="declared")
     parts += ["<h2 id='verdicts'>Verdicts</h2>", judged.to_html(index=False, border=0)]
     if len(beside):
         parts += ["<h2 id='comparison'>The thesis's comparison table</h2>", beside.to_html(index=False, border=0)]
