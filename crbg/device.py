@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import tempfile
 import time
 from collections.abc import Callable
@@ -42,6 +43,26 @@ def pick(name: str, share: int = 1, tell: Callable[[str], None] = print) -> torc
         raise CrbgError(f"device {name!r} was asked for, but there are {len(gpus)} GPUs, cuda:0 to cuda:{len(gpus) - 1}")
     wanted = list(enumerate(gpus)) if device.index is None else [(device.index, gpus[device.index])]
     return torch.device("cuda", _wait(wanted, share, tell))
+
+
+def has_bfloat16() -> bool:
+    """Tell whether this processor computes in bfloat16 (AVX512-BF16, AMX, or Arm's BF16), rather than emulating it."""
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Refuse `precision: bf16` where the processor lacks it.
+
+    Raises:
+        CrbgError: the device is a CPU without bfloat16 instructions.
+    """
+    if precision == "bf16" and device.type == "cpu" and not has_bfloat16():
+        raise CrbgError(
+            "precision is bf16, but this processor has no bfloat16 instructions (AVX512-BF16, AMX or Arm BF16); "
+            "set `precision: fp32`, or use a GPU"
+        )
 
 
 def identities() -> list[str]:

@@ -90,6 +90,7 @@ class Clock:
     stop_after: int | None = None  # stop after this many steps of this process; tests interrupt a fit with it
     steps: int = field(default=0)
     earlier: float = 0.0  # seconds that attempts before this one have searched
+    earlier_cpu: float = 0.0  # their processor seconds, of all threads: a pause does not count
     base: int = 0  # steps of this run before the present fit
     whole: int = 0  # steps of all fits of this run together, where that is known
 
@@ -158,7 +159,7 @@ def fit(
     mine, weight = parallel.share(batches)
     running = torch.zeros((), dtype=torch.float64, device=device)  # summed where it is: reading every loss would wait for every step
     with _Noise(seed, device):
-        saved, earlier = load_checkpoint(checkpoint) if parallel.first() else None, 0.0
+        saved, earlier, earlier_cpu = load_checkpoint(checkpoint) if parallel.first() else None, 0.0, 0.0
         if parallel.size() > 1:
             saved = parallel.told(saved)  # not every file system shows all processes the same file at once
         if saved:
@@ -170,7 +171,9 @@ def fit(
             _set_noise_state(saved["noise"], device)
             earlier = float(saved.get("seconds", 0.0))
             clock.earlier += earlier
-        began = time.monotonic() - earlier
+            earlier_cpu = float(saved.get("cpu_seconds", earlier))
+            clock.earlier_cpu += earlier_cpu
+        began, began_cpu = time.monotonic() - earlier, time.process_time() - earlier_cpu
         last_save = time.monotonic()
         for epoch in range(step // per_epoch, epochs):
             for x, y in mine.epoch(epoch, step % per_epoch):
@@ -182,6 +185,7 @@ def fit(
                         "history": history,
                         "running": float(running),
                         "seconds": time.monotonic() - began,
+                        "cpu_seconds": time.process_time() - began_cpu,
                     }
                     save_checkpoint(checkpoint, state | {"noise": _noise_state(device)})
                     last_save = time.monotonic()

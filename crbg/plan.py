@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +19,7 @@ from crbg.spec import Spec
 
 CPU_FLOPS = 2.5e10  # what one core sustains in a gated LeNet step; only used before any run time was recorded
 GPU_FLOPS = 5.0e13
-KIND = ("method", "model", "data")  # fields of a spec that runs of one kind share, with the device
+CPU_FLOPS_BF16 = 2e11
 
 
 # Weights and multiply-adds of one colour image of 32 pixels, as measured by `measure.flops`; the patch or stem that was built with.
@@ -50,14 +52,14 @@ def size(spec: Spec) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Cost:
-    """What runs of one kind took: median seconds of search an epoch, largest peak of memory in MB."""
+    """What runs of one kind took: median seconds of search for an image and epoch, largest peak of memory in MB."""
 
-    epoch_seconds: float
+    image_seconds: float
     memory_mb: float
 
 
 def costs(config: Config) -> dict[tuple[Any, ...], Cost]:
-    """Learn from all recorded runs, whether or not they may stand in for new ones: (method, model, data, on a GPU) -> cost."""
+    """Learn from all recorded runs, whether or not they may stand in for new ones: kind of run -> cost."""
     folder = store.recorded_folder(config)
     return _costs(folder, folder.stat().st_mtime_ns if folder.exists() else 0)
 
@@ -71,21 +73,47 @@ def _costs(folder: Path, changed: int) -> dict[tuple[Any, ...], Cost]:
         for entry in found.get("runs", {}).values():
             p = entry.get("provenance", {})
             if spec.get("epochs") and p.get("search_seconds") and p.get("processes", 1) == 1:
-                key = tuple(spec[field] for field in KIND)
+                seconds = search_seconds(p)
                 epochs = methods.work(
                     spec["method"], methods.options(spec["method"], spec.get("options", {})), spec.get("density"), spec["epochs"]
                 )
-                seen.setdefault((*key, bool(p.get("gpu"))), []).append((p["search_seconds"] / epochs, p.get("peak_memory_mb", 0.0)))
+                images = entry.get("record", {}).get("train_images") or spec.get("limit") or info(spec["data"]).train
+                kind = _kind(spec, bool(p.get("gpu")))
+                seen.setdefault(kind, []).append((seconds / epochs / images, p.get("peak_memory_mb", 0.0)))
     return {k: Cost(statistics.median(t for t, _ in v), max(m for _, m in v)) for k, v in seen.items()}
+
+
+def search_seconds(provenance: Mapping[str, Any]) -> float:
+    """Return the seconds that a search takes on an idle machine.
+
+    On a processor these are its processor seconds divided among its threads, where the record has them: a run
+    that was paused, or shared its cores, does not seem longer.
+    """
+    if not provenance.get("gpu") and "search_cpu_seconds" in provenance:
+        return float(provenance["search_cpu_seconds"]) / float(provenance.get("threads", 1))
+    return float(provenance.get("search_seconds", 0.0))
 
 
 def cost_key(spec: Spec, gpu: bool) -> tuple[Any, ...]:
     """Name the kind of a run, as `costs` sorts them."""
-    return (*(getattr(spec, field) for field in KIND), gpu)
+    return _kind(vars(spec), gpu)
+
+
+def _kind(spec: Mapping[str, Any], gpu: bool) -> tuple[Any, ...]:
+    """Collect what the cost of an image depends on; older records lack some fields, whose defaults they have."""
+    network = json.dumps(dict(spec.get("model_args") or {}), sort_keys=True)
+    return spec["method"], spec["model"], network, spec["data"], spec.get("size", 0), spec.get("precision", "fp32"), gpu
+
+
+def _images(spec: Spec) -> int:
+    """Count the images of an epoch."""
+    entry = info(spec.data)
+    every = entry.train + (entry.validation if spec.fit_on == "all" else 0)
+    return min(spec.limit, every) if spec.limit else every
 
 
 def estimate_seconds(config: Config, cells: list[Cell], gpu: bool = False) -> dict[tuple[str, int], float]:
-    """Estimate each cell from what an epoch took in runs of the same method, model and data; else from FLOPs.
+    """Estimate each cell from what an image took in runs of the same kind; else from FLOPs.
 
     Those of the cells that are done count before recorded runs, which may come from another machine. One step costs 6 FLOPs for
     each multiply-add of an example.
@@ -93,16 +121,15 @@ def estimate_seconds(config: Config, cells: list[Cell], gpu: bool = False) -> di
     here: dict[tuple[Any, ...], list[float]] = {}
     for c in cells:
         if (got := store.find(config, c.spec, c.seed)) and c.spec.epochs and bool(got["provenance"].get("gpu")) == gpu:
-            here.setdefault(cost_key(c.spec, gpu), []).append(float(got["provenance"].get("search_seconds", 0.0)) / epochs_of(c.spec))
-    epoch = {k: cost.epoch_seconds for k, cost in costs(config).items()} | {k: statistics.median(v) for k, v in here.items()}
+            here.setdefault(cost_key(c.spec, gpu), []).append(search_seconds(got["provenance"]) / epochs_of(c.spec) / _images(c.spec))
+    image = {k: cost.image_seconds for k, cost in costs(config).items()} | {k: statistics.median(v) for k, v in here.items()}
     out = {}
     for c in cells:
-        if (seconds := epoch.get(cost_key(c.spec, gpu))) is not None:
-            out[c.key] = epochs_of(c.spec) * seconds + 3.0
-        else:
-            images = c.spec.limit or info(c.spec.data).train
-            work = 6.0 * size(c.spec)[1] * images * epochs_of(c.spec)
-            out[c.key] = work / (GPU_FLOPS if gpu else CPU_FLOPS) + 3.0
+        seconds = image.get(cost_key(c.spec, gpu))
+        if seconds is None:
+            rate = GPU_FLOPS if gpu else CPU_FLOPS_BF16 if c.spec.precision == "bf16" else CPU_FLOPS
+            seconds = 6.0 * size(c.spec)[1] / rate
+        out[c.key] = epochs_of(c.spec) * _images(c.spec) * seconds + 3.0
     return out
 
 

@@ -26,10 +26,11 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 import crbg
-from crbg import attempts, lock, measure, methods, models, parallel, sanity
+from crbg import attempts, gate_kernels, lock, measure, methods, models, parallel, sanity
 from crbg.attach import weights
 from crbg.data import info
 from crbg.data.images import Data, Feed, Part, load
+from crbg.device import check_precision
 from crbg.errors import CrbgError, GpuFullError, WriteError
 from crbg.files import cannot_write, finite, read_json, write_bytes, write_json, write_text
 from crbg.fit import Clock, Collapse, OutOfTime, Row
@@ -41,6 +42,7 @@ from crbg.ticket import Ticket
 
 SCHEMA = 1
 RECALIBRATION_IMAGES = 2000
+EVALUATION_BATCH = 64  # of deep networks, channels last: larger batches leave a processor's cache
 REINIT_OFFSET = 1_000_003  # seed + this draws the fresh weights of the reinit control
 
 
@@ -152,7 +154,8 @@ def _outcome(error: BaseException) -> str:
 
 
 def _search(spec: Spec, seed: int, bench: Bench, clock: Clock, where: Path) -> dict[str, Any]:
-    data, started = bench.data(spec.data).sized(spec.size), time.monotonic()
+    check_precision(spec.precision, bench.device)
+    data, started, started_cpu = bench.data(spec.data).sized(spec.size), time.monotonic(), time.process_time()
     feed = feed_of(spec, data, seed)
     model, roles = fresh(spec, data, seed)
     initial = {n: t.clone() for n, t in model.state_dict().items()}
@@ -187,6 +190,7 @@ def _search(spec: Spec, seed: int, bench: Bench, clock: Clock, where: Path) -> d
     if not parallel.first():
         return {}
     searched = time.monotonic() - started + clock.earlier
+    searched_cpu = time.process_time() - started_cpu + clock.earlier_cpu
     if found is not None:
         if found.running is None:
             found.running = measure.running(model)
@@ -196,7 +200,7 @@ def _search(spec: Spec, seed: int, bench: Bench, clock: Clock, where: Path) -> d
     empty = [n for n, c in record.get("layers", {}).items() if c["kept"] == 0]
     if empty and found is not None and found.start is None:  # trained weights may do without a layer that a shortcut passes by
         record |= {"status": "collapse", "reason": f"nothing is left of {', '.join(empty)}"}
-    write_json(where / "provenance.json", _provenance(bench.device, searched, time.monotonic() - started))
+    write_json(where / "provenance.json", _provenance(bench.device, searched, searched_cpu, time.monotonic() - started))
     write_json(where / "record.json", record)
     for leftover in where.glob("checkpoint.*"):
         leftover.unlink()
@@ -238,6 +242,7 @@ def _describe(
     guard_roles(initial, dict(model.state_dict()), roles)
     if not found.changed:
         model.load_state_dict(dict(initial))
+    few = data.validation.take(slice(spec.control_images)) if spec.control_images else data.validation
     out: dict[str, Any] = {
         "roles": {role: sorted(n for n, r in roles.items() if r == role) for role in sorted(set(roles.values()))},
         "gated": found.mask.total,
@@ -246,7 +251,7 @@ def _describe(
         "layers": found.mask.counts(),
         "depth": [n for n in weights(model) if n in found.mask],
         "dead_units": measure.dead_units(found.mask),
-        "silent_units": measure.silent_units(model, data.validation.batches(), found.mask),
+        "silent_units": measure.silent_units(model, few.batches(), found.mask),
         "flops": measure.flops(model, next(iter(data.validation.batches(1)))[0], found.mask),
     }
     if spec.model.startswith("lenet-"):
@@ -290,19 +295,25 @@ def read_all(spec: Spec, seed: int, data: Data, model: nn.Module, found: methods
             "open": Mask({n: z > 0 for n, z in found.soft.items()}),
             "half": Mask({n: z > 0.5 for n, z in found.soft.items()}),
         }
+    if spec.precision == "bf16":
+        model.to(memory_format=torch.channels_last)  # as in the search; measured in fp32 all the same
+    batch = EVALUATION_BATCH if spec.precision == "bf16" else 0
+    few = part.take(slice(spec.control_images)) if spec.control_images else part
     common = int(data.train.y.bincount().argmax())
     out: dict[str, Any] = {"readings": {}, "images": len(part), "constant": finite(100.0 * float((part.y == common).double().mean()))}
     for reading, values in multipliers.items():
         count = sum(int((t != 0).sum()) for t in values.values())
         running = found.start is not None  # weights that trained with batch norm's own statistics are read with them
         same = reading != "binary" and isinstance(values, Mask) and values == found.mask  # as where a search landed
-        read = out["readings"]["binary"] if same else accuracy(model, values, data, part, running, found)
+        # The number with the search's own statistics is a second pass over all images: deep runs read it for the ticket alone.
+        search = found if reading == "binary" or not spec.control_images else None
+        read = out["readings"]["binary"] if same else accuracy(model, values, data, part, running, search, batch)
         out["readings"][reading] = {"density": finite(count / found.mask.total), **{k: v for k, v in read.items() if k != "density"}}
     if found.start is not None:
         untrained, _ = fresh(spec, data, seed)
         untrained.load_state_dict(found.start, strict=False)
         density = found.mask.density
-        out["readings"]["untrained"] = {"density": finite(density), **accuracy(untrained, found.mask, data, part)}
+        out["readings"]["untrained"] = {"density": finite(density), **accuracy(untrained, found.mask, data, part, batch=batch)}
     if found.soft and found.exact is not None:
         # A search that landed keeps mu > 1/2; one that missed its density was cut to it.
         out["density_missed"] = multipliers["half"] != found.mask
@@ -310,10 +321,14 @@ def read_all(spec: Spec, seed: int, data: Data, model: nn.Module, found: methods
         controls: dict[str, Mapping[str, Tensor]] = {"shuffle": sanity.shuffle(found.mask, seed)}
         if found.scores:
             controls["invert"] = sanity.invert(found.scores, found.mask)
-        out["sanity"] = {n: accuracy(model, m, data, part) for n, m in controls.items()}
+        out["sanity"] = {n: accuracy(model, m, data, few, batch=batch) for n, m in controls.items()}
         law = replace(spec, init="kaiming_normal", scale=1.0) if spec.init == "imagenet" else spec
         other, _ = fresh(law, data, seed + REINIT_OFFSET)
-        out["sanity"]["reinit"] = accuracy(other, found.mask, data, part)
+        if spec.precision == "bf16":
+            other.to(memory_format=torch.channels_last)
+        out["sanity"]["reinit"] = accuracy(other, found.mask, data, few, batch=batch)
+        if spec.control_images:
+            out["sanity_images"] = len(few)
     return out
 
 
@@ -329,6 +344,7 @@ def accuracy(
     part: Part,
     running: bool = False,
     search: methods.Found | None = None,
+    batch: int = 0,
 ) -> dict[str, float | None]:
     """Measure a model times its multipliers on a part, in %, with batch norm's statistics estimated again.
 
@@ -336,17 +352,17 @@ def accuracy(
     model's own are the `running` ones of a finished training, the number with those comes first.
     """
     if not measure.has_batch_norm(model):
-        return {"accuracy": finite(measure.accuracy(model, part.batches(), multipliers))}
+        return {"accuracy": finite(measure.accuracy(model, part.batches(batch), multipliers))}
     with measure.recalibrated(model, _images(data), multipliers):
-        again = finite(measure.accuracy(model, part.batches(), multipliers))
+        again = finite(measure.accuracy(model, part.batches(batch), multipliers))
     if running:
-        return {"accuracy": finite(measure.accuracy(model, part.batches(), multipliers)), "recalibrated": again}
+        return {"accuracy": finite(measure.accuracy(model, part.batches(batch), multipliers)), "recalibrated": again}
     if search is None or not search.running:
         return {"accuracy": again}
     own = measure.running(model)
     model.load_state_dict(search.running, strict=False)
     grown = {n: m * search.gain[n].to(m.device) if n in search.gain else m for n, m in (multipliers or {}).items()}
-    plain = finite(measure.accuracy(model, part.batches(), grown))
+    plain = finite(measure.accuracy(model, part.batches(batch), grown))
     model.load_state_dict(own, strict=False)
     return {"accuracy": again, "with_search_statistics": plain}
 
@@ -456,18 +472,21 @@ def evaluate(spec: Spec, seed: int, bench: Bench) -> dict[str, Any]:
         exact = data.test.take(kept)
         out["test_without_lossy"] = {
             "images": len(exact),
-            "binary": accuracy(model, found.mask, data, exact, found.start is not None, found),
+            "binary": accuracy(
+                model, found.mask, data, exact, found.start is not None, found, EVALUATION_BATCH if spec.precision == "bf16" else 0
+            ),
         }
     write_json(where / "evaluation.json", out)
     return out
 
 
-def _provenance(device: torch.device, searched: float, total: float) -> dict[str, Any]:
+def _provenance(device: torch.device, searched: float, searched_cpu: float, total: float) -> dict[str, Any]:
     import resource
 
     gpu = device.type == "cuda"
     return {
         "search_seconds": round(searched, 3),
+        "search_cpu_seconds": round(searched_cpu, 3),
         "seconds": round(total, 3),
         "peak_memory_mb": round(
             torch.cuda.max_memory_allocated(device) / 2**20 if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -477,6 +496,7 @@ def _provenance(device: torch.device, searched: float, total: float) -> dict[str
         "threads": torch.get_num_threads(),
         "processes": parallel.size(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "gates": "compiled" if gate_kernels.compiled() else "torch",
         "versions": {"crbg": crbg.__version__, "torch": torch.__version__.split("+")[0], "python": platform.python_version()},
         "revision": revision(),
     }

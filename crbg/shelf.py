@@ -60,22 +60,26 @@ class Shelf:
             if kept is not None:
                 self.clock.earlier += kept[1]
                 self.clock.base += kept[2]
+                self.clock.earlier_cpu += kept[3]
                 return kept[0]
             began, earlier, base = time.monotonic(), self.clock.earlier, self.clock.base
+            began_cpu, earlier_cpu = time.process_time(), self.clock.earlier_cpu
             made = {n: t.detach().cpu().contiguous() for n, t in make().items()}
             seconds = time.monotonic() - began + self.clock.earlier - earlier
+            cpu = time.process_time() - began_cpu + self.clock.earlier_cpu - earlier_cpu
             if parallel.first() and not path.exists():  # where locks do not reach, another may have been faster: what it goes on with stays
-                write_bytes(path, save(made, {"seconds": repr(seconds), "steps": str(self.clock.base - base)}))
+                about = {"seconds": repr(seconds), "steps": str(self.clock.base - base), "cpu_seconds": repr(cpu)}
+                write_bytes(path, save(made, about))
             return made
 
-    def _read(self, path: Path) -> tuple[dict[str, Tensor], float, int] | None:
-        """Read a part, the seconds and the steps that it took."""
+    def _read(self, path: Path) -> tuple[dict[str, Tensor], float, int, float] | None:
+        """Read a part, the seconds, the steps and the processor seconds that it took."""
         if not path.exists():
             return None
         try:
             with safe_open(path, "pt") as file:
                 about, kept = file.metadata(), {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118 - no mapping
-            return kept, float(about["seconds"]), int(about["steps"])
+            return kept, float(about["seconds"]), int(about["steps"]), float(about.get("cpu_seconds", about["seconds"]))
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             warnings.warn(f"{path} is damaged ({error}): it is made again", stacklevel=2)
             path.unlink(missing_ok=True)

@@ -28,7 +28,8 @@ class Spec:
     (`crbg.init`), or `imagenet` for timm's weights. flip, crop: augmentation while searching (`crbg.data.images.Feed`). size:
     edge in pixels to which images are enlarged, 0 for as they are. precision: `fp32`, or `bf16` for products of the search
     in bfloat16 (parameters, and all that is measured afterwards, stay fp32). fit_on: `train` (the validation part held out)
-    or `all` training images. limit: use only the first images of the training part, 0 for all. options: the method's own knobs.
+    or `all` training images. limit: use only the first images of the training part, 0 for all. control_images: images of the validation or
+    test part on which the sanity controls are measured, 0 for all. options: the method's own knobs.
     """
 
     data: str
@@ -45,6 +46,7 @@ class Spec:
     precision: str = "fp32"
     fit_on: str = "train"
     limit: int = 0
+    control_images: int = 0
     model_args: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -69,8 +71,11 @@ class Spec:
             yield f"fit_on is 'train' or 'all', not {self.fit_on!r}"
         if not self.scale > 0:
             yield f"scale {self.scale} must be > 0"
-        if min(self.epochs, self.limit, self.crop, self.size) < 0 or self.batch < 1:
-            yield f"epochs {self.epochs}, limit {self.limit}, crop {self.crop}, size {self.size} must be >= 0, batch {self.batch} >= 1"
+        for name in ("epochs", "limit", "crop", "size", "control_images"):
+            if getattr(self, name) < 0:
+                yield f"{name} {getattr(self, name)} must be >= 0"
+        if self.batch < 1:
+            yield f"batch {self.batch} must be >= 1"
         with contextlib.suppress(CrbgError):  # unknown data were named above
             images = info(self.data).train + (info(self.data).validation if self.fit_on == "all" else 0)
             if self.batch > (min(self.limit, images) if self.limit else images):

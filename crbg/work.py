@@ -71,10 +71,13 @@ def lead(bench: Any, config: Config, cells: Sequence[Cell], minutes: float) -> i
         WriteError: the results' disk is full or read-only, which would stop the others too.
     """
     from crbg import parallel
+    from crbg.device import check_precision
     from crbg.fit import Clock, OutOfTime
     from crbg.run import execute
 
     stop = time.monotonic() + 60 * minutes - plan.margin(minutes)
+    for precision in {c.spec.precision for c in cells}:
+        check_precision(precision, bench.device)
     for name in dict.fromkeys(c.spec.data for c in cells):
         bench.data(name)  # missing data is an error before the first run, not after an hour of them
     waiting, progress, failed = deque(cells), Progress(len(cells)), 0

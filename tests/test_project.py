@@ -21,7 +21,7 @@ LAYERS = (
     ("errors", "rng", "py"),
     ("device", "files", "parallel"),
     ("data", "fit", "lock", "mask", "penalty", "stats"),
-    ("attempts", "fused", "select", "shelf"),
+    ("attempts", "fused", "gate_kernels", "select", "shelf"),
     ("gate", "sanity"),
     ("attach",),
     ("init",),

@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,13 @@ from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from crbg import measure, methods
+from crbg import device, measure, methods
 from crbg.errors import CrbgError
 from crbg.fit import Clock, OutOfTime
 from crbg.init import tensor_digest
 from crbg.lock import HeldError
-from crbg.run import Bench, evaluate, execute, fresh, guard_roles, reopen
+from crbg.plan import search_seconds
+from crbg.run import Bench, evaluate, execute, fresh, guard_roles, read_all, reopen
 from crbg.spec import Spec, folder
 from crbg.ticket import Ticket
 
@@ -330,3 +332,58 @@ def test_fresh_networks_repeat(digits):
     assert isinstance(one, nn.Module)
     assert tensor_digest(one.state_dict()) == tensor_digest(two.state_dict()) != tensor_digest(other.state_dict())
     assert set(roles) == set(one.state_dict())
+
+
+# --- deep runs ---
+
+CONV = Spec(
+    "digits", "conv2", "crbg", 0.5, epochs=1, batch=64, limit=256, init="kaiming_normal", model_args={"width": 0.125, "norm": "batch"}
+)
+
+
+def test_sanity_controls_are_measured_on_a_stated_number_of_images(bench):
+    few, every = execute(dataclasses.replace(CONV, control_images=20), 0, bench), execute(CONV, 0, bench)
+    for name, read in every["validation"]["readings"].items():
+        mine = few["validation"]["readings"][name]
+        assert (mine["accuracy"], mine["density"]) == (read["accuracy"], read["density"]), name
+        assert "with_search_statistics" in read
+        assert ("with_search_statistics" in mine) == (name == "binary" or mine == few["validation"]["readings"]["binary"])
+    assert (few["validation"]["sanity_images"], few["validation"]["images"]) == (20, every["validation"]["images"])
+    assert "sanity_images" not in every["validation"]
+    assert all(read["accuracy"] % 5.0 == pytest.approx(0) for read in few["validation"]["sanity"].values()), "twentieths of 100 %"
+    assert any(read["accuracy"] % 5.0 for read in every["validation"]["sanity"].values())
+
+
+@pytest.mark.skipif(not device.has_bfloat16(), reason="this processor has no bfloat16")
+def test_a_search_in_bf16_is_read_as_precisely_as_one_in_fp32(bench):
+    """The masks differ, and so do the accuracies; those of one mask, channels last and in other batches, agree."""
+    spec = dataclasses.replace(CONV, precision="bf16")
+    record = execute(spec, 0, bench)
+    data = bench.data("digits")
+    model, _ = fresh(spec, data, 0)
+    found = reopen(folder(bench.results, spec, 0), model)
+    plain = read_all(CONV, 0, data, model, found, data.validation)
+    for name, read in plain["readings"].items():
+        assert read["accuracy"] == pytest.approx(record["validation"]["readings"][name]["accuracy"], abs=0.7), name
+
+
+def test_a_pause_costs_seconds_but_no_processor_seconds(bench):
+    spec, nap = dataclasses.replace(CRBG, epochs=1), 0.05
+    with pytest.raises(OutOfTime):
+        execute(spec, 0, bench, Clock(stop_after=5, report=lambda done, total: time.sleep(nap)))
+    record = execute(spec, 0, bench, Clock(report=lambda done, total: time.sleep(nap)))
+    took = json.loads((folder(bench.results, spec, 0) / "provenance.json").read_text())
+    pauses = nap * record["steps"]
+    assert took["search_seconds"] > pauses, "the first attempt's seconds count too"
+    assert 0 < took["search_cpu_seconds"] < took["search_seconds"] - 0.9 * pauses
+    assert search_seconds(took) == took["search_cpu_seconds"] / took["threads"]
+    assert search_seconds({"search_seconds": 3.0, "threads": 2}) == 3.0, "older records have no processor seconds"
+    assert search_seconds(took | {"gpu": True}) == took["search_seconds"]
+
+
+def test_bf16_without_bf16_instructions_is_an_error_that_names_the_setting(bench, monkeypatch):
+    monkeypatch.setattr(device, "has_bfloat16", lambda: False)
+    with pytest.raises(CrbgError, match="precision is bf16, but this processor has no bfloat16"):
+        execute(dataclasses.replace(CONV, precision="bf16"), 0, bench)
+    device.check_precision("fp32", torch.device("cpu"))
+    device.check_precision("bf16", torch.device("cuda"))

@@ -107,7 +107,7 @@ def test_every_field_enters_the_digest():
     other = {
         "data": "fashion_mnist", "model": "lenet-17", "method": "edge_popup", "density": 0.25, "init": "uniform_fan", "scale": 0.5,
         "epochs": 41, "batch": 128, "flip": True, "crop": 4, "size": 64, "precision": "bf16", "fit_on": "all",
-        "limit": 1000, "model_args": {"activation": "relu"}, "options": {"lr": 0.2},
+        "limit": 1000, "control_images": 500, "model_args": {"activation": "relu"}, "options": {"lr": 0.2},
     }  # fmt: skip
     start = Spec("mnist", "lenet-16", "crbg", 0.5)
     assert set(other) == {f.name for f in dataclasses.fields(Spec)}

@@ -10,6 +10,7 @@ import pandas as pd
 from crbg import stats, store
 from crbg.config import Cell, Config, Experiment
 from crbg.errors import CrbgError
+from crbg.plan import search_seconds
 from crbg.selection import varying
 
 COLUMNS = [
@@ -65,7 +66,7 @@ def _rows(e: Experiment, cell: Cell, found: dict[str, Any], setting: dict[str, A
         "version": record.get("version"), "data": spec.data, "model": spec.model, "init": spec.init, "asked": spec.density,
         "seed": cell.seed, "epochs": spec.epochs, "status": record["status"], "origin": found["origin"],
         "revision": provenance["revision"], "device": provenance["device"], "finished": str(provenance.get("finished", ""))[:10],
-        "search_seconds": provenance["search_seconds"], "draw": record["digests"]["draw"], "order": record["digests"]["order"],
+        "search_seconds": search_seconds(provenance), "draw": record["digests"]["draw"], "order": record["digests"]["order"],
         "fractional": record.get("shares", {}).get("all", {}).get("fractional"), "effective": record.get("effective_density"),
         "units": sum(u["kept"] for u in units) / sum(u["total"] for u in units) if units else None,
         "natural": (record.get("anatomy", {}).get("epochs") or [{}])[-1].get("density"),
