@@ -52,7 +52,7 @@ class Penalised(Search):
     def density(self) -> float:
         """Share of gates with mu > 1/2: the natural density of the `half` reading."""
         # Read once: on a GPU every reading waits for all work before it.
-        return int(torch.stack([(g.mu.detach() > 0.5).sum() for g in self.gates]).sum()) / self.total
+        return int(torch.stack([torch.count_nonzero(g.mu.detach() > 0.5) for g in self.gates]).sum()) / self.total
 
     def undecided(self) -> float:
         """Share of gates with 0 < mu < 1."""

@@ -22,7 +22,8 @@ _PHI0 = 1.0 / math.sqrt(2.0 * math.pi)
 
 
 def _pdf(x: Tensor) -> Tensor:
-    return torch.square(x).mul_(-0.5).exp_().mul_(_PHI0)
+    """Density of the standard normal law, in the memory of x."""
+    return x.square_().mul_(-0.5).exp_().mul_(_PHI0)
 
 
 def _cdf(x: Tensor) -> Tensor:
