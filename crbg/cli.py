@@ -103,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     names.add_argument("name", nargs="?", help="one of the methods: what it does, and what its options mean")
     sel = command("select", _select, "Apply the selection rule to the tuning records and write paper/selected.yaml.", "crbg select")
     sel.add_argument("--out", type=Path, help="write elsewhere, for comparison with the committed choice")
+    sel.add_argument("--partial", action="store_true", help="choose for the arms whose trials have all run, and leave the others out")
     rec = command("record", _record, "Copy finished records into results/recorded, to be committed.", "crbg record lenet_curve")
     cells(rec)
     rec.add_argument("--tickets", action="store_true", help="copy their tickets too, under results/recorded/tickets")
@@ -370,7 +371,7 @@ def _select(args: argparse.Namespace) -> int:
 
     config = _config(args)
     path = args.out or config.paper / "selected.yaml"
-    print(selection.write(config, path))
+    print(selection.write(config, path, args.partial))
     return 0
 
 

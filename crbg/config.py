@@ -25,7 +25,7 @@ EXPERIMENT = {
     "about": str, "targets": list, "role": str, "seeds": list, "cells_per_job": int, "tuned_by": (str, list), "against": str,
     "groups": dict, "base": dict, "arms": dict, "gpu": int, "nodes": int, "view": str, "x": str,
 }  # fmt: skip
-ARM = {"about": str, "method": str, "set": dict, "grid": (dict, list)}
+ARM = {"about": str, "method": str, "set": dict, "grid": (dict, list), "seeds": list}
 ROLES = ("tune", "ablation", "main")
 VIEWS = ("curve", "methods", "winners", "cost", "dots", "lines", "width", "penalties")
 
@@ -72,7 +72,7 @@ class Experiment:
     cells_per_job: int
     tuned_by: tuple[str, ...]
     chosen: frozenset[str]  # arms for which paper/selected.yaml has a choice
-    groups: Mapping[float, tuple[float, ...]]
+    groups: Mapping[float | None, tuple[float | None, ...]]
     cells: tuple[Cell, ...]
     gpu: int
     nodes: int
@@ -228,25 +228,24 @@ def _experiment(name: str, body: Any, raw: Mapping[str, Any], selected: Mapping[
     if view not in VIEWS:
         problems.append(f"{place}.view: {choose(view, VIEWS)}")
     seeds = body.get("seeds", [0])
-    if not seeds or not all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in seeds):
-        problems.append(f"{place}.seeds must be a list of whole numbers >= 0, not {seeds!r}")
-    if len(set(seeds)) < len(seeds):
-        problems.append(f"{place}.seeds names a seed twice: {seeds!r}")
+    problems += _wrong_seeds(seeds, place)
     if not body.get("arms"):
         problems.append(f"{place} has no arms")
     try:
-        groups = {float(k): tuple(float(d) for d in v) for k, v in (body.get("groups") or {}).items()}
+        groups = {_density(k): tuple(_density(d) for d in v) for k, v in (body.get("groups") or {}).items()}
     except (TypeError, ValueError):
         problems.append(f"{place}.groups must map a tuned density to a list of densities, not {body['groups']!r}")
     if problems:
         raise CrbgError("\n".join(problems))
     scale = raw.get("scale") or {}
-    seeds = seeds[: raw.get("seeds_at_most", len(seeds))]
     cells: list[Cell] = []
     for arm, arm_body in body["arms"].items():
         where = f"{place}.arms.{arm}"
         try:
             problems_here = list(_wrong(arm_body, ARM, where)) if isinstance(arm_body, dict) else [f"{where} must be a mapping"]
+            if not problems_here:
+                mine = arm_body.get("seeds", seeds)
+                problems_here = list(_wrong_seeds(mine, where))
             if problems_here:
                 raise CrbgError("\n".join(problems_here))
             specs = list(_points(body.get("base") or {}, arm_body, where, scale, selected.get(arm, [])))
@@ -257,7 +256,8 @@ def _experiment(name: str, body: Any, raw: Mapping[str, Any], selected: Mapping[
         digests = [s.digest() for s in specs]
         if len(set(digests)) < len(digests) and not scale:
             problems.append(f"{where}: two points of the grid are the same run")
-        cells += [Cell(name, str(arm), s, seed) for s in {s.digest(): s for s in specs}.values() for seed in seeds]
+        mine = mine[: raw.get("seeds_at_most", len(mine))]
+        cells += [Cell(name, str(arm), s, seed) for s in {s.digest(): s for s in specs}.values() for seed in mine]
     x = str(body.get("x", "density"))
     axes = {f for c in cells for f in (*vars(c.spec), *(f"options.{o}" for o in vars(c.spec.resolved())))}
     if cells and x not in axes:
@@ -267,13 +267,26 @@ def _experiment(name: str, body: Any, raw: Mapping[str, Any], selected: Mapping[
     gpu, nodes = int(body.get("gpu", 0)), int(body.get("nodes", 1))
     if gpu < 0 or nodes < 1 or (nodes > 1 and gpu < 2):
         raise CrbgError(f"{place}: gpu is at least 0 and nodes at least 1, and several nodes need at least `gpu: 2` on each")
-    size = max(1, int(body.get("cells_per_job", len(seeds))), math.ceil(len(cells) / raw.get("jobs_at_most", len(cells))))
+    few = min(len(seeds), raw.get("seeds_at_most", len(seeds)))
+    size = max(1, int(body.get("cells_per_job", few)), math.ceil(len(cells) / raw.get("jobs_at_most", len(cells))))
     targets, about, tuned_by = tuple(body.get("targets", ())), body.get("about", ""), body.get("tuned_by") or ()
     tuned_by = (tuned_by,) if isinstance(tuned_by, str) else tuple(map(str, tuned_by))
     return Experiment(
         name, about, role, targets, size, tuned_by, frozenset(selected), groups, tuple(cells), gpu, nodes, body.get("against"), view,
         body.get("x", "density"),
     )  # fmt: skip
+
+
+def _wrong_seeds(seeds: list[Any], place: str) -> Iterator[str]:
+    if not seeds or not all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in seeds):
+        yield f"{place}.seeds must be a list of whole numbers >= 0, not {seeds!r}"
+    elif len(set(seeds)) < len(seeds):
+        yield f"{place}.seeds names a seed twice: {seeds!r}"
+
+
+def _density(value: Any) -> float | None:
+    """Read a density of `groups`; null stands for runs without one, as those of dense networks."""
+    return None if value is None else float(value)
 
 
 def _points(

@@ -26,17 +26,19 @@ HEAD = """# Written by `crbg select` from the tuning records; not edited by hand
 """
 
 
-def choose(config: Config, tuning: Experiment) -> dict[str, list[dict[str, Any]]]:
-    """Choose settings for each arm of a tuning experiment.
+def choose(config: Config, tuning: Experiment, partial: bool = False) -> dict[str, list[dict[str, Any]]]:
+    """Choose settings for each arm of a tuning experiment; with `partial`, only for arms whose trials have all run.
 
     Raises:
         CrbgError: a tuning run is missing, or no point of an arm landed on its density.
     """
     out: dict[str, list[dict[str, Any]]] = {}
-    untuned = sorted(set(tuning.groups) - {c.spec.density for c in tuning.cells})
+    untuned = sorted(set(tuning.groups) - {c.spec.density for c in tuning.cells}, key=str)
     if untuned and not config.demonstration:  # which tunes at few densities
         raise CrbgError(f"{tuning.name}.groups names density {untuned[0]}, at which no arm is tuned; add it to a grid")
     for arm in dict.fromkeys(c.arm for c in tuning.cells):
+        if partial and any(store.find(config, c.spec, c.seed) is None for c in tuning.cells if c.arm == arm):
+            continue
         every = list({c.spec.digest(): c.spec for c in tuning.cells if c.arm == arm}.values())
         for density in tuning.groups:
             scores: dict[str, list[float]] = {}
@@ -90,23 +92,28 @@ def varying(chosen: Spec, trials: list[Spec]) -> dict[str, Any]:
     return {k: v for k, v in flat(chosen).items() if any(e[k] != v for e in every)}
 
 
-def write(config: Config, path: Path) -> str:
-    """Choose for every main experiment with a tuning experiment, and write the file; return what was chosen as text."""
+def write(config: Config, path: Path, partial: bool = False) -> str:
+    """Choose for every main experiment with a tuning experiment, and write the file; return what was chosen as text.
+
+    With `partial`, arms whose trials have not all run are left out: they cannot be run or evaluated until they are chosen.
+    """
     out: dict[str, Any] = {}
     for e in config.experiments.values():
         if e.tuned_by:
             # A target may leave some tuning out; a choice written elsewhere for comparison has what was run.
             tunings = [config.experiment(name) for name in e.tuned_by]
             todo = (c for t in tunings for c in t.cells if store.find(config, c.spec, c.seed) is None)
-            if path != config.paper / "selected.yaml" and next(todo, None):
+            if not partial and path != config.paper / "selected.yaml" and next(todo, None):
                 continue
             arms = {c.arm for c in e.cells}
-            out[e.name] = {arm: choices for t in tunings for arm, choices in choose(config, t).items() if arm in arms}
+            out[e.name] = {arm: choices for t in tunings for arm, choices in choose(config, t, partial).items() if arm in arms}
     write_text(path, HEAD + yaml.safe_dump(out, sort_keys=False))
     if path == config.paper / "selected.yaml" and not config.demonstration:
         # The choice changes the main specs, so they are read again before their digests are listed.
-        mains = [e for e in configs.read(config.files).experiments.values() if e.role == "main"]
-        out["evaluate"] = {e.name: {c.spec.digest(): c.spec.slug() for c in e.cells} for e in mains}
+        again = configs.read(config.files)
+        mains = [e for e in again.experiments.values() if e.role == "main"]
+        ready = {e.name: [c for c in e.cells if not again.unchosen([c])] for e in mains}
+        out["evaluate"] = {name: {c.spec.digest(): c.spec.slug() for c in cells} for name, cells in ready.items() if cells}
         write_text(path, HEAD + yaml.safe_dump(out, sort_keys=False))
     lines = [f"{path}: settings by highest mean validation accuracy"]
     for name in (n for n in out if n != "evaluate"):

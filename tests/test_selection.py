@@ -210,3 +210,16 @@ def test_what_all_trials_of_a_density_share_is_chosen_too(project):
         put(cell, 50.0)
     assert chosen(0.5)["set"] == {"scale": 0.3, "options.lr": 0.01}
     assert chosen(0.1)["set"] == {"scale": 0.6, "options.lr": 0.02}
+
+
+def test_partial_selection_leaves_out_arms_whose_trials_have_not_all_run(project):
+    cell = point(0.1, 0.6, 0.01, 1)
+    (store.run_folder(read(), cell.spec, 1) / "record.json").unlink()
+    tuning = read().experiment("tuning")
+    every = {c.arm for c in tuning.cells}
+    assert set(selection.choose(read(), tuning, partial=True)) == every - {"ours"}
+    selection.write(read(), read().paper / "selected.yaml", partial=True)
+    written = yaml.safe_load((read().paper / "selected.yaml").read_text())
+    for name, arms in written["evaluate"].items():
+        listed = {c.arm for c in read().experiment(name).cells if c.spec.digest() in arms}
+        assert "ours" not in listed, "what is not chosen yet may not see the test set"
