@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from crbg import parallel
 from crbg.attach import gates
 from crbg.errors import CrbgError
 from crbg.fit import Collapse, Row, Search
 from crbg.gate import Gaussian, Units
+from crbg.gate_kernels import layout
 from crbg.penalty import penalty
 
 BINS = (-1.0, 2.0, 60)  # range of mu and number of bins of its histograms; values outside count in the end bins
@@ -136,6 +138,7 @@ class Controlled(Penalised):
         self.integral, self.steps = 0.0, 0
         self.task = [0.0] * len(self.gates)  # mean norm of the task's gradient so far, per gate tensor
         self.push = [torch.zeros_like(g.mu) for g in self.gates]  # what the penalties add to the gradients
+        self.given = [False] * len(self.gates)  # whether a gate may add its push itself
 
     def path(self, progress: float) -> float:
         """Density asked for at a stage of the search."""
@@ -147,12 +150,21 @@ class Controlled(Penalised):
         if self.plan.polish:
             for g in self.gates:
                 g.hard = progress >= 1 - self.plan.polish
+        # Between measurements a gate's own backward pass adds the push, where it can. Several processes average gradients first.
+        early = self.steps % self.plan.every and parallel.size() == 1
+        for g, push in zip(self.gates, self.push, strict=True):
+            g.push.value = push if early and layout(push) == layout(g.mu) else None
+        self.given = [g.push.value is not None for g in self.gates]
 
     @torch.no_grad()
     def after_backward(self, progress: float) -> None:
         if self.steps % self.plan.every == 0:
             self._measure(progress)
-        torch._foreach_add_([_gradient(g) for g in self.gates], self.push)  # on a GPU one launch for all
+        pushes = zip(self.gates, self.push, self.given, strict=True)
+        late = [(g, push) for g, push, given in pushes if not given or g.push.take() is not None]
+        self.given = [False] * len(self.gates)
+        if late:  # on a GPU one launch for all
+            torch._foreach_add_([_gradient(g) for g, _ in late], [push for _, push in late])
 
     def _measure(self, progress: float) -> None:
         """Compare densities, then weigh both penalties for the next few steps, in which no gate moves far."""

@@ -92,11 +92,12 @@ class Gaussian(Gate):
         # Held for the antithetic partner; part of the state so that a resumed search draws what it would have drawn.
         self.held: Tensor | None = None
         self.hard = False
+        self.push = gate_kernels.Push()
 
     def effective(self, w: Tensor) -> Tensor:
         if self.hard:
             if gate_kernels.compiled() and gate_kernels.suits(self.mu, w):
-                return gate_kernels.gated_product(self.mu, w, hard=True)
+                return gate_kernels.gated_product(self.mu, w, hard=True, push=self.push)
             return straight_through(self.mu, w, self.mu.detach() > 0.5)
         if self.log_sigma is not None:
             sigma = self.log_sigma.exp()
@@ -109,7 +110,7 @@ class Gaussian(Gate):
                 return fused.product(self.mu, w, self.noise if sampled else 0.0, self.leak)
         # Without noise the compiled gate gives the bits of the plain form, whatever the source.
         if (self.source == "counter" if sampled else gate_kernels.compiled()) and gate_kernels.suits(self.mu, w):
-            return gate_kernels.gated_product(self.mu, w, self.noise if sampled else 0.0, self.leak)
+            return gate_kernels.gated_product(self.mu, w, self.noise if sampled else 0.0, self.leak, push=self.push)
         again = sampled and self.source == "normal" and self.mu.device.type in self.redraws
         state = _generator(self.mu.device).get_state() if again else None
         return cast(Tensor, _GatedProduct.apply(self.mu, w, self.draw() if sampled else None, self.noise, self.leak, state))

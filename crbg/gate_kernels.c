@@ -13,7 +13,7 @@
 #define HALF 1024 /* a block holds HALF pairs: element j and element j + HALF share one Box-Muller pair */
 #define BLOCK (2 * HALF)
 #define BLOCKS_AT_A_TIME 16
-#define VERSION 1 /* raised with every change of a signature or of a number; crbg/gate_kernels.py asks for it */
+#define VERSION 2 /* raised with every change of a signature or of a number; crbg/gate_kernels.py asks for it */
 
 #if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
 #define EACH_INSTRUCTION_SET __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
@@ -34,6 +34,7 @@ typedef struct {
     const float *w;
     void *out;        /* forward: the gated weight; backward: the gradient of mu, float */
     const void *grad; /* backward only */
+    const float *add; /* backward: what is added to the gradient, or null */
     uint8_t *inside;  /* 1 where 0 < mu + noise * eps < 1 */
     int64_t next;     /* next chunk to be taken by a thread */
 } Job;
@@ -156,6 +157,10 @@ static void backward_block(const Job *job, int64_t block) {
             float through = grad[j] * w[j];
             out[j] = inside[j] ? through : leak == 0.0f ? 0.0f : leak * through;
         }
+    }    if (job->add) {
+        const float *restrict add = job->add + start;
+        for (int64_t j = 0; j < size; j++)
+            out[j] += add[j];
     }
 }
 
@@ -199,9 +204,9 @@ void crbg_gate_forward(const float *mu, const float *w, void *out, uint8_t *insi
     run(&job, take_forward, parallel, threads);
 }
 
-void crbg_gate_backward(const void *grad, const float *w, const uint8_t *inside, float *out, int64_t count,
-                        float leak, int bf16, parallel_region parallel, int threads) {
-    Job job = {.leak = leak, .bf16 = bf16, .count = count, .w = w, .out = out, .grad = grad,
+void crbg_gate_backward(const void *grad, const float *w, const uint8_t *inside, const float *add, float *out,
+                        int64_t count, float leak, int bf16, parallel_region parallel, int threads) {
+    Job job = {.leak = leak, .bf16 = bf16, .count = count, .w = w, .out = out, .grad = grad, .add = add,
                .inside = (uint8_t *)inside};
     run(&job, take_backward, parallel, threads);
 }

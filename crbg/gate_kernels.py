@@ -17,7 +17,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-VERSION = 1  # of gate_kernels.c
+VERSION = 2  # of gate_kernels.c
 HALF = 1024  # a block holds so many pairs; positions j and j + HALF of a block share one Box-Muller pair
 
 Key = tuple[int, int]
@@ -39,7 +39,19 @@ def normal(count: int, key: Key, device: torch.device | None = None) -> Tensor:
     return out
 
 
-def gated_product(mu: Tensor, w: Tensor, noise: float = 0.0, leak: float = 0.0, hard: bool = False) -> Tensor:
+class Push:
+    """What a penalty adds to the next gradient of one gate, once: the kernel adds it in the pass that it makes anyway."""
+
+    def __init__(self) -> None:
+        self.value: Tensor | None = None
+
+    def take(self) -> Tensor | None:
+        """Return what is to be added, and forget it."""
+        value, self.value = self.value, None
+        return value
+
+
+def gated_product(mu: Tensor, w: Tensor, noise: float = 0.0, leak: float = 0.0, hard: bool = False, push: Push | None = None) -> Tensor:
     """Compute w * clip(mu + noise * eps, 0, 1), or w * 1[mu > 1/2] with `hard`; `suits(mu, w)` must hold.
 
     Args:
@@ -48,6 +60,7 @@ def gated_product(mu: Tensor, w: Tensor, noise: float = 0.0, leak: float = 0.0, 
         noise: standard deviation of the noise; 0 draws nothing.
         leak: derivative of clip outside (0, 1). Hard gates are straight-through.
         hard: use the binary gate.
+        push: what is added to the first gradient that flows back; of mu's layout.
 
     Returns:
         The gated weight, of w's shape, with a gradient for mu. Under autocast it is rounded to bfloat16, as
@@ -55,7 +68,7 @@ def gated_product(mu: Tensor, w: Tensor, noise: float = 0.0, leak: float = 0.0, 
     """
     half = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
     key = draw_key() if noise > 0 and not hard else (0, 0)
-    return cast(Tensor, _Product.apply(mu, w, noise, leak, hard, key, torch.bfloat16 if half else torch.float32))
+    return cast(Tensor, _Product.apply(mu, w, noise, leak, hard, key, push, torch.bfloat16 if half else torch.float32))
 
 
 def suits(mu: Tensor, w: Tensor) -> bool:
@@ -102,7 +115,7 @@ def compiled() -> Any:
     pointer, integer, real = ctypes.c_void_p, ctypes.c_int, ctypes.c_float
     count, key, threads = ctypes.c_int64, (ctypes.c_int32,) * 2, (pointer, integer)
     library.crbg_gate_forward.argtypes = (pointer,) * 4 + (count, real, *key, integer, integer, *threads)
-    library.crbg_gate_backward.argtypes = (pointer,) * 4 + (count, real, integer, *threads)
+    library.crbg_gate_backward.argtypes = (pointer,) * 5 + (count, real, integer, *threads)
     library.crbg_normal.argtypes = (pointer, count, *key, *threads)
     for function in (library.crbg_gate_forward, library.crbg_gate_backward, library.crbg_normal):
         function.restype = None
@@ -124,7 +137,9 @@ def _threads() -> tuple[Any, int]:
 
 class _Product(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, mu: Tensor, w: Tensor, noise: float, leak: float, hard: bool, key: Key, dtype: torch.dtype) -> Tensor:
+    def forward(
+        ctx: Any, mu: Tensor, w: Tensor, noise: float, leak: float, hard: bool, key: Key, push: Push | None, dtype: torch.dtype
+    ) -> Tensor:
         library = compiled()
         inside = torch.empty_like(mu, dtype=torch.uint8)
         if library is None:
@@ -136,20 +151,20 @@ class _Product(torch.autograd.Function):
                 dtype == torch.bfloat16, *_threads(),
             )  # fmt: skip
         ctx.save_for_backward(w, inside)
-        ctx.leak = leak
+        ctx.leak, ctx.push = leak, push
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         w, inside = ctx.saved_tensors
-        return _Slope.apply(grads[0], w, inside, ctx.leak), None, None, None, None, None, None
+        return _Slope.apply(grads[0], w, inside, ctx.leak, ctx.push), *[None] * 7
 
 
 class _Slope(torch.autograd.Function):
     """grad * w, times `leak` where the gate is outside (0, 1). It is linear in grad, so its derivative is itself."""
 
     @staticmethod
-    def forward(ctx: Any, grad: Tensor, w: Tensor, inside: Tensor, leak: float) -> Tensor:
+    def forward(ctx: Any, grad: Tensor, w: Tensor, inside: Tensor, leak: float, push: Push | None) -> Tensor:
         ctx.save_for_backward(w, inside)
         ctx.leak, ctx.dtype = leak, grad.dtype
         library = compiled()
@@ -157,10 +172,11 @@ class _Slope(torch.autograd.Function):
             grad = torch.empty_like(w, dtype=grad.dtype).copy_(grad)
         if library is None or grad.dtype not in (torch.float32, torch.bfloat16):
             through = grad * w
-            return torch.where(inside.bool(), through, leak * through if leak else torch.zeros_like(through))
-        out = torch.empty_like(w)
+            through = torch.where(inside.bool(), through, leak * through if leak else torch.zeros_like(through))
+            return through if push is None or (add := push.take()) is None else through + add
+        out, add = torch.empty_like(w), push.take() if push else None
         library.crbg_gate_backward(
-            grad.data_ptr(), w.data_ptr(), inside.data_ptr(), out.data_ptr(), w.numel(), leak,
+            grad.data_ptr(), w.data_ptr(), inside.data_ptr(), add.data_ptr() if add is not None else None, out.data_ptr(), w.numel(), leak,
             grad.dtype == torch.bfloat16, *_threads(),
         )  # fmt: skip
         return out
@@ -168,7 +184,7 @@ class _Slope(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         w, inside = ctx.saved_tensors
-        return _Slope.apply(grads[0], w, inside, ctx.leak).to(ctx.dtype), None, None, None
+        return _Slope.apply(grads[0], w, inside, ctx.leak, None).to(ctx.dtype), *[None] * 4
 
 
 def _torch_forward(mu: Tensor, w: Tensor, noise: float, hard: bool, key: Key, inside: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-from crbg import gate_kernels
+from crbg import find_ticket, gate_kernels
 from crbg.attach import attach, gates
 from crbg.gate import Gaussian, _GatedProduct, straight_through
 
@@ -172,6 +172,45 @@ def test_draws_of_other_keys_are_independent(sample):
         for shift in (0, 1, 2, 1024):
             assert correlation(sample, other.roll(shift)) < 4.5, (key, shift)
             assert correlation(sample**2 - 1, (other.roll(shift) ** 2 - 1) / 2) < 4.5, (key, shift)
+
+
+@pytest.mark.parametrize("form", ["compiled", "torch"])
+def test_a_push_is_added_to_one_gradient_and_then_forgotten(form, in_torch):
+    if form == "torch":
+        in_torch()
+    mu, w = example()
+    _, slope = result(mu, w)
+    push = gate_kernels.Push()
+    add = push.value = torch.randn(mu.shape)
+    assert torch.equal(result(mu, w, push=push)[1], slope + add)
+    assert push.value is None
+    assert torch.equal(result(mu, w, push=push)[1], slope)
+
+
+@pytest.mark.parametrize("twice", [False, True], ids=["once a step", "a weight used twice"])
+@pytest.mark.parametrize("options", [{"noise": 0.1, "source": "counter"}, {"noise": 0.0}, {"noise": 0.1}], ids=str)
+def test_a_controlled_search_is_the_same_whoever_adds_the_push(options, twice, monkeypatch):
+    """In the gate's backward pass, or afterwards."""
+
+    class Twice(torch.nn.Linear):
+        def forward(self, x):
+            y = super().forward(x)
+            return super().forward(y) if twice else y
+
+    def search(layout):
+        monkeypatch.setattr("crbg.control.layout", layout)
+        torch.manual_seed(0)
+        x, y = torch.randn(64, 12), torch.randint(0, 12, (64,))
+        found = find_ticket(Twice(12, 12), (x, y), 0.3, epochs=15, batch=16, **options)
+        return found.scores["weight"]
+
+    mine = search(gate_kernels.layout)
+    other = search(lambda t: object())  # no push is handed over where layouts differ
+    if twice:  # the sum of three terms is taken in another order
+        torch.testing.assert_close(mine, other, atol=0.02, rtol=0)
+    else:
+        assert torch.equal(mine, other)
+    assert not torch.equal(mine, torch.full_like(mine, 0.5))
 
 
 def test_one_gate_draws_anew_in_every_pass_and_as_its_seed_says():
