@@ -6,6 +6,7 @@ from torch.nn.functional import cross_entropy
 
 from crbg import methods, models
 from crbg.data.images import Feed, load
+from crbg.fit import computing
 from crbg.init import initialise
 
 
@@ -31,3 +32,18 @@ def test_bf16_agrees_with_fp32_and_keeps_parameters(method):
     assert set(seen) == {torch.float32, torch.bfloat16}
     assert losses["fp32"] != losses["bf16"]
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.1)
+
+
+def test_attention_in_bf16_takes_plain_products_on_a_processor_and_gives_the_same_to_rounding():
+    q, k, v = (torch.randn(2, 3, 17, 64, requires_grad=True) for _ in range(3))
+    seen = {}
+    for precision in ("fp32", "bf16"):
+        with computing(torch.device("cpu"), precision):
+            out = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+        flash = "FlashAttention" in type(out.grad_fn).__name__
+        (slope,) = torch.autograd.grad(out.float().square().sum(), q)
+        seen[precision] = (flash, out.dtype, out.float(), slope)
+    assert seen["fp32"][:2] == (True, torch.float32)
+    assert seen["bf16"][:2] == (False, torch.bfloat16)
+    for a, b in zip(seen["fp32"][2:], seen["bf16"][2:], strict=True):
+        torch.testing.assert_close(a, b, atol=0.02, rtol=0.05)

@@ -30,7 +30,8 @@ class Options:
 
     mu0, mu0_spread: initial gates are N(mu0, mu0_spread^2). weight: lambda on the mean scale, used when no density is asked
     for. lr: Adam's rate, falling along half a cosine. penalty: induce_sparse, induce_decision, decision_quad, decision_entropy, or a sum
-    of them, as 0.5*induce_sparse+0.5*induce_decision. source: normal or antithetic draws. learn_sigma: each tensor learns its noise.
+    of them, as 0.5*induce_sparse+0.5*induce_decision. source: normal, antithetic or counter (fast on a processor) draws.
+    learn_sigma: each tensor learns its noise.
     anneal_to: noise at 80 % of the search, reached linearly; negative means no annealing. The controller's plan: reach, the share of the
     search after which the density is to be there; decide, that from which a penalty on undecided gates rises; firmness, how strong that
     becomes against the task; tolerance, how far off its path the density may be for that; 0 means 0.1, and 0.02 below density 0.05, where
