@@ -15,7 +15,7 @@ help: ## list the targets
 install: $(STAMP) ## make .venv with the locked dependencies (TORCH_BACKEND=cpu leaves CUDA out)
 
 # editable_mode=compat: a path instead of an import hook, so that a clone called crbg does not hide the package from scripts beside it.
-$(STAMP): requirements.lock pyproject.toml crbg/gate_kernels.c
+$(STAMP): requirements.lock pyproject.toml crbg/gates/kernels.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make install PYTHON=python3.11")'
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	@echo "installing the locked dependencies (with CUDA packages several GB; TORCH_BACKEND=cpu leaves them out)"
@@ -42,10 +42,11 @@ test-slow: $(STAMP) ## the tests on real MNIST that take minutes; needs CRBG_DAT
 test-slurm: $(STAMP) ## the DAG on a real SLURM on this machine: root on Debian, CRBG_TEST_SLURM=1 (SLURM_TESTS="literal or cancelled" picks some)
 	$(BIN)/python -m pytest tests/slurm -m slurm $(if $(SLURM_TESTS),-k "$(SLURM_TESTS)")
 
-lint: $(STAMP) ## ruff, mypy --strict, snakefmt, snakemake --lint
+lint: $(STAMP) ## ruff, mypy --strict, import-linter, snakefmt, snakemake --lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 

@@ -29,12 +29,14 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torchvision.transforms import v2
 
-from crbg import device, fused, gate_kernels, measure, methods, models
-from crbg.attach import weights
-from crbg.data import info
-from crbg.data.images import Feed, Part
-from crbg.gate import Gaussian
-from crbg.run import cpu_name, revision
+from crbg import measure, methods, models
+from crbg.data.datasets import info
+from crbg.data.loader import BatchLoader, Part
+from crbg.gates import kernels, triton
+from crbg.gates.attach import weights
+from crbg.gates.gaussian import Gaussian
+from crbg.runs.provenance import cpu_name, revision
+from crbg.training import device
 
 # Name: model, its arguments, edge of the images, batch size.
 NETWORKS: dict[str, tuple[str, dict[str, Any], int, int]] = {
@@ -57,7 +59,7 @@ def wait(where: torch.device) -> None:
 class Watched:
     """The batches of a feed, and the time that a search spends on those after the first few."""
 
-    def __init__(self, feed: Feed, steps: int) -> None:
+    def __init__(self, feed: BatchLoader, steps: int) -> None:
         self.feed, self.steps, self.seconds, self.where = feed, steps, 0.0, feed.part.device
 
     def __len__(self) -> int:
@@ -74,13 +76,13 @@ class Watched:
         self.seconds = time.perf_counter() - began
 
 
-def once(fresh: nn.Module, method: str, options: dict[str, Any], feed: Feed, steps: int, precision: str) -> tuple[float, float]:
+def once(fresh: nn.Module, method: str, options: dict[str, Any], feed: BatchLoader, steps: int, precision: str) -> tuple[float, float]:
     """Seconds a step and peak memory in MiB (0 on a CPU) of one short search; infinite seconds where the memory does not suffice."""
     where, batches = feed.part.device, Watched(feed, steps)
     model = copy.deepcopy(fresh).to(where)
     if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats(where)
-    task = methods.Task(batches, 0.1, 1, 0, cross_entropy, precision=precision)
+    task = methods.SearchTask(batches, 0.1, 1, 0, cross_entropy, precision=precision)
     try:
         methods.get(method).find(model, task, methods.options(method, options))
     except torch.OutOfMemoryError:
@@ -155,7 +157,7 @@ def loader_rate(batches: Iterator[tuple[torch.Tensor, torch.Tensor]], batch: int
     return count * batch / (time.perf_counter() - start)
 
 
-def feed_rate(feed: Feed) -> float:
+def feed_rate(feed: BatchLoader) -> float:
     """Images a second of our batches, augmented on the device."""
     for _ in range(2):
         wait(feed.part.device)
@@ -172,7 +174,7 @@ def sides(where: torch.device) -> dict[str, tuple[str, dict[str, Any]]]:
         out[f"gated, {source} noise"] = ("crbg", {"noise": 0.1, "source": source})
     out["gated, no noise"] = ("crbg", {"noise": 0.0})
     out["edge_popup"] = ("edge_popup", {})
-    if where.type == "cuda" and fused.works(where):
+    if where.type == "cuda" and triton.works(where):
         out["gated, normal noise, not fused"] = out["gated, normal noise"]
     return out
 
@@ -184,7 +186,7 @@ def measured(name: str, args: argparse.Namespace, where: torch.device, best: flo
     images = max(2048, batch * (args.steps + WARM))
     pixels = torch.randint(0, 256, (images, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     part = Part(pixels, torch.arange(images) % 10, torch.tensor(entry.mean), torch.tensor(entry.std), size=size).to(where)
-    feed = Feed(part, batch, 0, flip=True, crop=4)
+    feed = BatchLoader(part, batch, 0, flip=True, crop=4)
     theirs = user_batches(part, batch, args.workers)
     fresh, _ = models.initial(model, (3, edge, edge), 10, "kaiming_normal", 1.0, 0, **model_args)
     ways = sides(where)
@@ -251,7 +253,7 @@ def main() -> None:
     chip = torch.cuda.get_device_name(where) if where.type == "cuda" else f"{cpu_name()}, {args.threads} thread(s)"
     text = (
         f"{chip}, {args.precision}, {args.rounds} rounds of {args.steps} steps, torch {torch.__version__.split('+')[0]}, "
-        f"revision {revision()}, gates {'compiled' if gate_kernels.compiled() else 'in torch'}. "
+        f"revision {revision()}, gates {'compiled' if kernels.compiled() else 'in torch'}. "
         f"A matrix product reaches {best / 1e9:.0f} GFLOP/s.\n\n"
         f"{tabulate(rows, head, tablefmt='pipe', disable_numparse=True)}\n"
     )

@@ -22,8 +22,9 @@ from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn.functional import cross_entropy
 
-from crbg import device, models
-from crbg.run import cpu_name, revision
+from crbg import models
+from crbg.runs.provenance import cpu_name, revision
+from crbg.training import device
 
 Step = Callable[[], list[float]]
 

@@ -20,16 +20,23 @@ from publish import publish
 from tabulate import tabulate
 from torch.nn.functional import cross_entropy
 
-from crbg import attach, control, gate, models, rivals
-from crbg.fit import Search
-from crbg.init import initialise
-from crbg.run import cpu_name, revision
-from crbg.variational import Variational
+from crbg import models
+from crbg.gates import attach
+from crbg.gates.base import Gate
+from crbg.gates.concrete import Concrete, HardConcrete
+from crbg.gates.gaussian import Gaussian
+from crbg.gates.scores import Sampled, Scored, TopK
+from crbg.models.initial_weights import initialise
+from crbg.runs.provenance import cpu_name, revision
+from crbg.search import density_controller
+from crbg.search.gradbalance import GiveUp, GradBalance, OneThreshold, Redraw
+from crbg.search.variational import Variational
+from crbg.training.hooks import SearchHook
 
 
 def stepper(
     model: torch.nn.Module,
-    search: Search,
+    search: SearchHook,
     optimiser: torch.optim.Optimizer,
     x: torch.Tensor,
     y: torch.Tensor,
@@ -58,7 +65,7 @@ def variants(name: str, x: torch.Tensor, y: torch.Tensor) -> dict[str, Callable[
         return model
 
     dense = fresh()
-    out["dense"] = stepper(dense, Search(), torch.optim.Adam(dense.parameters(), lr=1e-3, fused=True), x, y)
+    out["dense"] = stepper(dense, SearchHook(), torch.optim.Adam(dense.parameters(), lr=1e-3, fused=True), x, y)
     for label, options in {
         "gated, no noise": {"noise": 0.0},
         "gated, normal": {"noise": 0.25},
@@ -68,13 +75,13 @@ def variants(name: str, x: torch.Tensor, y: torch.Tensor) -> dict[str, Callable[
             model = fresh()
             for p in model.parameters():
                 p.requires_grad_(False)
-            attach.attach(model, lambda n, w, o=options: gate.Gaussian(torch.full_like(w, 0.5), **o))
+            attach.attach(model, lambda n, w, o=options: Gaussian(torch.full_like(w, 0.5), **o))
             for g in attach.gates(model).values():
                 g.sampling = True
             search = (
-                control.Penalised(model, "induce_sparse", 1.0)
+                density_controller.Penalised(model, "induce_sparse", 1.0)
                 if steering == "fixed lambda"
-                else control.Controlled(model, "induce_sparse", 0.1)
+                else density_controller.Controlled(model, "induce_sparse", 0.1)
             )
             adam = torch.optim.Adam([g.mu for g in search.gates], lr=0.02, fused=True)
             out[f"{label}, {steering}"] = stepper(model, search, adam, x, y)
@@ -95,15 +102,15 @@ def variants(name: str, x: torch.Tensor, y: torch.Tensor) -> dict[str, Callable[
     return out
 
 
-Parts = tuple[Callable[..., gate.Gate], Callable[..., tuple[torch.optim.Optimizer, Search]]]
+Parts = tuple[Callable[..., Gate], Callable[..., tuple[torch.optim.Optimizer, SearchHook]]]
 
 
 def rivals_of() -> dict[str, Parts]:
     """Give the gate and the steering of each of the other methods, at 10 % density; names are those of the files in crbg/methods."""
     sgd = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
 
-    def popup(n: str, w: torch.Tensor) -> gate.Gate:
-        return gate.TopK(w * 1.0, w.numel() // 10, 10**0.5)
+    def popup(n: str, w: torch.Tensor) -> Gate:
+        return TopK(w * 1.0, w.numel() // 10, 10**0.5)
 
     def tenth(gates: list[Any]) -> int:
         return sum(p.numel() for g in gates for p in g.parameters()) // 10
@@ -112,24 +119,24 @@ def rivals_of() -> dict[str, Parts]:
         return torch.optim.Adam([g.logit for g in gates], lr=0.1, fused=True)
 
     return {
-        "edge_popup": (popup, lambda gates, w: (sgd([g.score for g in gates]), Search())),
-        "edge_popup_global": (popup, lambda gates, w: (sgd([g.score for g in gates]), rivals.OneThreshold(gates, 0.1, 0.1))),
-        "iterand": (popup, lambda gates, w: (sgd([g.score for g in gates]), rivals.Redraw(w, gates, 0, 300, 0.1))),
+        "edge_popup": (popup, lambda gates, w: (sgd([g.score for g in gates]), SearchHook())),
+        "edge_popup_global": (popup, lambda gates, w: (sgd([g.score for g in gates]), OneThreshold(gates, 0.1, 0.1))),
+        "iterand": (popup, lambda gates, w: (sgd([g.score for g in gates]), Redraw(w, gates, 0, 300, 0.1))),
         "gem_miner": (
-            lambda n, w: rivals.Scored(torch.rand_like(w)),
-            lambda gates, w: (sgd([g.p for g in gates]), rivals.GiveUp(gates, tenth(gates), 10, 0.0)),
+            lambda n, w: Scored(torch.rand_like(w)),
+            lambda gates, w: (sgd([g.p for g in gates]), GiveUp(gates, tenth(gates), 10, 0.0)),
         ),
         "supermask": (
-            lambda n, w: rivals.Sampled(torch.full_like(w, -2.2), False),
-            lambda gates, w: (sgd([g.v for g in gates]), Search()),
+            lambda n, w: Sampled(torch.full_like(w, -2.2), False),
+            lambda gates, w: (sgd([g.v for g in gates]), SearchHook()),
         ),
         "concrete": (
-            lambda n, w: rivals.Concrete(torch.full_like(w, -2.2)),
-            lambda gates, w: (adam(gates), rivals.GradBalance(gates, tenth(gates))),
+            lambda n, w: Concrete(torch.full_like(w, -2.2)),
+            lambda gates, w: (adam(gates), GradBalance(gates, tenth(gates))),
         ),
         "hard_concrete": (
-            lambda n, w: rivals.HardConcrete(torch.full_like(w, -2.2)),
-            lambda gates, w: (adam(gates), rivals.GradBalance(gates, tenth(gates))),
+            lambda n, w: HardConcrete(torch.full_like(w, -2.2)),
+            lambda gates, w: (adam(gates), GradBalance(gates, tenth(gates))),
         ),
     }
 

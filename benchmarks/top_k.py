@@ -15,8 +15,8 @@ import torch
 from publish import publish
 from tabulate import tabulate
 
-from crbg.gate import TopK
-from crbg.run import cpu_name, revision
+from crbg.gates.scores import TopK
+from crbg.runs.provenance import cpu_name, revision
 
 SHAPES = {  # weights of a ResNet-18 for CIFAR, with how many of each there are
     (64, 3, 3, 3): 1, (64, 64, 3, 3): 4, (128, 64, 3, 3): 1, (128, 128, 3, 3): 3, (128, 64, 1, 1): 1, (256, 128, 3, 3): 1,

@@ -12,12 +12,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from crbg import attempts, methods, models, parallel, plan, status, store, work
-from crbg import config as configs
-from crbg.config import Cell, Config, Experiment
-from crbg.data import DATA, own, root
+from crbg import methods, models
+from crbg.data.datasets import DATA, own, root
 from crbg.errors import CrbgError, choose
-from crbg.files import write_json, write_text
+from crbg.experiments import attempts, estimates, record_store, status
+from crbg.experiments import config as configs
+from crbg.experiments.config import Cell, Config, Experiment
+from crbg.runs import queue
+from crbg.storage.atomic import write_json, write_text
+from crbg.training import distributed
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
     try:
-        if parallel.started() and args.do is not _run:
+        if distributed.started() and args.do is not _run:
             raise CrbgError("only `crbg run` works in several processes; start this one without torchrun")
         return int(args.do(args) or 0)
     except CrbgError as error:
@@ -36,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "crbg: interrupted; finished runs are kept, and the same command goes on from the checkpoint of the last minute",
             file=sys.stderr,
         )
-        return work.INTERRUPTED
+        return queue.INTERRUPTED
     except BrokenPipeError:
         return 0
 
@@ -67,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--device", help="auto, cpu, cuda or cuda:N")
     run.add_argument("--threads", type=int, help="CPU threads of this process")
     run.add_argument("--deadline-minutes", type=float, default=math.inf, metavar="M",
-                     help=f"stop before M minutes with status {work.CONTINUE} and a checkpoint")  # fmt: skip
+                     help=f"stop before M minutes with status {queue.CONTINUE} and a checkpoint")  # fmt: skip
     run.add_argument("--out", type=Path, help="write a manifest of the cells here")
     run.add_argument(
         "--attempt",
@@ -173,7 +176,7 @@ def _matches(cell: Cell, key: str, text: str) -> bool:
 
 
 def _bench(args: argparse.Namespace, config: Config, cells: Iterable[Cell] = ()) -> Any:
-    return work.bench(config, cells, getattr(args, "device", None), getattr(args, "threads", None))
+    return queue.bench(config, cells, getattr(args, "device", None), getattr(args, "threads", None))
 
 
 def _unique(cells: Iterable[Cell]) -> list[Cell]:
@@ -185,19 +188,19 @@ def _run(args: argparse.Namespace) -> int:
     if not (args.experiment or args.job or args.where or math.isfinite(args.deadline_minutes)):
         raise CrbgError("say what to run: an experiment or a target (`crbg list experiments`), or all; `crbg plan` says what it costs")
     cells = _unique(_cells(args, config))
-    parallel.together = parallel.started()
-    if not (args.job and parallel.first()):
+    distributed.together = distributed.started()
+    if not (args.job and distributed.first()):
         return _do_runs(args, config, cells)
     # A job of the workflow notes its own beginning before anything large is loaded, so that a kill for want of memory shows.
-    folder, outcome = store.job_folder(config, args.job), attempts.FAILED
+    folder, outcome = record_store.job_folder(config, args.job), attempts.FAILED
     with suppress(OSError):  # a full disk is reported by what needs it
         attempts.begin(folder, attempt=args.attempt)
     try:
         code = _do_runs(args, config, cells)
-        outcome = {0: attempts.DONE, work.CONTINUE: attempts.PAUSED}.get(code, attempts.FAILED)
+        outcome = {0: attempts.DONE, queue.CONTINUE: attempts.PAUSED}.get(code, attempts.FAILED)
         return code
     except RuntimeError:
-        outcome = attempts.KILLED if parallel.size() > 1 else outcome
+        outcome = attempts.KILLED if distributed.size() > 1 else outcome
         raise
     finally:
         with suppress(OSError):
@@ -205,18 +208,18 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _do_runs(args: argparse.Namespace, config: Config, cells: list[Cell]) -> int:
-    if not parallel.first():
-        return work.search(_bench(args, config, cells), config, [], args.deadline_minutes)
-    todo = [c for c in cells if not store.find(config, c.spec, c.seed)]
+    if not distributed.first():
+        return queue.search(_bench(args, config, cells), config, [], args.deadline_minutes)
+    todo = [c for c in cells if not record_store.find(config, c.spec, c.seed)]
     if (unchosen := config.unchosen(todo)) and not config.demonstration:
         raise CrbgError(f"nothing is chosen yet for {', '.join(unchosen)}: run the tuning that `tuned_by` names, then `crbg select`")
-    if todo or parallel.size() > 1:  # several processes meet even where there is nothing to do
+    if todo or distributed.size() > 1:  # several processes meet even where there is nothing to do
         if todo and 0 < args.slices < args.attempt:
             raise CrbgError(
                 f"{len(todo)} runs are not done after {args.slices} tries, which is more than they should take by their estimate; "
                 "`crbg status` shows what became of them, `crbg run` without --slices goes on"
             )
-        before = work.hopeless(config, todo)
+        before = queue.hopeless(config, todo)
         lost = before if args.attempt > 1 else {}
         for why in lost.values():
             print(why, flush=True)
@@ -224,13 +227,13 @@ def _do_runs(args: argparse.Namespace, config: Config, cells: list[Cell]) -> int
         # What failed before goes last: in slices of time it would else be tried again and again before anything else.
         hopeful.sort(key=lambda c: c.key in before)
         code = 0
-        if hopeful or parallel.size() > 1:
-            code = work.search(_bench(args, config, hopeful or cells), config, hopeful, args.deadline_minutes)
+        if hopeful or distributed.size() > 1:
+            code = queue.search(_bench(args, config, hopeful or cells), config, hopeful, args.deadline_minutes)
         if code or lost:
-            return code or work.FAILED
+            return code or queue.FAILED
     else:
         for c in cells[:10]:
-            print(work.line(c, *store.outcome(config, c.spec, c.seed)))
+            print(queue.line(c, *record_store.outcome(config, c.spec, c.seed)))
         print(f"all runs asked for ({len(cells)}) are done or recorded; `--set reuse=never results=FOLDER` runs them again")
     _manifest(args.out, cells)
     return 0
@@ -254,15 +257,15 @@ def _evaluate(args: argparse.Namespace) -> int:
                 f"{c.spec.slug()} is not listed in {listed}; the test set opens only for specs listed there: "
                 f"run `crbg select{_given(args)}`, which writes {config.paper / listed.name}"
             )
-    todo = [c for c in cells if not store.find(config, c.spec, c.seed, evaluated=True)]
+    todo = [c for c in cells if not record_store.find(config, c.spec, c.seed, evaluated=True)]
     if todo:
-        from crbg.run import evaluate
+        from crbg.runs.evaluate import evaluate
 
-        bench, progress = _bench(args, config), work.Progress(len(todo))
+        bench, progress = _bench(args, config), queue.Progress(len(todo))
         for c in todo:
             out = evaluate(c.spec, c.seed, bench)
             exact = out.get("test", {}).get("readings", {}).get("binary", {}).get("accuracy")
-            progress.finish(f"{work.title(c)}: " + (f"test {exact:.2f} %" if exact is not None else out["status"]))
+            progress.finish(f"{queue.title(c)}: " + (f"test {exact:.2f} %" if exact is not None else out["status"]))
     _manifest(args.out, cells)
     return 0
 
@@ -270,12 +273,12 @@ def _evaluate(args: argparse.Namespace) -> int:
 def _verify(args: argparse.Namespace) -> int:
     config = _config(args)
     cells = _unique(_cells(args, config))
-    from crbg import verify
+    from crbg.runs import verify
 
     runs = verify.finished(config, cells)
     if not runs:
         raise CrbgError(f"none of the {len(cells)} runs asked for is done, so nothing can be verified; `crbg status` says what is missing")
-    verifier, progress = verify.Verifier(config, _bench(args, config)), work.Progress(len(runs))
+    verifier, progress = verify.Verifier(config, _bench(args, config)), queue.Progress(len(runs))
     rows = verifier.rows(runs, progress.finish)
     print(verify.table(rows))
     for name, why in verifier.missing.items():
@@ -288,7 +291,7 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _data(args: argparse.Namespace) -> int:
-    from crbg.data.images import load
+    from crbg.data.sources import load
 
     folder = _config(args).data_dir
     if args.images:
@@ -309,9 +312,9 @@ def _plan(args: argparse.Namespace) -> int:
         if args.minutes < 1:
             raise CrbgError(f"--minutes {args.minutes:g}: a slice has at least one minute")
         name = f" {args.experiment}" if args.experiment else ""
-        print(plan.schedule(config, _cells(args, config), args.minutes, name))
+        print(estimates.schedule(config, _cells(args, config), args.minutes, name))
         return 0
-    print(plan.table(config, _cells(args, config)))
+    print(estimates.table(config, _cells(args, config)))
     return 0
 
 
@@ -367,7 +370,7 @@ LISTS: dict[str, tuple[str, Callable[[argparse.Namespace], Iterable[str]]]] = {
 
 
 def _select(args: argparse.Namespace) -> int:
-    from crbg import selection
+    from crbg.experiments import selection
 
     config = _config(args)
     path = args.out or config.paper / "selected.yaml"
@@ -378,14 +381,14 @@ def _select(args: argparse.Namespace) -> int:
 def _record(args: argparse.Namespace) -> int:
     config = _config(args)
     cells = _unique(_cells(args, config))
-    print(f"{store.record(config, cells)} runs recorded under {store.recorded_folder(config)}")
+    print(f"{record_store.record(config, cells)} runs recorded under {record_store.recorded_folder(config)}")
     if args.tickets:
-        print(f"{store.record_tickets(config, cells)} tickets recorded under {store.recorded_folder(config) / 'tickets'}")
+        print(f"{record_store.record_tickets(config, cells)} tickets recorded under {record_store.recorded_folder(config) / 'tickets'}")
     return 0
 
 
 def _report(args: argparse.Namespace) -> int:
-    from crbg.report import brief, build
+    from crbg.report.build import brief, build
 
     if args.brief:
         config = _config(args)

@@ -20,12 +20,12 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from crbg import models
-from crbg.attach import bake, weights
 from crbg.errors import CrbgError
-from crbg.files import write_bytes
-from crbg.init import initialise, tensor_digest
-from crbg.mask import Mask, shapes_digest
+from crbg.gates.attach import bake, weights
+from crbg.masks.mask import Mask, shapes_digest
+from crbg.models.initial_weights import initialise, tensor_digest
 from crbg.rng import LAWS
+from crbg.storage.atomic import write_bytes
 
 FORMAT = 1
 # What a hostile or damaged file can make its readers raise; torch reports impossible shapes as RuntimeError.

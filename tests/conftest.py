@@ -9,11 +9,13 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton: its kernels then run on a processor
 
-from crbg import cli, config, models
-from crbg.data import images
-from crbg.init import initialise
-from crbg.run import Bench, execute
-from crbg.verify import Verifier
+from crbg import cli, models
+from crbg.data.sources import load
+from crbg.experiments import config
+from crbg.models.initial_weights import initialise
+from crbg.runs.execute import execute
+from crbg.runs.setup import Bench
+from crbg.runs.verify import Verifier
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -67,7 +69,7 @@ def lenet(new_lenet):
 
 @pytest.fixture(scope="session")
 def digits():
-    return images.load("digits")
+    return load("digits")
 
 
 @pytest.fixture(scope="session")
@@ -77,4 +79,4 @@ def mnist():
         pytest.skip("CRBG_DATA is not set: no real MNIST to test on")
     if not (Path(folder).expanduser() / "mnist.npz").exists():
         pytest.skip("CRBG_DATA holds no mnist.npz")
-    return images.load("mnist", folder, download=False)
+    return load("mnist", folder, download=False)

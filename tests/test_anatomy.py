@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import yaml
 
-from crbg import config as configs
-from crbg import store
-from crbg.report import anatomy, build
-from crbg.run import Bench, execute
+from crbg.experiments import config as configs
+from crbg.experiments import record_store
+from crbg.report import anatomy
+from crbg.report.build import build
+from crbg.runs.execute import execute
+from crbg.runs.setup import Bench
 from crbg.ticket import Ticket
 
 
@@ -45,7 +47,7 @@ def test_the_first_layer_is_that_of_the_ticket(project):
     found = anatomy.tickets(project)
     assert len(found) == 3
     for a in found:
-        ticket = Ticket.load(store.ticket_path(project, a.cell.spec, a.cell.seed))
+        ticket = Ticket.load(record_store.ticket_path(project, a.cell.spec, a.cell.seed))
         naive = np.zeros((28, 28), int)
         for unit in ticket.mask["fc1.weight"]:
             naive += unit.reshape(28, 28).int().numpy()
@@ -55,14 +57,14 @@ def test_the_first_layer_is_that_of_the_ticket(project):
 
 def test_committed_tickets_stand_in_for_fresh_ones(project):
     cell = anatomy.shown(project)[0]
-    fresh = store.ticket_path(project, cell.spec, cell.seed)
-    committed = store.recorded_ticket(project, cell.spec, cell.seed)
+    fresh = record_store.ticket_path(project, cell.spec, cell.seed)
+    committed = record_store.recorded_ticket(project, cell.spec, cell.seed)
     committed.parent.mkdir(parents=True)
     committed.write_bytes(fresh.read_bytes())
     fresh.rename(fresh.with_suffix(".away"))
     try:
-        assert store.ticket_path(project, cell.spec, cell.seed) == committed
-        assert store.ticket_path(configs.read(["config.yaml"], ["reuse=never"]), cell.spec, cell.seed) is None
+        assert record_store.ticket_path(project, cell.spec, cell.seed) == committed
+        assert record_store.ticket_path(configs.read(["config.yaml"], ["reuse=never"]), cell.spec, cell.seed) is None
     finally:
         fresh.with_suffix(".away").rename(fresh)
         committed.unlink()

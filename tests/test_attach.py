@@ -8,11 +8,12 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from crbg import models
-from crbg.attach import attach, bake, bypass, detach, frozen, gates, sampling, weights
 from crbg.errors import CrbgError
-from crbg.gate import Fixed, Gate, Gaussian, Units
-from crbg.init import initialise, tensor_digest
-from crbg.mask import Mask
+from crbg.gates.attach import attach, bake, bypass, detach, frozen, gates, sampling, weights
+from crbg.gates.base import Fixed, Gate
+from crbg.gates.gaussian import Gaussian, Units
+from crbg.masks.mask import Mask
+from crbg.models.initial_weights import initialise, tensor_digest
 
 VIT = {"img_size": 32, "patch_size": 8, "depth": 2}
 SWIN = {"img_size": 32, "patch_size": 2, "window_size": 4, "depths": (1, 1), "embed_dim": 32, "num_heads": (2, 4)}

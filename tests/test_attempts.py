@@ -14,13 +14,18 @@ import torch
 import yaml
 from filelock import FileLock
 
-from crbg import attempts, cli, device, files, lock, plan, store, work
-from crbg import config as configs
+from crbg import cli
 from crbg.errors import CrbgError, GpuFullError, WriteError
-from crbg.fit import save_checkpoint
-from crbg.lock import HeldError
+from crbg.experiments import attempts, estimates, record_store
+from crbg.experiments import config as configs
+from crbg.experiments.spec import folder as run_folder
 from crbg.methods import crbg as method
-from crbg.run import _outcome
+from crbg.runs import queue
+from crbg.runs.execute import _outcome
+from crbg.storage import atomic, lock
+from crbg.storage.lock import HeldError
+from crbg.training import device
+from crbg.training.checkpoint import save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -30,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 HOLDER = """
 import sys, time
 from pathlib import Path
-from crbg import lock
+from crbg.storage import lock
 with lock.hold(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -163,7 +168,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path, mon
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(WriteError, match=r"cannot write .*checkpoint\.pt: PytorchStreamWriter failed .*; make room there"):
         save_checkpoint(path, {"step": 2})
-    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
+    monkeypatch.setattr(atomic.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
     with pytest.raises(WriteError, match=r"checkpoint\.pt: No space left on device; make room there"):
         save_checkpoint(path, {"step": 2})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.pt"]
@@ -194,7 +199,7 @@ def run(project, crbg):
 
 def folders(name="one"):
     config = configs.read(["config.yaml"])
-    return [store.run_folder(config, c.spec, c.seed) for c in config.experiment(name).cells]
+    return [record_store.run_folder(config, c.spec, c.seed) for c in config.experiment(name).cells]
 
 
 def broken(*_):
@@ -205,22 +210,22 @@ def test_a_run_that_fails_does_not_stop_the_others_and_is_not_tried_twice(run, m
     with monkeypatch.context() as patch:
         patch.setattr(method, "find", broken)
         status, text = run("one")
-    assert status == work.FAILED
+    assert status == queue.FAILED
     assert text.count("ZeroDivisionError: by nought") == 2
     assert "2 of 3 runs failed; `crbg status` says why" in text
     assert [(f / "record.json").exists() for f in folders()] == [False, False, True]
     # The workflow's second attempt leaves them alone, though nothing is broken now; a first attempt does not.
     status, text = run("one", "--attempt", "2")
-    assert status == work.FAILED
+    assert status == queue.FAILED
     assert text.count("not tried again after a code error: by nought") == 2
     # In slices of time that are first attempts all, what failed goes last.
     order = []
     with monkeypatch.context() as patch:
         patch.setattr(
-            work,
+            queue,
             "search",
             lambda bench, config, cells, minutes: (
-                order.extend(folders().index(store.run_folder(config, c.spec, c.seed)) for c in cells) or 0
+                order.extend(folders().index(record_store.run_folder(config, c.spec, c.seed)) for c in cells) or 0
             ),
         )
         (folders()[2] / "record.json").rename(folders()[2] / "aside")
@@ -254,7 +259,7 @@ def test_a_run_that_another_process_holds_is_waited_for(run, monkeypatch):
         naps.append(seconds)
         other.release()
 
-    monkeypatch.setattr(work.time, "sleep", nap)
+    monkeypatch.setattr(queue.time, "sleep", nap)
     status, text = run("one")
     assert status == 0
     assert len(naps) == 1
@@ -269,7 +274,7 @@ def test_waiting_ends_at_the_deadline(run, monkeypatch):
     locks = [FileLock(f / "lock") for f in folders()]
     for one in locks:
         one.acquire()
-    assert run("one", "--deadline-minutes", "0.1")[0] == work.CONTINUE
+    assert run("one", "--deadline-minutes", "0.1")[0] == queue.CONTINUE
     for one in locks:
         one.release()
 
@@ -285,7 +290,7 @@ def test_a_signal_stops_at_the_next_step_with_a_checkpoint(run, monkeypatch, num
             os.kill(os.getpid(), number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(work.Progress, "step", step)
+        patch.setattr(queue.Progress, "step", step)
         code, text = run("one")
     assert code == status
     assert "stopped after 7 of 18 steps" in text
@@ -307,9 +312,9 @@ def test_a_full_disk_stops_the_job_with_one_message(run, monkeypatch):
 
 
 def test_the_margin_before_a_deadline_grows_with_it():
-    assert plan.margin(1) == pytest.approx(7.8)
-    assert plan.margin(600) == 120
-    assert plan.margin(float("inf")) == 120
+    assert estimates.margin(1) == pytest.approx(7.8)
+    assert estimates.margin(600) == 120
+    assert estimates.margin(float("inf")) == 120
 
 
 # --- GPUs ---
@@ -338,7 +343,7 @@ def test_devices_by_name(monkeypatch):
 TAKE = """
 import sys, time, torch
 from pathlib import Path
-from crbg import device
+from crbg.training import device
 torch.cuda.is_available = lambda: True
 device.identities = lambda: ["GPU-a", "GPU-b"]
 device.slots = lambda: Path(sys.argv[1])
@@ -409,35 +414,35 @@ def test_estimates_come_from_recorded_runs_of_the_same_kind_even_where_nothing_i
     config = configs.read(["config.yaml"], ["reuse=never"])
     cells = [c for c in config.experiment("one").cells if c.arm == "crbg"]
     for gpu, seconds in ((False, 20.0), (True, 1.0)):  # the median, for one epoch
-        assert list(plan.estimate_seconds(config, cells, gpu).values()) == pytest.approx([seconds + 3] * len(cells))
+        assert list(estimates.estimate_seconds(config, cells, gpu).values()) == pytest.approx([seconds + 3] * len(cells))
     # 46 seconds: twice that and five minutes; the largest peak and half as much again.
-    assert plan.slices(config, cells, False, 1440) == plan.Slices((7, 14, 28), 3500)
-    assert plan.slices(config, cells, False, 10).minutes == (7, 10, 10)
-    assert plan.slices(config, cells, False, 2).minutes == (2,) * 6
-    assert plan.slices(config, cells, True, 1440).memory_mb == 8000
+    assert estimates.slices(config, cells, False, 1440) == estimates.Slices((7, 14, 28), 3500)
+    assert estimates.slices(config, cells, False, 10).minutes == (7, 10, 10)
+    assert estimates.slices(config, cells, False, 2).minutes == (2,) * 6
+    assert estimates.slices(config, cells, True, 1440).memory_mb == 8000
 
 
 def test_a_job_that_was_killed_counts_until_the_next_workflow(run, project):
     config = configs.read(["config.yaml"])
     job = config.experiment("one").jobs()[0].name
-    folder = store.job_folder(config, job)
-    assert plan.kills(config, job) == 0
+    folder = record_store.job_folder(config, job)
+    assert estimates.kills(config, job) == 0
     for n in (1, 2, 1, 2):
         attempts.begin(folder, attempt=n)  # four tries without an end, two of them of an earlier workflow
-    assert plan.kills(config, job) == 2
-    assert run("one", "--job", job, "--attempt", "3", "--deadline-minutes", "0")[0] == work.CONTINUE
-    assert plan.kills(config, job) == 2
+    assert estimates.kills(config, job) == 2
+    assert run("one", "--job", job, "--attempt", "3", "--deadline-minutes", "0")[0] == queue.CONTINUE
+    assert estimates.kills(config, job) == 2
     assert run("one", "--job", job, "--attempt", "4", "--slices", "3")[0] == 2
     assert run("one", "--job", job, "--attempt", "4")[0] == 0
     assert [a["outcome"] for a in attempts.read(folder)] == ["killed"] * 4 + ["paused", "failed", "done"]
     attempts.begin(folder, attempt=1)
     attempts.end(folder, attempts.DONE)
-    assert plan.kills(config, job) == 0
+    assert estimates.kills(config, job) == 0
 
 
 def test_without_records_there_are_defaults(project):
     config = configs.read(["config.yaml"])
-    assert plan.slices(config, list(config.experiment("one").cells), False, 1440).memory_mb == 4000
+    assert estimates.slices(config, list(config.experiment("one").cells), False, 1440).memory_mb == 4000
 
 
 # --- status ---
@@ -487,8 +492,10 @@ def test_the_thread_of_a_lock_ends_with_it(tmp_path):
 
 def test_a_full_gpu_names_the_batch_that_would_fit(tmp_path, monkeypatch):
     """A method that fails above 20 examples, as one does whose activations fill the memory."""
-    from crbg import methods, run
-    from crbg.spec import Spec
+    from crbg import methods
+    from crbg.experiments.spec import Spec
+    from crbg.runs.execute import execute
+    from crbg.runs.setup import Bench
 
     edge_popup = methods.get("edge_popup")
     find, tried = edge_popup.find, []
@@ -501,21 +508,23 @@ def test_a_full_gpu_names_the_batch_that_would_fit(tmp_path, monkeypatch):
         return find(model, task, options)
 
     monkeypatch.setattr(edge_popup, "find", full_above_20)
-    spec, bench = Spec("digits", "lenet-16", "edge_popup", 0.5, epochs=1, batch=128), run.Bench(tmp_path)
+    spec, bench = Spec("digits", "lenet-16", "edge_popup", 0.5, epochs=1, batch=128), Bench(tmp_path)
     with pytest.raises(GpuFullError, match=r"the GPU's memory is full \(CUDA out of memory\); a batch of 16 would fit"):
-        run.execute(spec, 0, bench)
+        execute(spec, 0, bench)
     assert tried == [128, 64, 32, 16]
-    assert attempts.last(run.folder(tmp_path, spec, 0))["outcome"] == attempts.MEMORY
+    assert attempts.last(run_folder(tmp_path, spec, 0))["outcome"] == attempts.MEMORY
     monkeypatch.setattr(edge_popup, "find", find)
-    assert run.execute(spec, 0, bench)["status"] == "ok", "nothing was spoilt"
+    assert execute(spec, 0, bench)["status"] == "ok", "nothing was spoilt"
 
 
 @pytest.mark.parametrize(("method", "options"), [("imp", {"drop": 0.1}), ("cts", {"search": 50}), ("saliency", {"control": "reinit"})])
 def test_the_batch_that_would_fit_is_tried_in_few_steps(tmp_path, monkeypatch, method, options):
     """A rewinding point beyond the trial's one epoch, many levels or a long search are not part of the trial."""
-    from crbg import methods, run
-    from crbg.fit import Clock
-    from crbg.spec import Spec
+    from crbg import methods
+    from crbg.experiments.spec import Spec
+    from crbg.runs.execute import execute
+    from crbg.runs.setup import Bench
+    from crbg.training.clock import Clock
 
     module, steps = methods.get(method), []
     find, tell = module.find, Clock.tell
@@ -529,5 +538,5 @@ def test_the_batch_that_would_fit_is_tried_in_few_steps(tmp_path, monkeypatch, m
     monkeypatch.setattr(Clock, "tell", lambda self, a, b: steps.append(a) or tell(self, a, b))
     spec = Spec("digits", "lenet-16", method, 0.2, epochs=5, batch=128, options={"rewind": 2, **options})
     with pytest.raises(GpuFullError, match="a batch of 32 would fit"):
-        run.execute(spec, 0, run.Bench(tmp_path))
+        execute(spec, 0, Bench(tmp_path))
     assert 2 <= len(steps) <= 6  # two a fit: the optimiser's state is there from the second on

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from crbg import attempts, cli, fit, methods, plan, store, work
-from crbg import config as configs
-from crbg.data import DATA
-from crbg.fit import Clock
-from crbg.spec import Spec
+from crbg import cli, methods
+from crbg.data.datasets import DATA
+from crbg.experiments import attempts, estimates, record_store
+from crbg.experiments import config as configs
+from crbg.experiments.spec import Spec
+from crbg.runs import queue
+from crbg.training.clock import Clock
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = sorted(cli._parser()._subparsers._group_actions[0].choices)
@@ -159,14 +161,14 @@ def test_a_run_says_how_it_came_out():
     cell = configs.Cell("e", "a", Spec("digits", "lenet-16", "edge_popup", 0.5), 3)
     reading = {"readings": {"binary": {"accuracy": 10.0}}, "constant": 10.0}
     says = [
-        work.line(cell, {"status": "ok", "density": 0.5, "validation": reading | more})
+        queue.line(cell, {"status": "ok", "density": 0.5, "validation": reading | more})
         for more in ({}, {"constant": 9.9}, {"constant": 9.9, "density_missed": True})
     ]
-    common = f"{work.title(cell)}: validation 10.00 % at density 0.5"
+    common = f"{queue.title(cell)}: validation 10.00 % at density 0.5"
     assert says == [f"{common}, no better than the commonest class", common, f"{common}, cut to it at the end"]
     old = {"status": "ok", "density": 0.5, "validation": {"readings": reading["readings"]}}
-    assert work.line(cell, old) == common
-    assert work.line(cell, {"status": "collapse"}) == f"{work.title(cell)}: collapse"
+    assert queue.line(cell, old) == common
+    assert queue.line(cell, {"status": "collapse"}) == f"{queue.title(cell)}: collapse"
 
 
 def test_one_cell_runs_once(project, crbg):
@@ -249,7 +251,7 @@ def test_a_job_runs_its_own_cells(project, crbg):
 
 def test_status_counts_and_says_how_to_run_what_is_missing(project, crbg):
     crbg("run", "curve", "--where", "arm=random", "density=0.5")
-    one, other = (store.run_folder(configs.read(["config.yaml", "digits.yaml"]), c.spec, c.seed) for c in cells()[:2])
+    one, other = (record_store.run_folder(configs.read(["config.yaml", "digits.yaml"]), c.spec, c.seed) for c in cells()[:2])
     other.mkdir(parents=True)
     attempts.begin(other)
     code, out, _ = crbg("status", "curve")
@@ -278,7 +280,7 @@ def test_a_run_that_is_out_of_time_goes_on_later(project, crbg, monkeypatch):
     assert "stopped after 0 of 36 steps; call again to go on" in out
     assert not Path("manifest.json").exists()
     # And one in the middle, whatever the speed of this machine.
-    monkeypatch.setattr(fit, "Clock", lambda **words: Clock(**words | {"stop_after": 23}))
+    monkeypatch.setattr("crbg.training.clock.Clock", lambda **words: Clock(**words | {"stop_after": 23}))
     code, out, _ = crbg(*ONE)
     assert code == 75
     assert "stopped after 23 of 36 steps" in out
@@ -395,7 +397,7 @@ def test_an_interruption_is_no_traceback(project, crbg, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(plan, "table", interrupted)
+    monkeypatch.setattr(estimates, "table", interrupted)
     code, out, err = crbg("plan")
     assert (code, out) == (130, "")
     assert "the same command goes on" in err

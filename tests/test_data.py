@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from crbg import data
-from crbg.data import DATA, DataInfo, info
-from crbg.data.images import Feed, Part, load, root, stratified
+from crbg.data.datasets import DATA, DataInfo, info, root
+from crbg.data.loader import BatchLoader, Part
+from crbg.data.sources import load
+from crbg.data.splits import stratified
 from crbg.errors import CrbgError
 
 SMALL = DataInfo("mnist", (2, 4, 4), 3, 30, 9, 12, (0.1, 0.4), (0.3, 0.2), "MNIST")
@@ -143,7 +145,7 @@ def test_batches_that_are_only_looked_at_are_the_smaller_the_larger_the_images(s
 
 
 def test_an_epoch_is_a_shuffle_without_its_incomplete_batch():
-    feed = Feed(numbered(103), 10, seed=4)
+    feed = BatchLoader(numbered(103), 10, seed=4)
     assert sorted(feed.order(2).tolist()) == list(range(103))
     seen = labels(feed, 2)
     assert [len(b) for b in seen] == [10] * 10
@@ -155,18 +157,18 @@ def test_an_epoch_is_a_shuffle_without_its_incomplete_batch():
 
 def test_the_order_is_a_function_of_seed_and_epoch():
     part = numbered(50)
-    one = Feed(part, 5, seed=1)
+    one = BatchLoader(part, 5, seed=1)
     list(one.epoch(0))
     torch.manual_seed(123)  # nobody else's generator matters
-    assert labels(one, 3) == labels(Feed(part, 5, seed=1), 3)
-    orders = {tuple(Feed(part, 5, seed=s).order(e).tolist()) for s in (0, 1, 2) for e in (0, 1, 2)}
+    assert labels(one, 3) == labels(BatchLoader(part, 5, seed=1), 3)
+    orders = {tuple(BatchLoader(part, 5, seed=s).order(e).tolist()) for s in (0, 1, 2) for e in (0, 1, 2)}
     assert len(orders) == 9
-    assert Feed(part, 5, seed=0).order(0)[:6].tolist() == [15, 26, 28, 29, 12, 42]
+    assert BatchLoader(part, 5, seed=0).order(0)[:6].tolist() == [15, 26, 28, 29, 12, 42]
 
 
 @pytest.mark.parametrize(("flip", "crop"), [(False, 0), (True, 0), (False, 4), (True, 4)])
 def test_an_epoch_taken_up_in_the_middle_has_the_same_tail(digits, flip, crop):
-    feed = Feed(digits.train, 64, seed=9, flip=flip, crop=crop)
+    feed = BatchLoader(digits.train, 64, seed=9, flip=flip, crop=crop)
     whole, tail = list(feed.epoch(5)), list(feed.epoch(5, 13))
     assert len(whole) == len(feed) == 18
     assert len(tail) == 5
@@ -176,8 +178,8 @@ def test_an_epoch_taken_up_in_the_middle_has_the_same_tail(digits, flip, crop):
 
 
 def test_flips_mirror_about_half_of_the_images(digits):
-    plain = torch.cat([x for x, _ in Feed(digits.train, 100, seed=0).epoch(0)])
-    flipped = torch.cat([x for x, _ in Feed(digits.train, 100, seed=0, flip=True).epoch(0)])
+    plain = torch.cat([x for x, _ in BatchLoader(digits.train, 100, seed=0).epoch(0)])
+    flipped = torch.cat([x for x, _ in BatchLoader(digits.train, 100, seed=0, flip=True).epoch(0)])
     same = (plain == flipped).flatten(1).all(1)
     mirrored = (plain.flip(-1) == flipped).flatten(1).all(1)
     assert bool((same | mirrored).all())
@@ -188,8 +190,8 @@ def test_crops_are_those_of_a_reflected_border(digits):
     """Naive twin: numpy's reflect padding, then a window of the image's size; every shift up to the border occurs."""
     crop, n = 3, 600
     part = digits.train.take(slice(n))
-    plain = torch.cat([x for x, _ in Feed(part, 100, seed=0).epoch(0)]).numpy()
-    moved = torch.cat([x for x, _ in Feed(part, 100, seed=0, crop=crop).epoch(0)]).numpy()
+    plain = torch.cat([x for x, _ in BatchLoader(part, 100, seed=0).epoch(0)]).numpy()
+    moved = torch.cat([x for x, _ in BatchLoader(part, 100, seed=0, crop=crop).epoch(0)]).numpy()
     seen = set()
     for one, other in zip(plain, moved, strict=True):
         wide = np.pad(one, ((0, 0), (crop, crop), (crop, crop)), mode="reflect")
@@ -203,7 +205,7 @@ def test_crops_are_those_of_a_reflected_border(digits):
 def test_flips_and_crops_of_colour_images_keep_channels_together():
     x = torch.arange(2 * 3 * 5 * 4, dtype=torch.uint8).reshape(2, 3, 5, 4)
     part = Part(x, torch.tensor([0, 1]), torch.zeros(3), torch.ones(3))
-    feed = Feed(part, 2, seed=3, flip=True, crop=2)
+    feed = BatchLoader(part, 2, seed=3, flip=True, crop=2)
     for epoch in range(20):
         rows, columns = feed.moves(*feed.drawn(epoch))
         pixels, y = next(iter(feed.epoch(epoch)))
@@ -215,23 +217,23 @@ def test_flips_and_crops_of_colour_images_keep_channels_together():
 
 def test_a_crop_wider_than_the_image_is_refused(digits):
     with pytest.raises(CrbgError, match="crop 28 does not fit images of"):
-        Feed(digits.train, 10, 0, crop=28)
+        BatchLoader(digits.train, 10, 0, crop=28)
 
 
 def test_enlarged_inputs_keep_constant_images_and_say_their_shape(digits):
     large = digits.sized(56)
     assert digits.in_shape == (1, 28, 28)
     assert large.in_shape == (1, 56, 56)
-    x, y = next(iter(Feed(large.train, 32, seed=1, crop=2).epoch(0)))
+    x, y = next(iter(BatchLoader(large.train, 32, seed=1, crop=2).epoch(0)))
     assert x.shape == (32, 1, 56, 56)
-    assert y.equal(next(iter(Feed(digits.train, 32, seed=1).epoch(0)))[1])
+    assert y.equal(next(iter(BatchLoader(digits.train, 32, seed=1).epoch(0)))[1])
     flat = Part(torch.full((3, 1, 8, 8), 51, dtype=torch.uint8), torch.zeros(3), torch.zeros(1), torch.ones(1), size=20)
     assert torch.allclose(flat.inputs(slice(None)), torch.full((3, 1, 20, 20), 0.2))
 
 
 def test_the_digest_of_an_order_tells_seed_and_batch_apart():
     part = numbered(40)
-    digests = [Feed(part, size, seed).digest() for size, seed in ((5, 0), (5, 1), (8, 0), (5, 0))]
+    digests = [BatchLoader(part, size, seed).digest() for size, seed in ((5, 0), (5, 1), (8, 0), (5, 0))]
     assert len(set(digests)) == 3
     assert digests[0] == digests[3]
 
@@ -239,7 +241,7 @@ def test_the_digest_of_an_order_tells_seed_and_batch_apart():
 @pytest.mark.parametrize("size", [0, 41, -1])
 def test_a_batch_that_does_not_fit_is_refused(size):
     with pytest.raises(CrbgError, match=f"batch size {size} does not fit 40 training images"):
-        Feed(numbered(40), size, 0)
+        BatchLoader(numbered(40), size, 0)
 
 
 # --- files ---

@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 import torch
 
-from crbg import config as configs
-from crbg import measure, models, stats
-from crbg.attach import weights
+from crbg import measure, models
 from crbg.cli import main
-from crbg.mask import Mask
-from crbg.report import claims, depth, figures
-from crbg.report.tidy import layer_ranks, tidy
+from crbg.experiments import config as configs
+from crbg.gates.attach import weights
+from crbg.masks.mask import Mask
+from crbg.report import claims, depth, figures, stats
+from crbg.report.records_table import layer_ranks, tidy
 
 
 def record(sparsities, order=None, sizes=None):
@@ -164,12 +164,12 @@ def test_deep_networks_are_drawn_layer_by_layer(tmp_path, monkeypatch):
 
 
 def test_tables_say_what_batch_norm_and_inexact_images_change(tmp_path, monkeypatch):
-    from crbg.data import images
+    from crbg.data.sources import load
     from crbg.report import tables
 
-    plain = images.load("digits")
+    plain = load("digits")
     three = dataclasses.replace(plain, lossy_test=torch.tensor([0, 5, 299]), lossy={"train": 4, "validation": 0, "test": 3})
-    monkeypatch.setattr("crbg.run.load", lambda name, folder, download: three)
+    monkeypatch.setattr("crbg.runs.setup.load", lambda name, folder, download: three)
     monkeypatch.chdir(tmp_path)
     conv = "      conv: {set: {model: conv2, model_args: {width: 0.125, norm: batch}}}"
     (tmp_path / "config.yaml").write_text(CONFIG.replace("      mlp: {set: {model: lenet-16}}", conv))

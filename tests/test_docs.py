@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from crbg import cli, config, models
+from crbg import cli, models
+from crbg.experiments import config
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
@@ -78,7 +79,6 @@ def with_models(monkeypatch, folder):
     """Look for architectures in a folder too, as if its files lay in crbg/models."""
     for path in (ROOT / "crbg/models").glob("[a-z]*.py"):
         (folder / path.name).write_text(path.read_text())
-    monkeypatch.setattr(models, "__file__", str(folder / "__init__.py"))
     monkeypatch.setattr(models, "__path__", [*models.__path__, str(folder)])
     models.families.cache_clear()
 
@@ -165,8 +165,8 @@ def test_a_new_method_joins_the_comparison_as_its_page_says(tmp_path, monkeypatc
 def test_every_field_of_the_configuration_is_explained():
     from dataclasses import fields
 
-    from crbg.config import ARM, EXPERIMENT, ROLES, TOP, VIEWS
-    from crbg.spec import Spec
+    from crbg.experiments.config import ARM, EXPERIMENT, ROLES, TOP, VIEWS
+    from crbg.experiments.spec import Spec
 
     text = (ROOT / "docs/configuration.md").read_text()
     sections = text.split("\n## ")[1:]
@@ -186,7 +186,7 @@ def test_prose_keeps_to_its_own_words(page):
 
 def test_readme_numbers_are_those_of_the_records():
     from crbg.report import tables
-    from crbg.report.tidy import tidy, unfinished
+    from crbg.report.records_table import tidy, unfinished
 
     configuration = config.read([ROOT / "config.yaml"])
     rows = tidy(configuration)

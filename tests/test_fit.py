@@ -8,12 +8,17 @@ import torch
 from torch import nn
 
 from crbg import methods, models
-from crbg.attach import weights
-from crbg.data.images import Feed, Part
+from crbg.data.loader import BatchLoader, Part
 from crbg.errors import CrbgError
-from crbg.fit import Clock, Collapse, LoaderBatches, OutOfTime, Search, cosine, fit, load_checkpoint, save_checkpoint
-from crbg.init import initialise, tensor_digest
-from crbg.methods import Task
+from crbg.gates.attach import weights
+from crbg.methods.contract import SearchTask
+from crbg.models.initial_weights import initialise, tensor_digest
+from crbg.training.batches import LoaderBatches
+from crbg.training.checkpoint import load_checkpoint, save_checkpoint
+from crbg.training.clock import Clock, Collapse, OutOfTime
+from crbg.training.hooks import SearchHook
+from crbg.training.loop import fit
+from crbg.training.schedules import cosine
 
 EPOCHS, PER_EPOCH = 3, 7
 TOTAL = EPOCHS * PER_EPOCH
@@ -31,7 +36,7 @@ METHODS = {
 @pytest.fixture(scope="session")
 def feed(digits):
     p = digits.train
-    return Feed(Part(p.x[:230], p.y[:230], p.mean, p.std), 32, seed=5)
+    return BatchLoader(Part(p.x[:230], p.y[:230], p.mean, p.std), 32, seed=5)
 
 
 def lenet():
@@ -53,7 +58,7 @@ def search(kind, feed, checkpoint=None, clock=None, build=lenet, seed=1):
     """Do a whole search on a fresh model, and return what it found with everything the model then holds."""
     name, options = METHODS[kind]
     model = build()
-    task = Task(feed, 0.4, EPOCHS, seed, nn.functional.cross_entropy, checkpoint, clock)
+    task = SearchTask(feed, 0.4, EPOCHS, seed, nn.functional.cross_entropy, checkpoint, clock)
     found = methods.get(name).find(model, task, methods.options(name, options))
     return found, {n: t.clone() for n, t in model.state_dict().items()}
 
@@ -203,7 +208,7 @@ def test_saving_keeps_two_and_no_scraps(tmp_path):
 def test_the_global_generator_is_given_back(ending, feed):
     model, clock = lenet(), Clock(stop_after=2 if ending == "out of time" else None)
     factor = math.nan if ending == "collapse" else 1.0
-    task = Task(feed, 0.4, 1, 0, lambda out, y: factor * nn.functional.cross_entropy(out, y), clock=clock)
+    task = SearchTask(feed, 0.4, 1, 0, lambda out, y: factor * nn.functional.cross_entropy(out, y), clock=clock)
     torch.manual_seed(123)
     before = torch.get_rng_state()
     expected = {"done": contextlib.nullcontext(), "out of time": pytest.raises(OutOfTime), "collapse": pytest.raises(Collapse)}
@@ -248,7 +253,7 @@ def test_the_loop_is_plain_gradient_descent():
     assert history == expected
 
 
-class Diary(Search):
+class Diary(SearchHook):
     def __init__(self, optimiser):
         self.optimiser, self.calls, self.rates = optimiser, [], []
 
@@ -386,7 +391,7 @@ def test_a_feed_starts_where_it_is_asked_to(feed):
 
 def test_gates_of_the_searched_network_are_gone(feed):
     model = lenet()
-    task = Task(feed, 0.4, 1, 0, nn.functional.cross_entropy)
+    task = SearchTask(feed, 0.4, 1, 0, nn.functional.cross_entropy)
     methods.get("crbg").find(model, task, methods.options("crbg", {}))
     assert list(model.state_dict()) == list(weights(lenet()))
     assert all(w.requires_grad for w in weights(model).values())

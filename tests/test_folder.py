@@ -12,13 +12,15 @@ import torch
 import yaml
 from PIL import Image
 
-from crbg import config as configs
-from crbg.data import folder, info, own
-from crbg.data.images import Feed, Part, load
+from crbg.data import folder
+from crbg.data.datasets import info, own
+from crbg.data.loader import BatchLoader, Part
+from crbg.data.sources import load
 from crbg.errors import CrbgError
-from crbg.run import evaluate
-from crbg.spec import Spec
-from crbg.verify import BARE, PASS
+from crbg.experiments import config as configs
+from crbg.experiments.spec import Spec
+from crbg.runs.evaluate import evaluate
+from crbg.runs.verify import BARE, PASS
 
 
 def draw(where, counts, seed=0, shape=(12, 16)):
@@ -71,7 +73,7 @@ def test_parts_are_rows_of_one_array_and_equal_to_those_in_memory(images):
     in_memory = Part(data.train.x[data.train.rows].clone(), data.train.y, data.train.mean, data.train.std)
     for flip, crop in ((False, 0), (True, 2)):
         for (a, b), (c, d) in zip(
-            Feed(data.train, 16, 0, flip, crop).epoch(1), Feed(in_memory, 16, 0, flip, crop).epoch(1), strict=True
+            BatchLoader(data.train, 16, 0, flip, crop).epoch(1), BatchLoader(in_memory, 16, 0, flip, crop).epoch(1), strict=True
         ):  # fmt: skip
             assert torch.equal(a, c)
             assert torch.equal(b, d)

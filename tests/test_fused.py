@@ -10,9 +10,10 @@ import torch
 
 pytest.importorskip("triton", reason="this build of torch brings no Triton")
 
-from crbg import find_ticket, fused, gate_kernels
-from crbg.attach import attach, sampling
-from crbg.gate import Gaussian
+from crbg import find_ticket
+from crbg.gates import kernels, triton
+from crbg.gates.attach import attach, sampling
+from crbg.gates.gaussian import Gaussian
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -20,8 +21,8 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 @pytest.fixture(autouse=True)
 def fusing(monkeypatch):
     monkeypatch.setattr(Gaussian, "fuses", (DEVICE.type,))
-    monkeypatch.setattr(gate_kernels, "compiled", lambda: None)  # the plain gate is what these tests compare with
-    fused.works.cache_clear()
+    monkeypatch.setattr(kernels, "compiled", lambda: None)  # the plain gate is what these tests compare with
+    triton.works.cache_clear()
 
 
 def numbers(*shape, seed=0):
@@ -54,7 +55,7 @@ def test_without_noise_products_and_gradients_are_the_plain_ones_bit_by_bit(shap
     assert a.isnan().sum() == 1
     number = ~a.isnan()  # torch itself gives two answers for the slope of what is no number
     assert torch.equal(da[number], db[number])
-    assert fused._order(a) == fused._order(b)
+    assert triton._order(a) == triton._order(b)
 
 
 def drawn(mu, noise, w=None):
@@ -99,7 +100,7 @@ def test_with_noise_it_is_the_plain_gate_of_that_noise(leak):
 
 def test_nothing_is_kept_for_the_backward_pass_but_gates_and_weights():
     kept, w = [], numbers(40, 30)
-    assert fused.works(DEVICE)
+    assert triton.works(DEVICE)
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         gate, _ = drawn(torch.full((40, 30), 0.5, device=DEVICE), 0.5, w)
     assert sorted(t.data_ptr() for t in kept) == sorted([gate.mu.data_ptr(), w.data_ptr()])
@@ -135,19 +136,19 @@ def test_what_the_kernels_do_not_suit_goes_the_plain_way():
     antithetic.sampling = True
     assert name(antithetic, w) == "_GatedProductBackward"
     wide = torch.full((6, 8), 0.5, device=DEVICE)[:, ::2]
-    assert not fused.suits(wide, torch.empty_strided(wide.shape, wide.stride(), device=DEVICE))
+    assert not triton.suits(wide, torch.empty_strided(wide.shape, wide.stride(), device=DEVICE))
 
 
 @pytest.mark.parametrize("broken", ["raises", "wrong noise", "no slope"])
 def test_kernels_that_fail_their_check_are_left_alone_with_a_warning(broken, monkeypatch):
-    honest = fused._Fused.apply
+    honest = triton._Fused.apply
 
     def crooked(mu, w, noise, leak, dtype):
         if broken == "raises":
             raise RuntimeError("no compiler")
         return honest(mu, w, noise * (0.5 if broken == "wrong noise" else 1.0), 1.0 if broken == "no slope" else leak, dtype)
 
-    monkeypatch.setattr(fused._Fused, "apply", crooked)
+    monkeypatch.setattr(triton._Fused, "apply", crooked)
     gate, w = Gaussian(torch.full((6, 4), 0.5, device=DEVICE), noise=0.0), numbers(6, 4)
     with pytest.warns(UserWarning, match={"raises": "no compiler", "wrong noise": "not normal", "no slope": "other noise"}[broken]):
         out = gate(w)
@@ -174,12 +175,12 @@ def test_a_search_with_fused_gates_lands_and_its_noise_follows_the_seed():
 COMPILE = """
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
-from crbg import fused
-for kernel, before in ((fused._forward, ()), (fused._backward, ("grad",))):
+from crbg.gates import triton
+for kernel, before in ((triton._forward, ()), (triton._backward, ("grad",))):
     kinds = {"mu": "*fp32", "w": "*fp32"} | dict.fromkeys(before, "*bf16") | {"out": "*fp32" if before else "*bf16"}
     kinds |= {"seed": "i64", "noise": "fp32"} | ({"leak": "fp32"} if before else {}) | {"count": "i32"}
     kinds |= {"noisy": "constexpr", "block": "constexpr"}
-    made = compile(ASTSource(kernel, kinds, {"noisy": True, "block": fused.BLOCK}), target=GPUTarget("cuda", 90, 32))
+    made = compile(ASTSource(kernel, kinds, {"noisy": True, "block": triton.BLOCK}), target=GPUTarget("cuda", 90, 32))
     print(len(made.asm["cubin"]), "cvt.rn.bf16.f32" in made.asm["ptx"])
 """
 

@@ -4,10 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from crbg.attach import attach, bypass, gates, sampling
 from crbg.errors import CrbgError
-from crbg.gate import Fixed, Gate, Gaussian, TopK, Units, columns
-from crbg.select import top_k
+from crbg.gates.attach import attach, bypass, gates, sampling
+from crbg.gates.base import Fixed, Gate, columns
+from crbg.gates.gaussian import Gaussian, Units
+from crbg.gates.scores import TopK
+from crbg.masks.select import top_k
 
 F64 = torch.float64
 

@@ -6,12 +6,14 @@ import pytest
 import torch
 from scipy import stats
 
-from crbg import find_ticket, gate_kernels
-from crbg.attach import attach, gates
-from crbg.gate import Gaussian, _GatedProduct, straight_through
+from crbg import find_ticket
+from crbg.gates import kernels
+from crbg.gates.attach import attach, gates
+from crbg.gates.base import straight_through
+from crbg.gates.gaussian import Gaussian, _GatedProduct
 
 KEY = (123456789, -987654321)
-compiled = pytest.mark.skipif(gate_kernels.compiled() is None, reason="this installation has no compiled gates")
+compiled = pytest.mark.skipif(kernels.compiled() is None, reason="this installation has no compiled gates")
 
 
 @pytest.fixture
@@ -19,7 +21,7 @@ def in_torch(monkeypatch):
     """Switch the compiled kernels off within a test."""
 
     def switch():
-        monkeypatch.setattr(gate_kernels, "compiled", lambda: None)
+        monkeypatch.setattr(kernels, "compiled", lambda: None)
 
     return switch
 
@@ -33,7 +35,7 @@ def example(shape=(70, 61), layout=torch.contiguous_format):
 
 def result(mu, w, grad=None, **options):
     mu.grad = None
-    out = gate_kernels.gated_product(mu, w, **options)
+    out = kernels.gated_product(mu, w, **options)
     out.backward(torch.ones_like(out) if grad is None else grad.to(out.dtype))
     return out.detach().clone(), mu.grad.clone()
 
@@ -41,15 +43,15 @@ def result(mu, w, grad=None, **options):
 def test_an_installation_with_a_c_compiler_has_compiled_gates():
     if not shutil.which("gcc") and not shutil.which("cc"):
         pytest.skip("no C compiler")
-    assert gate_kernels.compiled() is not None, "run `make install` (or pip install -e .) again to build crbg/gate_kernels.c"
+    assert kernels.compiled() is not None, "run `make install` (or pip install -e .) again to build crbg/gates/kernels.c"
 
 
 @compiled
 @pytest.mark.parametrize("count", [1, 5, 1024, 2047, 2048, 2049, 100_003])
 def test_both_forms_of_the_noise_have_the_same_bits(count, in_torch):
-    fast = gate_kernels.normal(count, KEY)
+    fast = kernels.normal(count, KEY)
     in_torch()
-    assert torch.equal(fast.view(torch.int32), gate_kernels.normal(count, KEY).view(torch.int32))
+    assert torch.equal(fast.view(torch.int32), kernels.normal(count, KEY).view(torch.int32))
 
 
 @compiled
@@ -89,8 +91,8 @@ def test_without_noise_the_bits_are_those_of_the_plain_gate(bf16, leak):
         return loss.detach(), mu.grad.clone()
 
     for mine, plain in (
-        (lambda: gate_kernels.gated_product(mu, w, leak=leak), lambda: _GatedProduct.apply(mu, w, None, 0.0, leak)),
-        (lambda: gate_kernels.gated_product(mu, w, hard=True), lambda: straight_through(mu, w, mu.detach() > 0.5)),
+        (lambda: kernels.gated_product(mu, w, leak=leak), lambda: _GatedProduct.apply(mu, w, None, 0.0, leak)),
+        (lambda: kernels.gated_product(mu, w, hard=True), lambda: straight_through(mu, w, mu.detach() > 0.5)),
     ):
         (loss, slope), (plain_loss, plain_slope) = learn(mine), learn(plain)
         assert torch.equal(loss, plain_loss)
@@ -105,7 +107,7 @@ def test_the_product_and_its_slope_follow_from_the_noise(form, in_torch):
     torch.manual_seed(3)
     out, slope = result(mu, w, noise=0.4, leak=0.1)
     torch.manual_seed(3)
-    eps = gate_kernels.normal(mu.numel(), gate_kernels.draw_key()).reshape(mu.shape)
+    eps = kernels.normal(mu.numel(), kernels.draw_key()).reshape(mu.shape)
     u = mu.detach() + 0.4 * eps
     torch.testing.assert_close(out, w * u.clamp(0, 1))
     torch.testing.assert_close(slope, torch.where((u > 0) & (u < 1), w, 0.1 * w))
@@ -120,7 +122,7 @@ def test_the_second_derivative_is_that_of_the_plain_gate():
         return torch.autograd.grad(first.square().sum(), mu)[0]
 
     plain = lambda: w * mu.clamp(0, 1)  # noqa: E731
-    torch.testing.assert_close(penalised(lambda: gate_kernels.gated_product(mu, w)), penalised(plain))
+    torch.testing.assert_close(penalised(lambda: kernels.gated_product(mu, w)), penalised(plain))
 
 
 def test_the_number_of_threads_changes_nothing():
@@ -128,7 +130,7 @@ def test_the_number_of_threads_changes_nothing():
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            seen.append(gate_kernels.normal(200_001, KEY))
+            seen.append(kernels.normal(200_001, KEY))
     finally:
         torch.set_num_threads(before)
     assert torch.equal(seen[0], seen[1])
@@ -137,7 +139,7 @@ def test_the_number_of_threads_changes_nothing():
 
 @pytest.fixture(scope="module")
 def sample():
-    return gate_kernels.normal(1 << 21, KEY).double()
+    return kernels.normal(1 << 21, KEY).double()
 
 
 def test_noise_is_normal(sample):
@@ -166,9 +168,9 @@ def test_neighbours_are_independent(sample, lag):
 def test_draws_of_other_keys_are_independent(sample):
     """Keys as gates draw them, and keys that share one of their words with the first."""
     torch.manual_seed(0)
-    keys = [gate_kernels.draw_key() for _ in range(6)]
+    keys = [kernels.draw_key() for _ in range(6)]
     for key in [*keys[:2], *((KEY[0], k) for _, k in keys[2:4]), *((k, KEY[1]) for k, _ in keys[4:])]:
-        other = gate_kernels.normal(len(sample), key).double()
+        other = kernels.normal(len(sample), key).double()
         for shift in (0, 1, 2, 1024):
             assert correlation(sample, other.roll(shift)) < 4.5, (key, shift)
             assert correlation(sample**2 - 1, (other.roll(shift) ** 2 - 1) / 2) < 4.5, (key, shift)
@@ -180,7 +182,7 @@ def test_a_push_is_added_to_one_gradient_and_then_forgotten(form, in_torch):
         in_torch()
     mu, w = example()
     _, slope = result(mu, w)
-    push = gate_kernels.Push()
+    push = kernels.Push()
     add = push.value = torch.randn(mu.shape)
     assert torch.equal(result(mu, w, push=push)[1], slope + add)
     assert push.value is None
@@ -198,13 +200,13 @@ def test_a_controlled_search_is_the_same_whoever_adds_the_push(options, twice, m
             return super().forward(y) if twice else y
 
     def search(layout):
-        monkeypatch.setattr("crbg.control.layout", layout)
+        monkeypatch.setattr("crbg.search.density_controller.layout", layout)
         torch.manual_seed(0)
         x, y = torch.randn(64, 12), torch.randint(0, 12, (64,))
         found = find_ticket(Twice(12, 12), (x, y), 0.3, epochs=15, batch=16, **options)
         return found.scores["weight"]
 
-    mine = search(gate_kernels.layout)
+    mine = search(kernels.layout)
     other = search(lambda t: object())  # no push is handed over where layouts differ
     if twice:  # the sum of three terms is taken in another order
         torch.testing.assert_close(mine, other, atol=0.02, rtol=0)
@@ -228,21 +230,21 @@ def test_one_gate_draws_anew_in_every_pass_and_as_its_seed_says():
 
 def test_layouts_without_gaps_are_told_from_others():
     mu, w = example((4, 3, 2, 2))
-    assert gate_kernels.suits(mu, w)
-    assert not gate_kernels.suits(mu, w.to(memory_format=torch.channels_last))
-    assert not gate_kernels.suits(mu.detach()[:, ::2], w[:, ::2])
-    assert not gate_kernels.suits(mu.detach().double(), w.double())
-    assert not gate_kernels.suits(mu, w.clone().requires_grad_(True))
-    assert not gate_kernels.suits(mu.detach()[:0], w[:0])
+    assert kernels.suits(mu, w)
+    assert not kernels.suits(mu, w.to(memory_format=torch.channels_last))
+    assert not kernels.suits(mu.detach()[:, ::2], w[:, ::2])
+    assert not kernels.suits(mu.detach().double(), w.double())
+    assert not kernels.suits(mu, w.clone().requires_grad_(True))
+    assert not kernels.suits(mu.detach()[:0], w[:0])
 
 
 def test_a_damaged_or_old_library_is_replaced_by_torch_with_a_warning(tmp_path, monkeypatch):
-    (tmp_path / "_gate_kernels.so").write_bytes(b"half of a fi")
-    monkeypatch.setattr(gate_kernels, "__file__", str(tmp_path / "gate_kernels.py"))
-    gate_kernels.compiled.cache_clear()
+    (tmp_path / "_kernels.so").write_bytes(b"half of a fi")
+    monkeypatch.setattr(kernels, "__file__", str(tmp_path / "kernels.py"))
+    kernels.compiled.cache_clear()
     try:
         with pytest.warns(UserWarning, match="Install crbg again"):
-            assert gate_kernels.compiled() is None
-        assert gate_kernels.normal(10, KEY).shape == (10,)
+            assert kernels.compiled() is None
+        assert kernels.normal(10, KEY).shape == (10,)
     finally:
-        gate_kernels.compiled.cache_clear()
+        kernels.compiled.cache_clear()

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from golden import write
 
-from crbg import config, store
-from crbg.spec import spec_from
+from crbg.experiments import config, record_store
+from crbg.experiments.spec import spec_from
 
 ROOT = Path(__file__).resolve().parents[1]
 CELLS, RECORDED, RECORDS, METHODS = write.FILES
@@ -58,7 +58,7 @@ def test_every_recorded_run_is_found_by_the_spec_in_its_record(golden, now):
         for seed, run in now.recorded[digest].items():
             spec = spec_from(run["record"]["spec"])
             assert spec.digest() == digest
-            assert store.find(made, spec, int(seed)) == run | {"origin": "recorded"}
+            assert record_store.find(made, spec, int(seed)) == run | {"origin": "recorded"}
 
 
 def test_the_tidy_table_has_the_same_numbers(lost, golden):

@@ -8,9 +8,11 @@ import time
 import pytest
 import torch
 
-from crbg.fit import Clock, OutOfTime
-from crbg.run import Bench, execute, fresh, reopen
-from crbg.spec import Spec, folder
+from crbg.experiments.spec import Spec, folder
+from crbg.runs.artifacts import reopen
+from crbg.runs.execute import execute
+from crbg.runs.setup import Bench, fresh
+from crbg.training.clock import Clock, OutOfTime
 
 SPECS = [
     Spec("digits", "lenet-32-16", "crbg", 0.2, scale=0.3, epochs=60, batch=64, options={"noise": 0.25, "source": "antithetic"}),

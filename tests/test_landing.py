@@ -3,17 +3,18 @@
 import pytest
 import torch
 
-from crbg import init, methods, models
-from crbg.data.images import Feed
-from crbg.measure import accuracy
+from crbg import methods, models
+from crbg.data.loader import BatchLoader
+from crbg.measure.accuracy import accuracy
+from crbg.models import initial_weights
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.25])
 @pytest.mark.parametrize("density", [0.5, 0.2, 0.1, 0.05, 0.02])
 def test_a_search_on_lenet_lands_on_its_density(digits, density, noise):
     model = models.build("lenet-300-100", digits.in_shape, digits.classes)
-    init.initialise(model, "uniform", 0.22, 0)
-    task = methods.Task(Feed(digits.train, 32, 0), density, 30, 0, torch.nn.functional.cross_entropy)
+    initial_weights.initialise(model, "uniform", 0.22, 0)
+    task = methods.SearchTask(BatchLoader(digits.train, 32, 0), density, 30, 0, torch.nn.functional.cross_entropy)
     found = methods.get("crbg").find(model, task, methods.options("crbg", {"noise": noise, "lr": 0.03}))
     natural = sum(int((s > 0.5).sum()) for s in found.scores.values())
     k = round(density * found.mask.total)

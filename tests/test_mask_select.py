@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crbg.errors import CrbgError
-from crbg.mask import Mask, shapes_digest
-from crbg.select import Threshold, keep_count, layer_counts, select, top_k
+from crbg.masks.mask import Mask, shapes_digest
+from crbg.masks.select import Threshold, keep_count, layer_counts, select, top_k
 
 T, F = True, False
 

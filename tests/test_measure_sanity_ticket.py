@@ -13,15 +13,17 @@ from safetensors.torch import save as save_tensors
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from crbg import measure, models, sanity
-from crbg.attach import attach, bake, gates, sampling, weights
+from crbg import measure, models
+from crbg.api import find_ticket
 from crbg.errors import CrbgError
-from crbg.find import find_ticket
-from crbg.gate import Gaussian, TopK, Units
-from crbg.init import initialise, tensor_digest
-from crbg.mask import Mask
+from crbg.gates.attach import attach, bake, gates, sampling, weights
+from crbg.gates.gaussian import Gaussian, Units
+from crbg.gates.scores import TopK
+from crbg.masks import controls
+from crbg.masks.mask import Mask
+from crbg.masks.select import keep_count
+from crbg.models.initial_weights import initialise, tensor_digest
 from crbg.rng import LAWS
-from crbg.select import keep_count
 from crbg.ticket import Ticket
 
 
@@ -218,7 +220,7 @@ def test_shares_sum_to_one_and_count_by_hand():
 def test_a_random_mask_guesses_on_real_mnist(mnist, new_lenet):
     model = new_lenet(scale=0.3)
     assert [len(p) for p in (mnist.train, mnist.validation, mnist.test)] == [50_000, 10_000, 10_000]
-    assert 3 < measure.accuracy(model, mnist.validation.batches(), sanity.random(random_mask(model), 0.5, 0)) < 25
+    assert 3 < measure.accuracy(model, mnist.validation.batches(), controls.random(random_mask(model), 0.5, 0)) < 25
 
 
 # sanity controls ----------------------------------------------------------------------------------------------------
@@ -226,11 +228,11 @@ def test_a_random_mask_guesses_on_real_mnist(mnist, new_lenet):
 
 def test_shuffle_moves_the_mask_and_keeps_counts(lenet):
     mask = random_mask(lenet, 0.1)
-    moved = sanity.shuffle(mask, 3)
+    moved = controls.shuffle(mask, 3)
     assert moved.layer_kept() == mask.layer_kept()
     assert moved.shapes == mask.shapes
-    assert moved == sanity.shuffle(mask, 3)
-    assert moved != sanity.shuffle(mask, 4)
+    assert moved == controls.shuffle(mask, 3)
+    assert moved != controls.shuffle(mask, 4)
     n, k = 784 * 300, mask.layer_kept()["fc1.weight"]
     overlap, expected = int((moved["fc1.weight"] & mask["fc1.weight"]).sum()), k * k / n
     assert abs(overlap - expected) < 4 * math.sqrt(expected)
@@ -238,14 +240,14 @@ def test_shuffle_moves_the_mask_and_keeps_counts(lenet):
 
 def test_shuffle_gives_tensors_of_one_shape_orders_of_their_own():
     t = torch.arange(400) < 200
-    moved = sanity.shuffle(Mask({"a": t, "b": t}), 0)
+    moved = controls.shuffle(Mask({"a": t, "b": t}), 0)
     assert not torch.equal(moved["a"], moved["b"])
 
 
 def test_invert_keeps_the_lowest_scores():
     scores = {"a": randn(6, 5), "b": randn(40, seed=1), "not masked": randn(3)}
     mask = Mask({"a": scores["a"] > 0.5, "b": scores["b"] > -1})
-    turned = sanity.invert(scores, mask)
+    turned = controls.invert(scores, mask)
     assert turned.layer_kept() == mask.layer_kept()
     for n, t in turned.items():
         lowest = scores[n].flatten().argsort(stable=True)[: int(mask[n].sum())]
@@ -254,10 +256,10 @@ def test_invert_keeps_the_lowest_scores():
 
 @pytest.mark.parametrize("density", [0.0, 0.02, 0.3337, 1.0])
 def test_a_random_mask_has_exact_counts_in_every_tensor(lenet, density):
-    drawn = sanity.random(random_mask(lenet), density, 0)
+    drawn = controls.random(random_mask(lenet), density, 0)
     assert drawn.layer_kept() == {n: keep_count(density, w.numel()) for n, w in weights(lenet).items()}
     if 0 < density < 1:
-        assert drawn != sanity.random(drawn, density, 1)
+        assert drawn != controls.random(drawn, density, 1)
 
 
 # tickets ------------------------------------------------------------------------------------------------------------
@@ -565,7 +567,7 @@ def test_find_ticket_learns():
     model = tiny()
     found = find_ticket(model, (X, Y), 0.5, epochs=60, batch=16, lr=0.05)
     assert found.mask.density == pytest.approx(0.5, rel=0.021)
-    shuffled = sanity.shuffle(found.mask, 0)
+    shuffled = controls.shuffle(found.mask, 0)
     initial = tiny()
     batches = [(X, Y)]
     with measure.recalibrated(initial, [X], found.mask):

@@ -8,13 +8,18 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from crbg import attach, methods, models, run
-from crbg.attach import weights
-from crbg.data.images import load
+from crbg import methods, models
+from crbg.data.sources import load
 from crbg.errors import CrbgError
-from crbg.init import RUNNING, tensor_digest
-from crbg.measure import accuracy
-from crbg.spec import Spec, folder
+from crbg.experiments.spec import Spec, folder
+from crbg.gates import attach
+from crbg.gates.attach import weights
+from crbg.measure.accuracy import accuracy
+from crbg.models.initial_weights import RUNNING, tensor_digest
+from crbg.runs.artifacts import rebuild
+from crbg.runs.evaluate import evaluate
+from crbg.runs.execute import execute
+from crbg.runs.setup import Bench, feed_of, fresh
 from crbg.ticket import Ticket
 
 COLOUR, GREY = (3, 32, 32), (1, 28, 28)
@@ -181,14 +186,14 @@ def test_a_vit_takes_its_blocks_whatever_its_patches(hub):
 
 def test_a_run_from_imagenet_weights_keeps_them_and_its_ticket_rebuilds(hub, tmp_path):
     spec = Spec("digits", "timm:test_resnet", "random", 0.5, init="imagenet", epochs=0, batch=64)
-    bench = run.Bench(tmp_path / "results")
-    record = run.execute(spec, 0, bench)
+    bench = Bench(tmp_path / "results")
+    record = execute(spec, 0, bench)
     assert record["roles"]["gated"]
     assert "trained" not in record["roles"]
-    other = run.execute(spec, 1, bench)
+    other = execute(spec, 1, bench)
     assert record["digests"]["initial"] != other["digests"]["initial"], "the head is drawn from the seed"
     ticket = Ticket.load(next((tmp_path / "results").rglob("seed0/ticket.safetensors")))
-    network, _ = run.fresh(spec, load("digits"), 0)
+    network, _ = fresh(spec, load("digits"), 0)
     assert ticket.initial == tensor_digest(network.state_dict())
     kept = weights(ticket.model())
     assert all(kept[n].equal(w * ticket.mask[n]) for n, w in weights(network).items())
@@ -196,9 +201,9 @@ def test_a_run_from_imagenet_weights_keeps_them_and_its_ticket_rebuilds(hub, tmp
 
 def test_a_rebuilt_network_with_batch_norm_is_as_accurate_as_its_record_says(tmp_path):
     spec = Spec("digits", "conv2", "edge_popup", 0.5, epochs=3, batch=64, limit=640, model_args={"width": 0.125, "norm": "batch"})
-    bench = run.Bench(tmp_path)
-    reading = run.execute(spec, 0, bench)["validation"]["readings"]["binary"]
-    network = run.rebuild(folder(tmp_path, spec, 0))
+    bench = Bench(tmp_path)
+    reading = execute(spec, 0, bench)["validation"]["readings"]["binary"]
+    network = rebuild(folder(tmp_path, spec, 0))
     assert accuracy(network, bench.data("digits").validation.batches()) == pytest.approx(reading["accuracy"])
 
 
@@ -219,28 +224,28 @@ def test_missing_and_damaged_weight_files_are_named(hub, tmp_path):
 
 
 def test_only_the_normalisation_is_trained_where_asked(tmp_path):
-    bench = run.Bench(tmp_path)
+    bench = Bench(tmp_path)
     vit = Spec("digits", "timm:vit_tiny_patch16_224", "dense", init="kaiming_normal", epochs=1, batch=64, limit=128, model_args=SMALL_VIT)
-    record = run.execute(dataclasses.replace(vit, options={"part": "norm"}), 0, bench)
+    record = execute(dataclasses.replace(vit, options={"part": "norm"}), 0, bench)
     trained = record["roles"]["trained"]
     assert len(trained) == 2 * (2 * 2 + 1), "gain and shift of two norms in each of two blocks, and of the last one"
     assert all("norm" in n for n in trained)
     with pytest.raises(CrbgError, match="no normalisation of the network has gains or shifts"):
-        run.execute(Spec("digits", "resnet20", "dense", epochs=1, batch=64, options={"part": "norm"}), 0, bench)
+        execute(Spec("digits", "resnet20", "dense", epochs=1, batch=64, options={"part": "norm"}), 0, bench)
     with pytest.raises(CrbgError, match="unknown part 'head'"):
-        run.execute(dataclasses.replace(vit, options={"part": "head"}), 0, bench)
+        execute(dataclasses.replace(vit, options={"part": "head"}), 0, bench)
 
 
 def test_a_ticket_is_read_with_the_statistics_of_its_search_too(tmp_path):
     spec = Spec("digits", "conv2", "edge_popup", 0.5, epochs=3, batch=64, limit=640, model_args={"width": 0.125, "norm": "batch"})
-    bench = run.Bench(tmp_path)
-    reading = run.execute(spec, 0, bench)["validation"]["readings"]["binary"]
+    bench = Bench(tmp_path)
+    reading = execute(spec, 0, bench)["validation"]["readings"]["binary"]
     data = bench.data("digits")
-    model, _ = run.fresh(spec, data, 0)
-    task = methods.Task(run.feed_of(spec, data, 0), 0.5, 3, 0, torch.nn.functional.cross_entropy)
+    model, _ = fresh(spec, data, 0)
+    task = methods.SearchTask(feed_of(spec, data, 0), 0.5, 3, 0, torch.nn.functional.cross_entropy)
     found = methods.get("edge_popup").find(model, task, spec.resolved())  # leaves its statistics in the model
     grown = {n: m * 2.0**0.5 for n, m in found.mask.items()}  # the weights by which the statistics came about
     assert accuracy(model, data.validation.batches(), grown) == pytest.approx(reading["with_search_statistics"])
     assert accuracy(model, data.validation.batches(), grown) > accuracy(model, data.validation.batches(), found.mask) + 1
-    again = run.evaluate(spec, 0, bench)["test"]["readings"]["binary"]
+    again = evaluate(spec, 0, bench)["test"]["readings"]["binary"]
     assert accuracy(model, data.test.batches(), grown) == pytest.approx(again["with_search_statistics"])

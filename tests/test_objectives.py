@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from crbg import attach, objectives, rivals
 from crbg.errors import CrbgError
+from crbg.gates import attach
+from crbg.gates.concrete import Concrete
+from crbg.search import objectives
 
 LOSS = nn.functional.cross_entropy
 
@@ -16,7 +18,7 @@ def gated():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(4, 6, bias=False), nn.ReLU(), nn.BatchNorm1d(6), nn.Linear(6, 3, bias=False)).double()
     with attach.frozen(net):
-        attach.attach(net, lambda name, w: rivals.Concrete(torch.randn_like(w)))
+        attach.attach(net, lambda name, w: Concrete(torch.randn_like(w)))
         yield net, torch.randn(10, 4, dtype=torch.float64), torch.arange(10) % 3
 
 

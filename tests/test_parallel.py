@@ -12,10 +12,13 @@ import pytest
 import torch
 import yaml
 
-from crbg import attempts, cli, parallel, run
-from crbg.data.images import Feed, Part
+from crbg import cli
+from crbg.data.loader import BatchLoader, Part
 from crbg.errors import CrbgError
-from crbg.fit import Later
+from crbg.experiments import attempts
+from crbg.runs.execute import _outcome
+from crbg.training import distributed
+from crbg.training.batches import Later
 
 BASE = {"data": "digits", "model": "lenet-32-16", "density": 0.2, "scale": 0.5, "batch": 63, "epochs": 3}
 CONFIG = {
@@ -100,17 +103,17 @@ def test_a_pause_of_two_processes_changes_no_byte(tmp_path):
 
 def test_shares_make_up_the_batch(monkeypatch):
     pixels = torch.randint(0, 256, (16, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    feed = Feed(Part(pixels, torch.arange(16), torch.zeros(1), torch.ones(1)), 7, 0, flip=True, crop=2)
+    feed = BatchLoader(Part(pixels, torch.arange(16), torch.zeros(1), torch.ones(1)), 7, 0, flip=True, crop=2)
     monkeypatch.setenv("WORLD_SIZE", "3")
     monkeypatch.setenv("RANK", "1")
-    assert parallel.share(feed) == (feed, 1.0)  # somebody else's program that torchrun started
-    assert parallel.first()
-    monkeypatch.setattr(parallel, "together", True)
+    assert distributed.share(feed) == (feed, 1.0)  # somebody else's program that torchrun started
+    assert distributed.first()
+    monkeypatch.setattr(distributed, "together", True)
     parts = []
     for rank in range(3):
         monkeypatch.setenv("RANK", str(rank))
-        assert parallel.first() is (rank == 0)
-        mine, weight = parallel.share(Later(feed, 1))
+        assert distributed.first() is (rank == 0)
+        mine, weight = distributed.share(Later(feed, 1))
         parts.append((weight, list(mine.epoch(0, 1))))
         assert len(mine) == len(feed)
     ((x, y),) = feed.epoch(1, 1)
@@ -120,7 +123,7 @@ def test_shares_make_up_the_batch(monkeypatch):
         assert torch.equal(b, y[k::3])
     assert sum(weight * float(batches[0][0].mean()) for weight, batches in parts) / 3 == pytest.approx(float(x.mean()))
     with pytest.raises(CrbgError, match="a batch of 2 cannot be shared by 3 processes"):
-        parallel.share(Feed(feed.part, 2, 0))
+        distributed.share(BatchLoader(feed.part, 2, 0))
 
 
 def test_each_process_takes_its_own_gpu(monkeypatch):
@@ -131,17 +134,17 @@ def test_each_process_takes_its_own_gpu(monkeypatch):
         picked.append(name)
         return torch.device("cuda", 0) if name == "cuda:0" else name
 
-    assert parallel.place("auto", pick) == "auto"
-    monkeypatch.setattr(parallel, "together", True)
+    assert distributed.place("auto", pick) == "auto"
+    monkeypatch.setattr(distributed, "together", True)
     for name, value in (("WORLD_SIZE", "2"), ("LOCAL_WORLD_SIZE", "2"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
     picked.clear()
-    assert parallel.place("auto", pick) == parallel.place("cuda", pick) == torch.device("cuda:1")
+    assert distributed.place("auto", pick) == distributed.place("cuda", pick) == torch.device("cuda:1")
     assert not picked  # the first process of the node takes the places, in order
     monkeypatch.setenv("LOCAL_RANK", "0")
-    assert parallel.place("auto", pick) == torch.device("cuda:0")
+    assert distributed.place("auto", pick) == torch.device("cuda:0")
     assert picked == ["cuda:0", "cuda:1"]
-    assert parallel.place("cpu", pick) == "cpu"
+    assert distributed.place("cpu", pick) == "cpu"
 
 
 def test_other_commands_refuse_to_be_several(monkeypatch, capsys):
@@ -152,8 +155,8 @@ def test_other_commands_refuse_to_be_several(monkeypatch, capsys):
 
 def test_a_process_that_vanished_is_no_mistake_in_the_code(monkeypatch):
     gone = RuntimeError("Connection closed by peer")
-    assert run._outcome(gone) == attempts.CODE
-    monkeypatch.setattr(parallel, "together", True)
+    assert _outcome(gone) == attempts.CODE
+    monkeypatch.setattr(distributed, "together", True)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert run._outcome(gone) == attempts.KILLED
-    assert run._outcome(CrbgError("wrong input")) == attempts.INPUT
+    assert _outcome(gone) == attempts.KILLED
+    assert _outcome(CrbgError("wrong input")) == attempts.INPUT

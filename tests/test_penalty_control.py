@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from crbg.attach import attach, gates
-from crbg.control import Controlled, Penalised, Plan
 from crbg.errors import CrbgError
-from crbg.fit import Collapse
-from crbg.gate import Gaussian, TopK, Units
-from crbg.penalty import PENALTIES, penalty
+from crbg.gates.attach import attach, gates
+from crbg.gates.gaussian import Gaussian, Units
+from crbg.gates.scores import TopK
+from crbg.search.density_controller import Controlled, Penalised, Plan
+from crbg.search.penalties import PENALTIES, penalty
+from crbg.training.clock import Collapse
 
 F64 = torch.float64
 MIXTURE = "1.5*induce_sparse + -0.25*induce_decision+decision_entropy"

@@ -6,12 +6,14 @@ import pytest
 import torch
 import yaml
 
-from crbg import cli, measure, models, plan, store, work
-from crbg import config as configs
-from crbg.attach import weights
-from crbg.data import info
-from crbg.files import write_json
-from crbg.spec import Spec
+from crbg import cli, measure, models
+from crbg.data.datasets import info
+from crbg.experiments import config as configs
+from crbg.experiments import estimates, record_store
+from crbg.experiments.spec import Spec
+from crbg.gates.attach import weights
+from crbg.runs import queue
+from crbg.storage.atomic import write_json
 
 SPECS = [
     Spec("cifar10", "conv2", "crbg"),
@@ -32,7 +34,7 @@ def test_sizes_without_torch_are_near_the_measured_ones(spec):
     entry = info(spec.data)
     shape = (entry.shape[0], *([spec.size] * 2 if spec.size else entry.shape[1:]))
     model = models.build(spec.model, shape, entry.classes, **spec.model_args)
-    count, products = plan.size(spec)
+    count, products = estimates.size(spec)
     assert count == pytest.approx(sum(w.numel() for w in weights(model).values()), rel=0.35)
     assert products == pytest.approx(measure.flops(model, torch.zeros(1, *shape))["dense"] / 2, rel=0.35)
 
@@ -57,7 +59,7 @@ experiments:
 def test_slices_follow_the_configuration_and_skip_what_is_done(three, monkeypatch, capsys):
     times = {"a": 100.0, "b": 30.0, "c": 50.0}
     arms = {c.key: c.arm for e in reversed(three.experiments.values()) for c in e.cells}
-    monkeypatch.setattr(plan, "estimate_seconds", lambda config, cells, gpu: {c.key: times[arms[c.key]] for c in cells})
+    monkeypatch.setattr(estimates, "estimate_seconds", lambda config, cells, gpu: {c.key: times[arms[c.key]] for c in cells})
     assert cli.main(["plan", "--minutes", "2"]) == 0
     text = capsys.readouterr().out
     rows = [line.split()[:2] + re.split(r"\s{2,}", line.strip())[2:] for line in text.splitlines() if line.startswith(("first", "second"))]
@@ -67,7 +69,7 @@ def test_slices_follow_the_configuration_and_skip_what_is_done(three, monkeypatc
     ]  # fmt: skip
     assert "4 slices of 2 minutes" in text
     assert "crbg run --deadline-minutes 2" in text
-    assert plan.margin(2) == pytest.approx(9.6)
+    assert estimates.margin(2) == pytest.approx(9.6)
 
 
 def test_a_plan_of_slices_shrinks_with_what_was_run(three, capsys):
@@ -82,7 +84,7 @@ def test_a_plan_of_slices_shrinks_with_what_was_run(three, capsys):
     assert cli.main(["plan", "--minutes", "9"]) == 0
     assert capsys.readouterr().out.strip() == "nothing is missing"
     assert cli.main(["plan", "--minutes", "0.5"]) == 2
-    assert work.CONTINUE == 75
+    assert queue.CONTINUE == 75
 
 
 def test_all_epochs_of_a_run_count():
@@ -91,10 +93,10 @@ def test_all_epochs_of_a_run_count():
         Spec("digits", "lenet-16", method, 0.5, epochs=10, batch=64, options={**base, **own})
         for method, own in (("imp", {}), ("cts", {"search": 6}), ("saliency", {}))
     )
-    assert plan.epochs_of(snip) == 10
-    assert plan.epochs_of(cts) == 10 + 6
-    assert plan.epochs_of(imp) == 10 + 4 * 8  # 0.8, 0.64, 0.512, 0.5
-    assert plan.epochs_of(Spec("digits", "lenet-16", "crbg", 0.5, epochs=10, batch=64)) == 10
+    assert estimates.epochs_of(snip) == 10
+    assert estimates.epochs_of(cts) == 10 + 6
+    assert estimates.epochs_of(imp) == 10 + 4 * 8  # 0.8, 0.64, 0.512, 0.5
+    assert estimates.epochs_of(Spec("digits", "lenet-16", "crbg", 0.5, epochs=10, batch=64)) == 10
 
 
 def test_recorded_times_are_divided_by_all_epochs(tmp_path, monkeypatch):
@@ -104,8 +106,8 @@ def test_recorded_times_are_divided_by_all_epochs(tmp_path, monkeypatch):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"experiments": {"e": body | {"arms": arms}}}))
     config = configs.read(["config.yaml"])
     cells = config.experiment("e").cells
-    where = store.run_folder(config, cells[0].spec, 0)
+    where = record_store.run_folder(config, cells[0].spec, 0)
     write_json(where / "record.json", {"digest": cells[0].spec.digest(), "status": "ok"})
     write_json(where / "provenance.json", {"search_seconds": 60.0})
-    found = plan.estimate_seconds(config, list(cells))
+    found = estimates.estimate_seconds(config, list(cells))
     assert [round(found[c.key]) for c in cells] == [63, 43, 23]  # 2 a level's training and the ticket's, 3 for the rest

@@ -5,15 +5,16 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from crbg import methods, models
-from crbg.data.images import Feed, load
-from crbg.fit import computing
-from crbg.init import initialise
+from crbg.data.loader import BatchLoader
+from crbg.data.sources import load
+from crbg.models.initial_weights import initialise
+from crbg.training.precision import computing
 
 
 @pytest.mark.parametrize("method", ["crbg", "edge_popup"])
 def test_bf16_agrees_with_fp32_and_keeps_parameters(method):
     data = load("digits")
-    feed = Feed(data.train.take(slice(256)), 64, 0, flip=True, crop=2)
+    feed = BatchLoader(data.train.take(slice(256)), 64, 0, flip=True, crop=2)
     losses, seen = {}, []
 
     def loss(out, y):
@@ -24,7 +25,7 @@ def test_bf16_agrees_with_fp32_and_keeps_parameters(method):
         model = models.build("conv2", data.in_shape, data.classes, width=0.125, norm="batch")
         initialise(model, "kaiming_normal", 1.0, 0)
         before = {n: t.clone() for n, t in model.named_parameters()}
-        task = methods.Task(feed, 0.5, 2, 0, loss, precision=precision)
+        task = methods.SearchTask(feed, 0.5, 2, 0, loss, precision=precision)
         found = methods.get(method).find(model, task, methods.options(method, {}))
         losses[precision] = [row["loss"] for row in found.history]
         assert all(t.equal(before[n]) and t.dtype == torch.float32 for n, t in model.named_parameters())

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from crbg import config, init, methods, models
-from crbg.data import images
-from crbg.measure import accuracy
+from crbg import methods, models
+from crbg.data.loader import BatchLoader
+from crbg.experiments import config
+from crbg.measure.accuracy import accuracy
+from crbg.models import initial_weights
 
 ROOT = Path(__file__).parents[1]
 pytestmark = [pytest.mark.slow, pytest.mark.data]
@@ -19,8 +21,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.data]
 
 def search(mnist, density: float, epochs: int, **options):
     model = models.build("lenet-300-100", mnist.in_shape, mnist.classes)
-    init.initialise(model, "uniform", 0.22, 0)
-    task = methods.Task(images.Feed(mnist.train, 256, 0), density, epochs, 0, torch.nn.functional.cross_entropy)
+    initial_weights.initialise(model, "uniform", 0.22, 0)
+    task = methods.SearchTask(BatchLoader(mnist.train, 256, 0), density, epochs, 0, torch.nn.functional.cross_entropy)
     return model, methods.get("crbg").find(model, task, methods.options("crbg", options))
 
 
@@ -52,12 +54,13 @@ def test_one_page_example_reaches_its_promise(mnist):
 
 def test_a_recorded_run_can_be_repeated(mnist):
     """A recorded run, done again here, agrees within the spread that another processor may cause."""
-    from crbg import store
-    from crbg.run import Bench, execute
+    from crbg.experiments import record_store
+    from crbg.runs.execute import execute
+    from crbg.runs.setup import Bench
 
     configuration = config.read([ROOT / "config.yaml"])
     cell = next(c for c in configuration.experiments["lenet_tune"].cells if c.arm == "crbg_no_noise" and c.spec.density == 0.05)
-    recorded = store.find(configuration, cell.spec, cell.seed)
+    recorded = record_store.find(configuration, cell.spec, cell.seed)
     if recorded is None:
         pytest.skip("no records in this clone")
     import tempfile

@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from crbg import config as configs
-from crbg import stats
 from crbg.errors import CrbgError
-from crbg.report import _published, claims, numbers, page
-from crbg.report.tidy import COLUMNS
+from crbg.experiments import config as configs
+from crbg.report import claims, numbers, page, stats
+from crbg.report.build import _published
+from crbg.report.records_table import COLUMNS
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = SimpleNamespace(demonstration=False)

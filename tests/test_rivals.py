@@ -7,17 +7,25 @@ import pytest
 import torch
 from torch import nn
 
-from crbg import attach, control, methods, rivals, run
-from crbg.data.images import Feed
+from crbg import methods
+from crbg.data.loader import BatchLoader
 from crbg.errors import CrbgError
-from crbg.fit import Clock, OutOfTime
-from crbg.gate import Gaussian, TopK
-from crbg.init import initialise
-from crbg.mask import Mask
-from crbg.measure import accuracy
-from crbg.models import build
-from crbg.spec import Spec
-from crbg.verify import PASS
+from crbg.experiments.spec import Spec, folder
+from crbg.gates import attach
+from crbg.gates.concrete import Bernoulli, Clipped, Concrete, HardConcrete
+from crbg.gates.gaussian import Gaussian
+from crbg.gates.scores import Sampled, Scored, TopK
+from crbg.masks.mask import Mask
+from crbg.measure.accuracy import accuracy
+from crbg.models.initial_weights import initialise
+from crbg.models.registry import build
+from crbg.runs.artifacts import reopen
+from crbg.runs.evaluate import evaluate
+from crbg.runs.setup import fresh
+from crbg.runs.verify import PASS
+from crbg.search import density_controller
+from crbg.search.gradbalance import GiveUp, GradBalance, Lagrange, OneThreshold, Redraw
+from crbg.training.clock import Clock, OutOfTime
 
 BASE = Spec("digits", "lenet-32-16", "concrete", 0.2, scale=0.5, epochs=4, batch=64)
 SIGNED = {"init": "signed_constant", "scale": 2.0}
@@ -37,8 +45,8 @@ EVERY = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def search(digits, spec, checkpoint=None, clock=None):
     model = build(spec.model, digits.in_shape, digits.classes)
     initialise(model, spec.init, spec.scale, 0)
-    feed = Feed(digits.train, spec.batch, 0)
-    task = methods.Task(feed, spec.density, spec.epochs, 0, nn.functional.cross_entropy, checkpoint, clock)
+    feed = BatchLoader(digits.train, spec.batch, 0)
+    task = methods.SearchTask(feed, spec.density, spec.epochs, 0, nn.functional.cross_entropy, checkpoint, clock)
     return model, methods.get(spec.method).find(model, task, spec.resolved())
 
 
@@ -124,7 +132,7 @@ W, BACK = tensor(0.5, -1.0, 2.0, -0.25), tensor(1.0, 2.0, -3.0, 4.0)
 @pytest.mark.parametrize("rescale", [False, True])
 def test_supermask_draws_bernoulli_masks_and_passes_the_slope_of_the_probability(rescale):
     v = tensor(-1.0, 0.0, 1.0, 2.0)
-    gate = rivals.Sampled(v, rescale)
+    gate = Sampled(v, rescale)
     gate.sampling = True
     torch.manual_seed(3)
     out, slope = gradient(gate, W, gate.v, BACK)
@@ -141,7 +149,7 @@ def test_supermask_draws_bernoulli_masks_and_passes_the_slope_of_the_probability
 
 
 def test_gem_miner_rounds_and_hears_dropped_weights_but_not_those_given_up():
-    gate = rivals.Scored(tensor(0.2, 0.6, 0.9, 0.4))
+    gate = Scored(tensor(0.2, 0.6, 0.9, 0.4))
     gate.alive &= torch.tensor([True, False, True, True])
     out, slope = gradient(gate, W, gate.p, BACK)
     assert out.tolist() == [0.0, 0.0, 2.0, 0.0]
@@ -156,7 +164,7 @@ def logistic(u):
 @pytest.mark.parametrize("kind", ["concrete", "hard"])
 def test_relaxed_gates_against_a_loop_and_finite_differences(kind):
     a = tensor(-2.0, -0.5, 0.3, 1.5)
-    gate = (rivals.Concrete if kind == "concrete" else rivals.HardConcrete)(a)
+    gate = (Concrete if kind == "concrete" else HardConcrete)(a)
 
     def z(x, noise):
         if kind == "concrete":
@@ -181,7 +189,7 @@ def test_relaxed_gates_against_a_loop_and_finite_differences(kind):
     assert gate(W).tolist() == pytest.approx([float(w) * p for w, p in zip(W, wanted, strict=True)])
 
 
-@pytest.mark.parametrize(("kind", "threshold"), [(rivals.Concrete, 0.5), (rivals.HardConcrete, 0.0)])
+@pytest.mark.parametrize(("kind", "threshold"), [(Concrete, 0.5), (HardConcrete, 0.0)])
 def test_open_probabilities_are_those_of_the_draws(kind, threshold):
     """The Concrete budget counts the gate without noise, which is not P(m > 1/2); the hard-concrete budget is P(z > 0)."""
     a = torch.full((20000,), -1.2)
@@ -190,11 +198,11 @@ def test_open_probabilities_are_those_of_the_draws(kind, threshold):
     torch.manual_seed(0)
     share = float((gate(torch.ones_like(a)) > threshold).double().mean())
     assert share == pytest.approx(float(gate.open_probability()[0]), abs=0.015)
-    if kind is rivals.Concrete:
+    if kind is Concrete:
         assert float(gate.expected()[0]) == pytest.approx(1 / (1 + math.exp(1.2)))
         assert float(gate.expected()[0]) < share - 0.05
     else:
-        assert rivals.HardConcrete.shift == pytest.approx(1.5986, abs=1e-4)
+        assert HardConcrete.shift == pytest.approx(1.5986, abs=1e-4)
         assert float(gate.expected()[0]) == pytest.approx(share, abs=0.015)
 
 
@@ -202,8 +210,8 @@ def test_open_probabilities_are_those_of_the_draws(kind, threshold):
 
 
 def test_gradbalance_weighs_the_budget_like_the_task_and_remembers():
-    gates = [rivals.Concrete(tensor(0.0, 1.0)), rivals.Concrete(tensor(2.0))]
-    hook = rivals.GradBalance(gates, keep=1, slack=1.1)
+    gates = [Concrete(tensor(0.0, 1.0)), Concrete(tensor(2.0))]
+    hook = GradBalance(gates, keep=1, slack=1.1)
     p = [1 / (1 + math.exp(-x)) for x in (0.0, 1.0, 2.0)]
     slopes = [q * (1 - q) / 1.1 for q in p]
     task = [3.0, 0.0, 4.0]
@@ -221,7 +229,7 @@ def test_gradbalance_weighs_the_budget_like_the_task_and_remembers():
     assert found == pytest.approx([t + star * s for t, s in zip(task, slopes, strict=True)])
     step(over=False)  # under the budget lambda* is 0, and lambda falls by a hundredth
     assert hook.weight == pytest.approx(0.99 * star)
-    other = rivals.GradBalance(gates, keep=1)
+    other = GradBalance(gates, keep=1)
     other.load_state_dict(hook.state_dict())
     assert other.weight == hook.weight
 
@@ -229,7 +237,7 @@ def test_gradbalance_weighs_the_budget_like_the_task_and_remembers():
 def test_one_threshold_falls_to_the_density_of_all_layers_together():
     torch.manual_seed(0)
     gates = [TopK(torch.randn(30), 3), TopK(0.1 * torch.randn(70), 7)]
-    hook = rivals.OneThreshold(gates, density=0.1, reach=0.5)
+    hook = OneThreshold(gates, density=0.1, reach=0.5)
     every = torch.cat([g.scores() for g in gates]).sort(descending=True).values
     for progress, kept in ((0.0, 100), (0.25, 55), (0.5, 10), (0.9, 10)):
         hook.before_forward(progress)
@@ -241,8 +249,8 @@ def test_one_threshold_falls_to_the_density_of_all_layers_together():
 
 def test_gem_miner_gives_up_the_lowest_of_what_is_left_and_ends_at_the_asked_number():
     torch.manual_seed(0)
-    gates = [rivals.Scored(torch.rand(60)), rivals.Scored(torch.rand(40))]
-    hook = rivals.GiveUp(gates, keep=10, periods=3, decay=0.0)
+    gates = [Scored(torch.rand(60)), Scored(torch.rand(40))]
+    hook = GiveUp(gates, keep=10, periods=3, decay=0.0)
     left = []
     for progress in (0.0, 0.2, 0.25, 0.5, 0.74, 0.75, 0.99):
         hook.before_forward(progress)
@@ -258,9 +266,9 @@ def test_gem_miner_gives_up_the_lowest_of_what_is_left_and_ends_at_the_asked_num
 
 
 def test_gem_miner_pulls_scores_towards_zero():
-    gate = rivals.Scored(tensor(0.4, 0.8))
+    gate = Scored(tensor(0.4, 0.8))
     gate.p.grad = tensor(1.0, 1.0)
-    rivals.GiveUp([gate], keep=1, periods=1, decay=0.5).after_backward(0.0)
+    GiveUp([gate], keep=1, periods=1, decay=0.5).after_backward(0.0)
     assert gate.p.grad.tolist() == pytest.approx([1.2, 1.4])
 
 
@@ -301,7 +309,7 @@ def test_redrawn_weights_come_from_the_initial_ones_and_only_outside_the_mask(di
     weights = {"a": torch.randn(40, 50), "b": torch.randn(10, 40)}
     before = {n: w.clone() for n, w in weights.items()}
     gates = [TopK(torch.randn(w.shape), w.numel() // 4) for w in weights.values()]
-    hook = rivals.Redraw(weights, gates, seed=3, period=5, rate=0.2)
+    hook = Redraw(weights, gates, seed=3, period=5, rate=0.2)
     for _ in range(4):
         hook.after_step(0.0)
         assert all(torch.equal(weights[n], before[n]) for n in weights)
@@ -312,7 +320,7 @@ def test_redrawn_weights_come_from_the_initial_ones_and_only_outside_the_mask(di
         assert float(changed.sum()) / float((~g.kept()).sum()) == pytest.approx(0.2, abs=0.05)
         assert set(w[changed].tolist()) <= set(before[n].flatten().tolist())
     with pytest.raises(CrbgError, match="period 0 must be at least 1"):
-        rivals.Redraw(weights, gates, seed=3, period=0, rate=0.2)
+        Redraw(weights, gates, seed=3, period=0, rate=0.2)
 
 
 def test_a_redrawn_ticket_says_so_and_is_read_with_its_own_weights(digits, one_run):
@@ -323,12 +331,12 @@ def test_a_redrawn_ticket_says_so_and_is_read_with_its_own_weights(digits, one_r
     assert done.row.verdict == "PASS without ticket"
     assert record["roles"]["redrawn"] == sorted(found.changed)
     assert record["validation"]["readings"]["binary"]["accuracy"] == pytest.approx(accuracy(model, digits.validation.batches(), found.mask))
-    where = run.folder(bench.results, done.spec, 0)
+    where = folder(bench.results, done.spec, 0)
     assert not (where / "ticket.safetensors").exists()  # a ticket is a seed and a mask, which is not enough here
-    fresh, _ = run.fresh(done.spec, digits, 0)
-    assert run.reopen(where, fresh).changed == found.changed
-    assert all(torch.equal(a, b) for a, b in zip(fresh.state_dict().values(), model.state_dict().values(), strict=True))
-    tested = run.evaluate(done.spec, 0, bench)["test"]["readings"]["binary"]["accuracy"]
+    again, _ = fresh(done.spec, digits, 0)
+    assert reopen(where, again).changed == found.changed
+    assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), model.state_dict().values(), strict=True))
+    tested = evaluate(done.spec, 0, bench)["test"]["readings"]["binary"]["accuracy"]
     assert tested == pytest.approx(accuracy(model, digits.test.batches(), found.mask))
 
 
@@ -350,7 +358,7 @@ def test_stg_decays_towards_the_middle_and_keeps_what_is_above_it(digits):
     assert found.mask == Mask({n: s > 0.5 for n, s in found.scores.items()})
     model, _ = search(digits, dataclasses.replace(STG, epochs=1))
     with attach.gated(model, lambda name, w: Gaussian(torch.full_like(w, 0.3), noise=0.5, penalty_sigma=0.5)):
-        hook = control.Centred(model, "induce_sparse", 0.1, 0.5)
+        hook = density_controller.Centred(model, "induce_sparse", 0.1, 0.5)
         for g in hook.gates:
             g.mu.grad = torch.zeros_like(g.mu)
         hook.after_backward(0.0)
@@ -366,7 +374,7 @@ def test_stg_decays_towards_the_middle_and_keeps_what_is_above_it(digits):
 def test_a_clipped_gate_is_above_a_half_as_often_as_its_budget_says():
     torch.manual_seed(0)
     for p in (0.02, 0.3):
-        gate = rivals.Clipped.at(p, torch.zeros(200_000), 0.4)
+        gate = Clipped.at(p, torch.zeros(200_000), 0.4)
         gate.sampling = True
         drawn = gate(torch.ones(200_000)).detach()
         assert float(gate.expected().mean()) == pytest.approx(p, rel=1e-4)
@@ -376,11 +384,11 @@ def test_a_clipped_gate_is_above_a_half_as_often_as_its_budget_says():
 @pytest.mark.parametrize("tau", [2 / 3, 2.0])
 def test_a_bernoulli_budget_counts_what_is_above_a_half(tau):
     torch.manual_seed(0)
-    gate = rivals.Bernoulli(torch.full((200_000,), rivals.Bernoulli.start(0.1, tau)), tau)
+    gate = Bernoulli(torch.full((200_000,), Bernoulli.start(0.1, tau)), tau)
     gate.sampling = True
     assert float(gate.expected().mean()) == pytest.approx(0.1, rel=1e-4)
     assert float((gate(torch.ones(200_000)).detach() > 0.5).double().mean()) == pytest.approx(0.1, abs=3 * math.sqrt(0.09 / 200_000))
-    plain = rivals.Concrete(torch.full((200_000,), rivals.Concrete.start(0.1)))
+    plain = Concrete(torch.full((200_000,), Concrete.start(0.1)))
     plain.sampling = True
     assert float((plain(torch.ones(200_000)).detach() > 0.5).double().mean()) > 0.15  # the authors' count says 0.1
 
@@ -388,7 +396,7 @@ def test_a_bernoulli_budget_counts_what_is_above_a_half(tau):
 @pytest.mark.parametrize("kind", ["clipped", "bernoulli", "concrete", "hard"])
 def test_slopes_of_budgets_are_derivatives(kind):
     values = torch.linspace(-2, 2, 9, dtype=torch.float64)
-    kinds = {"bernoulli": lambda a: rivals.Bernoulli(a, 2.0), "concrete": rivals.Concrete, "hard": rivals.HardConcrete}
+    kinds = {"bernoulli": lambda a: Bernoulli(a, 2.0), "concrete": Concrete, "hard": HardConcrete}
     gate = Clipped64(values) if kind == "clipped" else kinds[kind](values)
     slope = gate.slope()
     with torch.no_grad():
@@ -399,12 +407,12 @@ def test_slopes_of_budgets_are_derivatives(kind):
 
 
 def Clipped64(values):
-    return rivals.Clipped(values, 0.5, 0.5)
+    return Clipped(values, 0.5, 0.5)
 
 
 def test_the_multiplier_ascends_by_what_is_over_budget():
-    gate = rivals.Concrete(torch.zeros(10, dtype=torch.float64))  # openness 5 of 10, budget 1.1 x 2
-    search = rivals.Lagrange([gate], 2, 1.1, 1e-3)
+    gate = Concrete(torch.zeros(10, dtype=torch.float64))  # openness 5 of 10, budget 1.1 x 2
+    search = Lagrange([gate], 2, 1.1, 1e-3)
     weight = 0.0
     for _ in range(3):
         gate.logit.grad = torch.full((10,), 0.25, dtype=torch.float64)

@@ -10,7 +10,7 @@ from torch import nn
 
 from crbg import models, rng
 from crbg.errors import CrbgError
-from crbg.init import LAWS, RUNNING, initialise, law_scale, tensor_digest, unit_draw
+from crbg.models.initial_weights import LAWS, RUNNING, initialise, law_scale, tensor_digest, unit_draw
 
 SMALL_NETWORKS = {
     "convnext": lambda: timm.create_model("convnext_atto", num_classes=10),

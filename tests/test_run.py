@@ -12,15 +12,21 @@ from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from crbg import device, measure, methods
+from crbg import measure, methods
 from crbg.errors import CrbgError
-from crbg.fit import Clock, OutOfTime
-from crbg.init import tensor_digest
-from crbg.lock import HeldError
-from crbg.plan import search_seconds
-from crbg.run import Bench, evaluate, execute, fresh, guard_roles, read_all, reopen
-from crbg.spec import Spec, folder
+from crbg.experiments.estimates import search_seconds
+from crbg.experiments.spec import Spec, folder
+from crbg.models.initial_weights import tensor_digest
+from crbg.runs.artifacts import reopen
+from crbg.runs.evaluate import evaluate
+from crbg.runs.execute import execute
+from crbg.runs.readings import read_all
+from crbg.runs.setup import Bench, fresh
+from crbg.search.run_search import guard_roles
+from crbg.storage.lock import HeldError
 from crbg.ticket import Ticket
+from crbg.training import device
+from crbg.training.clock import Clock, OutOfTime
 
 ROOT = Path(__file__).resolve().parents[1]
 CRBG = Spec("digits", "lenet-32-16", "crbg", 0.5, scale=0.3, epochs=2, batch=64)
@@ -50,8 +56,8 @@ def kept_files(bench, spec, seed=0):
 def test_a_run_in_another_process_writes_the_same_bytes(bench):
     execute(CRBG, 3, bench)
     code = (
-        "import torch; torch.set_num_threads(1); from pathlib import Path; from crbg.run import Bench, execute; "
-        f"from crbg.spec import Spec; execute({CRBG!r}, 3, Bench(Path('again')))"
+        "import torch; torch.set_num_threads(1); from pathlib import Path; from crbg.runs.execute import Bench, execute; "
+        f"from crbg.experiments.spec import Spec; execute({CRBG!r}, 3, Bench(Path('again')))"
     )
     env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "77"}
     subprocess.run([sys.executable, "-c", code], cwd=bench.results.parent, env=env, check=True)

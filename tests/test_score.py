@@ -4,14 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from crbg import methods, score
-from crbg.attach import weights
-from crbg.data.images import Feed
+from crbg import methods
+from crbg.data.loader import BatchLoader
 from crbg.errors import CrbgError
-from crbg.init import initialise
-from crbg.mask import Mask
-from crbg.models import build
-from crbg.select import select
+from crbg.gates.attach import weights
+from crbg.masks.mask import Mask
+from crbg.masks.select import select
+from crbg.models.initial_weights import initialise
+from crbg.models.registry import build
+from crbg.search import saliency
 
 LOSS = nn.functional.cross_entropy
 
@@ -59,21 +60,21 @@ def by_differences(model, what, step=1e-4):
 
 def test_snip_is_the_effect_of_a_gate_at_one(small, some):
     slopes = by_differences(small, lambda m: value(m, some))
-    found = score.snip(small, weights(small), some, LOSS, 0)
+    found = saliency.snip(small, weights(small), some, LOSS, 0)
     for n, w in weights(small).items():
         torch.testing.assert_close(found[n], (w * slopes[n]).abs().detach(), rtol=1e-6, atol=1e-9)
 
 
 def test_grasp_is_theta_times_the_slope_of_the_squared_gradient_and_keeps_its_sign(small, some):
     """H g is the gradient of |g|^2 / 2."""
-    slopes = by_differences(small, lambda m: squared_gradient(m, some, score.HEAT))
-    found = score.grasp(small, weights(small), some, LOSS, 0)
+    slopes = by_differences(small, lambda m: squared_gradient(m, some, saliency.HEAT))
+    found = saliency.grasp(small, weights(small), some, LOSS, 0)
     for n, w in weights(small).items():
         torch.testing.assert_close(found[n], (w * slopes[n]).detach(), rtol=1e-5, atol=1e-14)
     together = torch.cat([s.flatten() for s in found.values()])
     assert (together > 0).any()
     assert (together < 0).any()
-    assert all(torch.equal(s, found[n].abs()) for n, s in score.grasp_abs(small, weights(small), some, LOSS, 0).items())
+    assert all(torch.equal(s, found[n].abs()) for n, s in saliency.grasp_abs(small, weights(small), some, LOSS, 0).items())
 
 
 def test_grasp_in_rounds_forgets_what_was_dropped(small, some):
@@ -83,25 +84,25 @@ def test_grasp_in_rounds_forgets_what_was_dropped(small, some):
             w.mul_(mask[n])
 
     def squared(m):
-        parts = [torch.autograd.grad(LOSS(m(x) / score.HEAT, y), list(m.parameters())) for x, y in some]
+        parts = [torch.autograd.grad(LOSS(m(x) / saliency.HEAT, y), list(m.parameters())) for x, y in some]
         return 0.5 * sum(float((g * k).square().sum()) for g, k in zip(parts[0], mask.values(), strict=True))
 
-    slopes, found = by_differences(small, squared), score.grasp(small, weights(small), some, LOSS, 0)
+    slopes, found = by_differences(small, squared), saliency.grasp(small, weights(small), some, LOSS, 0)
     for n, w in weights(small).items():
         torch.testing.assert_close(found[n], (w * slopes[n]).detach(), rtol=1e-5, atol=1e-14)
 
 
 def test_ranks_break_ties_by_position_as_the_selection_does():
     full = {"a": torch.ones(6), "b": torch.ones(4)}
-    ranks = score.ranked_after({n: torch.zeros(t.shape, dtype=torch.float64) for n, t in full.items()}, full, Mask.full(full))
+    ranks = saliency.ranked_after({n: torch.zeros(t.shape, dtype=torch.float64) for n, t in full.items()}, full, Mask.full(full))
     assert select(ranks, 7) == select(full, 7)
 
 
 @pytest.mark.parametrize("name", ["snip", "grasp"])
 def test_parts_of_a_batch_are_averaged(small, some, name):
     (x, y), cut = some[0], 5
-    whole = score.SCORES[name](small, weights(small), some, LOSS, 0)
-    parts = score.SCORES[name](small, weights(small), [(x[:cut], y[:cut]), (x[cut:], y[cut:])], LOSS, 0)
+    whole = saliency.SCORES[name](small, weights(small), some, LOSS, 0)
+    parts = saliency.SCORES[name](small, weights(small), [(x[:cut], y[:cut]), (x[cut:], y[cut:])], LOSS, 0)
     for n in whole:
         torch.testing.assert_close(parts[n], whole[n], rtol=1e-9, atol=1e-14)
 
@@ -112,7 +113,7 @@ def test_synflow_by_hand_and_without_touching_the_network(some):
         net[0].weight.copy_(torch.tensor([[1.0, -2.0], [3.0, 4.0]]))
         net[2].weight.copy_(torch.tensor([[-5.0, 6.0]]))
     before = {n: t.clone() for n, t in net.state_dict().items()}
-    found = score.synflow(net, weights(net), [(torch.zeros(1, 2), torch.zeros(1))], LOSS, 0)
+    found = saliency.synflow(net, weights(net), [(torch.zeros(1, 2), torch.zeros(1))], LOSS, 0)
     # R = 5 (1 + 2) + 6 (3 + 4), and each score is the share of R that flows through its weight.
     assert found["0.weight"].tolist() == [[5.0, 10.0], [18.0, 24.0]]
     assert found["2.weight"].tolist() == [[15.0, 42.0]]
@@ -124,7 +125,7 @@ def test_synflow_of_a_deep_network_does_not_overflow():
     with torch.no_grad():
         for layer in net:
             layer.weight.fill_(100.0)
-    found = score.synflow(net, weights(net), [(torch.ones(1, 8), torch.zeros(1))], LOSS, 0)
+    found = saliency.synflow(net, weights(net), [(torch.ones(1, 8), torch.zeros(1))], LOSS, 0)
     assert all(bool(s.isfinite().all()) and float(s.min()) > 1e60 for s in found.values())
 
 
@@ -135,31 +136,31 @@ def test_synflow_reads_batch_norm_in_eval_mode_and_as_absolute_values():
         net[1].weight.copy_(torch.tensor([-2.0, 1.0]))
         net[1].running_mean.copy_(torch.tensor([-3.0, 5.0]))
         net[1].running_var.copy_(torch.tensor([4.0, 1.0]))
-    found = score.synflow(net, weights(net), [(torch.zeros(1, 2), torch.zeros(1))], LOSS, 0)
+    found = saliency.synflow(net, weights(net), [(torch.zeros(1, 2), torch.zeros(1))], LOSS, 0)
     # The slope of a unit is |gain| / sqrt(variance), whatever the batch: 2 / 2 and 1.
     assert found["0.weight"].tolist() == [[1.0, 2.0], [3.0, 4.0]]
     assert net[1].running_mean.tolist() == [-3.0, 5.0]
 
 
 def test_random_scores_follow_the_seed_alone(small, some):
-    a, b, c = (score.random(small, weights(small), some, LOSS, seed)["0.weight"] for seed in (0, 0, 1))
+    a, b, c = (saliency.random(small, weights(small), some, LOSS, seed)["0.weight"] for seed in (0, 0, 1))
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
     with torch.no_grad():
         small[0].weight.add_(1.0)
-    assert torch.equal(a, score.random(small, weights(small), some, LOSS, 0)["0.weight"])
+    assert torch.equal(a, saliency.random(small, weights(small), some, LOSS, 0)["0.weight"])
 
 
 def test_rounds_keep_exact_counts_within_what_was_kept_before(small, some, monkeypatch):
     seen = []
-    real = score.SCORES["snip"]
+    real = saliency.SCORES["snip"]
 
     def watched(model, given, *rest):
         seen.append({n: (w != 0) for n, w in given.items()})
         return real(model, given, *rest)
 
-    monkeypatch.setitem(score.SCORES, "snip", watched)
-    ranks = score.prune(small, "snip", 0.2, 4, some, LOSS, 0)
+    monkeypatch.setitem(saliency.SCORES, "snip", watched)
+    ranks = saliency.prune(small, "snip", 0.2, 4, some, LOSS, 0)
     total = Mask.full(ranks).total
     mask = select(ranks, round(0.2 * total))
     assert mask.kept == round(0.2 * total)
@@ -178,7 +179,7 @@ def test_rounds_of_synflow_save_a_layer_that_one_round_would_close():
         net[2].weight.mul_(0.2)
     batch = [(torch.ones(1, 40), torch.zeros(1))]
     total = Mask.full(weights(net)).total
-    once, often = (select(score.prune(net, "synflow", 0.01, rounds, batch, LOSS, 0), round(0.01 * total)) for rounds in (1, 100))
+    once, often = (select(saliency.prune(net, "synflow", 0.01, rounds, batch, LOSS, 0), round(0.01 * total)) for rounds in (1, 100))
     assert min(once.layer_kept().values()) == 0
     assert min(often.layer_kept().values()) > 0
     assert once.kept == often.kept == round(0.01 * once.total)
@@ -186,8 +187,8 @@ def test_rounds_of_synflow_save_a_layer_that_one_round_would_close():
 
 def test_a_balanced_batch_takes_the_first_of_each_class(digits):
     model = build("lenet-20", digits.in_shape, digits.classes)
-    feed = Feed(digits.train, 64, 3)
-    parts = score.balanced_batch(model, feed, 7, size=32)
+    feed = BatchLoader(digits.train, 64, 3)
+    parts = saliency.balanced_batch(model, feed, 7, size=32)
     assert [len(y) for _, y in parts] == [32, 32, 6]
     x, y = torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
     assert y.bincount().tolist() == [7] * 10
@@ -200,7 +201,7 @@ def test_a_balanced_batch_takes_the_first_of_each_class(digits):
 def test_a_class_with_few_examples_gives_what_it_has(digits):
     model = build("lenet-20", digits.in_shape, digits.classes)
     few = digits.train.take(torch.cat([(digits.train.y == 4).nonzero().flatten()[:3], (digits.train.y != 4).nonzero().flatten()]))
-    parts = score.balanced_batch(model, Feed(few, len(few), 0), 5)
+    parts = saliency.balanced_batch(model, BatchLoader(few, len(few), 0), 5)
     assert torch.cat([y for _, y in parts]).bincount().tolist() == [5, 5, 5, 5, 3, 5, 5, 5, 5, 5]
 
 
@@ -211,6 +212,6 @@ def test_a_class_with_few_examples_gives_what_it_has(digits):
 def test_nonsense_is_refused(digits, options, message):
     model = build("lenet-20", digits.in_shape, digits.classes)
     initialise(model, "kaiming_normal", 1.0, 0)
-    task = methods.Task(Feed(digits.train, 64, 0), 0.5, 2, 0, LOSS)
+    task = methods.SearchTask(BatchLoader(digits.train, 64, 0), 0.5, 2, 0, LOSS)
     with pytest.raises(CrbgError, match=message):
         methods.get("saliency").find(model, task, methods.options("saliency", options))

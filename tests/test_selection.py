@@ -3,11 +3,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from crbg import config as configs
-from crbg import selection, store
 from crbg.errors import CrbgError
-from crbg.files import write_json
-from crbg.spec import Spec
+from crbg.experiments import config as configs
+from crbg.experiments import record_store, selection
+from crbg.experiments.spec import Spec
+from crbg.storage.atomic import write_json
 
 GRID = {"density": [0.5, 0.1], "scale": [0.3, 0.6], "options.lr": [0.01, 0.02]}
 
@@ -44,7 +44,7 @@ def read():
 
 
 def put(cell, accuracy, missed=False, status="ok"):
-    where = store.run_folder(read(), cell.spec, cell.seed)
+    where = record_store.run_folder(read(), cell.spec, cell.seed)
     # The other readings and parts would turn the choice around, were they read.
     readings = {"binary": {"accuracy": accuracy}, "exact": {"accuracy": 100 - accuracy}, "mean": {"accuracy": 100 - accuracy}}
     record = {"status": status, "digest": cell.spec.digest()}
@@ -121,7 +121,7 @@ def test_nothing_is_chosen_where_nothing_landed(project):
 
 def test_a_missing_run_stops_the_choice(project):
     cell = point(0.1, 0.6, 0.01, 1)
-    (store.run_folder(read(), cell.spec, 1) / "record.json").unlink()
+    (record_store.run_folder(read(), cell.spec, 1) / "record.json").unlink()
     with pytest.raises(CrbgError, match=rf"tuning: {cell.spec.slug()} seed 1 has not run; `crbg run tuning` first"):
         chosen()
 
@@ -214,7 +214,7 @@ def test_what_all_trials_of_a_density_share_is_chosen_too(project):
 
 def test_partial_selection_leaves_out_arms_whose_trials_have_not_all_run(project):
     cell = point(0.1, 0.6, 0.01, 1)
-    (store.run_folder(read(), cell.spec, 1) / "record.json").unlink()
+    (record_store.run_folder(read(), cell.spec, 1) / "record.json").unlink()
     tuning = read().experiment("tuning")
     every = {c.arm for c in tuning.cells}
     assert set(selection.choose(read(), tuning, partial=True)) == every - {"ours"}

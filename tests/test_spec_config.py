@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from crbg import config, methods, store
-from crbg.config import read
+from crbg import methods
 from crbg.errors import CrbgError
-from crbg.spec import Spec, as_dict, spec_from
+from crbg.experiments import config, record_store
+from crbg.experiments.config import read
+from crbg.experiments.spec import Spec, as_dict, spec_from
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE = {"data": "digits", "model": "lenet-16", "epochs": 2, "batch": 64}
@@ -359,7 +360,7 @@ def test_names_of_jobs_are_pinned_and_do_not_depend_on_what_is_done(write):
     names = [j.name for j in config.experiment("e").jobs()]
     assert names[:2] == ["e-000-033bdb94", "e-001-74da5068"]
     cell = config.experiment("e").cells[0]
-    where = store.run_folder(config, cell.spec, cell.seed)
+    where = record_store.run_folder(config, cell.spec, cell.seed)
     where.mkdir(parents=True)
     (where / "record.json").write_text('{"status": "ok"}')
     (where / "provenance.json").write_text("{}")
@@ -439,7 +440,8 @@ def test_tuning_and_main_experiments_share_no_seed(monkeypatch):
 
 def test_planning_imports_no_torch():
     code = (
-        "import crbg.cli, crbg.config, crbg.store, crbg.selection, crbg.report, sys; from crbg import config, methods; "
+        "import crbg.cli, crbg.experiments.record_store, crbg.experiments.selection, crbg.report, sys; "
+        "from crbg import methods; from crbg.experiments import config; "
         "config.read(['config.yaml']); [methods.get(n) for n in methods.names()]; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)

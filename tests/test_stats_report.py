@@ -10,12 +10,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from crbg import config as configs
-from crbg import methods, plan, stats, store
+from crbg import methods
 from crbg.errors import CrbgError
-from crbg.files import read_json, write_json
-from crbg.report import brief, build, claims, compare, figures, numbers, tables
-from crbg.report.tidy import tidy, unfinished, values
+from crbg.experiments import config as configs
+from crbg.experiments import estimates, record_store
+from crbg.report import claims, compare, figures, numbers, stats, tables
+from crbg.report.build import brief, build
+from crbg.report.records_table import tidy, unfinished, values
+from crbg.storage.atomic import read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 calm = settings(deadline=None)  # a busy machine is no failure
@@ -176,7 +178,7 @@ class Project:
 
     def put(self, arm, density, accuracies, experiment="main", draw="d", order="o", missed=False, sanity=None, tested=True, **readings):
         for i, cell in enumerate(self.cells(arm, density, experiment)[: len(accuracies)]):
-            where = store.run_folder(self.config, cell.spec, cell.seed)
+            where = record_store.run_folder(self.config, cell.spec, cell.seed)
             seen = {r: {"accuracy": readings.get(r, accuracies)[i], "density": density or 1.0} for r in READINGS}
             part = {"readings": seen, "sanity": {k: {"accuracy": v[i]} for k, v in (sanity or {}).items()}, "density_missed": missed}
             lower = json.loads(json.dumps(part))
@@ -314,7 +316,7 @@ def test_latex_escapes_what_tex_would_misread(project):
 def test_a_record_that_lacks_something_is_named(project):
     project.put("ours", 0.5, around(90.0))
     cell = project.cells("ours", 0.5)[2]
-    path = store.run_folder(project.config, cell.spec, 2) / "record.json"
+    path = record_store.run_folder(project.config, cell.spec, 2) / "record.json"
     record = read_json(path)
     del record["digests"]
     write_json(path, record)
@@ -325,7 +327,7 @@ def test_a_record_that_lacks_something_is_named(project):
 def test_collapsed_runs_count_as_done_and_give_no_number(project):
     project.put("ours", 0.5, around(90.0))
     cell = project.cells("ours", 0.5)[0]
-    where = store.run_folder(project.config, cell.spec, 0)
+    where = record_store.run_folder(project.config, cell.spec, 0)
     write_json(where / "record.json", {"digest": cell.spec.digest(), "status": "collapse", "digests": {"draw": "d", "order": "o"}})
     (where / "evaluation.json").unlink()
     rows = tidy(project.config)
@@ -369,7 +371,7 @@ def test_properties_say_what_was_tuned_what_failed_and_what_the_controls_say(pro
     project.put("ours", 0.1, around(96.0), mean=around(97.0), sanity={"reinit": [10.0] * 4, "shuffle": [12.0] * 4, "invert": [9.0] * 4})
     project.put("theirs", 0.1, around(95.0), sanity={"reinit": [10.0] * 4, "shuffle": [40.0] * 4, "invert": [9.0] * 4})
     for i, cell in enumerate(project.cells("ours", 0.1, "tuning")):
-        where = store.run_folder(project.config, cell.spec, cell.seed)
+        where = record_store.run_folder(project.config, cell.spec, cell.seed)
         status = {"status": "collapse", "reason": "closed"} if i == 0 else {"status": "ok"}
         seen = {} if i == 0 else {"validation": {"readings": {"binary": {"accuracy": 40.0 + 20 * i, "density": 0.1}}}}
         write_json(where / "record.json", {"digest": cell.spec.digest(), "digests": {"draw": "d", "order": "o"}} | status | seen)
@@ -419,7 +421,7 @@ def test_value_rule_does_not_judge_a_missed_density(project):
 def test_value_rule_takes_a_natural_mask_that_is_sparser_than_asked(project, natural, verdict):
     project.put("ours", 0.5, around(80.0), half=around(96.0), missed=True)
     for cell in project.cells("ours", 0.5):
-        path = store.run_folder(project.config, cell.spec, cell.seed) / "record.json"
+        path = record_store.run_folder(project.config, cell.spec, cell.seed) / "record.json"
         write_json(path, read_json(path) | {"anatomy": {"epochs": [{"density": 0.9}, {"density": natural}] if natural else []}})
     rule = {"type": "value", "density": 0.5, "published": 96.0, "margin": 1.0}
     assert project.verdict(**rule).verdict == "not run"
@@ -453,7 +455,7 @@ def test_best_rule_asks_for_more_than_every_other(project, theirs, quiet, verdic
     out = project.verdict(**rule)
     assert out.verdict == verdict
     cell = project.cells("ours", 0.5)[0]
-    where = store.run_folder(project.config, cell.spec, cell.seed)
+    where = record_store.run_folder(project.config, cell.spec, cell.seed)
     if quiet:
         assert "- quiet +2.00 [+2.00, +2.00]" in out.evidence  # paired, so without spread
         assert f"- theirs {96.15 - theirs - 0.15:+.2f} [" in out.evidence
@@ -493,7 +495,7 @@ def test_redrawn_weights_are_named_in_the_table(project):
     project.put("theirs", 0.5, around(90.0))
     assert "trained" not in tables.main_table(tidy(project.config), "main")
     for cell in project.cells("theirs", 0.5):
-        path = store.run_folder(project.config, cell.spec, cell.seed) / "record.json"
+        path = record_store.run_folder(project.config, cell.spec, cell.seed) / "record.json"
         write_json(path, read_json(path) | {"roles": {"redrawn": ["fc1.weight"]}})
     assert list(tables.main_table(tidy(project.config), "main").trained) == ["weights redrawn"]
 
@@ -617,7 +619,7 @@ def sweep(project):
             if soft is not None:
                 part["readings"]["mean"] = {"accuracy": soft, "density": 1.0}
             record = {"digest": cell.spec.digest(), "status": "ok", "digests": {"draw": f"d{cell.seed}", "order": f"o{cell.seed}"}}
-            folder = store.run_folder(project.config, cell.spec, cell.seed)
+            folder = record_store.run_folder(project.config, cell.spec, cell.seed)
             write_json(folder / "record.json", record | {"validation": part, "gated": gated})
             write_json(folder / "provenance.json", {"revision": "abc", "device": "a CPU", "search_seconds": 2.0})
             if experiment == "widths":
@@ -1014,7 +1016,7 @@ def strip(found):
 
 
 def forget(project, cell):
-    where = store.run_folder(project.config, cell.spec, cell.seed)
+    where = record_store.run_folder(project.config, cell.spec, cell.seed)
     for file in where.iterdir():
         file.unlink()
 
@@ -1022,30 +1024,30 @@ def forget(project, cell):
 def test_recorded_runs_stand_in_for_runs(project):
     project.put("ours", 0.5, around(90.0))
     cells = project.cells("ours", 0.5)
-    fresh = [store.find(project.config, c.spec, c.seed) for c in cells]
+    fresh = [record_store.find(project.config, c.spec, c.seed) for c in cells]
     assert {f["origin"] for f in fresh} == {"this run"}
-    assert store.record(project.config, cells) == 4
+    assert record_store.record(project.config, cells) == 4
     assert [p.name for p in Path("results/recorded").iterdir()] == [f"{cells[0].spec.slug()}.json"]
     for cell in cells:
         forget(project, cell)
-    again = [store.find(project.config, c.spec, c.seed) for c in cells]
+    again = [record_store.find(project.config, c.spec, c.seed) for c in cells]
     assert {f["origin"] for f in again} == {"recorded"}
     assert list(map(strip, again)) == list(map(strip, fresh))
-    assert store.find(project.config, cells[0].spec, 77) is None
+    assert record_store.find(project.config, cells[0].spec, 77) is None
     never = configs.read(["config.yaml"], ["reuse=never"])
-    assert store.find(never, cells[0].spec, 0) is None
+    assert record_store.find(never, cells[0].spec, 0) is None
 
 
 def test_a_fresh_run_goes_before_a_recorded_one(project):
     project.put("ours", 0.5, around(90.0))
     cells = project.cells("ours", 0.5)
-    store.record(project.config, cells)
+    record_store.record(project.config, cells)
     project.put("ours", 0.5, around(70.0), tested=False)
-    found = store.find(project.config, cells[1].spec, 1)
+    found = record_store.find(project.config, cells[1].spec, 1)
     assert found["origin"] == "this run"
     assert found["record"]["validation"]["readings"]["binary"]["accuracy"] == 69.0
     # Asked for an evaluation, the recorded run is the one that has it.
-    evaluated = store.find(project.config, cells[1].spec, 1, evaluated=True)
+    evaluated = record_store.find(project.config, cells[1].spec, 1, evaluated=True)
     assert evaluated["origin"] == "recorded"
     assert evaluated["evaluation"]["test"]["readings"]["binary"]["accuracy"] == 90.0
 
@@ -1053,11 +1055,11 @@ def test_a_fresh_run_goes_before_a_recorded_one(project):
 def test_recording_keeps_seeds_without_a_fresh_run(project):
     project.put("ours", 0.5, around(90.0))
     cells = project.cells("ours", 0.5)
-    store.record(project.config, cells)
+    record_store.record(project.config, cells)
     for cell in cells[1:]:
         forget(project, cell)
     project.put("ours", 0.5, [70.0])
-    assert store.record(project.config, cells) == 1
+    assert record_store.record(project.config, cells) == 1
     kept = read_json(next(Path("results/recorded").iterdir()))
     assert sorted(kept["runs"]) == ["0", "1", "2", "3"]
     assert [r["evaluation"]["test"]["readings"]["binary"]["accuracy"] for _, r in sorted(kept["runs"].items())][:2] == [70.0, 90.0]
@@ -1068,13 +1070,13 @@ def test_recording_keeps_seeds_without_a_fresh_run(project):
 def test_a_demonstration_is_never_recorded_nor_filled_from_records(project):
     project.put("ours", 0.5, around(90.0))
     cells = project.cells("ours", 0.5)
-    store.record(project.config, cells)
+    record_store.record(project.config, cells)
     project.demonstrate()
     demo = project.cells("ours", 0.5)
     Path(f"results/recorded/{cells[0].spec.slug()}.json").rename(f"results/recorded/{demo[0].spec.slug()}.json")
-    assert store.find(project.config, demo[0].spec, 0) is None
+    assert record_store.find(project.config, demo[0].spec, 0) is None
     with pytest.raises(CrbgError, match="never recorded as evidence"):
-        store.record(project.config, demo)
+        record_store.record(project.config, demo)
 
 
 @pytest.mark.parametrize(
@@ -1088,24 +1090,24 @@ def test_a_demonstration_is_never_recorded_nor_filled_from_records(project):
 def test_a_recorded_file_that_is_not_what_it_says_is_refused(project, spoil, words):
     project.put("ours", 0.5, around(90.0))
     cell = project.cells("ours", 0.5)[0]
-    store.record(project.config, [cell])
+    record_store.record(project.config, [cell])
     forget(project, cell)
     path = next(Path("results/recorded").iterdir())
     body = read_json(path)
     spoil(body)
     write_json(path, body)
     with pytest.raises(CrbgError) as caught:
-        store.find(project.config, cell.spec, 0)
+        record_store.find(project.config, cell.spec, 0)
     assert words in str(caught.value)
     assert "restore it from version control" in str(caught.value)
 
 
 def test_times_are_estimated_from_runs_of_the_same_kind(project):
     cells = project.cells("ours", 0.5)
-    blind = plan.estimate_seconds(project.config, cells)
+    blind = estimates.estimate_seconds(project.config, cells)
     assert all(v > 3 for v in blind.values())
     project.put("ours", 0.5, [90.0, 90.0])  # 2 and 3 seconds
-    assert set(plan.estimate_seconds(project.config, cells).values()) == {2.5 + 3}
+    assert set(estimates.estimate_seconds(project.config, cells).values()) == {2.5 + 3}
 
 
 # --- JSON from strangers ---
@@ -1161,7 +1163,7 @@ def test_what_is_no_record_is_refused(folder, text):
 
 def test_a_record_of_absurd_size_is_not_read(folder, monkeypatch):
     (folder / "big.json").write_text('{"a": 1}')
-    monkeypatch.setattr("crbg.files.LARGEST_JSON", 7)
+    monkeypatch.setattr("crbg.storage.atomic.LARGEST_JSON", 7)
     with pytest.raises(CrbgError, match=r"big\.json is larger than any record: 8 bytes"):
         read_json(folder / "big.json")
     with pytest.raises(CrbgError, match=r"cannot read the record .*absent\.json"):

@@ -7,17 +7,21 @@ import pytest
 import torch
 from torch import nn
 
-from crbg import attach, gate, measure, methods
-from crbg.control import Controlled, Plan
-from crbg.data.images import Feed
+from crbg import measure, methods
+from crbg.data.loader import BatchLoader
 from crbg.errors import CrbgError
-from crbg.fit import Clock, OutOfTime
-from crbg.init import initialise
-from crbg.measure import accuracy
-from crbg.models import build
-from crbg.run import Bench, execute, fresh, reopen
-from crbg.spec import Spec, folder
+from crbg.experiments.spec import Spec, folder
+from crbg.gates import attach
+from crbg.gates.gaussian import Gaussian, Units
+from crbg.measure.accuracy import accuracy
+from crbg.models.initial_weights import initialise
+from crbg.models.registry import build
+from crbg.runs.artifacts import reopen
+from crbg.runs.execute import execute
+from crbg.runs.setup import Bench, fresh
+from crbg.search.density_controller import Controlled, Plan
 from crbg.ticket import Ticket
+from crbg.training.clock import Clock, OutOfTime
 
 BASE = Spec("digits", "lenet-32-16", "crbg", 0.5, scale=0.3, epochs=3, batch=64)
 
@@ -35,7 +39,7 @@ def search(digits, spec=BASE, activation="leaky", seed=0):
     model = build(spec.model, digits.in_shape, digits.classes, activation=activation)
     initialise(model, spec.init, spec.scale, seed)
     before = {n: t.clone() for n, t in model.state_dict().items()}
-    task = methods.Task(Feed(digits.train, spec.batch, seed), spec.density, spec.epochs, seed, nn.functional.cross_entropy)
+    task = methods.SearchTask(BatchLoader(digits.train, spec.batch, seed), spec.density, spec.epochs, seed, nn.functional.cross_entropy)
     found = methods.get(spec.method).find(model, task, spec.resolved())
     same = {n for n, t in model.state_dict().items() if torch.equal(t, before[n])}
     return model, found, same
@@ -132,7 +136,7 @@ def test_trained_tensors_are_read_back_for_the_evaluation(bench, digits):
 
 def test_a_hard_gate_is_binary_and_passes_the_gradient_straight_through():
     mu, w = torch.tensor([-0.4, 0.3, 0.6, 1.7]), torch.tensor([1.0, -2.0, 3.0, -4.0])
-    g = gate.Gaussian(mu, noise=0.5)
+    g = Gaussian(mu, noise=0.5)
     g.hard = g.sampling = True
     out = g(w)
     assert out.tolist() == [0.0, 0.0, 3.0, -4.0]
@@ -143,7 +147,7 @@ def test_a_hard_gate_is_binary_and_passes_the_gradient_straight_through():
 @pytest.mark.parametrize("leak", [0.0, 0.25, 1.0])
 def test_a_leak_replaces_the_slope_of_clip_outside_its_range(leak):
     mu, w = torch.tensor([-0.4, 0.3, 1.7]), torch.tensor([1.0, -2.0, -4.0])
-    g = gate.Gaussian(mu, noise=0.0, leak=leak)
+    g = Gaussian(mu, noise=0.0, leak=leak)
     out = g(w)
     assert out.tolist() == [0.0, pytest.approx(-0.6), -4.0]
     out.sum().backward()
@@ -153,9 +157,9 @@ def test_a_leak_replaces_the_slope_of_clip_outside_its_range(leak):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: gate.Gaussian(torch.zeros(2), leak=1.5), "leak 1.5 must lie in"),
-        (lambda: gate.Gaussian(torch.zeros(2), leak=0.5, learn_sigma=True), "leak 0.5"),
-        (lambda: gate.Units(torch.zeros(2), leak=0.5), "not on units"),
+        (lambda: Gaussian(torch.zeros(2), leak=1.5), "leak 1.5 must lie in"),
+        (lambda: Gaussian(torch.zeros(2), leak=0.5, learn_sigma=True), "leak 0.5"),
+        (lambda: Units(torch.zeros(2), leak=0.5), "not on units"),
     ],
 )
 def test_leaks_that_mean_nothing_are_refused(make, words):
@@ -165,7 +169,7 @@ def test_leaks_that_mean_nothing_are_refused(make, words):
 
 def test_polishing_makes_gates_hard_at_the_end_and_steers_the_density_alone():
     model = nn.Sequential(nn.Linear(8, 4, bias=False))
-    attach.attach(model, lambda name, w: gate.Gaussian(torch.linspace(0.1, 0.9, 32).reshape(4, 8), noise=0.0))
+    attach.attach(model, lambda name, w: Gaussian(torch.linspace(0.1, 0.9, 32).reshape(4, 8), noise=0.0))
     search = Controlled(model, "induce_sparse", 0.5, Plan(polish=0.25, every=1, decide=0.0, tolerance=10))
     pushes = []
     for progress in (0.0, 0.74, 0.76):
@@ -274,8 +278,8 @@ def test_unit_gates_of_a_transformer_close_whole_heads(digits):
     shape, heads = (1, 28, 28), 3
     model = build("timm:vit_tiny_patch16_224", shape, 10, patch_size=7, depth=2, embed_dim=24, num_heads=heads)
     initialise(model, "kaiming_normal", 1.0, 0)
-    feed = Feed(digits.train.take(slice(256)), 64, 0)
-    task = methods.Task(feed, 0.5, 4, 0, torch.nn.functional.cross_entropy)
+    feed = BatchLoader(digits.train.take(slice(256)), 64, 0)
+    task = methods.SearchTask(feed, 0.5, 4, 0, torch.nn.functional.cross_entropy)
     found = methods.get("crbg").find(model, task, methods.options("crbg", {"granularity": "unit", "lr": 0.1, "temperature": 0.0}))
     for name, counts in found.anatomy["units"].items():
         assert counts["total"] == (heads if name.endswith("attn.proj.weight") else found.mask[name].shape[1])
@@ -289,14 +293,14 @@ def test_temperature_zero_gives_the_searched_outputs_their_spread(digits, spread
     model = build("conv2", shape, 10, width=0.125, norm="batch")
     initialise(model, "kaiming_normal", 5.0, 0)  # running statistics, at 0 and 1 still, are far from those of a batch
     model.train(training)
-    feed, seen = Feed(digits.train.take(slice(256)), 64, 0), []
+    feed, seen = BatchLoader(digits.train.take(slice(256)), 64, 0), []
 
     def loss(out, y):
         seen.append(out.detach())
         return torch.nn.functional.cross_entropy(out, y)
 
     options = methods.options("crbg", {"noise": 0.0, "temperature": 0.0, "spread": spread})
-    methods.get("crbg").find(model, methods.Task(feed, 0.5, 1, 0, loss), options)
+    methods.get("crbg").find(model, methods.SearchTask(feed, 0.5, 1, 0, loss), options)
     assert float((seen[0] - seen[0].mean(0)).std()) == pytest.approx(spread, rel=1e-3)
     counts = {int(m.num_batches_tracked) for m in model.modules() if isinstance(m, nn.BatchNorm2d)}
     assert counts == {len(seen) if training else 0}, "looking at the outputs leaves no trace in running statistics"

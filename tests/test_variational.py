@@ -6,15 +6,16 @@ from scipy.integrate import quad
 from torch import nn
 
 from crbg import methods
-from crbg.data.images import Feed
+from crbg.data.loader import BatchLoader
 from crbg.errors import CrbgError
-from crbg.fit import Clock, OutOfTime
-from crbg.init import initialise
-from crbg.measure import accuracy
-from crbg.models import build
-from crbg.run import Bench, execute
-from crbg.spec import Spec
-from crbg.variational import Variational, kl, log_alpha, ramp
+from crbg.experiments.spec import Spec
+from crbg.measure.accuracy import accuracy
+from crbg.models.initial_weights import initialise
+from crbg.models.registry import build
+from crbg.runs.execute import execute
+from crbg.runs.setup import Bench
+from crbg.search.variational import Variational, kl, log_alpha, ramp
+from crbg.training.clock import Clock, OutOfTime
 
 SPEC = Spec("digits", "lenet-32-16", "sparse_vd", init="kaiming_normal", epochs=30, batch=64, options={"lr": 0.01})
 
@@ -92,7 +93,9 @@ def test_other_layers_are_refused():
 def search(digits, checkpoint=None, clock=None, spec=SPEC):
     model = build(spec.model, digits.in_shape, digits.classes)
     initialise(model, spec.init, spec.scale, 0)
-    task = methods.Task(Feed(digits.train, spec.batch, 0), spec.density, spec.epochs, 0, nn.functional.cross_entropy, checkpoint, clock)
+    task = methods.SearchTask(
+        BatchLoader(digits.train, spec.batch, 0), spec.density, spec.epochs, 0, nn.functional.cross_entropy, checkpoint, clock
+    )
     return model, methods.get("sparse_vd").find(model, task, spec.resolved())
 
 

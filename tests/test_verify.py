@@ -10,12 +10,17 @@ import torch
 import yaml
 from torch import nn
 
-from crbg import config as configs
-from crbg import measure, run, store, verify, work
+from crbg import measure
 from crbg.errors import CrbgError
-from crbg.files import finite, read_json, write_json
-from crbg.init import initialise
-from crbg.mask import Mask
+from crbg.experiments import config as configs
+from crbg.experiments import record_store
+from crbg.masks.mask import Mask
+from crbg.models.initial_weights import initialise
+from crbg.runs import queue, setup, verify
+from crbg.runs.evaluate import evaluate
+from crbg.runs.execute import execute
+from crbg.runs.setup import Bench, fresh
+from crbg.storage.atomic import finite, read_json, write_json
 from crbg.ticket import Ticket
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,12 +52,12 @@ def made(tmp_path_factory, digits):
     """Every arm run once; the tests spoil copies."""
     where = tmp_path_factory.mktemp("made")
     (where / "config.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False))
-    bench = run.Bench(where / "results", loaded={"digits": digits})
+    bench = Bench(where / "results", loaded={"digits": digits})
     for c in configs.read([where / "config.yaml"]).experiment("curve").cells:
         if c.seed == 0 or c.arm in ("crbg", "popup"):
-            run.execute(c.spec, c.seed, bench)
+            execute(c.spec, c.seed, bench)
         if c.seed == 0 and c.arm in EVALUATED:
-            run.evaluate(c.spec, c.seed, bench)
+            evaluate(c.spec, c.seed, bench)
     return where
 
 
@@ -65,7 +70,7 @@ class Project:
         return next(c for c in self.config.experiment("curve").cells if (c.arm, c.seed) == (arm, seed))
 
     def file(self, name="record.json", arm="crbg", seed=0):
-        return store.run_folder(self.config, self.cell(arm, seed).spec, seed) / name
+        return record_store.run_folder(self.config, self.cell(arm, seed).spec, seed) / name
 
     def edit(self, spoil, name="record.json", arm="crbg", seed=0):
         body = read_json(self.file(name, arm, seed))
@@ -73,7 +78,7 @@ class Project:
         write_json(self.file(name, arm, seed), body)
 
     def verifier(self, **loaded):
-        return verify.Verifier(self.config, run.Bench(self.config.results, loaded={"digits": self.digits} | loaded))
+        return verify.Verifier(self.config, Bench(self.config.results, loaded={"digits": self.digits} | loaded))
 
     def row(self, arm="crbg", seed=0, verifier=None):
         ((cell, found),) = verify.finished(self.config, [self.cell(arm, seed)])
@@ -303,7 +308,7 @@ def forge(project, mask, arm, **units):
     """Write a record that agrees with a ticket in everything: only the density that was asked for can tell."""
 
     def spoil(r):
-        density, model = finite(mask.density), run.fresh(project.cell(arm, 0).spec, project.digits, 0)[0]
+        density, model = finite(mask.density), fresh(project.cell(arm, 0).spec, project.digits, 0)[0]
         r["digests"]["mask"], r["density"] = mask.digest(), density
         r["layers"] = mask.counts()
         score = measure.accuracy(model, project.digits.validation.batches(), mask)
@@ -418,8 +423,8 @@ def test_without_the_data_nothing_passes_and_faults_still_show(project, monkeypa
         asked.append(download)
         raise CrbgError("it is nowhere")
 
-    monkeypatch.setattr(run, "load", absent)
-    verifier = verify.Verifier(project.config, run.Bench(project.config.results))
+    monkeypatch.setattr(setup, "load", absent)
+    verifier = verify.Verifier(project.config, Bench(project.config.results))
     for arm, seed in (("crbg", 0), ("dense", 0), ("crbg", 1)):
         row = project.row(arm, seed, verifier)
         assert (row.verdict, row.remarks) == ("unchecked", ("data not here: digits",))
@@ -434,7 +439,7 @@ def test_without_the_data_nothing_passes_and_faults_still_show(project, monkeypa
 
 def test_what_runs_share_is_derived_once_and_rows_keep_their_order(project, monkeypatch):
     calls = []
-    for holder, name in ((run, "fresh"), (run, "draw_digest"), (verify.Feed, "digest")):
+    for holder, name in ((verify, "fresh"), (verify, "draw_digest"), (verify.BatchLoader, "digest")):
         do = getattr(holder, name)
         monkeypatch.setattr(holder, name, lambda *args, name=name, do=do: calls.append(name) or do(*args))
     cells = [project.cell(arm, seed) for arm in ("popup", "crbg") for seed in (1, 0)]
@@ -479,7 +484,7 @@ def test_the_command_names_data_that_is_missing_once(project, crbg, monkeypatch)
     def absent(name, folder, download):
         raise CrbgError("it is nowhere")
 
-    monkeypatch.setattr(run, "load", absent)
+    monkeypatch.setattr(setup, "load", absent)
     code, out, _ = crbg("verify", "curve", "--where", "arm=crbg")
     assert code == 0
     assert out.count("`crbg data digits` gets it (it is nowhere)") == 1
@@ -494,10 +499,10 @@ def test_nothing_to_verify_is_no_success(project, crbg):
 
 
 def test_progress_without_a_text_tells_the_time_left(capsys):
-    progress = work.Progress(4, every=0.0)
+    progress = queue.Progress(4, every=0.0)
     progress.finish()
     assert capsys.readouterr().out == " 25.0% of 4 runs, about 0 s left\n"
-    quiet = work.Progress(4)
+    quiet = queue.Progress(4)
     quiet.finish()
     quiet.finish("a run")
     assert capsys.readouterr().out == "a run\n"
@@ -505,7 +510,7 @@ def test_progress_without_a_text_tells_the_time_left(capsys):
 
 
 def test_the_command_line_needs_no_torch_to_start():
-    code = "import sys, crbg.cli; sys.exit('torch' in sys.modules or 'crbg.verify' in sys.modules)"
+    code = "import sys, crbg.cli; sys.exit('torch' in sys.modules or 'crbg.runs.verify' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
@@ -522,7 +527,7 @@ def test_recorded_runs_are_checked_with_and_without_their_tickets(project, crbg)
     assert {p.name for p in tickets.iterdir()} == {f"{n}-seed0.safetensors" for n in names}
     for arm in EVALUATED:
         fresh = project.file("ticket.safetensors", arm)
-        assert store.recorded_ticket(project.config, project.cell(arm).spec, 0).read_bytes() == fresh.read_bytes()
+        assert record_store.recorded_ticket(project.config, project.cell(arm).spec, 0).read_bytes() == fresh.read_bytes()
 
     shutil.rmtree("results/runs")
     for arm, seed, verdict in (
@@ -534,7 +539,8 @@ def test_recorded_runs_are_checked_with_and_without_their_tickets(project, crbg)
         row = project.row(arm, seed)
         assert (": ".join([row.verdict, *row.remarks]), row.origin) == (verdict, "recorded")
     shutil.copy(
-        store.recorded_ticket(project.config, project.cell("missed").spec, 0), store.recorded_ticket(project.config, project.cell().spec, 0)
+        record_store.recorded_ticket(project.config, project.cell("missed").spec, 0),
+        record_store.recorded_ticket(project.config, project.cell().spec, 0),
     )
     assert project.failures() >= {"mask", "test accuracy"}
     assert crbg("verify", "curve")[0] == 1
@@ -549,11 +555,11 @@ def test_recorded_runs_are_checked_with_and_without_their_tickets(project, crbg)
 
 
 def test_a_record_is_checked_with_the_ticket_beside_it(project):
-    store.record(project.config, [project.cell()])
-    store.record_tickets(project.config, [project.cell()])
+    record_store.record(project.config, [project.cell()])
+    record_store.record_tickets(project.config, [project.cell()])
     project.file("ticket.safetensors").unlink()
     assert project.row().verdict == "PASS without ticket"
     project.file().unlink()
     project.file("ticket.safetensors").write_bytes(b"of a run that is not finished")
     assert (project.row().verdict, project.row().origin) == ("PASS", "recorded")
-    assert store.record_tickets(project.config, [project.cell()]) == 0
+    assert record_store.record_tickets(project.config, [project.cell()]) == 0

@@ -63,7 +63,7 @@ def test_the_wheel_holds_every_module_and_nothing_else(wheel):
         license_text = next(archive.read(n) for n in archive.namelist() if n.endswith("/LICENSE"))
     here = {p.relative_to(ROOT).as_posix() for p in (ROOT / "crbg").rglob("*") if p.is_file() and "__pycache__" not in p.parts}
     assert names == here
-    assert {"crbg/py.typed", "crbg/methods/crbg.py", "crbg/models/timm.py", "crbg/data/images.py", "crbg/report/page.py"} <= names
+    assert {"crbg/py.typed", "crbg/methods/crbg.py", "crbg/models/timm.py", "crbg/data/loader.py", "crbg/report/page.py"} <= names
     assert license_text == (ROOT / "LICENSE").read_bytes()
 
 

@@ -6,11 +6,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from crbg import config as configs
-from crbg import store
-from crbg.files import write_json
+from crbg.experiments import config as configs
+from crbg.experiments import record_store
 from crbg.report import claims, figures, numbers, tables, winners
-from crbg.report.tidy import tidy
+from crbg.report.records_table import tidy
+from crbg.storage.atomic import write_json
 
 SEEDS = [0, 1, 2]
 
@@ -44,7 +44,7 @@ def put(config, arm, density, accuracy, seconds=10.0, objectives=None, control="
         record |= {"validation": {"readings": readings}, "roles": {"trained": ["fc1.weight"]}}
         if objectives:
             record["anatomy"] = {"objectives": {k: v + i for k, v in objectives.items()}}
-        where = store.run_folder(config, cell.spec, seed)
+        where = record_store.run_folder(config, cell.spec, seed)
         write_json(where / "record.json", record)
         write_json(where / "provenance.json", {"revision": "abc", "device": device, "search_seconds": seconds * 1.01**i})
         write_json(where / "evaluation.json", {"test": {"readings": readings}})
@@ -184,7 +184,7 @@ def test_cheaper_compares_seconds_on_one_machine(project, theirs, word):
     for i, seed in enumerate(SEEDS):  # seconds of pairs that differ
         cell = next(c for c in project.experiment("one").cells if (c.arm, c.spec.density, c.seed) == ("ltr", 0.1, seed))
         times = {"revision": "abc", "device": "a CPU", "search_seconds": theirs * 1.01 ** (2 * i - 1)}
-        write_json(store.run_folder(project, cell.spec, seed) / "provenance.json", times)
+        write_json(record_store.run_folder(project, cell.spec, seed) / "provenance.json", times)
     rule = {"type": "cheaper", "experiment": "one", "arm": "cts", "reference": "ltr", "density": 0.1, "times": 12.0}
     verdict, evidence = claims.RULES["cheaper"](rule, tidy(project))
     assert verdict == word

@@ -10,19 +10,29 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from crbg import attach, attempts, lock, methods, run
-from crbg.data.images import Feed
+from crbg import methods
+from crbg.data.loader import BatchLoader
 from crbg.errors import CrbgError
-from crbg.files import write_bytes
-from crbg.fit import Clock, Later, OutOfTime, fit
-from crbg.init import initialise
-from crbg.measure import accuracy, recalibrated
+from crbg.experiments import attempts
+from crbg.experiments.spec import Spec, folder
+from crbg.gates import attach
+from crbg.measure.accuracy import accuracy
+from crbg.measure.batch_norm import recalibrated
 from crbg.methods import _winning, imp
-from crbg.models import build
-from crbg.run import Bench, execute
-from crbg.shelf import Shelf
-from crbg.spec import Spec, folder
-from crbg.verify import BARE, PASS
+from crbg.models.initial_weights import initialise
+from crbg.models.registry import build
+from crbg.runs.artifacts import rebuild
+from crbg.runs.evaluate import evaluate
+from crbg.runs.execute import execute
+from crbg.runs.readings import recalibration_images
+from crbg.runs.setup import Bench, shelf_of, training_part
+from crbg.runs.stage_cache import StageCache
+from crbg.runs.verify import BARE, PASS
+from crbg.storage import lock
+from crbg.storage.atomic import write_bytes
+from crbg.training.batches import Later
+from crbg.training.clock import Clock, OutOfTime
+from crbg.training.loop import fit
 
 RECIPE = {"lr": 0.05, "rewind": 1}
 BASE = Spec("digits", "lenet-32-16", "cts", 0.2, init="kaiming_normal", epochs=4, batch=64, options={**RECIPE, "search": 3})
@@ -55,9 +65,11 @@ def new_model(digits, spec=BASE, seed=0):
 
 def find(digits, spec, checkpoint=None, clock=None, shelf=None):
     model = new_model(digits, spec)
-    feed = Feed(run.training_part(spec, digits), spec.batch, 0, spec.flip, spec.crop)
+    feed = BatchLoader(training_part(spec, digits), spec.batch, 0, spec.flip, spec.crop)
     redraw = lambda seed: new_model(digits, spec, seed).state_dict()  # noqa: E731
-    task = methods.Task(feed, spec.density, spec.epochs, 0, nn.functional.cross_entropy, checkpoint, clock, redraw=redraw, shelf=shelf)
+    task = methods.SearchTask(
+        feed, spec.density, spec.epochs, 0, nn.functional.cross_entropy, checkpoint, clock, redraw=redraw, shelf=shelf
+    )
     return model, methods.get(spec.method).find(model, task, spec.resolved())
 
 
@@ -69,7 +81,7 @@ def dense(digits, epochs, whole, lr=0.05, first=0, model=None, mask=None):
     """A plain loop of SGD on the batches of the whole schedule's epochs from `first` on: the twin of all training here."""
     model = model or new_model(digits)
     velocity = {n: torch.zeros_like(p) for n, p in model.named_parameters()}
-    feed = Feed(digits.train, BASE.batch, 0)
+    feed = BatchLoader(digits.train, BASE.batch, 0)
     for epoch in range(first, first + epochs):
         for i, (x, y) in enumerate(feed.epoch(epoch)):
             now = (epoch + i / len(feed)) / whole
@@ -153,8 +165,8 @@ def test_gains_of_batch_norm_are_trained_and_statistics_are_those_of_training(be
 
 def test_the_search_sees_images_without_augmentation(digits, monkeypatch):
     flipped = []
-    real = Feed.drawn
-    monkeypatch.setattr(Feed, "drawn", lambda self, epoch: flipped.append(epoch) or real(self, epoch))
+    real = BatchLoader.drawn
+    monkeypatch.setattr(BatchLoader, "drawn", lambda self, epoch: flipped.append(epoch) or real(self, epoch))
     spec = with_options(dataclasses.replace(BASE, flip=True, crop=2), rewind=0, train=False)
     find(digits, spec)
     assert not flipped
@@ -183,19 +195,19 @@ def test_the_sum_of_the_loss_is_clipped_as_a_whole(digits):
     """One step of the authors' variant, by hand."""
     spec = with_options(dataclasses.replace(SPECS["imp"], density=1.0, epochs=1), rewind=0, clip=2.0, momentum=0.0, weight_decay=0.0)
     model = new_model(digits)
-    feed = Feed(digits.train.take(slice(64)), 64, 0)
+    feed = BatchLoader(digits.train.take(slice(64)), 64, 0)
     x, y = next(iter(feed.epoch(0)))
     twin = new_model(digits)
     grads = torch.autograd.grad(nn.functional.cross_entropy(twin(x), y, reduction="sum"), list(twin.parameters()))
     norm = math.sqrt(sum(float(g.square().sum()) for g in grads))
     assert norm > 2.0
-    methods.get("imp").find(model, methods.Task(feed, 1.0, 1, 0, nn.functional.cross_entropy), spec.resolved())
+    methods.get("imp").find(model, methods.SearchTask(feed, 1.0, 1, 0, nn.functional.cross_entropy), spec.resolved())
     for p, q, g in zip(model.parameters(), twin.parameters(), grads, strict=True):
         torch.testing.assert_close(p.detach(), q.detach() - 0.05 * g * 2.0 / norm, rtol=1e-4, atol=1e-6)
 
 
 def test_later_batches_are_those_of_later_epochs(digits):
-    feed = Feed(digits.train, 64, 0)
+    feed = BatchLoader(digits.train, 64, 0)
     later = Later(feed, 2)
     assert len(later) == len(feed)
     for (a, _), (b, _) in zip(feed.epoch(3, 5), later.epoch(1, 5), strict=True):
@@ -235,7 +247,7 @@ def test_a_level_drops_the_smallest_trained_weights_of_what_is_left(digits):
 
 def test_levels_are_nested_and_end_on_the_exact_count(digits, tmp_path):
     spec = with_options(SPECS["imp"], drop=0.5)
-    shelf = run.shelf_of(spec, 0, digits, tmp_path, Clock())
+    shelf = shelf_of(spec, 0, digits, tmp_path, Clock())
     masks = [find(digits, dataclasses.replace(spec, density=d), shelf=shelf)[1].mask for d in (0.5, 0.25, 0.2)]
     assert [m.kept for m in masks] == [round(d * masks[0].total) for d in (0.5, 0.25, 0.2)]
     for wide, narrow in itertools.pairwise(masks):
@@ -246,7 +258,7 @@ def test_ranks_order_all_weights_as_the_levels_dropped_them(digits):
     found = find(digits, with_options(SPECS["imp"], drop=0.5))[1]
     flat = torch.cat([s.flatten() for s in found.scores.values()])
     assert [int((flat >= level).sum()) for level in (1, 2, 3)] == [round(s * len(flat)) for s in (1, 0.5, 0.25)]
-    from crbg.select import select
+    from crbg.masks.select import select
 
     assert select(found.scores, found.mask.kept) == found.mask
 
@@ -279,7 +291,7 @@ def test_a_shared_part_changes_no_byte_and_saves_its_steps(bench, digits, counte
 
 def test_a_shared_part_costs_what_it_cost(tmp_path):
     clock = Clock()
-    shelf = Shelf(tmp_path, {}, clock)
+    shelf = StageCache(tmp_path, {}, clock)
 
     def make():
         clock.earlier += 100.0  # as an attempt that was resumed in there
@@ -288,15 +300,15 @@ def test_a_shared_part_costs_what_it_cost(tmp_path):
 
     assert shelf("part", {"x": 1}, make)["a"].tolist() == [1.0, 1.0]
     later = Clock()
-    found = Shelf(tmp_path, {}, later)("part", {"x": 1}, lambda: pytest.fail("made twice"))
+    found = StageCache(tmp_path, {}, later)("part", {"x": 1}, lambda: pytest.fail("made twice"))
     assert found["a"].tolist() == [1.0, 1.0]
     assert later.earlier == pytest.approx(100.0, abs=1.0)
     assert later.base == 7
 
 
 def test_a_part_that_another_run_is_making_is_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr("crbg.shelf.PATIENCE", 0.01)
-    shelf = Shelf(tmp_path, {}, Clock())
+    monkeypatch.setattr("crbg.runs.stage_cache.PATIENCE", 0.01)
+    shelf = StageCache(tmp_path, {}, Clock())
     path = shelf.path("part", {})
     with lock.hold(path.with_suffix(".making")), pytest.raises(lock.HeldError, match="another process is working on"):
         shelf("part", {}, lambda: pytest.fail("made twice"))
@@ -306,9 +318,9 @@ def test_a_part_that_another_run_is_making_is_waited_for(tmp_path, monkeypatch):
 
 
 def test_a_part_made_while_waiting_is_taken(tmp_path, monkeypatch):
-    monkeypatch.setattr("crbg.shelf.PATIENCE", 5.0)
-    monkeypatch.setattr("crbg.shelf.time.sleep", lambda s: other())
-    shelf, held = Shelf(tmp_path, {}, Clock()), contextlib.ExitStack()
+    monkeypatch.setattr("crbg.runs.stage_cache.PATIENCE", 5.0)
+    monkeypatch.setattr("crbg.runs.stage_cache.time.sleep", lambda s: other())
+    shelf, held = StageCache(tmp_path, {}, Clock()), contextlib.ExitStack()
     path = shelf.path("part", {})
     held.enter_context(lock.hold(path.with_suffix(".making")))
 
@@ -320,10 +332,10 @@ def test_a_part_made_while_waiting_is_taken(tmp_path, monkeypatch):
 
 
 def test_a_run_that_waits_for_a_part_lets_others_go_first(tmp_path, digits, monkeypatch):
-    monkeypatch.setattr("crbg.shelf.PATIENCE", 0.01)
+    monkeypatch.setattr("crbg.runs.stage_cache.PATIENCE", 0.01)
     bench = Bench(tmp_path, loaded={"digits": digits})
     spec = dataclasses.replace(BASE, method="imp", density=0.5, options={"rewind": 1})
-    part = run.shelf_of(spec, 0, digits, tmp_path, Clock()).path("warmup", spec.resolved().training())
+    part = shelf_of(spec, 0, digits, tmp_path, Clock()).path("warmup", spec.resolved().training())
     with lock.hold(part.with_suffix(".making")), pytest.raises(lock.HeldError):
         execute(spec, 0, bench)
     where = folder(tmp_path, spec, 0)
@@ -336,7 +348,7 @@ def test_a_run_that_waits_for_a_part_lets_others_go_first(tmp_path, digits, monk
 def test_parts_of_other_seeds_networks_and_settings_are_kept_apart(tmp_path, digits):
     clock = Clock()
     paths = {
-        run.shelf_of(spec, seed, digits, tmp_path, clock).path(what, parts)
+        shelf_of(spec, seed, digits, tmp_path, clock).path(what, parts)
         for spec in (BASE, dataclasses.replace(BASE, scale=0.5), dataclasses.replace(BASE, limit=500), dataclasses.replace(BASE, epochs=5))
         for seed in (0, 1)
         for what in ("warmup", "level")
@@ -344,13 +356,11 @@ def test_parts_of_other_seeds_networks_and_settings_are_kept_apart(tmp_path, dig
     }
     assert len(paths) == 32
     other = dataclasses.replace(BASE, method="imp", density=0.5, options={})
-    assert run.shelf_of(other, 0, digits, tmp_path, clock).path("warmup", {}) == run.shelf_of(BASE, 0, digits, tmp_path, clock).path(
-        "warmup", {}
-    )
+    assert shelf_of(other, 0, digits, tmp_path, clock).path("warmup", {}) == shelf_of(BASE, 0, digits, tmp_path, clock).path("warmup", {})
 
 
 def test_a_damaged_part_is_made_again(tmp_path):
-    shelf = Shelf(tmp_path, {}, Clock())
+    shelf = StageCache(tmp_path, {}, Clock())
     path = shelf.path("part", {})
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"no tensors")
@@ -371,7 +381,7 @@ def test_a_resumed_run_is_the_run_that_never_stopped(digits, spec, tmp_path, she
         clock = Clock(
             stop_after=(6 if spec is NORM else 25) * (1 + attempt * (not shelved))
         )  # without a shelf what is over is done again from its last checkpoint
-        shelf = run.shelf_of(spec, 0, digits, tmp_path, clock) if shelved else None
+        shelf = shelf_of(spec, 0, digits, tmp_path, clock) if shelved else None
         try:
             second, again = find(digits, spec, checkpoint, clock, shelf)
             break
@@ -429,10 +439,10 @@ def test_a_run_is_recorded_evaluated_and_verified(digits, spec, one_run):
     # Read again as the test part is read, trained tensors and rewinding point come back from the files.
     nothing_lossy = torch.tensor([], dtype=torch.int64)
     bench.loaded["digits"] = dataclasses.replace(digits, test=digits.validation, lossy_test=nothing_lossy)
-    found = run.evaluate(done.spec, 0, bench)
+    found = evaluate(done.spec, 0, bench)
     readings = record["validation"]["readings"]
     assert found["test"]["readings"] == readings
-    network = run.rebuild(folder(bench.results, done.spec, 0))
+    network = rebuild(folder(bench.results, done.spec, 0))
     assert accuracy(network, digits.validation.batches()) == pytest.approx(readings["binary"]["accuracy"])
     # What is said of the exact images is read as the headline is, which shows where all images are exact.
     (folder(bench.results, done.spec, 0) / "evaluation.json").unlink()
@@ -440,7 +450,7 @@ def test_a_run_is_recorded_evaluated_and_verified(digits, spec, one_run):
     again = dataclasses.replace(digits.validation, x=torch.cat([digits.validation.x, digits.validation.x[:1]]),
                                 y=torch.cat([digits.validation.y, digits.validation.y[:1]]))  # fmt: skip
     bench.loaded["digits"] = dataclasses.replace(digits, test=again, lossy_test=last)
-    clean = run.evaluate(done.spec, 0, bench)["test_without_lossy"]["binary"]
+    clean = evaluate(done.spec, 0, bench)["test_without_lossy"]["binary"]
     assert clean == {k: v for k, v in readings["binary"].items() if k != "density"}
 
 
@@ -451,7 +461,7 @@ def test_readings_are_those_of_the_trained_and_of_the_drawn_ticket(bench, digits
     assert readings["binary"]["accuracy"] == pytest.approx(accuracy(model, digits.validation.batches(), found.mask))
     drawn = new_model(digits, NORM)
     drawn.load_state_dict(found.start, strict=False)
-    with recalibrated(drawn, run._images(digits), found.mask):
+    with recalibrated(drawn, recalibration_images(digits), found.mask):
         assert readings["untrained"]["accuracy"] == pytest.approx(accuracy(drawn, digits.validation.batches(), found.mask))
     assert readings["binary"]["accuracy"] > readings["untrained"]["accuracy"]
 
@@ -459,19 +469,19 @@ def test_readings_are_those_of_the_trained_and_of_the_drawn_ticket(bench, digits
 def test_a_ticket_on_warm_weights_that_is_not_trained_has_its_statistics_estimated_again(bench):
     spec = with_options(NORM, train=False)
     reading = execute(spec, 0, bench)["validation"]["readings"]
-    network = run.rebuild(folder(bench.results, spec, 0))
+    network = rebuild(folder(bench.results, spec, 0))
     assert accuracy(network, bench.data("digits").validation.batches()) == pytest.approx(reading["binary"]["accuracy"])
     assert set(reading["binary"]) == {"density", "accuracy"}
     assert "untrained" not in reading
 
 
 def test_a_layer_that_a_ticket_does_without_is_no_collapse_once_weights_are_trained(bench, monkeypatch):
-    from crbg import score
+    from crbg.search import saliency
 
     def all_but_one(model, given, *rest):
         return {n: torch.full(w.shape, 0.0 if n == "stage1.0.conv1.weight" else 1.0) for n, w in given.items()}
 
-    monkeypatch.setitem(score.SCORES, "snip", all_but_one)
+    monkeypatch.setitem(saliency.SCORES, "snip", all_but_one)
     spec = dataclasses.replace(SPECS["saliency"], model="resnet20", model_args={"width": 0.25}, density=0.5, limit=200, batch=100, epochs=1)
     spec = with_options(spec, rewind=0, rounds=1)
     record = execute(spec, 0, bench)
@@ -517,7 +527,9 @@ def test_an_objective_takes_the_place_of_the_loss(digits):
         seen.append((m is model, len(x)))
         return (scale - 3.0) ** 2
 
-    history = fit(model, Feed(digits.train, 256, 0), torch.optim.SGD([scale], lr=0.1), 2, 0, schedule=lambda p: 1.0, objective=objective)
+    history = fit(
+        model, BatchLoader(digits.train, 256, 0), torch.optim.SGD([scale], lr=0.1), 2, 0, schedule=lambda p: 1.0, objective=objective
+    )
     assert seen == [(True, 256)] * len(seen)
     assert len(seen) == 2 * (len(digits.train) // 256)
     assert history[-1]["loss"] < history[0]["loss"]
@@ -548,7 +560,7 @@ def test_nonsense_is_refused(digits, spec, message):
 
 def test_reinit_needs_to_know_the_law(digits):
     model = new_model(digits)
-    task = methods.Task(Feed(digits.train, 64, 0), 0.5, 2, 0, nn.functional.cross_entropy)
+    task = methods.SearchTask(BatchLoader(digits.train, 64, 0), 0.5, 2, 0, nn.functional.cross_entropy)
     with pytest.raises(CrbgError, match="law of the initial weights"):
         methods.get("saliency").find(model, task, methods.options("saliency", {"control": "reinit"}))
 
@@ -579,7 +591,7 @@ def test_dropout_sleeps_while_a_ticket_is_searched_and_wakes_for_all_training(di
             return super().forward(x)
 
     owner = nn.Sequential(nn.Flatten(), nn.Linear(784, 16), nn.ReLU(), Watch(0.5), nn.Linear(16, 10))
-    task = methods.Task(Feed(digits.train, 64, 0), 0.5, 2, 0, nn.functional.cross_entropy)
+    task = methods.SearchTask(BatchLoader(digits.train, 64, 0), 0.5, 2, 0, nn.functional.cross_entropy)
     methods.get("cts").find(owner, task, methods.options("cts", {"search": 1, "lr": 0.05, "objective": "loss"}))
     assert seen["search"] == {False}
     assert True in seen["train"]
@@ -601,7 +613,7 @@ def test_what_the_user_froze_stays_frozen(digits):
     model = nn.Sequential(nn.Flatten(), nn.Linear(784, 16), nn.ReLU(), nn.Linear(16, 10)).eval()
     model[1].bias.requires_grad_(False)
     before = model[1].bias.clone()
-    task = methods.Task(Feed(digits.train, 64, 0), 0.5, 2, 0, nn.functional.cross_entropy)
+    task = methods.SearchTask(BatchLoader(digits.train, 64, 0), 0.5, 2, 0, nn.functional.cross_entropy)
     found = methods.get("saliency").find(model, task, methods.options("saliency", {"lr": 0.05}))
     assert torch.equal(model[1].bias, before)
     assert not model.training

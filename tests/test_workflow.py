@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from crbg import config as configs
-from crbg.files import write_json
+from crbg.experiments import config as configs
+from crbg.storage.atomic import write_json
 
 pytest.importorskip("snakemake")
 ROOT = Path(__file__).resolve().parents[1]

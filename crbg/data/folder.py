@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from crbg.data import DATA, INDEX
+from crbg.data.datasets import DATA, INDEX
 from crbg.errors import CrbgError
-from crbg.files import write_json
+from crbg.storage.atomic import write_json
 
 PARTS = {"train": ("train",), "test": ("val", "test")}
 

@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from crbg.errors import CrbgError, choose
-from crbg.methods import Found, Task
+from crbg.methods.contract import SearchResult, SearchTask
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from crbg.fit import Loss, Row
-    from crbg.mask import Mask
+    from crbg.masks.mask import Mask
+    from crbg.training.hooks import Row
+    from crbg.training.loop import Loss
 
 DROPS = {"halves": (1 / 2, 3 / 4), "thirds": (1 / 3, 2 / 3, 8 / 9)}
 CONTROLS = ("none", "shuffle", "invert", "random", "reinit")
@@ -58,12 +59,15 @@ class Recipe:
         return self.rewind + search + (whole - self.rewind if self.train else 0)
 
 
-def winning(model: nn.Module, task: Task, o: Recipe, draw: Callable[[list[tuple[Tensor, Tensor]]], Found]) -> Found:
+def winning(model: nn.Module, task: SearchTask, o: Recipe, draw: Callable[[list[tuple[Tensor, Tensor]]], SearchResult]) -> SearchResult:
     """Warm up, draw the ticket with `draw(batch)`, change it as the control says, train it.
 
     `draw` finds the model with its weights at the rewinding point and may leave it in any state.
     """
-    from crbg import measure, objectives, parallel, sanity, score
+    from crbg import measure
+    from crbg.masks import controls
+    from crbg.search import objectives, saliency
+    from crbg.training import distributed
 
     if o.control not in CONTROLS:
         raise CrbgError(f"unknown control {o.control!r}: {choose(o.control, CONTROLS)}")
@@ -90,22 +94,22 @@ def winning(model: nn.Module, task: Task, o: Recipe, draw: Callable[[list[tuple[
 
         model.load_state_dict(task.once("warmup", o.training(), warm_up))
     rewound = {n: t.detach().clone() for n, t in model.state_dict().items()}
-    batch = score.balanced_batch(model, plain(task), o.per_class)
+    batch = saliency.balanced_batch(model, plain(task), o.per_class)
     model.load_state_dict(rewound)  # looking at the batch moved batch norm's statistics
     with measure.without_dropout(model):
         found = draw(batch)
-        if parallel.size() > 1:  # every process scored for itself, and rounding may differ
-            found.mask, found.scores = parallel.told((found.mask, found.scores))
+        if distributed.size() > 1:  # every process scored for itself, and rounding may differ
+            found.mask, found.scores = distributed.told((found.mask, found.scores))
         model.load_state_dict(rewound)
         values = objectives.measure(model, found.mask, batch, task.loss)
     found.anatomy = {"objectives": _rounded(values), **({"search": _rounded(found.history[-1])} if found.history else {})}
     model.load_state_dict(rewound)
     if o.control == "shuffle":
-        found.mask = sanity.shuffle(found.mask, task.seed)
+        found.mask = controls.shuffle(found.mask, task.seed)
     elif o.control == "invert":
-        found.mask = sanity.invert(found.scores, found.mask)
+        found.mask = controls.invert(found.scores, found.mask)
     elif o.control == "random":
-        found.mask = sanity.random(found.mask, found.mask.density, task.seed)
+        found.mask = controls.random(found.mask, found.mask.density, task.seed)
     elif o.control == "reinit":
         assert task.redraw is not None
         model.load_state_dict(dict(task.redraw(task.seed + REDRAW)))
@@ -120,20 +124,23 @@ def winning(model: nn.Module, task: Task, o: Recipe, draw: Callable[[list[tuple[
     return found
 
 
-def train(model: nn.Module, task: Task, o: Recipe, first: int, last: int, stage: str, mask: Mask | None = None) -> list[Row]:
+def train(model: nn.Module, task: SearchTask, o: Recipe, first: int, last: int, stage: str, mask: Mask | None = None) -> list[Row]:
     """Train all parameters from epoch `first` to `last` of the whole schedule, the weights under a mask where there is one."""
     import contextlib
 
-    from crbg import attach, parallel
-    from crbg.fit import Clip, Later, optimiser
-    from crbg.gate import Fixed
+    from crbg.gates import attach
+    from crbg.gates.base import Fixed
+    from crbg.training import distributed
+    from crbg.training.batches import Later
+    from crbg.training.hooks import Clip
+    from crbg.training.schedules import optimiser
 
     under = attach.gated(model, lambda n, w: Fixed(mask[n].to(w.device, w.dtype))) if mask else contextlib.nullcontext()
     with under:
         asleep = [m for m in model.modules() if not m.training]  # dropout, where a search trains in between
         model.train()
         parameters = [p for p in model.parameters() if p.requires_grad]
-        size = getattr(task.batches, "size", 0) if parallel.size() > 1 else 0  # of the whole batch, of which this process has a share
+        size = getattr(task.batches, "size", 0) if distributed.size() > 1 else 0  # of the whole batch, of which this process has a share
         loss: Loss = task.loss if not o.clip else lambda out, y: task.loss(out, y) * (size or len(y))
         search = Clip(parameters, o.clip) if o.clip else None
         made = optimiser(o.optimiser, parameters, o.lr, o.momentum, o.weight_decay)
@@ -156,12 +163,12 @@ def steps(progress: float, drops: str = "halves", warmup: float = 0.0) -> float:
     return (1.0, 0.1, 0.01, 0.001)[sum(progress >= d for d in DROPS[drops])] * (min(1.0, progress / warmup) if warmup else 1.0)
 
 
-def plain(task: Task) -> Any:
+def plain(task: SearchTask) -> Any:
     """Give the task's batches without augmentation, where they have any."""
     return task.batches.plain() if hasattr(task.batches, "plain") else task.batches
 
 
 def _rounded(values: dict[str, float]) -> dict[str, float | None]:
-    from crbg.files import finite
+    from crbg.storage.atomic import finite
 
     return {k: finite(float(f"{v:.6g}")) for k, v in values.items()}

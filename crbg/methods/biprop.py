@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from crbg.errors import CrbgError
-from crbg.methods import Found, Task, Traits, edge_popup
+from crbg.methods import edge_popup
+from crbg.methods.contract import SearchResult, SearchTask, Traits
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,9 +31,9 @@ class Options:
     reach: float = 0.1
 
 
-def find(model: nn.Module, task: Task, options: Options) -> Found:
+def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     """Search at `task.density` over all layers, or in each."""
-    from crbg.attach import weights
+    from crbg.gates.attach import weights
 
     for name, w in weights(model).items():
         if not bool((w.abs() == w.abs().max()).all()):

@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crbg.methods import Found, Task, Traits
 from crbg.methods._ranked import asked, balanced
+from crbg.methods.contract import SearchResult, SearchTask, Traits
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from crbg.gate import Gate
+    from crbg.gates.base import Gate
 
 VERSION = 1
 TRAITS = Traits("pathwise, Concrete", "exact of all together (cut at the end)")
@@ -30,15 +30,15 @@ class Options:
     slack: float = 1.1
 
 
-def find(model: nn.Module, task: Task, options: Options) -> Found:
+def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     """Search from the density asked for and near it."""
     import torch
 
-    from crbg import rivals
+    from crbg.gates.concrete import Concrete, logit
 
     o, density = options, asked(task, "concrete")
 
     def make(name: str, w: Tensor) -> Gate:
-        return rivals.Concrete(torch.full_like(w, rivals.logit(density)))
+        return Concrete(torch.full_like(w, logit(density)))
 
     return balanced(model, task, density, make, o.lr, o.drop, o.slack)

@@ -1,7 +1,7 @@
 """CRBG: continuously relaxed Bernoulli gates on frozen weights (Tsayag & Lindenbaum, arXiv 2603.08914).
 
 Every weight has a gate z = clip(mu + eps, 0, 1); only mu learns, by Adam, under lambda times the mean penalty. With a target
-density lambda is steered to it (`crbg.control.Controlled`); without one lambda stays as given.
+density lambda is steered to it (`crbg.search.density_controller.Controlled`); without one lambda stays as given.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crbg.errors import CrbgError, choose
-from crbg.methods import Found, Task, Traits
+from crbg.methods.contract import SearchResult, SearchTask, Traits
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from crbg.gate import Gate
+    from crbg.gates.base import Gate
 
 VERSION = 1
 TRAITS = Traits("pathwise, clipped Gaussian", "steered to within 2 %, else cut")
@@ -79,7 +79,7 @@ def work(o: Options, density: float | None, epochs: int) -> float:
     return o.pretrain + epochs + o.finetune
 
 
-def find(model: nn.Module, task: Task, options: Options) -> Found:
+def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     """Search, and keep the gates with mu > 1/2 (`half`).
 
     Where a density was asked for and `half` lies more than 2 % from it, the top k of mu (`exact`) are kept instead.
@@ -88,9 +88,13 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
 
     import torch
 
-    from crbg import attach, control, gate, rng
-    from crbg.mask import Mask
-    from crbg.select import keep_count, select
+    from crbg import rng
+    from crbg.gates import attach
+    from crbg.gates.base import Fixed, columns
+    from crbg.gates.gaussian import Gaussian, Units
+    from crbg.masks.mask import Mask
+    from crbg.masks.select import keep_count, select
+    from crbg.search import density_controller
 
     o = options
     if o.granularity not in GRANULARITY:
@@ -121,20 +125,20 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
         shape = w.shape if o.granularity == "weight" else torch.Size([heads.get(name, w.shape[1])])
         jitter = torch.from_numpy(rng.normal(shape.numel(), task.seed, "mu", name)).reshape(shape)
         mu = (o.mu0 + o.mu0_spread * jitter).to(torch.float32).to(w.device)
-        kind = gate.Gaussian if o.granularity == "weight" else gate.Units
+        kind = Gaussian if o.granularity == "weight" else Units
         return kind(mu, noise=o.noise, penalty_sigma=o.penalty_sigma, source=o.source, learn_sigma=o.learn_sigma, leak=o.leak)
 
     with attach.frozen(model) if not o.joint_lr else contextlib.nullcontext(), attach.gated(model, make):
         for slope in slopes.values():
             slope.requires_grad_(True)
         anneal = None if o.anneal_to < 0 else o.anneal_to
-        search: control.Penalised
+        search: density_controller.Penalised
         if task.density is None:
-            search = control.Penalised(model, o.penalty, o.weight, anneal)
+            search = density_controller.Penalised(model, o.penalty, o.weight, anneal)
         else:
             tolerance = o.tolerance or (0.1 if task.density >= 0.05 else 0.02)
-            plan = control.Plan(reach=o.reach, decide=o.decide, firmness=o.firmness, tolerance=tolerance, polish=o.polish)
-            search = control.Controlled(model, o.penalty, task.density, plan, anneal)
+            plan = density_controller.Plan(reach=o.reach, decide=o.decide, firmness=o.firmness, tolerance=tolerance, polish=o.polish)
+            search = density_controller.Controlled(model, o.penalty, task.density, plan, anneal)
         sharpness = o.temperature or o.spread / _spread(model, task)
         learnt = [p for g in search.gates for p in g.parameters()]
         groups = [{"params": [*learnt, *slopes.values()], "lr": o.lr}]
@@ -155,20 +159,20 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
     def widen(values: dict[str, Tensor] | Mask) -> dict[str, Tensor]:
         if o.granularity == "weight":
             return dict(values)
-        return {n: gate.columns(v.cpu(), raw[n]).expand(raw[n].shape).contiguous() for n, v in values.items()}
+        return {n: columns(v.cpu(), raw[n]).expand(raw[n].shape).contiguous() for n, v in values.items()}
 
     soft = {n: z.cpu() for n, z in widen(soft).items()}
-    found = Found(Mask(widen(small)), Mask(widen(exact)), widen(scores), soft, changed, history)
-    found.anatomy = {"mu": course, "bins": list(control.BINS)}
+    found = SearchResult(Mask(widen(small)), Mask(widen(exact)), widen(scores), soft, changed, history)
+    found.anatomy = {"mu": course, "bins": list(density_controller.BINS)}
     if o.granularity != "weight":
         found.anatomy["units"] = small.counts()
     if o.finetune:
-        with attach.gated(model, lambda name, w: gate.Fixed(found.mask[name].to(w.device))):
+        with attach.gated(model, lambda name, w: Fixed(found.mask[name].to(w.device))):
             train("finetune", o.finetune)
     return found
 
 
-def _spread(model: nn.Module, task: Task) -> float:
+def _spread(model: nn.Module, task: SearchTask) -> float:
     """Standard deviation of the outputs over the first batch, each output centred, with noise-free gates and without dropout.
 
     Batch norm takes the statistics that it takes in the search, and keeps its running ones. Draws nothing that outlives it: a loader
@@ -176,7 +180,7 @@ def _spread(model: nn.Module, task: Task) -> float:
     """
     import torch
 
-    from crbg.measure import keeping_modes
+    from crbg.measure.accuracy import keeping_modes
 
     buffers = {n: b.clone() for n, b in model.named_buffers()}
     device = next(model.parameters()).device

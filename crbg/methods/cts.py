@@ -1,6 +1,6 @@
 """Concrete Ticket Search (Arora & Teuscher 2025): gates searched on weights as they are, the top k kept, then trained.
 
-The gates' objective is one of seven (`crbg.objectives`); GradBalance, or a multiplier, holds their budget. Search and training are
+The gates' objective is one of seven (`crbg.search.objectives`); GradBalance, or a multiplier, holds their budget. Search and training are
 independent: `train: false, rewind: 0` gives a strong ticket. Batches of the search are not augmented and batch norm takes each
 batch's statistics.
 """
@@ -11,17 +11,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from crbg.errors import CrbgError, choose
-from crbg.methods import Found, Task, Traits
 from crbg.methods._ranked import asked, balanced
 from crbg.methods._winning import Recipe, plain, winning
+from crbg.methods.contract import SearchResult, SearchTask, Traits
 
 if TYPE_CHECKING:
     from typing import Any
 
     from torch import Tensor, nn
 
-    from crbg.fit import Search
-    from crbg.gate import Gate
+    from crbg.gates.base import Gate
+    from crbg.training.hooks import SearchHook
 
 VERSION = 1
 TRAITS = Traits("pathwise, Concrete", "exact of all together (cut at the end)", "trained afterwards")
@@ -57,13 +57,16 @@ def work(o: Options, density: float | None, epochs: int) -> float:
     return o.epochs(epochs, o.search)
 
 
-def find(model: nn.Module, task: Task, options: Options) -> Found:
+def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     """Search the gates at the rewinding point, keep the top k, train them."""
     import torch
 
-    from crbg import objectives, parallel, rivals
-    from crbg.mask import Mask
-    from crbg.select import keep_count, select
+    from crbg.gates.concrete import Bernoulli, Clipped, Concrete
+    from crbg.masks.mask import Mask
+    from crbg.masks.select import keep_count, select
+    from crbg.search import objectives
+    from crbg.search.gradbalance import GradBalance, Lagrange
+    from crbg.training import distributed
 
     o, density = options, asked(task, "cts")
     for what, value, known in (
@@ -74,7 +77,7 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
             raise CrbgError(f"unknown {what} {value!r}: {choose(value, known)}")
     if o.gate == "clipped" and o.objective in objectives.SECOND_ORDER:
         raise CrbgError(f"objective {o.objective} needs second derivatives, which clipped gates do not give: use gate concrete")
-    if parallel.size() > 1 and o.objective in objectives.WHOLE_BATCH:
+    if distributed.size() > 1 and o.objective in objectives.WHOLE_BATCH:
         raise CrbgError(f"objective {o.objective} is no mean over examples, so several processes cannot share its batches: use one GPU")
     if o.search < 1:
         raise CrbgError(f"search {o.search} must be at least one epoch")
@@ -87,19 +90,19 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
 
     def make(name: str, w: Tensor) -> Gate:
         if o.gate == "clipped":
-            return rivals.Clipped.at(p, w, o.noise)
-        kind = rivals.Concrete if o.budget == "plain" else rivals.Bernoulli
+            return Clipped.at(p, w, o.noise)
+        kind = Concrete if o.budget == "plain" else Bernoulli
         return kind(torch.full_like(w, kind.start(p, o.tau)), o.tau)
 
     def objective(m: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         return factor * of_model(m, x, y)
 
-    def control(gates: list[Any], keep: int) -> Search:
+    def control(gates: list[Any], keep: int) -> SearchHook:
         if o.controller == "lagrange":
-            return rivals.Lagrange(gates, keep, o.slack, o.multiplier_lr)
-        return rivals.GradBalance(gates, keep, o.slack, o.memory)
+            return Lagrange(gates, keep, o.slack, o.multiplier_lr)
+        return GradBalance(gates, keep, o.slack, o.memory)
 
-    def draw(batch: list[tuple[Tensor, Tensor]]) -> Found:
+    def draw(batch: list[tuple[Tensor, Tensor]]) -> SearchResult:
         def search() -> dict[str, Tensor]:
             path = task.checkpoint.with_name("checkpoint.search.pt") if task.checkpoint else None
             inner = replace(task, batches=plain(task), epochs=o.search, checkpoint=path)
@@ -112,6 +115,6 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
         scores, soft, course = ({n.removeprefix(k): t for n, t in made.items() if n.startswith(k)} for k in ("scores.", "soft.", "course."))
         mask = select(scores, keep_count(density, Mask.full(scores).total))
         rows = [dict(zip(course, values, strict=True)) for values in zip(*(t.tolist() for t in course.values()), strict=True)]
-        return Found(mask, scores=scores, soft=soft, history=rows)
+        return SearchResult(mask, scores=scores, soft=soft, history=rows)
 
     return winning(model, task, o, draw)

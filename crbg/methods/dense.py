@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crbg.errors import CrbgError, choose
-from crbg.methods import Found, Task, Traits
+from crbg.methods.contract import SearchResult, SearchTask, Traits
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,12 +24,12 @@ class Options:
     part: str = "all"
 
 
-def find(model: nn.Module, task: Task, options: Options) -> Found:
+def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     """Train every parameter of the part; the mask keeps everything."""
-    from crbg.attach import frozen, weights
-    from crbg.fit import optimiser
-    from crbg.init import norms
-    from crbg.mask import Mask
+    from crbg.gates.attach import frozen, weights
+    from crbg.masks.mask import Mask
+    from crbg.models.initial_weights import norms
+    from crbg.training.schedules import optimiser
 
     if options.part not in ("all", "norm"):
         raise CrbgError(f"unknown part {options.part!r}: {choose(options.part, ('all', 'norm'))}")
@@ -41,4 +41,4 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
         for p in named.values():
             p.requires_grad_(True)
         history = task.fit(model, made)
-    return Found(Mask.full(weights(model)), changed=dict.fromkeys(named, "trained"), history=history)
+    return SearchResult(Mask.full(weights(model)), changed=dict.fromkeys(named, "trained"), history=history)

@@ -15,14 +15,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crbg.errors import CrbgError
-from crbg.methods import Found, Task, Traits
 from crbg.methods._ranked import asked, like, ranked
+from crbg.methods.contract import SearchResult, SearchTask, Traits
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from crbg.fit import Search
-    from crbg.gate import Gate, TopK
+    from crbg.gates.base import Gate
+    from crbg.gates.scores import TopK
+    from crbg.training.hooks import SearchHook
 
 VERSION = 1
 TRAITS = Traits("straight-through, top k", "exact by layer, or of all together")
@@ -40,13 +41,15 @@ class Options:
     reach: float = 0.1
 
 
-def find(model: nn.Module, task: Task, options: Options, hook: Callable[[list[TopK]], Search] | None = None) -> Found:
+def find(model: nn.Module, task: SearchTask, options: Options, hook: Callable[[list[TopK]], SearchHook] | None = None) -> SearchResult:
     """Search at `task.density`; scores start as U[-1, 1] / sqrt(fan_in), nn.Linear's own default. `hook` steers a search per layer."""
     import torch
 
-    from crbg import gate, rivals, rng
-    from crbg.fit import Search
-    from crbg.select import keep_count, layer_counts
+    from crbg import rng
+    from crbg.gates.scores import TopK
+    from crbg.masks.select import keep_count, layer_counts
+    from crbg.search.gradbalance import OneThreshold
+    from crbg.training.hooks import SearchHook
 
     o, density = options, asked(task, "edge_popup")
     if o.scope not in ("layer", "global"):
@@ -54,16 +57,14 @@ def find(model: nn.Module, task: Task, options: Options, hook: Callable[[list[To
 
     def make(name: str, w: Tensor) -> Gate:
         draw = 2.0 * rng.uniform(w.numel(), task.seed, "score", name) - 1.0
-        return gate.TopK(
-            like(w, draw / math.sqrt(math.prod(w.shape[1:]))), keep_count(density, w.numel()), density**-0.5 if o.scaled else 1.0
-        )
+        return TopK(like(w, draw / math.sqrt(math.prod(w.shape[1:]))), keep_count(density, w.numel()), density**-0.5 if o.scaled else 1.0)
 
-    def learn(gates: list[Gate]) -> tuple[torch.optim.Optimizer, Search]:
-        popup = [g for g in gates if isinstance(g, gate.TopK)]
+    def learn(gates: list[Gate]) -> tuple[torch.optim.Optimizer, SearchHook]:
+        popup = [g for g in gates if isinstance(g, TopK)]
         sgd = torch.optim.SGD([g.score for g in popup], lr=o.lr, momentum=o.momentum, weight_decay=o.weight_decay)
         if o.scope == "global":
-            return sgd, rivals.OneThreshold(popup, density, o.reach)
-        return sgd, hook(popup) if hook else Search()
+            return sgd, OneThreshold(popup, density, o.reach)
+        return sgd, hook(popup) if hook else SearchHook()
 
     counts = None if o.scope == "global" else lambda scores: layer_counts(scores, density)
     return ranked(model, task, make, learn, counts=counts)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crbg.methods import Found, Task, Traits
 from crbg.methods._ranked import asked, like, ranked
+from crbg.methods.contract import SearchResult, SearchTask, Traits
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from crbg.fit import Search
-    from crbg.gate import Gate
+    from crbg.gates.base import Gate
+    from crbg.training.hooks import SearchHook
 
 VERSION = 1
 TRAITS = Traits("straight-through, rounding", "exact of all together")
@@ -28,22 +28,24 @@ class Options:
     periods: int = 10
 
 
-def find(model: nn.Module, task: Task, options: Options) -> Found:
+def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     """Give weights up until the asked share is left; scores start as U[0, 1]."""
     import torch
 
-    from crbg import rivals, rng
-    from crbg.select import keep_count
+    from crbg import rng
+    from crbg.gates.scores import Scored
+    from crbg.masks.select import keep_count
+    from crbg.search.gradbalance import GiveUp
 
     o, density = options, asked(task, "gem_miner")
 
     def make(name: str, w: Tensor) -> Gate:
-        return rivals.Scored(like(w, rng.uniform(w.numel(), task.seed, "score", name)))
+        return Scored(like(w, rng.uniform(w.numel(), task.seed, "score", name)))
 
-    def learn(gates: list[Gate]) -> tuple[torch.optim.Optimizer, Search]:
-        scored = [g for g in gates if isinstance(g, rivals.Scored)]
+    def learn(gates: list[Gate]) -> tuple[torch.optim.Optimizer, SearchHook]:
+        scored = [g for g in gates if isinstance(g, Scored)]
         keep = keep_count(density, sum(g.p.numel() for g in scored))
         sgd = torch.optim.SGD([g.p for g in scored], lr=o.lr, momentum=o.momentum)
-        return sgd, rivals.GiveUp(scored, keep, o.periods, o.decay)
+        return sgd, GiveUp(scored, keep, o.periods, o.decay)
 
     return ranked(model, task, make, learn)

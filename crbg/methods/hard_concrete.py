@@ -8,13 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crbg.methods import Found, Task, Traits
 from crbg.methods._ranked import asked, balanced, like
+from crbg.methods.contract import SearchResult, SearchTask, Traits
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from crbg.gate import Gate
+    from crbg.gates.base import Gate
 
 VERSION = 1
 TRAITS = Traits("pathwise, stretched Concrete", "exact of all together (cut at the end)")
@@ -34,17 +34,16 @@ class Options:
     spread: float = 0.01
 
 
-def find(model: nn.Module, task: Task, options: Options) -> Found:
+def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     """Search from the density asked for, or from `start` down to it."""
-    from crbg import rivals, rng
+    from crbg import rng
+    from crbg.gates.concrete import HardConcrete, logit
 
     o, density = options, asked(task, "hard_concrete")
 
     def make(name: str, w: Tensor) -> Gate:
-        return rivals.HardConcrete(
-            rivals.logit(o.start or density)
-            - rivals.HardConcrete.shift
-            + o.spread * like(w, rng.normal(w.numel(), task.seed, "score", name))
+        return HardConcrete(
+            logit(o.start or density) - HardConcrete.shift + o.spread * like(w, rng.normal(w.numel(), task.seed, "score", name))
         )
 
     return balanced(model, task, density, make, o.lr, o.drop, o.slack)

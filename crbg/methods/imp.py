@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crbg.errors import CrbgError
-from crbg.methods import Found, Task, Traits
 from crbg.methods._ranked import asked
 from crbg.methods._winning import Recipe, train, winning
+from crbg.methods.contract import SearchResult, SearchTask, Traits
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -48,17 +48,17 @@ def work(o: Options, density: float | None, epochs: int) -> float:
     return o.epochs(epochs) + len(shares(o, density or 1.0)) * (epochs - o.rewind)
 
 
-def find(model: nn.Module, task: Task, options: Options) -> Found:
+def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     """Train, drop and rewind, level by level; runs at several densities share the levels they have in common."""
-    from crbg import score
-    from crbg.attach import weights
-    from crbg.mask import Mask
-    from crbg.select import keep_count, select
+    from crbg.gates.attach import weights
+    from crbg.masks.mask import Mask
+    from crbg.masks.select import keep_count, select
+    from crbg.search import saliency
 
     o, density = options, asked(task, "imp")
     shares(o, density)  # refuses nonsense before the warm-up
 
-    def draw(batch: list[tuple[Tensor, Tensor]]) -> Found:
+    def draw(batch: list[tuple[Tensor, Tensor]]) -> SearchResult:
         rewound = {n: t.detach().clone() for n, t in model.state_dict().items()}
         mask = Mask.full(weights(model))
         ranks = {n: w.detach().abs().double().cpu() * 0 for n, w in weights(model).items()}
@@ -68,12 +68,12 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
             def drop(level: int = level, ranks: dict[str, Tensor] = ranks, mask: Mask = mask) -> dict[str, Tensor]:
                 model.load_state_dict(rewound)
                 train(model, task, o, o.rewind, task.epochs, f"level{level}", mask)
-                return score.ranked_after(ranks, {n: w.detach().abs() for n, w in weights(model).items()}, mask)
+                return saliency.ranked_after(ranks, {n: w.detach().abs() for n, w in weights(model).items()}, mask)
 
             ranks = task.once("level", {**o.training(), "kept": [*done], "imp": VERSION}, drop)
             keep = keep_count(share, mask.total)
             mask = select(ranks, keep, within=mask)
             done.append(keep)
-        return Found(mask, scores=ranks)
+        return SearchResult(mask, scores=ranks)
 
     return winning(model, task, o, draw)

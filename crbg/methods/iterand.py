@@ -8,13 +8,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from crbg.methods import Found, Task, Traits, edge_popup
+from crbg.methods import edge_popup
+from crbg.methods.contract import SearchResult, SearchTask, Traits
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from crbg.fit import Search
-    from crbg.gate import TopK
+    from crbg.gates.scores import TopK
+    from crbg.training.hooks import SearchHook
 
 VERSION = 1
 TRAITS = Traits("straight-through, top k", "exact by layer", "redrawn in part")
@@ -32,16 +33,17 @@ class Options:
     rate: float = 0.1
 
 
-def find(model: nn.Module, task: Task, options: Options) -> Found:
+def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     """Search at `task.density` in every layer; the weights of the model end as they were last drawn."""
-    from crbg import attach, rivals
+    from crbg.gates import attach
+    from crbg.search.gradbalance import Redraw
 
     popup = asdict(options)
     period, rate = popup.pop("period"), popup.pop("rate")
     before = {n: w.detach().clone() for n, w in attach.weights(model).items()}
 
-    def hook(gates: list[TopK]) -> Search:
-        return rivals.Redraw(attach.weights(model), gates, task.seed, period, rate)
+    def hook(gates: list[TopK]) -> SearchHook:
+        return Redraw(attach.weights(model), gates, task.seed, period, rate)
 
     found = edge_popup.find(model, task, edge_popup.Options(**popup), hook)
     found.changed = {n: "redrawn" for n, w in attach.weights(model).items() if not w.equal(before[n])}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crbg.methods import Found, Task, Traits
+from crbg.methods.contract import SearchResult, SearchTask, Traits
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,12 +21,12 @@ class Options:
     lr: float = 1e-3
 
 
-def find(model: nn.Module, task: Task, options: Options) -> Found:
+def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     """Train the last weight; the mask keeps everything."""
     import torch
 
-    from crbg.attach import frozen, weights
-    from crbg.mask import Mask
+    from crbg.gates.attach import frozen, weights
+    from crbg.masks.mask import Mask
 
     raw = weights(model)
     last = list(raw)[-1]
@@ -35,4 +35,4 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
         adam = torch.optim.Adam([raw[last]], lr=options.lr, fused=True)
         history = task.fit(model, adam)
     full = Mask.full(raw)
-    return Found(full, changed={last: "trained"}, history=history)
+    return SearchResult(full, changed={last: "trained"}, history=history)

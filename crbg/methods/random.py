@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crbg.methods import Found, Task, Traits
+from crbg.methods.contract import SearchResult, SearchTask, Traits
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,11 +19,11 @@ class Options:
     """There is nothing to choose."""
 
 
-def find(model: nn.Module, task: Task, options: Options) -> Found:
+def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     """Draw the mask; nothing is trained and `task.epochs` is not used."""
-    from crbg import sanity
-    from crbg.attach import weights
-    from crbg.mask import Mask
+    from crbg.gates.attach import weights
+    from crbg.masks import controls
+    from crbg.masks.mask import Mask
 
     full = Mask.full(weights(model))
-    return Found(sanity.random(full, 1.0 if task.density is None else task.density, task.seed))
+    return SearchResult(controls.random(full, 1.0 if task.density is None else task.density, task.seed))

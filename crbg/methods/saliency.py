@@ -1,4 +1,4 @@
-"""Tickets by a score of the weights before they are trained: SNIP, GraSP, SynFlow, magnitude, random (`crbg.score`); then training.
+"""Tickets by a score of the weights before they are trained: SNIP, GraSP, SynFlow, magnitude, random; then training.
 
 SNIP (Lee et al. 2019) and GraSP (Wang et al. 2020) score once, SynFlow (Tanaka et al. 2020) a hundred times; all may go in rounds.
 """
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crbg.errors import CrbgError
-from crbg.methods import Found, Task, Traits
 from crbg.methods._ranked import asked
 from crbg.methods._winning import Recipe, winning
+from crbg.methods.contract import SearchResult, SearchTask, Traits
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -33,22 +33,22 @@ def work(o: Options, density: float | None, epochs: int) -> float:
     return o.epochs(epochs)
 
 
-def find(model: nn.Module, task: Task, options: Options) -> Found:
+def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     """Score on one class-balanced batch, keep the best, train them."""
-    from crbg import score
-    from crbg.select import keep_count, select
+    from crbg.masks.select import keep_count, select
+    from crbg.search import saliency
 
     o, density = options, asked(task, "saliency")
     if o.rounds < 0:
         raise CrbgError(f"rounds {o.rounds} must be at least 0")
-    score.by_name(o.score)  # refused before the warm-up
+    saliency.by_name(o.score)  # refused before the warm-up
     rounds = o.rounds or (100 if o.score == "synflow" else 1)
 
-    def draw(batch: list[tuple[Tensor, Tensor]]) -> Found:
+    def draw(batch: list[tuple[Tensor, Tensor]]) -> SearchResult:
         scores = task.once(
             "scores", {**o.parts(), "density": density, "saliency": VERSION},
-            lambda: score.prune(model, o.score, density, rounds, batch, task.loss, task.seed),
+            lambda: saliency.prune(model, o.score, density, rounds, batch, task.loss, task.seed),
         )  # fmt: skip
-        return Found(select(scores, keep_count(density, sum(s.numel() for s in scores.values()))), scores=scores)
+        return SearchResult(select(scores, keep_count(density, sum(s.numel() for s in scores.values()))), scores=scores)
 
     return winning(model, task, o, draw)

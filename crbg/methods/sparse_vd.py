@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crbg import parallel
 from crbg.errors import CrbgError
-from crbg.methods import Found, Task, Traits
+from crbg.methods.contract import SearchResult, SearchTask, Traits
+from crbg.training import distributed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,15 +31,15 @@ class Options:
     full: float = 0.1
 
 
-def find(model: nn.Module, task: Task, options: Options) -> Found:
+def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     """Train, and keep the weights whose log alpha is below the threshold."""
     import torch
 
-    from crbg.mask import Mask
-    from crbg.variational import Variational, ramp
+    from crbg.masks.mask import Mask
+    from crbg.search.variational import Variational, ramp
 
     o = options
-    if parallel.size() > 1:
+    if distributed.size() > 1:
         raise CrbgError("sparse_vd draws noise for every example, which several processes would not share; run it in one")
     if task.density is not None:
         raise CrbgError("sparse_vd finds its own sparsity; leave density out")
@@ -52,4 +52,4 @@ def find(model: nn.Module, task: Task, options: Options) -> Found:
         )
         alpha = noisy.log_alpha()
     mask = Mask({n: (a < o.threshold).cpu() for n, a in alpha.items()})
-    return Found(mask, scores={n: -a.cpu() for n, a in alpha.items()}, changed=dict.fromkeys(alpha, "trained"), history=history)
+    return SearchResult(mask, scores={n: -a.cpu() for n, a in alpha.items()}, changed=dict.fromkeys(alpha, "trained"), history=history)

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crbg.errors import CrbgError
-from crbg.methods import Found, Task, Traits
+from crbg.methods.contract import SearchResult, SearchTask, Traits
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from crbg.gate import Gate
+    from crbg.gates.base import Gate
 
 VERSION = 1
 TRAITS = Traits("pathwise, clipped Gaussian", "whatever the penalty gives")
@@ -32,25 +32,28 @@ class Options:
     spread: float = 0.01
 
 
-def find(model: nn.Module, task: Task, options: Options) -> Found:
+def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     """Search, and keep the gates whose noise-free value mu is above 1/2; the real-valued gates are kept beside."""
     import torch
 
-    from crbg import attach, control, gate, rng
-    from crbg.mask import Mask
+    from crbg import rng
+    from crbg.gates import attach
+    from crbg.gates.gaussian import Gaussian
+    from crbg.masks.mask import Mask
     from crbg.methods._ranked import like
+    from crbg.search import density_controller
 
     o = options
     if task.density is not None:
         raise CrbgError("stg finds its own sparsity; leave density out")
 
     def make(name: str, w: Tensor) -> Gate:
-        return gate.Gaussian(0.5 + o.spread * like(w, rng.normal(w.numel(), task.seed, "mu", name)), noise=o.sigma, penalty_sigma=o.sigma)
+        return Gaussian(0.5 + o.spread * like(w, rng.normal(w.numel(), task.seed, "mu", name)), noise=o.sigma, penalty_sigma=o.sigma)
 
     with attach.frozen(model), attach.gated(model, make), attach.sampling(model):
-        search = control.Centred(model, "induce_sparse", o.weight, o.weight_decay)
+        search = density_controller.Centred(model, "induce_sparse", o.weight, o.weight_decay)
         adam = torch.optim.Adam([g.mu for g in search.gates], lr=o.lr, fused=True)
         history = task.fit(model, adam, search, schedule=lambda progress: 1.0)
         scores = {n: g.scores().cpu() for n, g in search.by_name.items()}
         soft = {n: g.soft().cpu() for n, g in search.by_name.items()}
-    return Found(Mask({n: s > 0.5 for n, s in scores.items()}), scores=scores, soft=soft, history=history)
+    return SearchResult(Mask({n: s > 0.5 for n, s in scores.items()}), scores=scores, soft=soft, history=history)

@@ -8,13 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crbg.methods import Found, Task, Traits
 from crbg.methods._ranked import asked, like, ranked
+from crbg.methods.contract import SearchResult, SearchTask, Traits
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from crbg.gate import Gate
+    from crbg.gates.base import Gate
 
 VERSION = 1
 TRAITS = Traits("straight-through, Bernoulli draws", "exact of all together (cut at the end)")
@@ -29,19 +29,21 @@ class Options:
     rescale: bool = False
 
 
-def find(model: nn.Module, task: Task, options: Options) -> Found:
+def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     """Search from the density asked for."""
     import torch
 
-    from crbg import rivals, rng
-    from crbg.fit import Search
+    from crbg import rng
+    from crbg.gates.concrete import logit
+    from crbg.gates.scores import Sampled
+    from crbg.training.hooks import SearchHook
 
-    o, start = options, rivals.logit(asked(task, "supermask"))
+    o, start = options, logit(asked(task, "supermask"))
 
     def make(name: str, w: Tensor) -> Gate:
-        return rivals.Sampled(start + 0.01 * like(w, rng.normal(w.numel(), task.seed, "score", name)), o.rescale)
+        return Sampled(start + 0.01 * like(w, rng.normal(w.numel(), task.seed, "score", name)), o.rescale)
 
-    def learn(gates: list[Gate]) -> tuple[torch.optim.Optimizer, Search]:
-        return torch.optim.SGD([p for g in gates for p in g.parameters()], lr=o.lr, momentum=o.momentum), Search()
+    def learn(gates: list[Gate]) -> tuple[torch.optim.Optimizer, SearchHook]:
+        return torch.optim.SGD([p for g in gates for p in g.parameters()], lr=o.lr, momentum=o.momentum), SearchHook()
 
     return ranked(model, task, make, learn, sampling=True)

@@ -4,67 +4,6 @@ A file holds `NAMES`, a regular expression for the model names it knows (read wi
 needs no torch), and `build(name, in_shape, classes, **options) -> nn.Module`.
 """
 
-from __future__ import annotations
+from crbg.models.registry import build, families, family, initial
 
-import ast
-import functools
-import importlib
-import re
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from crbg.errors import CrbgError, choose
-
-if TYPE_CHECKING:
-    from torch import nn
-
-
-@functools.cache
-def families() -> dict[str, str]:
-    """Map each file of this folder to the pattern of the names that it builds."""
-    found = {}
-    for path in sorted(Path(__file__).parent.glob("[a-z]*.py")):
-        for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "NAMES":
-                found[path.stem] = str(ast.literal_eval(node.value))
-    return found
-
-
-def family(name: str) -> str:
-    """Find the file that builds a name, or say which names there are."""
-    for stem, pattern in families().items():
-        if re.fullmatch(pattern, name):
-            return stem
-    examples = ["lenet-300-100", "timm:resnet18", "timm:vit_tiny_patch16_224"]
-    known = "; ".join(f"{stem}: /{pattern}/" for stem, pattern in families().items())
-    raise CrbgError(f"unknown model {name!r}: {choose(name, examples)} (patterns: {known})")
-
-
-def initial(
-    name: str, in_shape: tuple[int, ...], classes: int, law: str, scale: float, seed: int, **options: Any
-) -> tuple[nn.Module, dict[str, str]]:
-    """Build a network with its initial tensors, and say what role each has.
-
-    With the law "imagenet" they are those that timm offers; a head or stem of another shape is drawn as kaiming_normal.
-    """
-    from crbg.init import initialise
-
-    if law != "imagenet":
-        model = build(name, in_shape, classes, **options)
-        return model, initialise(model, law, scale, seed)
-    module = importlib.import_module(f"crbg.models.{family(name)}")
-    if not hasattr(module, "pretrained"):
-        raise CrbgError(f"there are no ImageNet weights for {name!r}; `init: imagenet` is for networks of timm")
-    model, own = module.pretrained(name, in_shape, classes, **options)
-    return model, initialise(model, "kaiming_normal", scale, seed, own)
-
-
-def build(name: str, in_shape: tuple[int, ...], classes: int, **options: Any) -> nn.Module:
-    """Build a network for images of shape (channels, height, width)."""
-    module = importlib.import_module(f"crbg.models.{family(name)}")
-    try:
-        return module.build(name, in_shape, classes, **options)  # type: ignore[no-any-return]
-    except TypeError as error:
-        if "unexpected keyword argument" in str(error):
-            raise CrbgError(f"model {name!r} does not take these model_args: {error}") from None
-        raise
+__all__ = ["build", "families", "family", "initial"]

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from crbg import store
-from crbg.config import Cell, Config
-from crbg.data import info
-from crbg.spec import Spec
+from crbg.data.datasets import info
+from crbg.experiments import record_store
+from crbg.experiments.config import Cell, Config
+from crbg.experiments.spec import Spec
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def tickets(config: Config) -> list[Anatomy]:
     """Find those of the chosen tickets that are there, fresh or committed, and whose record tells the course of the search."""
     out = []
     for c in shown(config):
-        path, run = store.ticket_path(config, c.spec, c.seed), store.find(config, c.spec, c.seed)
+        path, run = record_store.ticket_path(config, c.spec, c.seed), record_store.find(config, c.spec, c.seed)
         if path and run and "anatomy" in run["record"]:
             out.append(Anatomy(c, run["record"], _first_layer(path, c.spec)))
     return out

@@ -16,12 +16,12 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from crbg import stats
-from crbg.config import Config
 from crbg.errors import CrbgError, choose
+from crbg.experiments.config import Config
 from crbg.methods.crbg import LANDED
+from crbg.report import stats
+from crbg.report.records_table import by_width, setting, values
 from crbg.report.tables import pipe, tex
-from crbg.report.tidy import by_width, setting, values
 
 CLAIMS = Path("paper/claims.yaml")
 PUBLISHED = Path("paper/published.yaml")  # digitised points

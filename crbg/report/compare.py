@@ -8,10 +8,10 @@ from pathlib import Path
 import pandas as pd
 
 from crbg import methods
-from crbg.config import Config, Experiment
+from crbg.experiments.config import Config, Experiment
+from crbg.experiments.selection import varying
+from crbg.report.records_table import values
 from crbg.report.tables import CONTROLS, headline, interval
-from crbg.report.tidy import values
-from crbg.selection import varying
 
 STEPS, TIMED = Path("benchmarks/step.md"), "lenet-300-100"
 ROWS = {

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from crbg import store
-from crbg.config import Config, Experiment
+from crbg.experiments import record_store
+from crbg.experiments.config import Config, Experiment
 
 DEEP = 5  # tensors from which on a network's layers are drawn
 
@@ -31,7 +31,7 @@ def layers(config: Config, e: Experiment) -> list[Layers]:
     """Collect the tickets of an experiment whose networks are deep, and whose layers differ in density."""
     found: dict[tuple[str, float], list[dict[str, Any]]] = {}
     for c in {(c.arm, *c.key): c for c in e.cells}.values():
-        run = store.find(config, c.spec, c.seed)
+        run = record_store.find(config, c.spec, c.seed)
         if run and c.spec.density is not None and len(run["record"].get("depth", [])) >= DEEP:
             found.setdefault((c.arm, c.spec.density), []).append(run["record"])
     out = []

@@ -16,12 +16,12 @@ from matplotlib.ticker import LogLocator, StrMethodFormatter
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-from crbg.config import Experiment
+from crbg.experiments.config import Experiment
 from crbg.report.anatomy import Anatomy
 from crbg.report.depth import Layers
+from crbg.report.records_table import by_width, setting, specs
+from crbg.report.stats import t_interval
 from crbg.report.tables import best_part, headline
-from crbg.report.tidy import by_width, setting, specs
-from crbg.stats import t_interval
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from crbg.config import Config
 from crbg.errors import CrbgError, choose
+from crbg.experiments.config import Config
 from crbg.report.claims import Verdict
+from crbg.report.records_table import specs
 from crbg.report.tables import differences, headline, interval, tex
-from crbg.report.tidy import specs
 
 HEAD = (
     "% Written by `crbg report`. \\crbgnumber{KEY} gives mean ± half 95 % interval, KEY.n the seeds, KEY.sparsity, KEY.digest the spec.\n"

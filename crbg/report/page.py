@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from crbg.config import Config, Experiment
+from crbg.experiments.config import Config, Experiment
 from crbg.report.claims import Verdict
 
 STYLE = """

@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
-from crbg.config import Config, Experiment
-from crbg.report.tidy import specs, values
-from crbg.stats import paired, t_interval
+from crbg.experiments.config import Config, Experiment
+from crbg.report.records_table import specs, values
+from crbg.report.stats import paired, t_interval
 
 LATEX = ("arm", "setting", "sparsity %", "units closed %", "binary %", "untrained %", "mean %", "reinit %", "n")
 READINGS = ("binary", "exact", "half", "mean", "untrained")

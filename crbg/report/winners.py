@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from crbg import store
-from crbg.config import Config, Experiment
+from crbg.experiments import record_store
+from crbg.experiments.config import Config, Experiment
 
 TITLES = {
     "loss": "loss", "deltaloss": "Δ loss", "kl": "reverse KL", "forward_kl": "forward KL", "feature": "features",
@@ -17,7 +17,7 @@ def measured(config: Config, experiment: Experiment) -> pd.DataFrame:
     """List what every ticket is worth in every objective, one row a run, None where that is not finite."""
     out = []
     for c in experiment.cells:
-        found = store.find(config, c.spec, c.seed)
+        found = record_store.find(config, c.spec, c.seed)
         values = found["record"].get("anatomy", {}).get("objectives") if found else None
         # A control keeps the ticket that was drawn, so its objectives are those of the ticket without it.
         if values and getattr(c.spec.resolved(), "control", "none") == "none" and (c.spec.density or 1.0) < 1.0:

@@ -38,10 +38,11 @@ from typing import Any
 
 import pandas as pd
 
-from crbg import config, methods, store
-from crbg.config import Config
-from crbg.files import write_text
-from crbg.report.tidy import tidy
+from crbg import methods
+from crbg.experiments import config, record_store
+from crbg.experiments.config import Config
+from crbg.report.records_table import tidy
+from crbg.storage.atomic import write_text
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -76,7 +77,7 @@ def present() -> State:
     for e in made.experiments.values():
         for c in e.cells:
             cells.setdefault((c.experiment, c.arm, c.spec.digest()), []).append(c.seed)
-    recorded = dict(store.recorded(made))
+    recorded = dict(record_store.recorded(made))
     return State({k: sorted(v) for k, v in cells.items()}, recorded, numbers(made), defaults())
 
 

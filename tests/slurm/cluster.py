@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from crbg import attempts
+from crbg.experiments import attempts
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from cluster import ROOT, Clone, results_of, sh, wait
 
-from crbg import attempts
+from crbg.experiments import attempts
 
 pytestmark = pytest.mark.slurm
 

@@ -7,7 +7,7 @@ def planned(experiment):
         job.name
         for job in CONFIG.experiments[experiment].jobs()
         if Path(f"{RESULTS}/jobs/{job.name}.json").exists()
-        or not all(store.find(CONFIG, c.spec, c.seed) for c in job.cells)
+        or not all(record_store.find(CONFIG, c.spec, c.seed) for c in job.cells)
     ]
     return [f"{RESULTS}/jobs/{name}.json" for name in todo]
 
@@ -39,7 +39,7 @@ LONGEST = int(os.environ.get("CRBG_SLURM_MAX_MINUTES", 24 * 60))
 
 def cut(wildcards):
     cells = list(JOBS[wildcards.job].cells)
-    return plan.slices(CONFIG, cells, bool(gpus(wildcards.job)), LONGEST)
+    return estimates.slices(CONFIG, cells, bool(gpus(wildcards.job)), LONGEST)
 
 
 def minutes(wildcards, attempt):
@@ -49,7 +49,7 @@ def minutes(wildcards, attempt):
 
 def memory(wildcards):
     """As much again for every time that the job was killed, up to four times: it may have been for that."""
-    killed = min(3, plan.kills(CONFIG, wildcards.job))
+    killed = min(3, estimates.kills(CONFIG, wildcards.job))
     return cut(wildcards).memory_mb * max(1, gpus(wildcards.job)) * (1 + killed)
 
 

@@ -1,0 +1,138 @@
+"""Where images come from.
+
+Sources, in this order: NAME.npz under the data root (`data_dir`, or the environment variable CRBG_DATA) with train_x, test_x
+uint8 (N, C, H, W) and train_y, test_y; torchvision's layout under the same root; a download by torchvision. Data made from image
+files (`crbg.data.folder`) stay on disk where they are large, and a batch is read as it is needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from crbg.data.datasets import DataInfo, info, root
+from crbg.data.loader import Data, Part
+from crbg.data.splits import SPLIT_SEED, stratified
+from crbg.errors import CrbgError
+
+
+def load(name: str, data_dir: str | None = None, download: bool = True) -> Data:
+    """Load a data set and split it: a stratified validation part drawn once, with seed 0, from the training images.
+
+    Raises:
+        CrbgError: unknown, missing or damaged data; the message names the file, the path and the variable.
+    """
+    entry = info(name)
+    if entry.digest:
+        return _made(entry, root(data_dir) / name)
+    arrays = _digits() if name == "digits" else _read(entry, root(data_dir), download)
+    train_x, train_y, test_x, test_y = (arrays[k] for k in ("train_x", "train_y", "test_x", "test_y"))
+    digest = hashlib.sha256()
+    for a in (train_x, train_y, test_x, test_y):
+        digest.update(np.ascontiguousarray(a).tobytes())
+    held = stratified(train_y, entry.validation, SPLIT_SEED, f"validation/{name}")
+    kept = np.setdiff1d(np.arange(len(train_y)), held)
+    lossy = arrays.get("lossy_index", np.array([], np.int64))
+    lossy_test = torch.from_numpy(np.asarray(lossy[lossy >= len(train_y)] - len(train_y), np.int64))
+    mean, std = (torch.tensor(v, dtype=torch.float32) for v in (entry.mean, entry.std))
+
+    def part(x: np.ndarray, y: np.ndarray) -> Part:
+        return Part(torch.from_numpy(np.ascontiguousarray(x)), torch.from_numpy(y.astype(np.int64)), mean, std)
+
+    return Data(
+        name,
+        part(train_x[kept], train_y[kept]),
+        part(train_x[held], train_y[held]),
+        part(test_x, test_y),
+        entry.classes,
+        digest.hexdigest(),
+        lossy_test,
+        {"train": int(np.isin(kept, lossy).sum()), "validation": int(np.isin(held, lossy).sum()), "test": len(lossy_test)},
+    )
+
+
+def _made(entry: DataInfo, folder: Path) -> Data:
+    """Load data made from image files; pixels are mapped, not read."""
+    found = {}
+    for part, count in (("train", entry.train + entry.validation), ("test", entry.test)):
+        try:
+            x, y = np.load(folder / f"{part}_x.npy", mmap_mode="c"), np.load(folder / f"{part}_y.npy")
+        except (OSError, ValueError) as error:
+            raise CrbgError(f"{folder} is damaged ({error}); delete it and make it again") from None
+        if x.dtype != np.uint8 or x.shape != (count, *entry.shape) or y.shape != (count,):
+            raise CrbgError(
+                f"{folder}: {part}_x is {x.dtype} {x.shape}, its index says {(count, *entry.shape)}; delete it and make it again"
+            )
+        found[part] = (torch.from_numpy(x), y)
+    mean, std = (torch.tensor(v, dtype=torch.float32) for v in (entry.mean, entry.std))
+
+    def part_of(which: str, rows: np.ndarray) -> Part:
+        x, y = found[which]
+        return Part(x, torch.from_numpy(y[rows]), mean, std, rows=torch.from_numpy(rows))
+
+    held = stratified(found["train"][1], entry.validation, SPLIT_SEED, f"validation/{entry.name}")
+    kept = np.setdiff1d(np.arange(len(found["train"][1])), held)
+    parts = (part_of("train", kept), part_of("train", held), part_of("test", np.arange(entry.test)))
+    return Data(entry.name, *parts, entry.classes, entry.digest, torch.tensor([], dtype=torch.int64))
+
+
+def _digits() -> dict[str, np.ndarray]:
+    """scikit-learn's 1 797 digits, 8x8 pixels of 0..16: each pixel enlarged 3x, then padded to 28x28; 300 are the test part."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    x = np.repeat(np.repeat(bunch.images * (255.0 / 16.0), 3, axis=1), 3, axis=2).round().astype(np.uint8)
+    x = np.pad(x, ((0, 0), (2, 2), (2, 2)))[:, None]
+    test = stratified(bunch.target, 300, SPLIT_SEED, "test/digits")
+    rest = np.setdiff1d(np.arange(len(x)), test)
+    return {"train_x": x[rest], "train_y": bunch.target[rest], "test_x": x[test], "test_y": bunch.target[test]}
+
+
+def _read(entry: DataInfo, folder: Path, download: bool) -> dict[str, np.ndarray]:
+    path = folder / f"{entry.name}.npz"
+    if not path.exists():
+        return _torchvision(entry, folder, download)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {k: archive[k] for k in archive.files}
+    except Exception as error:  # a damaged archive fails in numpy, zipfile or zlib, each with errors of its own
+        raise CrbgError(f"{path} is damaged ({error}); make the file again or delete it to download the data") from None
+    for key in ("train_x", "train_y", "test_x", "test_y"):
+        if key not in arrays:
+            raise CrbgError(f"{path} holds no array {key!r}; it needs train_x, train_y, test_x, test_y")
+    for part in ("train", "test"):
+        x, y = arrays[f"{part}_x"], arrays[f"{part}_y"]
+        if x.dtype != np.uint8 or x.shape[1:] != entry.shape or y.shape != (len(x),):
+            raise CrbgError(f"{path}: {part}_x is {x.dtype} {x.shape}, {part}_y {y.shape}; expected uint8 (N, {entry.shape}), (N,)")
+        if y.min() < 0 or y.max() >= entry.classes:
+            raise CrbgError(f"{path}: {part}_y holds label {y.max()}, but {entry.name} has {entry.classes} classes")
+    return arrays
+
+
+def _short(error: Exception) -> str:
+    """Say in one line why a download failed."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:90]}{'...' if len(text) > 90 else ''}"
+
+
+def _torchvision(entry: DataInfo, folder: Path, download: bool) -> dict[str, np.ndarray]:
+    import torchvision
+
+    maker = getattr(torchvision.datasets, entry.torchvision)
+    try:
+        sets = {part: maker(str(folder), train=part == "train", download=download) for part in ("train", "test")}
+    except Exception as error:  # torchvision raises RuntimeError, URLError and others for the same cause
+        raise CrbgError(
+            f"data set {entry.name!r} is neither at {folder / (entry.name + '.npz')} nor in torchvision's layout under "
+            f"{folder}, and could not be downloaded ({_short(error)}); "
+            "set CRBG_DATA (or data_dir in config.yaml) to the folder that holds it"
+        ) from None
+    out: dict[str, np.ndarray] = {}
+    for part, s in sets.items():
+        x = np.asarray(s.data)
+        out[f"{part}_x"] = x[:, None] if x.ndim == 3 else x.transpose(0, 3, 1, 2)
+        out[f"{part}_y"] = np.asarray(s.targets)
+    return out

@@ -1,0 +1,1 @@
+"""Experiments without torch: specs, configuration, records, selection, estimates."""

@@ -1,0 +1,103 @@
+"""What happened to a run: one line when a process takes it up, one when it lets go. Imports no torch.
+
+A line is appended and never changed, so that a kill loses nothing: an attempt without an end was killed.
+"""
+
+from __future__ import annotations
+
+import json
+import traceback
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from crbg.storage import lock
+
+FILE = "attempts.jsonl"
+# How an attempt can end. Another try can help only where the reason lies outside the program and its input.
+DONE, PAUSED, MEMORY, DISK, INPUT, CODE, KILLED, FAILED, WAITED = (
+    "done", "paused", "out of memory", "disk", "bad input", "code error", "killed", "failed", "waited",
+)  # fmt: skip
+FINAL = (INPUT, CODE)
+# What SLURM writes into a job's log when it ends a job.
+_SLURM = (
+    ("DUE TO TIME LIMIT", "time limit"),
+    ("oom-kill", "out of memory"), ("oom_kill", "out of memory"), ("memory limit", "out of memory"),
+    ("DUE TO PREEMPTION", "preempted"), ("DUE TO NODE FAILURE", "node failure"), ("CANCELLED", "cancelled"),
+)  # fmt: skip
+
+
+def begin(folder: Path, **about: Any) -> None:
+    """Note that this process takes a run up."""
+    _append(folder, {"event": "begin", "time": _now(), **lock.me(), **about})
+
+
+def end(folder: Path, outcome: str, error: BaseException | None = None) -> None:
+    """Note how it ended; of an error its message and the last frames of its traceback."""
+    line: dict[str, Any] = {"event": "end", "time": _now(), "outcome": outcome}
+    if error is not None:
+        line["message"] = (str(error) or type(error).__name__)[:2000]
+        if outcome == CODE:
+            line["traceback"] = "".join(traceback.format_exception(error))[-4000:]
+    _append(folder, line)
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """Return the attempts in order, each with its beginning and its end put together; a line cut short by a kill is left out.
+
+    So are those that ended because another run was making what they needed.
+    """
+    out: list[dict[str, Any]] = []
+    try:
+        lines = (folder / FILE).read_text(errors="replace").splitlines()
+    except OSError:
+        return out
+    for text in lines:
+        try:
+            line = dict(json.loads(text))
+        except (ValueError, TypeError):
+            continue
+        if line.get("event") == "begin":
+            out.append({"outcome": KILLED, **line})
+        elif out:
+            out[-1] |= line
+    return [a for a in out if a["outcome"] != WAITED]
+
+
+def last(folder: Path) -> dict[str, Any] | None:
+    """Return the latest attempt, or None if nobody has taken the run up."""
+    return next(reversed(read(folder)), None)
+
+
+def reason(tries: list[dict[str, Any]], logs: Path) -> tuple[str, str]:
+    """Say why a run is not done, and what is known besides: the message, or SLURM's word on a job that it killed."""
+    if not tries:
+        return "", ""
+    attempt = tries[-1]
+    if attempt["outcome"] != KILLED:
+        return attempt["outcome"], attempt.get("traceback") or attempt.get("message", "")
+    job = attempt.get("slurm_job")
+    where = f"{attempt.get('host', '?')}" + (f", SLURM job {job}" if job else "")
+    for path in logs.rglob(f"{job}.log") if job else ():
+        word, line = slurm(path.read_text(errors="replace"))
+        if word:
+            return word, line
+    return KILLED, f"no word from it after {attempt.get('time', '?')} ({where}): memory, time limit, or by hand"
+
+
+def slurm(text: str) -> tuple[str, str]:
+    """Find in the log of a SLURM job why SLURM ended it, and the line that says so; two empty strings if it did not."""
+    for mark, word in _SLURM:
+        if mark in text:
+            return word, " ".join(next(line for line in text.splitlines() if mark in line).split())
+    return "", ""
+
+
+def _append(folder: Path, line: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / FILE).open("a") as out:
+        out.write("\n" + json.dumps(line, sort_keys=True))  # after the newline, for a kill may have cut the line before
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,126 @@
+"""The selection rule, applied by code: tuning records -> paper/selected.yaml. Reads validation accuracy only; no torch.
+
+For each arm and tuned density the point with the highest mean validation accuracy over the tuning seeds wins, among points
+whose every run landed on the density (where it missed, the number does not belong to that density). Ties go to the point
+that comes first in the grid. Where two groups name one density, the later one counts for the arms that were tuned in it.
+The file also lists the digests of the main specs that `evaluate` may open the test set for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from crbg.errors import CrbgError
+from crbg.experiments import config as configs
+from crbg.experiments import record_store
+from crbg.experiments.config import Config, Experiment
+from crbg.experiments.spec import Spec
+from crbg.storage.atomic import write_text
+
+HEAD = """# Written by `crbg select` from the tuning records; not edited by hand. The rule stands in crbg/experiments/selection.py.
+# `set` is laid over the arm of config.yaml for the densities named; `evaluate` lists the specs that may see the test set.
+"""
+
+
+def choose(config: Config, tuning: Experiment, partial: bool = False) -> dict[str, list[dict[str, Any]]]:
+    """Choose settings for each arm of a tuning experiment; with `partial`, only for arms whose trials have all run.
+
+    Raises:
+        CrbgError: a tuning run is missing, or no point of an arm landed on its density.
+    """
+    out: dict[str, list[dict[str, Any]]] = {}
+    untuned = sorted(set(tuning.groups) - {c.spec.density for c in tuning.cells}, key=str)
+    if untuned and not config.demonstration:  # which tunes at few densities
+        raise CrbgError(f"{tuning.name}.groups names density {untuned[0]}, at which no arm is tuned; add it to a grid")
+    for arm in dict.fromkeys(c.arm for c in tuning.cells):
+        if partial and any(record_store.find(config, c.spec, c.seed) is None for c in tuning.cells if c.arm == arm):
+            continue
+        every = list({c.spec.digest(): c.spec for c in tuning.cells if c.arm == arm}.values())
+        for density in tuning.groups:
+            scores: dict[str, list[float]] = {}
+            specs: dict[str, Spec] = {}
+            missed: set[str] = set()
+            for c in tuning.cells:
+                if c.arm != arm or c.spec.density != density:
+                    continue
+                found = record_store.find(config, c.spec, c.seed)
+                if found is None:
+                    raise CrbgError(f"{tuning.name}: {c.spec.slug()} seed {c.seed} has not run; `crbg run {tuning.name}` first")
+                digest, record = c.spec.digest(), found["record"]
+                if any(s.epochs != c.spec.epochs for s in specs.values()):
+                    raise CrbgError(f"{tuning.name}: trials of {arm} at density {density} have different epochs, so they cannot compete")
+                specs[digest] = c.spec
+                if record["status"] != "ok" or record["validation"].get("density_missed"):
+                    missed.add(digest)
+                if record["status"] == "ok":
+                    scores.setdefault(digest, []).append(record["validation"]["readings"]["binary"]["accuracy"])
+            if not specs:
+                continue  # not every arm is tuned at every density; a wider group covers this one
+            # A demonstration is too short to land; it goes on with whatever it has.
+            able = {d: sum(v) / len(v) for d, v in scores.items() if config.demonstration or d not in missed}
+            if not able:
+                raise CrbgError(f"{tuning.name}: no setting of {arm} at density {density} landed on it; widen its grid")
+            best = max(able, key=lambda d: able[d])
+            out.setdefault(arm, []).append(
+                {
+                    "densities": list(tuning.groups[density]),
+                    "tuned_at": density,
+                    "trials": len(specs),
+                    "missed": len(missed),
+                    "validation": round(able[best], 3),
+                    "digest": best,
+                    # A field that is one value here may be another at the arm's other densities, or by default.
+                    "set": {k: v for k, v in varying(specs[best], every).items() if k not in ("density", "epochs")},
+                }
+            )
+    return out
+
+
+def varying(chosen: Spec, trials: list[Spec]) -> dict[str, Any]:
+    """Return the fields of the chosen point that differ among the trials, as dotted names."""
+
+    def flat(spec: Spec) -> dict[str, Any]:
+        plain = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec) if f.name not in ("options", "model_args")}
+        plain |= {f"model_args.{k}": spec.model_args.get(k) for t in trials for k in t.model_args}
+        return plain | {f"options.{k}": v for k, v in dataclasses.asdict(spec.resolved()).items()}
+
+    every = [flat(s) for s in trials]
+    return {k: v for k, v in flat(chosen).items() if any(e[k] != v for e in every)}
+
+
+def write(config: Config, path: Path, partial: bool = False) -> str:
+    """Choose for every main experiment with a tuning experiment, and write the file; return what was chosen as text.
+
+    With `partial`, arms whose trials have not all run are left out: they cannot be run or evaluated until they are chosen.
+    """
+    out: dict[str, Any] = {}
+    for e in config.experiments.values():
+        if e.tuned_by:
+            # A target may leave some tuning out; a choice written elsewhere for comparison has what was run.
+            tunings = [config.experiment(name) for name in e.tuned_by]
+            todo = (c for t in tunings for c in t.cells if record_store.find(config, c.spec, c.seed) is None)
+            if not partial and path != config.paper / "selected.yaml" and next(todo, None):
+                continue
+            arms = {c.arm for c in e.cells}
+            out[e.name] = {arm: choices for t in tunings for arm, choices in choose(config, t, partial).items() if arm in arms}
+    write_text(path, HEAD + yaml.safe_dump(out, sort_keys=False))
+    if path == config.paper / "selected.yaml" and not config.demonstration:
+        # The choice changes the main specs, so they are read again before their digests are listed.
+        again = configs.read(config.files)
+        mains = [e for e in again.experiments.values() if e.role == "main"]
+        ready = {e.name: [c for c in e.cells if not again.unchosen([c])] for e in mains}
+        out["evaluate"] = {name: {c.spec.digest(): c.spec.slug() for c in cells} for name, cells in ready.items() if cells}
+        write_text(path, HEAD + yaml.safe_dump(out, sort_keys=False))
+    lines = [f"{path}: settings by highest mean validation accuracy"]
+    for name in (n for n in out if n != "evaluate"):
+        for arm, choices in out[name].items():
+            for c in choices:
+                settings = ", ".join(f"{k}={v}" for k, v in c["set"].items())
+                lines.append(
+                    f"  {name} {arm} at {c['tuned_at']}: {settings} ({c['validation']} %, {c['trials']} trials, {c['missed']} missed)"
+                )
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Gates on frozen weights, and how a model is given them."""

@@ -1,0 +1,254 @@
+"""CRBG's gated product in few passes over memory, with counter-based noise.
+
+The compiled form is `kernels.c`, which an installation builds where it finds a C compiler. Without it
+torch does the same work in more passes and gives the same bits: noise is a hash of (key, position) followed by
+the Box-Muller transform, and both forms use correctly rounded single-precision operations only.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import warnings
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+VERSION = 2  # of kernels.c
+HALF = 1024  # a block holds so many pairs; positions j and j + HALF of a block share one Box-Muller pair
+
+Key = tuple[int, int]
+
+
+def draw_key() -> Key:
+    """Draw a key of 2 x 32 bits from torch's global generator, whose state belongs to a search."""
+    first, second = torch.randint(-(1 << 31), 1 << 31, (2,)).tolist()
+    return first, second
+
+
+def normal(count: int, key: Key, device: torch.device | None = None) -> Tensor:
+    """Draw `count` standard normals, float32, a function of the key alone."""
+    library = compiled() if device is None or device.type == "cpu" else None
+    if library is None:
+        return _torch_normal(count, key, device)
+    out = torch.empty(count)
+    library.crbg_normal(out.data_ptr(), count, *key, *_threads())
+    return out
+
+
+class Push:
+    """What a penalty adds to the next gradient of one gate, once: the kernel adds it in the pass that it makes anyway."""
+
+    def __init__(self) -> None:
+        self.value: Tensor | None = None
+
+    def take(self) -> Tensor | None:
+        """Return what is to be added, and forget it."""
+        value, self.value = self.value, None
+        return value
+
+
+def gated_product(mu: Tensor, w: Tensor, noise: float = 0.0, leak: float = 0.0, hard: bool = False, push: Push | None = None) -> Tensor:
+    """Compute w * clip(mu + noise * eps, 0, 1), or w * 1[mu > 1/2] with `hard`; `suits(mu, w)` must hold.
+
+    Args:
+        mu: gate parameters, float32.
+        w: frozen weights of mu's shape and memory layout, float32.
+        noise: standard deviation of the noise; 0 draws nothing.
+        leak: derivative of clip outside (0, 1). Hard gates are straight-through.
+        hard: use the binary gate.
+        push: what is added to the first gradient that flows back; of mu's layout.
+
+    Returns:
+        The gated weight, of w's shape, with a gradient for mu. Under autocast it is rounded to bfloat16, as
+        the layer that reads it would have done.
+    """
+    half = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    key = draw_key() if noise > 0 and not hard else (0, 0)
+    return cast(Tensor, _Product.apply(mu, w, noise, leak, hard, key, push, torch.bfloat16 if half else torch.float32))
+
+
+def suits(mu: Tensor, w: Tensor) -> bool:
+    """Tell whether the kernels can serve a pair: float32 on a CPU, equal dense layouts, no gradient for w."""
+    return (
+        mu.device.type == w.device.type == "cpu"
+        and mu.dtype == w.dtype == torch.float32
+        and mu.shape == w.shape
+        and mu.numel() > 0
+        and not w.requires_grad
+        and layout(mu) == layout(w)
+        and is_dense(mu)
+        and not torch.compiler.is_compiling()
+    )
+
+
+def layout(t: Tensor) -> list[tuple[int, int]]:
+    """Describe how a tensor lies in memory: (stride, size) of its axes, except those of size 1."""
+    return [(stride, size) for stride, size in zip(t.stride(), t.shape, strict=True) if size > 1]
+
+
+def is_dense(t: Tensor) -> bool:
+    """Tell whether a tensor fills its memory without gaps or overlaps, in any order of its axes."""
+    return t.numel() == 1 + sum(stride * (size - 1) for stride, size in layout(t)) if t.numel() else False
+
+
+@cache
+def compiled() -> Any:
+    """Load the compiled kernels; None where this installation has none."""
+    paths = sorted(Path(__file__).parent.glob("_kernels*.so"))
+    if not paths:
+        return None
+    try:
+        library = ctypes.CDLL(str(paths[0]))
+        if library.crbg_gate_version() != VERSION:
+            raise OSError(f"it has version {library.crbg_gate_version()}, not {VERSION}")
+    except (OSError, AttributeError) as error:
+        warnings.warn(
+            f"the compiled gates in {paths[0]} cannot be used ({error}); slower ones in torch take their place. "
+            "Install crbg again to rebuild them.",
+            stacklevel=2,
+        )
+        return None
+    pointer, integer, real = ctypes.c_void_p, ctypes.c_int, ctypes.c_float
+    count, key, threads = ctypes.c_int64, (ctypes.c_int32,) * 2, (pointer, integer)
+    library.crbg_gate_forward.argtypes = (pointer,) * 4 + (count, real, *key, integer, integer, *threads)
+    library.crbg_gate_backward.argtypes = (pointer,) * 5 + (count, real, integer, *threads)
+    library.crbg_normal.argtypes = (pointer, count, *key, *threads)
+    for function in (library.crbg_gate_forward, library.crbg_gate_backward, library.crbg_normal):
+        function.restype = None
+    return library
+
+
+@cache
+def _parallel_region() -> Any:
+    """Find the entry of torch's own OpenMP runtime, which keeps one set of threads for torch and the gates."""
+    if sys.platform != "linux":
+        return None
+    function = getattr(ctypes.CDLL(None), "GOMP_parallel", None)
+    return None if function is None else ctypes.cast(function, ctypes.c_void_p)
+
+
+def _threads() -> tuple[Any, int]:
+    return _parallel_region(), torch.get_num_threads()
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, mu: Tensor, w: Tensor, noise: float, leak: float, hard: bool, key: Key, push: Push | None, dtype: torch.dtype
+    ) -> Tensor:
+        library = compiled()
+        inside = torch.empty_like(mu, dtype=torch.uint8)
+        if library is None:
+            out = _torch_forward(mu, w, noise, hard, key, inside).to(dtype)
+        else:
+            out = torch.empty_like(mu, dtype=dtype)
+            library.crbg_gate_forward(
+                mu.data_ptr(), w.data_ptr(), out.data_ptr(), inside.data_ptr(), mu.numel(), noise, *key, hard,
+                dtype == torch.bfloat16, *_threads(),
+            )  # fmt: skip
+        ctx.save_for_backward(w, inside)
+        ctx.leak, ctx.push = leak, push
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        w, inside = ctx.saved_tensors
+        return _Slope.apply(grads[0], w, inside, ctx.leak, ctx.push), *[None] * 7
+
+
+class _Slope(torch.autograd.Function):
+    """grad * w, times `leak` where the gate is outside (0, 1). It is linear in grad, so its derivative is itself."""
+
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, w: Tensor, inside: Tensor, leak: float, push: Push | None) -> Tensor:
+        ctx.save_for_backward(w, inside)
+        ctx.leak, ctx.dtype = leak, grad.dtype
+        library = compiled()
+        if layout(grad) != layout(w):
+            grad = torch.empty_like(w, dtype=grad.dtype).copy_(grad)
+        if library is None or grad.dtype not in (torch.float32, torch.bfloat16):
+            through = grad * w
+            through = torch.where(inside.bool(), through, leak * through if leak else torch.zeros_like(through))
+            return through if push is None or (add := push.take()) is None else through + add
+        out, add = torch.empty_like(w), push.take() if push else None
+        library.crbg_gate_backward(
+            grad.data_ptr(), w.data_ptr(), inside.data_ptr(), add.data_ptr() if add is not None else None, out.data_ptr(), w.numel(), leak,
+            grad.dtype == torch.bfloat16, *_threads(),
+        )  # fmt: skip
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        w, inside = ctx.saved_tensors
+        return _Slope.apply(grads[0], w, inside, ctx.leak, None).to(ctx.dtype), *[None] * 4
+
+
+def _torch_forward(mu: Tensor, w: Tensor, noise: float, hard: bool, key: Key, inside: Tensor) -> Tensor:
+    """Do the work of `crbg_gate_forward` in torch, with the same bits; fills `inside`."""
+    if hard:
+        inside.fill_(1)
+        return w * (mu > 0.5)
+    u = mu
+    if noise > 0:
+        eps = torch.empty_like(mu)
+        eps.as_strided((mu.numel(),), (1,)).copy_(_torch_normal(mu.numel(), key))
+        u = mu + eps.mul_(noise)  # two operations: torch.add(alpha=) would fuse them into one rounding
+    inside.copy_((u > 0) & (u < 1))
+    return w * u.clamp(0, 1)
+
+
+def _torch_normal(count: int, key: Key, device: torch.device | None = None) -> Tensor:
+    """Do the work of `crbg_normal` in torch, with the same bits."""
+    blocks = -(-count // (2 * HALF))
+    words = _mix(torch.arange(blocks * 2 * HALF, dtype=torch.int32, device=device), key).reshape(blocks, 2, HALF)
+    return torch.stack(_box_muller(words[:, 0], words[:, 1]), 1).reshape(-1)[:count]
+
+
+def _mix(x: Tensor, key: Key) -> Tensor:
+    x = x ^ key[0]
+    x = (x ^ _shift(x, 17)) * _signed(0xED5AD4BB)
+    x = x ^ key[1]
+    x = (x ^ _shift(x, 11)) * _signed(0xAC4C1B51)
+    x = x + _signed(key[0] * 0x9E3779B9)
+    x = (x ^ _shift(x, 15)) * _signed(0x31848BAB)
+    return x ^ _shift(x, 14)
+
+
+def _signed(word: int) -> int:
+    """Take the low 32 bits as a signed integer."""
+    return ((word + (1 << 31)) & 0xFFFFFFFF) - (1 << 31)
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Shift int32 to the right as if it had no sign."""
+    return (x >> bits) & ((1 << (32 - bits)) - 1)
+
+
+def _box_muller(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    u = (_shift(a, 9).float() + 0.5) * 2.0**-23
+    bits = u.view(torch.int32) - 0x3F3504F3
+    exponent = (bits >> 23).float()
+    m = ((bits & 0x007FFFFF) + 0x3F3504F3).view(torch.float32)
+    s = (m - 1) / (m + 1)
+    q = s * s
+    log_m = s * _polynomial(q, (2.0, 0.66666669, 0.4, 0.28571430))
+    square = (-2.0 * (exponent * 0.69314718 + log_m)).clamp(min=0)
+    radius = square.double().sqrt().float()  # torch's single-precision root is not always correctly rounded
+    t = (_shift(b, 9).float() + (0.5 - 4194304.0)) * 1.8725352e-07
+    p = t * t
+    sine = t * _polynomial(p, (1.0, -0.16666667, 0.0083333310, -0.00019840874))
+    cosine = _polynomial(p, (1.0, -0.5, 0.041666638, -0.0013888397, 2.4760495e-05))
+    swap, sign = (b & 1).bool(), 1.0 - (b & 2).float()
+    first, second = torch.where(swap, sine, cosine), torch.where(swap, cosine, sine)
+    return radius * first * sign, radius * second * sign
+
+
+def _polynomial(x: Tensor, coefficients: tuple[float, ...]) -> Tensor:
+    total: Any = coefficients[-1]
+    for c in coefficients[-2::-1]:
+        total = x * total + c
+    return cast(Tensor, total)

@@ -1,0 +1,124 @@
+"""CRBG's gated product as two Triton kernels: noise, clip, product and rounding in one pass over memory, and one pass back.
+
+The plain form is `crbg.gates.gaussian._GatedProduct`, which these kernels are tested against and which works wherever they do not.
+Noise is a function of (seed, position), Philox and Box-Muller, so the backward pass makes it again and nothing is kept but mu and w.
+"""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:  # torch without CUDA brings no Triton
+    triton = None
+
+BLOCK = 1024
+
+if triton is not None:
+
+    @triton.jit(do_not_specialize=["seed"])  # type: ignore[untyped-decorator]
+    def _forward(mu, w, out, seed, noise, count, noisy: tl.constexpr, block: tl.constexpr):  # type: ignore[no-untyped-def]
+        i = tl.program_id(0) * block + tl.arange(0, block)
+        there = i < count
+        u = tl.load(mu + i, mask=there)
+        if noisy:
+            u += noise * tl.randn(seed, i)
+        z = tl.where(u < 0.0, 0.0, tl.where(u > 1.0, 1.0, u))  # what is no number stays none
+        tl.store(out + i, z * tl.load(w + i, mask=there), mask=there)
+
+    @triton.jit(do_not_specialize=["seed"])  # type: ignore[untyped-decorator]
+    def _backward(mu, w, grad, out, seed, noise, leak, count, noisy: tl.constexpr, block: tl.constexpr):  # type: ignore[no-untyped-def]
+        i = tl.program_id(0) * block + tl.arange(0, block)
+        there = i < count
+        u = tl.load(mu + i, mask=there)
+        if noisy:
+            u += noise * tl.randn(seed, i)
+        through = tl.load(grad + i, mask=there).to(tl.float32) * tl.load(w + i, mask=there)
+        tl.store(out + i, tl.where((u <= 0.0) | (u >= 1.0), leak * through, through), mask=there)
+
+
+class _Fused(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, mu: Tensor, w: Tensor, noise: float, leak: float, dtype: torch.dtype) -> Tensor:
+        # The processor's generator belongs to the search as the GPU's does, and asking it does not wait for the GPU.
+        ctx.seed = int(torch.randint(1 << 40, 1 << 62, ())) if noise else 1 << 40
+        ctx.save_for_backward(mu, w)
+        ctx.noise, ctx.leak = noise, leak
+        out = torch.empty_like(mu, dtype=dtype)
+        n = mu.numel()
+        _forward[(triton.cdiv(n, BLOCK),)](mu, w, out, ctx.seed, noise, n, noisy=noise > 0, block=BLOCK)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+        mu, w = ctx.saved_tensors
+        if _order(grad) != _order(mu):
+            grad = torch.empty_like(mu, dtype=grad.dtype).copy_(grad)
+        out = torch.empty_like(mu)
+        n = mu.numel()
+        _backward[(triton.cdiv(n, BLOCK),)](mu, w, grad, out, ctx.seed, ctx.noise, ctx.leak, n, noisy=ctx.noise > 0, block=BLOCK)
+        return out, None, None, None, None
+
+
+def product(mu: Tensor, w: Tensor, noise: float, leak: float = 0.0) -> Tensor:
+    """Give w * clip(mu + noise * eps, 0, 1), of w's shape and with a gradient for mu alone; noise 0 draws nothing.
+
+    Under autocast the result is rounded to its type, as the layer behind would have done.
+    """
+    kind = mu.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else w.dtype
+    return cast(Tensor, _Fused.apply(mu, w, noise, leak, dtype))
+
+
+def suits(mu: Tensor, w: Tensor) -> bool:
+    """Tell whether the kernels do for a pair: float32, without gaps and in the same order in memory, no gradient wanted for w."""
+    same = mu.shape == w.shape and _order(mu) == _order(w)
+    dense = mu.numel() == 1 + sum(step * (size - 1) for step, size in _order(mu)) if mu.numel() else False
+    return same and dense and mu.dtype == w.dtype == torch.float32 and not w.requires_grad and works(mu.device)
+
+
+def _order(t: Tensor) -> list[tuple[int, int]]:
+    """Say how a tensor lies in memory: (stride, size) of its axes, without those of size 1, whose stride means nothing."""
+    return [(step, size) for step, size in zip(t.stride(), t.shape, strict=True) if size > 1]
+
+
+@cache
+def works(device: torch.device) -> bool:
+    """Try the kernels once on a device, against the plain form; where they fail, warn, and let the plain form do the work."""
+    if triton is None:
+        return False
+    try:
+        with torch.random.fork_rng(devices=[]), torch.autocast(device.type, enabled=False):
+            fault = _fault(device)
+    except Exception as error:  # whatever a compiler or a driver may raise
+        fault = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    if fault:
+        warnings.warn(f"the fused gates do not work on {device} ({fault}); the plain ones are used", stacklevel=2)
+    return not fault
+
+
+def _fault(device: torch.device, n: int = 1 << 14) -> str:
+    """Say what is wrong with the kernels on a device; nothing where they agree with what they have to be."""
+    with torch.enable_grad():
+        mu = torch.linspace(-0.5, 1.5, n, device=device).requires_grad_(True)
+        w = torch.linspace(-1, 1, n, device=device)
+        if not torch.equal(_Fused.apply(mu, w, 0.0, 0.0, torch.float32), w * mu.detach().clamp(0, 1)):
+            return "wrong products"
+        middle, ones = torch.full((n,), 0.5, device=device, requires_grad=True), torch.ones(n, device=device)
+        eps = (_Fused.apply(middle, ones, 0.05, 0.0, torch.float32).detach() - 0.5) / 0.05
+        if not (abs(float(eps.mean())) < 0.05 and abs(float(eps.std()) - 1) < 0.05):
+            return "noise that is not normal"
+        z = _Fused.apply(middle, ones, 0.5, 0.0, torch.float32)
+        z.sum().backward()
+        if middle.grad is None or not torch.equal(middle.grad != 0, (z > 0) & (z < 1)):
+            return "other noise in the backward pass"
+    return ""

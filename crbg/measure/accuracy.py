@@ -1,0 +1,53 @@
+"""Accuracy of a network under a mask, and the modes it is measured in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from crbg.gates.attach import weights
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], multipliers: Mapping[str, Tensor] | None = None) -> float:
+    """Percentage of labels predicted in eval mode, weights taken times `multipliers` (a mask or soft gates) by name.
+
+    `model` carries no gates. A tie between logits counts as the first class, as argmax does.
+    """
+    was = model.training
+    model.eval()
+    raw = weights(model)
+    swapped = {n: raw[n] * m.to(raw[n].device) for n, m in (multipliers or {}).items()}
+    hits = total = 0
+    for x, y in batches:
+        hits += int((torch.func.functional_call(model, swapped, (x,)).argmax(1) == y).sum())
+        total += len(y)
+    model.train(was)
+    return 100.0 * hits / total
+
+
+@contextmanager
+def keeping_modes(model: nn.Module) -> Iterator[dict[nn.Module, bool]]:
+    """Give each module's mode (in training or not), and set them again at the end of the block."""
+    was = {m: m.training for m in model.modules()}
+    try:
+        yield was
+    finally:
+        for module, training in was.items():
+            module.training = training
+
+
+@contextmanager
+def without_dropout(model: nn.Module) -> Iterator[None]:
+    """Search and measure without dropout, while batch norm keeps to the statistics of each batch."""
+    modules = [m for m in model.modules() if isinstance(m, nn.modules.dropout._DropoutNd) and m.training]
+    for m in modules:
+        m.eval()
+    try:
+        yield
+    finally:
+        for m in modules:
+            m.train()

@@ -1,0 +1,53 @@
+"""Running statistics of batch norm, estimated again for a sparse network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from crbg.gates.attach import weights
+from crbg.measure.accuracy import without_dropout
+from crbg.models.initial_weights import RUNNING
+
+
+def has_batch_norm(model: nn.Module) -> bool:
+    """Tell whether a network keeps running statistics, which must be re-estimated under a binary mask."""
+    return any(isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats for m in model.modules())
+
+
+@contextmanager
+def recalibrated(model: nn.Module, images: Iterable[Tensor], multipliers: Mapping[str, Tensor] | None = None) -> Iterator[nn.Module]:
+    """Within the block, BatchNorm statistics are cumulative averages over `images` (fixed order) under the mask."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    momenta, was = [m.momentum for m in norms], model.training
+    for m in norms:
+        m.reset_running_stats()
+        m.momentum = None  # torch's way of asking for a cumulative average
+    model.train()
+    raw = weights(model)
+    swapped = {n: raw[n] * m.to(raw[n].device) for n, m in (multipliers or {}).items()}
+    try:
+        with torch.no_grad(), without_dropout(model):
+            for x in images:
+                torch.func.functional_call(model, swapped, (x,))
+        yield model
+    finally:
+        model.load_state_dict(before)
+        model.train(was)
+        for m, momentum in zip(norms, momenta, strict=True):
+            m.momentum = momentum
+
+
+def running_statistics(model: nn.Module, images: Iterable[Tensor], multipliers: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Estimate BatchNorm statistics as `recalibrated` does, and return them by name; the model keeps its own."""
+    with recalibrated(model, images, multipliers):
+        return running(model)
+
+
+def running(model: nn.Module) -> dict[str, Tensor]:
+    """Copy a network's running statistics, by name."""
+    return {n: t.detach().clone() for n, t in model.state_dict().items() if n.rsplit(".", 1)[-1] in RUNNING}

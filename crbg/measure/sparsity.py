@@ -1,0 +1,93 @@
+"""Where a mask is sparse: shares of gates, dead and silent units, attention heads, weights that matter."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from crbg.masks.mask import Mask
+from crbg.measure.accuracy import accuracy
+
+ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid)
+
+
+def shares(soft: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
+    """Share of gates that are exactly 0, exactly 1, and in between, per tensor and together ("all")."""
+    flat = {n: z.flatten() for n, z in soft.items()}
+    flat["all"] = torch.cat(list(flat.values()))
+    return {
+        n: {"zero": float((z == 0).double().mean()), "one": float((z == 1).double().mean()),
+            "fractional": float(((z > 0) & (z < 1)).double().mean())}
+        for n, z in flat.items()
+    }  # fmt: skip
+
+
+def dead_units(mask: Mask) -> dict[str, int]:
+    """Count the output units of each tensor that no kept weight reaches."""
+    return {n: int((~t.flatten(1).any(1)).sum()) for n, t in mask.items()}
+
+
+def heads(model: nn.Module, mask: Mask) -> dict[str, dict[str, list[int]]]:
+    """Count the kept weights of each attention head's query, key and value, where one tensor holds all three: {tensor: {"q": [...]}}."""
+    out = {}
+    for name, module in model.named_modules():
+        for leaf in ("qkv.weight", "in_proj_weight"):
+            full, count = f"{name}.{leaf}".lstrip("."), getattr(module, "num_heads", 0)
+            if count and full in mask:
+                rows = mask[full].reshape(3, count, -1).sum(-1)
+                out[full] = dict(zip("qkv", rows.tolist(), strict=True))
+    return out
+
+
+@torch.no_grad()
+def silent_units(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], multipliers: Mapping[str, Tensor] | None = None
+) -> dict[str, int]:
+    """Count, for each activation module, the units whose output is the same for every image: cut off, or never active.
+
+    A unit is a channel: axis 1 behind a convolution, the last axis where linear layers stand beside the activation, as in a transformer.
+    """
+    lowest: dict[str, Tensor] = {}
+    highest: dict[str, Tensor] = {}
+
+    def watch(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        beside = list(model.get_submodule(name.rpartition(".")[0]).children())
+        last = any(isinstance(m, nn.Linear) for m in beside) and not any(isinstance(m, nn.modules.conv._ConvNd) for m in beside)
+
+        def see(_: nn.Module, __: Any, out: Tensor) -> None:
+            units = out.movedim(-1 if last else 1, 0).flatten(1)
+            low, high = units.amin(1), units.amax(1)
+            lowest[name] = torch.minimum(lowest[name], low) if name in lowest else low
+            highest[name] = torch.maximum(highest[name], high) if name in highest else high
+
+        return see
+
+    hooks = [m.register_forward_hook(watch(n)) for n, m in model.named_modules() if isinstance(m, ACTIVATIONS)]
+    try:
+        if hooks:
+            accuracy(model, batches, multipliers)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {n: int((lowest[n] == highest[n]).sum()) for n in lowest}
+
+
+def alive(mask: Mask) -> Mask:
+    """Drop the weights of a fully connected chain that lead into, or out of, a dead unit, until nothing changes.
+
+    Tensors are taken as consecutive layers in the mask's order; only meaningful for networks like LeNet. The dropped
+    weights change no logit, so the count that remains is what an engineer would have to store.
+    """
+    layers = [t.clone() for t in mask.values()]
+    while True:
+        before = sum(int(t.sum()) for t in layers)
+        for a, b in itertools.pairwise(layers):
+            used = a.any(1) & b.any(0)
+            a &= used[:, None]
+            b &= used[None, :]
+        if sum(int(t.sum()) for t in layers) == before:
+            return Mask(dict(zip(mask, layers, strict=True)))

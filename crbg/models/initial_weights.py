@@ -1,0 +1,113 @@
+"""Initial weights from a seed, byte-identical on every machine, and the role of every tensor of a network."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Collection, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from crbg import rng
+from crbg.errors import CrbgError, choose
+from crbg.gates.attach import weights
+from crbg.rng import LAWS
+
+_NORMS = (
+    nn.modules.batchnorm._NormBase,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.RMSNorm,
+)
+
+
+def unit_draw(name: str, shape: tuple[int, ...], law: str, seed: int) -> np.ndarray:
+    """Draw the weights of one tensor before any scale, as float64."""
+    count = math.prod(shape)
+    if law in ("uniform", "uniform_fan"):
+        flat = 2.0 * rng.uniform(count, seed, "init", name) - 1.0
+    elif law == "signed_constant":
+        flat = rng.sign(count, seed, "init", name)
+    elif law == "kaiming_normal":
+        flat = rng.normal(count, seed, "init", name)
+    else:
+        raise CrbgError(f"unknown initial law {law!r}: {choose(law, LAWS)}")
+    return flat.reshape(shape)
+
+
+def law_scale(shape: tuple[int, ...], law: str, scale: float) -> float:
+    """Return the factor on the unit draw.
+
+    uniform: W ~ U[-scale, scale], the thesis's law with alpha = scale, the same for every tensor. The others are
+    fan-aware, and `scale` multiplies: uniform_fan scale * sqrt(6 / fan_in), signed_constant and kaiming_normal
+    scale * sqrt(2 / fan_in), with fan_in = product of all axes but the first.
+    """
+    fan_in = math.prod(shape[1:])
+    return {
+        "uniform": scale,
+        "uniform_fan": scale * math.sqrt(6.0 / fan_in),
+        "signed_constant": scale * math.sqrt(2.0 / fan_in),
+        "kaiming_normal": scale * math.sqrt(2.0 / fan_in),
+    }[law]
+
+
+@torch.no_grad()
+def initialise(model: nn.Module, law: str, scale: float, seed: int, only: Collection[str] | None = None) -> dict[str, str]:
+    """Overwrite every tensor of a model, or `only` those named, and return the role of each by name.
+
+    Gateable weights follow the law. Normalisation gains and LayerScale become 1 and shifts and biases 0: timm starts some
+    gains at 0 or 1e-6, which would switch frozen residual branches off for ever. Embeddings and other tables follow
+    U[-0.02 sqrt(3), 0.02 sqrt(3)] (standard deviation 0.02). Running statistics are reset. PReLU slopes keep their value.
+    """
+    roles: dict[str, str] = {}
+    gateable = weights(model)
+    for name, w in gateable.items():
+        roles[name] = "gated"
+        if only is None or name in only:
+            values = unit_draw(name, tuple(w.shape), law, seed) * law_scale(tuple(w.shape), law, scale)
+            w.copy_(torch.from_numpy(values.astype(np.float32)))
+    owners = {f"{p}.{n}".lstrip("."): m for p, m in model.named_modules() for n, _ in m.named_parameters(recurse=False)}
+    for name, parameter in model.named_parameters():
+        if name in roles:
+            continue
+        roles[name] = "frozen"
+        leaf = name.rsplit(".", 1)[-1]
+        if isinstance(owners[name], nn.PReLU) or (only is not None and name not in only):
+            continue
+        if leaf.endswith("bias"):
+            parameter.zero_()
+        elif (
+            isinstance(owners[name], _NORMS)
+            or leaf.startswith(("gamma", "layer_scale", "scale"))
+            or (parameter.ndim == 1 and leaf == "weight")
+        ):
+            parameter.fill_(1.0)
+        else:
+            flat = (2.0 * rng.uniform(parameter.numel(), seed, "init", name) - 1.0) * (0.02 * math.sqrt(3.0))
+            parameter.copy_(torch.from_numpy(flat.astype(np.float32)).reshape(parameter.shape))
+    for module in model.modules():
+        if only is None and isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats:
+            module.reset_running_stats()
+    for name, _ in model.named_buffers():
+        roles[name] = "recalibrated" if name.rsplit(".", 1)[-1] in RUNNING else "frozen"
+    return roles
+
+
+def norms(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Name the gains and shifts of the normalisation layers."""
+    return {f"{p}.{n}": t for p, m in model.named_modules() if isinstance(m, _NORMS) for n, t in m.named_parameters(recurse=False)}
+
+
+RUNNING = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes, dtypes and bytes, in the order of the names."""
+    h = hashlib.sha256()
+    for name in sorted(tensors):
+        t = tensors[name].detach().cpu().contiguous()
+        h.update(f"{name}:{tuple(t.shape)}:{t.dtype}".encode())
+        h.update(t.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return h.hexdigest()

@@ -1,0 +1,152 @@
+"""All records of a configuration as one tidy table: a row for each run, part and reading."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
+from crbg.errors import CrbgError
+from crbg.experiments import record_store
+from crbg.experiments.config import Cell, Config, Experiment
+from crbg.experiments.estimates import search_seconds
+from crbg.experiments.selection import varying
+from crbg.report import stats
+
+COLUMNS = [
+    "experiment", "role", "arm", "setting", "x", "run", "digest", "version", "data", "model", "init", "asked", "seed", "epochs", "status",
+    "origin", "revision", "device", "finished", "part", "reading", "accuracy", "density", "density_missed", "shuffle", "invert", "reinit",
+    "constant", "fractional", "units", "natural", "effective", "silent", "kept", "gated", "trained", "redrawn", "search_seconds", "over",
+    "work", "draw", "order", "depth", "by_size", "depth_alone", "by_chance", "tensors",
+    "lossy", "lossy_test", "clean", "plain", "again",
+]  # fmt: skip
+
+
+def tidy(config: Config) -> pd.DataFrame:
+    """Collect every run that is there.
+
+    Raises:
+        CrbgError: a record is not what this version writes, or records of two versions of a method would be mixed.
+    """
+    rows: list[dict[str, Any]] = []
+    for e in config.experiments.values():
+        settings = _settings(e)
+        for c in {(c.arm, *c.key): c for c in e.cells}.values():  # two arms may share a run
+            found = record_store.find(config, c.spec, c.seed, evaluated=True) or record_store.find(config, c.spec, c.seed)
+            if found is None:
+                continue
+            try:
+                rows += _rows(e, c, found, settings[c.arm, c.spec.digest()])
+            except (KeyError, TypeError, AttributeError) as error:
+                raise CrbgError(
+                    f"the record of {c.spec.slug()} seed {c.seed} ({found['origin']}) lacks {error}; delete it and run the cell again"
+                ) from None
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _settings(e: Experiment) -> dict[tuple[str, str], dict[str, Any]]:
+    """Say for each arm and spec in which fields, the density apart, it differs from the others of its arm at its density."""
+    arms: dict[tuple[str, float | None], dict[str, Cell]] = {}
+    for c in e.cells:
+        arms.setdefault((c.arm, c.spec.density), {})[c.spec.digest()] = c
+    return {
+        (arm, digest): varying(c.spec, [other.spec for other in cells.values()])
+        for (arm, _), cells in arms.items()
+        for digest, c in cells.items()
+    }
+
+
+def _rows(e: Experiment, cell: Cell, found: dict[str, Any], setting: dict[str, Any]) -> list[dict[str, Any]]:
+    record, provenance, spec = found["record"], found["provenance"], cell.spec
+    units = record.get("anatomy", {}).get("units", {}).values()
+    base = {
+        "experiment": cell.experiment, "role": e.role, "arm": cell.arm, "run": spec.slug(), "digest": record["digest"],
+        "setting": ", ".join(f"{k.split('.', 1)[-1]} {v}" for k, v in setting.items()),
+        "x": getattr(spec.resolved() if e.x.startswith("options.") else spec, e.x.removeprefix("options."), None),
+        "version": record.get("version"), "data": spec.data, "model": spec.model, "init": spec.init, "asked": spec.density,
+        "seed": cell.seed, "epochs": spec.epochs, "status": record["status"], "origin": found["origin"],
+        "revision": provenance["revision"], "device": provenance["device"], "finished": str(provenance.get("finished", ""))[:10],
+        "search_seconds": search_seconds(provenance), "draw": record["digests"]["draw"], "order": record["digests"]["order"],
+        "fractional": record.get("shares", {}).get("all", {}).get("fractional"), "effective": record.get("effective_density"),
+        "units": sum(u["kept"] for u in units) / sum(u["total"] for u in units) if units else None,
+        "natural": (record.get("anatomy", {}).get("epochs") or [{}])[-1].get("density"),
+        "silent": sum(record["silent_units"].values()) if "silent_units" in record else None,
+        "kept": sum(n["kept"] for n in record.get("layers", {}).values()), "gated": record.get("gated"),
+        "trained": ", ".join(record.get("roles", {}).get("trained", [])),
+        "redrawn": bool(record.get("roles", {}).get("redrawn")),
+        **layer_ranks(record), "tensors": len(record.get("layers", {})),
+        "lossy": sum(record.get("lossy_images", {}).values()), "lossy_test": record.get("lossy_images", {}).get("test", 0),
+    }  # fmt: skip
+    # GradBalance holds sum p / (slack k) at 1; how far above it ended.
+    if "expected" in (last := record.get("anatomy", {}).get("search", {})) and (slack := getattr(spec.resolved(), "slack", None)):
+        base["over"] = last["expected"] / (slack * spec.density) - 1
+    # A step costs three forward passes of its batch: one forward, and one for each of the two gradients.
+    base["work"] = 3 * record["flops"]["dense"] * record["steps"] * spec.batch if "flops" in record and "steps" in record else None
+    parts = {"validation": record.get("validation"), "test": found.get("evaluation", {}).get("test") if e.role == "main" else None}
+    out = []
+    for part, values in parts.items():
+        if values is None:
+            continue
+        controls = {k: v["accuracy"] for k, v in values.get("sanity", {}).items()} | {"constant": values.get("constant")}
+        missed = values.get("density_missed", False)
+        for reading, v in values["readings"].items():
+            row = base | {"part": part, "reading": reading, "accuracy": v["accuracy"], "density": v["density"]}
+            row |= {"plain": v.get("with_search_statistics"), "again": v.get("recalibrated")}
+            if part == "test" and reading == "binary":
+                row["clean"] = found["evaluation"].get("test_without_lossy", {}).get("binary", {}).get("accuracy")
+            out.append(row | {"density_missed": missed, **controls})
+    return out or [base]  # a collapsed run has no reading, but it counts as done
+
+
+def layer_ranks(record: Mapping[str, Any]) -> dict[str, float | None]:
+    """Rank correlations (Spearman) of a layer's sparsity over a network; None for few layers or no differences.
+
+    depth: with its place; by_size: with its number of weights, whose logarithm has the same ranks; depth_alone: with
+    its place given its size; by_chance: what that stays below in 95 of 100 networks with layers in random order.
+    """
+    layers, order = record.get("layers", {}), record.get("depth", [])
+    if len(order) < 4:
+        return dict.fromkeys(("depth", "by_size", "depth_alone", "by_chance"))
+    place, sizes = tuple(map(float, range(len(order)))), tuple(float(layers[n]["total"]) for n in order)
+    sparsity = tuple(1 - layers[n]["kept"] / layers[n]["total"] for n in order)
+    alone = stats.partial_rank_correlation(place, sparsity, sizes)
+    return {
+        "depth": stats.rank_correlation(place, sparsity),
+        "by_size": stats.rank_correlation(sizes, sparsity),
+        "depth_alone": alone,
+        "by_chance": None if alone is None else stats.partial_by_chance(place, sparsity, sizes),
+    }
+
+
+def unfinished(config: Config, rows: pd.DataFrame) -> dict[str, int]:
+    """Count the missing runs of each experiment that has any."""
+    done = set(zip(rows.digest, rows.seed, strict=True))
+    return {e.name: n for e in config.experiments.values() if (n := len({c.key for c in e.cells} - done))}
+
+
+def setting(text: str) -> dict[str, str]:
+    """Take the words of a row's setting apart again: "weight 3.0, penalty decision_quad" by field."""
+    return dict(part.split(" ", 1) for part in text.split(", ") if part)
+
+
+def by_width(mine: pd.DataFrame) -> dict[str, dict[float, list[float]]]:
+    """Accuracies of each arm by the number of weights, in % of the largest network, in the order of the seeds."""
+    full = mine.gated.max()
+    return {
+        str(arm): {100 * float(str(n)) / full: list(g.sort_values("seed").accuracy) for n, g in group.groupby("gated")}
+        for arm, group in mine.groupby("arm", sort=False)
+    }
+
+
+def values(rows: pd.DataFrame, experiment: str, arm: str, asked: float | None, part: str = "test", reading: str = "binary") -> pd.DataFrame:
+    """Pick the rows of one arm at one density, one for each seed, in the order of the seeds."""
+    mine = rows[(rows.experiment == experiment) & (rows.arm == arm) & (rows.part == part) & (rows.reading == reading)]
+    mine = mine[mine.asked.isna()] if asked is None else mine[(mine.asked - asked).abs() < 1e-9]
+    return mine.sort_values("seed")
+
+
+def specs(rows: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Walk through rows spec by spec, in the order of the configuration: arm, setting, the rows."""
+    for (arm, setting, _), group in rows.groupby(["arm", "setting", "digest"], sort=False):
+        yield str(arm), str(setting), group

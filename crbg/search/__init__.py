@@ -1,0 +1,1 @@
+"""What steers a search: penalties, controllers, objectives, scores."""

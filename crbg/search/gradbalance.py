@@ -1,0 +1,172 @@
+"""What holds a search with budgeted or scored gates at its density: GradBalance, a multiplier, one threshold, Gem-Miner's decay."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from crbg import rng
+from crbg.errors import CrbgError
+from crbg.gates.concrete import Budgeted, Clipped
+from crbg.gates.scores import Scored, TopK
+from crbg.masks.select import Threshold
+from crbg.training.hooks import Row, SearchHook
+
+
+class GradBalance(SearchHook):
+    """CTS's controller: add lambda dS/da to the gradients while S = sum p / (slack k) - 1 is positive.
+
+    lambda* = |g_R| / |g_S| (Euclidean norms over all gates) where S > 0, else 0; lambda is its exponential mean with factor
+    `memory`, and starts at the first lambda*. S's constant factor cancels.
+    """
+
+    def __init__(self, gates: Sequence[Budgeted | Clipped], keep: int, slack: float = 1.1, memory: float = 0.99) -> None:
+        if not gates:
+            raise CrbgError("the network carries no gates with a budget")
+        self.gates, self.target, self.memory = list(gates), slack * keep, memory
+        self.weight: float | None = None
+
+    @torch.no_grad()
+    def after_backward(self, progress: float) -> None:
+        slopes = [g.slope() / self.target for g in self.gates]
+        norms = [torch.linalg.vector_norm(t) for t in (*self.grads(), *slopes)]
+        opened = [g.expected().sum() for g in self.gates]
+        # Read together: on a GPU every reading waits for all work before it.
+        values, n = torch.stack([*norms, *opened]).tolist(), len(slopes)
+        task, budget, over = math.hypot(*values[:n]), math.hypot(*values[n : 2 * n]), sum(values[2 * n :]) / self.target - 1.0
+        star = task / max(budget, 1e-30) if over > 0 else 0.0
+        self.weight = star if self.weight is None else self.memory * self.weight + (1 - self.memory) * star
+        for grad, slope in zip(self.grads(), slopes, strict=True):
+            grad.add_(slope, alpha=self.weight)
+
+    def over(self) -> float:
+        """Return S, how far the expected openness lies above the budget."""
+        return float(sum(torch.stack([g.expected().sum() for g in self.gates]).tolist())) / self.target - 1.0
+
+    def grads(self) -> list[Tensor]:
+        """The gradients of all gates; each has one after a backward pass."""
+        return [cast(Tensor, g.learnt.grad) for g in self.gates]
+
+    def log(self) -> Row:
+        every = torch.cat([g.soft().flatten() for g in self.gates])
+        p = sum(float(g.expected().sum()) for g in self.gates) / len(every)
+        undecided = float(((every > 0.01) & (every < 0.99)).double().mean())
+        return {"density": float((every > 0.5).double().mean()), "expected": p, "undecided": undecided, "lambda": self.weight or 0.0}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"weight": self.weight}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.weight = state["weight"]
+
+
+class Lagrange(GradBalance):
+    """The multiplier method that CTS compares with: loss + lambda * 100 S, lambda rising by plain ascent from 0."""
+
+    def __init__(self, gates: Sequence[Budgeted | Clipped], keep: int, slack: float, rate: float) -> None:
+        super().__init__(gates, keep, slack)
+        self.rate, self.weight = rate, 0.0
+
+    @torch.no_grad()
+    def after_backward(self, progress: float) -> None:
+        weight = self.weight or 0.0
+        for g, grad in zip(self.gates, self.grads(), strict=True):
+            grad.add_(g.slope(), alpha=100.0 * weight / self.target)
+        self.weight = weight + self.rate * 100.0 * self.over()
+
+
+class OneThreshold(SearchHook):
+    """Edge-popup with one threshold for all layers; the share kept falls linearly from 1 to `density` until `reach`.
+
+    Without the fall a layer whose scores start small is closed at the first step and hears nothing more.
+    """
+
+    def __init__(self, gates: Sequence[TopK], density: float, reach: float) -> None:
+        self.gates, self.density, self.reach, self.threshold = list(gates), density, reach, Threshold()
+
+    @torch.no_grad()
+    def before_forward(self, progress: float) -> None:
+        done = min(1.0, progress / self.reach) if self.reach else 1.0
+        every = torch.cat([g.scores().flatten() for g in self.gates])
+        keep = max(1, round((1 + (self.density - 1) * done) * every.numel()))
+        level = self.threshold(every, keep)
+        for g in self.gates:
+            g.level = level
+
+
+class GiveUp(SearchHook):
+    """Gem-Miner's schedule: every `period` steps the globally lowest share q of what is left is given up for good.
+
+    q is such that after the last period exactly `keep` are left; giving up once more what is given up changes nothing, so a resumed
+    search needs no state. The penalty `decay` / 2 * |p|^2 pulls towards 0.
+    """
+
+    def __init__(self, gates: Sequence[Scored], keep: int, periods: int, decay: float) -> None:
+        self.gates, self.periods, self.decay = list(gates), periods, decay
+        self.total = sum(g.p.numel() for g in gates)
+        self.left = [max(keep, round(self.total * (keep / self.total) ** ((i + 1) / periods))) for i in range(periods)]
+        self.done = 0
+
+    @torch.no_grad()
+    def after_backward(self, progress: float) -> None:
+        for g in self.gates:
+            cast(Tensor, g.p.grad).add_(g.p, alpha=self.decay)
+
+    @torch.no_grad()
+    def after_step(self, progress: float) -> None:
+        for g in self.gates:
+            g.p.clamp_(0, 1)
+
+    @torch.no_grad()
+    def before_forward(self, progress: float) -> None:
+        # The last period ends a period before the search does, so that what is left is searched once more.
+        while self.done < self.periods and progress >= (self.done + 1) / (self.periods + 1):
+            every = torch.cat([g.scores().flatten() for g in self.gates])
+            keep = self.left[self.done]
+            order = every.argsort(descending=True, stable=True)
+            alive = torch.zeros_like(every, dtype=torch.bool)
+            alive[order[:keep]] = True
+            for g, part in zip(self.gates, torch.split(alive, [g.p.numel() for g in self.gates]), strict=True):
+                g.alive &= part.reshape(g.alive.shape)
+            self.done += 1
+
+    def log(self) -> Row:
+        kept = sum(int((g.alive & (g.p > 0.5)).sum()) for g in self.gates)
+        return {"density": kept / self.total, "alive": sum(int(g.alive.sum()) for g in self.gates) / self.total}
+
+
+class Redraw(SearchHook):
+    """IteRand (Chijiwa et al. 2021): every `period` steps each weight outside the mask is drawn again with probability `rate`.
+
+    A new value is one of the tensor's initial values, picked at random: the initial law, whatever it was. Picks depend on the
+    seed and the step alone.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor], gates: Sequence[TopK], seed: int, period: int, rate: float) -> None:
+        if period < 1 or not 0 <= rate <= 1:
+            raise CrbgError(f"period {period} must be at least 1 and rate {rate} between 0 and 1")
+        self.weights, self.gates, self.seed, self.period, self.rate = weights, list(gates), seed, period, rate
+        self.initial = {n: w.detach().clone().flatten() for n, w in weights.items()}
+        self.steps = 0
+
+    @torch.no_grad()
+    def after_step(self, progress: float) -> None:
+        self.steps += 1
+        if self.steps % self.period:
+            return
+        for (name, w), g in zip(self.weights.items(), self.gates, strict=True):
+            when = (self.seed, "redraw", name, str(self.steps))
+            chance, pick = (torch.from_numpy(rng.uniform(w.numel(), *when, what)) for what in ("chance", "pick"))
+            fresh = self.initial[name][(pick * w.numel()).long().to(w.device)].reshape(w.shape)
+            again = ~g.kept() & (chance < self.rate).to(w.device).reshape(w.shape)
+            w.copy_(torch.where(again, fresh, w))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.steps = state["steps"]

@@ -1,0 +1,1 @@
+"""The training loop, its batches, hooks, checkpoints, devices and processes."""

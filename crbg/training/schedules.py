@@ -1,0 +1,26 @@
+"""Schedules of the learning rate, and the optimisers of weights that are trained."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from crbg.errors import CrbgError, choose
+
+
+def cosine(progress: float) -> float:
+    """Anneal the learning rate from 1 to 0 along half a cosine."""
+    return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def optimiser(
+    name: str, parameters: list[nn.Parameter], lr: float, momentum: float = 0.9, weight_decay: float = 0.0
+) -> torch.optim.Optimizer:
+    """Make the optimiser of weights that are trained: sgd (with momentum) or adam."""
+    if name == "sgd":
+        return torch.optim.SGD(parameters, lr, momentum, weight_decay=weight_decay)
+    if name == "adam":
+        return torch.optim.Adam(parameters, lr, weight_decay=weight_decay, fused=True)
+    raise CrbgError(f"unknown optimiser {name!r}: {choose(name, ('sgd', 'adam'))}")
