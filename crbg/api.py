@@ -38,15 +38,16 @@ def find_ticket(
 
     `data` is a loader of (inputs, labels) batches, or a data set or one pair of tensors or arrays, shuffled into batches of `batch`.
     `loss(outputs, labels)` is a mean over the batch; with the default loss CRBG chooses the logits' temperature itself, since
-    frozen weights of any scale must do. `options` are the method's own knobs (`crbg list` shows them).
+    frozen weights of any scale must do. On a processor its noise is counter-based (`source="counter"`). `options` are the
+    method's own settings (`crbg list methods` shows them).
     The model keeps its device; apply the result with `found.apply(model)`. Where the model has batch norm, that writes statistics of the
     sparse network, from one more pass over the data.
 
     Raises:
         CrbgError: unknown method or option, a loader without length, or a tensor that changed in the search.
     """
-    if method == "crbg" and loss is nn.functional.cross_entropy:
-        options = {"temperature": 0.0, **options}
+    if method == "crbg":
+        options = _crbg_defaults(model, loss) | options
     chosen = methods.options(method, options)
     if density is not None:
         if isinstance(density, bool) or not isinstance(density, int | float):
@@ -93,6 +94,17 @@ def find_ticket(
         found.statistics = measure.running_statistics(model, (x for x, _ in batches.epoch(0)), found.mask)
     found.initial = initial
     return found
+
+
+def _crbg_defaults(model: nn.Module, loss: Loss) -> dict[str, Any]:
+    """Choose what the library does by default where the method's `Options`, which recorded runs rest on, say otherwise."""
+    chosen: dict[str, Any] = {}
+    if loss is nn.functional.cross_entropy:
+        chosen["temperature"] = 0.0
+    first = next(model.parameters(), None)
+    if first is not None and first.device.type == "cpu":
+        chosen["source"] = "counter"  # as accurate as independent draws (lenet_noise_counter), and nearly free
+    return chosen
 
 
 @torch.no_grad()

@@ -248,3 +248,15 @@ def test_a_damaged_or_old_library_is_replaced_by_torch_with_a_warning(tmp_path, 
         assert kernels.normal(10, KEY).shape == (10,)
     finally:
         kernels.compiled.cache_clear()
+
+
+def test_find_ticket_draws_by_counter_on_a_processor_and_as_it_is_told(monkeypatch):
+    seen = []
+    monkeypatch.setattr(Gaussian, "__init__", lambda self, mu, **o: (seen.append(o["source"]), original(self, mu, **o))[1])
+    data = (torch.randn(64, 8), torch.randint(0, 3, (64,)))
+    find_ticket(torch.nn.Linear(8, 3), data, 0.5, epochs=1)
+    find_ticket(torch.nn.Linear(8, 3), data, 0.5, epochs=1, source="normal")
+    assert seen == ["counter", "normal"]
+
+
+original = Gaussian.__init__
