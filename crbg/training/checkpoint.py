@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from crbg import rng
 from crbg.storage.atomic import cannot_write
+from crbg.training import distributed
+from crbg.training.clock import Clock
+from crbg.training.hooks import Row, SearchHook
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
@@ -44,7 +48,7 @@ def load_checkpoint(path: Path | None) -> dict[str, Any] | None:
     return None
 
 
-class _Noise:
+class GateNoise:
     """Own torch's global generator within the block, seeded from the run's seed, and give it back afterwards."""
 
     def __init__(self, seed: int, device: torch.device) -> None:
@@ -57,6 +61,62 @@ class _Noise:
 
     def __exit__(self, *error: Any) -> None:
         self.fork.__exit__(*error)
+
+
+class TrainingState:
+    """All that a training carries from step to step, and the checkpoint that holds it."""
+
+    def __init__(self, modules: nn.ModuleList, optimiser: torch.optim.Optimizer, search: SearchHook, device: torch.device) -> None:
+        self.modules, self.optimiser, self.search, self.device = modules, optimiser, search, device
+        self.step, self.history = 0, list[Row]()
+        # The loss of the epoch so far, summed where it is: reading every loss would wait for every step.
+        self.running = torch.zeros((), dtype=torch.float64, device=device)
+        self.began = self.saved = time.monotonic()
+        self.began_cpu = time.process_time()
+
+    def mean_loss(self, steps: int) -> float:
+        """Return the mean loss of an epoch that is over, and begin the next one."""
+        mean = float(self.running) / steps
+        self.running.zero_()
+        return mean
+
+    def resume(self, path: Path | None, clock: Clock) -> None:
+        """Take up the checkpoint at `path`, where there is one, with the seconds that earlier attempts took."""
+        saved = load_checkpoint(path) if distributed.first() else None
+        if distributed.size() > 1:
+            saved = distributed.told(saved)  # not every file system shows all processes the same file at once
+        if not saved:
+            return
+        self.modules.load_state_dict(saved["modules"])
+        self.optimiser.load_state_dict(saved["optimiser"])
+        self.search.load_state_dict(saved["search"])
+        self.step, self.history = int(saved["step"]), list(saved["history"])
+        self.running += float(saved["running"])
+        _set_noise_state(saved["noise"], self.device)
+        seconds = float(saved.get("seconds", 0.0))
+        cpu_seconds = float(saved.get("cpu_seconds", seconds))
+        clock.earlier += seconds
+        clock.earlier_cpu += cpu_seconds
+        self.began -= seconds
+        self.began_cpu -= cpu_seconds
+
+    def save_if_due(self, path: Path | None, clock: Clock, over: bool) -> None:
+        """Save when the clock's interval has passed, and at the end of this attempt; of several processes only the first."""
+        if not path or not distributed.first() or not (over or time.monotonic() - self.saved >= clock.save_every):
+            return
+        state = {
+            "modules": self.modules.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "search": self.search.state_dict(),
+            "step": self.step,
+            "history": self.history,
+            "running": float(self.running),
+            "seconds": time.monotonic() - self.began,
+            "cpu_seconds": time.process_time() - self.began_cpu,
+            "noise": _noise_state(self.device),
+        }
+        save_checkpoint(path, state)
+        self.saved = time.monotonic()
 
 
 def _noise_state(device: torch.device) -> list[Tensor]:

@@ -38,6 +38,11 @@ class Clock:
         """Tell whether to stop now."""
         return time.monotonic() >= self.deadline or self.asked() or (self.stop_after is not None and self.steps >= self.stop_after)
 
+    def count(self, done: int, total: int) -> None:
+        """Note one more step of this process, the present fit's `done` of `total`, and report it."""
+        self.steps += 1
+        self.tell(done, total)
+
     def tell(self, done: int, total: int) -> None:
         """Report steps of the present fit as steps of the run."""
         whole = max(self.whole, total)
