@@ -380,6 +380,8 @@ def _select(args: argparse.Namespace) -> int:
 
 def _record(args: argparse.Namespace) -> int:
     config = _config(args)
+    if old := record_store.take_in(config):
+        print(f"{old} files of the older layout taken in")
     cells = _unique(_cells(args, config))
     print(f"{record_store.record(config, cells)} runs recorded under {record_store.recorded_folder(config)}")
     if args.tickets:

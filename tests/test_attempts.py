@@ -1,4 +1,3 @@
-import json
 import os
 import signal
 import socket
@@ -22,7 +21,7 @@ from crbg.experiments.spec import folder as run_folder
 from crbg.methods import crbg as method
 from crbg.runs import queue
 from crbg.runs.execute import _outcome
-from crbg.storage import atomic, lock
+from crbg.storage import atomic, lock, run_lines
 from crbg.storage.lock import HeldError
 from crbg.training import device
 from crbg.training.checkpoint import save_checkpoint
@@ -402,9 +401,7 @@ def test_a_process_takes_one_place_however_often_it_asks(monkeypatch, tmp_path):
 def recorded(seconds, megabytes, gpu=False, epochs=2):
     spec = {"method": "crbg", "model": "lenet-32-16", "data": "digits", "epochs": epochs}
     one = {"search_seconds": seconds, "peak_memory_mb": megabytes} | ({"gpu": True} if gpu else {})
-    path = Path(f"results/recorded/{seconds}-{gpu}.json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"spec": spec, "runs": {"0": {"provenance": one}}}))
+    run_lines.put(Path("results/recorded/any.jsonl"), {(f"{seconds}-{gpu}", 0): {"spec": spec, "provenance": one}})
 
 
 def test_estimates_come_from_recorded_runs_of_the_same_kind_even_where_nothing_is_reused(project):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas
 import pytest
 
 from crbg import cli, models
@@ -41,6 +42,26 @@ def test_ticket_of_the_readme_rebuilds_its_network():
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True).stdout.split()
     assert out[0] == out[1]
     assert int(out[0]) > 20_000
+
+
+def test_recorded_runs_are_a_table_as_shown():
+    code = next(b for b in blocks("results/README.md", "python") if "pandas" in b)
+    code += "print(len(runs), len(set(runs.digest)), runs.digest[0], *sorted(runs.seed.unique()), float(flat['record.density'].sum()))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True).stdout.split()
+    rows = [json.loads(line) for line in (ROOT / re.search(r"results/\S+\.jsonl", code)[0]).open()]
+    seeds = sorted({r["seed"] for r in rows})
+    assert out[:-1] == list(map(str, [len(rows), len({r["digest"] for r in rows}), rows[0]["digest"], *seeds]))
+    assert float(out[-1]) == pytest.approx(sum(r["record"]["density"] for r in rows))
+
+
+def test_every_committed_record_reads_the_same_in_pandas():
+    line = re.search(r"pandas\.read_json\(\S+ (.*)\)", next(b for b in blocks("results/README.md", "python")))[1]
+    arguments = {name: value == "True" for name, value in re.findall(r"(\w+)=(True|False)", line)}
+    for path in (ROOT / "results/recorded").glob("*.jsonl"):
+        table = pandas.read_json(path, **arguments)
+        rows = list(map(json.loads, path.read_text().splitlines()))
+        for name in ("digest", "seed", "spec", "record", "provenance"):
+            assert list(table[name]) == [row[name] for row in rows], path
 
 
 def test_every_crbg_command_shown_parses_and_names_what_exists():

@@ -1027,7 +1027,7 @@ def test_recorded_runs_stand_in_for_runs(project):
     fresh = [record_store.find(project.config, c.spec, c.seed) for c in cells]
     assert {f["origin"] for f in fresh} == {"this run"}
     assert record_store.record(project.config, cells) == 4
-    assert [p.name for p in Path("results/recorded").iterdir()] == [f"{cells[0].spec.slug()}.json"]
+    assert [p.name for p in Path("results/recorded").glob("*.json*")] == ["digits__lenet-16__crbg.jsonl"]
     for cell in cells:
         forget(project, cell)
     again = [record_store.find(project.config, c.spec, c.seed) for c in cells]
@@ -1060,11 +1060,11 @@ def test_recording_keeps_seeds_without_a_fresh_run(project):
         forget(project, cell)
     project.put("ours", 0.5, [70.0])
     assert record_store.record(project.config, cells) == 1
-    kept = read_json(next(Path("results/recorded").iterdir()))
-    assert sorted(kept["runs"]) == ["0", "1", "2", "3"]
-    assert [r["evaluation"]["test"]["readings"]["binary"]["accuracy"] for _, r in sorted(kept["runs"].items())][:2] == [70.0, 90.0]
-    assert kept["digest"] == cells[0].spec.digest()
-    assert kept["spec"]["options"]["noise"] == 0.5
+    kept = list(map(json.loads, record_store.recorded_file(project.config, cells[0].spec).read_text().splitlines()))
+    assert [r["seed"] for r in kept] == [0, 1, 2, 3]
+    assert [r["evaluation"]["test"]["readings"]["binary"]["accuracy"] for r in kept][:2] == [70.0, 90.0]
+    assert {r["digest"] for r in kept} == {cells[0].spec.digest()}
+    assert kept[0]["spec"]["options"]["noise"] == 0.5
 
 
 def test_a_demonstration_is_never_recorded_nor_filled_from_records(project):
@@ -1073,7 +1073,9 @@ def test_a_demonstration_is_never_recorded_nor_filled_from_records(project):
     record_store.record(project.config, cells)
     project.demonstrate()
     demo = project.cells("ours", 0.5)
-    Path(f"results/recorded/{cells[0].spec.slug()}.json").rename(f"results/recorded/{demo[0].spec.slug()}.json")
+    path = record_store.recorded_file(project.config, cells[0].spec)
+    path.write_text(path.read_text().replace(cells[0].spec.digest(), demo[0].spec.digest()))
+    assert record_store.recorded_file(project.config, demo[0].spec) == path
     assert record_store.find(project.config, demo[0].spec, 0) is None
     with pytest.raises(CrbgError, match="never recorded as evidence"):
         record_store.record(project.config, demo)
@@ -1082,24 +1084,25 @@ def test_a_demonstration_is_never_recorded_nor_filled_from_records(project):
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda b: b["runs"]["0"]["record"].update(digest="0" * 16), "records another spec than its name says"),
-        (lambda b: b.pop("runs"), "is not a file of recorded runs"),
-        (lambda b: b.update(runs=5), "is not a file of recorded runs"),
+        (lambda b: b["record"].update(digest="0" * 16), "records another spec than its digest says"),
+        (lambda b: b.pop("record"), "is not a recorded run: it has no record"),
+        (lambda b: b.update(provenance=5), "is not a recorded run: it has no record or no provenance"),
     ],
 )
-def test_a_recorded_file_that_is_not_what_it_says_is_refused(project, spoil, words):
+def test_a_recorded_line_that_is_not_what_it_says_is_refused(project, spoil, words):
     project.put("ours", 0.5, around(90.0))
     cell = project.cells("ours", 0.5)[0]
     record_store.record(project.config, [cell])
     forget(project, cell)
-    path = next(Path("results/recorded").iterdir())
-    body = read_json(path)
+    path = record_store.recorded_file(project.config, cell.spec)
+    body = json.loads(path.read_text())
     spoil(body)
-    write_json(path, body)
+    path.write_text(json.dumps(body, separators=(",", ":")))
     with pytest.raises(CrbgError) as caught:
         record_store.find(project.config, cell.spec, 0)
+    assert str(caught.value).startswith(f"{path}, line 1 ")
     assert words in str(caught.value)
-    assert "restore it from version control" in str(caught.value)
+    assert "restore the line from version control" in str(caught.value)
 
 
 def test_times_are_estimated_from_runs_of_the_same_kind(project):

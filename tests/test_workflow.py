@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from crbg.experiments import config as configs
-from crbg.storage.atomic import write_json
+from crbg.experiments import record_store
+from crbg.storage import run_lines
 
 pytest.importorskip("snakemake")
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,9 +51,9 @@ def record_everything(config):
     for e in config.experiments.values():
         for c in e.cells:
             fake = {"record": {"digest": c.spec.digest(), "status": "ok"}, "provenance": {}}
-            runs.setdefault(c.spec.slug(), {})[str(c.seed)] = fake
-    for slug, seeds in runs.items():
-        write_json(Path(f"results/recorded/{slug}.json"), {"runs": seeds})
+            runs.setdefault(record_store.recorded_file(config, c.spec), {})[c.key] = fake
+    for path, those in runs.items():
+        run_lines.put(path, those)
 
 
 def test_a_fresh_clone_plans_every_search_of_a_target(clone):

@@ -16,7 +16,6 @@ from crbg.data.datasets import info
 from crbg.experiments import attempts, record_store
 from crbg.experiments.config import Cell, Config
 from crbg.experiments.spec import Spec
-from crbg.storage.atomic import read_json
 
 CPU_FLOPS = 2.5e10  # what one core sustains in a gated LeNet step; only used before any run time was recorded
 GPU_FLOPS = 5.0e13
@@ -62,25 +61,22 @@ class Cost:
 def costs(config: Config) -> dict[tuple[Any, ...], Cost]:
     """Learn from all recorded runs, whether or not they may stand in for new ones: kind of run -> cost."""
     folder = record_store.recorded_folder(config)
-    return _costs(folder, folder.stat().st_mtime_ns if folder.exists() else 0)
+    return _costs(folder.absolute(), folder.stat().st_mtime_ns if folder.exists() else 0)
 
 
 @lru_cache(maxsize=2)
 def _costs(folder: Path, changed: int) -> dict[tuple[Any, ...], Cost]:
     seen: dict[tuple[Any, ...], list[tuple[float, float]]] = {}
-    for path in sorted(folder.glob("*.json")):
-        found = read_json(path)
-        spec = found.get("spec", {})
-        for entry in found.get("runs", {}).values():
-            p = entry.get("provenance", {})
-            if spec.get("epochs") and p.get("search_seconds") and p.get("processes", 1) == 1:
-                seconds = search_seconds(p)
-                epochs = methods.work(
-                    spec["method"], methods.options(spec["method"], spec.get("options", {})), spec.get("density"), spec["epochs"]
-                )
-                images = entry.get("record", {}).get("train_images") or spec.get("limit") or info(spec["data"]).train
-                kind = _kind(spec, bool(p.get("gpu")))
-                seen.setdefault(kind, []).append((seconds / epochs / images, p.get("peak_memory_mb", 0.0)))
+    for spec, entry in record_store.recorded_with_specs(folder):
+        p = entry.get("provenance", {})
+        if spec.get("epochs") and p.get("search_seconds") and p.get("processes", 1) == 1:
+            seconds = search_seconds(p)
+            epochs = methods.work(
+                spec["method"], methods.options(spec["method"], spec.get("options", {})), spec.get("density"), spec["epochs"]
+            )
+            images = entry.get("record", {}).get("train_images") or spec.get("limit") or info(spec["data"]).train
+            kind = _kind(spec, bool(p.get("gpu")))
+            seen.setdefault(kind, []).append((seconds / epochs / images, p.get("peak_memory_mb", 0.0)))
     return {k: Cost(statistics.median(t for t, _ in v), max(m for _, m in v)) for k, v in seen.items()}
 
 

@@ -1,10 +1,12 @@
 """Where records are found: fresh ones under results/runs, committed ones under results/recorded. Imports no torch.
 
-A recorded file holds all seeds of one spec: {"spec", "digest", "runs": {seed: {"record", "provenance", "evaluation"}}}.
+Recorded runs of one data set, model and method share a file, a line each: {"digest", "seed", "spec", "record", "provenance",
+"evaluation"}, the last where there is one.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -13,12 +15,24 @@ from typing import Any
 from crbg.errors import CrbgError
 from crbg.experiments.config import Cell, Config
 from crbg.experiments.spec import Spec, as_dict, folder
-from crbg.storage.atomic import read_json, write_bytes, write_json
+from crbg.storage.atomic import read_json, write_bytes
+from crbg.storage.run_lines import RESTORE, Key, Line, lines, put, writing
+
+PARTS = ("record", "provenance", "evaluation")
 
 
 def recorded_folder(config: Config) -> Path:
     """Name the folder of committed records; a demonstration has none."""
     return Path("results/recorded")
+
+
+def recorded_file(config: Config, spec: Spec) -> Path:
+    """Name the file that holds the recorded runs of a spec, and of all with the same data set, model and method."""
+    return _file(recorded_folder(config), spec.data, spec.model, spec.method)
+
+
+def _file(folder: Path, *names: str) -> Path:
+    return folder / ("__".join(re.sub(r"[^\w.-]+", "-", name) for name in names) + ".jsonl")
 
 
 def run_folder(config: Config, spec: Spec, seed: int) -> Path:
@@ -47,17 +61,13 @@ def find(config: Config, spec: Spec, seed: int, evaluated: bool = False) -> dict
             out["evaluation"] = read_json(where / "evaluation.json", "evaluation")
         return out
     if config.reuse == "recorded" and not config.demonstration:
-        path = recorded_folder(config) / f"{spec.slug()}.json"
-        if path.exists():
-            stat = path.stat()
-            try:
-                entry = dict(_read(path, stat.st_size, stat.st_mtime_ns)["runs"]).get(str(seed))
-            except (KeyError, TypeError, ValueError):
-                raise CrbgError(f"{path} is not a file of recorded runs; restore it from version control") from None
-            if entry and (not evaluated or "evaluation" in entry or entry["record"]["status"] != "ok"):
+        _refuse_old(recorded_folder(config))
+        if line := lines(recorded_file(config, spec)).get((spec.digest(), seed)):
+            entry = _run(line)
+            if not evaluated or "evaluation" in entry or entry["record"]["status"] != "ok":
                 if entry["record"].get("digest") != spec.digest():
-                    raise CrbgError(f"{path} records another spec than its name says; restore it from version control")
-                return dict(entry) | {"origin": "recorded"}
+                    raise CrbgError(f"{line.place} records another spec than its digest says; {RESTORE}")
+                return entry | {"origin": "recorded"}
     return None
 
 
@@ -68,23 +78,39 @@ def outcome(config: Config, spec: Spec, seed: int) -> tuple[dict[str, Any], floa
         raise CrbgError(f"{spec.slug()} seed {seed} is not done")
     tested = found.get("evaluation", {}).get("test", {}).get("readings", {}).get("binary", {}).get("accuracy")
     fresh = found["origin"] == "this run"
-    return found["record"], tested, str(run_folder(config, spec, seed) if fresh else recorded_folder(config) / f"{spec.slug()}.json")
+    return found["record"], tested, str(run_folder(config, spec, seed) if fresh else recorded_file(config, spec))
 
 
 def recorded(config: Config) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
     """Walk through the committed records: the digest of each spec, and its runs by seed."""
-    for path in sorted(recorded_folder(config).glob("*.json")):
-        entry = read_json(path)
-        try:
-            yield str(entry["digest"]), dict(entry["runs"])
-        except (KeyError, TypeError, ValueError):
-            raise CrbgError(f"{path} is not a file of recorded runs; restore it from version control") from None
+    _refuse_old(recorded_folder(config))
+    for path in _files(recorded_folder(config)):
+        runs: dict[str, dict[str, dict[str, Any]]] = {}
+        for (digest, seed), line in lines(path).items():
+            runs.setdefault(digest, {})[str(seed)] = _run(line)
+        yield from runs.items()
 
 
-@lru_cache(maxsize=8)
-def _read(path: Path, size: int, changed: int) -> dict[str, Any]:
-    """Read a recorded file once for all its seeds, which come one after the other, and again when it has changed."""
-    return read_json(path)
+def recorded_with_specs(folder: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Walk through the committed records in a folder: the fields of each run's spec, and the run."""
+    _refuse_old(folder)
+    for path in _files(folder):
+        for line in lines(path).values():
+            whole = line.parse()
+            yield whole.get("spec", {}), whole
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.jsonl"))
+
+
+def _run(line: Line) -> dict[str, Any]:
+    """Read the parts of a run, without its key and spec."""
+    whole = line.parse()
+    run = {part: whole[part] for part in PARTS if part in whole}
+    if not all(isinstance(run.get(part), dict) for part in PARTS[:2]):
+        raise CrbgError(f"{line.place} is not a recorded run: it has no record or no provenance; {RESTORE}")
+    return run
 
 
 def recorded_ticket(config: Config, spec: Spec, seed: int) -> Path:
@@ -105,31 +131,88 @@ def _evaluated(where: Path) -> bool:
 
 
 def record(config: Config, cells: Iterable[Cell]) -> int:
-    """Copy finished fresh runs into results/recorded; recorded seeds that have no fresh run are kept."""
+    """Copy finished fresh runs into results/recorded; recorded runs that have no fresh one are kept."""
     if config.demonstration:
         raise CrbgError("a demonstration is never recorded as evidence; leave the quickstart overlay out")
     count = 0
-    seeds: dict[str, tuple[Spec, set[int]]] = {}
+    fresh: dict[Path, dict[Key, Cell]] = {}
     for c in cells:
-        seeds.setdefault(c.spec.digest(), (c.spec, set()))[1].add(c.seed)
-    for spec, wanted in seeds.values():
-        path = recorded_folder(config) / f"{spec.slug()}.json"
-        before = dict(read_json(path)["runs"]) if path.exists() else {}
-        runs = dict(before)
-        for seed in sorted(wanted):
-            where = run_folder(config, spec, seed)
-            if not (where / "record.json").exists():
-                continue
-            entry = {"record": read_json(where / "record.json"), "provenance": read_json(where / "provenance.json")}
-            if (where / "evaluation.json").exists():
-                entry["evaluation"] = read_json(where / "evaluation.json")
-            elif "evaluation" in (old := runs.get(str(seed), {})) and old["record"] == entry["record"]:
-                entry["evaluation"] = old["evaluation"]
-            runs[str(seed)] = entry
-            count += 1
-        if runs != before:  # a file that would say nothing new stays as it is
-            write_json(path, {"spec": as_dict(spec), "digest": spec.digest(), "runs": runs})
+        if (run_folder(config, c.spec, c.seed) / "record.json").exists():
+            fresh.setdefault(recorded_file(config, c.spec), {})[c.key] = c
+    if not fresh:
+        return 0
+    _refuse_old(recorded_folder(config))
+    with writing(recorded_folder(config)):
+        for path, those in fresh.items():
+            new: dict[Key, dict[str, Any]] = {}
+            for key, c in those.items():
+                where = run_folder(config, c.spec, c.seed)
+                entry = {"record": read_json(where / "record.json"), "provenance": read_json(where / "provenance.json")}
+                before = _run(line) if (line := lines(path).get(key)) else {}
+                if (where / "evaluation.json").exists():
+                    entry["evaluation"] = read_json(where / "evaluation.json")
+                elif "evaluation" in before and before["record"] == entry["record"]:
+                    entry["evaluation"] = before["evaluation"]
+                if entry != before:  # a line that would say nothing new stays as it is
+                    new[key] = {"spec": as_dict(c.spec)} | entry
+                count += 1
+            put(path, new)
     return count
+
+
+def take_in(config: Config) -> int:
+    """Turn files of the older layout, one for each spec, into lines, and remove them; return how many there were.
+
+    Raises:
+        CrbgError: a file cannot be read, or a line says otherwise of the same run. Then nothing is changed.
+    """
+    folder = recorded_folder(config)
+    if not (old := _old(folder)):
+        return 0
+    with writing(folder):
+        new: dict[Path, dict[Key, dict[str, Any]]] = {}
+        for name in old:
+            for path, key, entry in _old_runs(folder / name):
+                before = new.get(path, {}).get(key) or (_run(line) if (line := lines(path).get(key)) else {})
+                if any(before[part] != entry[part] for part in PARTS if part in before and part in entry):
+                    raise CrbgError(f"{folder / name} and {path} say different things of {key[0]}, seed {key[1]}; remove one of them")
+                if not entry.keys() - {"spec"} <= before.keys():
+                    new.setdefault(path, {})[key] = entry
+        for path, runs in new.items():
+            put(path, runs)
+        for name in old:
+            (folder / name).unlink()
+    return len(old)
+
+
+def _old_runs(path: Path) -> Iterator[tuple[Path, Key, dict[str, Any]]]:
+    """Read a file of the old layout, {"spec", "digest", "runs": {seed: run}}: where each run belongs, its key, its parts."""
+    body = read_json(path)
+    try:
+        spec, digest = body["spec"], str(body["digest"])
+        place = _file(path.parent, spec["data"], spec["model"], spec["method"])
+        for seed, run in body["runs"].items():
+            yield place, (digest, int(seed)), {"spec": spec} | {part: run[part] for part in PARTS if part in run or part != "evaluation"}
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise CrbgError(f"{path} is not a file of recorded runs; restore it from version control") from None
+
+
+def _refuse_old(folder: Path) -> None:
+    """Stop at files that nothing would read otherwise: their runs would be done again, or be missing from a table."""
+    if old := _old(folder):
+        raise CrbgError(f"{folder} holds {len(old)} files of an older layout, such as {old[0]}; `crbg record` takes them in")
+
+
+def _old(folder: Path) -> tuple[str, ...]:
+    try:
+        return _json_files(folder.absolute(), folder.stat().st_mtime_ns)
+    except FileNotFoundError:
+        return ()
+
+
+@lru_cache(maxsize=8)
+def _json_files(folder: Path, changed: int) -> tuple[str, ...]:
+    return tuple(sorted(path.name for path in folder.glob("*.json")))
 
 
 def record_tickets(config: Config, cells: Iterable[Cell]) -> int:

@@ -65,7 +65,7 @@ def read_json(path: Path, kind: str = "record") -> dict[str, Any]:
     try:
         if path.stat().st_size > LARGEST_JSON:
             raise CrbgError(f"{path} is larger than any {kind}: {path.stat().st_size} bytes")
-        value = json.loads(path.read_bytes(), parse_constant=_no_constant)
+        value = json.loads(path.read_bytes(), parse_constant=no_constant)
     except OSError as error:
         raise CrbgError(f"cannot read the {kind} {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
@@ -82,5 +82,6 @@ def finite(value: float, digits: int = 10) -> float | None:
     return round(float(value), digits) if math.isfinite(value) else None
 
 
-def _no_constant(name: str) -> None:
+def no_constant(name: str) -> None:
+    """Refuse NaN and the infinities, which JSON does not have."""
     raise ValueError(f"{name} is not a number")

@@ -1,0 +1,125 @@
+"""Files of one line for each run, found by digest and seed and read only where wanted. Imports no torch.
+
+A line is compact JSON that begins with its key, `{"digest":"...","seed":0,`; lines are sorted by it. A file is written whole, and
+lines that nobody changed keep their bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from crbg.errors import CrbgError
+from crbg.storage.atomic import LARGEST_JSON, cannot_write, no_constant, write_bytes
+
+PATIENCE = 60.0  # seconds to wait for another process that writes
+RESTORE = "restore the line from version control"
+
+Key = tuple[str, int]  # digest of the spec, and seed
+_START = re.compile(rb'\{"digest":"([^"\\]+)","seed":(-?[0-9]+),')
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a file: its number, from 1, and its bytes."""
+
+    path: Path
+    number: int
+    raw: bytes
+
+    @property
+    def place(self) -> str:
+        """Name file and line."""
+        return f"{self.path}, line {self.number}"
+
+    def parse(self) -> dict[str, Any]:
+        """Read the run that the line holds.
+
+        Raises:
+            CrbgError: the line is damaged; the message names it.
+        """
+        if len(self.raw) > LARGEST_JSON:
+            raise CrbgError(f"{self.place} is larger than any record: {len(self.raw)} bytes; {RESTORE}")
+        try:
+            return dict(json.loads(self.raw, parse_constant=no_constant))
+        except (ValueError, RecursionError) as error:
+            raise CrbgError(f"{self.place} is not a recorded run: {error}; {RESTORE}") from None
+
+
+def lines(path: Path) -> Mapping[Key, Line]:
+    """Find the lines of a file by their keys; a file that is not there has none. It is read again only when it has changed.
+
+    Raises:
+        CrbgError: a line has no key, is cut off, or has the key of another one; the message names it.
+    """
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise CrbgError(f"cannot read {path}: {error.strerror}") from None
+    return _lines(path.absolute(), path, stat.st_size, stat.st_mtime_ns, stat.st_ino)
+
+
+@lru_cache(maxsize=256)
+def _lines(absolute: Path, path: Path, size: int, changed: int, inode: int) -> Mapping[Key, Line]:
+    try:
+        body = absolute.read_bytes()
+    except OSError as error:
+        raise CrbgError(f"cannot read {path}: {error.strerror}") from None
+    out: dict[Key, Line] = {}
+    for number, raw in enumerate(body.removesuffix(b"\n").split(b"\n") if body else [], 1):
+        line, start = Line(path, number, raw), _START.match(raw)
+        if start is None or not raw.endswith(b"}"):
+            raise CrbgError(f"{line.place} is not a recorded run; {RESTORE}")
+        key = start[1].decode(errors="replace"), int(start[2])
+        if key in out:
+            raise CrbgError(f"{line.place} is of the same run as line {out[key].number}; remove one of them")
+        out[key] = line
+    return out
+
+
+def encode(key: Key, parts: Mapping[str, Any]) -> bytes:
+    """Write a run as a line: its key, then its parts in their order."""
+    whole = {"digest": key[0], "seed": key[1], **parts}
+    return ("{" + ",".join(f"{_compact(name)}:{_compact(value)}" for name, value in whole.items()) + "}").encode()
+
+
+def put(path: Path, runs: Mapping[Key, Mapping[str, Any]]) -> None:
+    """Add or replace the lines of these runs; all others keep their bytes. The caller holds the lock of the folder (`writing`)."""
+    if runs:
+        raws = {key: line.raw for key, line in lines(path).items()} | {key: encode(key, parts) for key, parts in runs.items()}
+        write_bytes(path, b"".join(raws[key] + b"\n" for key in sorted(raws)))
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Be the only writer of a folder's files within the block; others wait for their turn.
+
+    Raises:
+        CrbgError: another process did not end in time.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        lock.acquire(timeout=PATIENCE)
+    except Timeout:
+        raise CrbgError(f"another process has been writing in {folder} for {PATIENCE:.0f} seconds; try again when it is done") from None
+    except OSError as error:
+        raise cannot_write(folder, error) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
