@@ -994,6 +994,9 @@ def test_a_demonstrations_report_says_so_everywhere(project):
     assert "DEMONSTRATION" in text
     assert "26 of main" not in text
     assert "28 of main, 4 of other, 2 of tuning" in text
+    assert "main, best ticket of each method at 90 % sparsity, untrained weights, test accuracy:\n  ours 95.0 %" in text
+    assert text.endswith("The picture: demo/paper/figures/main.png")
+    assert len(text.splitlines()) <= 10
 
 
 def test_one_chapter_alone(project):

@@ -196,7 +196,7 @@ def brief(config: Config, experiments: Iterable[Experiment]) -> str:
             part = tables.best_part(rows[rows.experiment == e.name])
             out.append(f"{e.name}, best ticket of each method at {100 * (1 - best.density[0]):g} % sparsity, {kind}, {part} accuracy:")
             told = [f"{page.label(arm)} {accuracy:.1f} %" for arm, accuracy in zip(best.arm, best.accuracy, strict=True)]
-            step = max(4, math.ceil(len(told) / (3 if e is strong else 2)))
+            step = max(3, math.ceil(len(told) / (3 if e is strong else 2)))
             out += ["  " + "   ".join(f"{t:<34s}" for t in told[i : i + step]).rstrip() for i in range(0, len(told), step)]
     if config.demonstration:
         out.append("DEMONSTRATION on 1 797 toy digits: it shows that the pipeline works and is evidence for no claim.")

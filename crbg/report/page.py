@@ -91,7 +91,6 @@ def html(
         counts=_counts(judged),
         chapters=_chapters(sections, rows, pictures, drawn),
         verdicts=_grouped(judged, rows),
-        dated=any(v.declared for v in judged),
         comparison=_table(beside),
         tickets=[(p.caption, drawn.figure(p.figure, f"The anatomy of a ticket: {p.caption}")) for p in pictures if p.ticket],
         origin=_table(origin),
@@ -209,6 +208,7 @@ def _grouped(verdicts: Sequence[Verdict], rows: pd.DataFrame) -> list[dict[str, 
             "anchor": f"verdicts-{anchor}",
             "title": _on(title, {v.experiment for v in mine}, rows),
             "counts": _counts(mine),
+            "dated": any(v.declared for v in mine),
             "rows": [
                 {
                     "verdict": v,
