@@ -141,6 +141,7 @@ def test_verdicts_stand_by_chapter_and_quotes_are_text(sections, rows):
 def test_a_demonstration_lists_no_claims(sections, rows):
     text = rendered(sections, rows, demonstration=True)
     assert "not run" not in text
+    assert "Still missing" not in text, "most of the study is no part of a demonstration"
     assert 'class="demo"' in between(text, '<section id="summary">')
     assert 'id="verdicts"' not in text
 
