@@ -112,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     rec.add_argument("--tickets", action="store_true", help="copy their tickets too, under results/recorded/tickets")
     rep = command("report", _report, "Make tables, figures, verdicts and the HTML page from records.", "crbg report")
     rep.add_argument("experiment", nargs="?", help="only the table and figure of this experiment")
-    rep.add_argument("--brief", action="store_true", help="print a small table of what is there and the files to open, write nothing")
+    rep.add_argument("--brief", action="store_true", help="say in ten lines what is there and which files to open, write nothing")
     rep.add_argument("--page", type=Path, help="write the HTML page here too")
     return parser
 

@@ -233,10 +233,10 @@ def test_the_tables_show_what_was_observed_and_count_what_was_judged(tmp_path):
     assert "c & observed & before & 85.00" in claims.verdict_latex([seen, *rest])
     assert "declared before" not in claims.verdict_table(rest, REAL)
     frame = pd.DataFrame(columns=COLUMNS)
-    whole = page.html(SimpleNamespace(demonstration=False), [], [seen, *rest], frame, "", [], frame)
-    assert "<th>declared before / after the first reading</th>" in whole
+    whole = page.html(SimpleNamespace(demonstration=False), [], [seen, *rest], frame, [], frame, {})
+    assert ">declared before / after the first reading</th>" in whole
     assert "observed" in whole
-    assert "<th>declared" not in page.html(SimpleNamespace(demonstration=False), [], rest, frame, "", [], frame)
+    assert ">declared" not in page.html(SimpleNamespace(demonstration=False), [], rest, frame, [], frame, {})
 
 
 GOOD = {"id": "a", "source": "s", "quote": "q", "kind": "value", "reading": "r", "rule": None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
@@ -10,7 +11,6 @@ from typing import Any
 
 import pandas as pd
 import yaml
-from tabulate import tabulate
 
 from crbg.experiments import record_store
 from crbg.experiments.config import Config, Experiment
@@ -65,14 +65,13 @@ def build(
         write_text(folder / "tables" / "comparison.tex", tables.booktabs(beside))
     pictures = _insides(config, folder)
     write_text(config.results / "results.csv", rows.to_csv(index=False))
-    tuned = tables.tuning_table(rows)
-    write_text(folder / "tables" / "tuning.md", tuned)
+    write_text(folder / "tables" / "tuning.md", tables.tuning_table(rows))
     verdicts = judge(claims, rows, config)
     write_text(folder / "tables" / "verdicts.md", verdict_table(verdicts, config))
     write_text(folder / "tables" / "verdicts.tex", verdict_latex(verdicts))
     known, missing = numbers.collect(rows, verdicts, config), unfinished(config, rows)
     write_text(folder / "numbers.tex", numbers.macros(known))
-    whole = page.html(config, sections, verdicts, rows, tuned, pictures, beside)
+    whole = page.html(config, sections, verdicts, rows, pictures, beside, missing)
     for path in (folder / "report.html", *([page_copy] if page_copy else [])):
         write_text(path, whole)
     say(f"{config.results / 'results.csv'}: {len(rows)} rows")
@@ -114,29 +113,30 @@ def _published(claims: Mapping[str, Any], experiment: Experiment, config: Config
     return found
 
 
-def _insides(config: Config, folder: Path) -> list[tuple[str, Path]]:
-    """Draw the anatomy of tickets, the course of mu under each penalty, and deep networks layer by layer; return captions and paths."""
+def _insides(config: Config, folder: Path) -> list[page.Picture]:
+    """Draw the anatomy of tickets, the course of mu under each penalty, and deep networks layer by layer."""
     out = []
     for a in anatomy.tickets(config):
         path = folder / "figures" / f"ticket_{a.cell.spec.slug()}_seed{a.cell.seed}"
         accuracy = a.record.get("validation", {}).get("readings", {}).get("binary", {}).get("accuracy")
         caption = f"{a.cell.experiment}, {a.cell.arm}: {a.cell.spec.slug()} seed {a.cell.seed}"
         caption += f", density {a.record['density']:.4f}, validation accuracy {accuracy:.2f} %" if accuracy is not None else ""
-        out.append((caption, figures.inside(a, path)))
+        out.append(page.Picture(a.cell.experiment, caption, figures.inside(a, path), ticket=True))
     for e in config.experiments.values():
         if e.view == "penalties" and (picked := _one_seed(config, e)):
             path = folder / "figures" / f"{e.name}_histograms"
-            out.append((f"{e.name}: gates under each penalty, one run each", figures.histograms(picked, path)))
+            out.append(page.Picture(e.name, "Gates under each penalty, one run each", figures.histograms(picked, path)))
         if e.view == "winners" and len(worth := winners.measured(config, e)):
             path = folder / "figures" / f"{e.name}_objectives"
             drawn = figures.by_objective(worth, winners.TITLES, path, config.demonstration)
-            out.append((f"{e.name}: what tickets are worth as they were drawn, by objective, lower is better", drawn))
+            out.append(page.Picture(e.name, "What tickets are worth as they were drawn, by objective, lower is better", drawn))
         if found := depth.layers(config, e) if e.role != "tune" else []:
             path = folder / "figures" / f"{e.name}_layers"
-            out.append((f"{e.name}: sparsity by layer", figures.by_depth(found, path, config.demonstration)))
+            out.append(page.Picture(e.name, "Sparsity by layer", figures.by_depth(found, path, config.demonstration)))
             for f in (f for f in found if f.heads is not None):
                 path = folder / "figures" / f"{e.name}_heads_{f.arm}_{f.asked:g}"
-                out.append((f"{e.name}, {f.arm} at density {f.asked:g}: sparsity by head", figures.by_head(f, path, config.demonstration)))
+                drawn = figures.by_head(f, path, config.demonstration)
+                out.append(page.Picture(e.name, f"Sparsity by head, {f.arm} at density {f.asked:g}", drawn))
     return out
 
 
@@ -180,25 +180,29 @@ def _into_readme(mains: list[Experiment], rows: pd.DataFrame, path: Path = Path(
 
 
 def brief(config: Config, experiments: Iterable[Experiment]) -> str:
-    """Say what was run, the headline accuracies of these experiments, and which files to open."""
+    """Say in ten lines what happened: what was run, the best ticket of each method, and which files to open."""
     experiments = list(experiments)
     rows = tidy(config)
     rows = rows[rows.experiment.isin([e.name for e in experiments])]
-    runs = rows.drop_duplicates(["digest", "seed"])
-    done = ", ".join(f"{n} of {e}" for e, n in runs.experiment.value_counts(sort=False).items())
-    out = [f"Runs: {done or 'none'}."]
-    for e in experiments:
-        if e.role != "tune" and not rows[rows.experiment == e.name].empty:
-            table = tables.main_table(rows, e.name)
-            wanted = ("arm", *(["setting"] if e.role == "ablation" else []), "sparsity %", "binary %", "untrained %", "reinit %", "n")
-            table = table[[c for c in wanted if c in table]]
+    counts = rows.drop_duplicates(["experiment", "digest", "seed"]).experiment.value_counts(sort=False)
+    many = f"{counts.sum()} of {len(counts)} experiments" if len(counts) > 12 else ", ".join(f"{n} of {e}" for e, n in counts.items())
+    out = [f"Runs: {many or 'none'}."]
+    known = [e for e in experiments if e.role != "tune" and (rows.experiment == e.name).any()]
+    strong = page.key(e for e in known if e.view != "winners")
+    winning = page.key(e for e in known if e.view == "winners")
+    for e, kind in ((strong, "untrained weights"), (winning, "weights trained under the mask")):
+        best = tables.best_tickets(rows, e.name) if e else pd.DataFrame()
+        if e and len(best):
             part = tables.best_part(rows[rows.experiment == e.name])
-            shown = tabulate(table.to_dict("records"), headers="keys", disable_numparse=True)
-            out += ["", f"{e.name}: {e.about} (accuracy of binary masks, {part} images)", shown]
+            out.append(f"{e.name}, best ticket of each method at {100 * (1 - best.density[0]):g} % sparsity, {kind}, {part} accuracy:")
+            told = [f"{page.label(arm)} {accuracy:.1f} %" for arm, accuracy in zip(best.arm, best.accuracy, strict=True)]
+            step = max(3, math.ceil(len(told) / (3 if e is strong else 2)))
+            out += ["  " + "   ".join(f"{t:<34s}" for t in told[i : i + step]).rstrip() for i in range(0, len(told), step)]
     if config.demonstration:
-        out += ["", "DEMONSTRATION on 1 797 toy digits: it shows that the pipeline works and is evidence for no claim."]
-        out += ["Its searches have a few hundred steps, in which CRBG's gates do not all decide: cutting them to a mask costs points here."]
-    page = config.paper / "report.html"
-    there = f"Open {page} (everything on one page) and {config.paper / 'figures'}/*.png."
-    out += ["", there if page.exists() else f"`crbg report` writes {page}."]
+        out.append("DEMONSTRATION on 1 797 toy digits: it shows that the pipeline works and is evidence for no claim.")
+    whole, shown = config.paper / "report.html", page.key(known)
+    picture = config.paper / "figures" / f"{shown.name}.png" if shown else None
+    out.append(f"Open {whole} (everything on one page)." if whole.exists() else f"`crbg report` writes {whole}.")
+    if picture and picture.exists():
+        out.append(f"The picture: {picture}")
     return "\n".join(out)

@@ -49,6 +49,7 @@ class Verdict:
     verdict: str
     evidence: str
     declared: str = ""  # before or after the first reading, where the entry says so
+    experiment: str = ""  # whose runs the rule names
 
     @property
     def judged(self) -> bool:
@@ -59,6 +60,11 @@ class Verdict:
     def measured(self) -> str:
         """The evidence without the reading of the claim."""
         return self.evidence.split(". Reading:")[0]
+
+    @property
+    def reading(self) -> str:
+        """How the claim is read, without the evidence."""
+        return self.evidence[len(self.measured) :].removeprefix(". Reading: ")
 
 
 def read_claims(path: Path = CLAIMS) -> dict[str, Any]:
@@ -99,7 +105,8 @@ def judge(claims: Mapping[str, Any], rows: pd.DataFrame, config: Config) -> list
         verdict, evidence = _judged(claim, rows) if asked else ("not run", "a demonstration judges nothing")
         first = f". First outcome: {claim['first']}" if "first" in claim else ""
         text = f"{evidence}{first}. Reading: {claim['reading']}"
-        out.append(Verdict(claim["id"], claim["source"], claim["quote"], verdict, text, claim.get("declared", "")))
+        named = next((r["experiment"] for r in (claim["rule"], claim.get("reduced")) if r and "experiment" in r), "")
+        out.append(Verdict(claim["id"], claim["source"], claim["quote"], verdict, text, claim.get("declared", ""), named))
     if not config.demonstration:
         out += [_goal(g, rows) for g in claims.get("goals", [])]
         for name, (label, source) in CONTRASTS.items():
@@ -164,13 +171,13 @@ def _goal(goal: Mapping[str, Any], rows: pd.DataFrame) -> Verdict:
     name = f"goal {goal['least']} % at {100 * (1 - goal['density']):g} %" + (f", {goal['label']}" if "label" in goal else "")
     quote = f"{goal['arm']} reaches {goal['least']} % at {100 * (1 - goal['density']):g} % sparsity"
     if mine.empty:
-        return Verdict(name, "our aim", quote, "not run", "no runs")
+        return Verdict(name, "our aim", quote, "not run", "no runs", experiment=goal["experiment"])
     i = stats.t_interval(list(mine.accuracy))
     word = "met" if i.low >= goal["least"] else "met in the mean" if i.mean >= goal["least"] else "missed"
     if mine.density_missed.astype(bool).any():
         word = "missed"
     evidence = f"{i.mean:.2f} %{_span(i, '.2f')} at {100 * (1 - mine.density.mean()):.1f} % sparsity, n = {i.n}"
-    return Verdict(name, "our aim", quote, word, evidence)
+    return Verdict(name, "our aim", quote, word, evidence, experiment=goal["experiment"])
 
 
 def _contrasts(declared: list[dict[str, Any]], rows: pd.DataFrame, label: str, source: str) -> list[Verdict]:
@@ -189,12 +196,12 @@ def _contrasts(declared: list[dict[str, Any]], rows: pd.DataFrame, label: str, s
         data = " (Fashion-MNIST)" if "fashion" in c["experiment"] else f" ({label})" if label else ""
         name = f"{c['a']} - {c['b']} at density {c['density']}{data}"
         if r is None:
-            out.append(Verdict(name, source, name, "not run", "no runs"))
+            out.append(Verdict(name, source, name, "not run", "no runs", experiment=c["experiment"]))
             continue
         p, d = next(adjusted), r.difference
         word = "indistinguishable" if not p < 0.05 else f"{c['a'] if d.mean > 0 else c['b']} is better"
         evidence = f"{d.mean:+.2f} points{_span(d)}, {r.test}, n = {d.n}, Holm p = {p:.2g}"
-        out.append(Verdict(name, source, f"{c['a']} against {c['b']}", word, evidence))
+        out.append(Verdict(name, source, f"{c['a']} against {c['b']}", word, evidence, experiment=c["experiment"]))
     return out
 
 

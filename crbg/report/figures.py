@@ -1,4 +1,4 @@
-"""Figures as PDF and PNG, one style, colours that colour-blind readers can tell apart (Okabe & Ito)."""
+"""Figures as PDF, PNG and SVG, one style, colours that colour-blind readers can tell apart (Okabe & Ito)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LINES = ("-", "--", ":", "-.")
 STYLE: Any = {
     "font.size": 8, "axes.labelsize": 8, "legend.fontsize": 6.5, "xtick.labelsize": 7, "ytick.labelsize": 7, "axes.spines.top": False,
     "axes.spines.right": False, "figure.dpi": 200, "savefig.bbox": "tight", "axes.grid": True, "grid.alpha": 0.3, "pdf.fonttype": 42,
-    "axes.titlesize": 8,
+    "axes.titlesize": 8, "svg.hashsalt": "crbg",
 }  # fmt: skip
 
 LABELS = {
@@ -95,14 +95,14 @@ def draw(rows: pd.DataFrame, experiment: Experiment, path: Path, demonstration: 
 
 @contextmanager
 def _figure(path: Path, demonstration: bool = False) -> Iterator[None]:
-    """Collect what is drawn in the present figure and write it twice, without dates: the same records give the same bytes."""
+    """Collect what is drawn in the present figure and write it three times, without dates: the same records give the same bytes."""
     with mpl.rc_context(STYLE):
         yield
         figure = plt.gcf()
         if demonstration:
             figure.suptitle("demonstration on digits, not evidence", fontsize=7)
         path.parent.mkdir(parents=True, exist_ok=True)
-        for suffix, blank in ((".pdf", "CreationDate"), (".png", "Software")):
+        for suffix, blank in ((".pdf", "CreationDate"), (".png", "Software"), (".svg", "Date")):
             figure.savefig(path.with_name(path.name + suffix), metadata={blank: None})
         plt.close(figure)
 

@@ -213,17 +213,43 @@ def tex(value: object) -> str:
 
 
 def tuning_table(rows: pd.DataFrame) -> str:
+    """Write every tuning trial as Markdown."""
+    trials = tuning_trials(rows)
+    return pipe(trials.to_dict("records")) + "\n" if len(trials) else "No tuning runs yet.\n"
+
+
+def tuning_trials(rows: pd.DataFrame) -> pd.DataFrame:
     """List every tuning trial with its mean validation accuracy, so that a reader sees what the choice was made from."""
     mine = rows[(rows.role == "tune") & (rows.part == "validation") & (rows.reading == "binary")]
     if mine.empty:
-        return "No tuning runs yet.\n"
+        return pd.DataFrame()
     grouped = mine.groupby(["experiment", "arm", "asked", "setting", "digest"], sort=False)
     table = grouped.agg(
         validation=("accuracy", "mean"), seeds=("seed", "nunique"), missed=("density_missed", lambda m: int(m.astype(bool).sum()))
     ).reset_index()
     table = table.sort_values(["experiment", "arm", "asked", "validation"], ascending=[True, True, True, False])
     table["validation"] = table.validation.map(lambda v: f"{v:.2f}")
-    return pipe(table.to_dict("records")) + "\n"
+    return pd.DataFrame(table)
+
+
+def best_tickets(rows: pd.DataFrame, experiment: str) -> pd.DataFrame:
+    """Give the best ticket of each method of an experiment at the density that most of its arms share, the best method first.
+
+    A ticket is an arm with its setting, its accuracy the mean over seeds; columns: method, arm, accuracy, interval, density.
+    """
+    mine = headline(rows, experiment)
+    mine = mine[mine.asked.notna() & (mine.asked < 1)]
+    if mine.empty:
+        return pd.DataFrame(columns=["method", "arm", "accuracy", "interval", "density"])
+    shared = mine.groupby("asked").arm.nunique()
+    mine = mine[mine.asked == shared[shared == shared.max()].index.min()]
+    found = []
+    for arm, _, group in specs(mine):
+        accuracy = list(group.accuracy)
+        line = {"method": str(group.run.iloc[0]).split("-")[0], "arm": arm, "accuracy": sum(accuracy) / len(accuracy)}
+        found.append(line | {"interval": interval(accuracy), "density": group.asked.iloc[0]})
+    best = pd.DataFrame(found).sort_values("accuracy", ascending=False, kind="stable").drop_duplicates("method")
+    return best.reset_index(drop=True)
 
 
 def _short(experiment: Experiment, rows: pd.DataFrame) -> tuple[list[dict[str, str]], str, str]:
