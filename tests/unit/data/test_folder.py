@@ -141,6 +141,7 @@ def test_a_run_learns_is_evaluated_and_verified(images, one_run, method):
     assert (done.row.verdict, done.row.remarks) == ((PASS, ()) if method == "crbg" else trained)
 
 
+@pytest.mark.long
 @pytest.mark.xdist_group("processes")
 def test_two_processes_train_one_winning_ticket(images, tmp_path):
     folder.prepare("mine", images, 12, root())
@@ -170,6 +171,7 @@ def test_two_processes_train_one_winning_ticket(images, tmp_path):
         assert record["validation"]["readings"]["binary"]["accuracy"] >= 60
 
 
+@pytest.mark.long
 def test_the_command_makes_and_shows_it(images, crbg):
     code, out, _ = crbg("data", "mine", "--images", str(images), "--size", "12")
     assert code == 0
@@ -209,6 +211,7 @@ def test_a_damaged_set_says_so(images):
         info("mine")
 
 
+@pytest.mark.long
 def test_the_overlay_for_imagenet_asks_for_four_gpus_once_the_data_are_there(tmp_path, monkeypatch):
     monkeypatch.setenv("CRBG_DATA", str(tmp_path))
     monkeypatch.chdir(ROOT)

@@ -309,6 +309,7 @@ def test_tuning_and_main_experiments_share_no_seed(monkeypatch):
             assert {c.spec.density for c in e.cells if c.arm in tuned} <= used
 
 
+@pytest.mark.long
 def test_planning_imports_no_torch():
     code = (
         "import crbg.cli, crbg.experiments.record_store, crbg.experiments.selection, crbg.report, sys; "

@@ -65,6 +65,7 @@ def drawn(mu, noise, w=None):
     return gate, gate(torch.ones_like(mu) if w is None else w)
 
 
+@pytest.mark.long
 def test_noise_is_normal_independent_of_position_and_of_the_draw_before():
     n = 1 << 16
     gate, z = drawn(torch.full((n,), 0.5, device=DEVICE), 0.05)
@@ -156,6 +157,7 @@ def test_kernels_that_fail_their_check_are_left_alone_with_a_warning(broken, mon
     assert torch.equal(out, w * 0.5)
 
 
+@pytest.mark.long
 def test_a_search_with_fused_gates_lands_and_its_noise_follows_the_seed():
     x = numbers(64, 12)
     y = (x[:, 0] > 0).long()
@@ -185,6 +187,7 @@ for kernel, before in ((triton._forward, ()), (triton._backward, ("grad",))):
 """
 
 
+@pytest.mark.long
 def test_the_kernels_compile_for_a_gpu_without_one_and_round_to_the_nearest(tmp_path):
     plain = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"TRITON_CACHE_DIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", COMPILE], env=plain, capture_output=True, text=True)

@@ -134,6 +134,7 @@ def test_the_search_leaves_statistics_and_weights_as_they_were(digits):
     assert not found.changed
 
 
+@pytest.mark.long
 def test_gains_of_batch_norm_are_trained_and_statistics_are_those_of_training(bench):
     spec = dataclasses.replace(SPECS["saliency"], model="resnet20", model_args={"width": 0.25, "affine": True}, epochs=2, batch=100)
     record = execute(with_options(spec, rewind=0), 0, bench)
@@ -349,6 +350,7 @@ def test_a_ticket_on_warm_weights_that_is_not_trained_has_its_statistics_estimat
     assert "untrained" not in reading
 
 
+@pytest.mark.long
 def test_a_layer_that_a_ticket_does_without_is_no_collapse_once_weights_are_trained(bench, monkeypatch):
     from crbg.search import saliency
 

@@ -184,6 +184,7 @@ def test_a_vit_takes_its_blocks_whatever_its_patches(hub):
     assert all(here[n].equal(t) for n, t in there.items() if n.startswith("blocks."))
 
 
+@pytest.mark.long
 def test_a_run_from_imagenet_weights_keeps_them_and_its_ticket_rebuilds(hub, tmp_path):
     spec = Spec("digits", "timm:test_resnet", "random", 0.5, init="imagenet", epochs=0, batch=64)
     bench = Bench(tmp_path / "results")
@@ -236,6 +237,7 @@ def test_only_the_normalisation_is_trained_where_asked(tmp_path):
         execute(dataclasses.replace(vit, options={"part": "head"}), 0, bench)
 
 
+@pytest.mark.long
 def test_a_ticket_is_read_with_the_statistics_of_its_search_too(tmp_path):
     spec = Spec("digits", "conv2", "edge_popup", 0.5, epochs=3, batch=64, limit=640, model_args={"width": 0.125, "norm": "batch"})
     bench = Bench(tmp_path)

@@ -14,7 +14,7 @@ from crbg.runs.execute import execute
 from crbg.runs.setup import Bench
 from crbg.ticket import Ticket
 
-pytestmark = pytest.mark.xdist_group("anatomy")
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("anatomy")]
 
 
 @pytest.fixture(scope="module")
