@@ -1,6 +1,7 @@
 import base64
 from pathlib import Path
 
+import pytest
 import yaml
 from made_up import CONTRAST, GOOD, around
 
@@ -30,6 +31,7 @@ def written(*folders):
     return {str(p): p.read_bytes() for p in files}
 
 
+@pytest.mark.long
 def test_the_report_writes_tables_figures_verdicts_and_a_page(project):
     whole(project)
     lines = build(project.config, page_copy=Path("copy/page.html"))

@@ -135,6 +135,7 @@ experiments:
 """
 
 
+@pytest.mark.long
 def test_deep_networks_are_drawn_layer_by_layer(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.yaml").write_text(CONFIG)
@@ -163,6 +164,7 @@ def test_deep_networks_are_drawn_layer_by_layer(tmp_path, monkeypatch):
     assert table[table.arm == "mlp"].depth.isna().all()
 
 
+@pytest.mark.long
 def test_tables_say_what_batch_norm_and_inexact_images_change(tmp_path, monkeypatch):
     from crbg.data.sources import load
     from crbg.report import tables

@@ -52,6 +52,7 @@ def kept_files(bench, spec, seed=0):
 # --- repeatable ---
 
 
+@pytest.mark.long
 def test_a_run_in_another_process_writes_the_same_bytes(bench):
     execute(CRBG, 3, bench)
     code = (
@@ -346,6 +347,7 @@ CONV = Spec(
 )
 
 
+@pytest.mark.long
 def test_sanity_controls_are_measured_on_a_stated_number_of_images(bench):
     few, every = execute(dataclasses.replace(CONV, control_images=20), 0, bench), execute(CONV, 0, bench)
     for name, read in every["validation"]["readings"].items():
@@ -359,6 +361,7 @@ def test_sanity_controls_are_measured_on_a_stated_number_of_images(bench):
     assert any(read["accuracy"] % 5.0 for read in every["validation"]["sanity"].values())
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not device.has_bfloat16(), reason="this processor has no bfloat16")
 def test_a_search_in_bf16_is_read_as_precisely_as_one_in_fp32(bench):
     """The masks differ, and so do the accuracies; those of one mask, channels last and in other batches, agree."""

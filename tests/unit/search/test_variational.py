@@ -99,6 +99,7 @@ def search(digits, checkpoint=None, clock=None, spec=SPEC):
     return model, methods.get("sparse_vd").find(model, task, spec.resolved())
 
 
+@pytest.mark.long
 def test_it_finds_a_sparse_accurate_network_and_resumes_exactly(digits, tmp_path):
     model, found = search(digits)
     assert found.changed == dict.fromkeys(found.mask, "trained")
