@@ -7,7 +7,7 @@ TORCH_BACKEND ?=
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow test-slurm lint format paper benchmark clean
+.PHONY: help install quickstart test test-fast test-slow test-slurm lint format paper benchmark clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,8 +33,14 @@ quickstart: $(STAMP) ## the whole pipeline on handwritten digits: minutes on two
 	$(BIN)/snakemake --cores all --quiet rules --configfile config.yaml config/quickstart.yaml -- quickstart
 	@$(BIN)/crbg report quickstart $(QUICK) --brief
 
+# Two processes with one thread each; a module whose tests share what is dear to make stays in one of them (pytest.mark.xdist_group).
+TWO := -n 2 --dist loadgroup
+
 test: $(STAMP) ## all tests that need no long run (real-data tests run where CRBG_DATA is set)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TWO)
+
+test-fast: $(STAMP) ## the short unit tests alone: under a minute on two cores
+	$(BIN)/python -m pytest $(TWO) tests/unit -m "not slow and not slurm and not long"
 
 test-slow: $(STAMP) ## the tests on real MNIST that take minutes; needs CRBG_DATA
 	$(BIN)/python -m pytest -m slow

@@ -1,9 +1,14 @@
 import dataclasses
 import os
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: workers, and what they start, share the cores
+
 import torch
 
 if not torch.cuda.is_available():
@@ -21,6 +26,18 @@ from crbg.runs.verify import Verifier
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporary_files_apart(tmp_path_factory):
+    """Lock files of GPUs lie in the folder for temporary files: each worker has its own, also in the processes that it starts."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("temporary")))
+        patch.setattr(tempfile, "tempdir", None)
+        yield
 
 
 @pytest.fixture

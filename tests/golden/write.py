@@ -3,7 +3,7 @@
     python tests/golden/write.py                          # adds what is new since the last time
     python tests/golden/write.py --replace lenet_mu0      # and lets the lines of one experiment change or go
 
-Four files beside this one, which tests/test_golden.py compares with the project as it is:
+Four files beside this one, which tests/project/test_golden.py compares with the project as it is:
 
 - cells.csv: experiment, arm, digest and seeds of every cell of config.yaml.
 - recorded.csv: of every recorded digest its seeds, `+` after those with an evaluation, and the first 16 hex digits of

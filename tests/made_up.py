@@ -1,0 +1,25 @@
+"""What tests of a report make up: accuracies with a known mean and interval, claims, places in a sweep."""
+
+import math
+
+SEEDS = [0, 1, 2, 3]
+READINGS = ("binary", "exact", "mean", "half")
+CONTRAST = {"experiment": "main", "a": "ours", "b": "quiet", "density": 0.5}
+GOOD = {"id": "a", "source": "s", "quote": "q", "kind": "value", "reading": "r", "rule": None}
+
+
+def around(middle, spread=0.1):
+    """Four accuracies with this mean; their 95 % interval reaches 1.3 x spread to both sides."""
+    return [middle - spread, middle, middle, middle + spread]
+
+
+def reach(spread):
+    return 3.182446 * math.sqrt(2 * spread**2 / 3) / 2
+
+
+def knob(weight, mu0):
+    return lambda c: c.arm == "knobs" and (c.spec.resolved().weight, c.spec.resolved().mu0) == (weight, mu0)
+
+
+def kind(penalty, weight):
+    return lambda c: c.arm == "kinds" and (c.spec.resolved().penalty, c.spec.resolved().weight) == (penalty, weight)

@@ -1,0 +1,418 @@
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from made_up import CONTRAST, GOOD, SEEDS, around, kind, knob, reach
+from paths import ROOT
+
+from crbg.errors import CrbgError
+from crbg.experiments import config as configs
+from crbg.experiments import record_store
+from crbg.report import claims, stats, tables
+from crbg.report.records_table import tidy
+from crbg.storage.atomic import read_json, write_json
+
+# --- claims ---
+
+
+@pytest.mark.parametrize(
+    ("middle", "verdict"),
+    [(97.5, "exceeded"), (96.5, "reproduced"), (95.05, "inconclusive"), (94.0, "not reproduced")],
+)
+def test_value_rule(project, middle, verdict):
+    rule = {"type": "value", "density": 0.5, "published": 96.0, "margin": 1.0}
+    assert project.verdict(**rule).verdict == "not run"
+    project.put("ours", 0.5, around(middle))
+    out = project.verdict(**rule)
+    assert out.verdict == verdict
+    assert f"{middle:.2f} % at 50.0 % sparsity" in out.evidence
+    assert out.evidence.endswith("Reading: r")
+
+
+def test_value_rule_does_not_judge_a_missed_density(project):
+    project.put("ours", 0.5, around(96.0), missed=True)
+    out = project.verdict(type="value", density=0.5, published=96.0, margin=1.0)
+    assert out.verdict == "not run"
+    assert "density missed in 4 of 4 runs" in out.evidence
+
+
+@pytest.mark.parametrize(("natural", "verdict"), [(0.45, "reproduced"), (0.509, "reproduced"), (0.52, "not run"), (None, "not run")])
+def test_value_rule_takes_a_natural_mask_that_is_sparser_than_asked(project, natural, verdict):
+    project.put("ours", 0.5, around(80.0), half=around(96.0), missed=True)
+    for cell in project.cells("ours", 0.5):
+        path = record_store.run_folder(project.config, cell.spec, cell.seed) / "record.json"
+        write_json(path, read_json(path) | {"anatomy": {"epochs": [{"density": 0.9}, {"density": natural}] if natural else []}})
+    rule = {"type": "value", "density": 0.5, "published": 96.0, "margin": 1.0}
+    assert project.verdict(**rule).verdict == "not run"
+    assert project.verdict(**rule, mask="half").verdict == verdict
+
+
+@pytest.mark.parametrize(("at", "verdict"), [(1.0, "reproduced"), (0.99, "not reproduced")])
+def test_value_rule_of_a_method_without_a_density_looks_at_what_it_kept(project, at, verdict):
+    project.put("dense", None, around(96.0))
+    assert project.verdict(type="value", arm="dense", density=None, published=96.0, at=at, margin=1.0).verdict == verdict
+
+
+def test_value_rule_may_ask_for_another_reading(project):
+    project.put("ours", 0.5, around(90.0), mean=around(96.0))
+    rule = {"type": "value", "density": 0.5, "published": 96.0, "margin": 1.0}
+    assert project.verdict(**rule).verdict == "not reproduced"
+    assert project.verdict(**rule, mask="mean").verdict == "reproduced"
+
+
+@pytest.mark.parametrize(
+    ("theirs", "quiet", "verdict"),
+    [(95.0, 94.0, "reproduced"), (96.0, 94.0, "inconclusive"), (97.0, 94.0, "not reproduced"), (95.0, None, "not run")],
+)
+def test_best_rule_asks_for_more_than_every_other(project, theirs, quiet, verdict):
+    rule = {"type": "best", "density": 0.5, "others": ["theirs", "quiet"]}
+    assert project.verdict(**rule).verdict == "not run"
+    project.put("ours", 0.5, [96.0, 96.1, 96.2, 96.3])
+    project.put("theirs", 0.5, [theirs + d for d in (0.2, 0.1, 0.2, 0.1)], draw="other law")
+    if quiet:
+        project.put("quiet", 0.5, [quiet + d for d in (0.0, 0.1, 0.2, 0.3)])
+    out = project.verdict(**rule)
+    assert out.verdict == verdict
+    cell = project.cells("ours", 0.5)[0]
+    where = record_store.run_folder(project.config, cell.spec, cell.seed)
+    if quiet:
+        assert "- quiet +2.00 [+2.00, +2.00]" in out.evidence  # paired, so without spread
+        assert f"- theirs {96.15 - theirs - 0.15:+.2f} [" in out.evidence
+        (where / "evaluation.json").unlink()
+        write_json(where / "record.json", read_json(where / "record.json") | {"status": "collapse", "reason": "closed"})
+        out = project.verdict(**rule)
+        assert (out.verdict, "1 runs of ours collapsed" in out.evidence) == ("inconclusive", True)
+
+
+@pytest.mark.parametrize(("epochs", "verdict", "n"), [(2, "reproduced", 4), (3, "inconclusive", 2)])
+def test_more_seeds_of_the_same_spec_are_taken_where_a_rule_names_them(project, epochs, verdict, n):
+    base = {"data": "digits", "model": "lenet-16", "epochs": 2, "batch": 64, "density": 0.5}
+    arms = {"ours": {"method": "crbg"}, "theirs": {"method": "edge_popup", "set": {"epochs": epochs}}}
+    few = {"role": "main", "seeds": SEEDS[:2], "base": base, "arms": arms}
+    Path("few.yaml").write_text(yaml.safe_dump({"experiments": {"few": few}}))
+    project.config = configs.read(["config.yaml", "few.yaml"])
+    project.put("ours", 0.5, [96.0, 96.2, 96.1, 96.2])
+    project.put("theirs", 0.5, [95.8, 95.0, 95.1, 95.0])
+    project.put("theirs", 0.5, [95.8, 95.0], experiment="few")
+    rule = {"type": "best", "experiment": "few", "arm": "ours", "density": 0.5, "others": ["theirs"]}
+    assert project.judge(rule)[0].verdict == "inconclusive"
+    out = project.judge(rule | {"wider": "main"})[0]
+    assert out.verdict == verdict
+    assert ("(n = 4)" in out.evidence) == (n == 4), "another spec is no more seeds of the same"
+
+
+def test_the_readme_says_with_its_numbers_what_comes_from_jpeg(project):
+    project.put("ours", 0.5, around(90.0))
+    rows = tidy(project.config)
+    assert "JPEG" not in tables.readme_table(project.config.experiment("main"), rows)
+    rows["lossy"], rows["lossy_test"] = 104, 23
+    text = tables.readme_table(project.config.experiment("main"), rows)
+    assert text.endswith("104 images of the data (23 of the test part) come from JPEG copies.\n")
+
+
+def test_redrawn_weights_are_named_in_the_table(project):
+    project.put("theirs", 0.5, around(90.0))
+    assert "trained" not in tables.main_table(tidy(project.config), "main")
+    for cell in project.cells("theirs", 0.5):
+        path = record_store.run_folder(project.config, cell.spec, cell.seed) / "record.json"
+        write_json(path, read_json(path) | {"roles": {"redrawn": ["fc1.weight"]}})
+    assert list(tables.main_table(tidy(project.config), "main").trained) == ["weights redrawn"]
+
+
+@pytest.mark.parametrize(("gap", "verdict"), [(1.0, "reproduced"), (2.05, "inconclusive"), (3.0, "not reproduced")])
+def test_gap_rule(project, gap, verdict):
+    rule = {"type": "gap", "density": 0.5, "most": 2.0}
+    assert project.verdict(**rule).verdict == "not run"
+    # The halves differ by seed, so an unpaired interval of the means would be far wider.
+    hard = [80.0, 85.0, 90.0, 95.0]
+    project.put("ours", 0.5, around(50.0), half=hard, mean=[h + g for h, g in zip(hard, around(gap), strict=True)])
+    out = project.verdict(**rule)
+    assert out.verdict == verdict
+    assert f"mean - half = {gap:+.2f} points [{gap - reach(0.1):+.2f}, {gap + reach(0.1):+.2f}]" in out.evidence
+
+
+@pytest.mark.parametrize(("loss", "verdict"), [(-1.0, "reproduced"), (0.5, "reproduced"), (1.05, "inconclusive"), (3.0, "not reproduced")])
+def test_loss_rule(project, loss, verdict):
+    rule = {"type": "loss", "density": 0.1, "reference": "dense", "most": 1.0}
+    project.put("ours", 0.1, around(95.0 - loss))
+    assert project.verdict(**rule).verdict == "not run"
+    project.put("dense", None, around(95.0)[::-1])
+    out = project.verdict(**rule)
+    assert out.verdict == verdict
+    assert f"dense - ours = {loss:+.2f} points" in out.evidence
+
+
+@pytest.mark.parametrize(
+    ("reinit", "invert", "verdict"),
+    [(10.0, 20.0, "reproduced"), (24.95, 10.0, "inconclusive"), (10.0, 26.0, "not reproduced"), (24.95, 26.0, "not reproduced")],
+)
+def test_sanity_rule(project, reinit, invert, verdict):
+    rule = {"type": "sanity", "density": 0.5, "at_most": {"reinit": 25.0, "invert": 25.0}}
+    assert project.verdict(**rule).verdict == "not run"
+    project.put("ours", 0.5, around(96.0), sanity={"reinit": around(reinit), "invert": around(invert), "shuffle": around(90.0)})
+    out = project.verdict(**rule)
+    assert out.verdict == verdict
+    assert f"reinit {reinit:.1f} %" in out.evidence
+    assert "shuffle" not in out.evidence
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "verdict"),
+    [
+        (90.0, 80.0, "reproduced"),
+        (88.0, 80.0, "not reproduced"),  # ours is worse than theirs at twice the density
+        (90.0, 90.0, "not reproduced"),  # theirs reaches it as well
+        (89.5, 80.0, "inconclusive"),
+        (90.0, 89.5, "inconclusive"),
+    ],
+)
+def test_frontier_rule(project, ours, theirs, verdict):
+    rule = {"type": "frontier", "other": "theirs", "density": 0.1, "reference_density": 0.5, "margin": 0.5}
+    project.put("ours", 0.1, around(ours))
+    project.put("theirs", 0.1, around(theirs))
+    assert project.verdict(**rule).verdict == "not run"
+    project.put("theirs", 0.5, [90.1, 89.9, 90.0, 90.0])
+    assert project.verdict(**rule).verdict == verdict
+
+
+def test_a_claim_without_a_rule_was_not_run(project):
+    out = project.judge(None)[0]
+    assert (out.verdict, out.id) == ("not run", "c0")
+    assert "no runs in this version" in out.evidence
+
+
+@pytest.mark.parametrize(("level", "verdict"), [(90.0, "reproduced"), (88.95, "inconclusive"), (88.0, "not reproduced")])
+def test_floor_rule(project, level, verdict):
+    rule = {"type": "floor", "density": 0.5, "least": 89.0}
+    assert project.verdict(**rule).verdict == "not run"
+    project.put("ours", 0.5, around(level))
+    assert project.verdict(**rule).verdict == verdict
+    project.put("ours", 0.5, around(level), missed=True)
+    assert project.verdict(**rule).verdict == "not run"
+
+
+@pytest.mark.parametrize(("level", "word"), [(90.0, "met"), (89.05, "met in the mean"), (88.0, "missed")])
+def test_goals_are_met_or_missed(project, level, word):
+    goal = {"experiment": "main", "arm": "ours", "density": 0.5, "least": 89.0}
+
+    def judged():
+        return claims.judge({"claims": [], "goals": [goal], "contrasts": []}, tidy(project.config), project.config)[0]
+
+    assert judged().verdict == "not run"
+    project.put("ours", 0.5, around(level))
+    assert (judged().verdict, judged().id) == (word, "goal 89.0 % at 50 %")
+    project.put("ours", 0.5, around(level), missed=True)
+    assert judged().verdict == "missed"
+
+
+@pytest.mark.parametrize(
+    ("weak", "strong", "verdict"),  # densities at weight 1 and 10, where the gates start open
+    [(0.5, 0.45, "reproduced"), (0.5, 0.5, "not reproduced"), (0.5, 0.55, "not reproduced"), (0.5, [0.4, 0.4, 0.4, 0.51], "inconclusive")],
+)
+def test_a_knob_controls_sparsity_where_it_raises_it_at_every_value_of_the_other(sweep, weak, strong, verdict):
+    rule = {"type": "controls", "experiment": "sweep", "arm": "knobs", "knob": "weight", "other": "mu0"}
+    assert sweep.judge(rule)[0].verdict == "not run"
+    sweep.fill("sweep", knob(1.0, 0.25), around(90), 0.4)
+    sweep.fill("sweep", knob(10.0, 0.25), around(90), 0.1)
+    sweep.fill("sweep", knob(1.0, 1.0), around(90), weak)
+    assert sweep.judge(rule)[0].verdict == "not run"
+    sweep.fill("sweep", knob(10.0, 1.0), around(90), strong)
+    out = sweep.judge(rule)[0]
+    assert out.verdict == verdict
+    assert "+30.0 [+30.0, +30.0] at mu0 0.25" in out.evidence
+    assert "n = 4, validation" in out.evidence
+
+
+@pytest.mark.parametrize(("worst", "verdict"), [(89.5, "reproduced"), (89.05, "inconclusive"), (80.0, "not reproduced")])
+def test_flat_rule(sweep, worst, verdict):
+    rule = {"type": "flat", "experiment": "sweep", "arm": "knobs", "most": 1.0}
+    assert sweep.judge(rule)[0].verdict == "not run"
+    sweep.fill("sweep", knob(1.0, 0.25), around(90))
+    sweep.fill("sweep", knob(1.0, 1.0), around(89.9))
+    sweep.fill("sweep", knob(10.0, 0.25), around(worst))
+    assert sweep.judge(rule)[0].verdict == verdict
+
+
+@pytest.mark.parametrize(("gain", "verdict"), [(1.0, "reproduced"), (0.0, "inconclusive"), (-1.0, "not reproduced")])
+def test_order_rule_takes_the_best_of_each(sweep, gain, verdict):
+    rule = {"type": "order", "experiment": "sweep", "arm": "kinds", "field": "penalty", "a": "induce_decision", "b": "induce_sparse"}
+    assert sweep.judge(rule)[0].verdict == "not run"
+
+    base = [80.0, 85.0, 90.0, 95.0]  # paired by seed, or the spread would drown the difference
+    sweep.fill("sweep", kind("induce_sparse", 1.0), base, 0.2)
+    sweep.fill("sweep", kind("induce_sparse", 2.0), [b - 5 for b in base], 0.1)
+    sweep.fill("sweep", kind("induce_decision", 1.0), [b - 9 for b in base], 0.4)
+    sweep.fill("sweep", kind("induce_decision", 2.0), [b + g for b, g in zip(base, around(gain), strict=True)], 0.3)
+    out = sweep.judge(rule)[0]
+    assert out.verdict == verdict
+    assert "70.0 % sparsity (penalty induce_decision, weight 2.0)" in out.evidence
+    assert "80.0 % sparsity (penalty induce_sparse, weight 1.0)" in out.evidence
+
+
+@pytest.mark.parametrize(
+    ("wide", "narrow", "verdict"),
+    [(97.0, 92.0, "exceeded"), (95.0, 92.0, "reproduced"), (95.0, 88.0, "not reproduced"), (95.0, 89.2, "inconclusive")],
+)
+def test_width_rule_judges_every_point(sweep, wide, narrow, verdict):
+    Path("paper/published.yaml").write_text(yaml.safe_dump({"width": [{"weights": 100, "accuracy": 95}, {"weights": 11, "accuracy": 90}]}))
+    rule = {"type": "width", "experiment": "widths", "arm": "ours", "margin": 0.8}
+    assert sweep.judge(rule)[0].verdict == "not run"
+    sweep.fill("widths", lambda c: c.arm == "ours" and c.spec.model == "lenet-100", around(wide), gated=1000)
+    sweep.fill("widths", lambda c: c.arm == "ours" and c.spec.model == "lenet-10", around(narrow), gated=110)
+    out = sweep.judge(rule)[0]
+    assert out.verdict == verdict
+    assert f"11.0 %: {narrow - 90:+.1f}" in out.evidence
+    assert "real-valued" not in out.evidence
+    for model, gated in (("lenet-100", 1000), ("lenet-10", 110)):
+        sweep.fill("widths", lambda c, m=model: c.arm == "ours" and c.spec.model == m, around(50.0), gated=gated, soft=90.0)
+    assert "0 of 2 points reached (1 by the real-valued gates)" in sweep.judge(rule)[0].evidence, "90 is enough for the second alone"
+
+
+@pytest.mark.parametrize(("narrow", "verdict"), [(89.5, "reproduced"), (89.0, "inconclusive"), (85.0, "not reproduced")])
+def test_steady_rule_looks_at_the_gap_of_every_width(sweep, narrow, verdict):
+    rule = {"type": "steady", "experiment": "widths", "arm": "ours", "reference": "dense", "most": 1.0}
+    sweep.fill("widths", lambda c: c.arm == "ours" and c.spec.model == "lenet-100", around(96), gated=1000)
+    assert sweep.judge(rule)[0].verdict == "not run"
+    sweep.fill("widths", lambda c: c.arm == "dense" and c.spec.model == "lenet-100", around(96.5), gated=1000)
+    sweep.fill("widths", lambda c: c.arm == "ours" and c.spec.model == "lenet-10", around(narrow), gated=110)
+    sweep.fill("widths", lambda c: c.arm == "dense" and c.spec.model == "lenet-10", around(90), gated=110)
+    out = sweep.judge(rule)[0]
+    assert out.verdict == verdict
+    assert f"100.0 %: 0.5, 11.0 %: {90 - narrow:.1f}" in out.evidence
+
+
+def test_loss_rule_may_take_its_reference_from_another_experiment(sweep):
+    rule = {"type": "loss", "experiment": "main", "arm": "ours", "density": 0.5, "reference": "dense", "most": 1.0}
+    sweep.put("ours", 0.5, around(90))
+    sweep.put("dense", None, around(90.2))
+    assert sweep.judge(rule)[0].verdict == "reproduced"
+    assert sweep.judge(rule | {"reference_experiment": "widths"})[0].verdict == "not run"
+
+
+def test_runs_that_share_draw_and_order_are_paired(project):
+    base, gain = [80.0, 85.0, 90.0, 95.0], around(1.0)
+    project.put("ours", 0.5, [b + g for b, g in zip(base, gain, strict=True)])
+    for change, test, word in (
+        ({}, "paired t", "ours is better"),
+        ({"draw": "x"}, "Welch", "indistinguishable"),
+        ({"order": "x"}, "Welch", "indistinguishable"),
+    ):
+        project.put("quiet", 0.5, base, **change)
+        out = project.judge(contrasts=[CONTRAST])[0]
+        assert out.verdict == word
+        assert f", {test}, n = 4" in out.evidence
+        assert out.evidence.startswith("+1.00 points [")
+    project.put("quiet", 0.5, base)
+    assert project.judge(contrasts=[CONTRAST | {"a": "quiet", "b": "ours"}])[0].verdict == "ours is better"
+    # With a seed missing on one side there are no pairs to speak of.
+    project.put("theirs", 0.5, base[:3])
+    assert ", Welch, n = 3" in project.judge(contrasts=[CONTRAST | {"b": "theirs"}])[0].evidence
+
+
+def test_contrasts_are_corrected_together(project):
+    project.put("ours", 0.5, [b + 1 for b in around(90.0, 0.5)])
+    project.put("quiet", 0.5, around(90.0, 0.5), draw="x")
+    project.put("ours", 0.1, around(90.0, 0.5))
+    project.put("quiet", 0.1, around(90.0, 0.5), draw="x")
+    p = stats.welch(around(91.0, 0.5), around(90.0, 0.5)).p
+    alone, together = (project.judge(contrasts=[CONTRAST, *more])[0].evidence for more in ([], [CONTRAST | {"density": 0.1}]))
+    assert alone.endswith(f"Holm p = {p:.2g}")
+    assert together.endswith(f"Holm p = {2 * p:.2g}")
+    missing = project.judge(contrasts=[CONTRAST | {"b": "theirs"}])[0]
+    assert (missing.verdict, missing.evidence) == ("not run", "no runs")
+
+
+def test_contrasts_say_when_they_were_declared_and_are_corrected_list_by_list(project):
+    project.put("ours", 0.5, [b + 1 for b in around(90.0, 0.5)])
+    project.put("quiet", 0.5, around(90.0, 0.5), draw="x")
+    alone = project.judge(contrasts=[CONTRAST])[0]
+    lists = {"first_contrasts": [CONTRAST], "contrasts": [CONTRAST], "later_contrasts": [CONTRAST, CONTRAST | {"density": 0.1}]}
+    first, second, later, _ = claims.judge({"claims": [], **lists}, tidy(project.config), project.config)
+    assert [v.id.partition("density 0.5")[2] for v in (first, second, later)] == [" (first round)", "", " (asked later)"]
+    assert "before the first round" in first.source
+    assert "the first had been read" in second.source
+    assert first.evidence == second.evidence == alone.evidence
+    assert later.evidence != alone.evidence
+
+
+def test_a_run_of_less_than_the_published_search_refutes_nothing(project):
+    project.put("ours", 0.5, around(90.0))
+    rule = {"type": "value", "experiment": "main", "arm": "ours", "density": 0.5, "published": 96.0, "margin": 1.0}
+    short = rule | {"shorter": "a tenth"}
+    assert [project.judge(r)[0].verdict for r in (rule, short)] == ["not reproduced", "inconclusive"]
+    assert "after a tenth of the published search" in project.judge(short)[0].evidence
+    project.put("ours", 0.5, around(96.0))
+    assert project.judge(short)[0].verdict == "reproduced"
+
+
+def test_a_demonstration_judges_nothing(project):
+    project.demonstrate()
+    project.put("ours", 0.5, around(96.0))
+    project.put("quiet", 0.5, around(96.0))
+    out = project.judge({"type": "value", "experiment": "main", "arm": "ours", "density": 0.5, "published": 96.0, "margin": 1.0}, None)
+    assert [v.verdict for v in out] == ["not run", "not run"]
+    assert all("a demonstration judges nothing" in v.evidence for v in out)
+    assert len(project.judge(contrasts=[CONTRAST])) == 0
+    assert claims.verdict_table(out, project.config).startswith("**A demonstration: nothing is judged.**")
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"claims": [GOOD | {"verdict": "true"}], "contrasts": []}, "unknown ['verdict']"),
+        ({"claims": [{k: v for k, v in GOOD.items() if k != "quote"}], "contrasts": []}, "claim 'a' lacks ['quote']"),
+        ({"claims": [GOOD | {"rule": {"type": "valeu"}}], "contrasts": []}, "claim 'a': did you mean 'value'?"),
+        ({"claims": [], "contrasts": [CONTRAST] * 9}, "9 contrasts are declared; the protocol allows 8"),
+        ({"claims": [], "contrasts": [], "later_contrasts": [CONTRAST] * 9}, "9 later contrasts are declared"),
+    ],
+)
+def test_claims_of_the_wrong_form_are_refused(tmp_path, body, words):
+    path = tmp_path / "claims.yaml"
+    path.write_text(yaml.safe_dump(body))
+    with pytest.raises(CrbgError) as caught:
+        claims.read_claims(path)
+    assert words in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_claims_that_cannot_be_read_are_named(tmp_path):
+    with pytest.raises(CrbgError, match=r"cannot read .*absent\.yaml"):
+        claims.read_claims(tmp_path / "absent.yaml")
+    (tmp_path / "bad.yaml").write_text("claims: [")
+    with pytest.raises(CrbgError, match=r"cannot read .*bad\.yaml"):
+        claims.read_claims(tmp_path / "bad.yaml")
+
+
+def test_the_projects_claims_name_what_its_configuration_runs(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    declared, config = claims.read_claims(), configs.read(["config.yaml"])
+    ids = [c["id"] for c in declared["claims"]]
+    assert len(set(ids)) == len(ids) > 0
+    assert all(0 < len(declared[name]) <= 8 for name in claims.CONTRASTS)
+    wanted = []
+    for c in declared["claims"]:
+        if (rule := c["rule"]) and rule["type"] != "untestable":
+            at = {c.spec.density for c in config.experiment(rule["experiment"]).cells if c.arm == rule["arm"]}
+            density = rule.get("density", next(iter(at), "no such arm"))
+            densities = density if isinstance(density, list) else [density]
+            others = rule.get("others", [])
+            arms = [rule["arm"], *([] if "among" in rule else others), *([rule["reference"]] if rule["type"] == "cheaper" else [])]
+            wanted += [(rule["experiment"], arm, d) for arm in arms for d in densities]
+            wanted += [(rule["among"], arm, None) for arm in others if "among" in rule]
+            wanted += [(rule["wider"], rule["arm"], d) for d in densities if "wider" in rule]
+            if "other" in rule and "reference_density" in rule:
+                wanted += [(rule["experiment"], rule["other"], rule[k]) for k in ("density", "reference_density")]
+            if rule["type"] == "loss":
+                wanted.append((rule.get("reference_experiment", rule["experiment"]), rule["reference"], rule.get("reference_density")))
+    for c in (c for name in claims.CONTRASTS for c in declared[name]):
+        wanted += [(c["experiment"], c["a"], c["density"]), (c.get("against", c["experiment"]), c["b"], c["density"])]
+    wanted += [(g["experiment"], g["arm"], g["density"]) for g in declared["goals"]]
+    ablations = ("order", "controls", "flat")  # judged on validation
+    rules = [c["rule"] for c in declared["claims"] if c["rule"] and c["rule"]["type"] not in (*ablations, "untestable")]
+    judged_on_test = {r["experiment"] for r in rules if r.get("part") != "validation"}
+    assert {config.experiment(name).role for name in judged_on_test} == {"main"}
+    there = {(e.name, c.arm, c.spec.density) for e in config.experiments.values() for c in e.cells}
+    assert set(wanted) <= there
+    every = [json.dumps(c, sort_keys=True) for name in claims.CONTRASTS for c in declared[name]]
+    assert len(set(every)) == len(every)

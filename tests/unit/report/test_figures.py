@@ -1,0 +1,77 @@
+from pathlib import Path
+
+import pytest
+import yaml
+from made_up import around, kind, knob
+
+from crbg.experiments import config as configs
+from crbg.report import figures, tables
+from crbg.report.build import build
+from crbg.report.records_table import tidy
+
+
+@pytest.mark.parametrize("view", ["dots", "lines", "penalties", "cost"])
+def test_every_view_draws_an_ablation(sweep, view):
+    body = {"experiments": {"sweep": {"view": view, "x": "options.mu0", "arms": {"shared": {}}}}}
+    Path("view.yaml").write_text(yaml.safe_dump(body))
+    sweep.config = configs.read(["config.yaml", "sweep.yaml", "view.yaml"])
+    if view != "lines":
+        for penalty in ("induce_sparse", "induce_decision"):
+            for weight in (1.0, 2.0):
+                sweep.fill("sweep", kind(penalty, weight), around(90))
+    else:
+        for weight, mu0 in ((1.0, 0.25), (1.0, 1.0), (10.0, 1.0)):
+            sweep.fill("sweep", knob(weight, mu0), around(90))
+    build(sweep.config, "sweep")
+    assert Path("paper/figures/sweep.png").read_bytes().startswith(b"\x89PNG")
+    table = Path("paper/tables/sweep.md").read_text()
+    assert ("mu0 0.25, weight 1.0" if view == "lines" else "penalty induce_sparse, weight 1.0") in table
+    assert ("| shared" in table) == (view != "lines")  # its only run is one of another arm's
+    assert "reference" in table
+    assert r"\begin{tabular}" in Path("paper/tables/sweep.tex").read_text()
+
+
+def test_the_width_view_draws_what_is_there(sweep):
+    sweep.fill("widths", lambda c: c.arm == "ours" and c.spec.model == "lenet-100", around(96), gated=1000)
+    build(sweep.config, "widths")
+    sweep.fill("widths", lambda c: c.arm == "dense" and c.spec.model == "lenet-100", around(97), gated=1000)
+    alone = Path("paper/figures/widths.png").read_bytes()
+    build(sweep.config, "widths")
+    assert Path("paper/figures/widths.png").read_bytes() != alone
+
+
+def test_the_comparison_sets_published_beside_measured(project):
+    project.put("ours", 0.5, around(90.0))
+    lines = [
+        {"row": "ours", "published": "96 % at 45 %", "experiment": "main", "arm": "ours", "density": 0.5},
+        {"row": "dense", "published": "", "experiment": "main", "arm": "dense", "density": None},
+        {"row": "somebody's", "published": "98 % at 97 %"},
+    ]
+    table = tables.comparison(lines, tidy(project.config)).set_index("row")
+    assert list(table.loc["ours"][["published", "measured %", "sparsity %", "n"]]) == ["96 % at 45 %", "90.00 ± 0.13", "50.0", "4"]
+    assert list(table["measured %"]) == ["90.00 ± 0.13", "not run", "not run"]
+    project.put("ours", 0.5, around(90.0), missed=True)
+    assert tables.comparison(lines, tidy(project.config)).set_index("row").loc["ours", "sparsity %"] == "50.0, missed by 4 and cut"
+
+
+def test_lines_of_many_arms_differ_in_colour_or_marker():
+    looks = [(figures.COLOURS[i % 7], figures._marker(i)) for i in range(49)]
+    assert len(set(looks)) == 49
+
+
+def test_an_arm_without_the_field_of_the_axis_is_a_level(sweep, monkeypatch, tmp_path):
+    given = {"sweep": {"view": "lines", "x": "options.mu0", "arms": {"popup": {"method": "edge_popup", "set": {"density": 0.5}}}}}
+    Path("lines.yaml").write_text(yaml.safe_dump({"experiments": given}))
+    sweep.config = configs.read(["config.yaml", "sweep.yaml", "lines.yaml"])
+    for mu0 in (0.25, 1.0):
+        sweep.fill("sweep", knob(1.0, mu0), around(90))
+    sweep.fill("sweep", lambda c: c.arm == "popup", around(88))
+    seen, real = [], figures.plt.close
+    monkeypatch.setattr(figures.plt, "close", lambda f: seen.append(f) or None)
+    figures.draw(tidy(sweep.config), sweep.config.experiment("sweep"), tmp_path / "f", False, {})
+    top = seen[0].axes[0]
+    assert [float(y) for line in top.lines if line.get_linestyle() == "--" for y in line.get_ydata()] == pytest.approx(
+        [88.0, 88.0], abs=0.1
+    )
+    assert top.get_xlim()[1] < 2, "the level does not stretch the axis"
+    real("all")

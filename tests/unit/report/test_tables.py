@@ -1,0 +1,134 @@
+import pytest
+from made_up import around
+
+from crbg.errors import CrbgError
+from crbg.experiments import record_store
+from crbg.report import claims, numbers, tables
+from crbg.report.records_table import tidy, unfinished, values
+from crbg.storage.atomic import read_json, write_json
+
+# --- tables ---
+
+
+def test_the_main_table_shows_mean_and_interval(project):
+    project.put("ours", 0.5, [90.0, 91.0, 92.0, 93.0], exact=[80.0, 80.0, 81.0, 81.0], sanity={"reinit": [10.0, 11.0, 12.0, 13.0]})
+    project.put("ours", 0.1, [70.0], missed=True, sanity={"reinit": [30.0]})
+    project.put("dense", None, around(98.0))
+    table = tables.main_table(tidy(project.config), "main").set_index(["arm", "sparsity %"])
+    # s = 1.29099, t(0.975, 3) = 3.18245: half = 3.18245 x 1.29099 / 2 = 2.0543; for `exact` s = 0.57735, half = 0.9187.
+    line = table.loc[("ours", "50.0")]
+    assert line["binary %"] == "91.50 ± 2.05"
+    assert line["exact %"] == "80.50 ± 0.92"
+    assert (line["reinit %"], line["shuffle %"], line["n"], line["missed"], line["search s"]) == ("11.5", "", "4", "0", "4")
+    short = table.loc[("ours", "90.0")]
+    assert (short["binary %"], short["reinit %"], short["n"], short["missed"]) == ("70.00 (n = 1)", "30.0", "1", "1")
+    assert len(table) == 3
+
+
+def test_headline_numbers_are_of_the_test_part_where_it_was_opened(project):
+    project.put("ours", 0.5, around(90.0), tested=False)
+    assert tables.main_table(tidy(project.config), "main")["binary %"][0].startswith("89.00")
+    project.put("ours", 0.5, around(90.0))
+    assert tables.main_table(tidy(project.config), "main")["binary %"][0].startswith("90.00")
+
+
+def test_rows_of_an_arm_come_by_seed(project):
+    project.put("ours", 0.5, [1.0, 2.0, 3.0, 4.0])
+    project.put("ours", 0.1, [5.0, 6.0, 7.0, 8.0])
+    rows = tidy(project.config).sample(frac=1, random_state=0)
+    assert list(values(rows, "main", "ours", 0.5).accuracy) == [1, 2, 3, 4]
+    assert list(values(rows, "main", "ours", 0.1, "validation", "mean").accuracy) == [4, 5, 6, 7]
+    assert values(rows, "main", "ours", None).empty
+    project.put("dense", None, around(9.0))
+    assert len(values(tidy(project.config), "main", "dense", None)) == 4
+
+
+def test_an_ablation_is_compared_seed_by_seed(project):
+    project.put("ours", 0.5, [90.0, 91.0, 92.0, 93.0])
+    project.put("ours", 0.5, [90.5, 91.5, 92.7, 93.7], experiment="other", tested=False)
+    table = tables.ablation_table(tidy(project.config), project.config.experiment("other"))
+    # Differences 0.5, 0.5, 0.7, 0.7: mean 0.6, s = 0.11547, half = 3.18245 x 0.11547 / 2 = 0.184.
+    assert list(table["difference to main (paired)"]) == ["+0.60 [+0.42, +0.78], n = 4"]
+    project.put("ours", 0.5, [90.5, 91.5, 92.7, 93.7], experiment="other", tested=False, order="x")
+    table = tables.ablation_table(tidy(project.config), project.config.experiment("other"))
+    assert list(table["difference to main (paired)"]) == ["no pairs"]
+
+
+def test_tuning_trials_are_listed_best_first(project):
+    project.put("ours", 0.5, [80.0, 82.0, 84.0, 86.0], experiment="tuning", tested=False)  # two settings, two seeds each
+    project.put("ours", 0.1, [60.0, 60.0], experiment="tuning", tested=False, missed=True)
+    text = tables.tuning_table(tidy(project.config))
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[2:]]
+    assert [r[3] for r in rows] == ["lr 0.02", "lr 0.04", "lr 0.02"]
+    assert [(r[2], r[5], r[6], r[7]) for r in rows] == [("0.1", "59.00", "2", "2"), ("0.5", "84.00", "2", "0"), ("0.5", "80.00", "2", "0")]
+
+
+def test_every_arm_has_its_number_in_tex(project):
+    project.put("ours", 0.5, [90.0, 91.0, 92.0, 93.0])
+    project.put("dense", None, [98.0])
+    project.put("ours", 0.5, [90.5, 91.0, 91.0, 93.5], experiment="other", tested=False)
+    project.put("ours", 0.1, around(70.0), experiment="tuning")
+    verdict = claims.Verdict("c 1", "s", "q", "reproduced", "91.5 % [90, 93]. Reading: r")
+    found = numbers.collect(tidy(project.config), [verdict], project.config)
+    assert {k: found[k] for k in ("main.ours.0.5", "main.ours.0.5.n", "main.ours.0.5.sparsity", "main.dense.none")} == {
+        "main.ours.0.5": "91.50 ± 2.05", "main.ours.0.5.n": "4", "main.ours.0.5.sparsity": "50.0", "main.dense.none": "98.00 (n = 1)",
+    }  # fmt: skip
+    assert found["main.ours.0.5.digest"] == project.cells("ours", 0.5)[0].spec.digest()
+    assert found["other.ours.0.5"].startswith("90.50")  # validation, one point below
+    assert found["other.ours.0.5.difference"].startswith("+0.00 [")
+    assert (found["verdict.c-1"], found["evidence.c-1"]) == ("reproduced", "91.5 % [90, 93]")
+    assert (found["runs"], found["runs.tuning"], found["verdicts.judged"]) == ("13", "4", "1")
+    assert not any(k.startswith("tuning.") for k in found)
+    text = numbers.macros(found)
+    assert r"\@namedef{crbg@main.ours.0.5}{91.50 $\pm$ 2.05}" in text
+    assert r"\@namedef{crbg@evidence.c-1}{91.5 \% [90, 93]}" in text
+    assert r"\errmessage{unknown number #1}" in text
+
+
+def test_a_paper_that_quotes_an_unknown_number_is_refused(tmp_path):
+    paper = tmp_path / "main.tex"
+    numbers.check(paper, {})  # no paper, nothing to refuse
+    (tmp_path / "t.tex").write_text("")
+    paper.write_text("% \\crbgnumber{not.read}\n\\crbgnumber{a.b} \\input{t} \\input{t.tex}\n")
+    numbers.check(paper, {"a.b": "1"})
+    paper.write_text("one\n\\num{a.b} and \\pct{a.c}\n\\includegraphics[width=1cm]{figures/x}\n")
+    with pytest.raises(CrbgError) as caught:
+        numbers.check(paper, {"a.b": "1"})
+    first, second = str(caught.value).splitlines()
+    assert first.startswith(f"{paper}:2: unknown number 'a.c': did you mean 'a.b'?")
+    assert second.startswith(f"{paper}:3: figures/x is not there")
+    assert numbers.check(paper, {"a.b": "1"}, ["a", "x"]) == 2  # what waits for an unfinished experiment is no mistake
+    with pytest.raises(CrbgError, match="figures/x"):
+        numbers.check(paper, {"a.b": "1"}, ["a"])
+
+
+def test_latex_escapes_what_tex_would_misread(project):
+    project.put("ours", 0.5, around(90.0))
+    text = tables.latex(tables.main_table(tidy(project.config), "main").assign(arm="a_b"))
+    assert r"a\_b" in text
+    assert r"90.00 $\pm$ 0.13" in text
+    assert r"binary \%" in text
+    assert all(text.count(rule) == 1 for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
+
+
+def test_a_record_that_lacks_something_is_named(project):
+    project.put("ours", 0.5, around(90.0))
+    cell = project.cells("ours", 0.5)[2]
+    path = record_store.run_folder(project.config, cell.spec, 2) / "record.json"
+    record = read_json(path)
+    del record["digests"]
+    write_json(path, record)
+    with pytest.raises(CrbgError, match=rf"{cell.spec.slug()} seed 2 \(this run\) lacks 'digests'"):
+        tidy(project.config)
+
+
+def test_collapsed_runs_count_as_done_and_give_no_number(project):
+    project.put("ours", 0.5, around(90.0))
+    cell = project.cells("ours", 0.5)[0]
+    where = record_store.run_folder(project.config, cell.spec, 0)
+    write_json(where / "record.json", {"digest": cell.spec.digest(), "status": "collapse", "digests": {"draw": "d", "order": "o"}})
+    (where / "evaluation.json").unlink()
+    rows = tidy(project.config)
+    assert len(rows[rows.status == "collapse"]) == 1
+    assert list(values(rows, "main", "ours", 0.5).seed) == [1, 2, 3]
+    assert unfinished(project.config, rows) == {"main": 24, "other": 4, "tuning": 8}

@@ -1,0 +1,225 @@
+"""Tables, figure, numbers and verdicts of winning tickets, from made-up records."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from paths import ROOT
+
+from crbg.experiments import config as configs
+from crbg.experiments import record_store
+from crbg.report import claims, figures, numbers, tables, winners
+from crbg.report.records_table import tidy
+from crbg.storage.atomic import write_json
+
+SEEDS = [0, 1, 2]
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arms = {
+        "cts": {"method": "cts", "set": {"options.search": 1}, "grid": {"density": [0.5, 0.1]}},
+        "ltr": {"method": "imp", "grid": {"density": [0.5, 0.1]}},
+        "snip": {"method": "saliency", "set": {"density": 0.1}, "grid": {"options.control": ["none", "shuffle", "invert"]}},
+        "dense": {"method": "imp", "set": {"density": 1.0}},
+    }
+    base = {"data": "digits", "model": "lenet-16", "epochs": 2, "batch": 64}
+    one = {"about": "winners", "role": "main", "view": "winners", "seeds": SEEDS, "base": base, "arms": arms}
+    Path("config.yaml").write_text(yaml.safe_dump({"experiments": {"one": one}}))
+    return configs.read(["config.yaml"])
+
+
+def put(config, arm, density, accuracy, seconds=10.0, objectives=None, control="none", device="a CPU", step=1):
+    for i, seed in enumerate(SEEDS):
+        cell = next(
+            c for c in config.experiment("one").cells
+            if (c.arm, c.spec.density, c.seed) == (arm, density, seed) and c.spec.resolved().control == control
+        )  # fmt: skip
+        readings = {
+            "binary": {"accuracy": accuracy + step * i, "density": density, "recalibrated": accuracy - 1},
+            "untrained": {"accuracy": accuracy / 2, "density": density},
+        }
+        record = {"digest": cell.spec.digest(), "status": "ok", "digests": {"draw": str(seed), "order": str(seed)}}
+        record |= {"validation": {"readings": readings}, "roles": {"trained": ["fc1.weight"]}}
+        if objectives:
+            record["anatomy"] = {"objectives": {k: v + i for k, v in objectives.items()}}
+        where = record_store.run_folder(config, cell.spec, seed)
+        write_json(where / "record.json", record)
+        write_json(where / "provenance.json", {"revision": "abc", "device": device, "search_seconds": seconds * 1.01**i})
+        write_json(where / "evaluation.json", {"test": {"readings": readings}})
+
+
+def test_the_table_shows_tickets_before_and_after_their_training(project):
+    put(project, "cts", 0.1, 80.0)
+    table = tables.main_table(tidy(project), "one")
+    (line,) = table.to_dict("records")
+    assert (line["binary %"], line["untrained %"], line["recalibrated %"]) == ("81.00 ± 2.48", "40.00 ± 0.00", "79.00")
+    assert line["trained"] == "weights"
+    assert not {"reinit %", "not recalibrated %", "exact %", "mean %"} & set(table.columns)
+    rows = tidy(project)
+    text = tables.markdown(table, project.experiment("one"), project, rows)
+    assert "These are winning tickets" in text
+    assert "winning tickets, trained under their masks" in tables.readme_table(project.experiment("one"), rows)
+
+
+def test_the_paper_can_quote_them(project):
+    put(project, "cts", 0.1, 80.0, seconds=100.0)
+    known = numbers.collect(tidy(project), [], project)
+    assert known["one.cts.0.1.untrained"] == "40.00 ± 0.00"
+    assert known["one.cts.0.1.seconds"] == "101"
+
+
+def test_objectives_are_means_of_tickets_without_a_control(project):
+    put(project, "cts", 0.5, 80.0, objectives={"loss": 1.0, "kl": 0.25})
+    put(project, "snip", 0.1, 80.0, objectives={"loss": 3.0})
+    put(project, "snip", 0.1, 80.0, objectives={"loss": 100.0}, control="shuffle")
+    put(project, "dense", 1.0, 80.0, objectives={"loss": 0.0})
+    table = winners.objectives(winners.measured(project, project.experiment("one")))
+    wide, sparse = table.to_dict("records")
+    assert (wide["arm"], wide["sparsity %"], wide["loss"], wide["reverse KL"], wide["n"]) == ("cts", "50", "2", "1.25", "3")
+    assert (sparse["arm"], sparse["loss"], sparse["reverse KL"]) == ("snip", "4", "not finite")
+    assert len(table) == 2
+
+
+def test_the_figure_sets_published_points_beside_measured_ones(project, monkeypatch, tmp_path):
+    for density, accuracy in ((0.5, 90.0), (0.1, 80.0)):
+        put(project, "cts", density, accuracy)
+        put(project, "ltr", density, accuracy - 5, seconds=100.0)
+    put(project, "dense", 1.0, 95.0)
+    put(project, "snip", 0.1, 70.0)
+    put(project, "snip", 0.1, 60.0, control="shuffle")  # two settings of one arm are no point
+    seen = []
+    real = figures.plt.close
+    monkeypatch.setattr(figures.plt, "close", lambda f: seen.append(f) or None)
+    published = {"winners": {"one": {"cts": {0.1: 83.0, 0.5: 91.0}}}}
+    path = figures.draw(tidy(project), project.experiment("one"), tmp_path / "f", False, published)
+    left, right = seen[0].axes
+    hollow = [line for line in left.lines if line.get_markerfacecolor() == "none" and len(line.get_xdata())]
+    assert [list(zip(h.get_xdata(), h.get_ydata(), strict=True)) for h in hollow] == [[(0.1, 83.0), (0.5, 91.0)]]
+    measured = [c.lines[0] for c in right.containers]
+    assert [round(float(m.get_xdata()[0])) for m in measured] == [10, 101]
+    assert "dense: 96.0 %" in " ".join(t.get_text() for t in seen[0].legends[0].get_texts())
+    assert path.with_name("f.png").stat().st_size > 5000
+    real("all")
+
+
+def test_the_figure_of_objectives_has_a_panel_for_each_and_leaves_out_what_is_not_finite(project, monkeypatch, tmp_path):
+    put(project, "cts", 0.5, 80.0, objectives={"loss": 1.0, "kl": 0.25})
+    put(project, "cts", 0.1, 80.0, objectives={"loss": 2.0, "kl": 0.5})
+    put(project, "snip", 0.1, 80.0, objectives={"loss": 3.0})
+    seen = []
+    real = figures.plt.close
+    monkeypatch.setattr(figures.plt, "close", lambda f: seen.append(f) or None)
+    found = winners.measured(project, project.experiment("one"))
+    path = figures.by_objective(found, {"loss": "loss", "kl": "reverse KL"}, tmp_path / "o")
+    loss, kl = seen[0].axes[:2]
+    drawn = {c.get_label(): [round(float(y), 3) for y in c.lines[0].get_ydata()] for c in loss.containers}
+    assert drawn == {figures.LABELS.get("cts", "cts"): [3.0, 2.0], "SNIP": [4.0]}  # from the sparse end on, means of i + value
+    assert [len(c.lines[0].get_ydata()) for c in kl.containers] == [2, 0]
+    assert path.with_name("o.png").stat().st_size > 5000
+    real("all")
+
+
+def test_tickets_pass_where_every_control_is_worse(project):
+    put(project, "snip", 0.1, 80.0)
+    rule = {"experiment": "one", "arm": "snip", "density": 0.1, "margin": 0.5}
+    assert claims.RULES["passes"](rule, tidy(project))[0] == "not run"
+    for controlled, word, opposite in ((70.0, "reproduced", "not reproduced"), (85.0, "not reproduced", "reproduced")):
+        put(project, "snip", 0.1, controlled, control="shuffle")
+        verdict, evidence = claims.RULES["passes"](rule, tidy(project))
+        assert (verdict, f"shuffle loses {80 - controlled:.2f}" in evidence) == (word, True)
+        assert claims.RULES["passes"]({**rule, "fail": True}, tidy(project))[0] == opposite
+    put(project, "snip", 0.1, 82.0, control="shuffle", step=-1)  # 82, 81, 80 against 80, 81, 82
+    assert claims.RULES["passes"](rule, tidy(project))[0] == "inconclusive"
+    put(project, "snip", 0.1, 70.0, control="invert")  # it has to be worse under every control, and fails by one
+    assert claims.RULES["passes"](rule, tidy(project))[0] == "inconclusive"
+    put(project, "snip", 0.1, 85.0, control="shuffle")
+    assert claims.RULES["passes"](rule, tidy(project))[0] == "not reproduced"
+    put(project, "snip", 0.1, 70.0, control="shuffle")
+    assert claims.RULES["passes"](rule, tidy(project))[0] == "reproduced"
+    put(project, "snip", 0.1, 79.6, control="shuffle")  # worse in every seed, by less than the margin
+    assert claims.RULES["passes"](rule, tidy(project))[0] == "not reproduced"
+    assert claims.RULES["passes"](rule | {"margin": 0.3}, tidy(project))[0] == "reproduced"
+
+
+def test_the_same_seeds_are_compared_in_pairs(project):
+    # 80, 82, 84 against 80.5, 82.5, 84.5: half a point in every pair, which Welch's test could not see.
+    put(project, "cts", 0.1, 80.0, step=2)
+    put(project, "ltr", 0.1, 80.5, step=2)
+    rule = {"experiment": "one", "arm": "cts", "reference": "ltr", "density": 0.1, "reference_density": 0.1, "most": 0.6}
+    verdict, evidence = claims.RULES["loss"](rule, tidy(project))
+    assert verdict == "reproduced"
+    assert "+0.50 points [+0.50, +0.50]" in evidence
+
+
+def test_on_validation_an_arm_stands_at_its_best_setting(project):
+    put(project, "cts", 0.1, 80.0)
+    put(project, "snip", 0.1, 70.0)
+    put(project, "snip", 0.1, 90.0, control="shuffle")
+    rule = {"type": "best", "experiment": "one", "arm": "cts", "others": ["snip"], "density": 0.1, "part": "validation"}
+    verdict, evidence = claims.RULES["best"](rule, tidy(project))
+    assert verdict == "not reproduced"
+    assert "- snip -10.00" in evidence
+    assert "validation" in evidence
+
+
+@pytest.mark.parametrize(("expected", "word"), [(0.115, "reproduced"), (0.13, "not reproduced"), (0.08, "not reproduced")])
+def test_flat_asks_for_the_budget_too(project, expected, word):
+    rows = []
+    for slack, share in (("1.1", 0.11), ("1.3", expected)):
+        rows += [{"experiment": "one", "arm": "cts", "part": "validation", "reading": "binary", "seed": s, "setting": f"slack {slack}",
+                  "accuracy": 80.0 + 0.01 * s, "over": share / 0.11 - 1} for s in SEEDS]  # fmt: skip
+    rule = {"experiment": "one", "arm": "cts", "most": 1.0, "over": 0.1}
+    verdict, evidence = claims.RULES["flat"](rule, pd.DataFrame(rows))
+    assert verdict == word
+    assert f"{100 * (expected / 0.11 - 1):+.1f} % off the budget at slack 1.3" in evidence
+    assert claims.RULES["flat"]({**rule, "over": 9.9}, pd.DataFrame(rows))[0] == "reproduced"
+
+
+@pytest.mark.parametrize(("theirs", "word"), [(130.0, "reproduced"), (50.0, "not reproduced"), (109.5, "inconclusive")])
+def test_cheaper_compares_seconds_on_one_machine(project, theirs, word):
+    put(project, "cts", 0.1, 80.0, seconds=10.0)
+    put(project, "ltr", 0.1, 80.0, seconds=theirs)
+    for i, seed in enumerate(SEEDS):  # seconds of pairs that differ
+        cell = next(c for c in project.experiment("one").cells if (c.arm, c.spec.density, c.seed) == ("ltr", 0.1, seed))
+        times = {"revision": "abc", "device": "a CPU", "search_seconds": theirs * 1.01 ** (2 * i - 1)}
+        write_json(record_store.run_folder(project, cell.spec, seed) / "provenance.json", times)
+    rule = {"type": "cheaper", "experiment": "one", "arm": "cts", "reference": "ltr", "density": 0.1, "times": 12.0}
+    verdict, evidence = claims.RULES["cheaper"](rule, tidy(project))
+    assert verdict == word
+    assert f"{theirs / 10:.1f} times" in evidence
+    put(project, "ltr", 0.1, 80.0, seconds=theirs, device="another")
+    assert claims.RULES["cheaper"](rule, tidy(project)) == ("not run", "the runs were timed on different machines")
+
+
+def test_better_than_others_at_several_densities(project):
+    put(project, "cts", 0.5, 90.0)
+    put(project, "ltr", 0.5, 80.0)
+    rule = {"type": "best", "experiment": "one", "arm": "cts", "others": ["ltr"], "density": [0.5, 0.1]}
+    assert claims.RULES["best"](rule, tidy(project))[0] == "not run"
+    put(project, "cts", 0.1, 80.0)
+    for theirs, word in ((60.0, "reproduced"), (80.2, "inconclusive"), (95.0, "not reproduced")):
+        put(project, "ltr", 0.1, theirs, step=-1)
+        verdict, evidence = claims.RULES["best"](rule, tidy(project))
+        assert verdict == word
+        assert "cts at 0.5" in evidence
+        assert "cts at 0.1" in evidence
+
+
+def test_a_loss_may_be_against_the_same_density(project):
+    put(project, "cts", 0.1, 80.0)
+    put(project, "ltr", 0.1, 80.0)
+    put(project, "ltr", 0.5, 99.0)
+    rule = {"experiment": "one", "arm": "cts", "reference": "ltr", "density": 0.1, "reference_density": 0.1, "most": 3.0}
+    assert claims.RULES["loss"](rule, tidy(project))[0] == "reproduced"
+    assert claims.RULES["loss"]({**rule, "reference_density": 0.5}, tidy(project))[0] == "not reproduced"
+
+
+def test_published_points_belong_to_experiments_and_arms_that_exist(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    real = configs.read(["config.yaml"])
+    for name, arms in yaml.safe_load(Path("paper/published.yaml").read_text())["winners"].items():
+        assert set(arms) <= {c.arm for c in real.experiment(name).cells}
+        assert real.experiment(name).view in ("winners", "dots")

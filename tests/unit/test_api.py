@@ -1,0 +1,244 @@
+import copy
+
+import pytest
+import torch
+from networks import randn, same_bytes, tiny
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from crbg import measure
+from crbg.api import find_ticket
+from crbg.errors import CrbgError
+from crbg.gates.attach import gates
+from crbg.masks import controls
+from crbg.masks.mask import Mask
+from crbg.masks.select import keep_count
+from crbg.models.initial_weights import tensor_digest
+from crbg.ticket import Ticket
+
+# a ticket outside the registry --------------------------------------------------------------------------------------
+
+
+X = randn(64, 1, 6, 6)
+Y = (X.mean((1, 2, 3)) > 0).long() + (X[:, 0, 0, 0] > 0.5).long()
+DATA = {
+    "pair": (X, Y),
+    "list of batches": [(X[i : i + 16], Y[i : i + 16]) for i in range(0, 64, 16)],
+    "two batches": [(X[:32], Y[:32]), (X[32:], Y[32:])],
+    "loader": DataLoader(TensorDataset(X, Y), 16),
+}
+
+
+@pytest.mark.parametrize("kind", DATA)
+def test_find_ticket_takes_any_loader_and_changes_no_weight(kind):
+    model = tiny()
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    told = []
+    found = find_ticket(model, DATA[kind], 0.5, epochs=3, batch=16, progress=lambda done, total: told.append((done, total)))
+    batches = 2 if kind == "two batches" else 4
+    assert told == [(i + 1, 3 * batches) for i in range(3 * batches)]
+    assert all(same_bytes(p.detach(), before[n]) for n, p in model.named_parameters())
+    assert not gates(model)
+    assert found.exact.kept == keep_count(0.5, 54 + 288)
+    assert [row["epoch"] for row in found.history] == [1.0, 2.0, 3.0]
+    assert found.apply(model) is model
+    assert int((model.head.weight != 0).sum()) == found.mask.layer_kept()["head.weight"]
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "words"),
+    [
+        ((torch.rand(32, 5), torch.zeros(31, dtype=torch.long)), {}, "32 inputs and 31 labels"),
+        ((torch.rand(32, 5), torch.zeros(32)), {}, r"loss cannot take outputs \(2, 3\) and labels \(2,\) of type torch.float32"),
+        (torch.rand(32, 5), {}, "a pair"),
+        ((torch.rand(32, 5), torch.zeros(32, dtype=torch.long)), {"density": 0.0}, "keeps nothing"),
+        ((torch.rand(32, 5), torch.zeros(32, dtype=torch.long)), {"epochs": 0}, "at least 1"),
+        ((torch.rand(32, 5), torch.zeros(32, dtype=torch.long)), {"epochs": 1.5}, "whole number"),
+    ],
+)
+def test_find_ticket_names_what_is_wrong_with_the_request(data, options, words):
+    with pytest.raises(CrbgError, match=words):
+        find_ticket(nn.Linear(5, 3), data, **{"density": 0.5, "epochs": 1} | options)
+
+
+@pytest.mark.parametrize("x", [torch.rand(32, 1, 7), torch.rand(32, 8), torch.randint(0, 9, (32, 5))], ids=["32x1x7", "32x8", "integers"])
+def test_find_ticket_names_data_that_the_model_cannot_take(x):
+    model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, 3))
+    model[1].eval()
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    with pytest.raises(CrbgError, match=rf"cannot take the data, inputs of \({x.shape[1]},.* and type {x.dtype}"):
+        find_ticket(model, (x, torch.zeros(32, dtype=torch.long)), 0.5, epochs=1)
+    assert all(t.equal(before[n]) for n, t in model.state_dict().items())
+    assert [m.training for m in model] == [True, False, True, True]
+
+
+def test_find_ticket_learns():
+    model = tiny()
+    found = find_ticket(model, (X, Y), 0.5, epochs=60, batch=16, lr=0.05)
+    assert found.mask.density == pytest.approx(0.5, rel=0.021)
+    shuffled = controls.shuffle(found.mask, 0)
+    initial = tiny()
+    batches = [(X, Y)]
+    with measure.recalibrated(initial, [X], found.mask):
+        chosen = measure.accuracy(initial, batches, found.mask)
+    with measure.recalibrated(initial, [X], shuffled):
+        assert chosen > measure.accuracy(initial, batches, shuffled) + 15
+
+
+def test_a_ticket_that_missed_its_density_keeps_the_exact_count():
+    missed = find_ticket(tiny(), (X, Y), 0.1, epochs=1, batch=16)
+    assert sum(int((s > 0.5).sum()) for s in missed.scores.values()) > 100
+    assert missed.mask == missed.exact
+    assert missed.mask.kept == keep_count(0.1, 342) == 34
+    free = find_ticket(tiny(), (X, Y), None, epochs=2, batch=16, weight=0.1)
+    assert free.mask == Mask({n: s > 0.5 for n, s in free.scores.items()})
+
+
+def test_find_ticket_is_repeatable_and_takes_a_pair_in_shuffled_order():
+    found = []
+    for seed, elsewhere in ((3, 0), (3, 1), (4, 0)):
+        model = tiny()
+        torch.manual_seed(elsewhere)  # what the caller's generator holds does not matter
+        found.append(find_ticket(model, (X, Y), 0.4, epochs=2, batch=16, seed=seed))
+    one, two, other = found
+    assert one.history == two.history
+    assert one.mask == two.mask
+    assert one.history != other.history
+
+
+def test_find_ticket_with_a_loss_of_ones_own():
+    model, target = tiny(outputs=1), X.mean((1, 2, 3))[:, None]
+    before = tensor_digest(dict(model.named_parameters()))
+    found = find_ticket(model, (X, target), None, loss=nn.functional.mse_loss, epochs=15, batch=16, weight=0.0, lr=0.05)
+    assert found.history[-1]["loss"] < 0.7 * found.history[0]["loss"]
+    assert tensor_digest(dict(model.named_parameters())) == before
+
+
+def test_find_ticket_by_edge_popup():
+    model = tiny()
+    before = tensor_digest(dict(model.named_parameters()))
+    found = find_ticket(model, (X, Y), 0.25, method="edge_popup", epochs=2, batch=16, lr=0.2, scaled=False)
+    assert found.mask.layer_kept() == {"conv.weight": keep_count(0.25, 54), "head.weight": keep_count(0.25, 288)}
+    assert tensor_digest(dict(model.named_parameters())) == before
+
+
+def test_find_ticket_may_train_only_where_the_method_says_so():
+    model = tiny()
+    before = copy.deepcopy(model)
+    found = find_ticket(model, (X, Y), None, method="dense", epochs=1, batch=16)
+    assert set(found.changed.values()) == {"trained"}
+    assert not torch.equal(model.head.weight, before.head.weight)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "crgb"}, "unknown method 'crgb': did you mean 'crbg'"),
+        ({"noize": 0.1}, "crbg has no option 'noize': did you mean 'noise'"),
+        ({"lr": "fast"}, r"crbg\.lr = 'fast' is str, not float"),
+        ({"granularity": "layer"}, "unknown granularity"),
+        ({"penalty": "induce"}, "unknown penalty"),
+    ],
+)
+def test_find_ticket_refuses_unknown_methods_and_options(options, message):
+    with pytest.raises(CrbgError, match=message):
+        find_ticket(tiny(), (X, Y), 0.5, epochs=1, **options)
+
+
+def test_find_ticket_refuses_what_it_cannot_walk_or_search():
+    with pytest.raises(CrbgError, match="must have a length"):
+        find_ticket(tiny(), ((X, Y) for _ in range(2)), 0.5)
+    with pytest.raises(CrbgError, match="no parameters"):
+        find_ticket(nn.ReLU(), (X, Y), 0.5)
+    with pytest.raises(CrbgError, match="needs a density"):
+        find_ticket(tiny(), (X, Y), None, method="edge_popup")
+
+
+def test_a_loss_that_changes_a_weight_is_found_out():
+    model = tiny()
+
+    def meddling(out, y):
+        with torch.no_grad():
+            model.conv.bias.add_(1e-3)
+        return nn.functional.cross_entropy(out, y)
+
+    with pytest.raises(CrbgError, match=r"the search changed 'conv\.bias'"):
+        find_ticket(model, (X, Y), 0.5, loss=meddling, epochs=1, batch=16)
+
+
+class Loud(nn.Module):
+    """Two layers whose loss can be made to fail."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.norm, self.b = nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.b(torch.relu(self.norm(self.a(x))))
+
+
+def some_batches():
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(64, 8, generator=g)
+    return x, (x[:, :3]).argmax(1)
+
+
+def test_a_failing_search_leaves_the_model_without_gates():
+    model, (x, y) = Loud(), some_batches()
+
+    def bad(out, labels):
+        raise RuntimeError("no loss today")
+
+    with pytest.raises(RuntimeError, match="no loss today"):
+        find_ticket(model, (x, y), 0.5, loss=bad, epochs=1, batch=16)
+    assert not gates(model)
+    assert find_ticket(model, (x, y), 0.5, epochs=1, batch=16).mask.total == 8 * 16 + 16 * 3
+
+
+def test_find_ticket_is_a_function_of_its_seed_and_leaves_running_statistics_alone():
+    model, (x, y) = Loud(), some_batches()
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), 16)
+    masks = []
+    for other in (1, 2):
+        torch.manual_seed(other)
+        masks.append(find_ticket(model, loader, 0.5, epochs=3).mask)
+    assert masks[0] == masks[1]
+    assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())
+
+
+def test_an_applied_ticket_has_the_statistics_of_the_sparse_network_and_survives_a_file(tmp_path):
+    model, (x, y) = Loud(), some_batches()
+    twin = copy.deepcopy(model)
+    found = find_ticket(model, (x, y), 0.5, "edge_popup", epochs=2, batch=16)
+    norm = found.apply(model).norm
+    hidden = model.a(x)  # four equal batches, so the mean of their means is that of all
+    torch.testing.assert_close(norm.running_mean, hidden.mean(0))
+    found.ticket().save(tmp_path / "mine.safetensors")
+    again = Ticket.load(tmp_path / "mine.safetensors").apply(twin)
+    assert all(torch.equal(t, again.state_dict()[n]) for n, t in model.state_dict().items())
+
+
+def test_arrays_and_data_sets_are_data_too():
+    x, y = some_batches()
+    masks = [
+        find_ticket(Linear(), data, 0.5, epochs=1, batch=16).mask.digest() for data in ((x, y), (x.numpy(), y.numpy()), TensorDataset(x, y))
+    ]
+    assert len(set(masks)) == 1
+    with pytest.raises(CrbgError, match="batch 0 must be"):
+        find_ticket(Linear(), (x, y), 0.5, batch=0)
+    with pytest.raises(CrbgError, match=r"density '0\.1' is no number"):
+        find_ticket(Linear(), (x, y), "0.1")
+
+
+def Linear():
+    torch.manual_seed(0)
+    return nn.Linear(8, 3)
+
+
+def test_a_ticket_of_trained_weights_is_no_file():
+    model, (x, y) = Loud(), some_batches()
+    found = find_ticket(model, (x, y), 0.5, "imp", epochs=1, batch=16, levels=1)
+    assert not found.statistics, "those of the training are the model's"
+    with pytest.raises(CrbgError, match="save the model's state_dict"):
+        found.ticket()
