@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from crbg.gates.kernels import is_dense, layout
+
 try:
     import triton
     import triton.language as tl
@@ -61,7 +63,7 @@ class _Fused(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
         mu, w = ctx.saved_tensors
-        if _order(grad) != _order(mu):
+        if layout(grad) != layout(mu):
             grad = torch.empty_like(mu, dtype=grad.dtype).copy_(grad)
         out = torch.empty_like(mu)
         n = mu.numel()
@@ -81,14 +83,8 @@ def product(mu: Tensor, w: Tensor, noise: float, leak: float = 0.0) -> Tensor:
 
 def suits(mu: Tensor, w: Tensor) -> bool:
     """Tell whether the kernels do for a pair: float32, without gaps and in the same order in memory, no gradient wanted for w."""
-    same = mu.shape == w.shape and _order(mu) == _order(w)
-    dense = mu.numel() == 1 + sum(step * (size - 1) for step, size in _order(mu)) if mu.numel() else False
-    return same and dense and mu.dtype == w.dtype == torch.float32 and not w.requires_grad and works(mu.device)
-
-
-def _order(t: Tensor) -> list[tuple[int, int]]:
-    """Say how a tensor lies in memory: (stride, size) of its axes, without those of size 1, whose stride means nothing."""
-    return [(step, size) for step, size in zip(t.stride(), t.shape, strict=True) if size > 1]
+    same = mu.shape == w.shape and layout(mu) == layout(w)
+    return same and is_dense(mu) and mu.dtype == w.dtype == torch.float32 and not w.requires_grad and works(mu.device)
 
 
 @cache

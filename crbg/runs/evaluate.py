@@ -9,7 +9,7 @@ import torch
 from crbg.errors import CrbgError
 from crbg.experiments.spec import Spec, folder
 from crbg.runs.artifacts import reopen
-from crbg.runs.readings import EVALUATION_BATCH, accuracy, read_all
+from crbg.runs.readings import accuracy, evaluation_batch, read_all
 from crbg.runs.setup import Bench, fresh
 from crbg.storage.atomic import read_json, write_json
 
@@ -39,9 +39,7 @@ def evaluate(spec: Spec, seed: int, bench: Bench) -> dict[str, Any]:
         exact = data.test.take(kept)
         out["test_without_lossy"] = {
             "images": len(exact),
-            "binary": accuracy(
-                model, found.mask, data, exact, found.start is not None, found, EVALUATION_BATCH if spec.precision == "bf16" else 0
-            ),
+            "binary": accuracy(model, found.mask, data, exact, found.start is not None, found, evaluation_batch(spec)),
         }
     write_json(where / "evaluation.json", out)
     return out

@@ -72,6 +72,11 @@ def _thin(history: list[Row], most: int = 12) -> list[dict[str, float | None]]:
     return [{k: finite(float(f"{v:.4g}")) for k, v in history[i].items()} for i in picked]
 
 
+def evaluation_batch(spec: Spec) -> int:
+    """Return the images in a batch of a reading; 0 leaves it to the part."""
+    return EVALUATION_BATCH if spec.precision == "bf16" else 0
+
+
 def read_all(spec: Spec, seed: int, data: Data, model: nn.Module, found: methods.SearchResult, part: Part) -> dict[str, Any]:
     """Measure accuracy on one part in every reading, with its density, and the sanity controls of the binary ticket.
 
@@ -88,7 +93,7 @@ def read_all(spec: Spec, seed: int, data: Data, model: nn.Module, found: methods
         }
     if spec.precision == "bf16":
         model.to(memory_format=torch.channels_last)  # as in the search; measured in fp32 all the same
-    batch = EVALUATION_BATCH if spec.precision == "bf16" else 0
+    batch = evaluation_batch(spec)
     few = part.take(slice(spec.control_images)) if spec.control_images else part
     common = int(data.train.y.bincount().argmax())
     out: dict[str, Any] = {"readings": {}, "images": len(part), "constant": finite(100.0 * float((part.y == common).double().mean()))}

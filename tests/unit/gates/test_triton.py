@@ -55,7 +55,7 @@ def test_without_noise_products_and_gradients_are_the_plain_ones_bit_by_bit(shap
     assert a.isnan().sum() == 1
     number = ~a.isnan()  # torch itself gives two answers for the slope of what is no number
     assert torch.equal(da[number], db[number])
-    assert triton._order(a) == triton._order(b)
+    assert triton.layout(a) == triton.layout(b)
 
 
 def drawn(mu, noise, w=None):
