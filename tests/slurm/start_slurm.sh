@@ -110,7 +110,8 @@ up() {
     munged --force --key-file="$D/munge.key" --socket="$D/munge.socket" --pid-file="$D/munged.pid" \
       --log-file="$D/munged.log" --seed-file="$D/munged.seed" >&2
   fi
-  alive "$D/slurmctld.pid" || { rm -f "$D/slurmctld.pid"; slurmctld -f "$D/slurm.conf" </dev/null >&2; }
+  # -c: forget the jobs of an earlier start.
+  alive "$D/slurmctld.pid" || { rm -f "$D/slurmctld.pid"; slurmctld -c -f "$D/slurm.conf" </dev/null >&2; }
   alive "$D/slurmd.pid" || { rm -f "$D/slurmd.pid"; slurmd -f "$D/slurm.conf" </dev/null >&2; }
   wait_for 20 bash -c 'sinfo -h -o %T | grep -qE "idle|mixed|allocated"'
   echo "SLURM is up ($D)" >&2

@@ -19,10 +19,11 @@ def queue():
     return sh("squeue", "-h", "-o", "%i %T %P").stdout
 
 
-def wants_gpu():
-    """States of the jobs that asked SLURM for one GPU."""
+def wants_gpu(clone):
+    """States of this clone's jobs that asked SLURM for one GPU; SLURM also lists, for a time, jobs of earlier tests."""
     jobs = sh("scontrol", "show", "job", "--oneliner").stdout.splitlines()
-    return [job.split("JobState=")[1].split()[0] for job in jobs if "TresPerJob=gres:gpu:1" in job]
+    mine = [job for job in jobs if f"WorkDir={clone.path} " in f"{job} "]
+    return [job.split("JobState=")[1].split()[0] for job in mine if "TresPerJob=gres:gpu:1" in job]
 
 
 def spans(tries):
@@ -42,8 +43,7 @@ def finished_as_undisturbed(clone, undisturbed):
 def test_the_literal_command(clone, undisturbed):
     """Nothing but `snakemake --profile slurm all`; jobs for GPUs queue for the two that there are."""
     clone.start()
-    before = len(wants_gpu())
-    states = wait(lambda: len(now := wants_gpu()) == before + 3 and now, 120, clone.log.read_text)
+    states = wait(lambda: len(now := wants_gpu(clone)) == 3 and now, 120, clone.log.read_text)
     assert states.count("PENDING") >= 1
     assert clone.end() == 0, clone.log.read_text()[-3000:]
     finished_as_undisturbed(clone, undisturbed)
