@@ -2,14 +2,15 @@
 
     python benchmarks/networks.py [--networks resnet20 vit_tiny] [--rounds 5] [--device auto] [--threads 2]
 
-For each network: the loop that a user of PyTorch would write (float32, a DataLoader, Adam), dense training by this project
-(bfloat16, channels last, batches made on the device), and CRBG's search with each source of noise and without noise. Both
-of ours do what a run does, the method's own search. Rounds alternate between all of them, and ratios are taken round by round.
-"share" is what a step reaches of the rate of a large matrix product in the same precision, counting three times the FLOPs of
-a forward pass. "kept" is the share that the search keeps of what dense training gains over the user's loop in images a second.
+For each network: the loop that a user of PyTorch would write (float32, a DataLoader, Adam), dense training by this
+project (bfloat16, channels last, batches made on the device), and CRBG's search with each source of noise and without
+noise. Both of ours do what a run does, the method's own search. Rounds alternate between all of them, and ratios are
+taken round by round. "share" is what a step reaches of the rate of a large matrix product in the same precision,
+counting three times the FLOPs of a forward pass. "kept" is the share that the search keeps of what dense training gains
+over the user's loop in images a second.
 
-Goals on a processor: at most 1.10 x dense with the counter's noise, and nine tenths kept. On a GPU: at most 1.15 x dense and at
-most 8 bytes of memory more for each gated weight.
+Goals on a processor: at most 1.10 x dense with the counter's noise, and nine tenths kept. On a GPU: at most 1.15 x
+dense and at most 8 bytes of memory more for each gated weight.
 """
 
 import argparse
@@ -76,7 +77,9 @@ class Watched:
         self.seconds = time.perf_counter() - began
 
 
-def once(fresh: nn.Module, method: str, options: dict[str, Any], feed: BatchLoader, steps: int, precision: str) -> tuple[float, float]:
+def once(
+    fresh: nn.Module, method: str, options: dict[str, Any], feed: BatchLoader, steps: int, precision: str
+) -> tuple[float, float]:
     """Seconds a step and peak memory in MiB (0 on a CPU) of one short search; infinite seconds where the memory does not suffice."""
     where, batches = feed.part.device, Watched(feed, steps)
     model = copy.deepcopy(fresh).to(where)
@@ -131,7 +134,9 @@ def user_batches(part: Part, batch: int, workers: int) -> Iterator[tuple[torch.T
         yield from loader
 
 
-def user_loop(fresh: nn.Module, batches: Iterator[tuple[torch.Tensor, torch.Tensor]], where: torch.device, steps: int) -> float:
+def user_loop(
+    fresh: nn.Module, batches: Iterator[tuple[torch.Tensor, torch.Tensor]], where: torch.device, steps: int
+) -> float:
     """Seconds a step of the plain float32 loop."""
     model = copy.deepcopy(fresh).to(where).train()
     adam = torch.optim.Adam(model.parameters(), lr=1e-3)
@@ -185,7 +190,9 @@ def measured(name: str, args: argparse.Namespace, where: torch.device, best: flo
     entry, size = info("cifar10"), 0 if edge == 32 else edge
     images = max(2048, batch * (args.steps + WARM))
     pixels = torch.randint(0, 256, (images, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    part = Part(pixels, torch.arange(images) % 10, torch.tensor(entry.mean), torch.tensor(entry.std), size=size).to(where)
+    part = Part(pixels, torch.arange(images) % 10, torch.tensor(entry.mean), torch.tensor(entry.std), size=size).to(
+        where
+    )
     feed = BatchLoader(part, batch, 0, flip=True, crop=4)
     theirs = user_batches(part, batch, args.workers)
     fresh, _ = models.initial(model, (3, edge, edge), 10, "kaiming_normal", 1.0, 0, **model_args)
@@ -210,7 +217,9 @@ def measured(name: str, args: argparse.Namespace, where: torch.device, best: flo
             rows.append([name, side, "out of memory", "", "", "", "", ""])
             continue
         ratio = statistics.median(a / b for a, b in zip(t, times["dense"], strict=True))
-        keeps = [(1 / a - 1 / u) / (1 / d - 1 / u) for a, d, u in zip(t, times["dense"], times["user's loop"], strict=True)]
+        keeps = [
+            (1 / a - 1 / u) / (1 / d - 1 / u) for a, d, u in zip(t, times["dense"], times["user's loop"], strict=True)
+        ]
         peak = memory.get(side, 0.0)
         more = f"{(peak - memory['dense']) * 2**20 / gated:+.1f}" if peak else ""
         rows.append(
@@ -226,8 +235,12 @@ def measured(name: str, args: argparse.Namespace, where: torch.device, best: flo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16", help="of our side; the user's loop is float32")
-    parser.add_argument("--steps", type=int, default=5, help="steps of each side in a round; the controller measures every fifth")
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16"), default="bf16", help="of our side; the user's loop is float32"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=5, help="steps of each side in a round; the controller measures every fifth"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2, help="processes of the DataLoader")
     parser.add_argument("--device", default="auto")

@@ -2,7 +2,8 @@
 
     python benchmarks/plan.py --runs 500 5000 --per-job 1 20
 
-The configuration has main experiments of 20 arms and densities with 10 seeds each, and no run is done. Prints a Markdown table.
+The configuration has main experiments of 20 arms and densities with 10 seeds each, and no run is done. Prints a
+Markdown table.
 """
 
 from __future__ import annotations
@@ -52,10 +53,21 @@ def measure(runs: int, per_job: int) -> dict[str, object]:
     """Time one dry run of the cluster's profile in a process of its own, and take its largest memory."""
     with tempfile.TemporaryDirectory() as name:
         exact = generate(Path(name), runs, per_job)
-        command = [str(Path(sys.executable).parent / "snakemake"), "-n", "--quiet", "all", "--profile", "slurm", "--", "all"]
+        command = [
+            str(Path(sys.executable).parent / "snakemake"),
+            "-n",
+            "--quiet",
+            "all",
+            "--profile",
+            "slurm",
+            "--",
+            "all",
+        ]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("CRBG_")} | {"HOME": name}
         started, before = time.monotonic(), computed()
-        subprocess.run(command, cwd=name, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.run(
+            command, cwd=name, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         seconds, busy = time.monotonic() - started, computed() - before
     jobs = math.ceil(SHAPE / per_job) * exact // SHAPE
     return {"runs": exact, "runs a job": per_job, "jobs": jobs, "seconds": f"{seconds:.1f}", "CPU s": f"{busy:.1f}"}

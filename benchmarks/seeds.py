@@ -2,10 +2,11 @@
 
     python benchmarks/seeds.py [--models resnet20] [--batch 128] [--seeds 4] [--precision fp32] [--device auto]
 
-"in turn" is what one process does that has several runs: a step of each network, one after another. "vmap" stacks weights and running
-statistics of all seeds and maps one functional step over them (torch.func), each seed with its own batch. "streams" (GPUs only)
-gives every seed a CUDA stream of its own. All make the same SGD step on the same batches, whose losses are compared first. Several
-processes that share a GPU (`gpu_share` in config.yaml) are a fourth way, which needs no code of ours.
+"in turn" is what one process does that has several runs: a step of each network, one after another. "vmap" stacks
+weights and running statistics of all seeds and maps one functional step over them (torch.func), each seed with its own
+batch. "streams" (GPUs only) gives every seed a CUDA stream of its own. All make the same SGD step on the same batches,
+whose losses are compared first. Several processes that share a GPU (`gpu_share` in config.yaml) are a fourth way, which
+needs no code of ours.
 """
 
 import argparse
@@ -101,7 +102,9 @@ def main() -> None:
             if where.type == "cuda":
                 ways["streams"] = in_turn(networks(name, seeds, where), x, y, cast, streams=True)
             first = torch.tensor([step() for step in ways.values()])
-            torch.testing.assert_close(first, first[:1].expand_as(first), rtol=1e-4 if cast is None else 2e-2, atol=1e-4)
+            torch.testing.assert_close(
+                first, first[:1].expand_as(first), rtol=1e-4 if cast is None else 2e-2, atol=1e-4
+            )
             times: dict[str, list[float]] = {way: [] for way in ways}
             for round_ in range(args.rounds + 1):
                 for way, step in ways.items():

@@ -2,9 +2,10 @@
 
     python benchmarks/step.py [--model lenet-300-100] [--batch 256] [--rounds 15]
 
-Every variant does what `fit` does in a step: hooks, forward, backward, its optimiser. A round times all variants in turn, and the
-ratio is taken round by round, so a machine that slows down slows both sides. Goals on one thread: at most 2.0 x dense with
-the exact normal draw, at most 1.6 x with the cheapest source shown to be as accurate (`lenet_noise_source`).
+Every variant does what `fit` does in a step: hooks, forward, backward, its optimiser. A round times all variants in
+turn, and the ratio is taken round by round, so a machine that slows down slows both sides. Goals on one thread: at most
+2.0 x dense with the exact normal draw, at most 1.6 x with the cheapest source shown to be as accurate
+(`lenet_noise_source`).
 """
 
 import argparse
@@ -97,7 +98,14 @@ def variants(name: str, x: torch.Tensor, y: torch.Tensor) -> dict[str, Callable[
     model = fresh()
     noisy = Variational(model, -10.0, 3.0).__enter__()
     both = [*noisy.weights.values(), *noisy.log_sigma2.parameters()]
-    plain = stepper(model, noisy, torch.optim.Adam(both, lr=1e-3, fused=True), x, y, lambda out, y: cross_entropy(out, y) + noisy.penalty())
+    plain = stepper(
+        model,
+        noisy,
+        torch.optim.Adam(both, lr=1e-3, fused=True),
+        x,
+        y,
+        lambda out, y: cross_entropy(out, y) + noisy.penalty(),
+    )
     out["sparse_vd"] = plain
     return out
 
@@ -167,7 +175,9 @@ def main() -> None:
         ratios = [a / b for a, b in zip(t, times["dense"], strict=True)]
         rows.append([name, statistics.median(t), statistics.median(ratios), min(ratios), max(ratios)])
     table = tabulate(rows, ["step", "median ms", "ratio to dense", "least", "most"], floatfmt=".2f", tablefmt="pipe")
-    setting = f"{args.model}, batch {args.batch}, fp32, {args.threads} thread(s), {args.rounds} rounds of {args.steps} steps"
+    setting = (
+        f"{args.model}, batch {args.batch}, fp32, {args.threads} thread(s), {args.rounds} rounds of {args.steps} steps"
+    )
     where = f"{cpu_name()}, torch {torch.__version__.split('+')[0]}, revision {revision()}"
     text = f"{setting}. {where}. Ratios are taken round by round.\n\n{table}\n"
     publish(text, args.out)

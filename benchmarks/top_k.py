@@ -2,8 +2,8 @@
 
     python benchmarks/top_k.py [--rounds 7]
 
-Scores move a little between two masks, as they do between two steps of a search. Each mask is compared with the one that a full sort
-gives; a difference stops the benchmark. Goal: a fifth of the sort's time over all layers together.
+Scores move a little between two masks, as they do between two steps of a search. Each mask is compared with the one
+that a full sort gives; a difference stops the benchmark. Goal: a fifth of the sort's time over all layers together.
 """
 
 import argparse
@@ -67,7 +67,9 @@ def main() -> None:
                     spent[name].append(seconds)
         shares = [a / b for a, b in zip(spent["mask"], spent["sort"], strict=True)]
         mask_ms, sort_ms = (1e3 * statistics.median(spent[n]) for n in ("mask", "sort"))
-        rows.append([str(layout).removeprefix("torch."), mask_ms, sort_ms, statistics.median(shares), min(shares), max(shares)])
+        rows.append(
+            [str(layout).removeprefix("torch."), mask_ms, sort_ms, statistics.median(shares), min(shares), max(shares)]
+        )
     head = ["layout", "masks, median ms", "sorts, median ms", "share", "least", "most"]
     table = tabulate(rows, head, floatfmt=("", ".1f", ".1f", ".3f", ".3f", ".3f"), tablefmt="pipe")
     total = sum(torch.Size(s).numel() * n for s, n in SHAPES.items())

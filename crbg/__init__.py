@@ -1,7 +1,8 @@
 """Strong lottery tickets by continuously relaxed Bernoulli gates, beside every baseline, measured and judged.
 
 The public names are loaded on first use, so that planning a workflow does not pay for importing torch. Functions that
-bear the name of their module stay there: `crbg.gates.attach.attach`, `crbg.masks.select.select`, `crbg.training.loop.fit`.
+bear the name of their module stay there: `crbg.gates.attach.attach`, `crbg.masks.select.select`,
+`crbg.training.loop.fit`.
 """
 
 from __future__ import annotations

@@ -36,11 +36,11 @@ def find_ticket(
 
     None of them is changed, except by the methods that train or redraw weights, which say so in `found.changed`.
 
-    `data` is a loader of (inputs, labels) batches, or a data set or one pair of tensors or arrays, shuffled into batches of `batch`.
-    `loss(outputs, labels)` is a mean over the batch; with the default loss CRBG chooses the logits' temperature itself, since
-    frozen weights of any scale must do. On a processor its noise is counter-based (`source="counter"`). `options` are the
-    method's own settings (`crbg list methods` shows them).
-    The model keeps its device; apply the result with `found.apply(model)`. Where the model has batch norm, that writes statistics of the
+    `data` is a loader of (inputs, labels) batches, or a data set or one pair of tensors or arrays, shuffled into
+    batches of `batch`. `loss(outputs, labels)` is a mean over the batch; with the default loss CRBG chooses the logits'
+    temperature itself, since frozen weights of any scale must do. On a processor its noise is counter-based
+    (`source="counter"`). `options` are the method's own settings (`crbg list methods` shows them). The model keeps its
+    device; apply the result with `found.apply(model)`. Where the model has batch norm, that writes statistics of the
     sparse network, from one more pass over the data.
 
     Raises:
@@ -84,7 +84,9 @@ def find_ticket(
     if gates(model):
         raise CrbgError("the model carries gates already; detach() or bake() it first")
     _try(model, batches, loss if loss is nn.functional.cross_entropy else None)
-    found: SearchResult = methods.get(method).find(model, SearchTask(batches, density, epochs, seed, loss, clock=clock), chosen)
+    found: SearchResult = methods.get(method).find(
+        model, SearchTask(batches, density, epochs, seed, loss, clock=clock), chosen
+    )
     if "trained" not in found.changed.values():
         kept = {n: t for n, t in model.state_dict().items() if n in dict(model.named_parameters())}
         guard_roles({n: before[n] for n in kept}, kept, found.changed)
@@ -118,9 +120,13 @@ def _try(model: nn.Module, batches: LoaderBatches, loss: Loss | None) -> None:
             out = model.eval()(x)
     except (RuntimeError, IndexError, TypeError, ValueError) as error:
         text = " ".join(str(error).split())[:200]
-        raise CrbgError(f"the model cannot take the data, inputs of {tuple(x.shape[1:])} and type {x.dtype} ({text})") from None
+        raise CrbgError(
+            f"the model cannot take the data, inputs of {tuple(x.shape[1:])} and type {x.dtype} ({text})"
+        ) from None
     try:
         _ = loss(out, y) if loss else None
     except (RuntimeError, IndexError, TypeError, ValueError) as error:
         text = " ".join(str(error).split())[:200]
-        raise CrbgError(f"the loss cannot take outputs {tuple(out.shape)} and labels {tuple(y.shape)} of type {y.dtype} ({text})") from None
+        raise CrbgError(
+            f"the loss cannot take outputs {tuple(out.shape)} and labels {tuple(y.shape)} of type {y.dtype} ({text})"
+        ) from None

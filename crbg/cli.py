@@ -48,19 +48,31 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="crbg", description="Find strong lottery tickets, and prove it.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, do: Callable[[argparse.Namespace], Any], about: str, example: str) -> argparse.ArgumentParser:
+    def command(
+        name: str, do: Callable[[argparse.Namespace], Any], about: str, example: str
+    ) -> argparse.ArgumentParser:
         sub = commands.add_parser(
             name, help=about, description=about, epilog=f"example:\n  {example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )  # fmt: skip
         sub.set_defaults(do=do)
-        sub.add_argument("--config", nargs="+", default=["config.yaml"], metavar="FILE", help="later files are laid over earlier ones")
-        sub.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="top-level keys of the configuration")
+        sub.add_argument(
+            "--config",
+            nargs="+",
+            default=["config.yaml"],
+            metavar="FILE",
+            help="later files are laid over earlier ones",
+        )
+        sub.add_argument(
+            "--set", nargs="+", default=[], metavar="KEY=VALUE", help="top-level keys of the configuration"
+        )
         return sub
 
     def cells(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("experiment", nargs="?", help="one experiment or target; all experiments if absent")
-        sub.add_argument("--where", nargs="+", default=[], metavar="KEY=VALUE", help="only cells with, e.g., arm=crbg density=0.05")
+        sub.add_argument(
+            "--where", nargs="+", default=[], metavar="KEY=VALUE", help="only cells with, e.g., arm=crbg density=0.05"
+        )
         sub.add_argument("--seeds", nargs="+", type=int, metavar="N", help="these seeds instead of the configured ones")
         sub.add_argument("--job", metavar="NAME", help="exactly the cells of one job of the workflow")
 
@@ -96,23 +108,40 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--images", type=Path, metavar="DIR", help="make it of DIR/train/<class>/* and DIR/val/<class>/*")
     data.add_argument("--size", type=int, default=224, metavar="S", help="with --images: edge in pixels (default 224)")
     data.add_argument("--out", type=Path, help="write what was found here")
-    estimate = command("plan", _plan, "Say what would run, how long it takes, and what it needs.", "crbg plan lenet_curve")
+    estimate = command(
+        "plan", _plan, "Say what would run, how long it takes, and what it needs.", "crbg plan lenet_curve"
+    )
     cells(estimate)
-    estimate.add_argument("--minutes", type=float, metavar="M", help="say in which slices of M minutes what is missing comes")
+    estimate.add_argument(
+        "--minutes", type=float, metavar="M", help="say in which slices of M minutes what is missing comes"
+    )
     state = command("status", _status, "Show what is done, running and missing.", "crbg status")
     cells(state)
-    names = command("list", _list, "List experiments, methods with their options, models and data sets.", "crbg list methods")
+    names = command(
+        "list", _list, "List experiments, methods with their options, models and data sets.", "crbg list methods"
+    )
     names.add_argument("kind", nargs="?", choices=LISTS, help="only these; everything if absent")
     names.add_argument("name", nargs="?", help="one of the methods: what it does, and what its options mean")
-    sel = command("select", _select, "Apply the selection rule to the tuning records and write paper/selected.yaml.", "crbg select")
+    sel = command(
+        "select",
+        _select,
+        "Apply the selection rule to the tuning records and write paper/selected.yaml.",
+        "crbg select",
+    )
     sel.add_argument("--out", type=Path, help="write elsewhere, for comparison with the committed choice")
-    sel.add_argument("--partial", action="store_true", help="choose for the arms whose trials have all run, and leave the others out")
-    rec = command("record", _record, "Copy finished records into results/recorded, to be committed.", "crbg record lenet_curve")
+    sel.add_argument(
+        "--partial", action="store_true", help="choose for the arms whose trials have all run, and leave the others out"
+    )
+    rec = command(
+        "record", _record, "Copy finished records into results/recorded, to be committed.", "crbg record lenet_curve"
+    )
     cells(rec)
     rec.add_argument("--tickets", action="store_true", help="copy their tickets too, under results/recorded/tickets")
     rep = command("report", _report, "Make tables, figures, verdicts and the HTML page from records.", "crbg report")
     rep.add_argument("experiment", nargs="?", help="only the table and figure of this experiment")
-    rep.add_argument("--brief", action="store_true", help="say in ten lines what is there and which files to open, write nothing")
+    rep.add_argument(
+        "--brief", action="store_true", help="say in ten lines what is there and which files to open, write nothing"
+    )
     rep.add_argument("--page", type=Path, help="write the HTML page here too")
     return parser
 
@@ -134,7 +163,9 @@ def _cells(args: argparse.Namespace, config: Config) -> list[Cell]:
     if args.job:
         jobs = {j.name: j for e in chosen for j in e.jobs()}
         if args.job not in jobs:
-            raise CrbgError(f"no job {args.job!r}: {choose(args.job, jobs)}; did the configuration change since it was planned?")
+            raise CrbgError(
+                f"no job {args.job!r}: {choose(args.job, jobs)}; did the configuration change since it was planned?"
+            )
         return list(jobs[args.job].cells)
     cells = [c for e in chosen for c in e.cells]
     for condition in args.where:
@@ -186,12 +217,15 @@ def _unique(cells: Iterable[Cell]) -> list[Cell]:
 def _run(args: argparse.Namespace) -> int:
     config = _config(args)
     if not (args.experiment or args.job or args.where or math.isfinite(args.deadline_minutes)):
-        raise CrbgError("say what to run: an experiment or a target (`crbg list experiments`), or all; `crbg plan` says what it costs")
+        raise CrbgError(
+            "say what to run: an experiment or a target (`crbg list experiments`), or all; `crbg plan` says what it costs"
+        )
     cells = _unique(_cells(args, config))
     distributed.together = distributed.started()
     if not (args.job and distributed.first()):
         return _do_runs(args, config, cells)
-    # A job of the workflow notes its own beginning before anything large is loaded, so that a kill for want of memory shows.
+    # A job of the workflow notes its own beginning before anything large is loaded, so that a kill for want of memory
+    # shows.
     folder, outcome = record_store.job_folder(config, args.job), attempts.FAILED
     with suppress(OSError):  # a full disk is reported by what needs it
         attempts.begin(folder, attempt=args.attempt)
@@ -212,7 +246,9 @@ def _do_runs(args: argparse.Namespace, config: Config, cells: list[Cell]) -> int
         return queue.search(_bench(args, config, cells), config, [], args.deadline_minutes)
     todo = [c for c in cells if not record_store.find(config, c.spec, c.seed)]
     if (unchosen := config.unchosen(todo)) and not config.demonstration:
-        raise CrbgError(f"nothing is chosen yet for {', '.join(unchosen)}: run the tuning that `tuned_by` names, then `crbg select`")
+        raise CrbgError(
+            f"nothing is chosen yet for {', '.join(unchosen)}: run the tuning that `tuned_by` names, then `crbg select`"
+        )
     if todo or distributed.size() > 1:  # several processes meet even where there is nothing to do
         if todo and 0 < args.slices < args.attempt:
             raise CrbgError(
@@ -234,7 +270,9 @@ def _do_runs(args: argparse.Namespace, config: Config, cells: list[Cell]) -> int
     else:
         for c in cells[:10]:
             print(queue.line(c, *record_store.outcome(config, c.spec, c.seed)))
-        print(f"all runs asked for ({len(cells)}) are done or recorded; `--set reuse=never results=FOLDER` runs them again")
+        print(
+            f"all runs asked for ({len(cells)}) are done or recorded; `--set reuse=never results=FOLDER` runs them again"
+        )
     _manifest(args.out, cells)
     return 0
 
@@ -248,7 +286,9 @@ def _evaluate(args: argparse.Namespace) -> int:
     config = _config(args)
     cells = _unique(c for c in _cells(args, config) if config.experiment(c.experiment).role == "main")
     if not cells:
-        raise CrbgError("only main experiments are evaluated on the test set; tuning and ablations read validation alone")
+        raise CrbgError(
+            "only main experiments are evaluated on the test set; tuning and ablations read validation alone"
+        )
     listed = configs.choices(config.paper)
     selected = configs.read_selected(listed)
     for c in cells:
@@ -277,7 +317,9 @@ def _verify(args: argparse.Namespace) -> int:
 
     runs = verify.finished(config, cells)
     if not runs:
-        raise CrbgError(f"none of the {len(cells)} runs asked for is done, so nothing can be verified; `crbg status` says what is missing")
+        raise CrbgError(
+            f"none of the {len(cells)} runs asked for is done, so nothing can be verified; `crbg status` says what is missing"
+        )
     verifier, progress = verify.Verifier(config, _bench(args, config)), queue.Progress(len(runs))
     rows = verifier.rows(runs, progress.finish)
     print(verify.table(rows))
@@ -286,7 +328,10 @@ def _verify(args: argparse.Namespace) -> int:
     undone = f"; {len(cells) - len(runs)} of the runs asked for are not done" if len(runs) < len(cells) else ""
     print(verify.summary(rows) + undone)
     if args.out:
-        write_text(args.out, f"# What `crbg verify` found\n\n{verify.summary(rows)}{undone}.\n\n{verify.table(rows, 'github')}\n")
+        write_text(
+            args.out,
+            f"# What `crbg verify` found\n\n{verify.summary(rows)}{undone}.\n\n{verify.table(rows, 'github')}\n",
+        )
     return int(any(r.verdict == verify.FAIL for r in rows))
 
 
@@ -300,7 +345,9 @@ def _data(args: argparse.Namespace) -> int:
         prepare(args.name, args.images, args.size, root(folder), lambda text: print(text, flush=True))
     found = load(args.name, folder)
     sizes = {part: len(getattr(found, part)) for part in ("train", "validation", "test")}
-    print(f"{found.name}: {found.in_shape}, {sizes}, {len(found.lossy_test)} inexact test images, SHA-256 {found.digest}")
+    print(
+        f"{found.name}: {found.in_shape}, {sizes}, {len(found.lossy_test)} inexact test images, SHA-256 {found.digest}"
+    )
     if args.out:
         write_json(args.out, {"name": found.name, "digest": found.digest, "images": sizes})
     return 0
@@ -333,7 +380,9 @@ def _given(args: argparse.Namespace) -> str:
 def _list(args: argparse.Namespace) -> int:
     if args.name:
         if args.kind != "methods":
-            raise CrbgError(f"`crbg list {args.kind}` takes no name; only methods have more to say, as `crbg list methods crbg` does")
+            raise CrbgError(
+                f"`crbg list {args.kind}` takes no name; only methods have more to say, as `crbg list methods crbg` does"
+            )
         method = methods.get(args.name)
         print("\n\n".join(inspect.cleandoc(str(o.__doc__)) for o in (method, *method.Options.__mro__[:-1])))
         return 0
@@ -356,14 +405,21 @@ def _method_lines() -> Iterable[str]:
 LISTS: dict[str, tuple[str, Callable[[argparse.Namespace], Iterable[str]]]] = {
     "experiments": (
         "experiments (crbg run NAME)",
-        lambda args: (f"{e.name:20s} {e.role:9s} {len(_unique(e.cells)):4d} runs   {e.about}" for e in _config(args).experiments.values()),
+        lambda args: (
+            f"{e.name:20s} {e.role:9s} {len(_unique(e.cells)):4d} runs   {e.about}"
+            for e in _config(args).experiments.values()
+        ),
     ),
     "methods": ("methods and their options", lambda args: _method_lines()),
-    "models": ("models (patterns)", lambda args: (f"{stem:20s} {pattern}" for stem, pattern in models.families().items())),
+    "models": (
+        "models (patterns)",
+        lambda args: (f"{stem:20s} {pattern}" for stem, pattern in models.families().items()),
+    ),
     "data": (
         "data sets",
         lambda args: (
-            f"{d.name:20s} {d.shape}, {d.train} train + {d.validation} validation + {d.test} test" for d in (*DATA.values(), *own())
+            f"{d.name:20s} {d.shape}, {d.train} train + {d.validation} validation + {d.test} test"
+            for d in (*DATA.values(), *own())
         ),
     ),
 }
@@ -385,7 +441,9 @@ def _record(args: argparse.Namespace) -> int:
     cells = _unique(_cells(args, config))
     print(f"{record_store.record(config, cells)} runs recorded under {record_store.recorded_folder(config)}")
     if args.tickets:
-        print(f"{record_store.record_tickets(config, cells)} tickets recorded under {record_store.recorded_folder(config) / 'tickets'}")
+        print(
+            f"{record_store.record_tickets(config, cells)} tickets recorded under {record_store.recorded_folder(config) / 'tickets'}"
+        )
     return 0
 
 

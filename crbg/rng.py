@@ -17,7 +17,12 @@ from numpy.typing import NDArray
 
 F64 = NDArray[np.float64]
 BLOCK = 1 << 16  # numbers mapped at a time: what fits a processor's cache
-LAWS = ("uniform", "uniform_fan", "signed_constant", "kaiming_normal")  # initial laws that `crbg.models.initial_weights` draws
+LAWS = (
+    "uniform",
+    "uniform_fan",
+    "signed_constant",
+    "kaiming_normal",
+)  # initial laws that `crbg.models.initial_weights` draws
 
 # Coefficients of Wichura's AS 241 (PPND16), relative error below 1e-15: centre (A/B), tail (C/D), far tail (E/F).
 _A = (3.3871328727963666080, 1.3314166789178437745e2, 1.9715909503065514427e3, 1.3731693765509461125e4,

@@ -1,8 +1,8 @@
 """A ticket on disk: seed + law + bit-packed mask + digests. It needs no weights, loads without pickle, and proves itself.
 
-The container is safetensors with one tensor `mask` (uint8, eight weights a byte) and, where a network carries re-estimated
-running statistics, one tensor for each. The header's JSON says how the initial weights are drawn; digests of shapes, mask
-and initial weights are checked on the way in.
+The container is safetensors with one tensor `mask` (uint8, eight weights a byte) and, where a network carries
+re-estimated running statistics, one tensor for each. The header's JSON says how the initial weights are drawn; digests
+of shapes, mask and initial weights are checked on the way in.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ class Ticket:
             "classes": self.classes, "seed": self.seed, "law": self.law, "scale": self.scale, "initial": self.initial,
             "network": shapes_digest(self.mask.shapes), "mask": self.mask.digest(),
         }  # fmt: skip
-        if not self.model_name or _shapes(header) != self.mask.shapes:  # a gate on units leaves the first layer without one
+        if (
+            not self.model_name or _shapes(header) != self.mask.shapes
+        ):  # a gate on units leaves the first layer without one
             header["shapes"] = {n: list(s) for n, s in self.mask.shapes.items()}
         tensors = {"mask": packed, **{f"statistics.{k}": v.cpu().contiguous() for k, v in self.statistics.items()}}
         write_bytes(Path(path), save_tensors(tensors, {"crbg": json.dumps(header, separators=(",", ":"))}))
@@ -106,7 +108,9 @@ class Ticket:
             raise CrbgError("this ticket is for a network outside the registry: use ticket.apply(model)")
         if self.law == "imagenet":
             drawn = (self.law, self.scale, self.seed)
-            return self.apply(models.initial(self.model_name, self.in_shape, self.classes, *drawn, **self.model_args)[0])
+            return self.apply(
+                models.initial(self.model_name, self.in_shape, self.classes, *drawn, **self.model_args)[0]
+            )
         return self.apply(models.build(self.model_name, self.in_shape, self.classes, **self.model_args))
 
     def apply(self, model: nn.Module) -> nn.Module:
@@ -147,5 +151,7 @@ def _shapes(header: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         return {str(n): tuple(map(int, s)) for n, s in header["shapes"].items()}
     # On the meta device: a hostile header that names a giant network takes no memory.
     with torch.device("meta"):
-        model = models.build(str(header["model"]), tuple(map(int, header["in"])), int(header["classes"]), **header["args"])
+        model = models.build(
+            str(header["model"]), tuple(map(int, header["in"])), int(header["classes"]), **header["args"]
+        )
     return {n: tuple(w.shape) for n, w in weights(model).items()}

@@ -1,9 +1,11 @@
 """A strong lottery ticket on one page: LeNet-300-100 on MNIST, no weight is ever trained.
 
-Every weight w ~ U[-a, a] stays as drawn. Its gate z = clip(mu + eps, 0, 1), eps ~ N(0, sigma^2), learns: Adam moves mu to lower
-cross-entropy + lambda * mean Phi(mu / sigma), the expected share of open gates. At the end a weight is kept where mu > 1/2.
+Every weight w ~ U[-a, a] stays as drawn. Its gate z = clip(mu + eps, 0, 1), eps ~ N(0, sigma^2), learns: Adam moves mu
+to lower cross-entropy + lambda * mean Phi(mu / sigma), the expected share of open gates. At the end a weight is kept
+where mu > 1/2.
 
-    python examples/one_page.py          # a few minutes on two cores; MNIST from $CRBG_DATA/mnist.npz, or downloaded to ./data
+    python examples/one_page.py          # a few minutes on two cores; MNIST from $CRBG_DATA/mnist.npz, or downloaded to
+    ./data
 
 Settings come from a prototype judged on held-out training images; the test set is read once, at the end.
 """
@@ -65,11 +67,16 @@ def main():
             adam.step()
             schedule.step()
         kept = sum(int((mu > 0.5).sum()) for mu in mus)
-        print(f"epoch {epoch + 1:2d}  loss {loss.item():.3f}  kept {kept / total:.1%}  {time.time() - start:.0f} s", flush=True)
+        print(
+            f"epoch {epoch + 1:2d}  loss {loss.item():.3f}  kept {kept / total:.1%}  {time.time() - start:.0f} s",
+            flush=True,
+        )
     assert all(torch.equal(w, d) for w, d in zip(weights, drawn, strict=True))  # frozen, to the last bit
     ticket = [w * (mu > 0.5) for w, mu in zip(weights, mus, strict=True)]
     accuracy = (forward(test_x, ticket).argmax(1) == test_y).float().mean().item()
-    print(f"strong ticket: test accuracy {accuracy:.2%} at sparsity {1 - kept / total:.1%} ({kept} of {total} weights, none trained)")
+    print(
+        f"strong ticket: test accuracy {accuracy:.2%} at sparsity {1 - kept / total:.1%} ({kept} of {total} weights, none trained)"
+    )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,9 @@ import dataclasses
 from crbg.experiments.spec import Spec
 
 RECIPE = {"lr": 0.05, "rewind": 1}
-BASE = Spec("digits", "lenet-32-16", "cts", 0.2, init="kaiming_normal", epochs=4, batch=64, options={**RECIPE, "search": 3})
+BASE = Spec(
+    "digits", "lenet-32-16", "cts", 0.2, init="kaiming_normal", epochs=4, batch=64, options={**RECIPE, "search": 3}
+)
 SPECS = {
     "cts": BASE,
     "clipped": dataclasses.replace(BASE, options={**BASE.options, "gate": "clipped", "objective": "loss"}),

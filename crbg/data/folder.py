@@ -1,8 +1,9 @@
 """Data sets of image files: folders of classes, turned once into arrays of pixels that are read from disk as they are needed.
 
-`crbg data NAME --images DIR --size S` reads DIR/train/<class>/* and DIR/val/<class>/* (or DIR/test), as ImageNet lies, scales the
-shorter side of each image to S pixels, keeps the middle, and writes train_x.npy and test_x.npy, uint8 (N, 3, S, S), with labels and
-an index under the data root. A part of any size then costs no memory of a GPU, and any batch of it is one gather.
+`crbg data NAME --images DIR --size S` reads DIR/train/<class>/* and DIR/val/<class>/* (or DIR/test), as ImageNet lies,
+scales the shorter side of each image to S pixels, keeps the middle, and writes train_x.npy and test_x.npy, uint8 (N, 3,
+S, S), with labels and an index under the data root. A part of any size then costs no memory of a GPU, and any batch of
+it is one gather.
 """
 
 from __future__ import annotations
@@ -26,11 +27,14 @@ from crbg.storage.atomic import write_json
 PARTS = {"train": ("train",), "test": ("val", "test")}
 
 
-def prepare(name: str, images: Path, size: int, root: Path, tell: Callable[[str], None] = lambda text: None, batch: int = 256) -> Path:
+def prepare(
+    name: str, images: Path, size: int, root: Path, tell: Callable[[str], None] = lambda text: None, batch: int = 256
+) -> Path:
     """Write the arrays of a data set and its index; one that was interrupted goes on where it was.
 
     Raises:
-        CrbgError: folders or classes are missing, a file is no image, or a data set of this name and another size is there.
+        CrbgError: folders or classes are missing, a file is no image, or a data set of this name and another size is
+            there.
     """
     from torchvision.datasets import ImageFolder
 
@@ -61,7 +65,13 @@ def prepare(name: str, images: Path, size: int, root: Path, tell: Callable[[str]
     partial.mkdir(parents=True, exist_ok=True)
     state_file = partial / "state.json"
     files = {p: hashlib.sha256("\n".join(f for f, _ in s.samples).encode()).hexdigest() for p, s in sets.items()}
-    fresh: dict[str, Any] = {"size": size, "files": files, "done": dict.fromkeys(sets, 0), "sum": [0] * 3, "squares": [0] * 3}
+    fresh: dict[str, Any] = {
+        "size": size,
+        "files": files,
+        "done": dict.fromkeys(sets, 0),
+        "sum": [0] * 3,
+        "squares": [0] * 3,
+    }
     state = json.loads(state_file.read_text()) if state_file.exists() else fresh
     lost = any(done and not (partial / f"{p}_x.npy").exists() for p, done in state["done"].items())
     if lost or (state["size"], state["files"]) != (size, files):
@@ -89,7 +99,15 @@ def prepare(name: str, images: Path, size: int, root: Path, tell: Callable[[str]
     return out
 
 
-def _fill(part: str, images: Any, folder: Path, state: dict[str, Any], state_file: Path, batch: int, tell: Callable[[str], None]) -> None:
+def _fill(
+    part: str,
+    images: Any,
+    folder: Path,
+    state: dict[str, Any],
+    state_file: Path,
+    batch: int,
+    tell: Callable[[str], None],
+) -> None:
     """Decode the images that are still missing, in their order, and note how far it came."""
     path, n, size = folder / f"{part}_x.npy", len(images), state["size"]
     pixels = np.lib.format.open_memmap(path, "r+" if state["done"][part] else "w+", np.uint8, (n, 3, size, size))
@@ -102,7 +120,9 @@ def _fill(part: str, images: Any, folder: Path, state: dict[str, Any], state_fil
         if part == "train":
             whole = x.to(torch.int64)  # whole numbers add up to the same whatever was interrupted
             state["sum"] = [a + int(b) for a, b in zip(state["sum"], whole.sum((0, 2, 3)), strict=True)]
-            state["squares"] = [a + int(b) for a, b in zip(state["squares"], whole.square().sum((0, 2, 3)), strict=True)]
+            state["squares"] = [
+                a + int(b) for a, b in zip(state["squares"], whole.square().sum((0, 2, 3)), strict=True)
+            ]
         state["done"][part] = at + len(x)
         if time.monotonic() - noted > 10 or state["done"][part] == n:
             pixels.flush()
@@ -116,7 +136,9 @@ def _decoded(loader: Any, where: str) -> Iterator[Any]:
     try:
         yield from loader
     except OSError as error:  # PIL's error for a file that is no image names the file or its first bytes
-        raise CrbgError(f"{where}: an image cannot be read ({error}); mend or remove it, then go on with the same command") from None
+        raise CrbgError(
+            f"{where}: an image cannot be read ({error}); mend or remove it, then go on with the same command"
+        ) from None
 
 
 def _square(image: Any, size: int) -> torch.Tensor:
@@ -125,6 +147,8 @@ def _square(image: Any, size: int) -> torch.Tensor:
 
     width, height = image.size
     scale = size / min(width, height)
-    image = image.convert("RGB").resize((max(size, round(width * scale)), max(size, round(height * scale))), Image.Resampling.BILINEAR)
+    image = image.convert("RGB").resize(
+        (max(size, round(width * scale)), max(size, round(height * scale))), Image.Resampling.BILINEAR
+    )
     left, top = (image.width - size) // 2, (image.height - size) // 2
     return torch.from_numpy(np.asarray(image.crop((left, top, left + size, top + size))).copy()).permute(2, 0, 1)

@@ -101,7 +101,11 @@ class Data:
 
     def sized(self, size: int) -> Data:
         """Enlarge the inputs to size x size pixels; 0 leaves them as they are."""
-        return replace(self, **{p: replace(getattr(self, p), size=size) for p in ("train", "validation", "test")}) if size else self
+        return (
+            replace(self, **{p: replace(getattr(self, p), size=size) for p in ("train", "validation", "test")})
+            if size
+            else self
+        )
 
     def to(self, device: torch.device) -> Data:
         """Move all parts to a device."""
@@ -112,9 +116,9 @@ class Data:
 class BatchLoader:
     """Shuffled minibatches of one part, made on its device.
 
-    Order and augmentation are pure functions of (seed, epoch), so a resumed run needs no loader state. `flip` mirrors half of
-    the images; `crop` moves each by up to so many pixels in both directions, what is missing at the edge reflected. `mine` = (k, n)
-    gives every n-th example of each batch from the k-th on, where n processes share them.
+    Order and augmentation are pure functions of (seed, epoch), so a resumed run needs no loader state. `flip` mirrors
+    half of the images; `crop` moves each by up to so many pixels in both directions, what is missing at the edge
+    reflected. `mine` = (k, n) gives every n-th example of each batch from the k-th on, where n processes share them.
     """
 
     part: Part
@@ -144,7 +148,9 @@ class BatchLoader:
             CrbgError: there are fewer examples in a batch than processes.
         """
         if self.size < n:
-            raise CrbgError(f"a batch of {self.size} cannot be shared by {n} processes; make the batch larger or use fewer")
+            raise CrbgError(
+                f"a batch of {self.size} cannot be shared by {n} processes; make the batch larger or use fewer"
+            )
         return replace(self, mine=(k, n)), len(range(k, self.size, n)) * n / self.size
 
     def order(self, epoch: int) -> Tensor:
@@ -168,7 +174,9 @@ class BatchLoader:
             channels = torch.arange(self.part.x.shape[1], device=order.device)[:, None, None]
             # Rows of something larger are fetched first; from memory one gather does both.
             source, places = (
-                (self.part.x, order[at]) if self.part.rows is None else (self.part.pixels(order[at]), torch.arange(len(order[at])))
+                (self.part.x, order[at])
+                if self.part.rows is None
+                else (self.part.pixels(order[at]), torch.arange(len(order[at])))
             )
             places = places.to(order.device)[:, None, None, None]
             moved = source[places, channels, rows[:, None, :, None], columns[:, None, None, :]]

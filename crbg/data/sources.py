@@ -1,8 +1,8 @@
 """Where images come from.
 
-Sources, in this order: NAME.npz under the data root (`data_dir`, or the environment variable CRBG_DATA) with train_x, test_x
-uint8 (N, C, H, W) and train_y, test_y; torchvision's layout under the same root; a download by torchvision. Data made from image
-files (`crbg.data.folder`) stay on disk where they are large, and a batch is read as it is needed.
+Sources, in this order: NAME.npz under the data root (`data_dir`, or the environment variable CRBG_DATA) with train_x,
+test_x uint8 (N, C, H, W) and train_y, test_y; torchvision's layout under the same root; a download by torchvision. Data
+made from image files (`crbg.data.folder`) stay on disk where they are large, and a batch is read as it is needed.
 """
 
 from __future__ import annotations
@@ -50,7 +50,11 @@ def load(name: str, data_dir: str | None = None, download: bool = True) -> Data:
         entry.classes,
         digest.hexdigest(),
         lossy_test,
-        {"train": int(np.isin(kept, lossy).sum()), "validation": int(np.isin(held, lossy).sum()), "test": len(lossy_test)},
+        {
+            "train": int(np.isin(kept, lossy).sum()),
+            "validation": int(np.isin(held, lossy).sum()),
+            "test": len(lossy_test),
+        },
     )
 
 
@@ -106,7 +110,9 @@ def _read(entry: DataInfo, folder: Path, download: bool) -> dict[str, np.ndarray
     for part in ("train", "test"):
         x, y = arrays[f"{part}_x"], arrays[f"{part}_y"]
         if x.dtype != np.uint8 or x.shape[1:] != entry.shape or y.shape != (len(x),):
-            raise CrbgError(f"{path}: {part}_x is {x.dtype} {x.shape}, {part}_y {y.shape}; expected uint8 (N, {entry.shape}), (N,)")
+            raise CrbgError(
+                f"{path}: {part}_x is {x.dtype} {x.shape}, {part}_y {y.shape}; expected uint8 (N, {entry.shape}), (N,)"
+            )
         if y.min() < 0 or y.max() >= entry.classes:
             raise CrbgError(f"{path}: {part}_y holds label {y.max()}, but {entry.name} has {entry.classes} classes")
     return arrays

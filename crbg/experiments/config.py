@@ -1,4 +1,7 @@
-"""config.yaml -> experiments -> cells. A cell is one spec with one seed, under the experiment and arm it serves. No torch."""
+"""config.yaml -> experiments -> cells. A cell is one spec with one seed, under the experiment and arm it serves.
+
+No torch.
+"""
 
 from __future__ import annotations
 
@@ -60,9 +63,9 @@ class Job:
 class Experiment:
     """A group of arms with one purpose. role: `tune` and `ablation` read validation only; `main` is evaluated on test.
 
-    `against` names an experiment whose arms of the same names an ablation is compared with, on validation. `view` says how
-    its figure is drawn, `x` which field of the spec runs along the axis of a `lines` figure. `gpu` is the number of GPUs that
-    share the batches of one run on each of `nodes` nodes; 0 asks for none.
+    `against` names an experiment whose arms of the same names an ablation is compared with, on validation. `view` says
+    how its figure is drawn, `x` which field of the spec runs along the axis of a `lines` figure. `gpu` is the number of
+    GPUs that share the batches of one run on each of `nodes` nodes; 0 asks for none.
     """
 
     name: str
@@ -115,8 +118,16 @@ class Config:
 
     def unchosen(self, cells: Iterable[Cell]) -> list[str]:
         """Name the arms among these cells that a tuning experiment tunes, but for which nothing has been chosen yet."""
-        tuned = {e.name: {c.arm for t in e.tuned_by for c in self.experiments[t].cells} for e in self.experiments.values()}
-        return sorted({f"{c.experiment}.{c.arm}" for c in cells if c.arm in tuned[c.experiment] - self.experiments[c.experiment].chosen})
+        tuned = {
+            e.name: {c.arm for t in e.tuned_by for c in self.experiments[t].cells} for e in self.experiments.values()
+        }
+        return sorted(
+            {
+                f"{c.experiment}.{c.arm}"
+                for c in cells
+                if c.arm in tuned[c.experiment] - self.experiments[c.experiment].chosen
+            }
+        )
 
     def targets(self) -> dict[str, list[Experiment]]:
         """Group the experiments by the targets they serve; `all` has every one."""
@@ -210,7 +221,9 @@ def read_selected(path: Path) -> dict[str, dict[str, list[dict[str, Any]]]]:
                 _expand(choice["set"])
                 list(choice["densities"])
     except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
-        raise CrbgError(f"{path} is damaged ({type(error).__name__}: {error}); make it again with `crbg select`") from None
+        raise CrbgError(
+            f"{path} is damaged ({type(error).__name__}: {error}); make it again with `crbg select`"
+        ) from None
     return dict(loaded)
 
 
@@ -242,7 +255,9 @@ def _experiment(name: str, body: Any, raw: Mapping[str, Any], selected: Mapping[
     for arm, arm_body in body["arms"].items():
         where = f"{place}.arms.{arm}"
         try:
-            problems_here = list(_wrong(arm_body, ARM, where)) if isinstance(arm_body, dict) else [f"{where} must be a mapping"]
+            problems_here = (
+                list(_wrong(arm_body, ARM, where)) if isinstance(arm_body, dict) else [f"{where} must be a mapping"]
+            )
             if not problems_here:
                 mine = arm_body.get("seeds", seeds)
                 problems_here = list(_wrong_seeds(mine, where))
@@ -266,7 +281,9 @@ def _experiment(name: str, body: Any, raw: Mapping[str, Any], selected: Mapping[
         raise CrbgError("\n".join(problems))
     gpu, nodes = int(body.get("gpu", 0)), int(body.get("nodes", 1))
     if gpu < 0 or nodes < 1 or (nodes > 1 and gpu < 2):
-        raise CrbgError(f"{place}: gpu is at least 0 and nodes at least 1, and several nodes need at least `gpu: 2` on each")
+        raise CrbgError(
+            f"{place}: gpu is at least 0 and nodes at least 1, and several nodes need at least `gpu: 2` on each"
+        )
     few = min(len(seeds), raw.get("seeds_at_most", len(seeds)))
     size = max(1, int(body.get("cells_per_job", few)), math.ceil(len(cells) / raw.get("jobs_at_most", len(cells))))
     targets, about, tuned_by = tuple(body.get("targets", ())), body.get("about", ""), body.get("tuned_by") or ()
@@ -322,7 +339,11 @@ def _thin(specs: list[Spec], most: int | None) -> list[Spec]:
     by_density: dict[float | None, list[Spec]] = {}
     for s in specs:
         by_density.setdefault(s.density, []).append(s)
-    return [group[i * len(group) // min(most, len(group))] for group in by_density.values() for i in range(min(most, len(group)))]
+    return [
+        group[i * len(group) // min(most, len(group))]
+        for group in by_density.values()
+        for i in range(min(most, len(group)))
+    ]
 
 
 def _expand(flat: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""What is still to do, how long it takes, and how a cluster is asked for it: estimates from recorded runs. Imports no torch."""
+"""What is still to do, how long it takes, and how a cluster is asked for it: estimates from recorded runs.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,8 @@ GPU_FLOPS = 5.0e13
 CPU_FLOPS_BF16 = 2e11
 
 
-# Weights and multiply-adds of one colour image of 32 pixels, as measured by `measure.flops`; the patch or stem that was built with.
+# Weights and multiply-adds of one colour image of 32 pixels, as measured by `measure.flops`; the patch or stem that was
+# built with.
 SIZES: dict[str, tuple[float, float, Any]] = {
     "conv2": (4.30e6, 4.38e7, None), "conv4": (2.43e6, 9.83e7, None), "conv6": (2.26e6, 1.54e8, None), "conv8": (5.28e6, 2.10e8, None),
     "resnet20": (2.91e5, 4.29e7, None), "vgg16": (1.47e7, 3.13e8, None),
@@ -72,7 +76,10 @@ def _costs(folder: Path, changed: int) -> dict[tuple[Any, ...], Cost]:
         if spec.get("epochs") and p.get("search_seconds") and p.get("processes", 1) == 1:
             seconds = search_seconds(p)
             epochs = methods.work(
-                spec["method"], methods.options(spec["method"], spec.get("options", {})), spec.get("density"), spec["epochs"]
+                spec["method"],
+                methods.options(spec["method"], spec.get("options", {})),
+                spec.get("density"),
+                spec["epochs"],
             )
             images = entry.get("record", {}).get("train_images") or spec.get("limit") or info(spec["data"]).train
             kind = _kind(spec, bool(p.get("gpu")))
@@ -112,14 +119,22 @@ def _images(spec: Spec) -> int:
 def estimate_seconds(config: Config, cells: list[Cell], gpu: bool = False) -> dict[tuple[str, int], float]:
     """Estimate each cell from what an image took in runs of the same kind; else from FLOPs.
 
-    Those of the cells that are done count before recorded runs, which may come from another machine. One step costs 6 FLOPs for
-    each multiply-add of an example.
+    Those of the cells that are done count before recorded runs, which may come from another machine. One step costs 6
+    FLOPs for each multiply-add of an example.
     """
     here: dict[tuple[Any, ...], list[float]] = {}
     for c in cells:
-        if (got := record_store.find(config, c.spec, c.seed)) and c.spec.epochs and bool(got["provenance"].get("gpu")) == gpu:
-            here.setdefault(cost_key(c.spec, gpu), []).append(search_seconds(got["provenance"]) / epochs_of(c.spec) / _images(c.spec))
-    image = {k: cost.image_seconds for k, cost in costs(config).items()} | {k: statistics.median(v) for k, v in here.items()}
+        if (
+            (got := record_store.find(config, c.spec, c.seed))
+            and c.spec.epochs
+            and bool(got["provenance"].get("gpu")) == gpu
+        ):
+            here.setdefault(cost_key(c.spec, gpu), []).append(
+                search_seconds(got["provenance"]) / epochs_of(c.spec) / _images(c.spec)
+            )
+    image = {k: cost.image_seconds for k, cost in costs(config).items()} | {
+        k: statistics.median(v) for k, v in here.items()
+    }
     out = {}
     for c in cells:
         seconds = image.get(cost_key(c.spec, gpu))
@@ -131,7 +146,10 @@ def estimate_seconds(config: Config, cells: list[Cell], gpu: bool = False) -> di
 
 
 def epochs_of(spec: Spec) -> float:
-    """Count the epochs that a run costs in all. What it shares with others (`crbg.runs.stage_cache`) is counted in each of them."""
+    """Count the epochs that a run costs in all.
+
+    What it shares with others (`crbg.runs.stage_cache`) is counted in each of them.
+    """
     return methods.work(spec.method, spec.resolved(), spec.density, spec.epochs)
 
 
@@ -151,9 +169,9 @@ class Slices:
 def slices(config: Config, cells: list[Cell], gpu: bool, longest: int) -> Slices:
     """Cut a job into slices of at most `longest` minutes, the wall time that the cluster allows.
 
-    Twice the estimate and five minutes are asked for, doubled on each further attempt; a job that one slice cannot hold goes on
-    in the next from its checkpoint. Two more slices than the estimate needs are allowed, for a slow machine and a killed one.
-    Memory is that of the first slice: who was killed gets more.
+    Twice the estimate and five minutes are asked for, doubled on each further attempt; a job that one slice cannot hold
+    goes on in the next from its checkpoint. Two more slices than the estimate needs are allowed, for a slow machine and
+    a killed one. Memory is that of the first slice: who was killed gets more.
     """
     seconds = sum(estimate_seconds(config, cells, gpu).values())
     need = math.ceil(seconds / 30) + 5
@@ -176,20 +194,30 @@ def schedule(config: Config, cells: list[Cell], minutes: float, given: str = "")
     for c in cells:
         first_of.setdefault(c.key, c)
     missing = [c for c in first_of.values() if not record_store.find(config, c.spec, c.seed)]
-    times = {k: v for name in gpu for k, v in estimate_seconds(config, [c for c in cells if c.experiment == name], gpu[name]).items()}
+    times = {
+        k: v
+        for name in gpu
+        for k, v in estimate_seconds(config, [c for c in cells if c.experiment == name], gpu[name]).items()
+    }
     for place in dict.fromkeys((c.experiment, c.arm) for c in missing):
         mine = [c for c in missing if (c.experiment, c.arm) == place]
         seconds = sum(times[c.key] for c in mine)
         first, spent = spent, spent + seconds
         last = max(first, spent - 1)
-        slices_here = f"{int(first / bound) + 1}" + (f" to {int(last / bound) + 1}" if int(last / bound) > int(first / bound) else "")
+        slices_here = f"{int(first / bound) + 1}" + (
+            f" to {int(last / bound) + 1}" if int(last / bound) > int(first / bound) else ""
+        )
         rows.append([*place, len(mine), "GPU" if gpu[place[0]] else "CPU", f"{seconds / 60:.0f}", slices_here])
     from tabulate import tabulate
 
     head = ["experiment", "arm", "runs", "on", "minutes", "slices"]
     count = math.ceil(spent / bound)
     text = f"{count} slices of {minutes:g} minutes, each the same command, until it ends with status 0 instead of 75:\n  crbg run{given}"
-    return tabulate(rows, head, disable_numparse=True) + f"\n{text} --deadline-minutes {minutes:g}" if rows else "nothing is missing"
+    return (
+        tabulate(rows, head, disable_numparse=True) + f"\n{text} --deadline-minutes {minutes:g}"
+        if rows
+        else "nothing is missing"
+    )
 
 
 def margin(minutes: float) -> float:
@@ -219,7 +247,11 @@ def table(config: Config, cells: list[Cell]) -> str:
     head = ["experiment", "runs", "done", "missing", "hours", "GPU hours", "disk MiB"]
     if len(rows) > 1:
         totals = [sum(float(str(r[i])) for r in rows) for i in range(1, 7)]
-        rows.append(["together", *(f"{t:.0f}" for t in totals[:3]), *(f"{t:.2f}" for t in totals[3:5]), f"{totals[5]:.0f}"])
+        rows.append(
+            ["together", *(f"{t:.0f}" for t in totals[:3]), *(f"{t:.2f}" for t in totals[3:5]), f"{totals[5]:.0f}"]
+        )
     from tabulate import tabulate
 
-    return tabulate(rows, head, disable_numparse=True) + "\nhours are those of one process; a shared machine takes longer"
+    return (
+        tabulate(rows, head, disable_numparse=True) + "\nhours are those of one process; a shared machine takes longer"
+    )

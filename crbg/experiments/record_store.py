@@ -1,7 +1,7 @@
 """Where records are found: fresh ones under results/runs, committed ones under results/recorded. Imports no torch.
 
-Recorded runs of one data set, model and method share a file, a line each: {"digest", "seed", "spec", "record", "provenance",
-"evaluation"}, the last where there is one.
+Recorded runs of one data set, model and method share a file, a line each: {"digest", "seed", "spec", "record",
+"provenance", "evaluation"}, the last where there is one.
 """
 
 from __future__ import annotations
@@ -175,7 +175,9 @@ def take_in(config: Config) -> int:
             for path, key, entry in _old_runs(folder / name):
                 before = new.get(path, {}).get(key) or (_run(line) if (line := lines(path).get(key)) else {})
                 if any(before[part] != entry[part] for part in PARTS if part in before and part in entry):
-                    raise CrbgError(f"{folder / name} and {path} say different things of {key[0]}, seed {key[1]}; remove one of them")
+                    raise CrbgError(
+                        f"{folder / name} and {path} say different things of {key[0]}, seed {key[1]}; remove one of them"
+                    )
                 if not entry.keys() - {"spec"} <= before.keys():
                     new.setdefault(path, {})[key] = entry
         for path, runs in new.items():
@@ -192,7 +194,11 @@ def _old_runs(path: Path) -> Iterator[tuple[Path, Key, dict[str, Any]]]:
         spec, digest = body["spec"], str(body["digest"])
         place = _file(path.parent, spec["data"], spec["model"], spec["method"])
         for seed, run in body["runs"].items():
-            yield place, (digest, int(seed)), {"spec": spec} | {part: run[part] for part in PARTS if part in run or part != "evaluation"}
+            yield (
+                place,
+                (digest, int(seed)),
+                {"spec": spec} | {part: run[part] for part in PARTS if part in run or part != "evaluation"},
+            )
     except (AttributeError, KeyError, TypeError, ValueError):
         raise CrbgError(f"{path} is not a file of recorded runs; restore it from version control") from None
 
@@ -200,7 +206,9 @@ def _old_runs(path: Path) -> Iterator[tuple[Path, Key, dict[str, Any]]]:
 def _refuse_old(folder: Path) -> None:
     """Stop at files that nothing would read otherwise: their runs would be done again, or be missing from a table."""
     if old := _old(folder):
-        raise CrbgError(f"{folder} holds {len(old)} files of an older layout, such as {old[0]}; `crbg record` takes them in")
+        raise CrbgError(
+            f"{folder} holds {len(old)} files of an older layout, such as {old[0]}; `crbg record` takes them in"
+        )
 
 
 def _old(folder: Path) -> tuple[str, ...]:

@@ -1,9 +1,9 @@
 """The selection rule, applied by code: tuning records -> paper/selected.yaml. Reads validation accuracy only; no torch.
 
-For each arm and tuned density the point with the highest mean validation accuracy over the tuning seeds wins, among points
-whose every run landed on the density (where it missed, the number does not belong to that density). Ties go to the point
-that comes first in the grid. Where two groups name one density, the later one counts for the arms that were tuned in it.
-The file also lists the digests of the main specs that `evaluate` may open the test set for.
+For each arm and tuned density the point with the highest mean validation accuracy over the tuning seeds wins, among
+points whose every run landed on the density (where it missed, the number does not belong to that density). Ties go to
+the point that comes first in the grid. Where two groups name one density, the later one counts for the arms that were
+tuned in it. The file also lists the digests of the main specs that `evaluate` may open the test set for.
 """
 
 from __future__ import annotations
@@ -49,10 +49,14 @@ def choose(config: Config, tuning: Experiment, partial: bool = False) -> dict[st
                     continue
                 found = record_store.find(config, c.spec, c.seed)
                 if found is None:
-                    raise CrbgError(f"{tuning.name}: {c.spec.slug()} seed {c.seed} has not run; `crbg run {tuning.name}` first")
+                    raise CrbgError(
+                        f"{tuning.name}: {c.spec.slug()} seed {c.seed} has not run; `crbg run {tuning.name}` first"
+                    )
                 digest, record = c.spec.digest(), found["record"]
                 if any(s.epochs != c.spec.epochs for s in specs.values()):
-                    raise CrbgError(f"{tuning.name}: trials of {arm} at density {density} have different epochs, so they cannot compete")
+                    raise CrbgError(
+                        f"{tuning.name}: trials of {arm} at density {density} have different epochs, so they cannot compete"
+                    )
                 specs[digest] = c.spec
                 if record["status"] != "ok" or record["validation"].get("density_missed"):
                     missed.add(digest)
@@ -84,7 +88,9 @@ def varying(chosen: Spec, trials: list[Spec]) -> dict[str, Any]:
     """Return the fields of the chosen point that differ among the trials, as dotted names."""
 
     def flat(spec: Spec) -> dict[str, Any]:
-        plain = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec) if f.name not in ("options", "model_args")}
+        plain = {
+            f.name: getattr(spec, f.name) for f in dataclasses.fields(spec) if f.name not in ("options", "model_args")
+        }
         plain |= {f"model_args.{k}": spec.model_args.get(k) for t in trials for k in t.model_args}
         return plain | {f"options.{k}": v for k, v in dataclasses.asdict(spec.resolved()).items()}
 
@@ -95,7 +101,8 @@ def varying(chosen: Spec, trials: list[Spec]) -> dict[str, Any]:
 def write(config: Config, path: Path, partial: bool = False) -> str:
     """Choose for every main experiment with a tuning experiment, and write the file; return what was chosen as text.
 
-    With `partial`, arms whose trials have not all run are left out: they cannot be run or evaluated until they are chosen.
+    With `partial`, arms whose trials have not all run are left out: they cannot be run or evaluated until they are
+    chosen.
     """
     out: dict[str, Any] = {}
     for e in config.experiments.values():
@@ -106,14 +113,18 @@ def write(config: Config, path: Path, partial: bool = False) -> str:
             if not partial and path != config.paper / "selected.yaml" and next(todo, None):
                 continue
             arms = {c.arm for c in e.cells}
-            out[e.name] = {arm: choices for t in tunings for arm, choices in choose(config, t, partial).items() if arm in arms}
+            out[e.name] = {
+                arm: choices for t in tunings for arm, choices in choose(config, t, partial).items() if arm in arms
+            }
     write_text(path, HEAD + yaml.safe_dump(out, sort_keys=False))
     if path == config.paper / "selected.yaml" and not config.demonstration:
         # The choice changes the main specs, so they are read again before their digests are listed.
         again = configs.read(config.files)
         mains = [e for e in again.experiments.values() if e.role == "main"]
         ready = {e.name: [c for c in e.cells if not again.unchosen([c])] for e in mains}
-        out["evaluate"] = {name: {c.spec.digest(): c.spec.slug() for c in cells} for name, cells in ready.items() if cells}
+        out["evaluate"] = {
+            name: {c.spec.digest(): c.spec.slug() for c in cells} for name, cells in ready.items() if cells
+        }
         write_text(path, HEAD + yaml.safe_dump(out, sort_keys=False))
     lines = [f"{path}: settings by highest mean validation accuracy"]
     for name in (n for n in out if n != "evaluate"):

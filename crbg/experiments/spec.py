@@ -25,11 +25,12 @@ class Spec:
     """One point of one experiment, without its seed.
 
     density: share of gated weights to keep, None where the method decides. init, scale: law of the initial weights
-    (`crbg.models.initial_weights`), or `imagenet` for timm's weights. flip, crop: augmentation while searching
-    (`crbg.data.loader.BatchLoader`). size: edge in pixels to which images are enlarged, 0 for as they are. precision: `fp32`,
-    or `bf16` for products of the search in bfloat16 (parameters, and all that is measured afterwards, stay fp32). fit_on:
-    `train` (the validation part held out) or `all` training images. limit: use only the first images of the training part,
-    0 for all. control_images: images of the validation or test part on which the sanity controls are measured, 0 for all.
+        (`crbg.models.initial_weights`), or `imagenet` for timm's weights. flip, crop: augmentation while searching
+        (`crbg.data.loader.BatchLoader`). size: edge in pixels to which images are enlarged, 0 for as they are.
+        precision: `fp32`, or `bf16` for products of the search in bfloat16 (parameters, and all that is measured
+        afterwards, stay fp32). fit_on: `train` (the validation part held out) or `all` training images. limit: use only
+        the first images of the training part, 0 for all. control_images: images of the validation or test part on which
+        the sanity controls are measured, 0 for all.
     options: the method's own settings.
     """
 
@@ -125,7 +126,9 @@ def spec_from(values: Mapping[str, Any], place: str = "spec") -> Spec:
         elif value is None and key == "density":
             continue
         elif not methods.fits(value, hints[key]):
-            problems.append(f"{key} = {value!r} is {type(value).__name__}, not {getattr(hints[key], '__name__', hints[key])}")
+            problems.append(
+                f"{key} = {value!r} is {type(value).__name__}, not {getattr(hints[key], '__name__', hints[key])}"
+            )
     problems += [f"{key} is missing" for key in ("data", "model", "method") if key not in values]
     if problems:
         raise CrbgError(f"{place}: " + "; ".join(problems))

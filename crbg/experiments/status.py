@@ -1,4 +1,7 @@
-"""What became of every run: done, failed and why, running and where, missing; and the commands that go on. Imports no torch."""
+"""What became of every run: done, failed and why, running and where, missing; and the commands that go on.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,8 @@ LAST_WORDS = 5  # lines of a log that are quoted
 def table(config: Config, cells: list[Cell], given: str = "") -> str:
     """Tabulate every distinct run that is not simply done: its state, how often it was tried, and why.
 
-    The last words of those that failed follow, and the commands that go on with just these; `given` is appended to them, so
-    that they see the same configuration.
+    The last words of those that failed follow, and the commands that go on with just these; `given` is appended to
+    them, so that they see the same configuration.
     """
     counts = dict.fromkeys(("done", "collapsed", "running", "failed", "paused", "missing"), 0)
     rows, words, todo, untried = list[list[Any]](), list[str](), list[Cell](), list[Cell]()
@@ -49,7 +52,10 @@ def table(config: Config, cells: list[Cell], given: str = "") -> str:
     rows.sort(key=lambda r: r[0] == "missing")  # what happened before what did not
     if rows:
         head = ["state", "experiment", "arm", "run", "seed", "tries", "why"]
-        text.append(tabulate(rows[:MOST_ROWS], head) + (f"\n... and {len(rows) - MOST_ROWS} more" if len(rows) > MOST_ROWS else ""))
+        text.append(
+            tabulate(rows[:MOST_ROWS], head)
+            + (f"\n... and {len(rows) - MOST_ROWS} more" if len(rows) > MOST_ROWS else "")
+        )
     text += words[:10] + _complaints(config, todo) + _never_begun(config, untried)
     if todo:
         text.append("To go on with just these:\n" + "\n".join(f"  {line}" for line in _retry(config, todo, given)))
@@ -93,7 +99,9 @@ def _retry(config: Config, todo: list[Cell], given: str) -> list[str]:
     for c in todo:
         seeds.setdefault((c.experiment, c.spec.digest()), []).append(c.seed)
     if len(seeds) <= 3:
-        return [f"crbg run {e} --where digest={d} --seeds {' '.join(map(str, s))}{given}" for (e, d), s in seeds.items()]
+        return [
+            f"crbg run {e} --where digest={d} --seeds {' '.join(map(str, s))}{given}" for (e, d), s in seeds.items()
+        ]
     keys = {(c.experiment, c.key) for c in todo}
     jobs = [j for name in dict.fromkeys(c.experiment for c in todo) for j in config.experiment(name).jobs()]
     mine = [j for j in jobs if any((j.experiment, c.key) in keys for c in j.cells)]

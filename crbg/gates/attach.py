@@ -1,7 +1,8 @@
 """Put gates on the weights of any unmodified `nn.Module`, and take them off again.
 
-The only file that knows `torch.nn.utils.parametrize`. A gate becomes the parametrisation of one weight: every read of the
-weight evaluates the gate, the raw weight stays in `parametrizations.<name>.original`, and nothing subclasses a layer.
+The only file that knows `torch.nn.utils.parametrize`. A gate becomes the parametrisation of one weight: every read of
+the weight evaluates the gate, the raw weight stays in `parametrizations.<name>.original`, and nothing subclasses a
+layer.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
             name = f"{prefix}.{attribute}".lstrip(".")
             twin = owners.get(id(raw), name)
             if twin not in (name, f"{prefix}.parametrizations.{attribute}.original".lstrip(".")):
-                raise CrbgError(f"{name!r} and {twin!r} share one weight; tied weights cannot be gated: untie them first")
+                raise CrbgError(
+                    f"{name!r} and {twin!r} share one weight; tied weights cannot be gated: untie them first"
+                )
             found[name] = raw
     return found
 
@@ -64,7 +67,9 @@ def attach(model: nn.Module, make: Make, where: str = ".*") -> nn.Module:
     raw = weights(model)
     names = [n for n in raw if re.fullmatch(where, n)]
     if not raw:
-        raise CrbgError(f"{type(model).__name__} has no weight that a gate could stand on: linear, convolution or attention layers")
+        raise CrbgError(
+            f"{type(model).__name__} has no weight that a gate could stand on: linear, convolution or attention layers"
+        )
     if not names:
         raise CrbgError(f"no weight matches {where!r}: {choose(where, raw)}")
     taken = gates(model)
@@ -220,7 +225,8 @@ class _OnePass:
 def _own_class(module: nn.Module) -> None:
     """Give a parametrised module a class of its own.
 
-    torch makes one class per parametrised module and puts the weight on it as a property, but `copy.deepcopy` shares that
+    torch makes one class per parametrised module and puts the weight on it as a property, but `copy.deepcopy` shares
+    that
     class: taking the gates off one copy would break the other.
     """
     if parametrize.is_parametrized(module):

@@ -1,8 +1,8 @@
 """What every gate is: a module that turns a frozen weight into an effective weight. Only its own parameters learn.
 
-A gate never reads `self.training`: whether it draws noise is its `sampling` flag, because some searches run a network in
-eval mode. Noise comes from torch's global generator, which the training loop seeds; a `torch.Generator` in here would break a
-compiled graph into pieces.
+A gate never reads `self.training`: whether it draws noise is its `sampling` flag, because some searches run a network
+in eval mode. Noise comes from torch's global generator, which the training loop seeds; a `torch.Generator` in here
+would break a compiled graph into pieces.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ def columns(values: Tensor, w: Tensor) -> Tensor:
     """Spread one value per unit over the input columns of w, in a shape that broadcasts against w."""
     span, rest = divmod(w.shape[1], values.numel())
     if rest or not span:
-        raise CrbgError(f"{values.numel()} units do not divide the {w.shape[1]} input columns of a weight {tuple(w.shape)}")
+        raise CrbgError(
+            f"{values.numel()} units do not divide the {w.shape[1]} input columns of a weight {tuple(w.shape)}"
+        )
     return values.repeat_interleave(span).reshape(1, -1, *([1] * (w.ndim - 2)))
 
 

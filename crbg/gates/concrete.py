@@ -62,7 +62,11 @@ class Clipped(Gaussian):
     def at(cls, p: float, w: Tensor, noise: float) -> Clipped:
         """Make gates that are above 1/2 with probability p, for weights of the shape of w."""
         logit(p)  # refuses what is no probability
-        return cls(torch.full_like(w, 0.5 + noise * float(torch.special.ndtri(torch.tensor(p, dtype=torch.float64)))), noise, noise)
+        return cls(
+            torch.full_like(w, 0.5 + noise * float(torch.special.ndtri(torch.tensor(p, dtype=torch.float64)))),
+            noise,
+            noise,
+        )
 
     @property
     def learnt(self) -> nn.Parameter:

@@ -21,16 +21,17 @@ class Gaussian(Gate):
 
     `noise` is the standard deviation of the draw and `penalty_sigma` the sigma inside the penalty Phi(mu / sigma): two
     knobs that the sources write as one. noise = 0 is the deterministic control. `source` says where noise comes from:
-    "normal" is torch's generator; with "antithetic" every second draw is the negative of the one before, which halves the
-    cost and keeps each draw exactly normal; "counter" is a hash of (key, position), which `crbg.gates.kernels` draws, adds
-    and clips in one pass over memory. With `learn_sigma` the noise level of the tensor is a parameter (log sigma) and
-    receives the reparametrised gradient.
+    "normal" is torch's generator; with "antithetic" every second draw is the negative of the one before, which halves
+    the cost and keeps each draw exactly normal; "counter" is a hash of (key, position), which `crbg.gates.kernels`
+    draws, adds and clips in one pass over memory. With `learn_sigma` the noise level of the tensor is a parameter (log
+    sigma) and receives the reparametrised gradient.
 
-    `leak` is what replaces the derivative of clip where it is 0, so that a closed or fully open gate still hears the task:
-    0 is the thesis's gate, 1 is straight-through. It is our extension, and runs that use it say so.
+    `leak` is what replaces the derivative of clip where it is 0, so that a closed or fully open gate still hears the
+    task: 0 is the thesis's gate, 1 is straight-through. It is our extension, and runs that use it say so.
 
-    On the kinds of device that `redraws` names, the backward pass draws the noise again instead of keeping it: the same numbers,
-    no memory that lasts. On those that `fuses` names, one kernel does all of it (`crbg.gates.triton`) where it can.
+    On the kinds of device that `redraws` names, the backward pass draws the noise again instead of keeping it: the same
+    numbers, no memory that lasts. On those that `fuses` names, one kernel does all of it (`crbg.gates.triton`) where it
+    can.
     """
 
     redraws: tuple[str, ...] = ("cuda",)
@@ -81,7 +82,9 @@ class Gaussian(Gate):
             return kernels.gated_product(self.mu, w, self.noise if sampled else 0.0, self.leak, push=self.push)
         again = sampled and self.source == "normal" and self.mu.device.type in self.redraws
         state = _generator(self.mu.device).get_state() if again else None
-        return cast(Tensor, _GatedProduct.apply(self.mu, w, self.draw() if sampled else None, self.noise, self.leak, state))
+        return cast(
+            Tensor, _GatedProduct.apply(self.mu, w, self.draw() if sampled else None, self.noise, self.leak, state)
+        )
 
     def draw(self) -> Tensor:
         """Draw eps / sigma, one standard normal per gate."""
@@ -125,8 +128,9 @@ class Gaussian(Gate):
 class Units(Gaussian):
     """One gate per unit, on the input columns of the unit's consumers: w[:, j] * z[j // span].
 
-    This is exact for any activation and bias of the unit, and gates inputs as well. The span is w's width over the number
-    of units (a channel flattened into a linear layer spans several columns). Consumers of one residual stream share one
+    This is exact for any activation and bias of the unit, and gates inputs as well. The span is w's width over the
+    number of units (a channel flattened into a linear layer spans several columns). Consumers of one residual stream
+    share one
     gate: attach the same `Units` to each of their weights, and one draw serves them all within a forward pass.
     """
 
@@ -162,13 +166,19 @@ def _generator(device: torch.device) -> torch.Generator:
 class _GatedProduct(torch.autograd.Function):
     """w * clip(mu + noise * eps, 0, 1) with its exact derivatives, in few passes over memory.
 
-    `state` is the generator's before eps was drawn; with it eps is drawn again in the backward pass, and mu, which is kept anyway, is all
-    that is saved.
+    `state` is the generator's before eps was drawn; with it eps is drawn again in the backward pass, and mu, which is
+    kept anyway, is all that is saved.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, mu: Tensor, w: Tensor, eps: Tensor | None, noise: float, leak: float = 0.0, state: Tensor | None = None
+        ctx: Any,
+        mu: Tensor,
+        w: Tensor,
+        eps: Tensor | None,
+        noise: float,
+        leak: float = 0.0,
+        state: Tensor | None = None,
     ) -> Tensor:
         u = mu if eps is None else torch.add(mu, eps, alpha=noise)
         ctx.save_for_backward(u if state is None else mu, w)

@@ -51,7 +51,9 @@ class Push:
         return value
 
 
-def gated_product(mu: Tensor, w: Tensor, noise: float = 0.0, leak: float = 0.0, hard: bool = False, push: Push | None = None) -> Tensor:
+def gated_product(
+    mu: Tensor, w: Tensor, noise: float = 0.0, leak: float = 0.0, hard: bool = False, push: Push | None = None
+) -> Tensor:
     """Compute w * clip(mu + noise * eps, 0, 1), or w * 1[mu > 1/2] with `hard`; `suits(mu, w)` must hold.
 
     Args:
@@ -138,7 +140,15 @@ def _threads() -> tuple[Any, int]:
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, mu: Tensor, w: Tensor, noise: float, leak: float, hard: bool, key: Key, push: Push | None, dtype: torch.dtype
+        ctx: Any,
+        mu: Tensor,
+        w: Tensor,
+        noise: float,
+        leak: float,
+        hard: bool,
+        key: Key,
+        push: Push | None,
+        dtype: torch.dtype,
     ) -> Tensor:
         library = compiled()
         inside = torch.empty_like(mu, dtype=torch.uint8)

@@ -74,7 +74,10 @@ class Sampled(Gate):
 
 
 class Scored(Gate):
-    """Gem-Miner (Sreenivasan et al. 2022): w * 1[p > 1/2] * alive, straight-through to every p; p is kept within [0, 1]."""
+    """Gem-Miner (Sreenivasan et al.
+
+    2022): w * 1[p > 1/2] * alive, straight-through to every p; p is kept within [0, 1].
+    """
 
     alive: Tensor
 

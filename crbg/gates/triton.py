@@ -1,7 +1,8 @@
 """CRBG's gated product as two Triton kernels: noise, clip, product and rounding in one pass over memory, and one pass back.
 
-The plain form is `crbg.gates.gaussian._GatedProduct`, which these kernels are tested against and which works wherever they do not.
-Noise is a function of (seed, position), Philox and Box-Muller, so the backward pass makes it again and nothing is kept but mu and w.
+The plain form is `crbg.gates.gaussian._GatedProduct`, which these kernels are tested against and which works wherever
+they do not. Noise is a function of (seed, position), Philox and Box-Muller, so the backward pass makes it again and
+nothing is kept but mu and w.
 """
 
 from __future__ import annotations
@@ -67,7 +68,9 @@ class _Fused(torch.autograd.Function):
             grad = torch.empty_like(mu, dtype=grad.dtype).copy_(grad)
         out = torch.empty_like(mu)
         n = mu.numel()
-        _backward[(triton.cdiv(n, BLOCK),)](mu, w, grad, out, ctx.seed, ctx.noise, ctx.leak, n, noisy=ctx.noise > 0, block=BLOCK)
+        _backward[(triton.cdiv(n, BLOCK),)](
+            mu, w, grad, out, ctx.seed, ctx.noise, ctx.leak, n, noisy=ctx.noise > 0, block=BLOCK
+        )
         return out, None, None, None, None
 
 

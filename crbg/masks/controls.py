@@ -1,7 +1,7 @@
 """Mask -> Mask controls (Frankle et al. 2021): does a ticket live in its weights or only in its layer densities.
 
-For strong tickets nothing is trained after a control, so accuracy must fall to about chance. `reinit` changes the weights
-instead of the mask (the next seed of the same law) and stands in `run`.
+For strong tickets nothing is trained after a control, so accuracy must fall to about chance. `reinit` changes the
+weights instead of the mask (the next seed of the same law) and stands in `run`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,12 @@ def shuffle(mask: Mask, seed: int) -> Mask:
     """Permute the mask inside each tensor: layer densities stay, positions do not."""
     with ThreadPoolExecutor(rng.processors()) as pool:  # numpy sorts outside Python's lock
         orders = pool.map(lambda name: rng.permutation(mask[name].numel(), seed, "shuffle", name), mask)
-        return Mask({n: t.flatten()[torch.from_numpy(order)].reshape(t.shape) for (n, t), order in zip(mask.items(), orders, strict=True)})
+        return Mask(
+            {
+                n: t.flatten()[torch.from_numpy(order)].reshape(t.shape)
+                for (n, t), order in zip(mask.items(), orders, strict=True)
+            }
+        )
 
 
 def invert(scores: Mapping[str, Tensor], mask: Mask) -> Mask:

@@ -12,7 +12,9 @@ from crbg.gates.attach import weights
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], multipliers: Mapping[str, Tensor] | None = None) -> float:
+def accuracy(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], multipliers: Mapping[str, Tensor] | None = None
+) -> float:
     """Percentage of labels predicted in eval mode, weights taken times `multipliers` (a mask or soft gates) by name.
 
     `model` carries no gates. A tie between logits counts as the first class, as argmax does.

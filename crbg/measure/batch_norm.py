@@ -19,7 +19,9 @@ def has_batch_norm(model: nn.Module) -> bool:
 
 
 @contextmanager
-def recalibrated(model: nn.Module, images: Iterable[Tensor], multipliers: Mapping[str, Tensor] | None = None) -> Iterator[nn.Module]:
+def recalibrated(
+    model: nn.Module, images: Iterable[Tensor], multipliers: Mapping[str, Tensor] | None = None
+) -> Iterator[nn.Module]:
     """Within the block, BatchNorm statistics are cumulative averages over `images` (fixed order) under the mask."""
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
     before = {k: v.clone() for k, v in model.state_dict().items()}
@@ -42,7 +44,9 @@ def recalibrated(model: nn.Module, images: Iterable[Tensor], multipliers: Mappin
             m.momentum = momentum
 
 
-def running_statistics(model: nn.Module, images: Iterable[Tensor], multipliers: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+def running_statistics(
+    model: nn.Module, images: Iterable[Tensor], multipliers: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
     """Estimate BatchNorm statistics as `recalibrated` does, and return them by name; the model keeps its own."""
     with recalibrated(model, images, multipliers):
         return running(model)

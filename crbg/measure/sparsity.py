@@ -49,14 +49,17 @@ def silent_units(
 ) -> dict[str, int]:
     """Count, for each activation module, the units whose output is the same for every image: cut off, or never active.
 
-    A unit is a channel: axis 1 behind a convolution, the last axis where linear layers stand beside the activation, as in a transformer.
+    A unit is a channel: axis 1 behind a convolution, the last axis where linear layers stand beside the activation, as
+    in a transformer.
     """
     lowest: dict[str, Tensor] = {}
     highest: dict[str, Tensor] = {}
 
     def watch(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
         beside = list(model.get_submodule(name.rpartition(".")[0]).children())
-        last = any(isinstance(m, nn.Linear) for m in beside) and not any(isinstance(m, nn.modules.conv._ConvNd) for m in beside)
+        last = any(isinstance(m, nn.Linear) for m in beside) and not any(
+            isinstance(m, nn.modules.conv._ConvNd) for m in beside
+        )
 
         def see(_: nn.Module, __: Any, out: Tensor) -> None:
             units = out.movedim(-1 if last else 1, 0).flatten(1)

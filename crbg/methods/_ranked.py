@@ -33,7 +33,8 @@ def ranked(
 ) -> SearchResult:
     """Search with gates from `make` and with the optimiser and hooks from `learn`, then select.
 
-    `counts` turns scores into the number to keep, of all together or of each; by default the density asked for of all together.
+    `counts` turns scores into the number to keep, of all together or of each; by default the density asked for of all
+    together.
     """
     import torch
 
@@ -85,7 +86,9 @@ def balanced(
         adam = torch.optim.Adam([g.learnt for g in budgeted], lr=lr, fused=True)
         return adam, control(budgeted, keep) if control else GradBalance(budgeted, keep, slack)
 
-    return ranked(model, task, make, learn, lambda progress: 1.0 if progress < drop else 0.1, sampling=True, objective=objective)
+    return ranked(
+        model, task, make, learn, lambda progress: 1.0 if progress < drop else 0.1, sampling=True, objective=objective
+    )
 
 
 def like(w: Tensor, values: np.ndarray) -> Tensor:

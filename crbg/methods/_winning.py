@@ -25,13 +25,15 @@ REDRAW = 2_000_003  # seed + this draws the fresh weights of the reinit control
 class Recipe:
     """How weights train, densely and under a mask: the schedule of Concrete Ticket Search on CIFAR-10 over the run's epochs.
 
-    optimiser: sgd (with momentum) or adam. drops: where the rate is divided by ten, at half and at three quarters (`halves`) or at one and
-    two thirds and eight ninths (`thirds`, usual on ImageNet); warmup: epochs in which it first rises from 0. clip: 0 minimises the mean
-    loss; above 0 the SUM over a batch with the gradient's norm clipped to it, as the authors do. rewind: epochs of dense training after
-    which the ticket is drawn, and to which weights, statistics and schedule go back before it is trained. train: off leaves the ticket as
-    it was drawn; with rewind 0 that is a strong ticket. control (Frankle et al. 2021): shuffle the mask inside each tensor, invert its
-    ranking tensor by tensor, a random mask of one density in all tensors, or reinit: fresh weights of another seed, for the epochs that
-    remain. per_class: examples of each class in the batch on which scores and objectives are measured.
+    optimiser: sgd (with momentum) or adam. drops: where the rate is divided by ten, at half and at three quarters
+        (`halves`) or at one and two thirds and eight ninths (`thirds`, usual on ImageNet); warmup: epochs in which it
+        first rises from 0. clip: 0 minimises the mean loss; above 0 the SUM over a batch with the gradient's norm
+        clipped to it, as the authors do. rewind: epochs of dense training after which the ticket is drawn, and to which
+        weights, statistics and schedule go back before it is trained. train: off leaves the ticket as it was drawn;
+        with rewind 0 that is a strong ticket. control (Frankle et al. 2021): shuffle the mask inside each tensor,
+        invert its ranking tensor by tensor, a random mask of one density in all tensors, or reinit: fresh weights of
+        another seed, for the epochs that remain. per_class: examples of each class in the batch on which scores and
+        objectives are measured.
     """
 
     optimiser: str = "sgd"
@@ -48,7 +50,9 @@ class Recipe:
 
     def training(self) -> dict[str, Any]:
         """Name what the training depends on, without what is done to the ticket."""
-        return {f.name: getattr(self, f.name) for f in fields(Recipe) if f.name not in ("train", "control", "per_class")}
+        return {
+            f.name: getattr(self, f.name) for f in fields(Recipe) if f.name not in ("train", "control", "per_class")
+        }
 
     def parts(self) -> dict[str, Any]:
         """Name all that a ticket depends on, without what is done to it afterwards."""
@@ -59,7 +63,9 @@ class Recipe:
         return self.rewind + search + (whole - self.rewind if self.train else 0)
 
 
-def winning(model: nn.Module, task: SearchTask, o: Recipe, draw: Callable[[list[tuple[Tensor, Tensor]]], SearchResult]) -> SearchResult:
+def winning(
+    model: nn.Module, task: SearchTask, o: Recipe, draw: Callable[[list[tuple[Tensor, Tensor]]], SearchResult]
+) -> SearchResult:
     """Warm up, draw the ticket with `draw(batch)`, change it as the control says, train it.
 
     `draw` finds the model with its weights at the rewinding point and may leave it in any state.
@@ -102,7 +108,10 @@ def winning(model: nn.Module, task: SearchTask, o: Recipe, draw: Callable[[list[
             found.mask, found.scores = distributed.told((found.mask, found.scores))
         model.load_state_dict(rewound)
         values = objectives.measure(model, found.mask, batch, task.loss)
-    found.anatomy = {"objectives": _rounded(values), **({"search": _rounded(found.history[-1])} if found.history else {})}
+    found.anatomy = {
+        "objectives": _rounded(values),
+        **({"search": _rounded(found.history[-1])} if found.history else {}),
+    }
     model.load_state_dict(rewound)
     if o.control == "shuffle":
         found.mask = controls.shuffle(found.mask, task.seed)
@@ -124,7 +133,9 @@ def winning(model: nn.Module, task: SearchTask, o: Recipe, draw: Callable[[list[
     return found
 
 
-def train(model: nn.Module, task: SearchTask, o: Recipe, first: int, last: int, stage: str, mask: Mask | None = None) -> list[Row]:
+def train(
+    model: nn.Module, task: SearchTask, o: Recipe, first: int, last: int, stage: str, mask: Mask | None = None
+) -> list[Row]:
     """Train all parameters from epoch `first` to `last` of the whole schedule, the weights under a mask where there is one."""
     import contextlib
 
@@ -140,7 +151,9 @@ def train(model: nn.Module, task: SearchTask, o: Recipe, first: int, last: int, 
         asleep = [m for m in model.modules() if not m.training]  # dropout, where a search trains in between
         model.train()
         parameters = [p for p in model.parameters() if p.requires_grad]
-        size = getattr(task.batches, "size", 0) if distributed.size() > 1 else 0  # of the whole batch, of which this process has a share
+        size = (
+            getattr(task.batches, "size", 0) if distributed.size() > 1 else 0
+        )  # of the whole batch, of which this process has a share
         loss: Loss = task.loss if not o.clip else lambda out, y: task.loss(out, y) * (size or len(y))
         search = Clip(parameters, o.clip) if o.clip else None
         made = optimiser(o.optimiser, parameters, o.lr, o.momentum, o.weight_decay)
@@ -152,7 +165,9 @@ def train(model: nn.Module, task: SearchTask, o: Recipe, first: int, last: int, 
         rows = task.fit(model, made, search, loss, rate, epochs=last - first, stage=stage, batches=later)
         for name, gate in attach.gates(model).items():
             if mask and not gate.scores().bool().cpu().equal(mask[name]):
-                raise CrbgError(f"the checkpoint of stage {stage!r} belongs to another ticket; delete checkpoint.{stage}.pt and run again")
+                raise CrbgError(
+                    f"the checkpoint of stage {stage!r} belongs to another ticket; delete checkpoint.{stage}.pt and run again"
+                )
         for m in asleep:
             m.eval()
     return rows
@@ -160,7 +175,9 @@ def train(model: nn.Module, task: SearchTask, o: Recipe, first: int, last: int, 
 
 def steps(progress: float, drops: str = "halves", warmup: float = 0.0) -> float:
     """Raise the rate in proportion until `warmup`, a share of the training, then divide it by ten at every drop."""
-    return (1.0, 0.1, 0.01, 0.001)[sum(progress >= d for d in DROPS[drops])] * (min(1.0, progress / warmup) if warmup else 1.0)
+    return (1.0, 0.1, 0.01, 0.001)[sum(progress >= d for d in DROPS[drops])] * (
+        min(1.0, progress / warmup) if warmup else 1.0
+    )
 
 
 def plain(task: SearchTask) -> Any:

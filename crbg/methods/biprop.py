@@ -1,7 +1,8 @@
 """Biprop (multi-prize tickets, Diffenderfer & Kailkhura 2021): edge-popup on binary weights alpha * sign(W), alpha one gain a layer.
 
-On signed-constant weights alpha * sign(W) is W itself, so the search is edge-popup without scaling, and its ticket a strong one. On other
-laws binarising would change the weights, and what was found would not be a ticket of the network that was drawn; they are refused.
+On signed-constant weights alpha * sign(W) is W itself, so the search is edge-popup without scaling, and its ticket a
+strong one. On other laws binarising would change the weights, and what was found would not be a ticket of the network
+that was drawn; they are refused.
 """
 
 from __future__ import annotations
@@ -37,5 +38,7 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
 
     for name, w in weights(model).items():
         if not bool((w.abs() == w.abs().max()).all()):
-            raise CrbgError(f"biprop keeps signs only, and {name!r} has weights of different size: use `init: signed_constant`")
+            raise CrbgError(
+                f"biprop keeps signs only, and {name!r} has weights of different size: use `init: signed_constant`"
+            )
     return edge_popup.find(model, task, edge_popup.Options(**asdict(options), scaled=False))

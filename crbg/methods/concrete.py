@@ -1,7 +1,7 @@
 """Concrete Ticket Search's search (Arora & Teuscher 2025) on untrained weights, loss objective, without training afterwards.
 
-Concrete gates at temperature 2/3 start at the logit of the density, GradBalance holds their budget, the top k of the logits are kept. The
-budget counts the gate without noise, as in the authors' public code.
+Concrete gates at temperature 2/3 start at the logit of the density, GradBalance holds their budget, the top k of the
+logits are kept. The budget counts the gate without noise, as in the authors' public code.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ TRAITS = Traits("pathwise, Concrete", "exact of all together (cut at the end)")
 
 @dataclass(frozen=True)
 class Options:
-    """Adam; the rate falls to a tenth after the share `drop` of the search. slack: the budget is that many times the target."""
+    """Adam; the rate falls to a tenth after the share `drop` of the search.
+
+    slack: the budget is that many times the target.
+    """
 
     lr: float = 0.1
     drop: float = 0.88

@@ -89,11 +89,11 @@ class SearchResult:
     `exact` keeps precisely the number of weights asked for, where that differs from `mask`. `scores` rank the weights
     (larger = keep first), `soft` holds the noise-free real-valued gates, `changed` the tensors whose bytes the method
     changed with their role (trained, redrawn), `history` one row an epoch, `anatomy` small plain values for the record.
-    A winning ticket, whose weights were trained after it was drawn, has in `start` the tensors on which it was drawn that
-    differ from the initial ones. `running` are batch norm's running statistics as the search left them, which a run fills in where a method
-    does not; `gain` the factors on the kept weights of a tensor with which the search came by them. `find_ticket` adds the digest of the
-    `initial` tensors and, where the network has batch norm and was not trained under its mask, the running `statistics` of the sparse
-    network on the data.
+    A winning ticket, whose weights were trained after it was drawn, has in `start` the tensors on which it was drawn
+    that differ from the initial ones. `running` are batch norm's running statistics as the search left them, which a
+    run fills in where a method does not; `gain` the factors on the kept weights of a tensor with which the search came
+    by them. `find_ticket` adds the digest of the `initial` tensors and, where the network has batch norm and was not
+    trained under its mask, the running `statistics` of the sparse network on the data.
     """
 
     mask: Mask
@@ -110,7 +110,10 @@ class SearchResult:
     initial: str = field(default="", repr=False)
 
     def apply(self, model: nn.Module) -> nn.Module:
-        """Write the ticket into a model: weights that the mask drops become 0, running statistics its own. Returns the same model."""
+        """Write the ticket into a model: weights that the mask drops become 0, running statistics its own.
+
+        Returns the same model.
+        """
         from crbg.gates.attach import bake
 
         bake(model, self.mask).load_state_dict(self.statistics, strict=False)

@@ -1,7 +1,7 @@
 """CRBG: continuously relaxed Bernoulli gates on frozen weights (Tsayag & Lindenbaum, arXiv 2603.08914).
 
-Every weight has a gate z = clip(mu + eps, 0, 1); only mu learns, by Adam, under lambda times the mean penalty. With a target
-density lambda is steered to it (`crbg.search.density_controller.Controlled`); without one lambda stays as given.
+Every weight has a gate z = clip(mu + eps, 0, 1); only mu learns, by Adam, under lambda times the mean penalty. With a
+target density lambda is steered to it (`crbg.search.density_controller.Controlled`); without one lambda stays as given.
 """
 
 from __future__ import annotations
@@ -28,24 +28,29 @@ GRANULARITY = ("weight", "unit", "unit+input")
 class Options:
     """noise: sigma of the draw; 0 is the deterministic control. penalty_sigma: sigma inside the penalty.
 
-    mu0, mu0_spread: initial gates are N(mu0, mu0_spread^2). weight: lambda on the mean scale, used when no density is asked
-    for. lr: Adam's rate, falling along half a cosine. penalty: induce_sparse, induce_decision, decision_quad, decision_entropy, or a sum
-    of them, as 0.5*induce_sparse+0.5*induce_decision. source: normal, antithetic or counter (fast on a processor) draws.
+    mu0, mu0_spread: initial gates are N(mu0, mu0_spread^2). weight: lambda on the mean scale, used when no density is
+    asked for. lr: Adam's rate, falling along half a cosine. penalty: induce_sparse, induce_decision, decision_quad,
+    decision_entropy, or a sum of them, as 0.5*induce_sparse+0.5*induce_decision. source: normal, antithetic or counter
+    (fast on a processor) draws.
     learn_sigma: each tensor learns its noise.
-    anneal_to: noise at 80 % of the search, reached linearly; negative means no annealing. The controller's plan: reach, the share of the
-    search after which the density is to be there; decide, that from which a penalty on undecided gates rises; firmness, how strong that
-    becomes against the task; tolerance, how far off its path the density may be for that; 0 means 0.1, and 0.02 below density 0.05, where
-    the few gates lock early. polish: the last share of the search, in which the forward pass uses the hard mask, straight through (our
-    variant; with noise 0 and firmness 0 it gave the best tickets).
-    leak: derivative of clip outside [0, 1] (0 is the thesis's gate, 1 straight-through): our extension, a named variant.
-    granularity: one gate per weight, per hidden unit (channel, attention head), or per hidden unit and input. temperature:
-    factor on the outputs inside the loss, which changes no prediction; frozen weights cannot grow to make a loss sharp, so a
-    network whose initial outputs are tiny needs it. 0 chooses it: outputs get the standard deviation `spread` on the first batch.
+    anneal_to: noise at 80 % of the search, reached linearly; negative means no annealing. The controller's plan: reach,
+        the share of the search after which the density is to be there; decide, that from which a penalty on undecided
+        gates rises; firmness, how strong that becomes against the task; tolerance, how far off its path the density may
+        be for that; 0 means 0.1, and 0.02 below density 0.05, where the few gates lock early. polish: the last share of
+        the search, in which the forward pass uses the hard mask, straight through (our variant; with noise 0 and
+        firmness 0 it gave the best tickets).
+    leak: derivative of clip outside [0, 1] (0 is the thesis's gate, 1 straight-through): our extension, a named
+        variant.
+    granularity: one gate per weight, per hidden unit (channel, attention head), or per hidden unit and input.
+        temperature: factor on the outputs inside the loss, which changes no prediction; frozen weights cannot grow to
+        make a loss sharp, so a network whose initial outputs are tiny needs it. 0 chooses it: outputs get the standard
+        deviation `spread` on the first batch.
 
-    What follows trains weights, so what comes out is no strong ticket, and says so in its roles. pretrain: epochs of dense
-    training before the search, whose gates then stand on the trained, frozen weights. joint_lr: learning rate of the weights
-    beside the gates. finetune: epochs in which the kept weights train after the search, from where they are, under the fixed
-    mask. weight_lr: Adam's rate in both. train_slopes: the slopes of PReLU learn beside the gates; the weights stay frozen.
+    What follows trains weights, so what comes out is no strong ticket, and says so in its roles. pretrain: epochs of
+    dense training before the search, whose gates then stand on the trained, frozen weights. joint_lr: learning rate of
+    the weights beside the gates. finetune: epochs in which the kept weights train after the search, from where they
+    are, under the fixed mask. weight_lr: Adam's rate in both. train_slopes: the slopes of PReLU learn beside the gates;
+    the weights stay frozen.
     """
 
     noise: float = 0.5
@@ -102,10 +107,20 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     raw = attach.weights(model)
     first = next(iter(raw), "")
     # What leaves an attention head enters the next product as neighbouring columns, which share a gate.
-    heads = {f"{n}.proj.weight": m.num_heads for n, m in model.named_modules() if hasattr(m, "num_heads") and hasattr(m, "proj")}
-    slopes = {f"{p}.weight": m.weight for p, m in model.named_modules() if isinstance(m, torch.nn.PReLU)} if o.train_slopes else {}
+    heads = {
+        f"{n}.proj.weight": m.num_heads
+        for n, m in model.named_modules()
+        if hasattr(m, "num_heads") and hasattr(m, "proj")
+    }
+    slopes = (
+        {f"{p}.weight": m.weight for p, m in model.named_modules() if isinstance(m, torch.nn.PReLU)}
+        if o.train_slopes
+        else {}
+    )
     if o.train_slopes and not slopes:
-        raise CrbgError("train_slopes is on, but the network has no PReLU; for a LeNet set model_args.activation to prelu")
+        raise CrbgError(
+            "train_slopes is on, but the network has no PReLU; for a LeNet set model_args.activation to prelu"
+        )
     if o.polish and task.density is None:
         raise CrbgError("polish holds a density while the gates are hard; ask for a density")
     trains = bool(o.pretrain or o.joint_lr or o.finetune)
@@ -126,7 +141,9 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
         jitter = torch.from_numpy(rng.normal(shape.numel(), task.seed, "mu", name)).reshape(shape)
         mu = (o.mu0 + o.mu0_spread * jitter).to(torch.float32).to(w.device)
         kind = Gaussian if o.granularity == "weight" else Units
-        return kind(mu, noise=o.noise, penalty_sigma=o.penalty_sigma, source=o.source, learn_sigma=o.learn_sigma, leak=o.leak)
+        return kind(
+            mu, noise=o.noise, penalty_sigma=o.penalty_sigma, source=o.source, learn_sigma=o.learn_sigma, leak=o.leak
+        )
 
     with attach.frozen(model) if not o.joint_lr else contextlib.nullcontext(), attach.gated(model, make):
         for slope in slopes.values():
@@ -137,7 +154,9 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
             search = density_controller.Penalised(model, o.penalty, o.weight, anneal)
         else:
             tolerance = o.tolerance or (0.1 if task.density >= 0.05 else 0.02)
-            plan = density_controller.Plan(reach=o.reach, decide=o.decide, firmness=o.firmness, tolerance=tolerance, polish=o.polish)
+            plan = density_controller.Plan(
+                reach=o.reach, decide=o.decide, firmness=o.firmness, tolerance=tolerance, polish=o.polish
+            )
             search = density_controller.Controlled(model, o.penalty, task.density, plan, anneal)
         sharpness = o.temperature or o.spread / _spread(model, task)
         learnt = [p for g in search.gates for p in g.parameters()]
@@ -175,8 +194,8 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
 def _spread(model: nn.Module, task: SearchTask) -> float:
     """Standard deviation of the outputs over the first batch, each output centred, with noise-free gates and without dropout.
 
-    Batch norm takes the statistics that it takes in the search, and keeps its running ones. Draws nothing that outlives it: a loader
-    that shuffles does so here from the task's seed.
+    Batch norm takes the statistics that it takes in the search, and keeps its running ones. Draws nothing that outlives
+    it: a loader that shuffles does so here from the task's seed.
     """
     import torch
 
@@ -184,7 +203,11 @@ def _spread(model: nn.Module, task: SearchTask) -> float:
 
     buffers = {n: b.clone() for n, b in model.named_buffers()}
     device = next(model.parameters()).device
-    with keeping_modes(model) as was, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
+    with (
+        keeping_modes(model) as was,
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        torch.no_grad(),
+    ):
         for m, training in was.items():
             m.training = training and isinstance(m, torch.nn.modules.batchnorm._NormBase)
         torch.manual_seed(task.seed)

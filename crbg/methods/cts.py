@@ -1,8 +1,9 @@
 """Concrete Ticket Search (Arora & Teuscher 2025): gates searched on weights as they are, the top k kept, then trained.
 
-The gates' objective is one of seven (`crbg.search.objectives`); GradBalance, or a multiplier, holds their budget. Search and training are
-independent: `train: false, rewind: 0` gives a strong ticket. Batches of the search are not augmented and batch norm takes each
-batch's statistics.
+The gates' objective is one of seven (`crbg.search.objectives`); GradBalance, or a multiplier, holds their budget.
+Search and training are
+independent: `train: false, rewind: 0` gives a strong ticket. Batches of the search are not augmented and batch norm
+    takes each batch's statistics.
 """
 
 from __future__ import annotations
@@ -31,10 +32,11 @@ TRAITS = Traits("pathwise, Concrete", "exact of all together (cut at the end)", 
 class Options(Recipe):
     """objective: loss, deltaloss, kl (reverse), forward_kl, feature, grad, gradnorm. search: its epochs. search_lr: Adam's.
 
-    decay_at: share of the search after which the rate falls to a tenth. gate: concrete (of temperature `tau`), or clipped (CRBG's Gaussian
-    gate, of standard deviation `noise`). budget: what is counted of a Concrete gate, its value without noise (`plain`, as the authors'
-    code) or the probability that it is above 1/2 (`bernoulli`). begin: openness at the start, 0 for the density. controller: gradbalance
-    (slack: the budget is that many times the target; memory: of its moving average) or lagrange (multiplier_lr: rate of its ascent).
+    decay_at: share of the search after which the rate falls to a tenth. gate: concrete (of temperature `tau`), or
+        clipped (CRBG's Gaussian gate, of standard deviation `noise`). budget: what is counted of a Concrete gate, its
+        value without noise (`plain`, as the authors' code) or the probability that it is above 1/2 (`bernoulli`).
+        begin: openness at the start, 0 for the density. controller: gradbalance (slack: the budget is that many times
+        the target; memory: of its moving average) or lagrange (multiplier_lr: rate of its ascent).
     """
 
     objective: str = "kl"
@@ -53,7 +55,10 @@ class Options(Recipe):
 
 
 def work(o: Options, density: float | None, epochs: int) -> float:
-    """Count epochs in all. A step of the search with a dense reference costs a third more, one with second derivatives twice as much."""
+    """Count epochs in all.
+
+    A step of the search with a dense reference costs a third more, one with second derivatives twice as much.
+    """
     return o.epochs(epochs, o.search)
 
 
@@ -76,9 +81,13 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
         if value not in known:
             raise CrbgError(f"unknown {what} {value!r}: {choose(value, known)}")
     if o.gate == "clipped" and o.objective in objectives.SECOND_ORDER:
-        raise CrbgError(f"objective {o.objective} needs second derivatives, which clipped gates do not give: use gate concrete")
+        raise CrbgError(
+            f"objective {o.objective} needs second derivatives, which clipped gates do not give: use gate concrete"
+        )
     if distributed.size() > 1 and o.objective in objectives.WHOLE_BATCH:
-        raise CrbgError(f"objective {o.objective} is no mean over examples, so several processes cannot share its batches: use one GPU")
+        raise CrbgError(
+            f"objective {o.objective} is no mean over examples, so several processes cannot share its batches: use one GPU"
+        )
     if o.search < 1:
         raise CrbgError(f"search {o.search} must be at least one epoch")
     if o.tau <= 0:
@@ -112,9 +121,14 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
             return {f"{kind}.{n}": t for kind, tensors in kinds.items() for n, t in tensors.items()}
 
         made = task.once("search", {**o.parts(), "density": density, "cts": VERSION}, search)
-        scores, soft, course = ({n.removeprefix(k): t for n, t in made.items() if n.startswith(k)} for k in ("scores.", "soft.", "course."))
+        scores, soft, course = (
+            {n.removeprefix(k): t for n, t in made.items() if n.startswith(k)} for k in ("scores.", "soft.", "course.")
+        )
         mask = select(scores, keep_count(density, Mask.full(scores).total))
-        rows = [dict(zip(course, values, strict=True)) for values in zip(*(t.tolist() for t in course.values()), strict=True)]
+        rows = [
+            dict(zip(course, values, strict=True))
+            for values in zip(*(t.tolist() for t in course.values()), strict=True)
+        ]
         return SearchResult(mask, scores=scores, soft=soft, history=rows)
 
     return winning(model, task, o, draw)

@@ -17,7 +17,10 @@ TRAITS = Traits("of the weights", "all kept", "trained")
 
 @dataclass(frozen=True)
 class Options:
-    """optimiser: adam or sgd (momentum 0.9); both with a cosine to 0. part: all, or norm (gains and shifts of normalisation alone)."""
+    """optimiser: adam or sgd (momentum 0.9); both with a cosine to 0.
+
+    part: all, or norm (gains and shifts of normalisation alone).
+    """
 
     optimiser: str = "adam"
     lr: float = 1e-3

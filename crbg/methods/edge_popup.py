@@ -1,10 +1,11 @@
 """Edge-popup (Ramanujan et al. 2020): scores by straight-through gradients, the top k of |s| of every layer kept.
 
-With `scope: global` one threshold serves all layers, and the share kept falls to the density asked for over the first `reach` of the
-search (as in Diffenderfer & Kailkhura 2021): otherwise whole layers close at the first step.
+With `scope: global` one threshold serves all layers, and the share kept falls to the density asked for over the first
+`reach` of the search (as in Diffenderfer & Kailkhura 2021): otherwise whole layers close at the first step.
 
 With `scaled` the weights grow by sqrt(1 / k) with k the share kept, as the paper means it (its code uses the share
-removed, which agrees only at k = 1/2). The factor sits in the gate, so the initial bytes are those of the other methods.
+removed, which agrees only at k = 1/2). The factor sits in the gate, so the initial bytes are those of the other
+methods.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ TRAITS = Traits("straight-through, top k", "exact by layer, or of all together")
 
 @dataclass(frozen=True)
 class Options:
-    """Settings of the paper's small-scale experiments: SGD with momentum and weight decay on the scores. scope: layer or global."""
+    """Settings of the paper's small-scale experiments: SGD with momentum and weight decay on the scores.
+
+    scope: layer or global.
+    """
 
     lr: float = 0.1
     momentum: float = 0.9
@@ -41,8 +45,13 @@ class Options:
     reach: float = 0.1
 
 
-def find(model: nn.Module, task: SearchTask, options: Options, hook: Callable[[list[TopK]], SearchHook] | None = None) -> SearchResult:
-    """Search at `task.density`; scores start as U[-1, 1] / sqrt(fan_in), nn.Linear's own default. `hook` steers a search per layer."""
+def find(
+    model: nn.Module, task: SearchTask, options: Options, hook: Callable[[list[TopK]], SearchHook] | None = None
+) -> SearchResult:
+    """Search at `task.density`; scores start as U[-1, 1] / sqrt(fan_in), nn.Linear's own default.
+
+    `hook` steers a search per layer.
+    """
     import torch
 
     from crbg import rng
@@ -57,7 +66,11 @@ def find(model: nn.Module, task: SearchTask, options: Options, hook: Callable[[l
 
     def make(name: str, w: Tensor) -> Gate:
         draw = 2.0 * rng.uniform(w.numel(), task.seed, "score", name) - 1.0
-        return TopK(like(w, draw / math.sqrt(math.prod(w.shape[1:]))), keep_count(density, w.numel()), density**-0.5 if o.scaled else 1.0)
+        return TopK(
+            like(w, draw / math.sqrt(math.prod(w.shape[1:]))),
+            keep_count(density, w.numel()),
+            density**-0.5 if o.scaled else 1.0,
+        )
 
     def learn(gates: list[Gate]) -> tuple[torch.optim.Optimizer, SearchHook]:
         popup = [g for g in gates if isinstance(g, TopK)]

@@ -1,4 +1,7 @@
-"""Gem-Miner's search (Sreenivasan et al. 2022) without its fine-tuning: scores in [0, 1], rounded, the lowest given up in steps."""
+"""Gem-Miner's search (Sreenivasan et al.
+
+2022) without its fine-tuning: scores in [0, 1], rounded, the lowest given up in steps.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Hard-concrete (L0) gates (Louizos et al. 2018), one a weight, on frozen weights, held at a density by GradBalance.
 
-The paper has gates on units, trains the weights with them and fixes lambda; here only the gate differs from the other rows.
+The paper has gates on units, trains the weights with them and fixes lambda; here only the gate differs from the other
+rows.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
 
     def make(name: str, w: Tensor) -> Gate:
         return HardConcrete(
-            logit(o.start or density) - HardConcrete.shift + o.spread * like(w, rng.normal(w.numel(), task.seed, "score", name))
+            logit(o.start or density)
+            - HardConcrete.shift
+            + o.spread * like(w, rng.normal(w.numel(), task.seed, "score", name))
         )
 
     return balanced(model, task, density, make, o.lr, o.drop, o.slack)

@@ -1,7 +1,8 @@
 """Iterative magnitude pruning: the lottery ticket itself (Frankle & Carbin 2019), with rewinding (Frankle et al. 2020: LTR).
 
-Each level trains from the rewinding point under the mask so far, drops the smallest share of what is left over all tensors together,
-and goes back to the point. The last level drops what is needed for the density, exactly. At density 1 it is plain dense training.
+Each level trains from the rewinding point under the mask so far, drops the smallest share of what is left over all
+tensors together, and goes back to the point. The last level drops what is needed for the density, exactly. At density 1
+it is plain dense training.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ TRAITS = Traits("of the weights", "exact of all together", "trained again and ag
 
 @dataclass(frozen=True)
 class Options(Recipe):
-    """drop: share of the surviving weights that a level drops. levels: 0 for as many as the density needs, 1 for one shot."""
+    """drop: share of the surviving weights that a level drops.
+
+    levels: 0 for as many as the density needs, 1 for one shot.
+    """
 
     drop: float = 0.2
     levels: int = 0

@@ -23,7 +23,10 @@ TRAITS = Traits("straight-through, top k", "exact by layer", "redrawn in part")
 
 @dataclass(frozen=True)
 class Options:
-    """SGD as in edge-popup, per layer. Every `period` steps each pruned weight is drawn again with probability `rate`."""
+    """SGD as in edge-popup, per layer.
+
+    Every `period` steps each pruned weight is drawn again with probability `rate`.
+    """
 
     lr: float = 0.1
     momentum: float = 0.9

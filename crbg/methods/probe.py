@@ -1,4 +1,7 @@
-"""A linear probe: the last weight is trained, everything before it stays random. What random features give without a ticket."""
+"""A linear probe: the last weight is trained, everything before it stays random.
+
+What random features give without a ticket.
+"""
 
 from __future__ import annotations
 

@@ -48,7 +48,9 @@ def options(name: str, values: Mapping[str, Any]) -> Any:
         if key not in types:
             problems.append(f"{name} has no option {key!r}: {choose(key, types)}")
         elif not fits(value, types[key]):
-            problems.append(f"{name}.{key} = {value!r} is {type(value).__name__}, not {getattr(types[key], '__name__', types[key])}")
+            problems.append(
+                f"{name}.{key} = {value!r} is {type(value).__name__}, not {getattr(types[key], '__name__', types[key])}"
+            )
     if problems:
         raise CrbgError("; ".join(problems))
     return kind(**{k: coerce(v, types[k]) for k, v in values.items()})
@@ -71,7 +73,9 @@ def coerce(value: Any, hint: Any) -> Any:
     """Turn 1 and "1e0" into 1.0 where a float is asked for, so that all mean one run."""
     kinds = typing.get_args(hint) or (hint,)
     text = isinstance(value, str) and str not in kinds
-    return float(value) if (text or isinstance(value, int)) and not isinstance(value, bool) and float in kinds else value
+    return (
+        float(value) if (text or isinstance(value, int)) and not isinstance(value, bool) and float in kinds else value
+    )
 
 
 def work(name: str, chosen: Any, density: float | None, epochs: int) -> float:
@@ -82,4 +86,6 @@ def work(name: str, chosen: Any, density: float | None, epochs: int) -> float:
 
 def differing(options: Any) -> dict[str, Any]:
     """Return the options that differ from their defaults; only these enter a digest."""
-    return {f.name: getattr(options, f.name) for f in dataclasses.fields(options) if getattr(options, f.name) != f.default}
+    return {
+        f.name: getattr(options, f.name) for f in dataclasses.fields(options) if getattr(options, f.name) != f.default
+    }

@@ -1,6 +1,7 @@
 """Tickets by a score of the weights before they are trained: SNIP, GraSP, SynFlow, magnitude, random; then training.
 
-SNIP (Lee et al. 2019) and GraSP (Wang et al. 2020) score once, SynFlow (Tanaka et al. 2020) a hundred times; all may go in rounds.
+SNIP (Lee et al. 2019) and GraSP (Wang et al. 2020) score once, SynFlow (Tanaka et al. 2020) a hundred times; all may go
+in rounds.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ TRAITS = Traits("of the weights, once", "exact of all together", "trained afterw
 
 @dataclass(frozen=True)
 class Options(Recipe):
-    """score: snip, grasp, grasp_abs, synflow, magnitude, random. rounds: of scoring, 0 for what the score's paper does."""
+    """score: snip, grasp, grasp_abs, synflow, magnitude, random.
+
+    rounds: of scoring, 0 for what the score's paper does.
+    """
 
     score: str = "snip"
     rounds: int = 0

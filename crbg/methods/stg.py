@@ -1,7 +1,8 @@
 """Stochastic gates with the settings their authors published (Yamada et al. 2020), put on frozen weights as they are.
 
-The paper's gates stand on input features of a network that is trained with them; here they stand on weights, and nothing else is trained.
-Its learning rate hardly moves a gate in a search of usual length: the row shows what the settings give, not what the gate can do.
+The paper's gates stand on input features of a network that is trained with them; here they stand on weights, and
+nothing else is trained. Its learning rate hardly moves a gate in a search of usual length: the row shows what the
+settings give, not what the gate can do.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
         raise CrbgError("stg finds its own sparsity; leave density out")
 
     def make(name: str, w: Tensor) -> Gate:
-        return Gaussian(0.5 + o.spread * like(w, rng.normal(w.numel(), task.seed, "mu", name)), noise=o.sigma, penalty_sigma=o.sigma)
+        return Gaussian(
+            0.5 + o.spread * like(w, rng.normal(w.numel(), task.seed, "mu", name)), noise=o.sigma, penalty_sigma=o.sigma
+        )
 
     with attach.frozen(model), attach.gated(model, make), attach.sampling(model):
         search = density_controller.Centred(model, "induce_sparse", o.weight, o.weight_decay)

@@ -1,6 +1,7 @@
 """Conv-2, -4, -6 and -8 (Frankle & Carbin 2019): pairs of 3x3 convolutions, a 2x2 maximum after each, two hidden layers of 256.
 
-No biases. `norm="batch"` puts batch norm without gains after every layer but the last; `width` multiplies all hidden widths.
+No biases. `norm="batch"` puts batch norm without gains after every layer but the last; `width` multiplies all hidden
+widths.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ def build(name: str, in_shape: tuple[int, ...], classes: int, norm: str = "none"
     pairs, (channels, *size) = int(name[-1]) // 2, in_shape
     widths = [round(w * width) for w in (64, 128, 256, 512)[:pairs]]
     if min(size) < 2**pairs or min(*widths, round(256 * width)) < 1:
-        raise CrbgError(f"{name} halves its images {pairs} times, and has layers of width {width} x 64 to 512: {in_shape} is too little")
+        raise CrbgError(
+            f"{name} halves its images {pairs} times, and has layers of width {width} x 64 to 512: {in_shape} is too little"
+        )
     net, batch = nn.Sequential(), norm == "batch"
 
     def then(layer: nn.Module, out: int, kind: type[nn.Module]) -> None:

@@ -54,12 +54,15 @@ def law_scale(shape: tuple[int, ...], law: str, scale: float) -> float:
 
 
 @torch.no_grad()
-def initialise(model: nn.Module, law: str, scale: float, seed: int, only: Collection[str] | None = None) -> dict[str, str]:
+def initialise(
+    model: nn.Module, law: str, scale: float, seed: int, only: Collection[str] | None = None
+) -> dict[str, str]:
     """Overwrite every tensor of a model, or `only` those named, and return the role of each by name.
 
-    Gateable weights follow the law. Normalisation gains and LayerScale become 1 and shifts and biases 0: timm starts some
-    gains at 0 or 1e-6, which would switch frozen residual branches off for ever. Embeddings and other tables follow
-    U[-0.02 sqrt(3), 0.02 sqrt(3)] (standard deviation 0.02). Running statistics are reset. PReLU slopes keep their value.
+    Gateable weights follow the law. Normalisation gains and LayerScale become 1 and shifts and biases 0: timm starts
+    some gains at 0 or 1e-6, which would switch frozen residual branches off for ever. Embeddings and other tables
+    follow U[-0.02 sqrt(3), 0.02 sqrt(3)] (standard deviation 0.02). Running statistics are reset. PReLU slopes keep
+    their value.
     """
     roles: dict[str, str] = {}
     gateable = weights(model)
@@ -97,7 +100,12 @@ def initialise(model: nn.Module, law: str, scale: float, seed: int, only: Collec
 
 def norms(model: nn.Module) -> dict[str, nn.Parameter]:
     """Name the gains and shifts of the normalisation layers."""
-    return {f"{p}.{n}": t for p, m in model.named_modules() if isinstance(m, _NORMS) for n, t in m.named_parameters(recurse=False)}
+    return {
+        f"{p}.{n}": t
+        for p, m in model.named_modules()
+        if isinstance(m, _NORMS)
+        for n, t in m.named_parameters(recurse=False)
+    }
 
 
 RUNNING = ("running_mean", "running_var", "num_batches_tracked")

@@ -1,8 +1,8 @@
 """Residual networks for small images (He et al. 2016, section 4.2): `resnet20`, `resnet32`, ... with 6 n + 2 layers.
 
-Shortcuts that change the shape are 3x3 convolutions with batch norm, as Concrete Ticket Search has them (291 376 weights in
-resnet20); `shortcut=1` gives the 1x1 ones of other codes (270 896). Batch norm has gains and shifts only with `affine=True`, for
-methods that train them. `width` multiplies 16, 32, 64.
+Shortcuts that change the shape are 3x3 convolutions with batch norm, as Concrete Ticket Search has them (291 376
+weights in resnet20); `shortcut=1` gives the 1x1 ones of other codes (270 896). Batch norm has gains and shifts only
+with `affine=True`, for methods that train them. `width` multiplies 16, 32, 64.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ class Block(nn.Module):
         return self.act2(y + self.shortcut(x))  # type: ignore[no-any-return]
 
 
-def build(name: str, in_shape: tuple[int, ...], classes: int, shortcut: int = 3, width: float = 1.0, affine: bool = False) -> nn.Module:
+def build(
+    name: str, in_shape: tuple[int, ...], classes: int, shortcut: int = 3, width: float = 1.0, affine: bool = False
+) -> nn.Module:
     """Build the network; stages are called stage1 to stage3, the head fc."""
     if shortcut not in (1, 3):
         raise CrbgError(f"model_args.shortcut is the size of the shortcuts' kernels, 1 or 3, not {shortcut!r}")
@@ -50,7 +52,10 @@ def build(name: str, in_shape: tuple[int, ...], classes: int, shortcut: int = 3,
     net.add_module("act", nn.ReLU())
     inner = widths[0]
     for i, outer in enumerate(widths, start=1):
-        stage = [Block(inner if j == 0 else outer, outer, 2 if i > 1 and j == 0 else 1, shortcut, affine) for j in range(blocks)]
+        stage = [
+            Block(inner if j == 0 else outer, outer, 2 if i > 1 and j == 0 else 1, shortcut, affine)
+            for j in range(blocks)
+        ]
         net.add_module(f"stage{i}", nn.Sequential(*stage))
         inner = outer
     net.add_module("pool", nn.AdaptiveAvgPool2d(1))

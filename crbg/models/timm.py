@@ -1,8 +1,9 @@
 """Any network of timm: `timm:resnet50`, `timm:vit_base_patch16_224`, `timm:swin_tiny_patch4_window7_224`.
 
-Built for the images at hand (`in_chans`, and `img_size` where the network takes one); further `model_args` go to `timm.create_model`,
-e.g. `patch_size: 4` for a ViT on 32 pixels. `stem: cifar` gives a residual network a 3x3 first convolution with stride 1 and no maximum
-after it. Weights of ImageNet come from timm's hub, or from where CRBG_WEIGHTS says: a file, or a folder with NAME.safetensors.
+Built for the images at hand (`in_chans`, and `img_size` where the network takes one); further `model_args` go to
+`timm.create_model`, e.g. `patch_size: 4` for a ViT on 32 pixels. `stem: cifar` gives a residual network a 3x3 first
+convolution with stride 1 and no maximum after it. Weights of ImageNet come from timm's hub, or from where CRBG_WEIGHTS
+says: a file, or a folder with NAME.safetensors.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from torch import nn
 from crbg.errors import CrbgError, choose
 
 NAMES = r"timm:[\w.]+"
-_absent: dict[str, str] = {}  # what this process could not download: a hub that is out of reach takes a minute to say so
+_absent: dict[
+    str, str
+] = {}  # what this process could not download: a hub that is out of reach takes a minute to say so
 SUFFIXES = (".safetensors", ".pth", ".bin")
 
 
@@ -27,7 +30,9 @@ def build(name: str, in_shape: tuple[int, ...], classes: int, stem: str = "image
     return _create(name, in_shape, classes, stem, options, {"pretrained": False})
 
 
-def pretrained(name: str, in_shape: tuple[int, ...], classes: int, stem: str = "imagenet", **options: Any) -> tuple[nn.Module, set[str]]:
+def pretrained(
+    name: str, in_shape: tuple[int, ...], classes: int, stem: str = "imagenet", **options: Any
+) -> tuple[nn.Module, set[str]]:
     """Build it with weights trained on ImageNet; the second part names the tensors that are not from there: head and changed stem.
 
     Raises:
@@ -40,9 +45,14 @@ def pretrained(name: str, in_shape: tuple[int, ...], classes: int, stem: str = "
     if place:
         path = Path(place).expanduser()
         if path.is_dir():
-            path = next((path / f"{plain}{s}" for s in SUFFIXES if (path / f"{plain}{s}").exists()), path / f"{plain}{SUFFIXES[0]}")
+            path = next(
+                (path / f"{plain}{s}" for s in SUFFIXES if (path / f"{plain}{s}").exists()),
+                path / f"{plain}{SUFFIXES[0]}",
+            )
         if not path.is_file():
-            raise CrbgError(f"CRBG_WEIGHTS names {place}, and there is no file {path} with ImageNet weights of {plain!r}")
+            raise CrbgError(
+                f"CRBG_WEIGHTS names {place}, and there is no file {path} with ImageNet weights of {plain!r}"
+            )
         how["pretrained_cfg_overlay"] = {"file": str(path)}
     try:
         model = _create(name, in_shape, classes, stem, options, how)
@@ -77,14 +87,20 @@ def _known(name: str) -> str:
     return plain
 
 
-def _create(name: str, in_shape: tuple[int, ...], classes: int, stem: str, options: dict[str, Any], how: dict[str, Any]) -> nn.Module:
+def _create(
+    name: str, in_shape: tuple[int, ...], classes: int, stem: str, options: dict[str, Any], how: dict[str, Any]
+) -> nn.Module:
     import timm
 
     plain = _known(name)
     if files := sorted(k for k in options if k.startswith(("checkpoint", "pretrained", "cache"))):
-        raise CrbgError(f"model {name!r}: {', '.join(files)} would read weights from elsewhere; `init: imagenet` says so openly")
+        raise CrbgError(
+            f"model {name!r}: {', '.join(files)} would read weights from elsewhere; `init: imagenet` says so openly"
+        )
     if given := sorted({"in_chans", "num_classes", "img_size"} & set(options)):
-        raise CrbgError(f"model {name!r}: {', '.join(given)} follow from the data (`size` enlarges its images); leave them out")
+        raise CrbgError(
+            f"model {name!r}: {', '.join(given)} follow from the data (`size` enlarges its images); leave them out"
+        )
     known = {"num_classes": classes, "in_chans": in_shape[0], **options, **how}
     try:
         try:
@@ -94,11 +110,15 @@ def _create(name: str, in_shape: tuple[int, ...], classes: int, stem: str, optio
                 raise
             model = timm.create_model(plain, **known)
     except (AssertionError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise CrbgError(f"timm cannot build {plain!r} for images of shape {in_shape} with {options} ({error})") from None
+        raise CrbgError(
+            f"timm cannot build {plain!r} for images of shape {in_shape} with {options} ({error})"
+        ) from None
     patch = getattr(getattr(model, "patch_embed", None), "patch_size", 1)
     edges = zip(in_shape[1:], (patch, patch) if isinstance(patch, int) else patch, strict=True)
     if any(edge % p for edge, p in edges):
-        raise CrbgError(f"patches of {patch} pixels do not divide images of {in_shape[1:]}: set model_args.patch_size, or size")
+        raise CrbgError(
+            f"patches of {patch} pixels do not divide images of {in_shape[1:]}: set model_args.patch_size, or size"
+        )
     if stem == "cifar":
         first = getattr(model, "conv1", None)
         if not isinstance(first, nn.Conv2d) or not isinstance(getattr(model, "maxpool", None), nn.Module):
@@ -119,5 +139,7 @@ def _try(model: nn.Module, plain: str, in_shape: tuple[int, ...]) -> None:
         model.eval()(torch.zeros(1, *in_shape))
     except RuntimeError as error:
         own = getattr(model, "pretrained_cfg", {}).get("input_size", ("?",))
-        raise CrbgError(f"{plain!r} cannot take images of shape {in_shape} ({error}); its own is {own}: set size") from None
+        raise CrbgError(
+            f"{plain!r} cannot take images of shape {in_shape} ({error}); its own is {own}: set size"
+        ) from None
     model.train(was)

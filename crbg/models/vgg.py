@@ -1,8 +1,8 @@
 """VGG for small images (Simonyan & Zisserman 2015, as used on CIFAR): `vgg11`, `vgg13`, `vgg16`, `vgg19`.
 
-3x3 convolutions with batch norm, four maxima, an average over what is left, one linear head. In vgg16 the convolutions hold 14 710 464
-weights for colour images. Batch norm has gains and shifts only with `affine=True`, for methods that train them. `width` multiplies
-64 to 512.
+3x3 convolutions with batch norm, four maxima, an average over what is left, one linear head. In vgg16 the convolutions
+hold 14 710 464 weights for colour images. Batch norm has gains and shifts only with `affine=True`, for methods that
+train them. `width` multiplies 64 to 512.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ def build(name: str, in_shape: tuple[int, ...], classes: int, width: float = 1.0
     channels, *size = in_shape
     widths = [round(w * width) for w in (64, 128, 256, 512, 512)]
     if min(size) < 16 or min(widths) < 1:
-        raise CrbgError(f"{name} halves its images four times, and has layers of width {width} x 64 to 512: {in_shape} is too little")
+        raise CrbgError(
+            f"{name} halves its images four times, and has layers of width {width} x 64 to 512: {in_shape} is too little"
+        )
     net, number = nn.Sequential(), 0
     for i, (depth, w) in enumerate(zip(STAGES[name], widths, strict=True), start=1):
         for _ in range(depth):

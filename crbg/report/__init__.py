@@ -1,4 +1,7 @@
-"""Records -> tables, figures, numbers, verdicts, one HTML page and the paper. Reads result files only and never imports torch."""
+"""Records -> tables, figures, numbers, verdicts, one HTML page and the paper.
+
+Reads result files only and never imports torch.
+"""
 
 from crbg.report.build import brief, build
 

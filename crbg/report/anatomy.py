@@ -1,4 +1,7 @@
-"""What a ticket looks like inside: layer densities, dead units, first-layer mask, histogram of mu, gates over time. No torch."""
+"""What a ticket looks like inside: layer densities, dead units, first-layer mask, histogram of mu, gates over time.
+
+No torch.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,10 @@ from crbg.experiments.spec import Spec
 
 @dataclass(frozen=True)
 class Anatomy:
-    """One ticket with its record. `first` counts, for each input pixel, the kept weights that leave it: shape (rows, columns)."""
+    """One ticket with its record.
+
+    `first` counts, for each input pixel, the kept weights that leave it: shape (rows, columns).
+    """
 
     cell: Cell
     record: Mapping[str, Any]

@@ -19,17 +19,19 @@ from crbg.report.claims import PUBLISHED, judge, read_claims, verdict_latex, ver
 from crbg.report.records_table import tidy, unfinished
 from crbg.storage.atomic import write_text
 
-COMPARISON = (
-    "The thesis's comparison table for LeNet on MNIST, measured again: test accuracy, mean ± half of the 95 % t interval over n seeds."
-)
+COMPARISON = "The thesis's comparison table for LeNet on MNIST, measured again: test accuracy, mean ± half of the 95 % t interval over n seeds."
 
 
 def build(
-    config: Config, only: str | None = None, page_copy: Path | None = None, tell: Callable[[str], None] = lambda line: None
+    config: Config,
+    only: str | None = None,
+    page_copy: Path | None = None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> list[str]:
     """Write everything under the configuration's paper folder, and say in lines what was written and what is missing.
 
-    With `only`, just the table and the figure of one experiment. `tell` gets each line as soon as what it names is there.
+    With `only`, just the table and the figure of one experiment. `tell` gets each line as soon as what it names is
+    there.
     """
     out, sections = list[str](), list[page.Section]()
 
@@ -50,12 +52,19 @@ def build(
         say(f"{folder / 'tables' / (e.name + '.md')}, {drawn}.png: {e.about}")
     if only:
         return out
-    mains = [s.experiment for s in sections if s.experiment.role == "main" and s.experiment.view in ("curve", "methods", "winners")]
+    mains = [
+        s.experiment
+        for s in sections
+        if s.experiment.role == "main" and s.experiment.view in ("curve", "methods", "winners")
+    ]
     for s in sections:
         s.beside.update(_compared(s.experiment, rows, config))
         for caption, table in s.beside.items():
             path = folder / "tables" / f"{s.experiment.name}_{caption.split()[0]}"
-            write_text(path.with_suffix(".md"), f"{s.experiment.about}: {caption}.\n\n{tables.pipe(table.to_dict('records'))}\n")
+            write_text(
+                path.with_suffix(".md"),
+                f"{s.experiment.about}: {caption}.\n\n{tables.pipe(table.to_dict('records'))}\n",
+            )
             write_text(path.with_suffix(".tex"), tables.booktabs(table))
     for e in mains:
         write_text(folder / "tables" / f"{e.name}_short.tex", tables.short_latex(e, rows))
@@ -80,7 +89,11 @@ def build(
     if not config.demonstration:
         _into_readme([e for e in mains if e.name not in missing], rows)
         waiting = numbers.check(folder / "main.tex", known, missing)
-        say(_typeset(folder) if not waiting else f"{folder / 'main.tex'}: {waiting} places wait for experiments that are not finished")
+        say(
+            _typeset(folder)
+            if not waiting
+            else f"{folder / 'main.tex'}: {waiting} places wait for experiments that are not finished"
+        )
     for name, count in missing.items():
         say(f"{name}: {count} runs are missing; `crbg run {name}` does them")
     return out
@@ -90,7 +103,11 @@ def _compared(e: Experiment, rows: pd.DataFrame, config: Config) -> dict[str, pd
     """Make the tables that stand beside the one of an experiment that compares methods; their names begin their captions."""
     if e.view == "winners":
         found = winners.measured(config, e)
-        return {"objectives of the tickets as they were drawn, means over seeds": winners.objectives(found)} if len(found) else {}
+        return (
+            {"objectives of the tickets as they were drawn, means over seeds": winners.objectives(found)}
+            if len(found)
+            else {}
+        )
     if e.view != "methods":
         return {}
     seen = f"properties of the methods and what was seen of them at density {compare.shown_at(e):g}"
@@ -106,7 +123,9 @@ def _published(claims: Mapping[str, Any], experiment: Experiment, config: Config
         return {}
     declared = [(c, rule) for c in claims["claims"] for rule in (c["rule"], c.get("reduced")) if rule]
     rules = [(c, rule) for c, rule in declared if rule.get("experiment") == experiment.name]
-    found: dict[str, Any] = {"points": [(r["at"], r["published"], c["source"].split(",")[0]) for c, r in rules if "at" in r]}
+    found: dict[str, Any] = {
+        "points": [(r["at"], r["published"], c["source"].split(",")[0]) for c, r in rules if "at" in r]
+    }
     known = yaml.safe_load(PUBLISHED.read_text()) if PUBLISHED.exists() else {}
     if any(r["type"] == "width" for _, r in rules) or experiment.name in known.get("winners", {}):
         found |= known
@@ -120,7 +139,9 @@ def _insides(config: Config, folder: Path) -> list[page.Picture]:
         path = folder / "figures" / f"ticket_{a.cell.spec.slug()}_seed{a.cell.seed}"
         accuracy = a.record.get("validation", {}).get("readings", {}).get("binary", {}).get("accuracy")
         caption = f"{a.cell.experiment}, {a.cell.arm}: {a.cell.spec.slug()} seed {a.cell.seed}"
-        caption += f", density {a.record['density']:.4f}, validation accuracy {accuracy:.2f} %" if accuracy is not None else ""
+        caption += (
+            f", density {a.record['density']:.4f}, validation accuracy {accuracy:.2f} %" if accuracy is not None else ""
+        )
         out.append(page.Picture(a.cell.experiment, caption, figures.inside(a, path), ticket=True))
     for e in config.experiments.values():
         if e.view == "penalties" and (picked := _one_seed(config, e)):
@@ -129,7 +150,9 @@ def _insides(config: Config, folder: Path) -> list[page.Picture]:
         if e.view == "winners" and len(worth := winners.measured(config, e)):
             path = folder / "figures" / f"{e.name}_objectives"
             drawn = figures.by_objective(worth, winners.TITLES, path, config.demonstration)
-            out.append(page.Picture(e.name, "What tickets are worth as they were drawn, by objective, lower is better", drawn))
+            out.append(
+                page.Picture(e.name, "What tickets are worth as they were drawn, by objective, lower is better", drawn)
+            )
         if found := depth.layers(config, e) if e.role != "tune" else []:
             path = folder / "figures" / f"{e.name}_layers"
             out.append(page.Picture(e.name, "Sparsity by layer", figures.by_depth(found, path, config.demonstration)))
@@ -146,7 +169,11 @@ def _one_seed(config: Config, e: Experiment) -> dict[str, Mapping[str, Any]]:
     weights = sorted({c.spec.resolved().weight for c in first})
     found = {}
     for c in first:
-        run = record_store.find(config, c.spec, c.seed) if c.spec.resolved().weight == weights[len(weights) // 2] else None
+        run = (
+            record_store.find(config, c.spec, c.seed)
+            if c.spec.resolved().weight == weights[len(weights) // 2]
+            else None
+        )
         if run and "anatomy" in run["record"]:
             found[c.spec.resolved().penalty] = run["record"]
     return found
@@ -185,7 +212,11 @@ def brief(config: Config, experiments: Iterable[Experiment]) -> str:
     rows = tidy(config)
     rows = rows[rows.experiment.isin([e.name for e in experiments])]
     counts = rows.drop_duplicates(["experiment", "digest", "seed"]).experiment.value_counts(sort=False)
-    many = f"{counts.sum()} of {len(counts)} experiments" if len(counts) > 12 else ", ".join(f"{n} of {e}" for e, n in counts.items())
+    many = (
+        f"{counts.sum()} of {len(counts)} experiments"
+        if len(counts) > 12
+        else ", ".join(f"{n} of {e}" for e, n in counts.items())
+    )
     out = [f"Runs: {many or 'none'}."]
     known = [e for e in experiments if e.role != "tune" and (rows.experiment == e.name).any()]
     strong = page.key(e for e in known if e.view != "winners")
@@ -194,10 +225,16 @@ def brief(config: Config, experiments: Iterable[Experiment]) -> str:
         best = tables.best_tickets(rows, e.name) if e else pd.DataFrame()
         if e and len(best):
             part = tables.best_part(rows[rows.experiment == e.name])
-            out.append(f"{e.name}, best ticket of each method at {100 * (1 - best.density[0]):g} % sparsity, {kind}, {part} accuracy:")
-            told = [f"{page.label(arm)} {accuracy:.1f} %" for arm, accuracy in zip(best.arm, best.accuracy, strict=True)]
+            out.append(
+                f"{e.name}, best ticket of each method at {100 * (1 - best.density[0]):g} % sparsity, {kind}, {part} accuracy:"
+            )
+            told = [
+                f"{page.label(arm)} {accuracy:.1f} %" for arm, accuracy in zip(best.arm, best.accuracy, strict=True)
+            ]
             step = max(3, math.ceil(len(told) / (3 if e is strong else 2)))
-            out += ["  " + "   ".join(f"{t:<34s}" for t in told[i : i + step]).rstrip() for i in range(0, len(told), step)]
+            out += [
+                "  " + "   ".join(f"{t:<34s}" for t in told[i : i + step]).rstrip() for i in range(0, len(told), step)
+            ]
     if config.demonstration:
         out.append("DEMONSTRATION on 1 797 toy digits: it shows that the pipeline works and is evidence for no claim.")
     whole, shown = config.paper / "report.html", page.key(known)

@@ -106,7 +106,9 @@ def judge(claims: Mapping[str, Any], rows: pd.DataFrame, config: Config) -> list
         first = f". First outcome: {claim['first']}" if "first" in claim else ""
         text = f"{evidence}{first}. Reading: {claim['reading']}"
         named = next((r["experiment"] for r in (claim["rule"], claim.get("reduced")) if r and "experiment" in r), "")
-        out.append(Verdict(claim["id"], claim["source"], claim["quote"], verdict, text, claim.get("declared", ""), named))
+        out.append(
+            Verdict(claim["id"], claim["source"], claim["quote"], verdict, text, claim.get("declared", ""), named)
+        )
     if not config.demonstration:
         out += [_goal(g, rows) for g in claims.get("goals", [])]
         for name, (label, source) in CONTRASTS.items():
@@ -168,7 +170,9 @@ def _untestable(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
 def _goal(goal: Mapping[str, Any], rows: pd.DataFrame) -> Verdict:
     """Judge an aim of our own: an accuracy that the interval, or at least the mean, has to reach."""
     mine = values(rows, goal["experiment"], goal["arm"], goal["density"])
-    name = f"goal {goal['least']} % at {100 * (1 - goal['density']):g} %" + (f", {goal['label']}" if "label" in goal else "")
+    name = f"goal {goal['least']} % at {100 * (1 - goal['density']):g} %" + (
+        f", {goal['label']}" if "label" in goal else ""
+    )
     quote = f"{goal['arm']} reaches {goal['least']} % at {100 * (1 - goal['density']):g} % sparsity"
     if mine.empty:
         return Verdict(name, "our aim", quote, "not run", "no runs", experiment=goal["experiment"])
@@ -266,7 +270,9 @@ def _gap(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
 def _loss(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
     """Judge whether an arm loses at most `most` points against a reference arm."""
     mine = values(rows, rule["experiment"], rule["arm"], rule["density"])
-    reference = values(rows, rule.get("reference_experiment", rule["experiment"]), rule["reference"], rule.get("reference_density"))
+    reference = values(
+        rows, rule.get("reference_experiment", rule["experiment"]), rule["reference"], rule.get("reference_density")
+    )
     if mine.empty or reference.empty:
         return "not run", "no runs"
     d = _compare(reference, mine).difference
@@ -291,8 +297,8 @@ def _sanity(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
 def _frontier(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
     """Judge "our method reaches `density`, theirs only `reference_density`, at comparable accuracy".
 
-    It takes both halves: ours at `density` is within the margin of theirs at `reference_density`, and theirs at `density`
-    is not. `reference` names the arm that stands at `reference_density` where it is another.
+    It takes both halves: ours at `density` is within the margin of theirs at `reference_density`, and theirs at
+    `density` is not. `reference` names the arm that stands at `reference_density` where it is another.
     """
     ours = values(rows, rule["experiment"], rule["arm"], rule["density"])
     theirs = values(rows, rule["experiment"], rule["other"], rule["density"])
@@ -330,7 +336,9 @@ def _best(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
         found = [_best({**rule, "density": d}, rows) for d in rule["density"]]
         words = [word for word, _ in found]
         text = "; ".join(evidence for _, evidence in found)
-        return ("not run" if "not run" in words else _word(set(words) == {"reproduced"}, "not reproduced" in words)), text
+        return (
+            "not run" if "not run" in words else _word(set(words) == {"reproduced"}, "not reproduced" in words)
+        ), text
     ours = _chosen(rule, rows, rule["experiment"], rule["arm"], rule["density"])
     if ours.empty:
         return "not run", "no runs"
@@ -342,7 +350,9 @@ def _best(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
         asked = None if "among" in rule or other in rule.get("whole", ()) else rule["density"]
         theirs = _chosen(rule, rows, rule.get("among", rule["experiment"]), other, asked)
         if lost[rule["arm"]] or lost[other]:
-            return "inconclusive", ", ".join(f"{lost[arm]} runs of {arm} collapsed" for arm in (rule["arm"], other) if lost[arm])
+            return "inconclusive", ", ".join(
+                f"{lost[arm]} runs of {arm} collapsed" for arm in (rule["arm"], other) if lost[arm]
+            )
         if theirs.empty:
             return "not run", f"no runs of {other}"
         theirs_too = _wider(rule, rows, other, theirs)
@@ -362,7 +372,9 @@ def _wider(rule: Mapping[str, Any], rows: pd.DataFrame, arm: str, mine: pd.DataF
     return found if set(found.digest) == set(mine.digest) else mine
 
 
-def _chosen(rule: Mapping[str, Any], rows: pd.DataFrame, experiment: str, arm: str, density: float | None) -> pd.DataFrame:
+def _chosen(
+    rule: Mapping[str, Any], rows: pd.DataFrame, experiment: str, arm: str, density: float | None
+) -> pd.DataFrame:
     """Pick an arm's rows on the part that the rule reads; of several settings those of the best mean on validation, none on test."""
     mine = values(rows, experiment, arm, density, part=rule.get("part", "test"))
     if mine.digest.nunique() <= 1:
@@ -461,7 +473,8 @@ def _order(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
     d = stats.paired(list(a.accuracy), list(b.accuracy)).difference
     verdict = _word(d.low > 0, d.high < 0)
     ends = (
-        f"{k} {g.accuracy.mean():.2f} % at {100 * (1 - g.density.mean()):.1f} % sparsity ({g.setting.iloc[0]})" for k, g in best.items()
+        f"{k} {g.accuracy.mean():.2f} % at {100 * (1 - g.density.mean()):.1f} % sparsity ({g.setting.iloc[0]})"
+        for k, g in best.items()
     )
     return verdict, f"{'; '.join(ends)}; difference {d.mean:+.2f}{_span(d)}, n = {d.n}, validation"
 
@@ -499,12 +512,16 @@ def _flat(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:
     if "over" in rule:
         g = max(cells.values(), key=lambda g: g.over.abs().mean())
         verdict = verdict if g.over.abs().mean() <= rule["over"] else "not reproduced"
-        evidence += f"; {100 * g.over.mean():+.1f} % off the budget at {g.setting.iloc[0]}, at most {100 * rule['over']:g} %"
+        evidence += (
+            f"; {100 * g.over.mean():+.1f} % off the budget at {g.setting.iloc[0]}, at most {100 * rule['over']:g} %"
+        )
     return verdict, f"{evidence}, n = {d.n}, validation"
 
 
 def _widths(rule: Mapping[str, Any], rows: pd.DataFrame, arm: str, reading: str = "binary") -> dict[float, list[float]]:
-    return by_width(rows[(rows.experiment == rule["experiment"]) & (rows.part == "test") & (rows.reading == reading)]).get(arm, {})
+    return by_width(
+        rows[(rows.experiment == rule["experiment"]) & (rows.part == "test") & (rows.reading == reading)]
+    ).get(arm, {})
 
 
 def _width(rule: Mapping[str, Any], rows: pd.DataFrame) -> tuple[str, str]:

@@ -40,7 +40,9 @@ def properties(rows: pd.DataFrame, experiment: Experiment, config: Config) -> pd
             "weights": traits.weights,
         }
         tuned = [c.spec for name in experiment.tuned_by for c in config.experiment(name).cells if c.arm == arm]
-        fields = {k.removeprefix("options.") for s in tuned for k in varying(s, [t for t in tuned if t.density == s.density])}
+        fields = {
+            k.removeprefix("options.") for s in tuned for k in varying(s, [t for t in tuned if t.density == s.density])
+        }
         line["tuned"] = ", ".join(sorted(fields))
         trials = rows[rows.experiment.isin(experiment.tuned_by) & (rows.arm == arm)]
         trials = trials[(trials.reading == "binary") | trials.reading.isna()].drop_duplicates(["digest", "seed"])
@@ -54,7 +56,9 @@ def properties(rows: pd.DataFrame, experiment: Experiment, config: Config) -> pd
         line["real-valued gates"] = f"{soft.accuracy.mean():.1f}" if len(soft) and soft.accuracy.notna().any() else ""
         line |= {c: f"{here[c].mean():.0f}" if here[c].notna().any() else "" for c in CONTROLS}
         known = [here[c].astype(float).mean() for c in CONTROLS if here[c].notna().any()]
-        learnt = len(here) and here.accuracy.mean() > 2 * NEAR_CHANCE  # a ticket that is no better than its controls finds nothing
+        learnt = (
+            len(here) and here.accuracy.mean() > 2 * NEAR_CHANCE
+        )  # a ticket that is no better than its controls finds nothing
         line["finds weights"] = ("yes" if max(known) <= NEAR_CHANCE else "in part") if known and learnt else ""
         steps = step_ratios() if spec.model == TIMED else {}
         line["step / dense"] = steps.get(ROWS.get(arm, arm), steps.get(spec.method, ""))
@@ -70,14 +74,19 @@ def shown_at(experiment: Experiment) -> float:
 
 def step_ratios(path: Path = STEPS) -> dict[str, str]:
     """Read the ratio of each way to train to the dense step from the benchmark's table; empty where it was not run."""
-    found = re.findall(r"^\| *(.+?) *\| *[\d.]+ *\| *([\d.]+) *\|", path.read_text(), re.MULTILINE) if path.exists() else []
+    found = (
+        re.findall(r"^\| *(.+?) *\| *[\d.]+ *\| *([\d.]+) *\|", path.read_text(), re.MULTILINE) if path.exists() else []
+    )
     return dict(found)
 
 
-def equal_accuracy(rows: pd.DataFrame, experiment: Experiment, references: tuple[str, ...] = ("edge_popup", "crbg")) -> pd.DataFrame:
+def equal_accuracy(
+    rows: pd.DataFrame, experiment: Experiment, references: tuple[str, ...] = ("edge_popup", "crbg")
+) -> pd.DataFrame:
     """Give, for each arm, the largest sparsity at which its mean stays within MARGIN of what a reference reaches at its best.
 
-    Sparsities are those that were run; every sparser one than the answer fails, and so the answer is read from the sparse end.
+    Sparsities are those that were run; every sparser one than the answer fails, and so the answer is read from the
+    sparse end.
     """
     mine, out = headline(rows, experiment.name), []
     mine = mine[mine.asked.notna()]

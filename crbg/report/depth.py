@@ -38,7 +38,9 @@ def layers(config: Config, e: Experiment) -> list[Layers]:
     for (arm, asked), records in found.items():
         names = tuple(records[0]["depth"])
         alike = [r for r in records if tuple(r["depth"]) == names]
-        sparsity = np.array([[100 * (1 - r["layers"][n]["kept"] / r["layers"][n]["total"]) for n in names] for r in alike])
+        sparsity = np.array(
+            [[100 * (1 - r["layers"][n]["kept"] / r["layers"][n]["total"]) for n in names] for r in alike]
+        )
         if np.ptp(sparsity) > 0.5:
             out.append(Layers(arm, asked, names, sparsity, _heads(alike)))
     return out

@@ -69,8 +69,13 @@ FIELDS = {
 Published = list[tuple[float, float, str]]
 
 
-def draw(rows: pd.DataFrame, experiment: Experiment, path: Path, demonstration: bool, published: Mapping[str, Any]) -> Path:
-    """Draw an experiment as its `view` says. `published`: points (density, accuracy, source) and the digitised width sweep."""
+def draw(
+    rows: pd.DataFrame, experiment: Experiment, path: Path, demonstration: bool, published: Mapping[str, Any]
+) -> Path:
+    """Draw an experiment as its `view` says.
+
+    `published`: points (density, accuracy, source) and the digitised width sweep.
+    """
     mine = headline(rows, experiment.name)
     with _figure(path, demonstration):
         match experiment.view:
@@ -112,11 +117,25 @@ def _marker(i: int) -> str:
     return MARKERS[(i + i // 7) % 7]
 
 
-def _band(axes: Any, x: Sequence[Any], groups: Sequence[Sequence[float]], i: int, label: str | None, line: str = "-") -> None:
+def _band(
+    axes: Any, x: Sequence[Any], groups: Sequence[Sequence[float]], i: int, label: str | None, line: str = "-"
+) -> None:
     """Draw means with 95 % intervals along x."""
     points = [t_interval(list(g)) for g in groups]
     means, bars = [p.mean for p in points], [p.bar for p in points]
-    axes.errorbar(x, means, bars, color=COLOURS[i % 7], marker=_marker(i), ms=3.5, lw=1, ls=line, capsize=2, elinewidth=0.7, label=label)
+    axes.errorbar(
+        x,
+        means,
+        bars,
+        color=COLOURS[i % 7],
+        marker=_marker(i),
+        ms=3.5,
+        lw=1,
+        ls=line,
+        capsize=2,
+        elinewidth=0.7,
+        label=label,
+    )
 
 
 def _around(means: Sequence[float], axes: Any) -> None:
@@ -144,7 +163,9 @@ def _curve(mine: pd.DataFrame, published: Published) -> None:
         _band(axes, [d for d, _ in by], [v for _, v in by], i, label, LINES[i // 7])
     for density, accuracy, source in published:
         axes.plot(density, accuracy, "*", color="black", ms=6, mfc="none")
-        axes.annotate(f"published, {source}", (density, accuracy), xytext=(5, -3), textcoords="offset points", fontsize=6)
+        axes.annotate(
+            f"published, {source}", (density, accuracy), xytext=(5, -3), textcoords="offset points", fontsize=6
+        )
     for arm in (a for a in best.index if a not in shown):
         axes.plot([], [], " ", label=f"{LABELS.get(arm, arm)}: {mine[mine.arm == arm].accuracy.mean():.0f} % (below)")
     ticks = sorted({float(d) for d in mine.asked.dropna()})
@@ -173,7 +194,13 @@ def _methods(mine: pd.DataFrame) -> None:
         lowest = max(i.mean for i in found.values()) - 8  # one that failed must not flatten all the others
         for y, i in ((rows.index(a), i) for a, i in found.items()):
             if i.mean < lowest:
-                axes.annotate(f"$\\leftarrow$ {i.mean:.1f}", (0.03, y), xycoords=("axes fraction", "data"), fontsize=6, va="center")
+                axes.annotate(
+                    f"$\\leftarrow$ {i.mean:.1f}",
+                    (0.03, y),
+                    xycoords=("axes fraction", "data"),
+                    fontsize=6,
+                    va="center",
+                )
             else:
                 axes.errorbar(i.mean, y, xerr=i.bar, color=COLOURS[0], marker="o", ms=3, capsize=2, lw=1)
         near = [m for m in (*(i.mean for i in found.values()), *levels) if m >= lowest]
@@ -185,7 +212,9 @@ def _methods(mine: pd.DataFrame) -> None:
     panels[0, 0].set_yticks(range(len(rows)), [LABELS.get(a, a.replace("_", " ")) for a in rows])
     panels[0, 0].set_ylim(-0.6, len(rows) - 0.4)
     named = ", ".join(f"{LABELS.get(str(a), str(a).replace('_', ' '))} {v:.1f}" for a, v in levels.items())
-    figure.supxlabel(f"{best_part(mine)} accuracy (%)" + (f"; dashed, or left of all: {named}" if named else ""), fontsize=7)
+    figure.supxlabel(
+        f"{best_part(mine)} accuracy (%)" + (f"; dashed, or left of all: {named}" if named else ""), fontsize=7
+    )
 
 
 def _log_ticks(axes: Any) -> None:
@@ -222,7 +251,9 @@ def _winners(mine: pd.DataFrame, published: Mapping[str, Mapping[float, float]])
     mine = mine.groupby("arm", sort=False).filter(lambda g: g.groupby("asked").setting.nunique().max() == 1)
     figure, (left, right) = plt.subplots(1, 2, figsize=(6.8, 2.6), sharey=True)
     ticks, arms = {float(d) for d in mine.asked if d < 1}, list(mine.arm.unique())
-    apart = (max(ticks) / min(ticks)) ** 0.008 if len(ticks) > 1 else 1.01  # beside each other, that their intervals can be told apart
+    apart = (
+        (max(ticks) / min(ticks)) ** 0.008 if len(ticks) > 1 else 1.01
+    )  # beside each other, that their intervals can be told apart
     for i, arm in enumerate(arms):
         group, label, line = mine[mine.arm == arm], LABELS.get(arm, arm), LINES[i // 7]
         if (group.asked >= 1).all():
@@ -231,8 +262,17 @@ def _winners(mine: pd.DataFrame, published: Mapping[str, Mapping[float, float]])
             left.axhline(group.accuracy.mean(), color="black", lw=0.7, ls=":", label=text)
             continue
         by = [(float(d), g) for d, g in group.groupby("asked", sort=True)]
-        _band(left, [d * apart ** (len(arms) / 2 - i) for d, _ in by], [list(g.accuracy) for _, g in by], i, label, line)
-        _band(right, [g.search_seconds.astype(float).mean() for _, g in by], [list(g.accuracy) for _, g in by], i, None, line)
+        _band(
+            left, [d * apart ** (len(arms) / 2 - i) for d, _ in by], [list(g.accuracy) for _, g in by], i, label, line
+        )
+        _band(
+            right,
+            [g.search_seconds.astype(float).mean() for _, g in by],
+            [list(g.accuracy) for _, g in by],
+            i,
+            None,
+            line,
+        )
         if arm in published:
             points = sorted(published[arm].items())
             left.plot(*zip(*points, strict=True), _marker(i), color=COLOURS[i % 7], ms=5, mfc="none", lw=0)
@@ -247,12 +287,17 @@ def _winners(mine: pd.DataFrame, published: Mapping[str, Mapping[float, float]])
     # Random masks may fall far out of the picture; their numbers stand in the table.
     _around([g.accuracy.mean() for (arm, _), g in mine.groupby(["arm", "asked"]) if arm != "random"], left)
     if published:
-        left.plot([], [], "o", color="black", mfc="none", ms=5, lw=0, label="hollow: published or public code, other settings")
+        left.plot(
+            [], [], "o", color="black", mfc="none", ms=5, lw=0, label="hollow: published or public code, other settings"
+        )
     figure.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.05), ncol=4, columnspacing=1.0)
 
 
 def _dots(mine: pd.DataFrame, published: Mapping[str, Mapping[float, float]]) -> None:
-    """One line for each arm and setting: accuracy with its interval; hollow: published. What lies far below is named at the edge."""
+    """One line for each arm and setting: accuracy with its interval; hollow: published.
+
+    What lies far below is named at the edge.
+    """
     groups = list(specs(mine))[::-1]
     _, axes = plt.subplots(figsize=(3.4, 0.35 + 0.19 * len(groups)))
     colour = {arm: i for i, arm in enumerate(mine.arm.unique())}
@@ -262,13 +307,17 @@ def _dots(mine: pd.DataFrame, published: Mapping[str, Mapping[float, float]]) ->
     for y, ((arm, text, g), i) in enumerate(zip(groups, found, strict=True)):
         c = colour[arm]
         if i.mean < edge:
-            axes.annotate(f"$\\leftarrow$ {i.mean:.1f}", (0.01, y), xycoords=("axes fraction", "data"), fontsize=6, va="center")
+            axes.annotate(
+                f"$\\leftarrow$ {i.mean:.1f}", (0.01, y), xycoords=("axes fraction", "data"), fontsize=6, va="center"
+            )
         else:
             axes.errorbar(i.mean, y, xerr=i.bar, color=COLOURS[c % 7], marker=MARKERS[c % 7], ms=4, capsize=2, lw=1)
         if (theirs := published.get(arm, {}).get(g.asked.iloc[0])) is not None:
             axes.plot(theirs, y, MARKERS[c % 7], color=COLOURS[c % 7], ms=5, mfc="none")
         closed, sparse = 100 * (1 - g.units.astype(float).mean()), 100 * (1 - g.density.mean())
-        much = f"{closed:.0f} % of units closed" if g.units.notna().all() else f"{sparse:.1f} % sparse" if sparse else ""
+        much = (
+            f"{closed:.0f} % of units closed" if g.units.notna().all() else f"{sparse:.1f} % sparse" if sparse else ""
+        )
         names.append(", ".join(filter(None, [LABELS.get(arm, arm.replace("_", " ")), text, much])))
     axes.set_yticks(range(len(groups)), names, fontsize=6)
     axes.set_ylim(-0.6, len(groups) - 0.4)
@@ -297,12 +346,18 @@ def _lines(mine: pd.DataFrame, experiment: Experiment) -> None:
         if free:
             _band(panels[1, 0], order, [list(100 * (1 - points[x].density)) for x in order], i, None, style)
         for x in (x for x in order if not free and points[x].density_missed.astype(bool).any()):
-            cut.append(panels[0, 0].plot(x, points[x].accuracy.mean(), _marker(i), color=COLOURS[i % 7], ms=5, mfc="white", zorder=3)[0])
+            cut.append(
+                panels[0, 0].plot(
+                    x, points[x].accuracy.mean(), _marker(i), color=COLOURS[i % 7], ms=5, mfc="white", zorder=3
+                )[0]
+            )
     for i, arm in enumerate(map(str, level.arm.unique()), start=len(lines)):
         height = level[level.arm == arm].accuracy.mean()
         panels[0, 0].axhline(height, color=COLOURS[i % 7], lw=1, ls="--", label=LABELS.get(arm, arm.replace("_", " ")))
     if cut:
-        panels[0, 0].plot([], [], "o", color="black", ms=5, mfc="white", lw=0, label="hollow: density missed, cut to it")
+        panels[0, 0].plot(
+            [], [], "o", color="black", ms=5, mfc="white", lw=0, label="hollow: density missed, cut to it"
+        )
     panels[0, 0].set_ylabel(f"{best_part(mine)} accuracy (%)")
     means = [g.accuracy.mean() for points in lines.values() for g in points.values()]
     _around(means + [g.accuracy.mean() for _, g in level.groupby("arm")], panels[0, 0])
@@ -312,7 +367,9 @@ def _lines(mine: pd.DataFrame, experiment: Experiment) -> None:
     if len(xs) <= 8:
         panels[-1, 0].set_xticks(xs, [f"{x:g}" for x in xs])
         panels[-1, 0].set_xticks([], minor=True)
-    figure.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 0.02 if free else -0.05), ncol=2, columnspacing=1.0)
+    figure.legend(
+        frameon=False, loc="upper center", bbox_to_anchor=(0.5, 0.02 if free else -0.05), ncol=2, columnspacing=1.0
+    )
 
 
 def _width(mine: pd.DataFrame, published: Sequence[Mapping[str, float]]) -> None:
@@ -355,16 +412,27 @@ def _width(mine: pd.DataFrame, published: Sequence[Mapping[str, float]]) -> None
 def _penalties(mine: pd.DataFrame) -> None:
     """Binary accuracy and sparsity against lambda, one column for each initial law, one line for each penalty."""
     arms = list(mine.arm.unique())
-    figure, panels = plt.subplots(2, len(arms), figsize=(1.75 * len(arms) + 0.3, 3.3), sharex=True, sharey="row", squeeze=False)
+    figure, panels = plt.subplots(
+        2, len(arms), figsize=(1.75 * len(arms) + 0.3, 3.3), sharex=True, sharey="row", squeeze=False
+    )
     said = mine.setting.map(setting)
     found = mine.assign(
-        penalty=said.map(lambda s: s.get("penalty", "induce_sparse")), weight=said.map(lambda s: float(s.get("weight", "nan")))
+        penalty=said.map(lambda s: s.get("penalty", "induce_sparse")),
+        weight=said.map(lambda s: float(s.get("weight", "nan"))),
     )
     for column, arm in enumerate(arms):
         for i, penalty in enumerate(found.penalty.unique()):
-            by = [(w, g) for w, g in found[(found.arm == arm) & (found.penalty == penalty)].groupby("weight", sort=True)]
+            by = [
+                (w, g) for w, g in found[(found.arm == arm) & (found.penalty == penalty)].groupby("weight", sort=True)
+            ]
             weights = [w for w, _ in by]
-            _band(panels[0, column], weights, [list(g.accuracy) for _, g in by], i, LABELS.get(penalty, penalty) if not column else None)
+            _band(
+                panels[0, column],
+                weights,
+                [list(g.accuracy) for _, g in by],
+                i,
+                LABELS.get(penalty, penalty) if not column else None,
+            )
             _band(panels[1, column], weights, [list(100 * (1 - g.density)) for _, g in by], i, None)
         panels[0, column].set_title(arm.replace("_", " "))
         panels[1, column].set_xscale("log")
@@ -395,7 +463,14 @@ def histograms(records: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
                 axes.set_ylim(0.01, 150)
                 axes.set_yticks([0.01, 1, 100], ["0.01", "1", "100"])
             epochs = record["anatomy"]["epochs"]
-            row[3].plot([e["epoch"] for e in epochs], [100 * e["undecided"] for e in epochs], "-o", ms=2.5, lw=1, color=COLOURS[1])
+            row[3].plot(
+                [e["epoch"] for e in epochs],
+                [100 * e["undecided"] for e in epochs],
+                "-o",
+                ms=2.5,
+                lw=1,
+                color=COLOURS[1],
+            )
             row[3].set_ylim(-3, 103)
             row[0].set_ylabel(LABELS.get(name, name).replace(", ", ",\n"), fontsize=6.5)
         for axes, text in zip(panels[0], ("start", "half time", "end", "fractional gates (%)"), strict=True):
@@ -426,7 +501,11 @@ def inside(anatomy: Anatomy, path: Path) -> Path:
         layers.bar(range(len(names)), density, color=COLOURS[0])
         for i, (name, value) in enumerate(zip(names, density, strict=True)):
             layers.annotate(
-                f"{value:.1f}\n{record['dead_units'][name]}/{sizes[i][1]} cut off", (i, value), ha="center", va="bottom", fontsize=5
+                f"{value:.1f}\n{record['dead_units'][name]}/{sizes[i][1]} cut off",
+                (i, value),
+                ha="center",
+                va="bottom",
+                fontsize=5,
             )
         layers.set_ylim(0, 1.45 * max(density))
         layers.set_xticks(range(len(names)), [n.removesuffix(".weight") for n in names])
@@ -440,7 +519,13 @@ def inside(anatomy: Anatomy, path: Path) -> Path:
         epochs = record["anatomy"]["epochs"]
         for i, (key, label) in enumerate((("density", "open, $\\mu > 1/2$"), ("undecided", "$0 < \\mu < 1$"))):
             course.plot(
-                [e["epoch"] for e in epochs], [100 * e[key] for e in epochs], marker=MARKERS[i], ms=2.5, lw=1, color=COLOURS[i], label=label
+                [e["epoch"] for e in epochs],
+                [100 * e[key] for e in epochs],
+                marker=MARKERS[i],
+                ms=2.5,
+                lw=1,
+                color=COLOURS[i],
+                label=label,
             )
         course.set_title("gates over epochs (%)")
         course.set_xlabel("epoch")
@@ -453,7 +538,9 @@ def by_objective(found: pd.DataFrame, titles: Mapping[str, str], path: Path, dem
     arms, densities = list(found.arm.unique()), sorted(found.density.unique(), reverse=True)
     with _figure(path, demonstration):
         columns = math.ceil(len(titles) / 2)
-        figure, panels = plt.subplots(2, columns, figsize=(6.8, 3.4 + 0.1 * len(arms)), sharex=True, squeeze=False, layout="constrained")
+        figure, panels = plt.subplots(
+            2, columns, figsize=(6.8, 3.4 + 0.1 * len(arms)), sharex=True, squeeze=False, layout="constrained"
+        )
         for axes, (name, title) in zip(panels.flat, titles.items(), strict=False):
             for i, arm in enumerate(arms):
                 mine = found[(found.arm == arm) & np.isfinite(found[name].astype(float))]
@@ -481,17 +568,23 @@ def by_depth(found: Sequence[Layers], path: Path, demonstration: bool = False) -
     densities = sorted({f.asked for f in found}, reverse=True)
     arms = list(dict.fromkeys(f.arm for f in found))
     with _figure(path, demonstration):
-        figure, panels = plt.subplots(1, len(densities), figsize=(0.4 + 2.2 * len(densities), 2.2), squeeze=False, layout="constrained")
+        figure, panels = plt.subplots(
+            1, len(densities), figsize=(0.4 + 2.2 * len(densities), 2.2), squeeze=False, layout="constrained"
+        )
         for axes, asked in zip(panels[0], densities, strict=True):
             for f in (f for f in found if f.asked == asked):
                 i = arms.index(f.arm)
-                _band(axes, range(1, len(f.names) + 1), list(f.sparsity.T), i, LABELS.get(f.arm, f.arm), LINES[i // 7 % 4])
+                _band(
+                    axes, range(1, len(f.names) + 1), list(f.sparsity.T), i, LABELS.get(f.arm, f.arm), LINES[i // 7 % 4]
+                )
             axes.axhline(100 * (1 - asked), color="black", lw=0.7, ls=":")
             axes.set_title(f"{100 * (1 - asked):g} % together")
             axes.set_xlabel("layer, from the input on")
         panels[0, 0].set_ylabel("sparsity of the layer (%)")
         handles = {text: h for axes in panels[0] for h, text in zip(*axes.get_legend_handles_labels(), strict=True)}
-        figure.legend(handles.values(), handles.keys(), frameon=False, loc="outside lower center", ncol=max(1, len(densities)) + 1)
+        figure.legend(
+            handles.values(), handles.keys(), frameon=False, loc="outside lower center", ncol=max(1, len(densities)) + 1
+        )
     return path
 
 
@@ -503,8 +596,12 @@ def by_head(found: Layers, path: Path, demonstration: bool = False) -> Path:
         figure, axes = plt.subplots(figsize=(3.4, 2.4), layout="constrained")
         blocks, heads = range(1, found.heads.shape[1] + 1), found.heads.mean(0)
         for i, name in enumerate(("queries", "keys", "values")):
-            axes.plot(blocks, np.nanmean(heads[:, i], -1), color=COLOURS[i], marker=MARKERS[i], ms=3.5, lw=1, label=name)
-            axes.fill_between(blocks, np.nanmin(heads[:, i], -1), np.nanmax(heads[:, i], -1), color=COLOURS[i], alpha=0.15, lw=0)
+            axes.plot(
+                blocks, np.nanmean(heads[:, i], -1), color=COLOURS[i], marker=MARKERS[i], ms=3.5, lw=1, label=name
+            )
+            axes.fill_between(
+                blocks, np.nanmin(heads[:, i], -1), np.nanmax(heads[:, i], -1), color=COLOURS[i], alpha=0.15, lw=0
+            )
         axes.set_xticks(blocks)
         axes.set_xlabel("block")
         axes.set_ylabel("sparsity (%), range over heads")

@@ -39,7 +39,10 @@ def collect(rows: pd.DataFrame, verdicts: list[Verdict], config: Config) -> dict
             if g.units.notna().all():
                 out[f"{key}.cut"] = f"{100 * (1 - g.effective.astype(float).mean()):.0f}"
             if len(drawn := before[before.digest == g.digest.iloc[0]]):
-                out[f"{key}.untrained"], out[f"{key}.seconds"] = interval(list(drawn.accuracy)), f"{g.search_seconds.mean():.0f}"
+                out[f"{key}.untrained"], out[f"{key}.seconds"] = (
+                    interval(list(drawn.accuracy)),
+                    f"{g.search_seconds.mean():.0f}",
+                )
             if compared:
                 out[f"{key}.difference"] = compared[i]
         known = mine.constant.dropna()
@@ -62,14 +65,18 @@ def _plain(text: str) -> str:
 
 def macros(numbers: dict[str, str]) -> str:
     """Write the numbers as macros."""
-    return HEAD + "".join(f"\\@namedef{{crbg@{key}}}{{{tex(value)}}}\n" for key, value in numbers.items()) + "\\makeatother\n"
+    return (
+        HEAD
+        + "".join(f"\\@namedef{{crbg@{key}}}{{{tex(value)}}}\n" for key, value in numbers.items())
+        + "\\makeatother\n"
+    )
 
 
 def check(paper: Path, numbers: dict[str, str], unfinished: Iterable[str] = ()) -> int:
     r"""Refuse a paper that quotes a number which no record gives, or inputs a file that is not there.
 
-    A number is quoted by \\crbgnumber or by the paper's short names for it, \\num and \\pct. What belongs to an experiment that is not
-    finished is not a mistake of the paper: such places are counted and returned.
+    A number is quoted by \\crbgnumber or by the paper's short names for it, \\num and \\pct. What belongs to an
+    experiment that is not finished is not a mistake of the paper: such places are counted and returned.
 
     Raises:
         CrbgError: names every unknown key with its line and the nearest known one.
@@ -80,11 +87,15 @@ def check(paper: Path, numbers: dict[str, str], unfinished: Iterable[str] = ()) 
     for i, line in enumerate(paper.read_text().splitlines(), start=1):
         if line.lstrip().startswith("%"):
             continue
-        wrong = [(k, f"unknown number {k!r}: {choose(k, numbers)[:200]}") for k in _QUOTED.findall(line) if k not in numbers]
+        wrong = [
+            (k, f"unknown number {k!r}: {choose(k, numbers)[:200]}") for k in _QUOTED.findall(line) if k not in numbers
+        ]
         for name in _FILES.findall(line):
             wanted = [paper.parent / name, *((paper.parent / name).with_suffix(s) for s in (".tex", ".pdf"))]
             if not any(p.is_file() for p in wanted):
-                wrong.append((Path(name).stem, f"{name} is not there; `crbg report` writes it once its experiment has run"))
+                wrong.append(
+                    (Path(name).stem, f"{name} is not there; `crbg report` writes it once its experiment has run")
+                )
         for what, problem in wrong:
             if any(what == e or what.startswith((f"{e}.", f"{e}_")) for e in unfinished):
                 waiting += 1

@@ -16,7 +16,8 @@ from crbg.report import figures, tables
 from crbg.report.claims import Verdict
 
 TEMPLATES = Path(__file__).parent / "templates"
-CHAPTERS = (  # how an experiment's name begins: its chapter, to which the data of its runs are added; the first that fits counts
+# how an experiment's name begins: its chapter, to which the data of its runs are added; the first that fits counts
+CHAPTERS = (
     (("lenet_winning", "lenet_worlds", "cts_", "deep_cts", "winning"), "winning", "Winning tickets"),
     (("lenet_",), "lenet", "LeNet-300-100"),
     (("conv2_", "conv4_", "cifar_", "deep"), "deep", "Convolutional networks and transformers"),
@@ -75,7 +76,11 @@ def html(
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     drawn = _Figures()
     judged = [] if config.demonstration else list(verdicts)
@@ -87,14 +92,25 @@ def html(
     return environment.get_template("page.html.j2").render(
         demonstration=config.demonstration,
         summary=_summary(rows, shown, missing),
-        key=next((drawn.figure(s.figure, f"The key figure: {s.experiment.about}") for s in sections if s.experiment is shown), None),
+        key=next(
+            (
+                drawn.figure(s.figure, f"The key figure: {s.experiment.about}")
+                for s in sections
+                if s.experiment is shown
+            ),
+            None,
+        ),
         counts=_counts(judged),
         chapters=_chapters(sections, rows, pictures, drawn),
         verdicts=_grouped(judged, rows),
         comparison=_table(beside),
-        tickets=[(p.caption, drawn.figure(p.figure, f"The anatomy of a ticket: {p.caption}")) for p in pictures if p.ticket],
+        tickets=[
+            (p.caption, drawn.figure(p.figure, f"The anatomy of a ticket: {p.caption}")) for p in pictures if p.ticket
+        ],
         origin=_table(origin),
-        tuning=[(name, _table(g.drop(columns="experiment"))) for name, g in trials.groupby("experiment")] if len(trials) else [],
+        tuning=[(name, _table(g.drop(columns="experiment"))) for name, g in trials.groupby("experiment")]
+        if len(trials)
+        else [],
     )
 
 
@@ -108,7 +124,9 @@ def key(experiments: Iterable[Experiment]) -> Experiment | None:
 def chapter(experiment: str) -> tuple[str, str]:
     """Name the chapter of an experiment: an anchor, and words for people; one that no chapter takes is its own."""
     fitting = (c for c in CHAPTERS if experiment.startswith(c[0]))
-    _, anchor, title = next(fitting, ((), f"of-{experiment}" if experiment else "other", experiment or "Without runs of their own"))
+    _, anchor, title = next(
+        fitting, ((), f"of-{experiment}" if experiment else "other", experiment or "Without runs of their own")
+    )
     return anchor, title
 
 
@@ -136,7 +154,9 @@ def _summary(rows: pd.DataFrame, shown: Experiment | None, missing: Mapping[str,
     runs = rows.drop_duplicates(["digest", "seed"])
     dates = sorted(d for d in runs.finished.dropna().unique() if d)
     best = tables.best_tickets(rows, shown.name) if shown else pd.DataFrame()
-    table = pd.DataFrame([{"method": label(str(t.arm)), "accuracy %": t.interval} for t in best.itertuples()] if len(best) else [])
+    table = pd.DataFrame(
+        [{"method": label(str(t.arm)), "accuracy %": t.interval} for t in best.itertuples()] if len(best) else []
+    )
     part = tables.best_part(rows[rows.experiment == shown.name]) if shown else ""
     return {
         "runs": len(runs),
@@ -155,29 +175,49 @@ def _summary(rows: pd.DataFrame, shown: Experiment | None, missing: Mapping[str,
 def _counts(verdicts: Iterable[Verdict]) -> list[tuple[str, str, int]]:
     """Count the verdicts by their kind, the most telling kinds first: word, colour, number."""
     words = [_kind(v.verdict) for v in verdicts]
-    order = {"reproduced": 0, "exceeded": 1, "met": 2, "met in the mean": 3, "not reproduced": 4, "missed": 5, "inconclusive": 6}
-    return [(w, _colour(w), words.count(w)) for w in sorted(set(words), key=lambda w: (order.get(w, 7), _colour(w) == "none", w))]
+    order = {
+        "reproduced": 0,
+        "exceeded": 1,
+        "met": 2,
+        "met in the mean": 3,
+        "not reproduced": 4,
+        "missed": 5,
+        "inconclusive": 6,
+    }
+    return [
+        (w, _colour(w), words.count(w))
+        for w in sorted(set(words), key=lambda w: (order.get(w, 7), _colour(w) == "none", w))
+    ]
 
 
 def _kind(word: str) -> str:
     """Put the verdicts that name an arm or data under one word."""
-    return "one is better" if word.endswith(" is better") else "not testable" if word.startswith("not testable") else word
+    return (
+        "one is better" if word.endswith(" is better") else "not testable" if word.startswith("not testable") else word
+    )
 
 
 def _colour(word: str) -> str:
     return next((colour for starts, colour in VERDICTS if word.startswith(starts)), "open")
 
 
-def _chapters(sections: Sequence[Section], rows: pd.DataFrame, pictures: Sequence[Picture], drawn: _Figures) -> list[dict[str, Any]]:
+def _chapters(
+    sections: Sequence[Section], rows: pd.DataFrame, pictures: Sequence[Picture], drawn: _Figures
+) -> list[dict[str, Any]]:
     """Order the experiments by chapter: those of CHAPTERS as they stand there, then the others."""
-    groups: dict[tuple[str, str], list[Section]] = {(anchor, title): [] for _, anchor, title in CHAPTERS[1:] + CHAPTERS[:1]}
+    groups: dict[tuple[str, str], list[Section]] = {
+        (anchor, title): [] for _, anchor, title in CHAPTERS[1:] + CHAPTERS[:1]
+    }
     for s in sections:
         groups.setdefault(chapter(s.experiment.name), []).append(s)
     return [
         {
             "anchor": anchor,
             "title": _on(title, [s.experiment.name for s in mine], rows),
-            "sections": [_section(s, [p for p in pictures if p.experiment == s.experiment.name and not p.ticket], drawn) for s in mine],
+            "sections": [
+                _section(s, [p for p in pictures if p.experiment == s.experiment.name and not p.ticket], drawn)
+                for s in mine
+            ],
         }
         for (anchor, title), mine in groups.items()
         if mine
@@ -190,7 +230,9 @@ def _section(s: Section, pictures: Sequence[Picture], drawn: _Figures) -> dict[s
         "name": e.name,
         "about": _sentence(e.about),
         "part": part,
-        "figure": drawn.figure(s.figure, f"{VIEWS.get(e.view, 'Accuracy against sparsity')}, {part}, means and 95 % intervals ({e.name})."),
+        "figure": drawn.figure(
+            s.figure, f"{VIEWS.get(e.view, 'Accuracy against sparsity')}, {part}, means and 95 % intervals ({e.name})."
+        ),
         "table": _table(s.table),
         "origin": s.origin,
         "beside": [(_sentence(caption), _table(table)) for caption, table in s.beside.items()],
@@ -200,7 +242,9 @@ def _section(s: Section, pictures: Sequence[Picture], drawn: _Figures) -> dict[s
 
 def _grouped(verdicts: Sequence[Verdict], rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Group verdicts by the chapter of the experiment that their rule names, in the order of the chapters."""
-    groups: dict[tuple[str, str], list[Verdict]] = {(anchor, title): [] for _, anchor, title in CHAPTERS[1:] + CHAPTERS[:1]}
+    groups: dict[tuple[str, str], list[Verdict]] = {
+        (anchor, title): [] for _, anchor, title in CHAPTERS[1:] + CHAPTERS[:1]
+    }
     for v in verdicts:
         groups.setdefault(chapter(v.experiment), []).append(v)
     return [
@@ -225,7 +269,10 @@ def _grouped(verdicts: Sequence[Verdict], rows: pd.DataFrame) -> list[dict[str, 
 
 
 def _table(table: pd.DataFrame) -> dict[str, Any]:
-    return {"columns": [str(c) for c in table.columns], "rows": [[str(v) for v in row] for row in table.itertuples(index=False)]}
+    return {
+        "columns": [str(c) for c in table.columns],
+        "rows": [[str(v) for v in row] for row in table.itertuples(index=False)],
+    }
 
 
 class _Figures:

@@ -33,7 +33,9 @@ def tidy(config: Config) -> pd.DataFrame:
     for e in config.experiments.values():
         settings = _settings(e)
         for c in {(c.arm, *c.key): c for c in e.cells}.values():  # two arms may share a run
-            found = record_store.find(config, c.spec, c.seed, evaluated=True) or record_store.find(config, c.spec, c.seed)
+            found = record_store.find(config, c.spec, c.seed, evaluated=True) or record_store.find(
+                config, c.spec, c.seed
+            )
             if found is None:
                 continue
             try:
@@ -79,16 +81,25 @@ def _rows(e: Experiment, cell: Cell, found: dict[str, Any], setting: dict[str, A
         "lossy": sum(record.get("lossy_images", {}).values()), "lossy_test": record.get("lossy_images", {}).get("test", 0),
     }  # fmt: skip
     # GradBalance holds sum p / (slack k) at 1; how far above it ended.
-    if "expected" in (last := record.get("anatomy", {}).get("search", {})) and (slack := getattr(spec.resolved(), "slack", None)):
+    if "expected" in (last := record.get("anatomy", {}).get("search", {})) and (
+        slack := getattr(spec.resolved(), "slack", None)
+    ):
         base["over"] = last["expected"] / (slack * spec.density) - 1
     # A step costs three forward passes of its batch: one forward, and one for each of the two gradients.
-    base["work"] = 3 * record["flops"]["dense"] * record["steps"] * spec.batch if "flops" in record and "steps" in record else None
-    parts = {"validation": record.get("validation"), "test": found.get("evaluation", {}).get("test") if e.role == "main" else None}
+    base["work"] = (
+        3 * record["flops"]["dense"] * record["steps"] * spec.batch if "flops" in record and "steps" in record else None
+    )
+    parts = {
+        "validation": record.get("validation"),
+        "test": found.get("evaluation", {}).get("test") if e.role == "main" else None,
+    }
     out = []
     for part, values in parts.items():
         if values is None:
             continue
-        controls = {k: v["accuracy"] for k, v in values.get("sanity", {}).items()} | {"constant": values.get("constant")}
+        controls = {k: v["accuracy"] for k, v in values.get("sanity", {}).items()} | {
+            "constant": values.get("constant")
+        }
         missed = values.get("density_missed", False)
         for reading, v in values["readings"].items():
             row = base | {"part": part, "reading": reading, "accuracy": v["accuracy"], "density": v["density"]}
@@ -139,7 +150,9 @@ def by_width(mine: pd.DataFrame) -> dict[str, dict[float, list[float]]]:
     }
 
 
-def values(rows: pd.DataFrame, experiment: str, arm: str, asked: float | None, part: str = "test", reading: str = "binary") -> pd.DataFrame:
+def values(
+    rows: pd.DataFrame, experiment: str, arm: str, asked: float | None, part: str = "test", reading: str = "binary"
+) -> pd.DataFrame:
     """Pick the rows of one arm at one density, one for each seed, in the order of the seeds."""
     mine = rows[(rows.experiment == experiment) & (rows.arm == arm) & (rows.part == part) & (rows.reading == reading)]
     mine = mine[mine.asked.isna()] if asked is None else mine[(mine.asked - asked).abs() < 1e-9]

@@ -57,8 +57,12 @@ def main_table(rows: pd.DataFrame, experiment: str) -> pd.DataFrame:
     for arm, setting, group in specs(mine):
         binary = group[group.reading == "binary"]
         line = {"arm": arm, "setting": setting, "sparsity %": f"{100 * (1 - binary.density.mean()):.1f}"}
-        line["units closed %"] = f"{100 * (1 - binary.units.astype(float).mean()):.1f}" if binary.units.notna().all() else ""
-        line["weights cut %"] = f"{100 * (1 - binary.effective.astype(float).mean()):.1f}" if line["units closed %"] else ""
+        line["units closed %"] = (
+            f"{100 * (1 - binary.units.astype(float).mean()):.1f}" if binary.units.notna().all() else ""
+        )
+        line["weights cut %"] = (
+            f"{100 * (1 - binary.effective.astype(float).mean()):.1f}" if line["units closed %"] else ""
+        )
         for reading in READINGS:
             picked = group[group.reading == reading].accuracy.dropna()
             line[f"{reading} %"] = interval(list(picked)) if len(picked) else ""
@@ -75,7 +79,9 @@ def main_table(rows: pd.DataFrame, experiment: str) -> pd.DataFrame:
         line["n"] = str(binary.seed.nunique())
         line["missed"] = str(int(binary.density_missed.fillna(False).astype(bool).sum()))
         line["search s"] = f"{binary.search_seconds.mean():.0f}"
-        line["trained"] = ("slopes" if "act" in trained else "weights") if (trained := str(binary.trained.iloc[0])) else ""
+        line["trained"] = (
+            ("slopes" if "act" in trained else "weights") if (trained := str(binary.trained.iloc[0])) else ""
+        )
         line["trained"] = "weights redrawn" if bool(binary.redrawn.iloc[0]) else line["trained"]
         out.append(line)
     table = pd.DataFrame(out)
@@ -140,7 +146,11 @@ def comparison(lines: Sequence[Mapping[str, Any]], rows: pd.DataFrame) -> pd.Dat
             mine = values(rows, line["experiment"], line["arm"], line["density"])
             if len(mine):
                 ours, n = interval(list(mine.accuracy)), str(len(mine))
-                closed = f"{100 * (1 - mine.units.astype(float).mean()):.1f} of the units" if mine.units.notna().all() else ""
+                closed = (
+                    f"{100 * (1 - mine.units.astype(float).mean()):.1f} of the units"
+                    if mine.units.notna().all()
+                    else ""
+                )
                 sparsity = closed or f"{100 * (1 - mine.density.mean()):.1f}"
                 if missed := int(mine.density_missed.astype(bool).sum()):
                     sparsity += f", missed by {missed} and cut"
@@ -209,7 +219,13 @@ def booktabs(table: pd.DataFrame) -> str:
 def tex(value: object) -> str:
     """Escape plain text for LaTeX."""
     text = re.sub(r"([%&#_$])", r"\\\1", str(value))
-    return text.replace("±", r"$\pm$").replace("<", r"$<$").replace(">", r"$>$").replace("^", r"\^{}").replace("~", r"\~{}")
+    return (
+        text.replace("±", r"$\pm$")
+        .replace("<", r"$<$")
+        .replace(">", r"$>$")
+        .replace("^", r"\^{}")
+        .replace("~", r"\~{}")
+    )
 
 
 def tuning_table(rows: pd.DataFrame) -> str:
@@ -225,7 +241,9 @@ def tuning_trials(rows: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame()
     grouped = mine.groupby(["experiment", "arm", "asked", "setting", "digest"], sort=False)
     table = grouped.agg(
-        validation=("accuracy", "mean"), seeds=("seed", "nunique"), missed=("density_missed", lambda m: int(m.astype(bool).sum()))
+        validation=("accuracy", "mean"),
+        seeds=("seed", "nunique"),
+        missed=("density_missed", lambda m: int(m.astype(bool).sum())),
     ).reset_index()
     table = table.sort_values(["experiment", "arm", "asked", "validation"], ascending=[True, True, True, False])
     table["validation"] = table.validation.map(lambda v: f"{v:.2f}")
@@ -235,7 +253,8 @@ def tuning_trials(rows: pd.DataFrame) -> pd.DataFrame:
 def best_tickets(rows: pd.DataFrame, experiment: str) -> pd.DataFrame:
     """Give the best ticket of each method of an experiment at the density that most of its arms share, the best method first.
 
-    A ticket is an arm with its setting, its accuracy the mean over seeds; columns: method, arm, accuracy, interval, density.
+    A ticket is an arm with its setting, its accuracy the mean over seeds; columns: method, arm, accuracy, interval,
+    density.
     """
     mine = headline(rows, experiment)
     mine = mine[mine.asked.notna() & (mine.asked < 1)]
@@ -259,13 +278,21 @@ def _short(experiment: Experiment, rows: pd.DataFrame) -> tuple[list[dict[str, s
     out = []
     for arm, group in mine.groupby("arm", sort=False):
         if not group.asked.isna().all():
-            out.append({"arm": str(arm)} | {f"{100 * (1 - d):g} %": _interval_or_blank(group[group.asked == d]) for d in asked})
+            out.append(
+                {"arm": str(arm)} | {f"{100 * (1 - d):g} %": _interval_or_blank(group[group.asked == d]) for d in asked}
+            )
     flat = mine[mine.asked.isna()].groupby("arm", sort=False).accuracy.apply(lambda a: interval(list(a)))
-    others = [f"{arm} {text}" for arm, text in flat.items()] + [f"the commonest class {v:.2f}" for v in mine.constant.dropna()[:1]]
+    others = [f"{arm} {text}" for arm, text in flat.items()] + [
+        f"the commonest class {v:.2f}" for v in mine.constant.dropna()[:1]
+    ]
     counts = sorted(set(mine.groupby(["arm", "digest"]).seed.nunique()))
     seeds = f"n = {counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "") + " seeds"
     where = f"{', '.join(mine.model.unique())} on {', '.join(mine.data.unique())}: {best_part(mine)} accuracy in %"
-    kind = "winning tickets, trained under their masks," if experiment.view == "winners" else "binary tickets on untrained weights"
+    kind = (
+        "winning tickets, trained under their masks,"
+        if experiment.view == "winners"
+        else "binary tickets on untrained weights"
+    )
     return (
         out,
         "; ".join(others),

@@ -25,7 +25,13 @@ from crbg.ticket import Ticket
 
 
 def save_artifacts(
-    spec: Spec, seed: int, data: Data, where: Path, model: nn.Module, initial: Mapping[str, Tensor], found: methods.SearchResult
+    spec: Spec,
+    seed: int,
+    data: Data,
+    where: Path,
+    model: nn.Module,
+    initial: Mapping[str, Tensor],
+    found: methods.SearchResult,
 ) -> str:
     """Write what `evaluate` and the reader need later: ticket, gates or trained weights, history; return the gates' digest."""
     tensors = {f"soft.{n}": t for n, t in found.soft.items()} | {f"scores.{n}": t for n, t in found.scores.items()}
@@ -34,7 +40,9 @@ def save_artifacts(
         tensors |= {f"changed.{n}": t for n, t in (trained | measure.running(model)).items()}
     tensors |= {f"start.{n}": t for n, t in (found.start or {}).items()}
     if found.running:
-        tensors |= {f"running.{n}": t for n, t in found.running.items()} | {f"gain.{n}": t for n, t in found.gain.items()}
+        tensors |= {f"running.{n}": t for n, t in found.running.items()} | {
+            f"gain.{n}": t for n, t in found.gain.items()
+        }
     statistics: dict[str, Tensor] = {}
     if found.start is None and measure.has_batch_norm(model):
         statistics = measure.running_statistics(model, recalibration_images(data), found.mask)
@@ -43,7 +51,10 @@ def save_artifacts(
     for name, mask in (("mask", found.mask), ("exact", found.exact)):
         if mask is not None:
             tensors[name] = torch.frombuffer(bytearray(mask.pack()), dtype=torch.uint8)
-    write_bytes(where / "gates.safetensors", save(tensors, {"changed" if found.start is None else "winning": json.dumps(found.changed)}))
+    write_bytes(
+        where / "gates.safetensors",
+        save(tensors, {"changed" if found.start is None else "winning": json.dumps(found.changed)}),
+    )
     if not found.changed:
         ticket = Ticket(
             found.mask, seed, spec.init, spec.scale, spec.model, data.in_shape, data.classes, tensor_digest(initial),
@@ -102,5 +113,7 @@ def rebuild(where: Path | str) -> nn.Module:
     spec = spec_from(record["spec"], str(where / "record.json"))
     entry = info(spec.data)
     shape = (entry.shape[0], spec.size, spec.size) if spec.size else entry.shape
-    model, _ = models.initial(spec.model, shape, entry.classes, spec.init, spec.scale, record["seed"], **spec.model_args)
+    model, _ = models.initial(
+        spec.model, shape, entry.classes, spec.init, spec.scale, record["seed"], **spec.model_args
+    )
     return reopen(where, model, record["digests"].get("gates")).apply(model)

@@ -1,7 +1,8 @@
 """Spec + seed -> files. The single entry that the workflow, the command line and the tests share.
 
-`results/runs/<slug>/seed<k>/` holds record.json (deterministic), provenance.json (times, device, versions), ticket and gates
-(safetensors), history.jsonl, evaluation.json once the test set was opened, and a checkpoint while the run goes on.
+`results/runs/<slug>/seed<k>/` holds record.json (deterministic), provenance.json (times, device, versions), ticket and
+gates (safetensors), history.jsonl, evaluation.json once the test set was opened, and a checkpoint while the run goes
+on.
 """
 
 from __future__ import annotations
@@ -137,7 +138,9 @@ def _search(spec: Spec, seed: int, bench: Bench, clock: Clock, where: Path) -> d
         record["digests"]["mask"] = found.mask.digest()
         record["digests"]["gates"] = save_artifacts(spec, seed, data, where, model, initial, found)
     empty = [n for n, c in record.get("layers", {}).items() if c["kept"] == 0]
-    if empty and found is not None and found.start is None:  # trained weights may do without a layer that a shortcut passes by
+    if (
+        empty and found is not None and found.start is None
+    ):  # trained weights may do without a layer that a shortcut passes by
         record |= {"status": "collapse", "reason": f"nothing is left of {', '.join(empty)}"}
     write_json(where / "provenance.json", provenance(bench.device, searched, searched_cpu, time.monotonic() - started))
     write_json(where / "record.json", record)
@@ -153,7 +156,9 @@ def _advice(spec: Spec, seed: int, data: Data) -> str:
         gc.collect()
         torch.cuda.empty_cache()
         model, _ = fresh(spec, data, seed)
-        one = feed_of(replace(spec, batch=size, limit=2 * size), data, seed)  # the optimiser's state is there from the second step on
+        one = feed_of(
+            replace(spec, batch=size, limit=2 * size), data, seed
+        )  # the optimiser's state is there from the second step on
         task = methods.SearchTask(one, spec.density, 1, seed, nn.functional.cross_entropy, precision=spec.precision)
         own = spec.resolved()
         short = {k: v for k, v in (("rewind", 0), ("search", 1), ("levels", 1), ("control", "none")) if hasattr(own, k)}
@@ -165,4 +170,6 @@ def _advice(spec: Spec, seed: int, data: Data) -> str:
             break
         else:
             break
-    return f"a batch of {size} would fit" if size and distributed.size() == 1 else "make the batch smaller, or the network"
+    return (
+        f"a batch of {size} would fit" if size and distributed.size() == 1 else "make the batch smaller, or the network"
+    )

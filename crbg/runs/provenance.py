@@ -27,7 +27,9 @@ def provenance(device: torch.device, searched: float, searched_cpu: float, total
         "search_cpu_seconds": round(searched_cpu, 3),
         "seconds": round(total, 3),
         "peak_memory_mb": round(
-            torch.cuda.max_memory_allocated(device) / 2**20 if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            torch.cuda.max_memory_allocated(device) / 2**20
+            if gpu
+            else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         ),
         "device": torch.cuda.get_device_name(device) if gpu else cpu_name(),
         "gpu": gpu,
@@ -35,7 +37,11 @@ def provenance(device: torch.device, searched: float, searched_cpu: float, total
         "processes": distributed.size(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "gates": "compiled" if kernels.compiled() else "torch",
-        "versions": {"crbg": crbg.__version__, "torch": torch.__version__.split("+")[0], "python": platform.python_version()},
+        "versions": {
+            "crbg": crbg.__version__,
+            "torch": torch.__version__.split("+")[0],
+            "python": platform.python_version(),
+        },
         "revision": revision(),
     }
 

@@ -37,7 +37,9 @@ def bench(config: Config, cells: Iterable[Cell] = (), device: str | None = None,
     name = device or config.device
     if name == "auto" and (asking := next((c.experiment for c in cells if config.experiment(c.experiment).gpu), None)):
         if not torch.cuda.is_available():
-            raise CrbgError(f"{asking} asks for a GPU (`gpu` in its configuration) and torch finds none; `--device cpu` runs it on the CPU")
+            raise CrbgError(
+                f"{asking} asks for a GPU (`gpu` in its configuration) and torch finds none; `--device cpu` runs it on the CPU"
+            )
         name = "cuda"
     chosen = distributed.place(name, lambda one: pick(one, config.gpu_share))
     distributed.join(chosen)
@@ -141,7 +143,9 @@ def line(cell: Cell, record: dict[str, Any], tested: float | None = None, where:
     text = f"{title(cell)}: validation {best:.2f} % at density {record['density']:.4g}"
     if validation.get("density_missed"):
         text += ", cut to it at the end"
-    text += ", no better than the commonest class" if best <= validation.get("constant", -1.0) else ""  # older records lack it
+    text += (
+        ", no better than the commonest class" if best <= validation.get("constant", -1.0) else ""
+    )  # older records lack it
     return text + (f", test {tested:.2f} %" if tested is not None else "") + (f" ({where})" if where else "")
 
 
@@ -168,7 +172,9 @@ class Stop:
 
     def _asked(self, number: int, frame: object) -> None:
         self.status = INTERRUPTED if number == signal.SIGINT else CONTINUE
-        print(f"{signal.Signals(number).name}: stopping at the next step, with a checkpoint", file=sys.stderr, flush=True)
+        print(
+            f"{signal.Signals(number).name}: stopping at the next step, with a checkpoint", file=sys.stderr, flush=True
+        )
         self.__exit__()
 
 
@@ -181,7 +187,11 @@ class Progress:
         if sys.stderr.isatty():
             from tqdm import tqdm
 
-            self.bar = tqdm(total=float(cells), unit="run", bar_format="{l_bar}{bar}| {n:.2f}/{total:.0f} runs [{elapsed}<{remaining}]")
+            self.bar = tqdm(
+                total=float(cells),
+                unit="run",
+                bar_format="{l_bar}{bar}| {n:.2f}/{total:.0f} runs [{elapsed}<{remaining}]",
+            )
 
     def step(self, done: int, total: int) -> None:
         """Note steps of the present cell."""
@@ -191,7 +201,10 @@ class Progress:
         elif now - self.last >= self.every:
             self.last = now
             share = (self.done + done / total) / self.cells
-            print(f"{share:6.1%} of {self.cells} runs, about {_time((now - self.started) * (1 / share - 1))} left", flush=True)
+            print(
+                f"{share:6.1%} of {self.cells} runs, about {_time((now - self.started) * (1 / share - 1))} left",
+                flush=True,
+            )
 
     def finish(self, text: str = "") -> None:
         """Note the end of a cell; without a text only the time left is told, as it is between steps."""
@@ -208,4 +221,10 @@ class Progress:
 
 
 def _time(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 90
+        else f"{seconds / 60:.0f} min"
+        if seconds < 5400
+        else f"{seconds / 3600:.1f} h"
+    )

@@ -68,7 +68,11 @@ def describe(
 
 def _thin(history: list[Row], most: int = 12) -> list[dict[str, float | None]]:
     """Keep the last of at most so many rows, evenly spread, rounded: what a figure needs of the course of a search."""
-    picked = sorted({round((i + 1) * len(history) / most) - 1 for i in range(most)} - {-1}) if len(history) > most else range(len(history))
+    picked = (
+        sorted({round((i + 1) * len(history) / most) - 1 for i in range(most)} - {-1})
+        if len(history) > most
+        else range(len(history))
+    )
     return [{k: finite(float(f"{v:.4g}")) for k, v in history[i].items()} for i in picked]
 
 
@@ -77,7 +81,9 @@ def evaluation_batch(spec: Spec) -> int:
     return EVALUATION_BATCH if spec.precision == "bf16" else 0
 
 
-def read_all(spec: Spec, seed: int, data: Data, model: nn.Module, found: methods.SearchResult, part: Part) -> dict[str, Any]:
+def read_all(
+    spec: Spec, seed: int, data: Data, model: nn.Module, found: methods.SearchResult, part: Part
+) -> dict[str, Any]:
     """Measure accuracy on one part in every reading, with its density, and the sanity controls of the binary ticket.
 
     `model` holds the initial tensors (or the trained ones of a dense reference).
@@ -96,20 +102,31 @@ def read_all(spec: Spec, seed: int, data: Data, model: nn.Module, found: methods
     batch = evaluation_batch(spec)
     few = part.take(slice(spec.control_images)) if spec.control_images else part
     common = int(data.train.y.bincount().argmax())
-    out: dict[str, Any] = {"readings": {}, "images": len(part), "constant": finite(100.0 * float((part.y == common).double().mean()))}
+    out: dict[str, Any] = {
+        "readings": {},
+        "images": len(part),
+        "constant": finite(100.0 * float((part.y == common).double().mean())),
+    }
     for reading, values in multipliers.items():
         count = sum(int((t != 0).sum()) for t in values.values())
         running = found.start is not None  # weights that trained with batch norm's own statistics are read with them
         same = reading != "binary" and isinstance(values, Mask) and values == found.mask  # as where a search landed
-        # The number with the search's own statistics is a second pass over all images: deep runs read it for the ticket alone.
+        # The number with the search's own statistics is a second pass over all images: deep runs read it for the ticket
+        # alone.
         search = found if reading == "binary" or not spec.control_images else None
         read = out["readings"]["binary"] if same else accuracy(model, values, data, part, running, search, batch)
-        out["readings"][reading] = {"density": finite(count / found.mask.total), **{k: v for k, v in read.items() if k != "density"}}
+        out["readings"][reading] = {
+            "density": finite(count / found.mask.total),
+            **{k: v for k, v in read.items() if k != "density"},
+        }
     if found.start is not None:
         untrained, _ = fresh(spec, data, seed)
         untrained.load_state_dict(found.start, strict=False)
         density = found.mask.density
-        out["readings"]["untrained"] = {"density": finite(density), **accuracy(untrained, found.mask, data, part, batch=batch)}
+        out["readings"]["untrained"] = {
+            "density": finite(density),
+            **accuracy(untrained, found.mask, data, part, batch=batch),
+        }
     if found.soft and found.exact is not None:
         # A search that landed keeps mu > 1/2; one that missed its density was cut to it.
         out["density_missed"] = multipliers["half"] != found.mask
@@ -144,8 +161,8 @@ def accuracy(
 ) -> dict[str, float | None]:
     """Measure a model times its multipliers on a part, in %, with batch norm's statistics estimated again.
 
-    Beside it, where the `search` left running statistics, the number with those and with the gains by which they came about. Where the
-    model's own are the `running` ones of a finished training, the number with those comes first.
+    Beside it, where the `search` left running statistics, the number with those and with the gains by which they came
+    about. Where the model's own are the `running` ones of a finished training, the number with those comes first.
     """
     if not measure.has_batch_norm(model):
         return {"accuracy": finite(measure.accuracy(model, part.batches(batch), multipliers))}

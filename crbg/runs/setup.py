@@ -49,7 +49,9 @@ def feed_of(spec: Spec, data: Data, seed: int) -> BatchLoader:
 
 def fresh(spec: Spec, data: Data, seed: int) -> tuple[nn.Module, dict[str, str]]:
     """Build the network with its initial tensors, and say what role each tensor has."""
-    model, roles = models.initial(spec.model, data.in_shape, data.classes, spec.init, spec.scale, seed, **spec.model_args)
+    model, roles = models.initial(
+        spec.model, data.in_shape, data.classes, spec.init, spec.scale, seed, **spec.model_args
+    )
     return model.to(data.train.device), roles
 
 

@@ -1,7 +1,7 @@
 """Parts that several runs share: a dense warm-up, the levels of iterative pruning, the search before four different controls.
 
-A part is kept under the digest of all that it follows from, so whoever needs it next finds it. What it cost is added to every run
-that uses it: a run's seconds are those of finding its ticket alone.
+A part is kept under the digest of all that it follows from, so whoever needs it next finds it. What it cost is added to
+every run that uses it: a run's seconds are those of finding its ticket alone.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The sceptic's reading of finished runs: what a record claims is derived again from its spec, its seed and its ticket.
 
-No search is repeated. Weights, unit draw and data order are drawn again from the seed, the mask is the ticket's (or, for a
-random mask, drawn again too), and accuracies are measured again. A run without a ticket is held to its own counts and digests.
+No search is repeated. Weights, unit draw and data order are drawn again from the seed, the mask is the ticket's (or,
+for a random mask, drawn again too), and accuracies are measured again. A run without a ticket is held to its own counts
+and digests.
 """
 
 from __future__ import annotations
@@ -127,8 +128,12 @@ class Verifier:
         verdict = FAIL if failed else UNCHECKED if not data else PASS if mask is not None else BARE
         if verdict == BARE and "roles" in record:
             changed = {"trained", "redrawn"} & set(record["roles"])
-            notes.append("its weights were trained or redrawn, which no ticket holds" if changed else "its ticket is not here")
-        return Row(cell, "recorded" if found["origin"] == "recorded" else "fresh", verdict, tuple(checked), (*failed, *notes))
+            notes.append(
+                "its weights were trained or redrawn, which no ticket holds" if changed else "its ticket is not here"
+            )
+        return Row(
+            cell, "recorded" if found["origin"] == "recorded" else "fresh", verdict, tuple(checked), (*failed, *notes)
+        )
 
     def _data(self, spec: Spec) -> Data | None:
         """Load a run's data set once; nothing is downloaded, for a check must not fetch what it checks against."""
@@ -147,10 +152,17 @@ class Verifier:
             mean, std = torch.tensor(entry.mean), torch.tensor(entry.std)
 
             def part(n: int) -> Part:
-                return Part(torch.zeros(1, dtype=torch.uint8).expand(n, *entry.shape), torch.zeros(n, dtype=torch.int64), mean, std)
+                return Part(
+                    torch.zeros(1, dtype=torch.uint8).expand(n, *entry.shape),
+                    torch.zeros(n, dtype=torch.int64),
+                    mean,
+                    std,
+                )
 
             train, validation, test = (part(n) for n in (entry.train, entry.validation, entry.test))
-            self._hollow[name] = Data(name, train, validation, test, entry.classes, "", torch.tensor([])).to(self.bench.device)
+            self._hollow[name] = Data(name, train, validation, test, entry.classes, "", torch.tensor([])).to(
+                self.bench.device
+            )
         return self._hollow[name].sized(spec.size)
 
     def _feed(self, cell: Cell) -> BatchLoader:
@@ -173,7 +185,9 @@ class Verifier:
 
     def _weights(self, cell: Cell, record: Mapping[str, Any]) -> Iterator[str]:
         # All of the key but the scale, which the unit draw does not know.
-        draw = self._once(("draw", _weights_key(cell)[:-1]), lambda: draw_digest(cell.spec, self._fresh(cell)[0], cell.seed))
+        draw = self._once(
+            ("draw", _weights_key(cell)[:-1]), lambda: draw_digest(cell.spec, self._fresh(cell)[0], cell.seed)
+        )
         yield from _differ("initial weights of this seed", self._initial(cell), record["digests"]["initial"])
         yield from _differ("unit draw of this seed", draw, record["digests"]["draw"])
 
@@ -207,7 +221,16 @@ class Verifier:
 def _weights_key(cell: Cell) -> tuple[Any, ...]:
     """What initial weights depend on, the scale last."""
     s, entry = cell.spec, info(cell.spec.data)
-    return (entry.shape, s.size, entry.classes, s.model, json.dumps(dict(s.model_args), sort_keys=True), s.init, cell.seed, s.scale)
+    return (
+        entry.shape,
+        s.size,
+        entry.classes,
+        s.model,
+        json.dumps(dict(s.model_args), sort_keys=True),
+        s.init,
+        cell.seed,
+        s.scale,
+    )
 
 
 def _differ(what: str, here: str, recorded: Any) -> Iterator[str]:
@@ -226,7 +249,11 @@ def _spec(cell: Cell, record: Mapping[str, Any], evaluation: Mapping[str, Any]) 
         yield f"the record is of seed {record['seed']}, not {cell.seed}"
     if record["status"] not in ("ok", "collapse"):
         yield f"unknown status {record['status']!r}"
-    if evaluation and [evaluation[k] for k in ("digest", "seed", "mask")] != [record["digest"], record["seed"], record["digests"]["mask"]]:
+    if evaluation and [evaluation[k] for k in ("digest", "seed", "mask")] != [
+        record["digest"],
+        record["seed"],
+        record["digests"]["mask"],
+    ]:
         yield "the evaluation is of another run or another mask"
 
 
@@ -307,7 +334,16 @@ def table(rows: Iterable[Row], style: str = "simple") -> str:
     """Lay the rows out for a terminal, or with `github` for a Markdown file."""
     from tabulate import tabulate
 
-    head = ["verdict", "experiment", "arm", "run", "seed", "record", "compared", "what failed, or why not all was compared"]
+    head = [
+        "verdict",
+        "experiment",
+        "arm",
+        "run",
+        "seed",
+        "record",
+        "compared",
+        "what failed, or why not all was compared",
+    ]
     body = [
         [r.verdict, r.cell.experiment, r.cell.arm, r.cell.spec.slug(), r.cell.seed, r.origin, ", ".join(r.checked),
          " ".join("; ".join(r.remarks).replace("|", "/").split())]

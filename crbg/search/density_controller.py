@@ -59,7 +59,9 @@ class Penalised(SearchHook):
 
     def undecided(self) -> float:
         """Share of gates with 0 < mu < 1."""
-        return int(torch.stack([((g.mu.detach() > 0) & (g.mu.detach() < 1)).sum() for g in self.gates]).sum()) / self.total
+        return (
+            int(torch.stack([((g.mu.detach() > 0) & (g.mu.detach() < 1)).sum() for g in self.gates]).sum()) / self.total
+        )
 
     def picture(self) -> list[int]:
         """Histogram of mu over all gates, in the bins of `BINS`."""
@@ -101,9 +103,10 @@ class Plan:
     """When a controlled search does what, as shares of the whole search, and how hard it pulls.
 
     The density is led from its start to the target along a geometric path that ends at `reach`; from `decide` on, a
-    decision penalty rises linearly to `firmness` at the end, so that the network trains as the binary one it will be. It
-    pauses while |log(density / path)| exceeds `tolerance`. In the last share `polish` of the search the gates are hard,
-    1[mu > 1/2], with straight-through gradients, and nothing but the density is steered: the ticket itself is trained on.
+    decision penalty rises linearly to `firmness` at the end, so that the network trains as the binary one it will be.
+    It pauses while |log(density / path)| exceeds `tolerance`. In the last share `polish` of the search the gates are
+    hard, 1[mu > 1/2], with straight-through gradients, and nothing but the density is steered: the ticket itself is
+    trained on.
     """
 
     reach: float = 0.4
@@ -119,17 +122,19 @@ class Plan:
 class Controlled(Penalised):
     """Hold a search at a target density by feedback on lambda, and decide its gates before the end.
 
-    Penalties are scaled to the norm of the task's gradient (as CTS's GradBalance does), averaged over the search so far, so
-    that lambda is of order one whatever the network, the loss and the stage. The pull towards the density compares all gates
-    with one another; the decision is scaled tensor by tensor, because the few gates of a last layer have gradients so large
-    that a common scale would leave them undecided. lambda may become negative, which opens gates: without that a target
-    above the natural density could not be held. The error signal is log(density / path), clipped to [-1, 1]; lambda =
-    integral + proportional part. All this is measured every few steps (`Plan.every`) and held in between. mu is kept within
-    [-2 sigma, 1 + 2 sigma] of the penalty, since a gate farther out is out of the reach of any penalty of the form
-    Phi(mu / sigma).
+    Penalties are scaled to the norm of the task's gradient (as CTS's GradBalance does), averaged over the search so
+    far, so that lambda is of order one whatever the network, the loss and the stage. The pull towards the density
+    compares all gates with one another; the decision is scaled tensor by tensor, because the few gates of a last layer
+    have gradients so large that a common scale would leave them undecided. lambda may become negative, which opens
+    gates: without that a target above the natural density could not be held. The error signal is log(density / path),
+    clipped to [-1, 1]; lambda = integral + proportional part. All this is measured every few steps (`Plan.every`) and
+    held in between. mu is kept within [-2 sigma, 1 + 2 sigma] of the penalty, since a gate farther out is out of the
+    reach of any penalty of the form Phi(mu / sigma).
     """
 
-    def __init__(self, model: nn.Module, name: str, density: float, plan: Plan | None = None, anneal_to: float | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, name: str, density: float, plan: Plan | None = None, anneal_to: float | None = None
+    ) -> None:
         super().__init__(model, name, 0.0, anneal_to)
         self.target, self.plan = density, plan or Plan()
         if self.plan.polish and any(isinstance(g, Units) for g in self.gates):
@@ -151,7 +156,8 @@ class Controlled(Penalised):
         if self.plan.polish:
             for g in self.gates:
                 g.hard = progress >= 1 - self.plan.polish
-        # Between measurements a gate's own backward pass adds the push, where it can. Several processes average gradients first.
+        # Between measurements a gate's own backward pass adds the push, where it can. Several processes average
+        # gradients first.
         early = self.steps % self.plan.every and distributed.size() == 1
         for g, push in zip(self.gates, self.push, strict=True):
             g.push.value = push if early and layout(push) == layout(g.mu) else None
@@ -181,7 +187,8 @@ class Controlled(Penalised):
         pull = self.weight * math.hypot(*self.task) / (math.hypot(*norms[len(slopes) :]) + _TINY)
         self.push = [slope.mul_(pull) for slope in slopes]
         firmness = self.plan.firmness * max(0.0, (progress - self.plan.decide) / (1 - self.plan.decide))
-        # Deciding gates while the density is off its path would lock the wrong number of them open; hard gates are decided.
+        # Deciding gates while the density is off its path would lock the wrong number of them open; hard gates are
+        # decided.
         if firmness and not self.gates[0].hard and abs(error) <= self.plan.tolerance:
             slopes = [self.decision.slope(g.mu, g.penalty_sigma) for g in self.gates]
             for slope, norm, push, task in zip(slopes, _norms(slopes), self.push, self.task, strict=True):
@@ -200,7 +207,9 @@ class Controlled(Penalised):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        self.push = [p.to(g.mu.device) for p, g in zip(self.push, self.gates, strict=True)]  # a checkpoint lies on the CPU
+        self.push = [
+            p.to(g.mu.device) for p, g in zip(self.push, self.gates, strict=True)
+        ]  # a checkpoint lies on the CPU
 
 
 _TINY = 1e-12

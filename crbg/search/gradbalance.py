@@ -20,11 +20,13 @@ from crbg.training.hooks import Row, SearchHook
 class GradBalance(SearchHook):
     """CTS's controller: add lambda dS/da to the gradients while S = sum p / (slack k) - 1 is positive.
 
-    lambda* = |g_R| / |g_S| (Euclidean norms over all gates) where S > 0, else 0; lambda is its exponential mean with factor
-    `memory`, and starts at the first lambda*. S's constant factor cancels.
+    lambda* = |g_R| / |g_S| (Euclidean norms over all gates) where S > 0, else 0; lambda is its exponential mean with
+    factor `memory`, and starts at the first lambda*. S's constant factor cancels.
     """
 
-    def __init__(self, gates: Sequence[Budgeted | Clipped], keep: int, slack: float = 1.1, memory: float = 0.99) -> None:
+    def __init__(
+        self, gates: Sequence[Budgeted | Clipped], keep: int, slack: float = 1.1, memory: float = 0.99
+    ) -> None:
         if not gates:
             raise CrbgError("the network carries no gates with a budget")
         self.gates, self.target, self.memory = list(gates), slack * keep, memory
@@ -37,7 +39,11 @@ class GradBalance(SearchHook):
         opened = [g.expected().sum() for g in self.gates]
         # Read together: on a GPU every reading waits for all work before it.
         values, n = torch.stack([*norms, *opened]).tolist(), len(slopes)
-        task, budget, over = math.hypot(*values[:n]), math.hypot(*values[n : 2 * n]), sum(values[2 * n :]) / self.target - 1.0
+        task, budget, over = (
+            math.hypot(*values[:n]),
+            math.hypot(*values[n : 2 * n]),
+            sum(values[2 * n :]) / self.target - 1.0,
+        )
         star = task / max(budget, 1e-30) if over > 0 else 0.0
         self.weight = star if self.weight is None else self.memory * self.weight + (1 - self.memory) * star
         for grad, slope in zip(self.grads(), slopes, strict=True):
@@ -55,7 +61,12 @@ class GradBalance(SearchHook):
         every = torch.cat([g.soft().flatten() for g in self.gates])
         p = sum(float(g.expected().sum()) for g in self.gates) / len(every)
         undecided = float(((every > 0.01) & (every < 0.99)).double().mean())
-        return {"density": float((every > 0.5).double().mean()), "expected": p, "undecided": undecided, "lambda": self.weight or 0.0}
+        return {
+            "density": float((every > 0.5).double().mean()),
+            "expected": p,
+            "undecided": undecided,
+            "lambda": self.weight or 0.0,
+        }
 
     def state_dict(self) -> dict[str, Any]:
         return {"weight": self.weight}
@@ -101,8 +112,8 @@ class OneThreshold(SearchHook):
 class GiveUp(SearchHook):
     """Gem-Miner's schedule: every `period` steps the globally lowest share q of what is left is given up for good.
 
-    q is such that after the last period exactly `keep` are left; giving up once more what is given up changes nothing, so a resumed
-    search needs no state. The penalty `decay` / 2 * |p|^2 pulls towards 0.
+    q is such that after the last period exactly `keep` are left; giving up once more what is given up changes nothing,
+    so a resumed search needs no state. The penalty `decay` / 2 * |p|^2 pulls towards 0.
     """
 
     def __init__(self, gates: Sequence[Scored], keep: int, periods: int, decay: float) -> None:
@@ -142,11 +153,13 @@ class GiveUp(SearchHook):
 class Redraw(SearchHook):
     """IteRand (Chijiwa et al. 2021): every `period` steps each weight outside the mask is drawn again with probability `rate`.
 
-    A new value is one of the tensor's initial values, picked at random: the initial law, whatever it was. Picks depend on the
-    seed and the step alone.
+    A new value is one of the tensor's initial values, picked at random: the initial law, whatever it was. Picks depend
+    on the seed and the step alone.
     """
 
-    def __init__(self, weights: Mapping[str, Tensor], gates: Sequence[TopK], seed: int, period: int, rate: float) -> None:
+    def __init__(
+        self, weights: Mapping[str, Tensor], gates: Sequence[TopK], seed: int, period: int, rate: float
+    ) -> None:
         if period < 1 or not 0 <= rate <= 1:
             raise CrbgError(f"period {period} must be at least 1 and rate {rate} between 0 and 1")
         self.weights, self.gates, self.seed, self.period, self.rate = weights, list(gates), seed, period, rate

@@ -1,7 +1,7 @@
 """What a ticket search may minimise: the six objectives of Concrete Ticket Search (Arora & Teuscher 2025), and forward KL.
 
-Each is a function (model, x, y) of a gated network; its dense reference is the same network with all gates bypassed, on the same
-batch. Constant factors, which only the Lagrange controller feels, are those of the authors' public code.
+Each is a function (model, x, y) of a gated network; its dense reference is the same network with all gates bypassed, on
+the same batch. Constant factors, which only the Lagrange controller feels, are those of the authors' public code.
 """
 
 from __future__ import annotations
@@ -20,7 +20,15 @@ from crbg.gates.attach import bypass, weights
 from crbg.measure.sparsity import ACTIVATIONS
 from crbg.training.loop import Loss, Objective
 
-FACTORS = {"loss": 100.0, "deltaloss": 1e4, "kl": 100.0, "forward_kl": 100.0, "feature": 100.0, "grad": 100.0, "gradnorm": 1.0}
+FACTORS = {
+    "loss": 100.0,
+    "deltaloss": 1e4,
+    "kl": 100.0,
+    "forward_kl": 100.0,
+    "feature": 100.0,
+    "grad": 100.0,
+    "gradnorm": 1.0,
+}
 NAMES = tuple(FACTORS)
 SECOND_ORDER = ("grad", "gradnorm")  # need the gates' gradient of a gradient
 WHOLE_BATCH = ("deltaloss", *SECOND_ORDER)  # no means over examples, so processes cannot share a batch
@@ -42,7 +50,9 @@ def objective(name: str, loss: Loss) -> Objective:
     return made[name]
 
 
-def measure(model: nn.Module, mask: Mapping[str, Tensor], batches: Sequence[tuple[Tensor, Tensor]], loss: Loss) -> dict[str, float]:
+def measure(
+    model: nn.Module, mask: Mapping[str, Tensor], batches: Sequence[tuple[Tensor, Tensor]], loss: Loss
+) -> dict[str, float]:
     """Measure a hard ticket on every objective, a mean over batches: how good it is at what others search for."""
     from crbg.gates.attach import gated
     from crbg.gates.base import Fixed
@@ -60,7 +70,10 @@ def dense(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def divergence(p: Tensor, q: Tensor) -> Tensor:
-    """KL(softmax p || softmax q), mean over the batch, in nats. With p the sparse network it is the reverse KL of the paper."""
+    """KL(softmax p || softmax q), mean over the batch, in nats.
+
+    With p the sparse network it is the reverse KL of the paper.
+    """
     return nn.functional.kl_div(q.log_softmax(1), p.log_softmax(1), reduction="batchmean", log_target=True)
 
 
@@ -101,13 +114,18 @@ def _gradient_match(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> Tenso
     sparse = _gradients(model, x, y, loss)
     with bypass(model), torch.no_grad():
         reference = _gradients(model, x, y, loss)
-    pairs = [(standardised(a[None], 1e-16), standardised(b[None], 1e-16)) for a, b in zip(sparse, reference, strict=True)]
+    pairs = [
+        (standardised(a[None], 1e-16), standardised(b[None], 1e-16)) for a, b in zip(sparse, reference, strict=True)
+    ]
     gaps = [(a - b).square().mean() for a, b in pairs]
     return torch.stack(gaps).mean()
 
 
 def _gradients(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> list[Tensor]:
-    """DL / dtheta of every gateable weight; where gradients are on, with a graph through the gates. The weights keep no gradient."""
+    """DL / dtheta of every gateable weight; where gradients are on, with a graph through the gates.
+
+    The weights keep no gradient.
+    """
     graph = torch.is_grad_enabled()
     raw = {id(w) for w in weights(model).values()}
     leaves = {n: p.detach().requires_grad_() for n, p in model.named_parameters() if id(p) in raw}

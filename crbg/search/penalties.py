@@ -1,9 +1,9 @@
 """Penalties on the gates, as a value and its derivative, and the controllers that hold a search at a target density.
 
-A penalty is a pair of functions of u = mu and sigma. The search adds the derivative to `mu.grad` itself: it is exact, costs
-one exponential per weight instead of a pass through autograd, and keeps the task's gradient apart, which balancing
-controllers need. Every value is the MEAN over all gates of the network, so lambda does not depend on the network's size
-(the thesis writes the sum: lambda_thesis = lambda / N).
+A penalty is a pair of functions of u = mu and sigma. The search adds the derivative to `mu.grad` itself: it is exact,
+costs one exponential per weight instead of a pass through autograd, and keeps the task's gradient apart, which
+balancing controllers need. Every value is the MEAN over all gates of the network, so lambda does not depend on the
+network's size (the thesis writes the sum: lambda_thesis = lambda / N).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Scores that rank the weights of a network before it is trained. Larger = keep first; `select` makes masks of them.
 
-Every score is a function (model, weights, batches, loss, seed) -> scores. `weights` are the raw weights times the mask so far,
-by name, and stand in for the model's own; `batches` is a class-balanced list of (x, y), over which gradients are averaged.
-Batch norm takes the statistics of each batch, and its running ones may change: the caller restores them.
+Every score is a function (model, weights, batches, loss, seed) -> scores. `weights` are the raw weights times the mask
+so far, by name, and stand in for the model's own; `batches` is a class-balanced list of (x, y), over which gradients
+are averaged. Batch norm takes the statistics of each batch, and its running ones may change: the caller restores them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ def magnitude(model: nn.Module, weights: Weights, batches: Some, loss: Loss, see
 
 def random(model: nn.Module, weights: Weights, batches: Some, loss: Loss, seed: int) -> dict[str, Tensor]:
     """Uniform numbers, the same for a seed on every machine."""
-    return {n: torch.from_numpy(rng.uniform(w.numel(), seed, "random score", n)).reshape(w.shape).to(w.device) for n, w in weights.items()}
+    return {
+        n: torch.from_numpy(rng.uniform(w.numel(), seed, "random score", n)).reshape(w.shape).to(w.device)
+        for n, w in weights.items()
+    }
 
 
 def snip(model: nn.Module, weights: Weights, batches: Some, loss: Loss, seed: int) -> dict[str, Tensor]:
@@ -77,8 +80,8 @@ def grasp_abs(model: nn.Module, weights: Weights, batches: Some, loss: Loss, see
 def synflow(model: nn.Module, weights: Weights, batches: Some, loss: Loss, seed: int) -> dict[str, Tensor]:
     """SynFlow (Tanaka et al. 2020): theta * dR/dtheta, R the summed outputs on one input of ones of the network of all |values|.
 
-    Needs no data. Computed in float64 on a copy in eval mode, since R of a deep network overflows float32; nothing of the
-    network itself is changed, its signs included.
+    Needs no data. Computed in float64 on a copy in eval mode, since R of a deep network overflows float32; nothing of
+    the network itself is changed, its signs included.
     """
     twin = copy.deepcopy(model).double().eval()
     with torch.no_grad():
@@ -102,10 +105,13 @@ def by_name(name: str) -> Score:
     return SCORES[name]
 
 
-def prune(model: nn.Module, name: str, density: float, rounds: int, batches: Some, loss: Loss, seed: int) -> dict[str, Tensor]:
+def prune(
+    model: nn.Module, name: str, density: float, rounds: int, batches: Some, loss: Loss, seed: int
+) -> dict[str, Tensor]:
     """Score and select in `rounds` rounds, at density^(t / rounds) after round t, within what was kept before.
 
-    Returns the scores that rank all weights, as `select` takes them: those of the round in which a weight was dropped, later rounds first.
+    Returns the scores that rank all weights, as `select` takes them: those of the round in which a weight was dropped,
+    later rounds first.
     """
     from crbg.gates.attach import weights
 
@@ -113,7 +119,9 @@ def prune(model: nn.Module, name: str, density: float, rounds: int, batches: Som
     if rounds < 1:
         raise CrbgError(f"rounds {rounds} must be at least 1")
     raw = {n: w.detach() for n, w in weights(model).items()}
-    ranks = {n: torch.zeros(w.shape, dtype=torch.float64, device=w.device) for n, w in raw.items()}  # sorted where the network is
+    ranks = {
+        n: torch.zeros(w.shape, dtype=torch.float64, device=w.device) for n, w in raw.items()
+    }  # sorted where the network is
     total = sum(r.numel() for r in ranks.values())
     for t in range(rounds):
         mask = select(ranks, keep_count(density ** (t / rounds), total))
@@ -145,8 +153,8 @@ def ranked_after(ranks: Mapping[str, Tensor], scores: Mapping[str, Tensor], with
 def balanced_batch(model: nn.Module, batches: Batches, per_class: int, size: int = 256) -> list[tuple[Tensor, Tensor]]:
     """Take the first `per_class` examples of each class in the order of the first epoch, cut into parts of at most `size`.
 
-    A class with fewer examples gives all it has. The number of classes is that of the network's outputs. Where labels are no class
-    numbers, the first batch is taken as it is.
+    A class with fewer examples gives all it has. The number of classes is that of the network's outputs. Where labels
+    are no class numbers, the first batch is taken as it is.
     """
     kept: dict[int, int] = {}
     xs, ys, classes = [], [], 0

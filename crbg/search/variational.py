@@ -30,11 +30,13 @@ def ramp(progress: float, silent: float, full: float) -> float:
 class Variational(SearchHook):
     """Within the block every gated layer computes X theta + sqrt(X^2 sigma^2 + 1e-8) eps, a fresh eps for each output.
 
-    The mean path leaves out weights beyond the threshold already while training; the variance path keeps them. Layers of other
-    kinds than nn.Linear and nn.Conv2d are refused.
+    The mean path leaves out weights beyond the threshold already while training; the variance path keeps them. Layers
+    of other kinds than nn.Linear and nn.Conv2d are refused.
     """
 
-    def __init__(self, model: nn.Module, start: float, threshold: float, scale: Callable[[float], float] = lambda progress: 1.0) -> None:
+    def __init__(
+        self, model: nn.Module, start: float, threshold: float, scale: Callable[[float], float] = lambda progress: 1.0
+    ) -> None:
         self.weights, self.threshold, self.scale, self.progress = weights(model), threshold, scale, 0.0
         self.log_sigma2 = nn.ParameterList([nn.Parameter(torch.full_like(w, start)) for w in self.weights.values()])
         self.layers: list[tuple[Any, Tensor]] = []
@@ -42,7 +44,9 @@ class Variational(SearchHook):
         for name, noise in zip(self.weights, self.log_sigma2, strict=True):
             layer = owners[name.rpartition(".")[0]]
             if type(layer) not in (nn.Linear, nn.Conv2d):
-                raise CrbgError(f"sparse_vd handles linear and convolution layers; {name!r} belongs to a {type(layer).__name__}")
+                raise CrbgError(
+                    f"sparse_vd handles linear and convolution layers; {name!r} belongs to a {type(layer).__name__}"
+                )
             self.layers.append((layer, noise))
 
     def __enter__(self) -> Variational:

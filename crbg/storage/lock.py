@@ -1,7 +1,8 @@
 """One writer of a run's folder, on this machine and on a file system that a cluster shares. Imports no torch.
 
-The kernel's lock decides where it reaches: it is free again the moment its process dies, however it dies. Not every network file
-system carries it to other hosts, so the owner also leaves its name beside it and touches that file while it lives.
+The kernel's lock decides where it reaches: it is free again the moment its process dies, however it dies. Not every
+network file system carries it to other hosts, so the owner also leaves its name beside it and touches that file while
+it lives.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Files of one line for each run, found by digest and seed and read only where wanted. Imports no torch.
 
-A line is compact JSON that begins with its key, `{"digest":"...","seed":0,`; lines are sorted by it. A file is written whole, and
-lines that nobody changed keep their bytes.
+A line is compact JSON that begins with its key, `{"digest":"...","seed":0,`; lines are sorted by it. A file is written
+whole, and lines that nobody changed keep their bytes.
 """
 
 from __future__ import annotations
@@ -94,9 +94,14 @@ def encode(key: Key, parts: Mapping[str, Any]) -> bytes:
 
 
 def put(path: Path, runs: Mapping[Key, Mapping[str, Any]]) -> None:
-    """Add or replace the lines of these runs; all others keep their bytes. The caller holds the lock of the folder (`writing`)."""
+    """Add or replace the lines of these runs; all others keep their bytes.
+
+    The caller holds the lock of the folder (`writing`).
+    """
     if runs:
-        raws = {key: line.raw for key, line in lines(path).items()} | {key: encode(key, parts) for key, parts in runs.items()}
+        raws = {key: line.raw for key, line in lines(path).items()} | {
+            key: encode(key, parts) for key, parts in runs.items()
+        }
         write_bytes(path, b"".join(raws[key] + b"\n" for key in sorted(raws)))
 
 
@@ -112,7 +117,9 @@ def writing(folder: Path) -> Iterator[None]:
         lock = FileLock(folder / ".lock")
         lock.acquire(timeout=PATIENCE)
     except Timeout:
-        raise CrbgError(f"another process has been writing in {folder} for {PATIENCE:.0f} seconds; try again when it is done") from None
+        raise CrbgError(
+            f"another process has been writing in {folder} for {PATIENCE:.0f} seconds; try again when it is done"
+        ) from None
     except OSError as error:
         raise cannot_write(folder, error) from None
     try:

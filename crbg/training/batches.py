@@ -43,7 +43,9 @@ class LoaderBatches:
 
     def __init__(self, loader: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> None:
         if not hasattr(loader, "__len__"):
-            raise CrbgError("the loader must have a length (batches per epoch): a DataLoader or a list of (x, y) batches")
+            raise CrbgError(
+                "the loader must have a length (batches per epoch): a DataLoader or a list of (x, y) batches"
+            )
         if isinstance(loader, Iterator):
             raise CrbgError("the loader can be walked only once; give a DataLoader or a list of batches")
         self.loader, self.device = loader, device

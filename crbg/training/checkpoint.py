@@ -37,11 +37,16 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path | None) -> dict[str, Any] | None:
-    """Read the newest intact checkpoint, without pickle; None when there is none. A damaged one is said to be, and passed over."""
+    """Read the newest intact checkpoint, without pickle; None when there is none.
+
+    A damaged one is said to be, and passed over.
+    """
     for candidate in (path, path.with_suffix(".previous")) if path else ():
         if candidate.exists():
             try:
-                return dict(torch.load(candidate, weights_only=True, map_location="cpu"))  # what takes it up knows its device
+                return dict(
+                    torch.load(candidate, weights_only=True, map_location="cpu")
+                )  # what takes it up knows its device
             except Exception as error:  # a truncated zip, a short read: torch raises many types for one cause
                 what = f"{candidate} is damaged ({type(error).__name__}): taking the checkpoint before it, or starting again"
                 warnings.warn(what, stacklevel=2)
@@ -66,7 +71,9 @@ class GateNoise:
 class TrainingState:
     """All that a training carries from step to step, and the checkpoint that holds it."""
 
-    def __init__(self, modules: nn.ModuleList, optimiser: torch.optim.Optimizer, search: SearchHook, device: torch.device) -> None:
+    def __init__(
+        self, modules: nn.ModuleList, optimiser: torch.optim.Optimizer, search: SearchHook, device: torch.device
+    ) -> None:
         self.modules, self.optimiser, self.search, self.device = modules, optimiser, search, device
         self.step, self.history = 0, list[Row]()
         # The loss of the epoch so far, summed where it is: reading every loss would wait for every step.

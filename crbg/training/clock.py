@@ -36,7 +36,11 @@ class Clock:
 
     def over(self) -> bool:
         """Tell whether to stop now."""
-        return time.monotonic() >= self.deadline or self.asked() or (self.stop_after is not None and self.steps >= self.stop_after)
+        return (
+            time.monotonic() >= self.deadline
+            or self.asked()
+            or (self.stop_after is not None and self.steps >= self.stop_after)
+        )
 
     def count(self, done: int, total: int) -> None:
         """Note one more step of this process, the present fit's `done` of `total`, and report it."""

@@ -1,4 +1,7 @@
-"""Which device a process computes on. On a workstation with several GPUs each process takes a free one, by lock file."""
+"""Which device a process computes on.
+
+On a workstation with several GPUs each process takes a free one, by lock file.
+"""
 
 from __future__ import annotations
 
@@ -36,11 +39,14 @@ def pick(name: str, share: int = 1, tell: Callable[[str], None] = print) -> torc
         return device
     if not torch.cuda.is_available():
         raise CrbgError(f"device {name!r} was asked for, but torch finds no GPU; use --device cpu to run on the CPU")
-    # fp32 is fp32: torch's default lets convolutions round to 10 bits (TF32), and a ticket would read otherwise than on a CPU.
+    # fp32 is fp32: torch's default lets convolutions round to 10 bits (TF32), and a ticket would read otherwise than on
+    # a CPU.
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     gpus = identities()
     if device.index is not None and device.index >= len(gpus):
-        raise CrbgError(f"device {name!r} was asked for, but there are {len(gpus)} GPUs, cuda:0 to cuda:{len(gpus) - 1}")
+        raise CrbgError(
+            f"device {name!r} was asked for, but there are {len(gpus)} GPUs, cuda:0 to cuda:{len(gpus) - 1}"
+        )
     wanted = list(enumerate(gpus)) if device.index is None else [(device.index, gpus[device.index])]
     return torch.device("cuda", _wait(wanted, share, tell))
 

@@ -1,8 +1,9 @@
 """One run on several GPUs or nodes: every process takes its share of each batch, and the gradients are averaged.
 
-torchrun starts the processes and says in the environment how many there are. All draw the same gate noise, so the average is the
-gradient of the whole batch, to rounding. Batch norm sees a process's share only, as in PyTorch's own data parallelism. The first process
-decides what is run and writes files; the others follow it. Imports torch only where it computes.
+torchrun starts the processes and says in the environment how many there are. All draw the same gate noise, so the
+average is the gradient of the whole batch, to rounding. Batch norm sees a process's share only, as in PyTorch's own
+data parallelism. The first process decides what is run and writes files; the others follow it. Imports torch only where
+it computes.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ def first() -> bool:
 def place(name: str, pick: Callable[[str], torch.device]) -> torch.device:
     """Give this process its own GPU of its node, where GPUs are used.
 
-    The first process of a node takes the places on all its GPUs, in their order, so that two runs never wait for each other.
+    The first process of a node takes the places on all its GPUs, in their order, so that two runs never wait for each
+    other.
     """
     import torch
 

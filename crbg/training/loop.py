@@ -43,10 +43,10 @@ def fit(
 ) -> list[Row]:
     """Train what the optimiser holds and return one row of history an epoch.
 
-    `objective(model, x, y)` takes the place of loss(model(x), y) where a loss needs more than the outputs. A checkpoint at
-    `checkpoint` is taken up where it stopped and removed at the end by the caller. `model` is saved as a
-    whole, raw weights and gates; `carried` names modules beside it that have state. With precision "bf16" the forward pass
-    runs under autocast and images lie channels last; parameters and optimiser stay fp32.
+    `objective(model, x, y)` takes the place of loss(model(x), y) where a loss needs more than the outputs. A checkpoint
+    at `checkpoint` is taken up where it stopped and removed at the end by the caller. `model` is saved as a whole, raw
+    weights and gates; `carried` names modules beside it that have state. With precision "bf16" the forward pass runs
+    under autocast and images lie channels last; parameters and optimiser stay fp32.
 
     Raises:
         OutOfTime: the clock's deadline passed; a checkpoint was written.

@@ -17,5 +17,8 @@ def computing(device: torch.device, precision: str) -> Iterator[None]:
     kernel takes two fifths of a training step of ViT-tiny there.
     """
     plain = precision == "bf16" and device.type == "cpu"
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"), sdpa_kernel(SDPBackend.MATH) if plain else nullcontext():
+    with (
+        torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"),
+        sdpa_kernel(SDPBackend.MATH) if plain else nullcontext(),
+    ):
         yield

@@ -41,7 +41,9 @@ with lock.hold(Path(sys.argv[1])):
 
 def holder(folder):
     words = [sys.executable, "-c", HOLDER, str(folder)]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT), "SLURM_JOB_ID": "77"})
+    process = subprocess.Popen(
+        words, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT), "SLURM_JOB_ID": "77"}
+    )
     assert process.stdout.readline() == b"held\n"
     return process
 
@@ -163,7 +165,9 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path, mon
         raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(WriteError, match=r"cannot write .*checkpoint\.pt: PytorchStreamWriter failed .*; make room there"):
+    with pytest.raises(
+        WriteError, match=r"cannot write .*checkpoint\.pt: PytorchStreamWriter failed .*; make room there"
+    ):
         save_checkpoint(path, {"step": 2})
     monkeypatch.setattr(atomic.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
     with pytest.raises(WriteError, match=r"checkpoint\.pt: No space left on device; make room there"):
@@ -179,9 +183,14 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path, mon
 def project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     base = {"data": "digits", "model": "lenet-32-16", "scale": 0.3, "epochs": 1, "batch": 64}
-    arms = {"crbg": {"method": "crbg", "grid": {"density": [0.5, 0.2]}}, "popup": {"method": "edge_popup", "grid": {"density": [0.5]}}}
+    arms = {
+        "crbg": {"method": "crbg", "grid": {"density": [0.5, 0.2]}},
+        "popup": {"method": "edge_popup", "grid": {"density": [0.5]}},
+    }
     one = {"role": "ablation", "seeds": [0], "base": base, "arms": arms}
-    Path("config.yaml").write_text(yaml.safe_dump({"experiments": {"one": one, "gpu": one | {"gpu": 1, "seeds": [5]}}}, sort_keys=False))
+    Path("config.yaml").write_text(
+        yaml.safe_dump({"experiments": {"one": one, "gpu": one | {"gpu": 1, "seeds": [5]}}}, sort_keys=False)
+    )
     return tmp_path
 
 
@@ -323,7 +332,10 @@ def test_an_experiment_that_asks_for_a_gpu_never_runs_on_the_cpu_unasked(run, mo
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     status, text = run("gpu")
     assert status == 2
-    assert "gpu asks for a GPU (`gpu` in its configuration) and torch finds none; `--device cpu` runs it on the CPU" in text
+    assert (
+        "gpu asks for a GPU (`gpu` in its configuration) and torch finds none; `--device cpu` runs it on the CPU"
+        in text
+    )
     assert not any(f.exists() for f in folders("gpu"))
     assert run("gpu", "--device", "cpu")[0] == 0
 
@@ -358,7 +370,9 @@ def take(tmp_path):
 
     def call(name="auto", share=1):
         words = [sys.executable, "-c", TAKE, str(tmp_path / "slots"), name, str(share)]
-        started.append(subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}))
+        started.append(
+            subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+        )
         return started[-1], started[-1].stdout.readline().strip()
 
     yield call
@@ -411,7 +425,9 @@ def test_estimates_come_from_recorded_runs_of_the_same_kind_even_where_nothing_i
     config = configs.read(["config.yaml"], ["reuse=never"])
     cells = [c for c in config.experiment("one").cells if c.arm == "crbg"]
     for gpu, seconds in ((False, 20.0), (True, 1.0)):  # the median, for one epoch
-        assert list(estimates.estimate_seconds(config, cells, gpu).values()) == pytest.approx([seconds + 3] * len(cells))
+        assert list(estimates.estimate_seconds(config, cells, gpu).values()) == pytest.approx(
+            [seconds + 3] * len(cells)
+        )
     # 46 seconds: twice that and five minutes; the largest peak and half as much again.
     assert estimates.slices(config, cells, False, 1440) == estimates.Slices((7, 14, 28), 3500)
     assert estimates.slices(config, cells, False, 10).minutes == (7, 10, 10)
@@ -457,7 +473,11 @@ def test_status_tells_each_state_with_its_reason(project, capsys):
         cli.main(["status", "one"])
     text = capsys.readouterr().out
     assert text.startswith("0 done, 0 collapsed, 1 running, 1 failed, 1 paused, 0 missing")
-    rows = {line.split()[0]: line for line in text.splitlines() if line and line.split()[0] in ("running", "failed", "paused")}
+    rows = {
+        line.split()[0]: line
+        for line in text.splitlines()
+        if line and line.split()[0] in ("running", "failed", "paused")
+    }
     assert rows["running"].endswith(f"process {os.getpid()} on {socket.gethostname()}")
     assert rows["failed"].split()[5:] == ["2", "killed"]
     assert "no word from it after" in text
@@ -475,7 +495,10 @@ def test_status_quotes_jobs_that_ended_before_their_first_run(project, capsys):
         (logs / f"{job.name}.log").write_text(text)
     cli.main(["status", "one"])
     text = capsys.readouterr().out
-    assert f"job {one.name}, results/logs/{one.name}.log:\n  out of memory: slurmstepd: error: Detected 1 oom-kill event" in text
+    assert (
+        f"job {one.name}, results/logs/{one.name}.log:\n  out of memory: slurmstepd: error: Detected 1 oom-kill event"
+        in text
+    )
     assert f"job {two.name}, results/logs/{two.name}.log:\n  crbg: config.yaml: unknown key" in text
     assert f"job {three.name}, results/logs/{three.name}.log:\n  it ended without a word" in text
 
@@ -514,7 +537,9 @@ def test_a_full_gpu_names_the_batch_that_would_fit(tmp_path, monkeypatch):
     assert execute(spec, 0, bench)["status"] == "ok", "nothing was spoilt"
 
 
-@pytest.mark.parametrize(("method", "options"), [("imp", {"drop": 0.1}), ("cts", {"search": 50}), ("saliency", {"control": "reinit"})])
+@pytest.mark.parametrize(
+    ("method", "options"), [("imp", {"drop": 0.1}), ("cts", {"search": 50}), ("saliency", {"control": "reinit"})]
+)
 def test_the_batch_that_would_fit_is_tried_in_few_steps(tmp_path, monkeypatch, method, options):
     """A rewinding point beyond the trial's one epoch, many levels or a long search are not part of the trial."""
     from crbg import methods

@@ -251,7 +251,9 @@ def test_a_job_runs_its_own_cells(project, crbg):
 
 def test_status_counts_and_says_how_to_run_what_is_missing(project, crbg):
     crbg("run", "curve", "--where", "arm=random", "density=0.5")
-    one, other = (record_store.run_folder(configs.read(["config.yaml", "digits.yaml"]), c.spec, c.seed) for c in cells()[:2])
+    one, other = (
+        record_store.run_folder(configs.read(["config.yaml", "digits.yaml"]), c.spec, c.seed) for c in cells()[:2]
+    )
     other.mkdir(parents=True)
     attempts.begin(other)
     code, out, _ = crbg("status", "curve")
@@ -294,7 +296,17 @@ def test_a_run_that_is_out_of_time_goes_on_later(project, crbg, monkeypatch):
 
 
 def test_a_deadline_between_two_runs_leaves_the_rest_for_later(project, crbg):
-    words = ("run", "curve", "--where", "arm=random", "density=0.5", "--deadline-minutes", "0", "--out", "manifest.json")
+    words = (
+        "run",
+        "curve",
+        "--where",
+        "arm=random",
+        "density=0.5",
+        "--deadline-minutes",
+        "0",
+        "--out",
+        "manifest.json",
+    )
     assert crbg(*words)[0] == 75
     assert len(records()) == 1
     assert not Path("manifest.json").exists()
@@ -341,7 +353,9 @@ def test_select_needs_the_tuning_runs_and_then_opens_the_curve(project, crbg):
         path.write_text(json.dumps(record))
     code, out, _ = crbg("select")
     assert code == 0
-    assert out.startswith("paper/selected.yaml: settings by highest mean validation accuracy\n  curve crbg at 0.5: options.lr=")
+    assert out.startswith(
+        "paper/selected.yaml: settings by highest mean validation accuracy\n  curve crbg at 0.5: options.lr="
+    )
     listed = yaml.safe_load(Path("paper/selected.yaml").read_text())["evaluate"]["curve"]
     assert set(listed) == {c.spec.digest() for c in cells()}
 
@@ -407,4 +421,6 @@ def test_the_module_is_the_command(project):
     command = [sys.executable, "-m", "crbg", "plan", "curv"]
     done = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}, check=False)
     assert done.returncode == 2
-    assert done.stderr == "crbg: no experiment 'curv' in config.yaml: did you mean 'curve'? choose from: curve, tuning\n"
+    assert (
+        done.stderr == "crbg: no experiment 'curv' in config.yaml: did you mean 'curve'? choose from: curve, tuning\n"
+    )

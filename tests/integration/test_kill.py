@@ -15,7 +15,16 @@ from crbg.runs.setup import Bench, fresh
 from crbg.training.clock import Clock, OutOfTime
 
 SPECS = [
-    Spec("digits", "lenet-32-16", "crbg", 0.2, scale=0.3, epochs=60, batch=64, options={"noise": 0.25, "source": "antithetic"}),
+    Spec(
+        "digits",
+        "lenet-32-16",
+        "crbg",
+        0.2,
+        scale=0.3,
+        epochs=60,
+        batch=64,
+        options={"noise": 0.25, "source": "antithetic"},
+    ),
     Spec("digits", "lenet-32-16", "edge_popup", 0.2, scale=0.3, epochs=60, batch=64),
     Spec("digits", "lenet-32-16", "dense", init="kaiming_normal", epochs=60, batch=64),
 ]
@@ -52,7 +61,8 @@ def test_killed_at_random_and_gone_on_a_run_ends_as_if_left_alone(spec, tmp_path
     execute(spec, 0, Bench(tmp_path / "whole", loaded={"digits": digits}))
     dice, kills = random.Random(spec.method), 0
     while kills < 17:
-        # By step for a certain moment, by time for any, within the writing of a checkpoint too: here one is written at every step.
+        # By step for a certain moment, by time for any, within the writing of a checkpoint too: here one is written at
+        # every step.
         at, seconds = (dice.randrange(1, 30), 0) if kills % 2 else (0, dice.uniform(0.0, 0.12))
         if attempt(spec, tmp_path / "killed", digits, at, seconds):
             break

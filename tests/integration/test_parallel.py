@@ -30,7 +30,10 @@ CONFIG = {
         "pair": {
             "seeds": [0],
             "base": BASE,
-            "arms": {"edge_popup": {"method": "edge_popup"}, "crbg": {"method": "crbg", "set": {"options": {"noise": 0.1}}}},
+            "arms": {
+                "edge_popup": {"method": "edge_popup"},
+                "crbg": {"method": "crbg", "set": {"options": {"noise": 0.1}}},
+            },
         }
     },
 }
@@ -75,7 +78,10 @@ def test_two_processes_find_what_one_finds(folders):
         a, b = (r[method]["validation"]["readings"]["binary"]["accuracy"] for r in (one, two))
         assert a == pytest.approx(b, abs=3.0)
     histories = [
-        [json.loads(line) for line in next(folders[n].glob("results/runs/edge_popup*/seed0/history.jsonl")).read_text().splitlines()]
+        [
+            json.loads(line)
+            for line in next(folders[n].glob("results/runs/edge_popup*/seed0/history.jsonl")).read_text().splitlines()
+        ]
         for n in ("one", "two")
     ]
     assert [row["loss"] for row in histories[0]] == pytest.approx([row["loss"] for row in histories[1]], rel=1e-3)

@@ -46,7 +46,9 @@ def test_one_page_example_reaches_its_promise(mnist):
     lines = (ROOT / "examples" / "one_page.py").read_text()
     assert len(lines.splitlines()) <= 80
     assert not re.search(r"^\s*(from|import) crbg", lines, re.M)
-    out = subprocess.run([sys.executable, "examples/one_page.py"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(
+        [sys.executable, "examples/one_page.py"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     reached, sparsity = re.search(r"test accuracy ([\d.]+)% at sparsity ([\d.]+)%", out).groups()
     assert float(reached) >= 97.0
     assert float(sparsity) >= 80.0
@@ -59,7 +61,9 @@ def test_a_recorded_run_can_be_repeated(mnist):
     from crbg.runs.setup import Bench
 
     configuration = config.read([ROOT / "config.yaml"])
-    cell = next(c for c in configuration.experiments["lenet_tune"].cells if c.arm == "crbg_no_noise" and c.spec.density == 0.05)
+    cell = next(
+        c for c in configuration.experiments["lenet_tune"].cells if c.arm == "crbg_no_noise" and c.spec.density == 0.05
+    )
     recorded = record_store.find(configuration, cell.spec, cell.seed)
     if recorded is None:
         pytest.skip("no records in this clone")

@@ -289,7 +289,14 @@ def test_the_ticket_of_another_seed_fails(project):
 
 
 @pytest.mark.parametrize(
-    "header", [{"seed": 5}, {"law": "signed_constant"}, {"scale": 0.31}, {"initial": "0" * 64}, {"model_args": {"activation": "relu"}}]
+    "header",
+    [
+        {"seed": 5},
+        {"law": "signed_constant"},
+        {"scale": 0.31},
+        {"initial": "0" * 64},
+        {"model_args": {"activation": "relu"}},
+    ],
 )
 def test_a_ticket_that_names_another_network_fails(project, header):
     path = project.file("ticket.safetensors")
@@ -378,7 +385,9 @@ def test_units_are_counted_as_units(project, first, parts):
     units = {n: {"kept": k, "total": total} for n, k, total in ((FC1, first, 784), (FC2, 32, 32), (FC3, 16, 16))}
     forge(project, project.retake(cut, "units"), "units", units=units)
     assert project.failures("units") == parts
-    assert [r.split(": ")[1] for r in project.row("units").remarks] == ["407 units kept, 416 were asked for"] * len(parts)
+    assert [r.split(": ")[1] for r in project.row("units").remarks] == ["407 units kept, 416 were asked for"] * len(
+        parts
+    )
 
 
 def test_recorded_units_are_those_of_the_ticket(project):
@@ -400,9 +409,13 @@ def test_a_unit_that_is_cut_apart_counts_as_none():
 
 
 def test_batch_normalisation_is_calibrated_under_the_mask_first(digits):
-    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 16, bias=False), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10, bias=False))
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(784, 16, bias=False), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10, bias=False)
+    )
     initialise(model, "uniform", 0.3, 0)
-    mask = Mask({"1.weight": torch.arange(16 * 784).reshape(16, 784) % 3 == 0, "4.weight": torch.ones(10, 16, dtype=torch.bool)})
+    mask = Mask(
+        {"1.weight": torch.arange(16 * 784).reshape(16, 784) % 3 == 0, "4.weight": torch.ones(10, 16, dtype=torch.bool)}
+    )
     plain = measure.accuracy(model, digits.validation.batches(), mask)
     with measure.recalibrated(model, (x for x, _ in digits.train.batches(200)), mask):
         calibrated = measure.accuracy(model, digits.validation.batches(), mask)
@@ -479,7 +492,9 @@ def test_the_command_says_pass_or_fail_and_so_does_its_status(project, crbg):
     assert "validation accuracy: " in failed[0]
     # What was not asked for is not judged.
     assert crbg("verify", "curve", "--where", "arm=crbg", "--seeds", "0")[0] == 0
-    assert crbg("verify", "--where", "method=edge_popup")[1].endswith("2 PASS, 0 FAIL, 0 PASS without ticket, 0 unchecked\n")
+    assert crbg("verify", "--where", "method=edge_popup")[1].endswith(
+        "2 PASS, 0 FAIL, 0 PASS without ticket, 0 unchecked\n"
+    )
 
 
 def test_the_command_names_data_that_is_missing_once(project, crbg, monkeypatch):
@@ -529,7 +544,9 @@ def test_recorded_runs_are_checked_with_and_without_their_tickets(project, crbg)
     assert {p.name for p in tickets.iterdir()} == {f"{n}-seed0.safetensors" for n in names}
     for arm in EVALUATED:
         fresh = project.file("ticket.safetensors", arm)
-        assert record_store.recorded_ticket(project.config, project.cell(arm).spec, 0).read_bytes() == fresh.read_bytes()
+        assert (
+            record_store.recorded_ticket(project.config, project.cell(arm).spec, 0).read_bytes() == fresh.read_bytes()
+        )
 
     shutil.rmtree("results/runs")
     for arm, seed, verdict in (

@@ -62,9 +62,19 @@ def test_the_wheel_holds_every_module_and_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = {n for n in archive.namelist() if ".dist-info/" not in n}
         license_text = next(archive.read(n) for n in archive.namelist() if n.endswith("/LICENSE"))
-    here = {p.relative_to(ROOT).as_posix() for p in (ROOT / "crbg").rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+    here = {
+        p.relative_to(ROOT).as_posix()
+        for p in (ROOT / "crbg").rglob("*")
+        if p.is_file() and "__pycache__" not in p.parts
+    }
     assert names == here
-    assert {"crbg/py.typed", "crbg/methods/crbg.py", "crbg/models/timm.py", "crbg/data/loader.py", "crbg/report/page.py"} <= names
+    assert {
+        "crbg/py.typed",
+        "crbg/methods/crbg.py",
+        "crbg/models/timm.py",
+        "crbg/data/loader.py",
+        "crbg/report/page.py",
+    } <= names
     assert license_text == (ROOT / "LICENSE").read_bytes()
 
 
@@ -78,5 +88,10 @@ def test_a_stranger_finds_a_ticket_with_the_wheel_alone(wheel, tmp_path):
     assert done.stdout.startswith("nonzero ")
     script = tmp_path / "site/bin/crbg"
     assert "crbg.cli" in script.read_text()
-    done = subprocess.run([sys.executable, "-P", str(script), "list"], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (2, "crbg: cannot read the configuration config.yaml: No such file or directory\n")
+    done = subprocess.run(
+        [sys.executable, "-P", str(script), "list"], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (
+        2,
+        "crbg: cannot read the configuration config.yaml: No such file or directory\n",
+    )

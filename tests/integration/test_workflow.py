@@ -33,7 +33,9 @@ def clone(tmp_path, monkeypatch):
 
 
 def dry_run(clone, *words, **site):
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("CRBG_", "SNAKEMAKE", "PYTHONPATH"))} | {"HOME": str(clone / "home")}
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("CRBG_", "SNAKEMAKE", "PYTHONPATH"))} | {
+        "HOME": str(clone / "home")
+    }
     env |= site
     command = [str(Path(sys.executable).parent / "snakemake"), "-n", *words]
     done = subprocess.run(command, cwd=clone, env=env, capture_output=True, text=True, check=False)
@@ -104,8 +106,12 @@ def test_a_rule_of_its_own_takes_the_jobs_of_an_architecture(clone):
     rule = next(b for b in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "ruleorder" in b)
     with Path("workflow/rules/runs.smk").open("a") as file:
         file.write("\n\n" + rule)
-    Path("crbg/models/lenet5.py").write_text(next(b for b in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "NAMES" in b))
-    Path("mine.yaml").write_text(re.search(r"```yaml\n(.*?)```", page, re.DOTALL)[1].replace("role:", "targets: [mine_too]\n    role:"))
+    Path("crbg/models/lenet5.py").write_text(
+        next(b for b in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "NAMES" in b)
+    )
+    Path("mine.yaml").write_text(
+        re.search(r"```yaml\n(.*?)```", page, re.DOTALL)[1].replace("role:", "targets: [mine_too]\n    role:")
+    )
     code, text = dry_run(clone, "--cores", "all", "--configfile", "config.yaml", "mine.yaml", "--", "mine_too")
     assert code == 0, text
     counts, searches = planned(text)
@@ -121,7 +127,8 @@ def test_configuration_files_are_laid_in_the_order_given(clone):
     code, text = dry_run(clone, "--cores", "all", "--configfile", "one.yaml", "two.yaml", "--", "lenet")
     assert code == 0, text
     plain, first, both = (
-        len(configs.read(["config.yaml", *files]).experiment("lenet_tune").jobs()) for files in ([], ["one.yaml"], ["one.yaml", "two.yaml"])
+        len(configs.read(["config.yaml", *files]).experiment("lenet_tune").jobs())
+        for files in ([], ["one.yaml"], ["one.yaml", "two.yaml"])
     )
     assert len({plain, first, both}) == 3
     assert planned(text)[1]["lenet_tune"] == both
@@ -145,7 +152,12 @@ def resources(text, rule):
 
 def test_only_what_asks_for_a_gpu_goes_where_gpus_are(clone):
     Path("gpu.yaml").write_text("experiments: {lenet_goals: {gpu: 1}}\n")
-    site = {"CRBG_SLURM_GPU_PARTITION": "fast", "CRBG_SLURM_PARTITION": "slow", "CRBG_SLURM_GPU_MODEL": "h200", "CRBG_SLURM_ACCOUNT": "us"}
+    site = {
+        "CRBG_SLURM_GPU_PARTITION": "fast",
+        "CRBG_SLURM_PARTITION": "slow",
+        "CRBG_SLURM_GPU_MODEL": "h200",
+        "CRBG_SLURM_ACCOUNT": "us",
+    }
     words = ("--profile", "slurm", "--configfile", "config.yaml", "gpu.yaml", "--", "lenet")
     code, text = dry_run(clone, *words, **site)
     assert code == 0, text
@@ -153,7 +165,9 @@ def test_only_what_asks_for_a_gpu_goes_where_gpus_are(clone):
     for rule, count in (("search_gpu", len(config.experiment("lenet_goals").jobs())), ("evaluate_gpu", 1)):
         found = resources(text, rule)
         assert len(found) == count
-        assert {(r["slurm_partition"], r["gpu"], r["gpu_model"], r["slurm_account"]) for r in found} == {("fast", "1", "h200", "us")}
+        assert {(r["slurm_partition"], r["gpu"], r["gpu_model"], r["slurm_account"]) for r in found} == {
+            ("fast", "1", "h200", "us")
+        }
     found = resources(text, "search") + resources(text, "evaluate")
     assert {(r["slurm_partition"], r.get("gpu"), r.get("gpu_model")) for r in found} == {("slow", None, None)}
     # Without a word about the site nothing is asked of it.
@@ -171,10 +185,14 @@ def test_a_run_on_several_gpus_or_nodes_is_started_by_torchrun(clone):
     assert code == 0, text
     config = configs.read(["config.yaml", "wide.yaml"])
     wide, spread = resources(text, "search_wide"), resources(text, "search_nodes")
-    assert (len(wide), len(spread)) == tuple(len(config.experiment(e).jobs()) for e in ("lenet_goals", "lenet_goals_refit"))
+    assert (len(wide), len(spread)) == tuple(
+        len(config.experiment(e).jobs()) for e in ("lenet_goals", "lenet_goals_refit")
+    )
     keys = ("slurm_partition", "gpu", "gpu_model", "nodes", "cpus_per_task")
     assert {tuple(r[k] for k in keys) for r in wide} == {("fast", "4", "h200", "1", "4")}
-    assert text.count("python -m torch.distributed.run --standalone --nproc-per-node=4 -m crbg run lenet_goals ") == len(wide)
+    assert text.count(
+        "python -m torch.distributed.run --standalone --nproc-per-node=4 -m crbg run lenet_goals "
+    ) == len(wide)
     wanted = {("fast", "srun", "3", "2", "gpu:h200:2", None, None)}
     keys = ("slurm_partition", "mpi", "nodes", "tasks_per_node", "gres", "gpu", "gpu_model")
     assert {tuple(r.get(k) for k in keys) for r in spread} == wanted

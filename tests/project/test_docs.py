@@ -22,7 +22,9 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 def commands() -> list[str]:
-    lines = [line.split("  #")[0].strip() for page in PAGES for block in blocks(page, "sh") for line in block.splitlines()]
+    lines = [
+        line.split("  #")[0].strip() for page in PAGES for block in blocks(page, "sh") for line in block.splitlines()
+    ]
     return [line for line in lines if line and not line.startswith("export")]
 
 
@@ -39,7 +41,9 @@ def test_library_example_of_the_readme_finds_an_accurate_ticket(tmp_path):
 def test_ticket_of_the_readme_rebuilds_its_network():
     code = next(b for b in blocks("README.md", "python") if "ticket = Ticket.load" in b)
     code += "print(sum(int(p.count_nonzero()) for p in network.parameters()), ticket.mask.kept)"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True).stdout.split()
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    ).stdout.split()
     assert out[0] == out[1]
     assert int(out[0]) > 20_000
 
@@ -47,7 +51,9 @@ def test_ticket_of_the_readme_rebuilds_its_network():
 def test_recorded_runs_are_a_table_as_shown():
     code = next(b for b in blocks("results/README.md", "python") if "pandas" in b)
     code += "print(len(runs), len(set(runs.digest)), runs.digest[0], *sorted(runs.seed.unique()), float(flat['record.density'].sum()))"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True).stdout.split()
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    ).stdout.split()
     rows = [json.loads(line) for line in (ROOT / re.search(r"results/\S+\.jsonl", code)[0]).open()]
     seeds = sorted({r["seed"] for r in rows})
     assert out[:-1] == list(map(str, [len(rows), len({r["digest"] for r in rows}), rows[0]["digest"], *seeds]))
@@ -72,7 +78,9 @@ def test_every_crbg_command_shown_parses_and_names_what_exists():
     for words in shown:
         args = parser.parse_args(words[1:])
         if getattr(args, "experiment", None):
-            assert cli._cells(args, configuration) if hasattr(args, "where") else configuration.experiment(args.experiment)
+            assert (
+                cli._cells(args, configuration) if hasattr(args, "where") else configuration.experiment(args.experiment)
+            )
 
 
 def test_every_make_target_shown_exists():
@@ -192,7 +200,10 @@ def test_every_field_of_the_configuration_is_explained():
     text = (ROOT / "docs/configuration.md").read_text()
     sections = text.split("\n## ")[1:]
     keys = [
-        set(re.findall(r"`([a-z_]+)`", "".join(line.split("|")[1] for line in s.splitlines() if line.startswith("| `")))) for s in sections
+        set(
+            re.findall(r"`([a-z_]+)`", "".join(line.split("|")[1] for line in s.splitlines() if line.startswith("| `")))
+        )
+        for s in sections
     ]
     assert keys == [set(TOP), set(EXPERIMENT), {f.name for f in fields(Spec)}]
     assert all(f"`{word}`" in sections[1] for word in (*ROLES, *VIEWS, *ARM))

@@ -15,7 +15,10 @@ import yaml
 from packaging.version import Version
 from paths import ROOT
 
-FILES = {p: ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for p in (ROOT / "crbg").rglob("*.py")}
+FILES = {
+    p: ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    for p in (ROOT / "crbg").rglob("*.py")
+}
 
 
 @cache
@@ -59,7 +62,10 @@ def bound(requirement):
 EXTRAS = PYPROJECT["optional-dependencies"]
 TESTING = [r for r in EXTRAS["dev"] if bound(r)[0] in ("pytest", "hypothesis")]  # what the tests import
 CORE = dict(map(bound, PYPROJECT["dependencies"] + EXTRAS["workflow"] + TESTING))
-LOCK = {plain(name): version for name, version in re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "requirements.lock").read_text(), re.MULTILINE)}
+LOCK = {
+    plain(name): version
+    for name, version in re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+}
 
 
 def test_the_conda_environment_has_the_same_bounds():
@@ -110,7 +116,9 @@ def test_everything_public_says_what_it_is_for(path):
         if owner:
             # A hook that overrides a base's is described there; so is the shape that a Protocol asks for.
             kind, method = getattr(module, owner), name.split(".")[1]
-            if getattr(kind, "_is_protocol", False) or any(inspect.getdoc(vars(b).get(method)) for b in kind.__mro__[1:]):
+            if getattr(kind, "_is_protocol", False) or any(
+                inspect.getdoc(vars(b).get(method)) for b in kind.__mro__[1:]
+            ):
                 continue
         bare.append(name)
     assert not bare

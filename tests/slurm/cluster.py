@@ -46,7 +46,9 @@ class Clone:
                 shutil.copytree(ROOT / part, path / part, ignore=shutil.ignore_patterns("__pycache__", "ticket_*"))
             else:
                 shutil.copy(ROOT / part, path / part)
-        (path / "config.yaml").write_text((HERE / "config.yaml").read_text().replace("epochs: 300", f"epochs: {epochs}"))
+        (path / "config.yaml").write_text(
+            (HERE / "config.yaml").read_text().replace("epochs: 300", f"epochs: {epochs}")
+        )
         self.dag, self.log = None, path / "dag.log"
 
     def start(self, *words, target=("all",), **env):
@@ -54,7 +56,9 @@ class Clone:
         env = clean(HOME=str(self.path), CRBG_REVISION="test", **env)
         with self.log.open("a") as out:
             command = [BIN / "snakemake", "--profile", "slurm", *target, *words]
-            self.dag = subprocess.Popen(command, cwd=self.path, env=env, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
+            self.dag = subprocess.Popen(
+                command, cwd=self.path, env=env, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+            )
         return self
 
     def end(self, seconds=900):

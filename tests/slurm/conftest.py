@@ -1,4 +1,7 @@
-"""A real SLURM on this machine. It installs packages and writes to /etc/slurm: only for root, with CRBG_TEST_SLURM=1."""
+"""A real SLURM on this machine.
+
+It installs packages and writes to /etc/slurm: only for root, with CRBG_TEST_SLURM=1.
+"""
 
 import os
 import subprocess

@@ -29,7 +29,14 @@ def project(tmp_path, monkeypatch):
     other = {"ours": {"method": "crbg", "set": {"options.source": "antithetic"}, "grid": {"density": [0.5]}}}
     experiments = {
         "main": {"about": "ours & theirs", "role": "main", "seeds": SEEDS, "base": base, "arms": arms},
-        "other": {"about": "another noise", "role": "ablation", "against": "main", "seeds": SEEDS, "base": base, "arms": other},
+        "other": {
+            "about": "another noise",
+            "role": "ablation",
+            "against": "main",
+            "seeds": SEEDS,
+            "base": base,
+            "arms": other,
+        },
         "tuning": {
             "role": "tune",
             "seeds": SEEDS[:2],
@@ -56,11 +63,27 @@ class Project:
     def cells(self, arm, density, experiment="main"):
         return [c for c in self.config.experiment(experiment).cells if (c.arm, c.spec.density) == (arm, density)]
 
-    def put(self, arm, density, accuracies, experiment="main", draw="d", order="o", missed=False, sanity=None, tested=True, **readings):
+    def put(
+        self,
+        arm,
+        density,
+        accuracies,
+        experiment="main",
+        draw="d",
+        order="o",
+        missed=False,
+        sanity=None,
+        tested=True,
+        **readings,
+    ):
         for i, cell in enumerate(self.cells(arm, density, experiment)[: len(accuracies)]):
             where = record_store.run_folder(self.config, cell.spec, cell.seed)
             seen = {r: {"accuracy": readings.get(r, accuracies)[i], "density": density or 1.0} for r in READINGS}
-            part = {"readings": seen, "sanity": {k: {"accuracy": v[i]} for k, v in (sanity or {}).items()}, "density_missed": missed}
+            part = {
+                "readings": seen,
+                "sanity": {k: {"accuracy": v[i]} for k, v in (sanity or {}).items()},
+                "density_missed": missed,
+            }
             lower = json.loads(json.dumps(part))
             for reading in lower["readings"].values():
                 reading["accuracy"] -= 1
@@ -73,7 +96,10 @@ class Project:
                 write_json(where / "evaluation.json", {"test": part})
 
     def judge(self, *rules, contrasts=()):
-        made = [{"id": f"c{i}", "source": "s", "quote": "q", "kind": "k", "reading": "r", "rule": rule} for i, rule in enumerate(rules)]
+        made = [
+            {"id": f"c{i}", "source": "s", "quote": "q", "kind": "k", "reading": "r", "rule": rule}
+            for i, rule in enumerate(rules)
+        ]
         return claims.judge({"claims": made, "contrasts": list(contrasts)}, tidy(self.config), self.config)
 
     def verdict(self, **rule):
@@ -112,7 +138,11 @@ def sweep(project):
             part = {"readings": {"binary": {"accuracy": value, "density": kept}}}
             if soft is not None:
                 part["readings"]["mean"] = {"accuracy": soft, "density": 1.0}
-            record = {"digest": cell.spec.digest(), "status": "ok", "digests": {"draw": f"d{cell.seed}", "order": f"o{cell.seed}"}}
+            record = {
+                "digest": cell.spec.digest(),
+                "status": "ok",
+                "digests": {"draw": f"d{cell.seed}", "order": f"o{cell.seed}"},
+            }
             folder = record_store.run_folder(project.config, cell.spec, cell.seed)
             write_json(folder / "record.json", record | {"validation": part, "gated": gated})
             write_json(folder / "provenance.json", {"revision": "abc", "device": "a CPU", "search_seconds": 2.0})

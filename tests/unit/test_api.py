@@ -34,7 +34,9 @@ def test_find_ticket_takes_any_loader_and_changes_no_weight(kind):
     model = tiny()
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     told = []
-    found = find_ticket(model, DATA[kind], 0.5, epochs=3, batch=16, progress=lambda done, total: told.append((done, total)))
+    found = find_ticket(
+        model, DATA[kind], 0.5, epochs=3, batch=16, progress=lambda done, total: told.append((done, total))
+    )
     batches = 2 if kind == "two batches" else 4
     assert told == [(i + 1, 3 * batches) for i in range(3 * batches)]
     assert all(same_bytes(p.detach(), before[n]) for n, p in model.named_parameters())
@@ -49,7 +51,11 @@ def test_find_ticket_takes_any_loader_and_changes_no_weight(kind):
     ("data", "options", "words"),
     [
         ((torch.rand(32, 5), torch.zeros(31, dtype=torch.long)), {}, "32 inputs and 31 labels"),
-        ((torch.rand(32, 5), torch.zeros(32)), {}, r"loss cannot take outputs \(2, 3\) and labels \(2,\) of type torch.float32"),
+        (
+            (torch.rand(32, 5), torch.zeros(32)),
+            {},
+            r"loss cannot take outputs \(2, 3\) and labels \(2,\) of type torch.float32",
+        ),
         (torch.rand(32, 5), {}, "a pair"),
         ((torch.rand(32, 5), torch.zeros(32, dtype=torch.long)), {"density": 0.0}, "keeps nothing"),
         ((torch.rand(32, 5), torch.zeros(32, dtype=torch.long)), {"epochs": 0}, "at least 1"),
@@ -61,7 +67,9 @@ def test_find_ticket_names_what_is_wrong_with_the_request(data, options, words):
         find_ticket(nn.Linear(5, 3), data, **{"density": 0.5, "epochs": 1} | options)
 
 
-@pytest.mark.parametrize("x", [torch.rand(32, 1, 7), torch.rand(32, 8), torch.randint(0, 9, (32, 5))], ids=["32x1x7", "32x8", "integers"])
+@pytest.mark.parametrize(
+    "x", [torch.rand(32, 1, 7), torch.rand(32, 8), torch.randint(0, 9, (32, 5))], ids=["32x1x7", "32x8", "integers"]
+)
 def test_find_ticket_names_data_that_the_model_cannot_take(x):
     model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, 3))
     model[1].eval()
@@ -222,7 +230,8 @@ def test_an_applied_ticket_has_the_statistics_of_the_sparse_network_and_survives
 def test_arrays_and_data_sets_are_data_too():
     x, y = some_batches()
     masks = [
-        find_ticket(Linear(), data, 0.5, epochs=1, batch=16).mask.digest() for data in ((x, y), (x.numpy(), y.numpy()), TensorDataset(x, y))
+        find_ticket(Linear(), data, 0.5, epochs=1, batch=16).mask.digest()
+        for data in ((x, y), (x.numpy(), y.numpy()), TensorDataset(x, y))
     ]
     assert len(set(masks)) == 1
     with pytest.raises(CrbgError, match="batch 0 must be"):

@@ -50,7 +50,9 @@ def test_initial_laws_are_the_same_bytes_for_ever(law, digest):
 
 def test_inverse_normal_cdf_agrees_with_scipy_into_the_far_tails():
     tails = 10.0 ** -np.arange(1, 300)
-    u = np.concatenate([np.linspace(1e-6, 1 - 1e-6, 20001), tails, 1.0 - tails[:15], [0.5, 2.0**-53, 1 - 2.0**-53, 0.075, 0.925]])
+    u = np.concatenate(
+        [np.linspace(1e-6, 1 - 1e-6, 20001), tails, 1.0 - tails[:15], [0.5, 2.0**-53, 1 - 2.0**-53, 0.075, 0.925]]
+    )
     assert np.abs(rng.inverse_normal_cdf(u) - ndtri(u)).max() < 1e-12
     assert rng.inverse_normal_cdf(np.array([0.5]))[0] == 0.0
 

@@ -21,7 +21,12 @@ from crbg.ticket import Ticket
 
 
 def ticket_of(model, mask, law="uniform", scale=1.0, seed=0, **options):
-    given = {"model_name": "lenet-300-100", "in_shape": (1, 28, 28), "classes": 10, "initial": tensor_digest(model.state_dict())}
+    given = {
+        "model_name": "lenet-300-100",
+        "in_shape": (1, 28, 28),
+        "classes": 10,
+        "initial": tensor_digest(model.state_dict()),
+    }
     return Ticket(mask, seed, law, scale, **{**given, **options})
 
 
@@ -198,7 +203,9 @@ def sound_or_refused(data, mask, tmp_path):
     assert ticket.mask == mask
 
 
-FUZZ = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(
+    max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @FUZZ
@@ -208,7 +215,11 @@ def test_a_truncated_ticket_is_sound_or_refused(size, saved, tmp_path):
 
 
 @FUZZ
-@given(flips=st.lists(st.tuples(st.one_of(st.integers(0, 900), st.integers(0, 33_000)), st.integers(0, 255)), min_size=1, max_size=3))
+@given(
+    flips=st.lists(
+        st.tuples(st.one_of(st.integers(0, 900), st.integers(0, 33_000)), st.integers(0, 255)), min_size=1, max_size=3
+    )
+)
 def test_a_ticket_with_changed_bytes_is_sound_or_refused(flips, saved, tmp_path):
     data = bytearray(saved[1])
     for place, value in flips:

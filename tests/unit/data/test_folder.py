@@ -52,7 +52,9 @@ def test_arrays_hold_the_middle_of_every_image_in_order(images):
     assert x.shape == (80, 3, 12, 12)
     assert y.tolist() == [0] * 40 + [1] * 40
     first = np.asarray(Image.open(images / "train/a/000.png"))
-    assert (x[0] == first[:, 2:14].transpose(2, 0, 1)).all()  # 12 high already: no scaling, two columns cut on each side
+    assert (
+        x[0] == first[:, 2:14].transpose(2, 0, 1)
+    ).all()  # 12 high already: no scaling, two columns cut on each side
     entry = info("mine")
     assert (entry.shape, entry.classes, entry.train, entry.validation, entry.test) == ((3, 12, 12), 2, 77, 3, 20)
     assert entry.mean == pytest.approx((x / 255).mean((0, 2, 3)))
@@ -79,7 +81,9 @@ def test_parts_are_rows_of_one_array_and_equal_to_those_in_memory(images):
             assert torch.equal(a, c)
             assert torch.equal(b, d)
     half = data.train.take(slice(10)).take(torch.arange(10) % 2 == 0)
-    assert torch.equal(half.inputs(slice(None)), in_memory.take(slice(10)).take(torch.arange(10) % 2 == 0).inputs(slice(None)))
+    assert torch.equal(
+        half.inputs(slice(None)), in_memory.take(slice(10)).take(torch.arange(10) % 2 == 0).inputs(slice(None))
+    )
     whole = data.train.join(data.validation)
     assert len(whole) == 80
     assert torch.equal(whole.pixels(slice(77, 80)), data.validation.pixels(slice(None)))
@@ -122,7 +126,13 @@ def test_a_folder_that_is_no_prepared_data_set_is_left_alone(images):
 def test_images_that_changed_meanwhile_are_read_again(images):
     partial = root() / "mine.partial"
     partial.mkdir(parents=True)
-    state = {"size": 12, "files": {"train": "x", "test": "y"}, "done": {"train": 70, "test": 0}, "sum": [9] * 3, "squares": [9] * 3}
+    state = {
+        "size": 12,
+        "files": {"train": "x", "test": "y"},
+        "done": {"train": 70, "test": 0},
+        "sum": [9] * 3,
+        "squares": [9] * 3,
+    }
     (partial / "state.json").write_text(json.dumps(state))
     folder.prepare("mine", images, 12, root())
     folder.prepare("other", images, 12, root())
@@ -155,11 +165,24 @@ def test_two_processes_train_one_winning_ticket(images, tmp_path):
     }
     arms = {"imp": {"method": "imp", "set": {"density": 0.3, "options": {"drop": 0.5, "rewind": 1, "lr": 0.05}}}}
     arms["cts"] = {"method": "cts", "set": {"density": 0.3, "options": {"search": 2, "rewind": 1, "lr": 0.05}}}
-    arms["synflow"] = {"method": "saliency", "set": {"density": 0.3, "options": {"score": "synflow", "rounds": 2, "rewind": 1, "lr": 0.05}}}
+    arms["synflow"] = {
+        "method": "saliency",
+        "set": {"density": 0.3, "options": {"score": "synflow", "rounds": 2, "rewind": 1, "lr": 0.05}},
+    }
     (tmp_path / "config.yaml").write_text(
         yaml.safe_dump({"device": "cpu", "experiments": {"e": {"seeds": [0], "base": base, "arms": arms}}})
     )
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "crbg", "run", "e"]
+    start = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "crbg",
+        "run",
+        "e",
+    ]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(start, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -219,8 +242,17 @@ def test_the_overlay_for_imagenet_asks_for_four_gpus_once_the_data_are_there(tmp
     with pytest.raises(CrbgError, match="crbg data imagenet --images DIR"):
         configs.read(files)
     (tmp_path / "imagenet").mkdir()
-    made = {"shape": [3, 224, 224], "classes": 1000, "train": 1_229_921, "validation": 51_246, "test": 50_000, "digest": "d"}
-    (tmp_path / "imagenet/index.json").write_text(json.dumps(made | {"mean": [0.48, 0.46, 0.41], "std": [0.23, 0.22, 0.23]}))
+    made = {
+        "shape": [3, 224, 224],
+        "classes": 1000,
+        "train": 1_229_921,
+        "validation": 51_246,
+        "test": 50_000,
+        "digest": "d",
+    }
+    (tmp_path / "imagenet/index.json").write_text(
+        json.dumps(made | {"mean": [0.48, 0.46, 0.41], "std": [0.23, 0.22, 0.23]})
+    )
     config = configs.read(files)
     assert config.targets()["imagenet"] == [config.experiment("cts_imagenet")]
     assert config.experiment("cts_imagenet").gpu == 4

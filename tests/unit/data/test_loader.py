@@ -40,10 +40,17 @@ def labels(feed, epoch, start=0):
 
 
 @pytest.mark.parametrize(
-    ("shape", "enlarged", "most"), [((1, 28, 28), 0, 1000), ((3, 32, 32), 0, 255), ((1, 8, 8), 0, 1000), ((3, 32, 32), 224, 64)]
+    ("shape", "enlarged", "most"),
+    [((1, 28, 28), 0, 1000), ((3, 32, 32), 0, 255), ((1, 8, 8), 0, 1000), ((3, 32, 32), 224, 64)],
 )
 def test_batches_that_are_only_looked_at_are_the_smaller_the_larger_the_images(shape, enlarged, most):
-    part = Part(torch.zeros(1100, *shape, dtype=torch.uint8), torch.zeros(1100, dtype=torch.long), torch.zeros(1), torch.ones(1), enlarged)
+    part = Part(
+        torch.zeros(1100, *shape, dtype=torch.uint8),
+        torch.zeros(1100, dtype=torch.long),
+        torch.zeros(1),
+        torch.ones(1),
+        enlarged,
+    )
     x, _ = next(part.batches())
     assert len(x) == most
     assert len(next(part.batches(7))[0]) == 7

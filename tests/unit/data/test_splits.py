@@ -19,7 +19,11 @@ def pixels_of(part):
 def test_digits_have_the_registered_sizes_and_shares(digits):
     known = info("digits")
     parts = {"train": digits.train, "validation": digits.validation, "test": digits.test}
-    assert {n: len(p) for n, p in parts.items()} == {"train": known.train, "validation": known.validation, "test": known.test}
+    assert {n: len(p) for n, p in parts.items()} == {
+        "train": known.train,
+        "validation": known.validation,
+        "test": known.test,
+    }
     assert sum(map(len, parts.values())) == 1797
     assert digits.in_shape == known.shape
     every = torch.cat([p.y for p in parts.values()]).bincount(minlength=10)

@@ -39,7 +39,12 @@ def write(here):
 
 
 def experiment(**changes):
-    body = {"role": "tune", "seeds": [0, 1], "base": dict(BASE), "arms": {"a": {"method": "crbg", "grid": {"density": [0.5, 0.2]}}}}
+    body = {
+        "role": "tune",
+        "seeds": [0, 1],
+        "base": dict(BASE),
+        "arms": {"a": {"method": "crbg", "grid": {"density": [0.5, 0.2]}}},
+    }
     return {k: v for k, v in (body | changes).items() if v is not None}
 
 
@@ -78,14 +83,22 @@ def test_grids_expand_and_dotted_names_reach_the_options(write):
 def test_a_list_of_grids_is_their_union(write):
     grids = [{"density": [0.5, 0.2]}, {"density": [0.1], "options.lr": [0.01, 0.02]}]
     e = read([write(experiments=one(arms={"a": {"method": "crbg", "grid": grids}}, seeds=[0]))]).experiment("e")
-    assert [(c.spec.density, c.spec.resolved().lr) for c in e.cells] == [(0.5, 0.03), (0.2, 0.03), (0.1, 0.01), (0.1, 0.02)]
+    assert [(c.spec.density, c.spec.resolved().lr) for c in e.cells] == [
+        (0.5, 0.03),
+        (0.2, 0.03),
+        (0.1, 0.01),
+        (0.1, 0.02),
+    ]
 
 
 def test_an_arm_may_change_one_option_and_keep_the_others_of_the_base(write):
     base = BASE | {"method": "crbg", "options": {"noise": 0.25, "lr": 0.5}, "model_args": {"activation": "relu"}}
     arms = {"a": {}, "b": {"set": {"options.lr": 0.01, "model_args.activation": "prelu"}}}
     cells = read([write(experiments=one(base=base, arms=arms, seeds=[0]))]).experiment("e").cells
-    assert [(c.spec.method, c.spec.resolved().noise, c.spec.resolved().lr) for c in cells] == [("crbg", 0.25, 0.5), ("crbg", 0.25, 0.01)]
+    assert [(c.spec.method, c.spec.resolved().noise, c.spec.resolved().lr) for c in cells] == [
+        ("crbg", 0.25, 0.5),
+        ("crbg", 0.25, 0.01),
+    ]
     assert [c.spec.model_args["activation"] for c in cells] == ["relu", "prelu"]
 
 
@@ -151,7 +164,12 @@ def test_mistakes_in_the_configuration_are_named(write, top, words):
 def test_mistakes_of_several_experiments_are_in_one_error(write):
     wrong_arms = {"a": {"method": "crbgg"}, "b": {"method": "dense", "set": {"optons": {}}}, "c": {"method": "random"}}
     text = message(write(experiments={"e": experiment(arms=wrong_arms), "f": experiment(role="x", seeds=[])}))
-    for part in ("experiments.e.arms.a: unknown method 'crbgg'", "experiments.e.arms.b: unknown key 'optons'", "f.role", "f.seeds"):
+    for part in (
+        "experiments.e.arms.a: unknown method 'crbgg'",
+        "experiments.e.arms.b: unknown key 'optons'",
+        "f.role",
+        "f.seeds",
+    ):
         assert part in text
     assert text.count("\n") == 3
     assert "arms.c" not in text
@@ -172,7 +190,11 @@ def test_files_that_are_no_configuration_are_named(here):
 def test_targets_group_the_experiments(write):
     many = {"e": experiment(targets=["x"]), "f": experiment(targets=["x", "y"]), "g": experiment()}
     targets = read([write(experiments=many)]).targets()
-    assert {t: [e.name for e in es] for t, es in targets.items()} == {"all": ["e", "f", "g"], "x": ["e", "f"], "y": ["f"]}
+    assert {t: [e.name for e in es] for t, es in targets.items()} == {
+        "all": ["e", "f", "g"],
+        "x": ["e", "f"],
+        "y": ["f"],
+    }
     with pytest.raises(CrbgError, match="no experiment 'h' in config\\.yaml"):
         read(["config.yaml"]).experiment("h")
 
@@ -181,13 +203,22 @@ def test_targets_group_the_experiments(write):
 
 
 def test_chosen_settings_reach_their_own_densities_alone(write, here):
-    chosen = {"e": {"a": [{"densities": [0.2], "set": {"options.lr": 0.5, "scale": 0.3}}], "other": [{"densities": [0.5], "set": {}}]}}
+    chosen = {
+        "e": {
+            "a": [{"densities": [0.2], "set": {"options.lr": 0.5, "scale": 0.3}}],
+            "other": [{"densities": [0.5], "set": {}}],
+        }
+    }
     (here / "notes").mkdir()
     (here / "notes/selected.yaml").write_text(yaml.safe_dump(chosen))
     arms = {k: {"method": "crbg", "set": {"options.noise": 0.25}, "grid": {"density": [0.5, 0.2]}} for k in "ab"}
     path = write(paper="notes", experiments=one(arms=arms) | {"f": experiment()})
     config = read([path])
-    seen = {(e, c.arm, c.spec.density): (c.spec.resolved().lr, c.spec.scale) for e in "ef" for c in config.experiment(e).cells}
+    seen = {
+        (e, c.arm, c.spec.density): (c.spec.resolved().lr, c.spec.scale)
+        for e in "ef"
+        for c in config.experiment(e).cells
+    }
     assert {k for k, v in seen.items() if v == (0.5, 0.3)} == {("e", "a", 0.2)}
     assert {c.spec.resolved().noise for c in config.experiment("e").cells} == {0.25}
     # Without the file of that folder the same configuration plans the untuned runs.
@@ -196,7 +227,9 @@ def test_chosen_settings_reach_their_own_densities_alone(write, here):
 
 def test_a_demonstration_takes_the_committed_choice(write, here):
     (here / "paper").mkdir()
-    (here / "paper/selected.yaml").write_text(yaml.safe_dump({"e": {"a": [{"densities": [0.5, 0.2], "set": {"scale": 0.3}}]}}))
+    (here / "paper/selected.yaml").write_text(
+        yaml.safe_dump({"e": {"a": [{"densities": [0.5, 0.2], "set": {"scale": 0.3}}]}})
+    )
     config = read([write(paper="demo", scale={"epochs": 1}, experiments=one())])
     assert {c.spec.scale for c in config.experiment("e").cells} == {0.3}
 
@@ -211,7 +244,10 @@ def test_a_choice_that_is_no_mapping_is_refused(write, here):
 
 
 def many_cells(write, **top):
-    arms = {"a": {"method": "crbg", "grid": {"density": [0.5, 0.2, 0.1]}}, "b": {"method": "crbg", "grid": {"density": [0.2, 0.05]}}}
+    arms = {
+        "a": {"method": "crbg", "grid": {"density": [0.5, 0.2, 0.1]}},
+        "b": {"method": "crbg", "grid": {"density": [0.2, 0.05]}},
+    }
     return read([write(**({"experiments": one(arms=arms, seeds=[0, 1, 2], cells_per_job=5)} | top))])
 
 

@@ -59,11 +59,18 @@ experiments:
 def test_slices_follow_the_configuration_and_skip_what_is_done(three, monkeypatch, capsys):
     times = {"a": 100.0, "b": 30.0, "c": 50.0}
     arms = {c.key: c.arm for e in reversed(three.experiments.values()) for c in e.cells}
-    monkeypatch.setattr(estimates, "estimate_seconds", lambda config, cells, gpu: {c.key: times[arms[c.key]] for c in cells})
+    monkeypatch.setattr(
+        estimates, "estimate_seconds", lambda config, cells, gpu: {c.key: times[arms[c.key]] for c in cells}
+    )
     assert cli.main(["plan", "--minutes", "2"]) == 0
     text = capsys.readouterr().out
-    rows = [line.split()[:2] + re.split(r"\s{2,}", line.strip())[2:] for line in text.splitlines() if line.startswith(("first", "second"))]
-    # A slice of two minutes has 110.4 seconds of work: 200 for a, 120 for b, nothing for the run that a has done, 50 for c.
+    rows = [
+        line.split()[:2] + re.split(r"\s{2,}", line.strip())[2:]
+        for line in text.splitlines()
+        if line.startswith(("first", "second"))
+    ]
+    # A slice of two minutes has 110.4 seconds of work: 200 for a, 120 for b, nothing for the run that a has done, 50
+    # for c.
     assert rows == [
         ["first", "a", "2", "CPU", "3", "1 to 2"], ["first", "b", "4", "CPU", "2", "2 to 3"], ["second", "c", "1", "CPU", "1", "3 to 4"]
     ]  # fmt: skip

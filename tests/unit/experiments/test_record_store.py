@@ -122,7 +122,8 @@ def test_times_are_estimated_from_runs_of_the_same_kind(project):
 # --- JSON from strangers ---
 
 VALID = json.dumps(
-    {"digest": "abc", "status": "ok", "list": [1, 2.5, None, True, {"a": "é\u2028"}], "deep": {"x": {"y": [[]]}}}, indent=1
+    {"digest": "abc", "status": "ok", "list": [1, 2.5, None, True, {"a": "é\u2028"}], "deep": {"x": {"y": [[]]}}},
+    indent=1,
 ).encode()
 
 
@@ -163,7 +164,9 @@ def test_a_damaged_record_is_a_dict_or_one_error(folder, length, changes):
     only_a_dict_or_an_error(folder, bytes(body[:length]))
 
 
-@pytest.mark.parametrize("text", ["[]", "3", "null", '"a"', '{"a": NaN}', '{"a": Infinity}', '{"a": -Infinity}', "{'a': 1}", "{} {}"])
+@pytest.mark.parametrize(
+    "text", ["[]", "3", "null", '"a"', '{"a": NaN}', '{"a": Infinity}', '{"a": -Infinity}', "{'a': 1}", "{} {}"]
+)
 def test_what_is_no_record_is_refused(folder, text):
     (folder / "x.json").write_text(text)
     with pytest.raises(CrbgError, match=r"x\.json is not a record"):

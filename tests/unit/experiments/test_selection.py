@@ -46,7 +46,11 @@ def read():
 def put(cell, accuracy, missed=False, status="ok"):
     where = record_store.run_folder(read(), cell.spec, cell.seed)
     # The other readings and parts would turn the choice around, were they read.
-    readings = {"binary": {"accuracy": accuracy}, "exact": {"accuracy": 100 - accuracy}, "mean": {"accuracy": 100 - accuracy}}
+    readings = {
+        "binary": {"accuracy": accuracy},
+        "exact": {"accuracy": 100 - accuracy},
+        "mean": {"accuracy": 100 - accuracy},
+    }
     record = {"status": status, "digest": cell.spec.digest()}
     if status == "ok":
         record["validation"] = {"readings": readings, "density_missed": missed}
@@ -59,7 +63,8 @@ def point(density, scale, lr, seed):
     return next(
         c
         for c in read().experiment("tuning").cells
-        if (c.arm, c.spec.density, c.spec.scale, c.seed) == ("ours", density, scale, seed) and c.spec.resolved().lr == lr
+        if (c.arm, c.spec.density, c.spec.scale, c.seed) == ("ours", density, scale, seed)
+        and c.spec.resolved().lr == lr
     )
 
 
@@ -129,7 +134,9 @@ def test_a_missing_run_stops_the_choice(project):
 def test_varying_lists_only_what_differs():
     base = {"density": 0.5, "batch": 64}
     settings = [(scale, lr) for scale in (0.3, 1.0) for lr in (0.1, 0.2)]
-    trials = [Spec("digits", "lenet-16", "crbg", scale=s, options={"lr": lr, "noise": 0.25}, **base) for s, lr in settings]
+    trials = [
+        Spec("digits", "lenet-16", "crbg", scale=s, options={"lr": lr, "noise": 0.25}, **base) for s, lr in settings
+    ]
     assert selection.varying(trials[1], trials) == {"scale": 0.3, "options.lr": 0.2}
     assert selection.varying(trials[0], trials[:2]) == {"options.lr": 0.1}
     assert selection.varying(trials[0], trials[:1]) == {}
@@ -203,7 +210,10 @@ def test_trials_of_different_lengths_do_not_compete(project):
 
 def test_what_all_trials_of_a_density_share_is_chosen_too(project):
     made = yaml.safe_load(Path("config.yaml").read_text())["experiments"]
-    grids = [{"density": [0.5], "scale": [0.3], "options.lr": [0.01, 0.02]}, {"density": [0.1], "scale": [0.6], "options.lr": [0.02]}]
+    grids = [
+        {"density": [0.5], "scale": [0.3], "options.lr": [0.01, 0.02]},
+        {"density": [0.1], "scale": [0.6], "options.lr": [0.02]},
+    ]
     made["tuning"]["arms"]["ours"]["grid"] = grids
     write_config(made)
     for cell in read().experiment("tuning").cells:

@@ -26,14 +26,24 @@ def first_versions(monkeypatch):
         ),
         (Spec("mnist", "lenet-300-100", "edge_popup", 0.5), "bd779b8015c6710b"),
         (
-            Spec("cifar10", "timm:resnet18", "dense", init="kaiming_normal", flip=True, epochs=2, model_args={"drop_rate": 0.1}),
+            Spec(
+                "cifar10",
+                "timm:resnet18",
+                "dense",
+                init="kaiming_normal",
+                flip=True,
+                epochs=2,
+                model_args={"drop_rate": 0.1},
+            ),
             "e0d747e0f8403ea9",
         ),
     ],
     ids=["crbg", "edge_popup", "dense"],
 )
 def test_digest_is_pinned(spec, digest):
-    assert spec.digest() == digest, "all records of such runs would be lost; a new field must have a default that names the old runs"
+    assert spec.digest() == digest, (
+        "all records of such runs would be lost; a new field must have a default that names the old runs"
+    )
     assert spec.slug().endswith(digest)
 
 
@@ -60,7 +70,9 @@ def test_a_field_at_its_default_renames_nothing(method):
     short = Spec("mnist", "lenet-16", method)
     full = Spec("mnist", "lenet-16", method, **(DEFAULTS | {"options": OPTIONS[method]}))
     assert short.canonical() == {"data": "mnist", "model": "lenet-16", "method": method, "version": 1}
-    assert full.canonical() == short.canonical(), "a default changed: old digests would now name other runs, so raise VERSION"
+    assert full.canonical() == short.canonical(), (
+        "a default changed: old digests would now name other runs, so raise VERSION"
+    )
     assert full.digest() == short.digest()
     assert as_dict(short)["options"].items() >= OPTIONS[method].items()
 
@@ -110,7 +122,13 @@ def test_all_wrong_keys_and_types_of_a_spec_are_in_one_error():
     text = spec_error(epocs=3, batch="many", flip=1, limit=True, options=3, data=5)
     assert text.startswith("somewhere: ")
     assert "'epocs': did you mean 'epochs'?" in text
-    for part in ("batch = 'many' is str", "flip = 1 is int", "limit = True is bool", "options must be a mapping", "data = 5 is int"):
+    for part in (
+        "batch = 'many' is str",
+        "flip = 1 is int",
+        "limit = True is bool",
+        "options must be a mapping",
+        "data = 5 is int",
+    ):
         assert part in text
     with pytest.raises(CrbgError, match="data is missing; model is missing; method is missing"):
         spec_from({})
@@ -118,13 +136,26 @@ def test_all_wrong_keys_and_types_of_a_spec_are_in_one_error():
 
 def test_all_wrong_names_and_ranges_of_a_spec_are_in_one_error():
     text = spec_error(
-        data="mnst", model="lenett-16", init="unifrom", density=1.5, fit_on="test", scale=-1.0, epochs=-1, options={"nois": 1.0, "lr": "x"}
+        data="mnst",
+        model="lenett-16",
+        init="unifrom",
+        density=1.5,
+        fit_on="test",
+        scale=-1.0,
+        epochs=-1,
+        options={"nois": 1.0, "lr": "x"},
     )
     assert "unknown data set 'mnst': did you mean 'mnist'?" in text
     assert "unknown model 'lenett-16': did you mean 'lenet-300-100'?" in text
     assert "unknown initial law 'unifrom': did you mean 'uniform'?" in text
     assert "crbg has no option 'nois': did you mean 'noise'?" in text
-    for part in ("crbg.lr = 'x' is str, not float", "density 1.5", "fit_on is 'train' or 'all', not 'test'", "scale -1.0", "epochs -1"):
+    for part in (
+        "crbg.lr = 'x' is str, not float",
+        "density 1.5",
+        "fit_on is 'train' or 'all', not 'test'",
+        "scale -1.0",
+        "epochs -1",
+    ):
         assert part in text
 
 
@@ -140,4 +171,7 @@ def test_density_lies_above_0_and_up_to_1(density):
 def test_a_batch_larger_than_the_images_is_refused_before_data_are_loaded():
     assert "batch 1198 is larger" in spec_error(data="digits", batch=1198)
     assert "batch 101 is larger" in spec_error(data="digits", batch=101, limit=100)
-    assert spec_from({"data": "digits", "model": "lenet-16", "method": "crbg", "batch": 1497, "fit_on": "all"}).batch == 1497
+    assert (
+        spec_from({"data": "digits", "model": "lenet-16", "method": "crbg", "batch": 1497, "fit_on": "all"}).batch
+        == 1497
+    )

@@ -129,7 +129,11 @@ def test_a_step_moves_the_gates_and_nothing_else(network):
     with sampling(model):
         nn.functional.cross_entropy(model(x), torch.arange(4)).backward()
     optimiser.step()
-    moved = {n for n, p in model.named_parameters() if not torch.equal(p.detach().view(torch.uint8), before[n].view(torch.uint8))}
+    moved = {
+        n
+        for n, p in model.named_parameters()
+        if not torch.equal(p.detach().view(torch.uint8), before[n].view(torch.uint8))
+    }
     assert moved == {n for n, p in model.named_parameters() if any(p is g.mu for g in found.values())}
     assert len(moved) == len(found)
 
@@ -219,7 +223,11 @@ def test_no_match_is_refused_with_the_nearest_name(lenet):
 
 @pytest.mark.parametrize(
     ("where", "names"),
-    [(r"fc[12]\.weight", ["fc1.weight", "fc2.weight"]), ("fc3.*", ["fc3.weight"]), (r"(?!fc1).*", ["fc2.weight", "fc3.weight"])],
+    [
+        (r"fc[12]\.weight", ["fc1.weight", "fc2.weight"]),
+        ("fc3.*", ["fc3.weight"]),
+        (r"(?!fc1).*", ["fc2.weight", "fc3.weight"]),
+    ],
 )
 def test_where_selects_by_name(lenet, where, names):
     assert list(gates(attach(lenet, gaussian, where))) == names
@@ -232,7 +240,9 @@ def test_make_may_leave_a_weight_dense(lenet):
 
 
 def test_norms_biases_and_embeddings_carry_no_gate():
-    model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 4), nn.LayerNorm(4), nn.PReLU(), nn.Bilinear(4, 4, 2), nn.BatchNorm1d(4))
+    model = nn.Sequential(
+        nn.Embedding(5, 4), nn.Linear(4, 4), nn.LayerNorm(4), nn.PReLU(), nn.Bilinear(4, 4, 2), nn.BatchNorm1d(4)
+    )
     assert list(weights(model)) == ["1.weight", "4.weight"]
     assert list(weights(nn.Linear(2, 2))) == ["weight"]
     assert list(weights(nn.MultiheadAttention(4, 2, kdim=3, vdim=5))) == [

@@ -40,7 +40,9 @@ def test_supermask_draws_bernoulli_masks_and_passes_the_slope_of_the_probability
     assert gate.gain == pytest.approx(4 / sum(p) if rescale else 1.0)  # on average
     assert out.tolist() == pytest.approx([gain * float(w) * m for w, m in zip(W, mask, strict=True)])
     # Dropped weights hear the task too.
-    assert slope.tolist() == pytest.approx([gain * float(b * w) * q * (1 - q) for b, w, q in zip(BACK, W, p, strict=True)])
+    assert slope.tolist() == pytest.approx(
+        [gain * float(b * w) * q * (1 - q) for b, w, q in zip(BACK, W, p, strict=True)]
+    )
 
 
 def test_gem_miner_rounds_and_hears_dropped_weights_but_not_those_given_up():
@@ -74,7 +76,10 @@ def test_relaxed_gates_against_a_loop_and_finite_differences(kind):
     noise = [logistic(float(u)) for u in torch.rand(4, dtype=torch.float64)]
     assert out.tolist() == pytest.approx([float(w) * z(float(x), n) for w, x, n in zip(W, a, noise, strict=True)])
     h = 1e-6
-    wanted = [float(b * w) * (z(float(x) + h, n) - z(float(x) - h, n)) / (2 * h) for b, w, x, n in zip(BACK, W, a, noise, strict=True)]
+    wanted = [
+        float(b * w) * (z(float(x) + h, n) - z(float(x) - h, n)) / (2 * h)
+        for b, w, x, n in zip(BACK, W, a, noise, strict=True)
+    ]
     assert slope.tolist() == pytest.approx(wanted, abs=1e-6)
     # Without noise: CTS's gate at L = 0; L0's estimate at test time.
     gate.sampling = False

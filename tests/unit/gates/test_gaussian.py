@@ -128,7 +128,11 @@ def test_a_frozen_weight_gets_no_gradient_and_mu_does():
 
 def test_nothing_is_drawn_without_sampling_or_without_noise():
     w = torch.ones(3, 2)
-    quiet = [Gaussian(torch.full((3, 2), 0.3)), drawing(Gaussian(torch.full((3, 2), 0.3), noise=0.0)), Units(torch.full((2,), 0.3))]
+    quiet = [
+        Gaussian(torch.full((3, 2), 0.3)),
+        drawing(Gaussian(torch.full((3, 2), 0.3), noise=0.0)),
+        Units(torch.full((2,), 0.3)),
+    ]
     quiet += [drawing(Units(torch.full((2,), 0.3), noise=0.0)), Gaussian(torch.full((3, 2), 0.3), learn_sigma=True)]
     for gate in quiet:
         assert draws_nothing(lambda gate=gate: gate(w))
@@ -335,7 +339,10 @@ def test_a_shared_unit_gate_draws_once_and_gets_the_sum_of_both_gradients():
             torch.testing.assert_close(unit.mu.grad, mu.grad, rtol=1e-10, atol=0)
     with bypass(net):
         torch.testing.assert_close(
-            net(x), nn.functional.linear(x, a, net.a.bias) + nn.functional.linear(x, b, net.b.bias).square(), rtol=0, atol=0
+            net(x),
+            nn.functional.linear(x, a, net.a.bias) + nn.functional.linear(x, b, net.b.bias).square(),
+            rtol=0,
+            atol=0,
         )
 
 

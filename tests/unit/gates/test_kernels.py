@@ -43,7 +43,9 @@ def result(mu, w, grad=None, **options):
 def test_an_installation_with_a_c_compiler_has_compiled_gates():
     if not shutil.which("gcc") and not shutil.which("cc"):
         pytest.skip("no C compiler")
-    assert kernels.compiled() is not None, "run `make install` (or pip install -e .) again to build crbg/gates/kernels.c"
+    assert kernels.compiled() is not None, (
+        "run `make install` (or pip install -e .) again to build crbg/gates/kernels.c"
+    )
 
 
 @compiled
@@ -252,7 +254,9 @@ def test_a_damaged_or_old_library_is_replaced_by_torch_with_a_warning(tmp_path, 
 
 def test_find_ticket_draws_by_counter_on_a_processor_and_as_it_is_told(monkeypatch):
     seen = []
-    monkeypatch.setattr(Gaussian, "__init__", lambda self, mu, **o: (seen.append(o["source"]), original(self, mu, **o))[1])
+    monkeypatch.setattr(
+        Gaussian, "__init__", lambda self, mu, **o: (seen.append(o["source"]), original(self, mu, **o))[1]
+    )
     data = (torch.randn(64, 8), torch.randint(0, 3, (64,)))
     find_ticket(torch.nn.Linear(8, 3), data, 0.5, epochs=1)
     find_ticket(torch.nn.Linear(8, 3), data, 0.5, epochs=1, source="normal")

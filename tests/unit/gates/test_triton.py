@@ -147,11 +147,15 @@ def test_kernels_that_fail_their_check_are_left_alone_with_a_warning(broken, mon
     def crooked(mu, w, noise, leak, dtype):
         if broken == "raises":
             raise RuntimeError("no compiler")
-        return honest(mu, w, noise * (0.5 if broken == "wrong noise" else 1.0), 1.0 if broken == "no slope" else leak, dtype)
+        return honest(
+            mu, w, noise * (0.5 if broken == "wrong noise" else 1.0), 1.0 if broken == "no slope" else leak, dtype
+        )
 
     monkeypatch.setattr(triton._Fused, "apply", crooked)
     gate, w = Gaussian(torch.full((6, 4), 0.5, device=DEVICE), noise=0.0), numbers(6, 4)
-    with pytest.warns(UserWarning, match={"raises": "no compiler", "wrong noise": "not normal", "no slope": "other noise"}[broken]):
+    with pytest.warns(
+        UserWarning, match={"raises": "no compiler", "wrong noise": "not normal", "no slope": "other noise"}[broken]
+    ):
         out = gate(w)
     assert type(out.grad_fn).__name__ == "_GatedProductBackward"
     assert torch.equal(out, w * 0.5)
@@ -171,7 +175,9 @@ def test_a_search_with_fused_gates_lands_and_its_noise_follows_the_seed():
     model = torch.nn.Sequential(torch.nn.Linear(12, 20))
     attach(model.to(DEVICE), lambda name, w: Gaussian(torch.full_like(w, 0.5)))
     with sampling(model):
-        assert type(model[0].weight.grad_fn).__name__ != "_FusedBackward", "a weight that still trains goes the plain way"
+        assert type(model[0].weight.grad_fn).__name__ != "_FusedBackward", (
+            "a weight that still trains goes the plain way"
+        )
 
 
 COMPILE = """

@@ -28,7 +28,9 @@ def test_a_mask_is_boolean(dtype):
         Mask({"w": torch.ones(2, dtype=dtype)})
 
 
-@pytest.mark.parametrize("tensors", [{}, {"a": torch.ones(2, dtype=torch.bool), "b": torch.zeros(0, 3, dtype=torch.bool)}])
+@pytest.mark.parametrize(
+    "tensors", [{}, {"a": torch.ones(2, dtype=torch.bool), "b": torch.zeros(0, 3, dtype=torch.bool)}]
+)
 def test_an_empty_mask_is_refused(tensors):
     with pytest.raises(CrbgError, match="at least one tensor"):
         Mask(tensors)
@@ -102,10 +104,17 @@ def test_shapes_digest_does_not_confuse_neighbours():
 @st.composite
 def masks(draw):
     shapes = draw(
-        st.dictionaries(st.text("abcd.", min_size=1, max_size=4), st.lists(st.integers(1, 5), max_size=3), min_size=1, max_size=4)
+        st.dictionaries(
+            st.text("abcd.", min_size=1, max_size=4), st.lists(st.integers(1, 5), max_size=3), min_size=1, max_size=4
+        )
     )
     bits = np.random.default_rng(draw(st.integers(0, 2**32)))
-    return Mask({n: torch.from_numpy(bits.random(s) < 0.5) if s else torch.tensor(bits.random() < 0.5) for n, s in shapes.items()})
+    return Mask(
+        {
+            n: torch.from_numpy(bits.random(s) < 0.5) if s else torch.tensor(bits.random() < 0.5)
+            for n, s in shapes.items()
+        }
+    )
 
 
 @settings(max_examples=200, deadline=None)

@@ -73,7 +73,10 @@ def test_select_layer_by_layer():
 def test_select_within_another_mask():
     inside = mask_of(x=[T, F, T, F], y=[[T, T], [F, F], [F, T], [T, F]])
     for scores in two_tensors(torch.float32, 12):
-        together, allowed = torch.cat([s.flatten() for s in scores.values()]), torch.cat([t.flatten() for t in inside.values()])
+        together, allowed = (
+            torch.cat([s.flatten() for s in scores.values()]),
+            torch.cat([t.flatten() for t in inside.values()]),
+        )
         for k in range(inside.kept + 1):
             m = select(scores, k, inside)
             assert torch.equal(torch.cat([m["x"], m["y"].flatten()]), naive(together, k, allowed))
@@ -162,7 +165,17 @@ def test_threshold_survives_jumps_ties_and_other_counts():
     threshold = Threshold()
     base = torch.rand(500, generator=g)
     tied = torch.randint(0, 5, (500,), generator=g).float()
-    sequence = [base, base * 1000, base * 1e-6, torch.zeros(500), base, tied, tied * 1.04, torch.full((500,), 3.0), base.round(decimals=1)]
+    sequence = [
+        base,
+        base * 1000,
+        base * 1e-6,
+        torch.zeros(500),
+        base,
+        tied,
+        tied * 1.04,
+        torch.full((500,), 3.0),
+        base.round(decimals=1),
+    ]
     for scores in sequence:
         for k in (1, 2, 250, 251, 499, 500):
             assert torch.equal(threshold(scores, k), kth(scores, k)), (scores[:5], k)

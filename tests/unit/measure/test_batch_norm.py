@@ -8,7 +8,9 @@ from crbg.models.initial_weights import initialise, tensor_digest
 
 
 def normed():
-    model = nn.Sequential(nn.Dropout(0.5), nn.Conv2d(2, 3, 3, bias=False), nn.BatchNorm2d(3, momentum=0.3), nn.ReLU(), nn.Flatten())
+    model = nn.Sequential(
+        nn.Dropout(0.5), nn.Conv2d(2, 3, 3, bias=False), nn.BatchNorm2d(3, momentum=0.3), nn.ReLU(), nn.Flatten()
+    )
     model.append(nn.Linear(12, 4))
     initialise(model, "kaiming_normal", 1.0, 0)
     with torch.no_grad():

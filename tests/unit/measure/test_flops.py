@@ -29,8 +29,13 @@ def test_flops_of_attention_are_counted_whichever_kernel_does_it():
 def test_flops_of_a_convolution_count_every_position():
     model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(12, 4))
     conv, linear = 2 * 54 * 4, 2 * 48
-    mask = Mask({"0.weight": torch.arange(54).reshape(3, 2, 3, 3) < 27, "2.weight": torch.ones(4, 12, dtype=torch.bool)})
-    assert measure.flops(model, torch.zeros(1, 2, 4, 4), mask) == {"dense": conv + linear, "kept": pytest.approx(conv / 2 + linear)}
+    mask = Mask(
+        {"0.weight": torch.arange(54).reshape(3, 2, 3, 3) < 27, "2.weight": torch.ones(4, 12, dtype=torch.bool)}
+    )
+    assert measure.flops(model, torch.zeros(1, 2, 4, 4), mask) == {
+        "dense": conv + linear,
+        "kept": pytest.approx(conv / 2 + linear),
+    }
 
 
 def test_flops_of_a_gated_network_are_those_of_the_dense_one(lenet):

@@ -46,7 +46,9 @@ def test_dropping_what_is_not_alive_changes_no_logit(new_lenet, density):
     kept, x = measure.alive(mask), randn(50, 1, 28, 28).double()
     assert kept.kept < mask.kept or density == 0.5
     assert kept & mask == kept
-    out = [torch.func.functional_call(model, {n: w * m[n] for n, w in weights(model).items()}, (x,)) for m in (mask, kept)]
+    out = [
+        torch.func.functional_call(model, {n: w * m[n] for n, w in weights(model).items()}, (x,)) for m in (mask, kept)
+    ]
     torch.testing.assert_close(*out, rtol=1e-12, atol=1e-12)
     # Every weight that stays carries a signal from some input to some output.
     inputs, signal = torch.ones(784), []

@@ -39,7 +39,9 @@ def search(digits, spec=BASE, activation="leaky", seed=0):
     model = build(spec.model, digits.in_shape, digits.classes, activation=activation)
     initialise(model, spec.init, spec.scale, seed)
     before = {n: t.clone() for n, t in model.state_dict().items()}
-    task = methods.SearchTask(BatchLoader(digits.train, spec.batch, seed), spec.density, spec.epochs, seed, nn.functional.cross_entropy)
+    task = methods.SearchTask(
+        BatchLoader(digits.train, spec.batch, seed), spec.density, spec.epochs, seed, nn.functional.cross_entropy
+    )
     found = methods.get(spec.method).find(model, task, spec.resolved())
     same = {n for n, t in model.state_dict().items() if torch.equal(t, before[n])}
     return model, found, same
@@ -50,7 +52,9 @@ def search(digits, spec=BASE, activation="leaky", seed=0):
 FC = {"fc1.weight", "fc2.weight", "fc3.weight"}
 
 
-@pytest.mark.parametrize("options", [{"pretrain": 1}, {"joint_lr": 0.001}, {"finetune": 1}], ids=lambda o: next(iter(o)))
+@pytest.mark.parametrize(
+    "options", [{"pretrain": 1}, {"joint_lr": 0.001}, {"finetune": 1}], ids=lambda o: next(iter(o))
+)
 def test_regimes_that_train_weights_say_so(digits, options):
     _, found, same = search(digits, variant(**options))
     assert not same & FC
@@ -105,7 +109,9 @@ def test_a_probe_trains_the_last_weight_alone(digits):
     assert found.mask.density == 1
 
 
-@pytest.mark.parametrize("options", [{"pretrain": 1}, {"joint_lr": 0.001}, {"finetune": 1}, {"polish": 0.5, "noise": 0.0, "firmness": 0.0}])
+@pytest.mark.parametrize(
+    "options", [{"pretrain": 1}, {"joint_lr": 0.001}, {"finetune": 1}, {"polish": 0.5, "noise": 0.0, "firmness": 0.0}]
+)
 def test_an_interrupted_variant_ends_in_the_same_bytes(bench, options):
     spec = variant(**options)
     whole = execute(spec, 1, bench)
@@ -141,7 +147,12 @@ def test_a_hard_gate_is_binary_and_passes_the_gradient_straight_through():
     out = g(w)
     assert out.tolist() == [0.0, 0.0, 3.0, -4.0]
     (out * torch.tensor([1.0, 10.0, 100.0, 1000.0])).sum().backward()
-    assert g.mu.grad.tolist() == [1.0, -20.0, 300.0, -4000.0]  # upstream * w, for closed and open gates alike, without |mu|'s sign
+    assert g.mu.grad.tolist() == [
+        1.0,
+        -20.0,
+        300.0,
+        -4000.0,
+    ]  # upstream * w, for closed and open gates alike, without |mu|'s sign
 
 
 @pytest.mark.parametrize("leak", [0.0, 0.25, 1.0])
@@ -177,7 +188,10 @@ def test_polishing_makes_gates_hard_at_the_end_and_steers_the_density_alone():
         assert search.gates[0].hard == (progress > 0.75)
         search.gates[0].mu.grad = torch.ones(4, 8)
         search.after_backward(progress)
-        pushes.append(search.push[0] - search.weight * search.task[0] * unit(search.penalty.slope(search.gates[0].mu.detach(), 0.5)))
+        pushes.append(
+            search.push[0]
+            - search.weight * search.task[0] * unit(search.penalty.slope(search.gates[0].mu.detach(), 0.5))
+        )
     assert pushes[1].norm() > 0.5  # the decision
     assert pushes[2].norm() < 1e-4
 
@@ -228,7 +242,9 @@ def test_a_record_shows_the_course_of_the_search(bench):
     assert (rows[-1]["epoch"], rows[-1]["density"]) == (15, pytest.approx(record["density"], rel=1e-3))
     kept = record["layers"]["fc2.weight"]
     assert rows[-1]["density fc2.weight"] == pytest.approx(kept["kept"] / kept["total"], abs=1e-3)
-    history = (folder(bench.results, dataclasses.replace(BASE, epochs=15), 0) / "history.jsonl").read_text().splitlines()
+    history = (
+        (folder(bench.results, dataclasses.replace(BASE, epochs=15), 0) / "history.jsonl").read_text().splitlines()
+    )
     assert len(history) == 15
     assert json.loads(history[-1])["density"] == pytest.approx(rows[-1]["density"], rel=1e-3)
 
@@ -248,7 +264,9 @@ def test_a_record_of_unit_gates_counts_units(bench):
 def test_the_commonest_training_class_is_the_constant_answer(bench, digits):
     record = execute(dataclasses.replace(BASE, method="random", epochs=0), 0, bench)
     common = digits.train.y.bincount().argmax()
-    assert record["validation"]["constant"] == pytest.approx(100 * float((digits.validation.y == common).float().mean()))
+    assert record["validation"]["constant"] == pytest.approx(
+        100 * float((digits.validation.y == common).float().mean())
+    )
 
 
 def test_silent_units_are_those_that_say_the_same_to_every_image():
@@ -256,7 +274,9 @@ def test_silent_units_are_those_that_say_the_same_to_every_image():
     with torch.no_grad():
         model[0].weight.copy_(torch.tensor([[1.0, 0, 0], [-1.0, 0, 0], [0, 0, 0], [0, 1.0, 0]]))
     x, y = torch.tensor([[1.0, -1, 0], [2.0, -3, 0]]), torch.tensor([0, 1])
-    assert measure.silent_units(model, [(x, y)]) == {"1": 3}  # never active, cut off, never active; the first one speaks
+    assert measure.silent_units(model, [(x, y)]) == {
+        "1": 3
+    }  # never active, cut off, never active; the first one speaks
     assert measure.silent_units(model, [(x[:1], y[:1]), (x[1:], y[1:])]) == {"1": 3}
     mask = {"0.weight": torch.zeros(4, 3, dtype=torch.bool)}
     assert measure.silent_units(model, [(x, y)], mask) == {"1": 4}
@@ -280,7 +300,9 @@ def test_unit_gates_of_a_transformer_close_whole_heads(digits):
     initialise(model, "kaiming_normal", 1.0, 0)
     feed = BatchLoader(digits.train.take(slice(256)), 64, 0)
     task = methods.SearchTask(feed, 0.5, 4, 0, torch.nn.functional.cross_entropy)
-    found = methods.get("crbg").find(model, task, methods.options("crbg", {"granularity": "unit", "lr": 0.1, "temperature": 0.0}))
+    found = methods.get("crbg").find(
+        model, task, methods.options("crbg", {"granularity": "unit", "lr": 0.1, "temperature": 0.0})
+    )
     for name, counts in found.anatomy["units"].items():
         assert counts["total"] == (heads if name.endswith("attn.proj.weight") else found.mask[name].shape[1])
     proj = found.mask["blocks.0.attn.proj.weight"].reshape(24, heads, 8)

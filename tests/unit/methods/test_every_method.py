@@ -78,7 +78,9 @@ def test_it_keeps_what_its_traits_promise(found, method, kind):
     assert {n: tuple(m.shape) for n, m in mask.items()} == {n: tuple(before[n].shape) for n in mask}
     assert set(mask) == {n for n, t in before.items() if t.dim() > 1}
     if promise.startswith("exact by layer"):
-        assert {n: int(m.sum()) for n, m in mask.items()} == {n: round(spec.density * m.numel()) for n, m in mask.items()}
+        assert {n: int(m.sum()) for n, m in mask.items()} == {
+            n: round(spec.density * m.numel()) for n, m in mask.items()
+        }
     elif promise.startswith("exact"):
         assert mask.kept == round(spec.density * mask.total)
     elif promise.startswith("steered to within 2 %"):

@@ -56,7 +56,9 @@ def test_exactly_the_asked_share_is_kept_and_no_weight_moves(digits, spec):
     model, found = search(digits, spec)
     before = build(spec.model, digits.in_shape, digits.classes)
     initialise(before, spec.init, spec.scale, 0)
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), before.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.state_dict().values(), before.state_dict().values(), strict=True)
+    )
     assert found.mask.kept == round(0.2 * found.mask.total)
     assert not found.changed
     chance = accuracy(model, digits.validation.batches(), {n: torch.rand(t.shape) < 0.2 for n, t in found.mask.items()})
@@ -71,7 +73,9 @@ def test_a_resumed_search_is_the_search_that_never_stopped(digits, spec, tmp_pat
             search(digits, spec, tmp_path / "checkpoint.pt", Clock(stop_after=steps))
     second, again = search(digits, spec, tmp_path / "checkpoint.pt")
     assert again.history == whole.history
-    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
     assert all(torch.equal(again.scores[n], whole.scores[n]) for n in whole.scores)
 
 
@@ -167,7 +171,9 @@ def test_a_redrawn_ticket_says_so_and_is_read_with_its_own_weights(digits, one_r
     bench, record = done.bench, done.record
     assert done.row.verdict == "PASS without ticket"
     assert record["roles"]["redrawn"] == sorted(found.changed)
-    assert record["validation"]["readings"]["binary"]["accuracy"] == pytest.approx(accuracy(model, digits.validation.batches(), found.mask))
+    assert record["validation"]["readings"]["binary"]["accuracy"] == pytest.approx(
+        accuracy(model, digits.validation.batches(), found.mask)
+    )
     where = folder(bench.results, done.spec, 0)
     assert not (where / "ticket.safetensors").exists()  # a ticket is a seed and a mask, which is not enough here
     again, _ = fresh(done.spec, digits, 0)
@@ -200,6 +206,8 @@ def test_stg_decays_towards_the_middle_and_keeps_what_is_above_it(digits):
             g.mu.grad = torch.zeros_like(g.mu)
         hook.after_backward(0.0)
         slope = math.exp(-0.5 * 0.6**2) / math.sqrt(2 * math.pi) / 0.5
-        assert hook.gates[0].mu.grad.flatten()[0] == pytest.approx(0.1 * slope / hook.total + 0.5 * (0.3 - 0.5), rel=1e-4)
+        assert hook.gates[0].mu.grad.flatten()[0] == pytest.approx(
+            0.1 * slope / hook.total + 0.5 * (0.3 - 0.5), rel=1e-4
+        )
     with pytest.raises(CrbgError, match="stg finds its own sparsity"):
         search(digits, dataclasses.replace(STG, density=0.5))

@@ -68,7 +68,9 @@ def dense(digits, epochs, whole, lr=0.05, first=0, model=None, mask=None):
             rate = lr * (1.0 if now < 0.5 else 0.1 if now < 0.75 else 0.01)
             effective = {n: p * mask[n] if mask else p for n, p in model.named_parameters()}
             loss = nn.functional.cross_entropy(torch.func.functional_call(model, effective, (x,)), y)
-            for (n, p), g in zip(model.named_parameters(), torch.autograd.grad(loss, list(model.parameters())), strict=True):
+            for (n, p), g in zip(
+                model.named_parameters(), torch.autograd.grad(loss, list(model.parameters())), strict=True
+            ):
                 with torch.no_grad():
                     velocity[n] = 0.9 * velocity[n] + g + 1e-3 * p
                     p -= rate * velocity[n]
@@ -121,7 +123,10 @@ def test_without_training_and_rewinding_the_ticket_is_a_strong_one(bench, digits
     assert "trained" not in record["roles"]
     assert record["digests"]["initial"]
     assert (folder(bench.results, spec, 0) / "ticket.safetensors").exists()
-    assert record["validation"]["readings"]["binary"]["accuracy"] > record["validation"]["sanity"]["shuffle"]["accuracy"] + 20
+    assert (
+        record["validation"]["readings"]["binary"]["accuracy"]
+        > record["validation"]["sanity"]["shuffle"]["accuracy"] + 20
+    )
     assert record["steps"] == 8 * (record["train_images"] // 64)
 
 
@@ -136,7 +141,9 @@ def test_the_search_leaves_statistics_and_weights_as_they_were(digits):
 
 @pytest.mark.long
 def test_gains_of_batch_norm_are_trained_and_statistics_are_those_of_training(bench):
-    spec = dataclasses.replace(SPECS["saliency"], model="resnet20", model_args={"width": 0.25, "affine": True}, epochs=2, batch=100)
+    spec = dataclasses.replace(
+        SPECS["saliency"], model="resnet20", model_args={"width": 0.25, "affine": True}, epochs=2, batch=100
+    )
     record = execute(with_options(spec, rewind=0), 0, bench)
     assert any("norm" in n for n in record["roles"]["trained"])
     reading = record["validation"]["readings"]["binary"]
@@ -174,7 +181,9 @@ def test_a_search_takes_the_schedule_that_its_options_name(digits, monkeypatch):
 
 def test_the_sum_of_the_loss_is_clipped_as_a_whole(digits):
     """One step of the authors' variant, by hand."""
-    spec = with_options(dataclasses.replace(SPECS["imp"], density=1.0, epochs=1), rewind=0, clip=2.0, momentum=0.0, weight_decay=0.0)
+    spec = with_options(
+        dataclasses.replace(SPECS["imp"], density=1.0, epochs=1), rewind=0, clip=2.0, momentum=0.0, weight_decay=0.0
+    )
     model = new_model(digits)
     feed = BatchLoader(digits.train.take(slice(64)), 64, 0)
     x, y = next(iter(feed.epoch(0)))
@@ -289,7 +298,15 @@ def test_controls_change_what_they_name_and_nothing_else(digits, tmp_path):
     for n, m in found["invert"].mask.items():
         kept, dropped = plain.scores[n][m], plain.scores[n][~m]
         assert float(kept.max()) <= float(dropped.min())
-    assert len({round(k / m.numel(), 2) for k, m in zip(found["random"].mask.layer_kept().values(), plain.mask.values(), strict=True)}) == 1
+    assert (
+        len(
+            {
+                round(k / m.numel(), 2)
+                for k, m in zip(found["random"].mask.layer_kept().values(), plain.mask.values(), strict=True)
+            }
+        )
+        == 1
+    )
     assert found["reinit"].mask == plain.mask
     assert same(found["shuffle"].start, plain.start)
     fresh = new_model(digits, spec, _winning.REDRAW).state_dict()
@@ -298,7 +315,9 @@ def test_controls_change_what_they_name_and_nothing_else(digits, tmp_path):
 
 def test_a_control_hurts_a_ticket_that_found_its_weights(bench):
     spec = with_options(dataclasses.replace(BASE, density=0.05, epochs=6), objective="loss", search=12, rewind=1)
-    ours, random = (execute(with_options(spec, control=c), 0, bench)["validation"]["readings"] for c in ("none", "random"))
+    ours, random = (
+        execute(with_options(spec, control=c), 0, bench)["validation"]["readings"] for c in ("none", "random")
+    )
     assert ours["untrained"]["accuracy"] > random["untrained"]["accuracy"] + 25
     assert ours["binary"]["accuracy"] > random["binary"]["accuracy"]
 
@@ -310,7 +329,10 @@ def test_a_control_hurts_a_ticket_that_found_its_weights(bench):
 def test_a_run_is_recorded_evaluated_and_verified(digits, spec, one_run):
     done = one_run(spec)
     bench, record = done.bench, done.record
-    assert (done.row.verdict, done.row.remarks) == (BARE, ("its weights were trained or redrawn, which no ticket holds",))
+    assert (done.row.verdict, done.row.remarks) == (
+        BARE,
+        ("its weights were trained or redrawn, which no ticket holds",),
+    )
     # Read again as the test part is read, trained tensors and rewinding point come back from the files.
     nothing_lossy = torch.tensor([], dtype=torch.int64)
     bench.loaded["digits"] = dataclasses.replace(digits, test=digits.validation, lossy_test=nothing_lossy)
@@ -337,7 +359,9 @@ def test_readings_are_those_of_the_trained_and_of_the_drawn_ticket(bench, digits
     drawn = new_model(digits, NORM)
     drawn.load_state_dict(found.start, strict=False)
     with recalibrated(drawn, recalibration_images(digits), found.mask):
-        assert readings["untrained"]["accuracy"] == pytest.approx(accuracy(drawn, digits.validation.batches(), found.mask))
+        assert readings["untrained"]["accuracy"] == pytest.approx(
+            accuracy(drawn, digits.validation.batches(), found.mask)
+        )
     assert readings["binary"]["accuracy"] > readings["untrained"]["accuracy"]
 
 
@@ -358,7 +382,9 @@ def test_a_layer_that_a_ticket_does_without_is_no_collapse_once_weights_are_trai
         return {n: torch.full(w.shape, 0.0 if n == "stage1.0.conv1.weight" else 1.0) for n, w in given.items()}
 
     monkeypatch.setitem(saliency.SCORES, "snip", all_but_one)
-    spec = dataclasses.replace(SPECS["saliency"], model="resnet20", model_args={"width": 0.25}, density=0.5, limit=200, batch=100, epochs=1)
+    spec = dataclasses.replace(
+        SPECS["saliency"], model="resnet20", model_args={"width": 0.25}, density=0.5, limit=200, batch=100, epochs=1
+    )
     spec = with_options(spec, rewind=0, rounds=1)
     record = execute(spec, 0, bench)
     assert record["layers"]["stage1.0.conv1.weight"]["kept"] == 0
@@ -404,7 +430,13 @@ def test_an_objective_takes_the_place_of_the_loss(digits):
         return (scale - 3.0) ** 2
 
     history = fit(
-        model, BatchLoader(digits.train, 256, 0), torch.optim.SGD([scale], lr=0.1), 2, 0, schedule=lambda p: 1.0, objective=objective
+        model,
+        BatchLoader(digits.train, 256, 0),
+        torch.optim.SGD([scale], lr=0.1),
+        2,
+        0,
+        schedule=lambda p: 1.0,
+        objective=objective,
     )
     assert seen == [(True, 256)] * len(seen)
     assert len(seen) == 2 * (len(digits.train) // 256)
@@ -445,7 +477,9 @@ def test_the_library_finds_winning_tickets_too(digits):
     from crbg import find_ticket
 
     model = new_model(digits)
-    found = find_ticket(model, (digits.train.inputs(slice(None)), digits.train.y), 0.1, "imp", epochs=3, batch=64, lr=0.05, drop=0.7)
+    found = find_ticket(
+        model, (digits.train.inputs(slice(None)), digits.train.y), 0.1, "imp", epochs=3, batch=64, lr=0.05, drop=0.7
+    )
     kept = found.apply(model)
     assert sum(int((w != 0).sum()) for w in attach.weights(kept).values()) <= found.mask.kept
     x, y = digits.validation.inputs(slice(None)), digits.validation.y
@@ -463,7 +497,9 @@ def test_dropout_sleeps_while_a_ticket_is_searched_and_wakes_for_all_training(di
 
     class Watch(nn.Dropout):
         def forward(self, x):
-            seen["search" if attach.gates(owner) and any(g.sampling for g in attach.gates(owner).values()) else "train"].add(self.training)
+            seen[
+                "search" if attach.gates(owner) and any(g.sampling for g in attach.gates(owner).values()) else "train"
+            ].add(self.training)
             return super().forward(x)
 
     owner = nn.Sequential(nn.Flatten(), nn.Linear(784, 16), nn.ReLU(), Watch(0.5), nn.Linear(16, 10))
@@ -514,10 +550,14 @@ def test_soft_labels_and_progress_in_the_library(digits):
     assert told == [(i + 1, steps) for i in range(steps)]
 
 
-@pytest.mark.parametrize(("method", "options"), [("saliency", {"score": "grasp"}), ("cts", {"objective": "grad", "search": 1})])
+@pytest.mark.parametrize(
+    ("method", "options"), [("saliency", {"score": "grasp"}), ("cts", {"objective": "grad", "search": 1})]
+)
 def test_second_derivatives_of_attention(digits, method, options):
     args = {"patch_size": 7, "depth": 1, "embed_dim": 24, "num_heads": 2}
-    spec = dataclasses.replace(BASE, model="timm:vit_tiny_patch16_224", model_args=args, method=method, epochs=1, limit=64, options=options)
+    spec = dataclasses.replace(
+        BASE, model="timm:vit_tiny_patch16_224", model_args=args, method=method, epochs=1, limit=64, options=options
+    )
     found = find(digits, spec)[1]
     assert found.mask.kept == round(0.2 * found.mask.total)
 

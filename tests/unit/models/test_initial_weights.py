@@ -12,7 +12,9 @@ from crbg.models.initial_weights import LAWS, RUNNING, initialise, law_scale, te
 
 SMALL_NETWORKS = {
     "convnext": lambda: timm.create_model("convnext_atto", num_classes=10),
-    "vit": lambda: timm.create_model("vit_tiny_patch16_224", num_classes=10, img_size=32, patch_size=8, depth=2, init_values=1e-5),
+    "vit": lambda: timm.create_model(
+        "vit_tiny_patch16_224", num_classes=10, img_size=32, patch_size=8, depth=2, init_values=1e-5
+    ),
     "resnet": lambda: timm.create_model("resnet18", num_classes=10),
 }
 

@@ -47,7 +47,9 @@ def test_published_numbers_of_weights(name, options, everything, convolutions):
     model = models.build(name, COLOUR, 10, **options)
     assert count(model) == everything
     assert count(model, (4,)) == convolutions
-    assert sum(p.numel() for p in model.parameters()) == everything, "no tensor but the gated ones has anything to learn"
+    assert sum(p.numel() for p in model.parameters()) == everything, (
+        "no tensor but the gated ones has anything to learn"
+    )
 
 
 @pytest.mark.parametrize(
@@ -69,7 +71,9 @@ def test_every_network_is_alive_and_every_tensor_has_a_role(name, options):
     model, roles = models.initial(name, GREY, 10, "kaiming_normal", 1.0, 0, **options)
     assert set(roles) == set(model.state_dict()) | {n for n, _ in model.named_buffers()}
     assert {n for n, r in roles.items() if r == "gated"} == set(weights(model))
-    assert all(r == ("recalibrated" if n.rsplit(".", 1)[-1] in RUNNING else "frozen") for n, r in roles.items() if r != "gated")
+    assert all(
+        r == ("recalibrated" if n.rsplit(".", 1)[-1] in RUNNING else "frozen") for n, r in roles.items() if r != "gated"
+    )
     x = torch.randn(8, *GREY, generator=torch.Generator().manual_seed(0))
     out = model(x)
     assert out.shape == (8, 10)
@@ -106,7 +110,12 @@ def test_convolutions_have_no_gain_that_could_learn():
         ("resnet20", COLOUR, {"depth": 2}, "does not take these model_args"),
         ("resnet21", COLOUR, {}, "unknown model 'resnet21'"),
         ("timm:resnt50", COLOUR, {}, "did you mean 'resnet50'"),
-        ("timm:vit_tiny_patch16_224", COLOUR, {"patch_size": 5}, r"patches of \(5, 5\) pixels do not divide images of \(32, 32\)"),
+        (
+            "timm:vit_tiny_patch16_224",
+            COLOUR,
+            {"patch_size": 5},
+            r"patches of \(5, 5\) pixels do not divide images of \(32, 32\)",
+        ),
         ("timm:xcit_nano_12_p16_224", (3, 40, 40), {}, "should divide image dimensions evenly"),
         (
             "timm:inception_v3",
@@ -170,10 +179,14 @@ def test_weights_that_cannot_be_downloaded_are_asked_for_once(monkeypatch):
     monkeypatch.setattr(networks, "_absent", {})
     monkeypatch.setattr(timm, "create_model", offline)
     for _ in range(2):
-        with pytest.raises(CrbgError, match=r"weights of 'test_resnet' are not here and could not be downloaded \(OSError: no route"):
+        with pytest.raises(
+            CrbgError, match=r"weights of 'test_resnet' are not here and could not be downloaded \(OSError: no route"
+        ):
             networks.pretrained("timm:test_resnet", COLOUR, 10)
     assert asked == ["test_resnet"]
-    with pytest.raises(CrbgError, match=r"timm cannot build 'resnet18' for .* with \{'no_such': 1\}"):  # the arguments are what is wrong
+    with pytest.raises(
+        CrbgError, match=r"timm cannot build 'resnet18' for .* with \{'no_such': 1\}"
+    ):  # the arguments are what is wrong
         networks.pretrained("timm:resnet18", COLOUR, 10, no_such=1)
 
 
@@ -201,7 +214,16 @@ def test_a_run_from_imagenet_weights_keeps_them_and_its_ticket_rebuilds(hub, tmp
 
 
 def test_a_rebuilt_network_with_batch_norm_is_as_accurate_as_its_record_says(tmp_path):
-    spec = Spec("digits", "conv2", "edge_popup", 0.5, epochs=3, batch=64, limit=640, model_args={"width": 0.125, "norm": "batch"})
+    spec = Spec(
+        "digits",
+        "conv2",
+        "edge_popup",
+        0.5,
+        epochs=3,
+        batch=64,
+        limit=640,
+        model_args={"width": 0.125, "norm": "batch"},
+    )
     bench = Bench(tmp_path)
     reading = execute(spec, 0, bench)["validation"]["readings"]["binary"]
     network = rebuild(folder(tmp_path, spec, 0))
@@ -226,7 +248,16 @@ def test_missing_and_damaged_weight_files_are_named(hub, tmp_path):
 
 def test_only_the_normalisation_is_trained_where_asked(tmp_path):
     bench = Bench(tmp_path)
-    vit = Spec("digits", "timm:vit_tiny_patch16_224", "dense", init="kaiming_normal", epochs=1, batch=64, limit=128, model_args=SMALL_VIT)
+    vit = Spec(
+        "digits",
+        "timm:vit_tiny_patch16_224",
+        "dense",
+        init="kaiming_normal",
+        epochs=1,
+        batch=64,
+        limit=128,
+        model_args=SMALL_VIT,
+    )
     record = execute(dataclasses.replace(vit, options={"part": "norm"}), 0, bench)
     trained = record["roles"]["trained"]
     assert len(trained) == 2 * (2 * 2 + 1), "gain and shift of two norms in each of two blocks, and of the last one"
@@ -239,7 +270,16 @@ def test_only_the_normalisation_is_trained_where_asked(tmp_path):
 
 @pytest.mark.long
 def test_a_ticket_is_read_with_the_statistics_of_its_search_too(tmp_path):
-    spec = Spec("digits", "conv2", "edge_popup", 0.5, epochs=3, batch=64, limit=640, model_args={"width": 0.125, "norm": "batch"})
+    spec = Spec(
+        "digits",
+        "conv2",
+        "edge_popup",
+        0.5,
+        epochs=3,
+        batch=64,
+        limit=640,
+        model_args={"width": 0.125, "norm": "batch"},
+    )
     bench = Bench(tmp_path)
     reading = execute(spec, 0, bench)["validation"]["readings"]["binary"]
     data = bench.data("digits")
@@ -248,6 +288,8 @@ def test_a_ticket_is_read_with_the_statistics_of_its_search_too(tmp_path):
     found = methods.get("edge_popup").find(model, task, spec.resolved())  # leaves its statistics in the model
     grown = {n: m * 2.0**0.5 for n, m in found.mask.items()}  # the weights by which the statistics came about
     assert accuracy(model, data.validation.batches(), grown) == pytest.approx(reading["with_search_statistics"])
-    assert accuracy(model, data.validation.batches(), grown) > accuracy(model, data.validation.batches(), found.mask) + 1
+    assert (
+        accuracy(model, data.validation.batches(), grown) > accuracy(model, data.validation.batches(), found.mask) + 1
+    )
     again = evaluate(spec, 0, bench)["test"]["readings"]["binary"]
     assert accuracy(model, data.test.batches(), grown) == pytest.approx(again["with_search_statistics"])

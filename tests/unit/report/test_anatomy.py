@@ -42,7 +42,9 @@ def project(tmp_path_factory, digits):
 
 
 def test_the_densest_the_middle_and_the_sparsest_are_shown(project):
-    assert [(c.arm, c.spec.density, c.seed) for c in anatomy.shown(project)] == [("crbg", d, 3) for d in (0.5, 0.2, 0.1)]
+    assert [(c.arm, c.spec.density, c.seed) for c in anatomy.shown(project)] == [
+        ("crbg", d, 3) for d in (0.5, 0.2, 0.1)
+    ]
 
 
 def test_the_first_layer_is_that_of_the_ticket(project):

@@ -20,7 +20,15 @@ def whole(project):
     project.put("dense", None, around(98.0))
     project.put("ours", 0.5, around(96.0), experiment="other", tested=False)
     project.put("ours", 0.5, [80.0, 82.0], experiment="tuning", tested=False)
-    rule = {"type": "value", "experiment": "main", "arm": "ours", "density": 0.5, "published": 95.0, "at": 0.45, "margin": 1.0}
+    rule = {
+        "type": "value",
+        "experiment": "main",
+        "arm": "ours",
+        "density": 0.5,
+        "published": 95.0,
+        "at": 0.45,
+        "margin": 1.0,
+    }
     body = {"claims": [GOOD | {"rule": rule, "quote": "<b>95 %</b>"}], "contrasts": [CONTRAST]}
     Path("paper/claims.yaml").write_text(yaml.safe_dump(body))
     Path("README.md").write_text(f"before\n{MARKS[0]}old{MARKS[1]}\nafter\n")

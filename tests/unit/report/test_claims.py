@@ -37,12 +37,16 @@ def test_value_rule_does_not_judge_a_missed_density(project):
     assert "density missed in 4 of 4 runs" in out.evidence
 
 
-@pytest.mark.parametrize(("natural", "verdict"), [(0.45, "reproduced"), (0.509, "reproduced"), (0.52, "not run"), (None, "not run")])
+@pytest.mark.parametrize(
+    ("natural", "verdict"), [(0.45, "reproduced"), (0.509, "reproduced"), (0.52, "not run"), (None, "not run")]
+)
 def test_value_rule_takes_a_natural_mask_that_is_sparser_than_asked(project, natural, verdict):
     project.put("ours", 0.5, around(80.0), half=around(96.0), missed=True)
     for cell in project.cells("ours", 0.5):
         path = record_store.run_folder(project.config, cell.spec, cell.seed) / "record.json"
-        write_json(path, read_json(path) | {"anatomy": {"epochs": [{"density": 0.9}, {"density": natural}] if natural else []}})
+        write_json(
+            path, read_json(path) | {"anatomy": {"epochs": [{"density": 0.9}, {"density": natural}] if natural else []}}
+        )
     rule = {"type": "value", "density": 0.5, "published": 96.0, "margin": 1.0}
     assert project.verdict(**rule).verdict == "not run"
     assert project.verdict(**rule, mask="half").verdict == verdict
@@ -51,7 +55,9 @@ def test_value_rule_takes_a_natural_mask_that_is_sparser_than_asked(project, nat
 @pytest.mark.parametrize(("at", "verdict"), [(1.0, "reproduced"), (0.99, "not reproduced")])
 def test_value_rule_of_a_method_without_a_density_looks_at_what_it_kept(project, at, verdict):
     project.put("dense", None, around(96.0))
-    assert project.verdict(type="value", arm="dense", density=None, published=96.0, at=at, margin=1.0).verdict == verdict
+    assert (
+        project.verdict(type="value", arm="dense", density=None, published=96.0, at=at, margin=1.0).verdict == verdict
+    )
 
 
 def test_value_rule_may_ask_for_another_reading(project):
@@ -132,7 +138,9 @@ def test_gap_rule(project, gap, verdict):
     assert f"mean - half = {gap:+.2f} points [{gap - reach(0.1):+.2f}, {gap + reach(0.1):+.2f}]" in out.evidence
 
 
-@pytest.mark.parametrize(("loss", "verdict"), [(-1.0, "reproduced"), (0.5, "reproduced"), (1.05, "inconclusive"), (3.0, "not reproduced")])
+@pytest.mark.parametrize(
+    ("loss", "verdict"), [(-1.0, "reproduced"), (0.5, "reproduced"), (1.05, "inconclusive"), (3.0, "not reproduced")]
+)
 def test_loss_rule(project, loss, verdict):
     rule = {"type": "loss", "density": 0.1, "reference": "dense", "most": 1.0}
     project.put("ours", 0.1, around(95.0 - loss))
@@ -145,12 +153,19 @@ def test_loss_rule(project, loss, verdict):
 
 @pytest.mark.parametrize(
     ("reinit", "invert", "verdict"),
-    [(10.0, 20.0, "reproduced"), (24.95, 10.0, "inconclusive"), (10.0, 26.0, "not reproduced"), (24.95, 26.0, "not reproduced")],
+    [
+        (10.0, 20.0, "reproduced"),
+        (24.95, 10.0, "inconclusive"),
+        (10.0, 26.0, "not reproduced"),
+        (24.95, 26.0, "not reproduced"),
+    ],
 )
 def test_sanity_rule(project, reinit, invert, verdict):
     rule = {"type": "sanity", "density": 0.5, "at_most": {"reinit": 25.0, "invert": 25.0}}
     assert project.verdict(**rule).verdict == "not run"
-    project.put("ours", 0.5, around(96.0), sanity={"reinit": around(reinit), "invert": around(invert), "shuffle": around(90.0)})
+    project.put(
+        "ours", 0.5, around(96.0), sanity={"reinit": around(reinit), "invert": around(invert), "shuffle": around(90.0)}
+    )
     out = project.verdict(**rule)
     assert out.verdict == verdict
     assert f"reinit {reinit:.1f} %" in out.evidence
@@ -182,7 +197,9 @@ def test_a_claim_without_a_rule_was_not_run(project):
     assert "no runs in this version" in out.evidence
 
 
-@pytest.mark.parametrize(("level", "verdict"), [(90.0, "reproduced"), (88.95, "inconclusive"), (88.0, "not reproduced")])
+@pytest.mark.parametrize(
+    ("level", "verdict"), [(90.0, "reproduced"), (88.95, "inconclusive"), (88.0, "not reproduced")]
+)
 def test_floor_rule(project, level, verdict):
     rule = {"type": "floor", "density": 0.5, "least": 89.0}
     assert project.verdict(**rule).verdict == "not run"
@@ -208,7 +225,12 @@ def test_goals_are_met_or_missed(project, level, word):
 
 @pytest.mark.parametrize(
     ("weak", "strong", "verdict"),  # densities at weight 1 and 10, where the gates start open
-    [(0.5, 0.45, "reproduced"), (0.5, 0.5, "not reproduced"), (0.5, 0.55, "not reproduced"), (0.5, [0.4, 0.4, 0.4, 0.51], "inconclusive")],
+    [
+        (0.5, 0.45, "reproduced"),
+        (0.5, 0.5, "not reproduced"),
+        (0.5, 0.55, "not reproduced"),
+        (0.5, [0.4, 0.4, 0.4, 0.51], "inconclusive"),
+    ],
 )
 def test_a_knob_controls_sparsity_where_it_raises_it_at_every_value_of_the_other(sweep, weak, strong, verdict):
     rule = {"type": "controls", "experiment": "sweep", "arm": "knobs", "knob": "weight", "other": "mu0"}
@@ -224,7 +246,9 @@ def test_a_knob_controls_sparsity_where_it_raises_it_at_every_value_of_the_other
     assert "n = 4, validation" in out.evidence
 
 
-@pytest.mark.parametrize(("worst", "verdict"), [(89.5, "reproduced"), (89.05, "inconclusive"), (80.0, "not reproduced")])
+@pytest.mark.parametrize(
+    ("worst", "verdict"), [(89.5, "reproduced"), (89.05, "inconclusive"), (80.0, "not reproduced")]
+)
 def test_flat_rule(sweep, worst, verdict):
     rule = {"type": "flat", "experiment": "sweep", "arm": "knobs", "most": 1.0}
     assert sweep.judge(rule)[0].verdict == "not run"
@@ -236,7 +260,14 @@ def test_flat_rule(sweep, worst, verdict):
 
 @pytest.mark.parametrize(("gain", "verdict"), [(1.0, "reproduced"), (0.0, "inconclusive"), (-1.0, "not reproduced")])
 def test_order_rule_takes_the_best_of_each(sweep, gain, verdict):
-    rule = {"type": "order", "experiment": "sweep", "arm": "kinds", "field": "penalty", "a": "induce_decision", "b": "induce_sparse"}
+    rule = {
+        "type": "order",
+        "experiment": "sweep",
+        "arm": "kinds",
+        "field": "penalty",
+        "a": "induce_decision",
+        "b": "induce_sparse",
+    }
     assert sweep.judge(rule)[0].verdict == "not run"
 
     base = [80.0, 85.0, 90.0, 95.0]  # paired by seed, or the spread would drown the difference
@@ -252,10 +283,17 @@ def test_order_rule_takes_the_best_of_each(sweep, gain, verdict):
 
 @pytest.mark.parametrize(
     ("wide", "narrow", "verdict"),
-    [(97.0, 92.0, "exceeded"), (95.0, 92.0, "reproduced"), (95.0, 88.0, "not reproduced"), (95.0, 89.2, "inconclusive")],
+    [
+        (97.0, 92.0, "exceeded"),
+        (95.0, 92.0, "reproduced"),
+        (95.0, 88.0, "not reproduced"),
+        (95.0, 89.2, "inconclusive"),
+    ],
 )
 def test_width_rule_judges_every_point(sweep, wide, narrow, verdict):
-    Path("paper/published.yaml").write_text(yaml.safe_dump({"width": [{"weights": 100, "accuracy": 95}, {"weights": 11, "accuracy": 90}]}))
+    Path("paper/published.yaml").write_text(
+        yaml.safe_dump({"width": [{"weights": 100, "accuracy": 95}, {"weights": 11, "accuracy": 90}]})
+    )
     rule = {"type": "width", "experiment": "widths", "arm": "ours", "margin": 0.8}
     assert sweep.judge(rule)[0].verdict == "not run"
     sweep.fill("widths", lambda c: c.arm == "ours" and c.spec.model == "lenet-100", around(wide), gated=1000)
@@ -265,11 +303,17 @@ def test_width_rule_judges_every_point(sweep, wide, narrow, verdict):
     assert f"11.0 %: {narrow - 90:+.1f}" in out.evidence
     assert "real-valued" not in out.evidence
     for model, gated in (("lenet-100", 1000), ("lenet-10", 110)):
-        sweep.fill("widths", lambda c, m=model: c.arm == "ours" and c.spec.model == m, around(50.0), gated=gated, soft=90.0)
-    assert "0 of 2 points reached (1 by the real-valued gates)" in sweep.judge(rule)[0].evidence, "90 is enough for the second alone"
+        sweep.fill(
+            "widths", lambda c, m=model: c.arm == "ours" and c.spec.model == m, around(50.0), gated=gated, soft=90.0
+        )
+    assert "0 of 2 points reached (1 by the real-valued gates)" in sweep.judge(rule)[0].evidence, (
+        "90 is enough for the second alone"
+    )
 
 
-@pytest.mark.parametrize(("narrow", "verdict"), [(89.5, "reproduced"), (89.0, "inconclusive"), (85.0, "not reproduced")])
+@pytest.mark.parametrize(
+    ("narrow", "verdict"), [(89.5, "reproduced"), (89.0, "inconclusive"), (85.0, "not reproduced")]
+)
 def test_steady_rule_looks_at_the_gap_of_every_width(sweep, narrow, verdict):
     rule = {"type": "steady", "experiment": "widths", "arm": "ours", "reference": "dense", "most": 1.0}
     sweep.fill("widths", lambda c: c.arm == "ours" and c.spec.model == "lenet-100", around(96), gated=1000)
@@ -316,7 +360,9 @@ def test_contrasts_are_corrected_together(project):
     project.put("ours", 0.1, around(90.0, 0.5))
     project.put("quiet", 0.1, around(90.0, 0.5), draw="x")
     p = stats.welch(around(91.0, 0.5), around(90.0, 0.5)).p
-    alone, together = (project.judge(contrasts=[CONTRAST, *more])[0].evidence for more in ([], [CONTRAST | {"density": 0.1}]))
+    alone, together = (
+        project.judge(contrasts=[CONTRAST, *more])[0].evidence for more in ([], [CONTRAST | {"density": 0.1}])
+    )
     assert alone.endswith(f"Holm p = {p:.2g}")
     assert together.endswith(f"Holm p = {2 * p:.2g}")
     missing = project.judge(contrasts=[CONTRAST | {"b": "theirs"}])[0]
@@ -327,9 +373,17 @@ def test_contrasts_say_when_they_were_declared_and_are_corrected_list_by_list(pr
     project.put("ours", 0.5, [b + 1 for b in around(90.0, 0.5)])
     project.put("quiet", 0.5, around(90.0, 0.5), draw="x")
     alone = project.judge(contrasts=[CONTRAST])[0]
-    lists = {"first_contrasts": [CONTRAST], "contrasts": [CONTRAST], "later_contrasts": [CONTRAST, CONTRAST | {"density": 0.1}]}
+    lists = {
+        "first_contrasts": [CONTRAST],
+        "contrasts": [CONTRAST],
+        "later_contrasts": [CONTRAST, CONTRAST | {"density": 0.1}],
+    }
     first, second, later, _ = claims.judge({"claims": [], **lists}, tidy(project.config), project.config)
-    assert [v.id.partition("density 0.5")[2] for v in (first, second, later)] == [" (first round)", "", " (asked later)"]
+    assert [v.id.partition("density 0.5")[2] for v in (first, second, later)] == [
+        " (first round)",
+        "",
+        " (asked later)",
+    ]
     assert "before the first round" in first.source
     assert "the first had been read" in second.source
     assert first.evidence == second.evidence == alone.evidence
@@ -350,7 +404,9 @@ def test_a_demonstration_judges_nothing(project):
     project.demonstrate()
     project.put("ours", 0.5, around(96.0))
     project.put("quiet", 0.5, around(96.0))
-    out = project.judge({"type": "value", "experiment": "main", "arm": "ours", "density": 0.5, "published": 96.0, "margin": 1.0}, None)
+    out = project.judge(
+        {"type": "value", "experiment": "main", "arm": "ours", "density": 0.5, "published": 96.0, "margin": 1.0}, None
+    )
     assert [v.verdict for v in out] == ["not run", "not run"]
     assert all("a demonstration judges nothing" in v.evidence for v in out)
     assert len(project.judge(contrasts=[CONTRAST])) == 0
@@ -397,14 +453,24 @@ def test_the_projects_claims_name_what_its_configuration_runs(monkeypatch):
             density = rule.get("density", next(iter(at), "no such arm"))
             densities = density if isinstance(density, list) else [density]
             others = rule.get("others", [])
-            arms = [rule["arm"], *([] if "among" in rule else others), *([rule["reference"]] if rule["type"] == "cheaper" else [])]
+            arms = [
+                rule["arm"],
+                *([] if "among" in rule else others),
+                *([rule["reference"]] if rule["type"] == "cheaper" else []),
+            ]
             wanted += [(rule["experiment"], arm, d) for arm in arms for d in densities]
             wanted += [(rule["among"], arm, None) for arm in others if "among" in rule]
             wanted += [(rule["wider"], rule["arm"], d) for d in densities if "wider" in rule]
             if "other" in rule and "reference_density" in rule:
                 wanted += [(rule["experiment"], rule["other"], rule[k]) for k in ("density", "reference_density")]
             if rule["type"] == "loss":
-                wanted.append((rule.get("reference_experiment", rule["experiment"]), rule["reference"], rule.get("reference_density")))
+                wanted.append(
+                    (
+                        rule.get("reference_experiment", rule["experiment"]),
+                        rule["reference"],
+                        rule.get("reference_density"),
+                    )
+                )
     for c in (c for name in claims.CONTRASTS for c in declared[name]):
         wanted += [(c["experiment"], c["a"], c["density"]), (c.get("against", c["experiment"]), c["b"], c["density"])]
     wanted += [(g["experiment"], g["arm"], g["density"]) for g in declared["goals"]]

@@ -19,21 +19,31 @@ def test_sparsity_at_equal_accuracy_is_read_both_ways(project):
     project.put("ours", 0.1, around(96.6))
     project.put("theirs", 0.5, around(97.2))
     project.put("theirs", 0.1, around(96.4))
-    table = compare.equal_accuracy(tidy(project.config), project.config.experiment("main"), ("theirs", "ours")).set_index("arm")
+    table = compare.equal_accuracy(
+        tidy(project.config), project.config.experiment("main"), ("theirs", "ours")
+    ).set_index("arm")
     assert list(table) == ["within 0.5 of theirs (97.20 % at 50 %)", "within 0.5 of ours (97.00 % at 50 %)"]
     assert list(table.loc["ours"]) == ["50 %", "90 %"]
     assert list(table.loc["theirs"]) == ["50 %", "50 %"]
     project.put("ours", 0.5, around(80.0))
     project.put("ours", 0.1, around(79.0))
     assert (
-        compare.equal_accuracy(tidy(project.config), project.config.experiment("main"), ("theirs",)).set_index("arm").loc["ours"].item()
+        compare.equal_accuracy(tidy(project.config), project.config.experiment("main"), ("theirs",))
+        .set_index("arm")
+        .loc["ours"]
+        .item()
         == "nowhere"
     )
 
 
 def test_step_ratios_are_those_of_the_benchmark(tmp_path):
     table = tmp_path / "step.md"
-    lines = ("step | median ms | ratio", ":--|--:|--:", "dense | 3.82 | 1.00 | 1 | 1", "gated, normal, controlled | 5.99 | 1.58 | 1 | 2")
+    lines = (
+        "step | median ms | ratio",
+        ":--|--:|--:",
+        "dense | 3.82 | 1.00 | 1 | 1",
+        "gated, normal, controlled | 5.99 | 1.58 | 1 | 2",
+    )
     table.write_text("".join(f"| {line} |\n" for line in lines))
     assert compare.step_ratios(table) == {"dense": "1.00", "gated, normal, controlled": "1.58"}
     assert compare.step_ratios(tmp_path / "absent.md") == {}
@@ -43,13 +53,22 @@ def test_step_ratios_are_those_of_the_benchmark(tmp_path):
 def test_properties_say_what_was_tuned_what_failed_and_what_the_controls_say(project):
     Path("more.yaml").write_text(yaml.safe_dump({"experiments": {"main": {"tuned_by": "tuning", "view": "methods"}}}))
     project.config = configs.read(["config.yaml", "more.yaml"])
-    project.put("ours", 0.1, around(96.0), mean=around(97.0), sanity={"reinit": [10.0] * 4, "shuffle": [12.0] * 4, "invert": [9.0] * 4})
+    project.put(
+        "ours",
+        0.1,
+        around(96.0),
+        mean=around(97.0),
+        sanity={"reinit": [10.0] * 4, "shuffle": [12.0] * 4, "invert": [9.0] * 4},
+    )
     project.put("theirs", 0.1, around(95.0), sanity={"reinit": [10.0] * 4, "shuffle": [40.0] * 4, "invert": [9.0] * 4})
     for i, cell in enumerate(project.cells("ours", 0.1, "tuning")):
         where = record_store.run_folder(project.config, cell.spec, cell.seed)
         status = {"status": "collapse", "reason": "closed"} if i == 0 else {"status": "ok"}
         seen = {} if i == 0 else {"validation": {"readings": {"binary": {"accuracy": 40.0 + 20 * i, "density": 0.1}}}}
-        write_json(where / "record.json", {"digest": cell.spec.digest(), "digests": {"draw": "d", "order": "o"}} | status | seen)
+        write_json(
+            where / "record.json",
+            {"digest": cell.spec.digest(), "digests": {"draw": "d", "order": "o"}} | status | seen,
+        )
         write_json(where / "provenance.json", {"revision": "abc", "device": "a CPU", "search_seconds": 1.0})
     table = compare.properties(tidy(project.config), project.config.experiment("main"), project.config).set_index("arm")
     ours, theirs = table.loc["ours"], table.loc["theirs"]
@@ -61,7 +80,11 @@ def test_properties_say_what_was_tuned_what_failed_and_what_the_controls_say(pro
     assert ours["step / dense"] == "", "steps were timed in another network"
     assert ours["collapsed"] == "0 of 4"
     project.put("theirs", 0.1, around(9.0), sanity={"reinit": [10.0] * 4, "shuffle": [10.0] * 4, "invert": [9.0] * 4})
-    chance = compare.properties(tidy(project.config), project.config.experiment("main"), project.config).set_index("arm").loc["theirs"]
+    chance = (
+        compare.properties(tidy(project.config), project.config.experiment("main"), project.config)
+        .set_index("arm")
+        .loc["theirs"]
+    )
     assert chance["finds weights"] == ""  # a ticket at chance is no evidence for its method
     assert ours["gradient"] == methods.get("crbg").TRAITS.gradient
     assert methods.get("crbg").TRAITS.differentiable

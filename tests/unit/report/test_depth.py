@@ -170,7 +170,9 @@ def test_tables_say_what_batch_norm_and_inexact_images_change(tmp_path, monkeypa
     from crbg.report import tables
 
     plain = load("digits")
-    three = dataclasses.replace(plain, lossy_test=torch.tensor([0, 5, 299]), lossy={"train": 4, "validation": 0, "test": 3})
+    three = dataclasses.replace(
+        plain, lossy_test=torch.tensor([0, 5, 299]), lossy={"train": 4, "validation": 0, "test": 3}
+    )
     monkeypatch.setattr("crbg.runs.setup.load", lambda name, folder, download: three)
     monkeypatch.chdir(tmp_path)
     conv = "      conv: {set: {model: conv2, model_args: {width: 0.125, norm: batch}}}"
@@ -186,4 +188,6 @@ def test_tables_say_what_batch_norm_and_inexact_images_change(tmp_path, monkeypa
     table = tables.main_table(rows, "deep")
     assert table["exact images %"].tolist() == [f"{test.clean.mean():.2f}"]
     assert table["not recalibrated %"].tolist() == [f"{test.plain.mean():.2f}"]
-    assert "7 images of the data (3 of the test part) come from JPEG copies." in tables.origin(rows, config.experiment("deep"))
+    assert "7 images of the data (3 of the test part) come from JPEG copies." in tables.origin(
+        rows, config.experiment("deep")
+    )

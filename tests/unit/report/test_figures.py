@@ -48,10 +48,18 @@ def test_the_comparison_sets_published_beside_measured(project):
         {"row": "somebody's", "published": "98 % at 97 %"},
     ]
     table = tables.comparison(lines, tidy(project.config)).set_index("row")
-    assert list(table.loc["ours"][["published", "measured %", "sparsity %", "n"]]) == ["96 % at 45 %", "90.00 ± 0.13", "50.0", "4"]
+    assert list(table.loc["ours"][["published", "measured %", "sparsity %", "n"]]) == [
+        "96 % at 45 %",
+        "90.00 ± 0.13",
+        "50.0",
+        "4",
+    ]
     assert list(table["measured %"]) == ["90.00 ± 0.13", "not run", "not run"]
     project.put("ours", 0.5, around(90.0), missed=True)
-    assert tables.comparison(lines, tidy(project.config)).set_index("row").loc["ours", "sparsity %"] == "50.0, missed by 4 and cut"
+    assert (
+        tables.comparison(lines, tidy(project.config)).set_index("row").loc["ours", "sparsity %"]
+        == "50.0, missed by 4 and cut"
+    )
 
 
 def test_lines_of_many_arms_differ_in_colour_or_marker():
@@ -60,7 +68,13 @@ def test_lines_of_many_arms_differ_in_colour_or_marker():
 
 
 def test_an_arm_without_the_field_of_the_axis_is_a_level(sweep, monkeypatch, tmp_path):
-    given = {"sweep": {"view": "lines", "x": "options.mu0", "arms": {"popup": {"method": "edge_popup", "set": {"density": 0.5}}}}}
+    given = {
+        "sweep": {
+            "view": "lines",
+            "x": "options.mu0",
+            "arms": {"popup": {"method": "edge_popup", "set": {"density": 0.5}}},
+        }
+    }
     Path("lines.yaml").write_text(yaml.safe_dump({"experiments": given}))
     sweep.config = configs.read(["config.yaml", "sweep.yaml", "lines.yaml"])
     for mu0 in (0.25, 1.0):

@@ -57,15 +57,26 @@ class Tags(HTMLParser):
 
 
 def experiment(name, **fields):
-    return SimpleNamespace(**{"name": name, "about": f"what <{name}> & others do", "role": "main", "view": "curve"} | fields)
+    return SimpleNamespace(
+        **{"name": name, "about": f"what <{name}> & others do", "role": "main", "view": "curve"} | fields
+    )
 
 
 @pytest.fixture(scope="module")
 def rows():
     made = []
-    for name, data in (("lenet_curve", "mnist"), ("cts_curve", "cifar10"), ("sideways", "digits"), ("lenet_tune", "mnist")):
+    for name, data in (
+        ("lenet_curve", "mnist"),
+        ("cts_curve", "cifar10"),
+        ("sideways", "digits"),
+        ("lenet_tune", "mnist"),
+    ):
         role, part = ("tune", "validation") if name == "lenet_tune" else ("main", "test")
-        for method, arm, level in (("crbg", "crbg", 95.0), ("crbg", "crbg_polished", 96.0), ("edge_popup", "edge_popup", 94.0)):
+        for method, arm, level in (
+            ("crbg", "crbg", 95.0),
+            ("crbg", "crbg_polished", 96.0),
+            ("edge_popup", "edge_popup", 94.0),
+        ):
             for asked in (0.5, 0.1):
                 for seed in (0, 1, 2):
                     made.append(
@@ -101,7 +112,15 @@ VERDICTS = [
 
 def rendered(sections, rows, verdicts=VERDICTS, demonstration=False, pictures=()):
     config = SimpleNamespace(demonstration=demonstration)
-    return page.html(config, sections, verdicts, rows, pictures, pd.DataFrame([{"row": "ours", "published": "96"}]), {"cts_headline": 3})
+    return page.html(
+        config,
+        sections,
+        verdicts,
+        rows,
+        pictures,
+        pd.DataFrame([{"row": "ours", "published": "96"}]),
+        {"cts_headline": 3},
+    )
 
 
 def between(text, start, end="</section>"):
@@ -122,7 +141,12 @@ def test_the_summary_comes_first_and_the_chapters_have_names_for_people(sections
         ("CRBG, polished", "97.00 ± 2.48"), ("edge-popup (per layer)", "95.00 ± 2.48"),
     ]  # fmt: skip
     heads = re.findall(r"<h2>(.*?)</h2>", text)
-    assert heads[:4] == ["Summary", "LeNet-300-100 on MNIST", "Winning tickets on CIFAR-10", "sideways on handwritten digits"]
+    assert heads[:4] == [
+        "Summary",
+        "LeNet-300-100 on MNIST",
+        "Winning tickets on CIFAR-10",
+        "sideways on handwritten digits",
+    ]
     assert heads[4:] == ["Verdicts", "The thesis's comparison table", "Where the numbers come from", "Tuning trials"]
 
 
@@ -135,7 +159,9 @@ def test_verdicts_stand_by_chapter_and_quotes_are_text(sections, rows):
     assert "Beta &lt;b&gt;claim&lt;/b&gt;" in groups[0]
     assert "alpha claim" in groups[0]
     assert "<details><summary>How the claim is read</summary>the test set</details>" in groups[0]
-    assert "hidden" in re.search(r'<form class="filter".*?>', part)[0], "what only scripts can do is shown by the script"
+    assert "hidden" in re.search(r'<form class="filter".*?>', part)[0], (
+        "what only scripts can do is shown by the script"
+    )
 
 
 def test_a_demonstration_lists_no_claims(sections, rows):
@@ -164,7 +190,12 @@ def test_the_page_is_self_contained_and_can_be_read_by_machines(sections, rows):
     assert len(names) == len(set(names)), "figures share identifiers"
     pointed = set(re.findall(r'(?:href="#|url\(#|aria-labelledby=")([^")]+)', text))
     assert pointed <= set(names)
-    outside = [a for _, a in tags for k, v in a.items() if k.split(":")[-1] in ("src", "href") and not (v or "").startswith(("#", "data:"))]
+    outside = [
+        a
+        for _, a in tags
+        for k, v in a.items()
+        if k.split(":")[-1] in ("src", "href") and not (v or "").startswith(("#", "data:"))
+    ]
     assert not outside
     levels = [int(t[1]) for t, _ in tags if re.fullmatch(r"h[1-6]", t)]
     assert levels[0] == 1
@@ -186,7 +217,12 @@ def test_a_large_figure_is_a_picture(sections, rows, monkeypatch):
 
 
 def test_chapters_are_found_by_name():
-    assert page.chapter("lenet_winning_long")[1] == page.chapter("cts_small")[1] == page.chapter("deep_cts_tune")[1] == "Winning tickets"
+    assert (
+        page.chapter("lenet_winning_long")[1]
+        == page.chapter("cts_small")[1]
+        == page.chapter("deep_cts_tune")[1]
+        == "Winning tickets"
+    )
     assert page.chapter("lenet_curve")[1] == "LeNet-300-100"
     assert page.chapter("deep_swin")[1] == page.chapter("conv2_strong")[1] == "Convolutional networks and transformers"
     assert page.chapter("mine") == ("of-mine", "mine")
@@ -209,7 +245,11 @@ def test_a_browser_shows_everything_without_scrolling_sideways(sections, rows, t
     )
     command = [CHROMIUM, *QUIET, f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1500,1000"]
     done = subprocess.run(
-        [*command, "--dump-dom", (tmp_path / "frame.html").as_uri()], capture_output=True, text=True, timeout=120, check=True
+        [*command, "--dump-dom", (tmp_path / "frame.html").as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
     )
     seen = {k.removeprefix("data-"): v for k, v in Tags(done.stdout).seen[0][1].items()}
     assert (seen["fits"], seen["width"], seen["first"]) == ("true", str(width), "true"), seen

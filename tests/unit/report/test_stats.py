@@ -10,7 +10,9 @@ from crbg.errors import CrbgError
 from crbg.report import stats
 
 calm = settings(deadline=None)  # a busy machine is no failure
-NUMBERS = st.lists(st.floats(-100, 100).map(lambda v: round(v, 3)), min_size=2, max_size=8).filter(lambda v: max(v) - min(v) > 0.01)
+NUMBERS = st.lists(st.floats(-100, 100).map(lambda v: round(v, 3)), min_size=2, max_size=8).filter(
+    lambda v: max(v) - min(v) > 0.01
+)
 
 
 # --- statistics ---

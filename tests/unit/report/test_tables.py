@@ -11,7 +11,13 @@ from crbg.storage.atomic import read_json, write_json
 
 
 def test_the_main_table_shows_mean_and_interval(project):
-    project.put("ours", 0.5, [90.0, 91.0, 92.0, 93.0], exact=[80.0, 80.0, 81.0, 81.0], sanity={"reinit": [10.0, 11.0, 12.0, 13.0]})
+    project.put(
+        "ours",
+        0.5,
+        [90.0, 91.0, 92.0, 93.0],
+        exact=[80.0, 80.0, 81.0, 81.0],
+        sanity={"reinit": [10.0, 11.0, 12.0, 13.0]},
+    )
     project.put("ours", 0.1, [70.0], missed=True, sanity={"reinit": [30.0]})
     project.put("dense", None, around(98.0))
     table = tables.main_table(tidy(project.config), "main").set_index(["arm", "sparsity %"])
@@ -19,7 +25,13 @@ def test_the_main_table_shows_mean_and_interval(project):
     line = table.loc[("ours", "50.0")]
     assert line["binary %"] == "91.50 ± 2.05"
     assert line["exact %"] == "80.50 ± 0.92"
-    assert (line["reinit %"], line["shuffle %"], line["n"], line["missed"], line["search s"]) == ("11.5", "", "4", "0", "4")
+    assert (line["reinit %"], line["shuffle %"], line["n"], line["missed"], line["search s"]) == (
+        "11.5",
+        "",
+        "4",
+        "0",
+        "4",
+    )
     short = table.loc[("ours", "90.0")]
     assert (short["binary %"], short["reinit %"], short["n"], short["missed"]) == ("70.00 (n = 1)", "30.0", "1", "1")
     assert len(table) == 3
@@ -55,12 +67,18 @@ def test_an_ablation_is_compared_seed_by_seed(project):
 
 
 def test_tuning_trials_are_listed_best_first(project):
-    project.put("ours", 0.5, [80.0, 82.0, 84.0, 86.0], experiment="tuning", tested=False)  # two settings, two seeds each
+    project.put(
+        "ours", 0.5, [80.0, 82.0, 84.0, 86.0], experiment="tuning", tested=False
+    )  # two settings, two seeds each
     project.put("ours", 0.1, [60.0, 60.0], experiment="tuning", tested=False, missed=True)
     text = tables.tuning_table(tidy(project.config))
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[2:]]
     assert [r[3] for r in rows] == ["lr 0.02", "lr 0.04", "lr 0.02"]
-    assert [(r[2], r[5], r[6], r[7]) for r in rows] == [("0.1", "59.00", "2", "2"), ("0.5", "84.00", "2", "0"), ("0.5", "80.00", "2", "0")]
+    assert [(r[2], r[5], r[6], r[7]) for r in rows] == [
+        ("0.1", "59.00", "2", "2"),
+        ("0.5", "84.00", "2", "0"),
+        ("0.5", "80.00", "2", "0"),
+    ]
 
 
 def test_every_arm_has_its_number_in_tex(project):
@@ -126,7 +144,10 @@ def test_collapsed_runs_count_as_done_and_give_no_number(project):
     project.put("ours", 0.5, around(90.0))
     cell = project.cells("ours", 0.5)[0]
     where = record_store.run_folder(project.config, cell.spec, 0)
-    write_json(where / "record.json", {"digest": cell.spec.digest(), "status": "collapse", "digests": {"draw": "d", "order": "o"}})
+    write_json(
+        where / "record.json",
+        {"digest": cell.spec.digest(), "status": "collapse", "digests": {"draw": "d", "order": "o"}},
+    )
     (where / "evaluation.json").unlink()
     rows = tidy(project.config)
     assert len(rows[rows.status == "collapse"]) == 1

@@ -22,7 +22,11 @@ def project(tmp_path, monkeypatch):
     arms = {
         "cts": {"method": "cts", "set": {"options.search": 1}, "grid": {"density": [0.5, 0.1]}},
         "ltr": {"method": "imp", "grid": {"density": [0.5, 0.1]}},
-        "snip": {"method": "saliency", "set": {"density": 0.1}, "grid": {"options.control": ["none", "shuffle", "invert"]}},
+        "snip": {
+            "method": "saliency",
+            "set": {"density": 0.1},
+            "grid": {"options.control": ["none", "shuffle", "invert"]},
+        },
         "dense": {"method": "imp", "set": {"density": 1.0}},
     }
     base = {"data": "digits", "model": "lenet-16", "epochs": 2, "batch": 64}
@@ -47,7 +51,9 @@ def put(config, arm, density, accuracy, seconds=10.0, objectives=None, control="
             record["anatomy"] = {"objectives": {k: v + i for k, v in objectives.items()}}
         where = record_store.run_folder(config, cell.spec, seed)
         write_json(where / "record.json", record)
-        write_json(where / "provenance.json", {"revision": "abc", "device": device, "search_seconds": seconds * 1.01**i})
+        write_json(
+            where / "provenance.json", {"revision": "abc", "device": device, "search_seconds": seconds * 1.01**i}
+        )
         write_json(where / "evaluation.json", {"test": {"readings": readings}})
 
 
@@ -78,7 +84,13 @@ def test_objectives_are_means_of_tickets_without_a_control(project):
     put(project, "dense", 1.0, 80.0, objectives={"loss": 0.0})
     table = winners.objectives(winners.measured(project, project.experiment("one")))
     wide, sparse = table.to_dict("records")
-    assert (wide["arm"], wide["sparsity %"], wide["loss"], wide["reverse KL"], wide["n"]) == ("cts", "50", "2", "1.25", "3")
+    assert (wide["arm"], wide["sparsity %"], wide["loss"], wide["reverse KL"], wide["n"]) == (
+        "cts",
+        "50",
+        "2",
+        "1.25",
+        "3",
+    )
     assert (sparse["arm"], sparse["loss"], sparse["reverse KL"]) == ("snip", "4", "not finite")
     assert len(table) == 2
 
@@ -105,7 +117,9 @@ def test_the_figure_sets_published_points_beside_measured_ones(project, monkeypa
     real("all")
 
 
-def test_the_figure_of_objectives_has_a_panel_for_each_and_leaves_out_what_is_not_finite(project, monkeypatch, tmp_path):
+def test_the_figure_of_objectives_has_a_panel_for_each_and_leaves_out_what_is_not_finite(
+    project, monkeypatch, tmp_path
+):
     put(project, "cts", 0.5, 80.0, objectives={"loss": 1.0, "kl": 0.25})
     put(project, "cts", 0.1, 80.0, objectives={"loss": 2.0, "kl": 0.5})
     put(project, "snip", 0.1, 80.0, objectives={"loss": 3.0})
@@ -116,7 +130,10 @@ def test_the_figure_of_objectives_has_a_panel_for_each_and_leaves_out_what_is_no
     path = figures.by_objective(found, {"loss": "loss", "kl": "reverse KL"}, tmp_path / "o")
     loss, kl = seen[0].axes[:2]
     drawn = {c.get_label(): [round(float(y), 3) for y in c.lines[0].get_ydata()] for c in loss.containers}
-    assert drawn == {figures.LABELS.get("cts", "cts"): [3.0, 2.0], "SNIP": [4.0]}  # from the sparse end on, means of i + value
+    assert drawn == {
+        figures.LABELS.get("cts", "cts"): [3.0, 2.0],
+        "SNIP": [4.0],
+    }  # from the sparse end on, means of i + value
     assert [len(c.lines[0].get_ydata()) for c in kl.containers] == [2, 0]
     assert path.with_name("o.png").stat().st_size > 5000
     real("all")
@@ -148,7 +165,14 @@ def test_the_same_seeds_are_compared_in_pairs(project):
     # 80, 82, 84 against 80.5, 82.5, 84.5: half a point in every pair, which Welch's test could not see.
     put(project, "cts", 0.1, 80.0, step=2)
     put(project, "ltr", 0.1, 80.5, step=2)
-    rule = {"experiment": "one", "arm": "cts", "reference": "ltr", "density": 0.1, "reference_density": 0.1, "most": 0.6}
+    rule = {
+        "experiment": "one",
+        "arm": "cts",
+        "reference": "ltr",
+        "density": 0.1,
+        "reference_density": 0.1,
+        "most": 0.6,
+    }
     verdict, evidence = claims.RULES["loss"](rule, tidy(project))
     assert verdict == "reproduced"
     assert "+0.50 points [+0.50, +0.50]" in evidence
@@ -165,7 +189,9 @@ def test_on_validation_an_arm_stands_at_its_best_setting(project):
     assert "validation" in evidence
 
 
-@pytest.mark.parametrize(("expected", "word"), [(0.115, "reproduced"), (0.13, "not reproduced"), (0.08, "not reproduced")])
+@pytest.mark.parametrize(
+    ("expected", "word"), [(0.115, "reproduced"), (0.13, "not reproduced"), (0.08, "not reproduced")]
+)
 def test_flat_asks_for_the_budget_too(project, expected, word):
     rows = []
     for slack, share in (("1.1", 0.11), ("1.3", expected)):
@@ -212,7 +238,14 @@ def test_a_loss_may_be_against_the_same_density(project):
     put(project, "cts", 0.1, 80.0)
     put(project, "ltr", 0.1, 80.0)
     put(project, "ltr", 0.5, 99.0)
-    rule = {"experiment": "one", "arm": "cts", "reference": "ltr", "density": 0.1, "reference_density": 0.1, "most": 3.0}
+    rule = {
+        "experiment": "one",
+        "arm": "cts",
+        "reference": "ltr",
+        "density": 0.1,
+        "reference_density": 0.1,
+        "most": 3.0,
+    }
     assert claims.RULES["loss"](rule, tidy(project))[0] == "reproduced"
     assert claims.RULES["loss"]({**rule, "reference_density": 0.5}, tidy(project))[0] == "not reproduced"
 

@@ -147,7 +147,9 @@ def test_a_ticket_is_the_network_of_its_record(bench, digits, spec):
     assert ticket.mask.digest() == record["digests"]["mask"]
     assert ticket.initial == record["digests"]["initial"]
     model = ticket.model()
-    assert sum(int((p != 0).sum()) for p in model.parameters()) == sum(layer["kept"] for layer in record["layers"].values())
+    assert sum(int((p != 0).sum()) for p in model.parameters()) == sum(
+        layer["kept"] for layer in record["layers"].values()
+    )
     binary = record["validation"]["readings"]["binary"]
     assert measure.accuracy(model, digits.validation.batches()) == pytest.approx(binary["accuracy"], abs=1e-9)
     assert binary["density"] == record["density"]
@@ -193,7 +195,12 @@ def test_a_method_that_touches_a_weight_leaves_no_record(bench, monkeypatch):
 
 
 def test_roles_are_guarded_byte_by_byte():
-    before = {"w": torch.tensor([0.0, 1.0]), "b": torch.tensor(2.0), "n": torch.tensor([float("nan")]), "count": torch.tensor(3)}
+    before = {
+        "w": torch.tensor([0.0, 1.0]),
+        "b": torch.tensor(2.0),
+        "n": torch.tensor([float("nan")]),
+        "count": torch.tensor(3),
+    }
 
     def after(**changed):
         return {n: changed.get(n, t.clone()) for n, t in before.items()}
@@ -220,7 +227,9 @@ def test_a_limit_uses_the_first_images(bench, digits):
     x = digits.train.x.clone()
     x[200:] = 0
     blank = dataclasses.replace(digits, train=dataclasses.replace(digits.train, x=x))
-    same = execute(dataclasses.replace(POPUP, limit=200, epochs=1), 0, Bench(bench.results / "b", loaded={"digits": blank}))
+    same = execute(
+        dataclasses.replace(POPUP, limit=200, epochs=1), 0, Bench(bench.results / "b", loaded={"digits": blank})
+    )
     assert same["digests"]["mask"] == record["digests"]["mask"]
 
 
@@ -279,7 +288,9 @@ def test_images_with_lossy_sources_are_counted_apart(bench, digits):
     part = dataclasses.replace(digits.test, x=digits.test.x[kept], y=digits.test.y[kept])
     model = Ticket.load(folder(bench.results, POPUP, 0) / "ticket.safetensors").model()
     assert out["test_without_lossy"]["images"] == 297
-    assert out["test_without_lossy"]["binary"]["accuracy"] == pytest.approx(measure.accuracy(model, part.batches()), abs=1e-9)
+    assert out["test_without_lossy"]["binary"]["accuracy"] == pytest.approx(
+        measure.accuracy(model, part.batches()), abs=1e-9
+    )
     assert out["test"]["images"] == 300
 
 
@@ -343,7 +354,15 @@ def test_fresh_networks_repeat(digits):
 # --- deep runs ---
 
 CONV = Spec(
-    "digits", "conv2", "crbg", 0.5, epochs=1, batch=64, limit=256, init="kaiming_normal", model_args={"width": 0.125, "norm": "batch"}
+    "digits",
+    "conv2",
+    "crbg",
+    0.5,
+    epochs=1,
+    batch=64,
+    limit=256,
+    init="kaiming_normal",
+    model_args={"width": 0.125, "norm": "batch"},
 )
 
 
@@ -354,10 +373,14 @@ def test_sanity_controls_are_measured_on_a_stated_number_of_images(bench):
         mine = few["validation"]["readings"][name]
         assert (mine["accuracy"], mine["density"]) == (read["accuracy"], read["density"]), name
         assert "with_search_statistics" in read
-        assert ("with_search_statistics" in mine) == (name == "binary" or mine == few["validation"]["readings"]["binary"])
+        assert ("with_search_statistics" in mine) == (
+            name == "binary" or mine == few["validation"]["readings"]["binary"]
+        )
     assert (few["validation"]["sanity_images"], few["validation"]["images"]) == (20, every["validation"]["images"])
     assert "sanity_images" not in every["validation"]
-    assert all(read["accuracy"] % 5.0 == pytest.approx(0) for read in few["validation"]["sanity"].values()), "twentieths of 100 %"
+    assert all(read["accuracy"] % 5.0 == pytest.approx(0) for read in few["validation"]["sanity"].values()), (
+        "twentieths of 100 %"
+    )
     assert any(read["accuracy"] % 5.0 for read in every["validation"]["sanity"].values())
 
 

@@ -44,7 +44,9 @@ def test_a_shared_part_changes_no_byte_and_saves_its_steps(bench, digits, counte
     execute(spec, 0, fresh)
     assert shared < alone == len(counted) - alone - shared
     for file in ("record.json", "history.jsonl", "gates.safetensors"):
-        assert (folder(bench.results, spec, 0) / file).read_bytes() == (folder(fresh.results, spec, 0) / file).read_bytes()
+        assert (folder(bench.results, spec, 0) / file).read_bytes() == (
+            folder(fresh.results, spec, 0) / file
+        ).read_bytes()
 
 
 def test_a_shared_part_costs_what_it_cost(tmp_path):
@@ -107,14 +109,21 @@ def test_parts_of_other_seeds_networks_and_settings_are_kept_apart(tmp_path, dig
     clock = Clock()
     paths = {
         shelf_of(spec, seed, digits, tmp_path, clock).path(what, parts)
-        for spec in (BASE, dataclasses.replace(BASE, scale=0.5), dataclasses.replace(BASE, limit=500), dataclasses.replace(BASE, epochs=5))
+        for spec in (
+            BASE,
+            dataclasses.replace(BASE, scale=0.5),
+            dataclasses.replace(BASE, limit=500),
+            dataclasses.replace(BASE, epochs=5),
+        )
         for seed in (0, 1)
         for what in ("warmup", "level")
         for parts in ({"lr": 1}, {"lr": 2})
     }
     assert len(paths) == 32
     other = dataclasses.replace(BASE, method="imp", density=0.5, options={})
-    assert shelf_of(other, 0, digits, tmp_path, clock).path("warmup", {}) == shelf_of(BASE, 0, digits, tmp_path, clock).path("warmup", {})
+    assert shelf_of(other, 0, digits, tmp_path, clock).path("warmup", {}) == shelf_of(
+        BASE, 0, digits, tmp_path, clock
+    ).path("warmup", {})
 
 
 def test_a_damaged_part_is_made_again(tmp_path):

@@ -27,7 +27,9 @@ def gated(widths=(6, 5, 4), seed=0, **options):
     layers = [nn.Linear(a, b, bias=False, dtype=F64) for a, b in itertools.pairwise(widths)]
     for layer in layers:
         nn.init.normal_(layer.weight, generator=g)
-    return attach(nn.Sequential(*layers), lambda n, w: Gaussian(0.5 + torch.randn(w.shape, generator=g, dtype=F64), **options))
+    return attach(
+        nn.Sequential(*layers), lambda n, w: Gaussian(0.5 + torch.randn(w.shape, generator=g, dtype=F64), **options)
+    )
 
 
 def task_gradients(model, seed=1):
@@ -80,7 +82,13 @@ def test_what_is_logged_are_shares_of_all_gates():
         first.mu.copy_(torch.tensor([[0.5, 0.6], [1.0, -0.1]]))
         second.mu.copy_(torch.tensor([[0.0, 3.0]]))
     row = Penalised(model, "induce_sparse", 0.3).log()
-    assert row == {"density": 3 / 6, "undecided": 2 / 6, "lambda": 0.3, "density 0.weight": 1 / 2, "density 1.weight": 1 / 2}
+    assert row == {
+        "density": 3 / 6,
+        "undecided": 2 / 6,
+        "lambda": 0.3,
+        "density 0.weight": 1 / 2,
+        "density 1.weight": 1 / 2,
+    }
 
 
 @pytest.mark.parametrize("kind", [Penalised, Controlled])

@@ -97,7 +97,9 @@ def test_a_bernoulli_budget_counts_what_is_above_a_half(tau):
     gate = Bernoulli(torch.full((200_000,), Bernoulli.start(0.1, tau)), tau)
     gate.sampling = True
     assert float(gate.expected().mean()) == pytest.approx(0.1, rel=1e-4)
-    assert float((gate(torch.ones(200_000)).detach() > 0.5).double().mean()) == pytest.approx(0.1, abs=3 * math.sqrt(0.09 / 200_000))
+    assert float((gate(torch.ones(200_000)).detach() > 0.5).double().mean()) == pytest.approx(
+        0.1, abs=3 * math.sqrt(0.09 / 200_000)
+    )
     plain = Concrete(torch.full((200_000,), Concrete.start(0.1)))
     plain.sampling = True
     assert float((plain(torch.ones(200_000)).detach() > 0.5).double().mean()) > 0.15  # the authors' count says 0.1

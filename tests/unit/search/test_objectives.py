@@ -84,7 +84,9 @@ def test_reverse_kl_puts_the_sparse_network_first(gated):
 def test_the_other_objectives_by_hand(gated):
     net, x, y = gated
     ours = {n: float(objectives.objective(n, LOSS)(net, x, y).detach()) for n in objectives.NAMES}
-    masked = {n: g(w).detach() for (n, w), g in zip(attach.weights(net).items(), attach.gates(net).values(), strict=True)}
+    masked = {
+        n: g(w).detach() for (n, w), g in zip(attach.weights(net).items(), attach.gates(net).values(), strict=True)
+    }
     plain = {n: w.detach() for n, w in attach.weights(net).items()}
     gates = {n: g.logit.detach().sigmoid() for n, g in attach.gates(net).items()}
 
@@ -94,7 +96,12 @@ def test_the_other_objectives_by_hand(gated):
         normed = (hidden - hidden.mean(0)) / (hidden.var(0, unbiased=False) + 1e-5).sqrt()
         out = normed @ ws["3.weight"].T
         loss = LOSS(out, y)
-        return hidden.detach(), out.detach(), float(loss), dict(zip(ws, torch.autograd.grad(loss, list(ws.values())), strict=True))
+        return (
+            hidden.detach(),
+            out.detach(),
+            float(loss),
+            dict(zip(ws, torch.autograd.grad(loss, list(ws.values())), strict=True)),
+        )
 
     (h, out, loss, slopes), (h0, out0, loss0, slopes0) = run(masked), run(plain)
     slopes = {n: g * gates[n] for n, g in slopes.items()}  # by theta, not by the gated weight
@@ -103,12 +110,16 @@ def test_the_other_objectives_by_hand(gated):
     assert ours["gradnorm"] == pytest.approx(-(sum(float(g.square().sum()) for g in slopes.values()) ** 0.5))
 
     def standard(t):
-        return ((t - t.mean(-1, keepdim=True)) / t.std(-1, keepdim=True)).nan_to_num()  # a row in which nothing is active
+        return (
+            (t - t.mean(-1, keepdim=True)) / t.std(-1, keepdim=True)
+        ).nan_to_num()  # a row in which nothing is active
 
     gaps = [(standard(slopes[n].flatten()) - standard(slopes0[n].flatten())).square().mean() for n in slopes]
     assert ours["grad"] == pytest.approx(float(sum(gaps) / 2), rel=1e-6)
     pairs = ((h, h0), (out.softmax(1), out0.softmax(1)))
-    assert ours["feature"] == pytest.approx(float(sum((standard(a) - standard(b)).square().mean() for a, b in pairs) / 2), rel=1e-3)
+    assert ours["feature"] == pytest.approx(
+        float(sum((standard(a) - standard(b)).square().mean() for a, b in pairs) / 2), rel=1e-3
+    )
 
 
 def test_a_layer_that_is_dead_gives_a_finite_gradient(gated):

@@ -29,7 +29,9 @@ def test_slopes_stay_finite_far_out(name):
     assert bool(penalty(name).slope(torch.tensor([-40.0, -5.0, 0.0, 1.0, 5.0, 40.0]), 0.5).isfinite().all())
 
 
-@pytest.mark.parametrize(("mu", "sigma"), [(-0.6, 0.5), (0.0, 0.5), (0.5, 0.5), (1.2, 0.5), (-0.3, 0.25), (0.3, 0.25), (0.7, 0.25)])
+@pytest.mark.parametrize(
+    ("mu", "sigma"), [(-0.6, 0.5), (0.0, 0.5), (0.5, 0.5), (1.2, 0.5), (-0.3, 0.25), (0.3, 0.25), (0.7, 0.25)]
+)
 def test_penalties_are_the_shares_that_a_draw_shows(mu, sigma):
     n = 200_000
     z = (mu + sigma * torch.randn(n, generator=torch.Generator().manual_seed(0), dtype=F64)).clamp(0, 1)

@@ -74,7 +74,9 @@ def test_grasp_is_theta_times_the_slope_of_the_squared_gradient_and_keeps_its_si
     together = torch.cat([s.flatten() for s in found.values()])
     assert (together > 0).any()
     assert (together < 0).any()
-    assert all(torch.equal(s, found[n].abs()) for n, s in saliency.grasp_abs(small, weights(small), some, LOSS, 0).items())
+    assert all(
+        torch.equal(s, found[n].abs()) for n, s in saliency.grasp_abs(small, weights(small), some, LOSS, 0).items()
+    )
 
 
 def test_grasp_in_rounds_forgets_what_was_dropped(small, some):
@@ -94,7 +96,9 @@ def test_grasp_in_rounds_forgets_what_was_dropped(small, some):
 
 def test_ranks_break_ties_by_position_as_the_selection_does():
     full = {"a": torch.ones(6), "b": torch.ones(4)}
-    ranks = saliency.ranked_after({n: torch.zeros(t.shape, dtype=torch.float64) for n, t in full.items()}, full, Mask.full(full))
+    ranks = saliency.ranked_after(
+        {n: torch.zeros(t.shape, dtype=torch.float64) for n, t in full.items()}, full, Mask.full(full)
+    )
     assert select(ranks, 7) == select(full, 7)
 
 
@@ -164,7 +168,9 @@ def test_rounds_keep_exact_counts_within_what_was_kept_before(small, some, monke
     total = Mask.full(ranks).total
     mask = select(ranks, round(0.2 * total))
     assert mask.kept == round(0.2 * total)
-    assert [sum(int(m.sum()) for m in kept.values()) for kept in seen] == [round(total * 0.2 ** (t / 4)) for t in range(4)]
+    assert [sum(int(m.sum()) for m in kept.values()) for kept in seen] == [
+        round(total * 0.2 ** (t / 4)) for t in range(4)
+    ]
     for earlier, later in zip(seen, [*seen[1:], dict(mask)], strict=True):
         assert all(bool((later[n] <= earlier[n]).all()) for n in earlier)
         # The ranks order all weights as the rounds dropped them.
@@ -174,12 +180,16 @@ def test_rounds_keep_exact_counts_within_what_was_kept_before(small, some, monke
 
 def test_rounds_of_synflow_save_a_layer_that_one_round_would_close():
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(40, 40, bias=False), nn.ReLU(), nn.Linear(40, 40, bias=False), nn.ReLU(), nn.Linear(40, 2, bias=False))
+    net = nn.Sequential(
+        nn.Linear(40, 40, bias=False), nn.ReLU(), nn.Linear(40, 40, bias=False), nn.ReLU(), nn.Linear(40, 2, bias=False)
+    )
     with torch.no_grad():
         net[2].weight.mul_(0.2)
     batch = [(torch.ones(1, 40), torch.zeros(1))]
     total = Mask.full(weights(net)).total
-    once, often = (select(saliency.prune(net, "synflow", 0.01, rounds, batch, LOSS, 0), round(0.01 * total)) for rounds in (1, 100))
+    once, often = (
+        select(saliency.prune(net, "synflow", 0.01, rounds, batch, LOSS, 0), round(0.01 * total)) for rounds in (1, 100)
+    )
     assert min(once.layer_kept().values()) == 0
     assert min(often.layer_kept().values()) > 0
     assert once.kept == often.kept == round(0.01 * once.total)
@@ -200,14 +210,20 @@ def test_a_balanced_batch_takes_the_first_of_each_class(digits):
 
 def test_a_class_with_few_examples_gives_what_it_has(digits):
     model = build("lenet-20", digits.in_shape, digits.classes)
-    few = digits.train.take(torch.cat([(digits.train.y == 4).nonzero().flatten()[:3], (digits.train.y != 4).nonzero().flatten()]))
+    few = digits.train.take(
+        torch.cat([(digits.train.y == 4).nonzero().flatten()[:3], (digits.train.y != 4).nonzero().flatten()])
+    )
     parts = saliency.balanced_batch(model, BatchLoader(few, len(few), 0), 5)
     assert torch.cat([y for _, y in parts]).bincount().tolist() == [5, 5, 5, 5, 3, 5, 5, 5, 5, 5]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"score": "snipe"}, "unknown score 'snipe'.*snip"), ({"rounds": -1}, "rounds -1"), ({"per_class": 0}, "per_class 0")],
+    [
+        ({"score": "snipe"}, "unknown score 'snipe'.*snip"),
+        ({"rounds": -1}, "rounds -1"),
+        ({"per_class": 0}, "per_class 0"),
+    ],
 )
 def test_nonsense_is_refused(digits, options, message):
     model = build("lenet-20", digits.in_shape, digits.classes)

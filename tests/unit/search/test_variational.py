@@ -50,7 +50,9 @@ def test_the_ramp_of_the_paper():
 
 def test_log_alpha_is_clipped_and_needs_no_weight():
     theta = torch.tensor([0.0, 1.0, 1e-3])
-    assert log_alpha(theta, torch.tensor([-10.0, -2.0, -10.0])).tolist() == pytest.approx([8.0, -2.0, -10 - 2 * math.log(1e-3)])
+    assert log_alpha(theta, torch.tensor([-10.0, -2.0, -10.0])).tolist() == pytest.approx(
+        [8.0, -2.0, -10 - 2 * math.log(1e-3)]
+    )
 
 
 @pytest.mark.parametrize("layer", [nn.Linear(6, 3), nn.Conv2d(2, 3, 3, stride=2, padding=1)], ids=["linear", "conv"])
@@ -81,7 +83,9 @@ def test_weights_beyond_the_threshold_leave_the_mean_and_keep_their_noise():
         assert (noisy.log_alpha()["0.weight"] < 3).tolist() == [[True, False]]
         assert float(model.eval()(x)) == 1.0
         model.train()
-        assert float(torch.stack([model(x) for _ in range(4000)]).std()) == pytest.approx(math.sqrt(2 * math.exp(-4)), rel=0.05)
+        assert float(torch.stack([model(x) for _ in range(4000)]).std()) == pytest.approx(
+            math.sqrt(2 * math.exp(-4)), rel=0.05
+        )
     assert "forward" not in vars(layer)
 
 
@@ -94,7 +98,13 @@ def search(digits, checkpoint=None, clock=None, spec=SPEC):
     model = build(spec.model, digits.in_shape, digits.classes)
     initialise(model, spec.init, spec.scale, 0)
     task = methods.SearchTask(
-        BatchLoader(digits.train, spec.batch, 0), spec.density, spec.epochs, 0, nn.functional.cross_entropy, checkpoint, clock
+        BatchLoader(digits.train, spec.batch, 0),
+        spec.density,
+        spec.epochs,
+        0,
+        nn.functional.cross_entropy,
+        checkpoint,
+        clock,
     )
     return model, methods.get("sparse_vd").find(model, task, spec.resolved())
 

@@ -17,7 +17,11 @@ from crbg.storage import run_lines
 from crbg.storage.atomic import read_json, write_json
 
 A, B = "0a" * 8, "ff" * 8
-RUN = {"spec": {"b": 1e-05, "a": None}, "record": {"density": 0.1000014836, "é": [1.0, 1, "\n"]}, "provenance": {"seconds": 12.50}}
+RUN = {
+    "spec": {"b": 1e-05, "a": None},
+    "record": {"density": 0.1000014836, "é": [1.0, 1, "\n"]},
+    "provenance": {"seconds": 12.50},
+}
 
 
 @pytest.fixture
@@ -83,7 +87,9 @@ def test_a_line_that_is_no_json_is_named_when_it_is_read_and_stands_in_nobodys_w
     run_lines.put(path, {(A, 0): RUN, (A, 1): RUN})
     path.write_bytes(path.read_bytes() + b'{"digest":"%s","seed":3,"record":%s\n' % (B.encode(), body.encode()))
     assert run_lines.lines(path)[A, 1].parse()["record"] == RUN["record"]
-    with pytest.raises(CrbgError, match=r"runs\.jsonl, line 3 is not a recorded run: .*; restore the line from version control"):
+    with pytest.raises(
+        CrbgError, match=r"runs\.jsonl, line 3 is not a recorded run: .*; restore the line from version control"
+    ):
         run_lines.lines(path)[B, 3].parse()
     damaged = path.read_bytes().splitlines()[2]
     run_lines.put(path, {(B, 0): RUN})
@@ -134,7 +140,10 @@ def project(tmp_path, monkeypatch):
     def put(cells, seconds=3.0, evaluation=None):
         for c in cells:
             where = record_store.run_folder(config, c.spec, c.seed)
-            write_json(where / "record.json", {"digest": c.spec.digest(), "status": "ok", "seed": c.seed, "density": 0.1000014836})
+            write_json(
+                where / "record.json",
+                {"digest": c.spec.digest(), "status": "ok", "seed": c.seed, "density": 0.1000014836},
+            )
             write_json(where / "provenance.json", {"search_seconds": seconds})
             if evaluation:
                 write_json(where / "evaluation.json", evaluation)
@@ -165,7 +174,9 @@ def test_each_run_is_found_by_its_spec_and_seed(project):
         assert run_lines.lines(record_store.recorded_file(config, c.spec))[c.key].parse()["spec"] == as_dict(c.spec)
         assert record_store.find(config, c.spec, 5) is None
         assert record_store.find(config, c.spec, c.seed, evaluated=True) is None
-    assert {d: sorted(runs) for d, runs in record_store.recorded(config)} == {c.spec.digest(): ["0", "1"] for c in cells}
+    assert {d: sorted(runs) for d, runs in record_store.recorded(config)} == {
+        c.spec.digest(): ["0", "1"] for c in cells
+    }
 
 
 def test_recording_touches_only_what_says_something_new(project):
@@ -196,7 +207,8 @@ def test_two_who_record_at_once_lose_nothing(project):
         "for cell in cells[int(sys.argv[1])::2]: record_store.record(made, [cell])"
     )
     recorders = [
-        subprocess.Popen([sys.executable, "-c", code, str(i)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for i in range(2)
+        subprocess.Popen([sys.executable, "-c", code, str(i)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for i in range(2)
     ]
     for process in recorders:
         assert process.stdout.readline() == "ready\n"
@@ -211,7 +223,9 @@ def test_two_who_record_at_once_lose_nothing(project):
         assert run_lines.lines(path) == {}
         run_lines.put(path, {("00" * 8, 9): RUN})
     assert [process.wait(timeout=60) for process in recorders] == [0, 0]
-    assert {key for p in Path("results/recorded").glob("*.jsonl") for key in run_lines.lines(p)} == {c.key for c in cells} | {("00" * 8, 9)}
+    assert {key for p in Path("results/recorded").glob("*.jsonl") for key in run_lines.lines(p)} == {
+        c.key for c in cells
+    } | {("00" * 8, 9)}
 
 
 # --- the older layout ---
@@ -241,11 +255,15 @@ def test_files_of_the_older_layout_are_refused_until_they_are_taken_in(project, 
         lambda: list(record_store.recorded(config)),
         lambda: estimates.costs(config),
     ):
-        with pytest.raises(CrbgError, match=r"holds 3 files of an older layout, such as .*\.json; `crbg record` takes them in"):
+        with pytest.raises(
+            CrbgError, match=r"holds 3 files of an older layout, such as .*\.json; `crbg record` takes them in"
+        ):
             use()
     code, out, _ = crbg("record", "main")
     assert (code, out) == (0, "3 files of the older layout taken in\n0 runs recorded under results/recorded\n")
-    assert {c.key: record_store.find(config, c.spec, c.seed) for c in cells} == {k: v | {"origin": "recorded"} for k, v in old.items()}
+    assert {c.key: record_store.find(config, c.spec, c.seed) for c in cells} == {
+        k: v | {"origin": "recorded"} for k, v in old.items()
+    }
     assert not list(Path("results/recorded").glob("*.json"))
     assert record_store.take_in(config) == 0
 
@@ -259,11 +277,15 @@ def test_an_evaluation_in_the_older_layout_is_added(project, old):
     write_json(path, body)
     assert record_store.take_in(config) == 1
     forget(config, cells[0])
-    assert record_store.find(config, cells[0].spec, 0) == old[cells[0].key] | {"evaluation": {"test": {}}, "origin": "recorded"}
+    assert record_store.find(config, cells[0].spec, 0) == old[cells[0].key] | {
+        "evaluation": {"test": {}},
+        "origin": "recorded",
+    }
 
 
 @pytest.mark.parametrize(
-    "spoil", [lambda b: b["runs"]["0"]["record"].update(density=0.2), lambda b: b.pop("runs"), lambda b: b.update(runs=5)]
+    "spoil",
+    [lambda b: b["runs"]["0"]["record"].update(density=0.2), lambda b: b.pop("runs"), lambda b: b.update(runs=5)],
 )
 def test_an_older_file_that_contradicts_a_line_or_is_none_is_left_alone(project, old, spoil):
     config, cells, _ = project
@@ -273,7 +295,9 @@ def test_an_older_file_that_contradicts_a_line_or_is_none_is_left_alone(project,
     spoil(body)
     write_json(path, body)
     before = {p: p.read_bytes() for p in Path("results/recorded").glob("*.json*")}
-    with pytest.raises(CrbgError, match=r"say different things of .*, seed 0; remove one|is not a file of recorded runs"):
+    with pytest.raises(
+        CrbgError, match=r"say different things of .*, seed 0; remove one|is not a file of recorded runs"
+    ):
         record_store.take_in(config)
     assert {p: p.read_bytes() for p in Path("results/recorded").glob("*.json*")} == before
 

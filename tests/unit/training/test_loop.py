@@ -213,7 +213,11 @@ def test_the_global_generator_is_given_back(ending, feed):
     task = SearchTask(feed, 0.4, 1, 0, lambda out, y: factor * nn.functional.cross_entropy(out, y), clock=clock)
     torch.manual_seed(123)
     before = torch.get_rng_state()
-    expected = {"done": contextlib.nullcontext(), "out of time": pytest.raises(OutOfTime), "collapse": pytest.raises(Collapse)}
+    expected = {
+        "done": contextlib.nullcontext(),
+        "out of time": pytest.raises(OutOfTime),
+        "collapse": pytest.raises(Collapse),
+    }
     with expected[ending]:
         methods.get("crbg").find(model, task, methods.options("crbg", {}))
     assert torch.equal(before, torch.get_rng_state())
@@ -235,7 +239,14 @@ BATCHES = [(torch.randn(6, 3, generator=torch.Generator().manual_seed(i)), torch
 
 def small_fit(model=None, batches=BATCHES, epochs=2, lr=0.5, **options):
     model = model or nn.Linear(3, 2)
-    return fit(model, LoaderBatches(batches, torch.device("cpu")), torch.optim.SGD(model.parameters(), lr), epochs, 0, **options)
+    return fit(
+        model,
+        LoaderBatches(batches, torch.device("cpu")),
+        torch.optim.SGD(model.parameters(), lr),
+        epochs,
+        0,
+        **options,
+    )
 
 
 def test_the_loop_is_plain_gradient_descent():
