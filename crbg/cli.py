@@ -14,7 +14,7 @@ from typing import Any
 
 from crbg import methods, models
 from crbg.data.datasets import DATA, own, root
-from crbg.errors import CrbgError, choose
+from crbg.errors import CrbgError, suggest
 from crbg.experiments import attempts, estimates, record_store, status
 from crbg.experiments import config as configs
 from crbg.experiments.config import Cell, Config, Experiment
@@ -164,7 +164,7 @@ def _cells(args: argparse.Namespace, config: Config) -> list[Cell]:
         jobs = {j.name: j for e in chosen for j in e.jobs()}
         if args.job not in jobs:
             raise CrbgError(
-                f"no job {args.job!r}: {choose(args.job, jobs)}; did the configuration change since it was planned?"
+                f"no job {args.job!r}: {suggest(args.job, jobs)}; did the configuration change since it was planned?"
             )
         return list(jobs[args.job].cells)
     cells = [c for e in chosen for c in e.cells]
@@ -192,7 +192,7 @@ def _value(cell: Cell, key: str) -> Any:
     if not hasattr(holder, name):
         if hasattr(cell.spec.resolved(), key):
             raise CrbgError(f"--where {key}: it is an option of the method: options.{key}")
-        raise CrbgError(f"--where {key}: {choose(key, ['arm', *type(cell.spec).__dataclass_fields__])}")
+        raise CrbgError(f"--where {key}: {suggest(key, ['arm', *type(cell.spec).__dataclass_fields__])}")
     return getattr(holder, name)
 
 

@@ -14,7 +14,7 @@ class WriteError(CrbgError):
     """The disk is full, or the folder may not be written: another try can help once that is mended."""
 
 
-def choose(name: str, valid: Iterable[str]) -> str:
+def suggest(name: str, valid: Iterable[str]) -> str:
     """Say which valid name is nearest to a wrong one, and list them all when they are few."""
     names = sorted(valid)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)

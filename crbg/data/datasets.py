@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from crbg.errors import CrbgError, choose
+from crbg.errors import CrbgError, suggest
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def info(name: str) -> DataInfo:
     path = root() / name / INDEX
     if not path.exists():
         raise CrbgError(
-            f"unknown data set {name!r}: {choose(name, DATA)}; `crbg data {name} --images DIR --size S` makes one of folders of images "
+            f"unknown data set {name!r}: {suggest(name, DATA)}; `crbg data {name} --images DIR --size S` makes one of folders of images "
             f"under {root()}"
         )
     try:

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from crbg.errors import CrbgError, choose
+from crbg.errors import CrbgError, suggest
 from crbg.experiments.spec import Spec, spec_from
 
 TOP = {
@@ -113,7 +113,7 @@ class Config:
     def experiment(self, name: str) -> Experiment:
         """Look an experiment up by name."""
         if name not in self.experiments:
-            raise CrbgError(f"no experiment {name!r} in {', '.join(self.files)}: {choose(name, self.experiments)}")
+            raise CrbgError(f"no experiment {name!r} in {', '.join(self.files)}: {suggest(name, self.experiments)}")
         return self.experiments[name]
 
     def unchosen(self, cells: Iterable[Cell]) -> list[str]:
@@ -158,7 +158,7 @@ def read(paths: Sequence[str | Path], settings: Iterable[str] = ()) -> Config:
     for setting in settings:
         key, _, value = setting.partition("=")
         if key not in TOP or key in ("experiments", "scale"):
-            raise CrbgError(f"--set {setting}: {choose(key, (k for k in TOP if k not in ('experiments', 'scale')))}")
+            raise CrbgError(f"--set {setting}: {suggest(key, (k for k in TOP if k not in ('experiments', 'scale')))}")
         try:
             merged[key] = yaml.safe_load(value)
         except yaml.YAMLError:
@@ -190,7 +190,7 @@ def check(raw: Mapping[str, Any], files: tuple[str, ...]) -> Config:
     for e in experiments.values():
         for key, other in (*(("tuned_by", t) for t in e.tuned_by), ("against", e.against)):
             if other and other not in experiments:
-                problems.append(f"{place}: experiments.{e.name}.{key}: {choose(other, experiments)}")
+                problems.append(f"{place}: experiments.{e.name}.{key}: {suggest(other, experiments)}")
     if not experiments and not problems:
         problems.append(f"{place}: there are no experiments")
     if problems:
@@ -236,10 +236,10 @@ def _experiment(name: str, body: Any, raw: Mapping[str, Any], selected: Mapping[
         raise CrbgError("\n".join(problems))
     role = body.get("role", "ablation")
     if role not in ROLES:
-        problems.append(f"{place}.role: unknown role {role!r}: {choose(str(role), ROLES)}")
+        problems.append(f"{place}.role: unknown role {role!r}: {suggest(str(role), ROLES)}")
     view = body.get("view", "curve" if role == "main" else "dots")
     if view not in VIEWS:
-        problems.append(f"{place}.view: {choose(view, VIEWS)}")
+        problems.append(f"{place}.view: {suggest(view, VIEWS)}")
     seeds = body.get("seeds", [0])
     problems += _wrong_seeds(seeds, place)
     if not body.get("arms"):
@@ -276,7 +276,7 @@ def _experiment(name: str, body: Any, raw: Mapping[str, Any], selected: Mapping[
     x = str(body.get("x", "density"))
     axes = {f for c in cells for f in (*vars(c.spec), *(f"options.{o}" for o in vars(c.spec.resolved())))}
     if cells and x not in axes:
-        problems.append(f"{place}.x: no arm has {x!r}: {choose(x, axes)}")
+        problems.append(f"{place}.x: no arm has {x!r}: {suggest(x, axes)}")
     if problems:
         raise CrbgError("\n".join(problems))
     gpu, nodes = int(body.get("gpu", 0)), int(body.get("nodes", 1))
@@ -366,7 +366,7 @@ def _lay_over(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, An
 def _wrong(body: Mapping[str, Any], allowed: Mapping[str, Any], place: str) -> Iterator[str]:
     for key, value in body.items():
         if key not in allowed:
-            yield f"{place}: unknown key {key!r}: {choose(str(key), allowed)}"
+            yield f"{place}: unknown key {key!r}: {suggest(str(key), allowed)}"
         elif not isinstance(value, allowed[key]) or (isinstance(value, bool) and allowed[key] is int):
             wanted = allowed[key] if isinstance(allowed[key], tuple) else (allowed[key],)
             yield f"{place}: {key} = {value!r} must be {' or '.join(t.__name__ for t in wanted)}"

@@ -26,7 +26,7 @@ HEAD = """# Written by `crbg select` from the tuning records; not edited by hand
 """
 
 
-def choose(config: Config, tuning: Experiment, partial: bool = False) -> dict[str, list[dict[str, Any]]]:
+def suggest(config: Config, tuning: Experiment, partial: bool = False) -> dict[str, list[dict[str, Any]]]:
     """Choose settings for each arm of a tuning experiment; with `partial`, only for arms whose trials have all run.
 
     Raises:
@@ -114,7 +114,7 @@ def write(config: Config, path: Path, partial: bool = False) -> str:
                 continue
             arms = {c.arm for c in e.cells}
             out[e.name] = {
-                arm: choices for t in tunings for arm, choices in choose(config, t, partial).items() if arm in arms
+                arm: choices for t in tunings for arm, choices in suggest(config, t, partial).items() if arm in arms
             }
     write_text(path, HEAD + yaml.safe_dump(out, sort_keys=False))
     if path == config.paper / "selected.yaml" and not config.demonstration:

@@ -17,7 +17,7 @@ from typing import Any
 
 from crbg import methods, models, rng
 from crbg.data.datasets import info
-from crbg.errors import CrbgError, choose
+from crbg.errors import CrbgError, suggest
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Spec:
         if self.density is not None and not 0 < self.density <= 1:
             yield f"density {self.density} is not in (0, 1]; density = kept / total"
         if self.init not in (known := (*rng.LAWS, "imagenet")):
-            yield f"unknown initial law {self.init!r}: {choose(self.init, known)}"
+            yield f"unknown initial law {self.init!r}: {suggest(self.init, known)}"
         if self.precision not in ("fp32", "bf16"):
             yield f"precision is 'fp32' or 'bf16', not {self.precision!r}"
         if self.fit_on not in ("train", "all"):
@@ -119,7 +119,7 @@ def spec_from(values: Mapping[str, Any], place: str = "spec") -> Spec:
     hints, problems = methods.hints(Spec), []
     for key, value in values.items():
         if key not in hints:
-            problems.append(f"unknown key {key!r}: {choose(str(key), hints)}")
+            problems.append(f"unknown key {key!r}: {suggest(str(key), hints)}")
         elif key in ("options", "model_args"):
             if not isinstance(value, Mapping):
                 problems.append(f"{key} must be a mapping, not {value!r}")

@@ -18,7 +18,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils import parametrize
 
-from crbg.errors import CrbgError, choose
+from crbg.errors import CrbgError, suggest
 from crbg.gates.base import Fixed, Gate
 from crbg.gates.gaussian import Units
 
@@ -71,7 +71,7 @@ def attach(model: nn.Module, make: Make, where: str = ".*") -> nn.Module:
             f"{type(model).__name__} has no weight that a gate could stand on: linear, convolution or attention layers"
         )
     if not names:
-        raise CrbgError(f"no weight matches {where!r}: {choose(where, raw)}")
+        raise CrbgError(f"no weight matches {where!r}: {suggest(where, raw)}")
     taken = gates(model)
     for name in names:
         if name in taken:
@@ -132,7 +132,7 @@ def bake(model: nn.Module, mask: Mapping[str, Tensor] | None = None) -> nn.Modul
     raw = weights(model)
     for name, value in (mask or {}).items():
         if name not in raw:
-            raise CrbgError(f"there is no weight {name!r} to bake: {choose(name, raw)}")
+            raise CrbgError(f"there is no weight {name!r} to bake: {suggest(name, raw)}")
         if value.shape != raw[name].shape:
             raise CrbgError(f"{name!r} is {tuple(raw[name].shape)} in the model and {tuple(value.shape)} in the mask")
     if mask is None:

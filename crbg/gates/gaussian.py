@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from crbg.errors import CrbgError, choose
+from crbg.errors import CrbgError, suggest
 from crbg.gates import kernels
 from crbg.gates.base import Gate, columns, straight_through
 
@@ -52,7 +52,7 @@ class Gaussian(Gate):
         if noise < 0 or penalty_sigma <= 0:
             raise CrbgError(f"noise {noise} must be >= 0 and penalty_sigma {penalty_sigma} > 0")
         if source not in NOISE_SOURCES:
-            raise CrbgError(f"unknown noise source {source!r}: {choose(source, NOISE_SOURCES)}")
+            raise CrbgError(f"unknown noise source {source!r}: {suggest(source, NOISE_SOURCES)}")
         if learn_sigma and noise == 0:
             raise CrbgError("learn_sigma needs a noise > 0 to start from")
         self.mu = nn.Parameter(mu.detach().clone())

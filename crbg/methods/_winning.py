@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from crbg.errors import CrbgError, choose
+from crbg.errors import CrbgError, suggest
 from crbg.methods.contract import SearchResult, SearchTask
 
 if TYPE_CHECKING:
@@ -76,9 +76,9 @@ def winning(
     from crbg.training import distributed
 
     if o.control not in CONTROLS:
-        raise CrbgError(f"unknown control {o.control!r}: {choose(o.control, CONTROLS)}")
+        raise CrbgError(f"unknown control {o.control!r}: {suggest(o.control, CONTROLS)}")
     if o.drops not in DROPS:
-        raise CrbgError(f"unknown drops {o.drops!r}: {choose(o.drops, DROPS)}")
+        raise CrbgError(f"unknown drops {o.drops!r}: {suggest(o.drops, DROPS)}")
     if o.warmup < 0:
         raise CrbgError(f"warmup {o.warmup} must be at least 0 epochs")
     if not 0 <= o.rewind <= task.epochs or (o.train and o.rewind == task.epochs):
@@ -105,7 +105,7 @@ def winning(
     with measure.without_dropout(model):
         found = draw(batch)
         if distributed.size() > 1:  # every process scored for itself, and rounding may differ
-            found.mask, found.scores = distributed.told((found.mask, found.scores))
+            found.mask, found.scores = distributed.broadcast((found.mask, found.scores))
         model.load_state_dict(rewound)
         values = objectives.measure(model, found.mask, batch, task.loss)
     found.anatomy = {

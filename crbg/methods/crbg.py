@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crbg.errors import CrbgError, choose
+from crbg.errors import CrbgError, suggest
 from crbg.methods.contract import SearchResult, SearchTask, Traits
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
 
     o = options
     if o.granularity not in GRANULARITY:
-        raise CrbgError(f"unknown granularity {o.granularity!r}: {choose(o.granularity, GRANULARITY)}")
+        raise CrbgError(f"unknown granularity {o.granularity!r}: {suggest(o.granularity, GRANULARITY)}")
     raw = attach.weights(model)
     first = next(iter(raw), "")
     # What leaves an attention head enters the next product as neighbouring columns, which share a gate.

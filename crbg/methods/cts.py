@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from crbg.errors import CrbgError, choose
+from crbg.errors import CrbgError, suggest
 from crbg.methods._ranked import asked, balanced
 from crbg.methods._winning import Recipe, plain, winning
 from crbg.methods.contract import SearchResult, SearchTask, Traits
@@ -79,7 +79,7 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
         ("controller", o.controller, ("gradbalance", "lagrange")), ("objective", o.objective, objectives.NAMES),
     ):  # fmt: skip
         if value not in known:
-            raise CrbgError(f"unknown {what} {value!r}: {choose(value, known)}")
+            raise CrbgError(f"unknown {what} {value!r}: {suggest(value, known)}")
     if o.gate == "clipped" and o.objective in objectives.SECOND_ORDER:
         raise CrbgError(
             f"objective {o.objective} needs second derivatives, which clipped gates do not give: use gate concrete"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crbg.errors import CrbgError, choose
+from crbg.errors import CrbgError, suggest
 from crbg.methods.contract import SearchResult, SearchTask, Traits
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     from crbg.training.schedules import optimiser
 
     if options.part not in ("all", "norm"):
-        raise CrbgError(f"unknown part {options.part!r}: {choose(options.part, ('all', 'norm'))}")
+        raise CrbgError(f"unknown part {options.part!r}: {suggest(options.part, ('all', 'norm'))}")
     named = dict(model.named_parameters()) if options.part == "all" else norms(model)
     if not named:
         raise CrbgError("part is norm, but no normalisation of the network has gains or shifts")

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from crbg.errors import CrbgError, choose
+from crbg.errors import CrbgError, suggest
 
 if TYPE_CHECKING:
     pass
@@ -30,7 +30,7 @@ def names() -> list[str]:
 def get(name: str) -> ModuleType:
     """Import a method by name."""
     if name not in names():
-        raise CrbgError(f"unknown method {name!r}: {choose(name, names())}")
+        raise CrbgError(f"unknown method {name!r}: {suggest(name, names())}")
     return importlib.import_module(f"crbg.methods.{name}")
 
 
@@ -46,7 +46,7 @@ def options(name: str, values: Mapping[str, Any]) -> Any:
     types, problems = hints(kind), []
     for key, value in values.items():
         if key not in types:
-            problems.append(f"{name} has no option {key!r}: {choose(key, types)}")
+            problems.append(f"{name} has no option {key!r}: {suggest(key, types)}")
         elif not fits(value, types[key]):
             problems.append(
                 f"{name}.{key} = {value!r} is {type(value).__name__}, not {getattr(types[key], '__name__', types[key])}"

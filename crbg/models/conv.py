@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from crbg.errors import CrbgError, choose
+from crbg.errors import CrbgError, suggest
 
 NAMES = r"conv[2468]"
 NORMS = ("none", "batch")
@@ -17,7 +17,7 @@ NORMS = ("none", "batch")
 def build(name: str, in_shape: tuple[int, ...], classes: int, norm: str = "none", width: float = 1.0) -> nn.Module:
     """Build the network for images of any size that still has a pixel after its maxima; layers are called conv1, ..., fc1, fc2, fc3."""
     if norm not in NORMS:
-        raise CrbgError(f"model_args.norm: unknown normalisation {norm!r}: {choose(norm, NORMS)}")
+        raise CrbgError(f"model_args.norm: unknown normalisation {norm!r}: {suggest(norm, NORMS)}")
     pairs, (channels, *size) = int(name[-1]) // 2, in_shape
     widths = [round(w * width) for w in (64, 128, 256, 512)[:pairs]]
     if min(size) < 2**pairs or min(*widths, round(256 * width)) < 1:

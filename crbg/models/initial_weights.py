@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from crbg import rng
-from crbg.errors import CrbgError, choose
+from crbg.errors import CrbgError, suggest
 from crbg.gates.attach import weights
 from crbg.rng import LAWS
 
@@ -33,7 +33,7 @@ def unit_draw(name: str, shape: tuple[int, ...], law: str, seed: int) -> np.ndar
     elif law == "kaiming_normal":
         flat = rng.normal(count, seed, "init", name)
     else:
-        raise CrbgError(f"unknown initial law {law!r}: {choose(law, LAWS)}")
+        raise CrbgError(f"unknown initial law {law!r}: {suggest(law, LAWS)}")
     return flat.reshape(shape)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from crbg.errors import CrbgError, choose
+from crbg.errors import CrbgError, suggest
 
 NAMES = r"lenet(-\d+)+"
 
@@ -28,7 +28,7 @@ ACTIVATIONS: dict[str, Callable[[int], nn.Module]] = {
 def build(name: str, in_shape: tuple[int, ...], classes: int, activation: str = "leaky") -> nn.Module:
     """Build the network whose hidden widths stand in its name; input is flattened. Layers are called fc1, fc2, ..."""
     if activation not in ACTIVATIONS:
-        raise CrbgError(f"unknown activation {activation!r}: {choose(activation, ACTIVATIONS)}")
+        raise CrbgError(f"unknown activation {activation!r}: {suggest(activation, ACTIVATIONS)}")
     widths = [math.prod(in_shape), *map(int, name.split("-")[1:]), classes]
     if min(widths) < 1:
         raise CrbgError(f"model {name!r} has a layer of width 0")

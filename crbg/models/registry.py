@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crbg.errors import CrbgError, choose
+from crbg.errors import CrbgError, suggest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,7 +34,7 @@ def family(name: str) -> str:
             return stem
     examples = ["lenet-300-100", "timm:resnet18", "timm:vit_tiny_patch16_224"]
     known = "; ".join(f"{stem}: /{pattern}/" for stem, pattern in families().items())
-    raise CrbgError(f"unknown model {name!r}: {choose(name, examples)} (patterns: {known})")
+    raise CrbgError(f"unknown model {name!r}: {suggest(name, examples)} (patterns: {known})")
 
 
 def initial(

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from crbg.errors import CrbgError, choose
+from crbg.errors import CrbgError, suggest
 
 NAMES = r"timm:[\w.]+"
 _absent: dict[
@@ -83,7 +83,7 @@ def _known(name: str) -> str:
         import timm
     plain = name.removeprefix("timm:")
     if not timm.is_model(plain):
-        raise CrbgError(f"timm has no model {plain!r}: {choose(plain, timm.list_models())}")
+        raise CrbgError(f"timm has no model {plain!r}: {suggest(plain, timm.list_models())}")
     return plain
 
 
@@ -126,7 +126,7 @@ def _create(
         model.conv1 = nn.Conv2d(in_shape[0], first.out_channels, 3, padding=1, bias=False)
         model.maxpool = nn.Identity()
     elif stem != "imagenet":
-        raise CrbgError(f"unknown stem {stem!r}: {choose(stem, ('imagenet', 'cifar'))}")
+        raise CrbgError(f"unknown stem {stem!r}: {suggest(stem, ('imagenet', 'cifar'))}")
     _try(model, plain, in_shape)
     return model
 

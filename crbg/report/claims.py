@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from crbg.errors import CrbgError, choose
+from crbg.errors import CrbgError, suggest
 from crbg.experiments.config import Config
 from crbg.methods.crbg import LANDED
 from crbg.report import stats
@@ -90,11 +90,11 @@ def _check(claim: Mapping[str, Any], path: Path) -> None:
     place, reduced = f"{path}: claim {claim['id']!r}", claim.get("reduced")
     for rule in (claim["rule"], reduced):
         if rule is not None and rule.get("type") not in RULES:
-            raise CrbgError(f"{place}: {choose(str(rule.get('type')), RULES)}")
+            raise CrbgError(f"{place}: {suggest(str(rule.get('type')), RULES)}")
     if wrong := [k for k, kinds in REDUCED.items() if reduced is not None and not isinstance(reduced.get(k), kinds)]:
         raise CrbgError(f"{place}: its reduced rule lacks {wrong}, or they are of the wrong kind")
     if claim.get("declared", "before") not in DECLARED:
-        raise CrbgError(f"{place}: declared: {choose(str(claim['declared']), DECLARED)}")
+        raise CrbgError(f"{place}: declared: {suggest(str(claim['declared']), DECLARED)}")
 
 
 def judge(claims: Mapping[str, Any], rows: pd.DataFrame, config: Config) -> list[Verdict]:

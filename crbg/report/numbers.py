@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from crbg.errors import CrbgError, choose
+from crbg.errors import CrbgError, suggest
 from crbg.experiments.config import Config
 from crbg.report.claims import Verdict
 from crbg.report.records_table import specs
@@ -88,7 +88,7 @@ def check(paper: Path, numbers: dict[str, str], unfinished: Iterable[str] = ()) 
         if line.lstrip().startswith("%"):
             continue
         wrong = [
-            (k, f"unknown number {k!r}: {choose(k, numbers)[:200]}") for k in _QUOTED.findall(line) if k not in numbers
+            (k, f"unknown number {k!r}: {suggest(k, numbers)[:200]}") for k in _QUOTED.findall(line) if k not in numbers
         ]
         for name in _FILES.findall(line):
             wanted = [paper.parent / name, *((paper.parent / name).with_suffix(s) for s in (".tex", ".pdf"))]

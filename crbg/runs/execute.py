@@ -55,7 +55,7 @@ def execute(spec: Spec, seed: int, bench: Bench, clock: Clock | None = None) -> 
                 return read_json(done)
             attempts.begin(where, device=str(bench.device), revision=revision())
             if distributed.size() > 1:
-                distributed.told((spec, seed))
+                distributed.broadcast((spec, seed))
             try:
                 record = _search(spec, seed, bench, clock or Clock(), where)
             except BaseException as error:
@@ -70,7 +70,7 @@ def execute(spec: Spec, seed: int, bench: Bench, clock: Clock | None = None) -> 
 
 def follow(bench: Bench, clock: Clock) -> None:
     """Take part in the runs that the first process of several does, until it has no more."""
-    while order := distributed.told():
+    while order := distributed.broadcast():
         spec, seed = order
         with suppress(OutOfTime):
             _search(spec, seed, bench, clock, folder(bench.results, spec, seed))

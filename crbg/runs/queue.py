@@ -59,7 +59,7 @@ def search(bench: Any, config: Config, cells: Sequence[Cell], minutes: float) ->
         return 0
     code = lead(bench, config, cells, minutes)
     if distributed.size() > 1:
-        distributed.told(None)
+        distributed.broadcast(None)
         distributed.leave()
     return code
 

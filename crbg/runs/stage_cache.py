@@ -57,7 +57,7 @@ class StageCache:
                 _claim(stack, path.with_suffix(".making"))
                 kept = self._read(path)  # who made it may have ended just now
             if distributed.size() > 1:
-                kept = distributed.told(kept)
+                kept = distributed.broadcast(kept)
             if kept is not None:
                 self.clock.earlier += kept[1]
                 self.clock.base += kept[2]

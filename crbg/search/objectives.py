@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from crbg.errors import CrbgError, choose
+from crbg.errors import CrbgError, suggest
 from crbg.gates.attach import bypass, weights
 from crbg.measure.sparsity import ACTIVATIONS
 from crbg.training.loop import Loss, Objective
@@ -46,7 +46,7 @@ def objective(name: str, loss: Loss) -> Objective:
         "gradnorm": lambda model, x, y: -_norm(_gradients(model, x, y, loss)),
     }
     if name not in made:
-        raise CrbgError(f"unknown objective {name!r}: {choose(name, made)}")
+        raise CrbgError(f"unknown objective {name!r}: {suggest(name, made)}")
     return made[name]
 
 

@@ -16,7 +16,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from crbg.errors import CrbgError, choose
+from crbg.errors import CrbgError, suggest
 
 _PHI0 = 1.0 / math.sqrt(2.0 * math.pi)
 
@@ -113,5 +113,5 @@ def penalty(name: str) -> Penalty:
             weights[what.strip()] = weights.get(what.strip(), 0.0) + weight
         return mixed(weights)
     if name not in PENALTIES:
-        raise CrbgError(f"unknown penalty {name!r}: {choose(name, PENALTIES)}")
+        raise CrbgError(f"unknown penalty {name!r}: {suggest(name, PENALTIES)}")
     return PENALTIES[name]

@@ -16,7 +16,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from crbg import rng
-from crbg.errors import CrbgError, choose
+from crbg.errors import CrbgError, suggest
 from crbg.masks.mask import Mask
 from crbg.masks.select import keep_count, select
 from crbg.training.batches import Batches
@@ -101,7 +101,7 @@ SCORES: dict[str, Score] = {
 def by_name(name: str) -> Score:
     """Return a score, or say which ones there are."""
     if name not in SCORES:
-        raise CrbgError(f"unknown score {name!r}: {choose(name, SCORES)}")
+        raise CrbgError(f"unknown score {name!r}: {suggest(name, SCORES)}")
     return SCORES[name]
 
 

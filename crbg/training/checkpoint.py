@@ -91,7 +91,7 @@ class TrainingState:
         """Take up the checkpoint at `path`, where there is one, with the seconds that earlier attempts took."""
         saved = load_checkpoint(path) if distributed.first() else None
         if distributed.size() > 1:
-            saved = distributed.told(saved)  # not every file system shows all processes the same file at once
+            saved = distributed.broadcast(saved)  # not every file system shows all processes the same file at once
         if not saved:
             return
         self.modules.load_state_dict(saved["modules"])

@@ -76,7 +76,7 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def told(what: Any = None) -> Any:
+def broadcast(what: Any = None) -> Any:
     """Hear what the first process says; it says `what`."""
     from torch import distributed as dist
 

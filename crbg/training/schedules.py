@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from crbg.errors import CrbgError, choose
+from crbg.errors import CrbgError, suggest
 
 
 def cosine(progress: float) -> float:
@@ -23,4 +23,4 @@ def optimiser(
         return torch.optim.SGD(parameters, lr, momentum, weight_decay=weight_decay)
     if name == "adam":
         return torch.optim.Adam(parameters, lr, weight_decay=weight_decay, fused=True)
-    raise CrbgError(f"unknown optimiser {name!r}: {choose(name, ('sgd', 'adam'))}")
+    raise CrbgError(f"unknown optimiser {name!r}: {suggest(name, ('sgd', 'adam'))}")

@@ -70,7 +70,7 @@ def point(density, scale, lr, seed):
 
 def chosen(density=0.5, arm="ours"):
     config = read()
-    return next(c for c in selection.choose(config, config.experiment("tuning"))[arm] if c["tuned_at"] == density)
+    return next(c for c in selection.suggest(config, config.experiment("tuning"))[arm] if c["tuned_at"] == density)
 
 
 def test_the_highest_mean_validation_accuracy_wins(project):
@@ -185,7 +185,7 @@ def test_an_arm_may_be_tuned_in_a_group_of_its_own(project):
     for cell in read().experiment("tuning").cells:
         put(cell, 50.0 + 10 * (cell.spec.scale == 0.6) * (cell.spec.density == 0.2))
     config = read()
-    choices = selection.choose(config, config.experiment("tuning"))
+    choices = selection.suggest(config, config.experiment("tuning"))
     assert [c["tuned_at"] for c in choices["spare"]] == [0.5, 0.1]  # not tuned at 0.2: the wider group covers it
     Path("paper").mkdir()
     selection.write(config, Path("paper/selected.yaml"))
@@ -195,7 +195,7 @@ def test_an_arm_may_be_tuned_in_a_group_of_its_own(project):
     body["tuning"]["groups"][0.4] = [0.4]
     write_config(body)
     with pytest.raises(CrbgError, match=r"tuning\.groups names density 0\.4, at which no arm is tuned"):
-        selection.choose(read(), read().experiment("tuning"))
+        selection.suggest(read(), read().experiment("tuning"))
 
 
 def test_trials_of_different_lengths_do_not_compete(project):
@@ -227,7 +227,7 @@ def test_partial_selection_leaves_out_arms_whose_trials_have_not_all_run(project
     (record_store.run_folder(read(), cell.spec, 1) / "record.json").unlink()
     tuning = read().experiment("tuning")
     every = {c.arm for c in tuning.cells}
-    assert set(selection.choose(read(), tuning, partial=True)) == every - {"ours"}
+    assert set(selection.suggest(read(), tuning, partial=True)) == every - {"ours"}
     selection.write(read(), read().paper / "selected.yaml", partial=True)
     written = yaml.safe_load((read().paper / "selected.yaml").read_text())
     for name, arms in written["evaluate"].items():
