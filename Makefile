@@ -20,10 +20,10 @@ $(STAMP): requirements.lock pyproject.toml crbg/gates/kernels.c
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	@echo "installing the locked dependencies (with CUDA packages several GB; TORCH_BACKEND=cpu leaves them out)"
 ifeq ($(TORCH_BACKEND),)
-	$(BIN)/python -m pip install --quiet --config-settings editable_mode=compat -c requirements.lock -e '.[workflow,dev]'
+	$(BIN)/python -m pip install --quiet --config-settings editable_mode=compat -c requirements.lock -e '.[workflow,dev,docs]'
 else
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --python $(BIN)/python --torch-backend $(TORCH_BACKEND) --config-settings editable_mode=compat -c requirements.lock -e '.[workflow,dev]'
+	$(BIN)/uv pip install --python $(BIN)/python --torch-backend $(TORCH_BACKEND) --config-settings editable_mode=compat -c requirements.lock -e '.[workflow,dev,docs]'
 endif
 	touch $@
 
