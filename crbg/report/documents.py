@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import pandas as pd
@@ -16,9 +17,7 @@ from crbg.report.claims import Verdict
 from crbg.storage.atomic import write_text
 
 DOCUMENTS = (Path("README.md"), Path("docs/results.md"))
-MARKED = re.compile(
-    r"(<!-- (\w+): written by `crbg report`, do not edit -->\n)(.*?)(<!-- end of \2 -->)", re.DOTALL
-)
+MARKED = re.compile(r"(<!-- (\w+): written by `crbg report`, do not edit -->\n)(.*?)(<!-- end of \2 -->)", re.DOTALL)
 TELLING = (
     "lenet-96-at-45", "up-to-90-minimal-loss", "edge-popup-85-at-50", "beats-earlier-methods-98-more-seeds",
     "beats-earlier-methods-99", "lambda-controls-sparsity-decision", "alpha-needs-no-scaling",
@@ -69,11 +68,11 @@ def _results(rows: pd.DataFrame, claims: Sequence[Verdict]) -> str:
         mine = tables.headline(rows, name)
         if mine.empty:
             continue
-        sparse = {arm: _accuracy(mine[(mine.arm == arm) & (mine.asked == 0.05)]) for arm in mine.arm.unique()}
+        at = {arm: _accuracy(mine[(mine.arm == arm) & (mine.asked == 0.05)]) for arm in mine.arm.unique()}
         out.append(
-            f"- **{where}, LeNet-300-100, 95 % sparse, no weight trained:** CRBG {sparse.get('crbg')} %, with hard gates"
-            f" at the end {sparse.get('crbg_polished')} %, edge-popup {sparse.get('edge_popup')} %; the trained dense"
-            f" network {_accuracy(mine[mine.arm == 'dense_trained'])} %."
+            f"- **{where}, LeNet-300-100, 95 % sparse, no weight trained:** CRBG {at.get('crbg')} %, with hard gates at"
+            f" the end {at.get('crbg_polished')} %, edge-popup {at.get('edge_popup')} %; the trained dense network"
+            f" {_accuracy(mine[mine.arm == 'dense_trained'])} %."
         )
     return "\n".join([*out, f"- **Published claims:** {_counts(claims)}", ""])
 
@@ -112,9 +111,7 @@ def _methods() -> str:
     lines = []
     for name in methods.names():
         method = methods.get(name)
-        traits, said = method.TRAITS, " ".join(str(method.__doc__).split("\n\n")[0].split())
-        lines.append(
-            {"method": f"`{name}`", "what it does": said.rstrip(".").replace("|", "\\|"), "gradient": traits.gradient, "density": traits.density,
-             "weights": traits.weights}
-        )  # fmt: skip
+        said = " ".join(str(method.__doc__).split("\n\n")[0].split()).rstrip(".")
+        traits = {f.name: getattr(method.TRAITS, f.name) for f in fields(method.TRAITS)}
+        lines.append({"method": f"`{name}`", "what it does": said.replace("|", "\\|")} | traits)
     return tables.pipe(lines) + "\n"
