@@ -63,7 +63,7 @@ def command_line() -> str:
     from crbg.cli import main
 
     out = ["# Command line\n", "Every command takes `--help`. This page is written from the same parsers.\n"]
-    width, os.environ["COLUMNS"] = os.environ.get("COLUMNS"), "100"
+    width, os.environ["COLUMNS"] = os.environ.get("COLUMNS"), "90"
     for words in ([], *([name] for name in COMMANDS)):
         text = io.StringIO()
         with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):

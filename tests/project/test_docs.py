@@ -143,7 +143,7 @@ def test_snakemake_targets_shown_exist():
 
 
 def test_the_table_of_targets_counts_claims_and_hours():
-    """Claims that name an experiment of the target are counted; hours of all its runs are right within a factor of 2."""
+    """Claims that name an experiment of the target, and the estimated hours of all its runs within a factor of two."""
     from crbg.experiments.estimates import estimate_seconds
     from crbg.report.claims import read_claims
 
