@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from crbg import methods
+from crbg.errors import CrbgError, suggest
 from crbg.experiments.config import Experiment
 from crbg.report import tables
 from crbg.report.claims import Verdict
@@ -42,9 +43,20 @@ def refresh(mains: Iterable[Experiment], rows: pd.DataFrame, verdicts: Sequence[
 
 
 def filled(text: str, made: dict[str, str], prefix: str = "") -> str:
-    """Put each block between its marks; links of a block lead from the root and get the document's `prefix`."""
+    """Put each block between its marks.
+
+    Args:
+        text: a document with marks.
+        made: the blocks by name; their links lead from the root of the repository.
+        prefix: the way from the document's folder to the root, as `../`.
+
+    Raises:
+        CrbgError: a mark names a block that does not exist.
+    """
 
     def put(found: re.Match[str]) -> str:
+        if found[2] not in made:
+            raise CrbgError(f"no generated block is called {found[2]!r}: {suggest(found[2], made)}")
         return found[1] + made[found[2]].replace("](paper/", f"]({prefix}paper/") + found[4]
 
     return MARKED.sub(put, text)
