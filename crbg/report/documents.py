@@ -97,7 +97,7 @@ def _counts(claims: Sequence[Verdict]) -> str:
     """Count the verdicts on the published claims, in one sentence."""
     words = Counter("not testable" if v.verdict.startswith("not testable") else v.verdict for v in claims)
     judged = [f"{words[w]} {w}" for w in WORDS if words[w]]
-    return f"{len(claims)} rules, of which {', '.join(judged)} ([all verdicts](paper/tables/verdicts.md))."
+    return f"{', '.join(judged)}, of {len(claims)} declared rules ([all verdicts](paper/tables/verdicts.md))."
 
 
 def _telling(claims: Sequence[Verdict]) -> str:
