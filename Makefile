@@ -29,7 +29,7 @@ endif
 
 QUICK := --config config.yaml config/quickstart.yaml
 
-quickstart: $(STAMP) ## the whole pipeline on handwritten digits: minutes, no download, writes results/quickstart/
+quickstart: $(STAMP) ## the whole pipeline on handwritten digits: minutes on two cores, no download, writes results/quickstart/
 	$(BIN)/snakemake --cores all --quiet rules --configfile config.yaml config/quickstart.yaml -- quickstart
 	@$(BIN)/crbg report quickstart $(QUICK) --brief
 

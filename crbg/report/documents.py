@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Protocol
 
 import pandas as pd
 
@@ -14,7 +15,6 @@ from crbg import methods
 from crbg.errors import CrbgError, suggest
 from crbg.experiments.config import Experiment
 from crbg.report import tables
-from crbg.report.claims import Verdict
 from crbg.storage.atomic import write_text
 
 DOCUMENTS = (Path("README.md"), Path("docs/results.md"))
@@ -28,7 +28,26 @@ WORDS = ("exceeded", "reproduced", "inconclusive", "not reproduced", "observed",
 WIDEST = 110  # characters of a cell in the README's table of verdicts
 
 
-def refresh(mains: Iterable[Experiment], rows: pd.DataFrame, verdicts: Sequence[Verdict]) -> None:
+class Judged(Protocol):
+    """What a document shows of a claim, goal or contrast with its verdict."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def source(self) -> str: ...
+
+    @property
+    def quote(self) -> str: ...
+
+    @property
+    def verdict(self) -> str: ...
+
+    @property
+    def measured(self) -> str: ...
+
+
+def refresh(mains: Iterable[Experiment], rows: pd.DataFrame, verdicts: Sequence[Judged]) -> None:
     """Rewrite the marked blocks of the documents that are there; everything outside the marks stays.
 
     Args:
@@ -62,9 +81,9 @@ def filled(text: str, made: dict[str, str], prefix: str = "") -> str:
     return MARKED.sub(put, text)
 
 
-def blocks(mains: Sequence[Experiment], rows: pd.DataFrame, verdicts: Sequence[Verdict]) -> dict[str, str]:
+def blocks(mains: Sequence[Experiment], rows: pd.DataFrame, verdicts: Sequence[Judged]) -> dict[str, str]:
     """Write every block by name."""
-    claims = [v for v in verdicts if not v.source.startswith(("our aim", "contrast"))]
+    claims = [v for v in verdicts if not (v.id.startswith("goal ") or v.source.startswith("contrast"))]
     return {
         "numbers": "\n".join(tables.readme_table(e, rows) for e in mains),
         "results": _results(rows, claims),
@@ -73,7 +92,7 @@ def blocks(mains: Sequence[Experiment], rows: pd.DataFrame, verdicts: Sequence[V
     }
 
 
-def _results(rows: pd.DataFrame, claims: Sequence[Verdict]) -> str:
+def _results(rows: pd.DataFrame, claims: Sequence[Judged]) -> str:
     """Say in three lines what was found: MNIST, Fashion-MNIST, and the published claims."""
     out = []
     for name, where in (("lenet_curve", "MNIST"), ("lenet_fashion", "Fashion-MNIST")):
@@ -93,14 +112,14 @@ def _accuracy(rows: pd.DataFrame) -> str:
     return tables.interval(list(rows.accuracy)) if len(rows) else "not run"
 
 
-def _counts(claims: Sequence[Verdict]) -> str:
+def _counts(claims: Sequence[Judged]) -> str:
     """Count the verdicts on the published claims, in one sentence."""
     words = Counter("not testable" if v.verdict.startswith("not testable") else v.verdict for v in claims)
     judged = [f"{words[w]} {w}" for w in WORDS if words[w]]
     return f"{', '.join(judged)}, of {len(claims)} declared rules ([all verdicts](paper/tables/verdicts.md))."
 
 
-def _telling(claims: Sequence[Verdict]) -> str:
+def _telling(claims: Sequence[Judged]) -> str:
     """Tabulate the claims that say most about the method."""
     known = {v.id: v for v in claims}
     rows = [known[name] for name in TELLING if name in known]
