@@ -35,8 +35,8 @@ def test_only_what_stands_between_marks_changes():
 
 
 def test_an_unknown_block_is_one_error_with_the_nearest_name():
-    with pytest.raises(CrbgError, match=r"'methds'.*methods"):
-        documents.filled(MARKS.format("methds", ""), {"methods": "", "numbers": ""})
+    with pytest.raises(CrbgError, match=r"'method': .*methods"):
+        documents.filled(MARKS.format("method", ""), {"methods": "", "numbers": ""})
 
 
 def test_claims_are_counted_and_goals_and_contrasts_are_not():
