@@ -40,15 +40,35 @@ def normal(count: int, key: Key, device: torch.device | None = None) -> Tensor:
 
 
 class Push:
-    """What a penalty adds to the next gradient of one gate, once: the kernel adds it in the pass that it makes anyway."""
+    """What a search hands to the backward pass of one gate, for the next gradient only.
+
+    `value` is what a penalty adds to the gradient: the kernel adds it in the pass that it makes anyway. `memory` is
+    the parameter's gradient of the step before, in whose memory the new one is written: fresh memory costs as much as
+    the pass. It is used only when the parameter has let go of it, as `zero_grad` does.
+    """
 
     def __init__(self) -> None:
         self.value: Tensor | None = None
+        self.parameter: Tensor | None = None
+        self.memory: Tensor | None = None
+
+    def reuse(self, parameter: Tensor | None) -> None:
+        """Offer the memory of a parameter's present gradient; None takes the offer back."""
+        self.parameter, self.memory = parameter, None if parameter is None else parameter.grad
 
     def take(self) -> Tensor | None:
         """Return what is to be added, and forget it."""
         value, self.value = self.value, None
         return value
+
+    def output(self, w: Tensor) -> Tensor:
+        """Return memory for a gradient of w's shape and layout, and forget what was offered."""
+        parameter, memory = self.parameter, self.memory
+        self.reuse(None)
+        if parameter is None or parameter.grad is not None or memory is None:
+            return torch.empty_like(w)
+        same = memory.dtype == w.dtype and memory.shape == w.shape and layout(memory) == layout(w)
+        return memory if same else torch.empty_like(w)
 
 
 def gated_product(
@@ -184,7 +204,7 @@ class _Slope(torch.autograd.Function):
             through = grad * w
             through = torch.where(inside.bool(), through, leak * through if leak else torch.zeros_like(through))
             return through if push is None or (add := push.take()) is None else through + add
-        out, add = torch.empty_like(w), push.take() if push else None
+        out, add = (push.output(w), push.take()) if push else (torch.empty_like(w), None)
         library.crbg_gate_backward(
             grad.data_ptr(), w.data_ptr(), inside.data_ptr(), add.data_ptr() if add is not None else None, out.data_ptr(), w.numel(), leak,
             grad.dtype == torch.bfloat16, *_threads(),
