@@ -500,7 +500,7 @@ def test_status_quotes_jobs_that_ended_before_their_first_run(project, capsys):
         in text
     )
     assert f"job {two.name}, results/logs/{two.name}.log:\n  crbg: config.yaml: unknown key" in text
-    assert f"job {three.name}, results/logs/{three.name}.log:\n  it ended without a word" in text
+    assert f"job {three.name}, results/logs/{three.name}.log:\n  it ended without a message" in text
 
 
 def test_the_thread_of_a_lock_ends_with_it(tmp_path):
