@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -67,21 +67,24 @@ class Table:
         lines = [self.head, ["--:" if r else "---" for r in self.right()], *self.body()]
         return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines)
 
-    def __rich__(self) -> Any:
-        """Lay the table out for a terminal."""
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
+        """Lay the table out for a terminal. Long texts are broken where it is narrow, short columns are not."""
         from rich import box
         from rich.table import Table as RichTable
         from rich.text import Text
 
-        out, body = RichTable(box=box.SIMPLE_HEAD, pad_edge=False), self.body()
-        for name, right in zip(self.head, self.right(), strict=True):
-            out.add_column(name, justify="right" if right else "left", overflow="fold")
+        out, body = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False), self.body()
+        widths = [max(len(row[i]) for row in [self.head, *body]) for i in range(len(self.head))]
+        for i, (name, right) in enumerate(zip(self.head, self.right(), strict=True)):
+            shorter = sum(width for width in widths if width <= widths[i])
+            whole = shorter <= 0.6 * options.max_width
+            out.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=whole)
         for i, row in enumerate(body):
-            last = i == len(body) - 1
-            if self.total and last:
+            last = bool(self.total) and i == len(body) - 1
+            if last:
                 out.add_section()
-            out.add_row(*(Text(cell, _STYLES.get(cell, "")) for cell in row), style="bold" * bool(self.total and last))
-        return out
+            out.add_row(*(Text(cell, _STYLES.get(cell, "")) for cell in row), style="bold" if last else "")
+        yield out
 
 
 def show(*parts: str | Table) -> None:
@@ -93,10 +96,10 @@ def show(*parts: str | Table) -> None:
 
     console = Console(highlight=False)
     for i, part in enumerate(parts):
-        if isinstance(part, Table):
-            console.print(part)
-        else:  # commands must be copied as they are: no markup, no line breaks of rich's own
-            console.print(("\n" * (i > 0 and isinstance(parts[i - 1], str))) + part, markup=False, soft_wrap=True)
+        if i:
+            console.print()
+        # Commands must be copied as they are: rich gets no markup and breaks no lines in plain text.
+        console.print(part, markup=False, soft_wrap=isinstance(part, str))
 
 
 class Progress:

@@ -1,6 +1,7 @@
 """Tables and progress, with rich on a terminal and as plain lines elsewhere."""
 
 import io
+import re
 import subprocess
 import sys
 
@@ -63,6 +64,16 @@ def test_on_a_terminal_rich_draws_and_leaves_text_as_it_is(terminal):
     assert "no [bold] space" in said
     assert "a [bold] line" in said
     assert long in said, "a command is broken over lines"
+
+
+def test_a_narrow_terminal_breaks_long_texts_and_no_short_ones(terminal, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    screen = terminal()
+    show(Table(("state", "experiment", "run"), [("missing", "lenet_goals_refit", "x" * 70)]))
+    lines = re.sub(r"\x1b\[\d*m", "", screen.getvalue()).splitlines()
+    assert max(map(len, lines)) <= 60
+    assert any("missing   lenet_goals_refit   xxx" in line for line in lines)
+    assert screen.getvalue().count("x") == 70 + 1  # and that of "experiment"
 
 
 @pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("CI", "true"), ("TERM", "dumb")])
