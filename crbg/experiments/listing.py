@@ -79,20 +79,17 @@ def data_sets() -> Iterator[str]:
 
 
 def chosen(path: Path) -> Table:
-    """Tabulate a file of chosen settings: arms, choices and specs open for the test set, by experiment."""
+    """Tabulate a file of chosen settings by experiment: arms, choices, trials, and specs open for the test set."""
     selected = read_selected(path)
     evaluate = selected.pop("evaluate", {})
-    rows = [
-        (
-            name,
-            len(selected.get(name, {})),
-            sum(map(len, selected.get(name, {}).values())),
-            sum(choice.get("trials", 0) for choices in selected.get(name, {}).values() for choice in choices),
-            len(evaluate.get(name, ())),
-        )
-        for name in dict.fromkeys((*selected, *evaluate))
-    ]
-    return Table(("experiment", "tuned arms", "choices", "trials", "specs for the test set"), rows)
+    rows = []
+    for name in dict.fromkeys((*selected, *evaluate)):
+        arms = selected.get(name, {})
+        choices = [choice for those in arms.values() for choice in those]
+        specs = (len(evaluate.get(name, ())),) if evaluate else ()
+        rows.append((name, len(arms), len(choices), sum(choice.get("trials", 0) for choice in choices), *specs))
+    last = ("specs for the test set",) if evaluate else ()
+    return Table(("experiment", "tuned arms", "choices", "trials", *last), rows)
 
 
 def _wrap(head: str, text: str) -> str:

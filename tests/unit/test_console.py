@@ -69,11 +69,11 @@ def test_on_a_terminal_rich_draws_and_leaves_text_as_it_is(terminal):
 def test_a_narrow_terminal_breaks_long_texts_and_no_short_ones(terminal, monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     screen = terminal()
-    show(Table(("state", "experiment", "run"), [("missing", "lenet_goals_refit", "x" * 70)]))
+    show(Table(("state", "name", "run", "a", "b"), [("missing", "lenet_goals_refit", "x" * 70, "y" * 50, "z" * 50)]))
     lines = re.sub(r"\x1b\[\d*m", "", screen.getvalue()).splitlines()
     assert max(map(len, lines)) <= 60
-    assert any("missing   lenet_goals_refit   xxx" in line for line in lines)
-    assert screen.getvalue().count("x") == 70 + 1  # and that of "experiment"
+    assert any(line.startswith("missing   lenet_goals_refit   xxx") for line in lines)
+    assert [screen.getvalue().count(letter) for letter in "xyz"] == [70, 50, 50]
 
 
 @pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("CI", "true"), ("TERM", "dumb")])
