@@ -188,7 +188,7 @@ def slices(config: Config, cells: list[Cell], gpu: bool, longest: int) -> Slices
     """Cut a job into slices of at most `longest` minutes, the wall time that the cluster allows.
 
     The first slice asks for twice the estimate and five minutes, and each further one for twice as much. A job that
-    does not fit into one slice goes on in the next from its checkpoint. Two more slices than the estimate needs are
+    does not fit into one slice continues in the next from its checkpoint. Two more slices than the estimate needs are
     allowed, for a slow machine and for a kill. The memory is that of the first slice; the workflow raises it for a job
     that was killed.
     """

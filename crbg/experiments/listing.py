@@ -21,7 +21,7 @@ from crbg.experiments.estimates import SIZES
 
 WIDTH = 98  # `crbg list` indents by 2
 COLUMN = 38
-# Families of so many names that no list could hold them: how the names are formed, and what they build.
+# Families with unlimited names: how a name is formed, and what it builds.
 _OPEN = {
     "lenet": ("lenet-A-B-...", "fully connected, hidden layers of A, B, ... units"),
     "timm": ("timm:NAME", "any network of timm, built for the images at hand; some examples:"),

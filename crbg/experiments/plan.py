@@ -40,7 +40,7 @@ class Need:
 
 
 def needs(config: Config, cells: Iterable[Cell]) -> Iterator[tuple[Key, Cell, Need]]:
-    """Estimate what each run needs. A run that several experiments share comes once for each of them."""
+    """Estimate what each run needs. A run that several experiments share is yielded once for each of them."""
     by_experiment: dict[str, list[Cell]] = {}
     for c in cells:
         by_experiment.setdefault(c.experiment, []).append(c)
@@ -106,7 +106,7 @@ def by_target(experiments: Iterable[Experiment]) -> Iterator[tuple[str, tuple[st
 
 
 def schedule(config: Config, cells: list[Cell], minutes: float, given: str = "") -> list[str | Table]:
-    """Say in which slice of so many minutes each arm's missing runs come, in the order of the configuration.
+    """Say in which slice of `minutes` minutes the missing runs of each arm fall, in the order of the configuration.
 
     A slice is one call of `crbg run`, which does missing runs in that order and leaves a checkpoint at its deadline.
     """

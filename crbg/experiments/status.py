@@ -1,4 +1,4 @@
-"""The state of every run: done, collapsed, running and where, failed and why, missing; and the commands that go on.
+"""The state of every run: done, collapsed, running (and where), failed (and why) or missing; and how to continue.
 
 Imports no torch.
 """
@@ -43,7 +43,7 @@ class State:
 
 
 def state_of(config: Config, cell: Cell) -> State:
-    """Find out the state of one run, from its record, its lock and the log of its attempts."""
+    """Determine the state of one run from its record, its lock and the log of its attempts."""
     found = record_store.find(config, cell.spec, cell.seed)
     if found and found["record"]["status"] == "ok":
         return State(cell, "done")
@@ -61,7 +61,7 @@ def state_of(config: Config, cell: Cell) -> State:
 def summary(config: Config, cells: list[Cell], given: str = "") -> list[str | Table]:
     """Count the states of the runs of each experiment, by target, and list the runs that started and did not finish.
 
-    What failed is explained, and the commands that go on follow; `given` is appended to them.
+    Failures are explained, and the commands that continue follow; `given` is appended to them.
     """
     states: dict[Key, State] = {}
     runs: dict[str, set[Key]] = {}
@@ -85,7 +85,7 @@ def summary(config: Config, cells: list[Cell], given: str = "") -> list[str | Ta
 
 
 def table(config: Config, cells: list[Cell], given: str = "") -> list[str | Table]:
-    """List every distinct run that is not simply done: its state, how often it was tried, and why.
+    """List every distinct run that is not done: its state, the number of attempts, and the reason.
 
     The last lines of those that failed follow, and the commands that do just these runs; `given` is appended to the
     commands, so that they read the same configuration.
@@ -111,7 +111,7 @@ def _rows(states: list[State]) -> list[str | Table]:
 
 
 def _explain(config: Config, states: list[State], given: str) -> list[str]:
-    """Say what collapsed, failed and missing runs ask for, with the last lines of their logs."""
+    """Say what to do about collapsed, failed and missing runs, with the last lines of their logs."""
     failed = [s for s in states if s.name == "failed" and s.said]
     todo = [s.cell for s in states if s.name in LEFT]
     untried = [s.cell for s in states if s.name in LEFT and not s.tries]

@@ -35,9 +35,9 @@ __all__ = [
     "bench",
     "do",
     "evaluate",
-    "hopeless",
     "line",
     "search",
+    "sure_to_fail",
     "title",
 ]
 
@@ -46,7 +46,7 @@ FAILED = 1  # exit status when runs failed
 
 @dataclass(frozen=True)
 class Call:
-    """What one call of `crbg run` is asked for, besides its cells.
+    """The limits and places of one call of `crbg run`.
 
     `attempt` counts the workflow's tries of one job; after `slices` of them the job is given up (0: never).
     """
@@ -61,9 +61,9 @@ class Call:
 
 
 def do(config: Config, cells: list[Cell], call: Call) -> int:
-    """Do runs, as one process or as one of several of the same run, and return an exit status.
+    """Do runs, alone or as one of several processes that share each run, and return an exit status.
 
-    A job of the workflow notes its begin before anything large is loaded, so that a kill for lack of memory shows.
+    A job of the workflow logs its start before anything large is loaded, so that a kill for lack of memory shows.
     """
     distributed.together = distributed.started()
     if not (call.job and distributed.first()):
@@ -107,16 +107,18 @@ def _do_missing(config: Config, cells: list[Cell], todo: list[Cell], call: Call)
             f"{len(todo)} runs are not done after {call.slices} tries, more than they should need by their estimate; "
             "`crbg status` shows their state, and `crbg run` without --slices continues"
         )
-    before = hopeless(config, todo)
+    before = sure_to_fail(config, todo)
     lost = before if call.attempt > 1 else {}
     for why in lost.values():
         print(why, flush=True)
-    hopeful = [c for c in todo if c.key not in lost]
-    # What failed before goes last. Otherwise each slice of time would begin with it.
-    hopeful.sort(key=lambda c: c.key in before)
+    worth_trying = [c for c in todo if c.key not in lost]
+    # Runs that failed before are last. Otherwise each slice of time would begin with them.
+    worth_trying.sort(key=lambda c: c.key in before)
     code = 0
-    if hopeful or distributed.size() > 1:
-        code = search(bench(config, hopeful or cells, call.device, call.threads), config, hopeful, call.minutes)
+    if worth_trying or distributed.size() > 1:
+        code = search(
+            bench(config, worth_trying or cells, call.device, call.threads), config, worth_trying, call.minutes
+        )
     return code or (FAILED if lost else 0)
 
 
@@ -178,7 +180,7 @@ def search(bench: Any, config: Config, cells: Sequence[Cell], minutes: float) ->
 def lead(bench: Any, config: Config, cells: Sequence[Cell], minutes: float) -> int:
     """Do the runs and return an exit status: 0, FAILED, CONTINUE or INTERRUPTED.
 
-    A run that fails does not stop the others. A run that another process holds comes last, and is waited for.
+    A run that fails does not stop the others. A run that another process holds is moved to the end and waited for.
 
     Raises:
         WriteError: the results' disk is full or read-only, which would stop the others too.
@@ -212,7 +214,7 @@ def lead(bench: Any, config: Config, cells: Sequence[Cell], minutes: float) -> i
                 raise
             except Exception as error:
                 if distributed.size() > 1:
-                    raise  # the others may be anywhere in their step; torchrun ends them with this process
+                    raise  # the other processes may be inside a step; torchrun ends them with this one
                 why = str(error) if isinstance(error, CrbgError) else traceback.format_exc()
                 progress.finish(f"{name}: FAILED: {why}")
                 failed, held = failed + 1, 0
@@ -271,8 +273,8 @@ def _evaluate(config: Config, todo: Collection[Cell]) -> None:
             progress.finish(f"{title(c, differing[c.key])}: {said}")
 
 
-def hopeless(config: Config, cells: Iterable[Cell]) -> dict[Key, str]:
-    """Find the runs whose last attempt ended in a way that another attempt cannot mend, and say how."""
+def sure_to_fail(config: Config, cells: Iterable[Cell]) -> dict[Key, str]:
+    """Find the runs whose last attempt failed in a way that would repeat itself, and say how."""
     out = {}
     for c in cells:
         last = attempts.last(record_store.run_folder(config, c.spec, c.seed))
@@ -282,7 +284,7 @@ def hopeless(config: Config, cells: Iterable[Cell]) -> dict[Key, str]:
 
 
 def title(cell: Cell, differing: str = "") -> str:
-    """Name a cell in a line of a log, with the settings in which it differs from the other runs of its arm."""
+    """Name a cell in a log line, with the settings in which it differs from the other runs of its arm."""
     return f"{cell.arm} {cell.spec.slug()} seed {cell.seed}" + (f" ({differing})" if differing else "")
 
 
