@@ -446,3 +446,23 @@ def test_the_module_is_the_command(project):
     assert (
         done.stderr == "crbg: no experiment 'curv' in config.yaml: did you mean 'curve'? choose from: curve, tuning\n"
     )
+
+
+BARE = """
+import sys
+for name in ("rich", "tabulate", "tqdm", "jinja2", "matplotlib", "snakemake"):
+    sys.modules[name] = None
+from crbg import cli
+for line in ("run curve --where arm=random", "verify curve", "status", "plan", "list", "select --partial"):
+    words = line.split()
+    assert cli.main([*words, "--config", "config.yaml", "digits.yaml"]) == 0, words
+"""
+
+
+def test_commands_need_nothing_that_a_bare_gpu_machine_lacks(project):
+    done = subprocess.run(
+        [sys.executable, "-c", BARE], capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "4 PASS, 0 FAIL" in done.stdout
+    assert "4 done" in done.stdout
