@@ -20,6 +20,7 @@ from crbg.experiments import attempts, record_store
 from crbg.experiments.cells import Key, distinct
 from crbg.experiments.config import Cell, Config, Experiment
 from crbg.experiments.spec import Spec
+from crbg.storage import run_lines
 
 # Floating-point operations a second that one core, or one GPU, sustains in a gated step: only used where no run of
 # the same kind was recorded.
@@ -69,28 +70,37 @@ class Cost:
     memory_mb: float
 
 
-def costs(config: Config) -> dict[tuple[Any, ...], Cost]:
-    """Return the cost of each kind of run. All recorded runs count, also where `reuse` is `never`."""
-    folder = record_store.recorded_folder(config)
-    return _costs(folder.absolute(), folder.stat().st_mtime_ns if folder.exists() else 0)
+Kind = tuple[Any, ...]
 
 
-@lru_cache(maxsize=2)
-def _costs(folder: Path, changed: int) -> dict[tuple[Any, ...], Cost]:
-    seen: dict[tuple[Any, ...], list[tuple[float, float]]] = {}
-    for spec, entry in record_store.recorded_with_specs(folder):
-        p = entry.get("provenance", {})
+def costs(config: Config, specs: Iterable[Spec]) -> dict[Kind, Cost]:
+    """Return the cost of each kind of run, from recorded runs with the data, model and method of one of the specs.
+
+    Recorded runs count also where `reuse` is `never`.
+
+    Raises:
+        CrbgError: there are recorded files of an older layout, which would not be read.
+    """
+    next(record_store.recorded_with_specs(record_store.recorded_folder(config)), None)  # raises the error
+    out: dict[Kind, Cost] = {}
+    for path in {record_store.recorded_file(config, spec) for spec in specs}:
+        if path.exists():
+            out |= _costs(path.absolute(), path.stat().st_mtime_ns)
+    return out
+
+
+@lru_cache(maxsize=256)
+def _costs(path: Path, changed: int) -> dict[Kind, Cost]:
+    seen: dict[Kind, list[tuple[float, float]]] = {}
+    for line in run_lines.lines(path).values():
+        entry = line.parse()
+        spec, p = entry.get("spec", {}), entry.get("provenance", {})
         if spec.get("epochs") and p.get("search_seconds") and p.get("processes", 1) == 1:
-            seconds = search_seconds(p)
-            epochs = methods.work(
-                spec["method"],
-                methods.options(spec["method"], spec.get("options", {})),
-                spec.get("density"),
-                spec["epochs"],
-            )
+            own = methods.options(spec["method"], spec.get("options", {}))
+            epochs = methods.work(spec["method"], own, spec.get("density"), spec["epochs"])
             images = entry.get("record", {}).get("train_images") or spec.get("limit") or info(spec["data"]).train
-            kind = _kind(spec, bool(p.get("gpu")))
-            seen.setdefault(kind, []).append((seconds / epochs / images, p.get("peak_memory_mb", 0.0)))
+            seconds = search_seconds(p) / epochs / images
+            seen.setdefault(_kind(spec, bool(p.get("gpu"))), []).append((seconds, p.get("peak_memory_mb", 0.0)))
     return {k: Cost(statistics.median(t for t, _ in v), max(m for _, m in v)) for k, v in seen.items()}
 
 
@@ -105,12 +115,12 @@ def search_seconds(provenance: Mapping[str, Any]) -> float:
     return float(provenance.get("search_seconds", 0.0))
 
 
-def cost_key(spec: Spec, gpu: bool) -> tuple[Any, ...]:
+def cost_key(spec: Spec, gpu: bool) -> Kind:
     """Return the kind of a run, a key of `costs`."""
     return _kind(vars(spec), gpu)
 
 
-def _kind(spec: Mapping[str, Any], gpu: bool) -> tuple[Any, ...]:
+def _kind(spec: Mapping[str, Any], gpu: bool) -> Kind:
     """Collect what the cost of an image depends on. Older records lack some fields, which then have their defaults."""
     network = json.dumps(dict(spec.get("model_args") or {}), sort_keys=True)
     return spec["method"], spec["model"], network, spec["data"], spec.get("size", 0), spec.get("precision", "fp32"), gpu
@@ -143,12 +153,12 @@ def estimate_seconds(
     mine = distinct(cells)
     if found is None:
         found = {key: record_store.find(config, c.spec, c.seed) for key, c in mine.items()}
-    here: dict[tuple[Any, ...], list[float]] = {}
+    here: dict[Kind, list[float]] = {}
     for key, c in mine.items():
         if (got := found[key]) and c.spec.epochs and bool(got["provenance"].get("gpu")) == gpu:
             seconds = search_seconds(got["provenance"]) / epochs_of(c.spec) / _images(c.spec)
             here.setdefault(cost_key(c.spec, gpu), []).append(seconds)
-    image = {kind: cost.image_seconds for kind, cost in costs(config).items()}
+    image = {kind: cost.image_seconds for kind, cost in costs(config, (c.spec for c in mine.values())).items()}
     image |= {kind: statistics.median(v) for kind, v in here.items()}
     out = {}
     for key, c in mine.items():
@@ -195,7 +205,7 @@ def slices(config: Config, cells: list[Cell], gpu: bool, longest: int) -> Slices
     seconds = sum(estimate_seconds(config, cells, gpu).values())
     need = math.ceil(seconds / 30) + 5
     count = math.ceil(need / longest) + 2
-    known = costs(config)
+    known = costs(config, (c.spec for c in cells))
     peaks = [cost.memory_mb for c in cells if (cost := known.get(cost_key(c.spec, False)))]
     memory = max(2000, math.ceil((1.5 * max(peaks) + 1000) / 500) * 500) if peaks else 4000
     return Slices(tuple(min(longest, need * 2**i) for i in range(count)), 8000 if gpu else memory)

@@ -39,20 +39,23 @@ class Need:
         return (*map(str, (self.runs, self.done, self.missing)), *hours, f"{self.megabytes:.0f}")
 
 
-def needs(config: Config, cells: Iterable[Cell]) -> Iterator[tuple[Key, Cell, Need]]:
-    """Estimate what each run needs. A run that several experiments share is yielded once for each of them."""
+def needs(
+    config: Config, cells: Iterable[Cell], found: Mapping[Key, Any] | None = None
+) -> Iterator[tuple[Key, Cell, Need]]:
+    """Estimate what each run needs. A run that several experiments share is yielded once for each of them.
+
+    `found` holds what `record_store.find` gave for each cell, if that is known already.
+    """
     by_experiment: dict[str, list[Cell]] = {}
     for c in cells:
         by_experiment.setdefault(c.experiment, []).append(c)
-    found: dict[Key, Any] = {}
     for name, those in by_experiment.items():
         mine, gpu = distinct(those), estimates.on_gpu(config, config.experiment(name))
+        here = found or {key: record_store.find(config, c.spec, c.seed) for key, c in mine.items()}
+        missing = any(here[key] is None for key in mine)
+        seconds = estimates.estimate_seconds(config, mine.values(), gpu, here) if missing else dict.fromkeys(mine, 0.0)
         for key, c in mine.items():
-            if key not in found:
-                found[key] = record_store.find(config, c.spec, c.seed)
-        seconds = estimates.estimate_seconds(config, mine.values(), gpu, found)
-        for key, c in mine.items():
-            yield key, c, _need(c, found[key] is not None, seconds[key], gpu)
+            yield key, c, _need(c, here[key] is not None, seconds[key], gpu)
 
 
 def _need(cell: Cell, done: bool, seconds: float, gpu: bool) -> Need:

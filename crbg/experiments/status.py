@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from crbg.console import Table
 from crbg.experiments import attempts, record_store
 from crbg.experiments.cells import Key, distinct
 from crbg.experiments.config import Cell, Config
-from crbg.experiments.plan import by_target
+from crbg.experiments.plan import by_target, needs
 from crbg.storage import lock
 
 STATES = ("done", "collapsed", "running", "failed", "paused", "missing")
@@ -42,9 +43,8 @@ class State:
     said: str = ""
 
 
-def state_of(config: Config, cell: Cell) -> State:
-    """Determine the state of one run from its record, its lock and the log of its attempts."""
-    found = record_store.find(config, cell.spec, cell.seed)
+def state_of(config: Config, cell: Cell, found: Mapping[str, Any] | None) -> State:
+    """Determine the state of one run from its record if one was found, its lock and the log of its attempts."""
     if found and found["record"]["status"] == "ok":
         return State(cell, "done")
     where = record_store.run_folder(config, cell.spec, cell.seed)
@@ -65,23 +65,41 @@ def summary(config: Config, cells: list[Cell], given: str = "") -> list[str | Ta
     """
     states: dict[Key, State] = {}
     runs: dict[str, set[Key]] = {}
+    found: dict[Key, Any] = {}
     for c in cells:
         key = c.key
         if key not in states:
-            states[key] = state_of(config, c)
+            found[key] = record_store.find(config, c.spec, c.seed)
+            states[key] = state_of(config, c, found[key])
         runs.setdefault(c.experiment, set()).add(key)
     counts = {name: Counter(states[key].name for key in keys) for name, keys in runs.items()}
     total = Counter(s.name for s in states.values())
     shown = ("done", *(name for name in STATES[1:] if total[name]))
+    unfinished = {name for name, count in counts.items() if any(count[s] for s in ("running", *LEFT))}
+    hours, together = _hours_left(config, [c for c in cells if c.experiment in unfinished], found)
     rows = [
-        (*place, counts[name].total(), *(counts[name][s] for s in shown))
+        (*place, counts[name].total(), *(counts[name][s] for s in shown), hours.get(name, "0.00"))
         for name, place in by_target(config.experiment(n) for n in counts)
     ]
-    last = ("together", "", "", total.total(), *(total[s] for s in shown))
+    last = ("together", "", "", total.total(), *(total[s] for s in shown), together)
     begun = [s for s in states.values() if s.name in ("running", "failed", "paused")]
-    parts: list[str | Table] = [_line(total), Table(("target", "experiment", "role", "runs", *shown), rows, last)]
-    more = "`crbg status NAME` lists the runs of an experiment or target, `crbg plan` estimates the time that is left."
+    parts: list[str | Table] = [
+        _line(total),
+        Table(("target", "experiment", "role", "runs", *shown, "hours left"), rows, last),
+    ]
+    more = "`crbg status NAME` lists the runs of an experiment or target; `crbg plan` tells CPU from GPU hours."
     return [*parts, more, *_rows(begun), *_explain(config, list(states.values()), given)]
+
+
+def _hours_left(config: Config, cells: list[Cell], found: Mapping[Key, Any]) -> tuple[dict[str, str], str]:
+    """Estimate the hours that the unfinished runs of each experiment take, and of all of them together."""
+    left: dict[str, float] = {}
+    once: dict[Key, float] = {}
+    for key, c, need in needs(config, cells, found):
+        seconds = need.cpu_seconds + need.gpu_seconds
+        left[c.experiment] = left.get(c.experiment, 0.0) + seconds
+        once.setdefault(key, seconds)
+    return {name: f"{seconds / 3600:.2f}" for name, seconds in left.items()}, f"{sum(once.values()) / 3600:.2f}"
 
 
 def table(config: Config, cells: list[Cell], given: str = "") -> list[str | Table]:
@@ -90,7 +108,7 @@ def table(config: Config, cells: list[Cell], given: str = "") -> list[str | Tabl
     The last lines of those that failed follow, and the commands that do just these runs; `given` is appended to the
     commands, so that they read the same configuration.
     """
-    states = [state_of(config, c) for c in distinct(cells).values()]
+    states = [state_of(config, c, record_store.find(config, c.spec, c.seed)) for c in distinct(cells).values()]
     rows = sorted((s for s in states if s.name != "done"), key=lambda s: s.name == "missing")
     return [_line(Counter(s.name for s in states)), *_rows(rows), *_explain(config, states, given)]
 
@@ -133,7 +151,10 @@ def _absent_data(config: Config, todo: list[Cell]) -> list[str]:
 
 def _never_begun(config: Config, todo: list[Cell]) -> list[str]:
     """Quote the logs of jobs that ended before their first run began: killed while loading, or given wrong input."""
-    out, keys, logs = [], {(c.experiment, c.key) for c in todo}, config.results / "logs"
+    out, logs = list[str](), config.results / "logs"
+    if not logs.exists():
+        return out
+    keys = {(c.experiment, c.key) for c in todo}
     for e in dict.fromkeys(c.experiment for c in todo):
         for job in config.experiment(e).jobs():
             log = logs / f"{job.name}.log"
@@ -154,7 +175,6 @@ def _last_lines(text: str) -> str:
 
 def _retry(config: Config, todo: Iterable[Cell], given: str) -> str:
     """Write the commands that do these runs and no others: one for each spec, for each job, or for each experiment."""
-    keys = {(c.experiment, c.key) for c in todo}
     seeds: dict[tuple[str, str], list[int]] = {}
     for c in todo:
         seeds.setdefault((c.experiment, c.spec.digest()), []).append(c.seed)
@@ -166,6 +186,7 @@ def _retry(config: Config, todo: Iterable[Cell], given: str) -> str:
         lines = [f"{e} --where digest={d} --seeds {' '.join(map(str, s))}" for (e, d), s in seeds.items()]
     else:
         jobs = [j for name in names for j in config.experiment(name).jobs()]
-        lines = [f"{j.experiment} --job {j.name}" for j in jobs if any((j.experiment, c.key) in keys for c in j.cells)]
+        mine = [j for j in jobs if any(c.seed in seeds.get((j.experiment, c.spec.digest()), ()) for c in j.cells)]
+        lines = [f"{j.experiment} --job {j.name}" for j in mine]
         lines = names if len(lines) > MOST_COMMANDS else lines
     return "To run just what is left:\n" + "\n".join(f"  crbg run {line}{given}" for line in lines)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from crbg.experiments import attempts, cells, record_store, status
+from crbg.experiments import attempts, cells, estimates, record_store, status
 from crbg.experiments import config as configs
 
 CONFIG = """
@@ -57,10 +57,30 @@ def test_the_summary_has_a_line_for_each_experiment_and_counts_shared_runs_once(
     parts = status.summary(config, some, " --set x=y")
     assert parts[0] == "1 done, 1 collapsed, 0 running, 1 failed, 0 paused, 1 missing"
     table = parts[1]
-    assert table.head == ("target", "experiment", "role", "runs", "done", "collapsed", "failed", "missing")
-    assert table.rows == [("chapter", "tuning", "tune", 4, 1, 1, 1, 1), ("", "again", "ablation", 1, 1, 0, 0, 0)]
-    assert table.total == ("together", "", "", 4, 1, 1, 1, 1)
+    assert table.head == (
+        "target",
+        "experiment",
+        "role",
+        "runs",
+        "done",
+        "collapsed",
+        "failed",
+        "missing",
+        "hours left",
+    )
+    assert [row[:8] for row in table.rows] == [
+        ("chapter", "tuning", "tune", 4, 1, 1, 1, 1), ("", "again", "ablation", 1, 1, 0, 0, 0)
+    ]  # fmt: skip
+    assert table.total[:8] == ("together", "", "", 4, 1, 1, 1, 1)
     assert "`crbg status NAME` lists the runs" in texts(parts)
+
+
+def test_the_summary_estimates_the_hours_of_unfinished_runs(config, some, monkeypatch):
+    seconds = {c.key: 3600.0 * (i + 1) for i, c in enumerate(config.experiment("tuning").cells)}
+    monkeypatch.setattr(estimates, "estimate_seconds", lambda *_: seconds)
+    table = status.summary(config, some)[1]
+    assert [row[-1] for row in table.rows] == ["7.00", "0.00"]  # the third and the fourth
+    assert table.total[-1] == "7.00"
 
 
 def test_the_summary_explains_what_failed_and_lists_nothing_else(config, some):

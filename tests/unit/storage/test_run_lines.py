@@ -253,7 +253,7 @@ def test_files_of_the_older_layout_are_refused_until_they_are_taken_in(project, 
     for use in (
         lambda: record_store.find(config, cells[0].spec, 0),
         lambda: list(record_store.recorded(config)),
-        lambda: estimates.costs(config),
+        lambda: estimates.costs(config, []),
     ):
         with pytest.raises(
             CrbgError, match=r"holds 3 files of an older layout, such as .*\.json; `crbg record` takes them in"
