@@ -54,6 +54,12 @@ class Ticket:
     model_args: Mapping[str, Any] = field(default_factory=dict)
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        """Name the network, what is kept of it, and how its weights are drawn; not the mask itself."""
+        what = self.model_name or "a network outside the registry"
+        kept = f"{self.mask.kept} of {self.mask.total} weights kept ({self.mask.density:.4g})"
+        return f"Ticket({what}, {kept}, seed={self.seed}, law={self.law!r}, scale={self.scale:g})"
+
     def save(self, path: Path | str) -> None:
         """Write the ticket atomically."""
         packed = torch.frombuffer(bytearray(self.mask.pack()), dtype=torch.uint8)

@@ -1,80 +1,160 @@
-"""What became of every run: done, failed and why, running and where, missing; and the commands that go on.
+"""The state of every run: done, collapsed, running (and where), failed (and why) or missing; and how to continue.
 
 Imports no torch.
 """
 
 from __future__ import annotations
 
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from crbg.console import Table
 from crbg.experiments import attempts, record_store
+from crbg.experiments.cells import Key, distinct
 from crbg.experiments.config import Cell, Config
+from crbg.experiments.plan import by_target, needs
 from crbg.storage import lock
 
+STATES = ("done", "collapsed", "running", "failed", "paused", "missing")
+LEFT = ("failed", "paused", "missing")  # states of runs that are to be done
 MOST_ROWS = 40
-LAST_WORDS = 5  # lines of a log that are quoted
+MOST_LOGS = 10
+MOST_COMMANDS = 5
+LAST_LINES = 5  # lines of a log that are quoted
+
+COLLAPSED = (
+    "A collapsed run is finished: its loss was no longer finite, or a layer lost all its weights. This outcome is\n"
+    "recorded and counted, and there is nothing to repair: the same settings would collapse again. `crbg select` does\n"
+    "not choose such settings; a lower learning rate or a higher density avoids the collapse."
+)
 
 
-def table(config: Config, cells: list[Cell], given: str = "") -> str:
-    """Tabulate every distinct run that is not simply done: its state, how often it was tried, and why.
+@dataclass(frozen=True)
+class State:
+    """One run: its state, how often it was tried, why it is in this state, and the last words of its log."""
 
-    The last words of those that failed follow, and the commands that go on with just these; `given` is appended to
-    them, so that they see the same configuration.
+    cell: Cell
+    name: str
+    tries: int = 0
+    why: str = ""
+    said: str = ""
+
+
+def state_of(config: Config, cell: Cell, found: Mapping[str, Any] | None) -> State:
+    """Determine the state of one run from its record if one was found, its lock and the log of its attempts."""
+    if found and found["record"]["status"] == "ok":
+        return State(cell, "done")
+    where = record_store.run_folder(config, cell.spec, cell.seed)
+    tries = attempts.read(where)
+    if found:
+        return State(cell, "collapsed", len(tries), found["record"].get("reason", ""))
+    if by := lock.held(where):
+        return State(cell, "running", len(tries), by)
+    why, said = attempts.reason(tries, config.results / "logs")
+    name = "missing" if not why else "paused" if why == attempts.PAUSED else "failed"
+    return State(cell, name, len(tries), why, said)
+
+
+def summary(config: Config, cells: list[Cell], given: str = "") -> list[str | Table]:
+    """Count the states of the runs of each experiment, by target, and list the runs that started and did not finish.
+
+    Failures are explained, and the commands that continue follow; `given` is appended to them.
     """
-    counts = dict.fromkeys(("done", "collapsed", "running", "failed", "paused", "missing"), 0)
-    rows, words, todo, untried = list[list[Any]](), list[str](), list[Cell](), list[Cell]()
-    logs = config.results / "logs"
-    for c in {c.key: c for c in cells}.values():
-        where, found = record_store.run_folder(config, c.spec, c.seed), record_store.find(config, c.spec, c.seed)
-        if found and found["record"]["status"] == "ok":
-            counts["done"] += 1
-            continue
-        tries = attempts.read(where)
-        why, said = attempts.reason(tries, logs)
-        if found:
-            state, why = "collapsed", found["record"].get("reason", "")
-        elif by := lock.held(where):
-            state, why = "running", by
-        elif why:
-            state = "paused" if why == attempts.PAUSED else "failed"
-        else:
-            state = "missing"
-        counts[state] += 1
-        rows.append([state, c.experiment, c.arm, c.spec.slug(), c.seed, len(tries), why])
-        if state in ("failed", "paused", "missing"):
-            todo.append(c)
-            untried += [] if tries else [c]
-        if state == "failed" and said:
-            words.append(f"{c.spec.slug()} seed {c.seed}, {why}:\n{_last_words(said)}")
-    from tabulate import tabulate
-
-    text = [", ".join(f"{n} {state}" for state, n in counts.items())]
-    rows.sort(key=lambda r: r[0] == "missing")  # what happened before what did not
-    if rows:
-        head = ["state", "experiment", "arm", "run", "seed", "tries", "why"]
-        text.append(
-            tabulate(rows[:MOST_ROWS], head)
-            + (f"\n... and {len(rows) - MOST_ROWS} more" if len(rows) > MOST_ROWS else "")
-        )
-    text += words[:10] + _complaints(config, todo) + _never_begun(config, untried)
-    if todo:
-        text.append("To go on with just these:\n" + "\n".join(f"  {line}" for line in _retry(config, todo, given)))
-    return "\n\n".join(text)
+    states: dict[Key, State] = {}
+    runs: dict[str, set[Key]] = {}
+    found: dict[Key, Any] = {}
+    for c in cells:
+        key = c.key
+        if key not in states:
+            found[key] = record_store.find(config, c.spec, c.seed)
+            states[key] = state_of(config, c, found[key])
+        runs.setdefault(c.experiment, set()).add(key)
+    counts = {name: Counter(states[key].name for key in keys) for name, keys in runs.items()}
+    total = Counter(s.name for s in states.values())
+    shown = ("done", *(name for name in STATES[1:] if total[name]))
+    unfinished = {name for name, count in counts.items() if any(count[s] for s in ("running", *LEFT))}
+    hours, together = _hours_left(config, [c for c in cells if c.experiment in unfinished], found)
+    rows = [
+        (*place, counts[name].total(), *(counts[name][s] for s in shown), hours.get(name, "0.00"))
+        for name, place in by_target(config.experiment(n) for n in counts)
+    ]
+    last = ("together", "", "", total.total(), *(total[s] for s in shown), together)
+    begun = [s for s in states.values() if s.name in ("running", "failed", "paused")]
+    parts: list[str | Table] = [
+        _line(total),
+        Table(("target", "experiment", "role", "runs", *shown, "hours left"), rows, last),
+    ]
+    more = "`crbg status NAME` lists the runs of an experiment or target; `crbg plan` tells CPU from GPU hours."
+    return [*parts, more, *_rows(begun), *_explain(config, list(states.values()), given)]
 
 
-def _complaints(config: Config, todo: list[Cell]) -> list[str]:
-    """Quote the logs of data sets that could not be had: runs that need them were never started."""
+def _hours_left(config: Config, cells: list[Cell], found: Mapping[Key, Any]) -> tuple[dict[str, str], str]:
+    """Estimate the hours that the unfinished runs of each experiment take, and of all of them together."""
+    left: dict[str, float] = {}
+    once: dict[Key, float] = {}
+    for key, c, need in needs(config, cells, found):
+        seconds = need.cpu_seconds + need.gpu_seconds
+        left[c.experiment] = left.get(c.experiment, 0.0) + seconds
+        once.setdefault(key, seconds)
+    return {name: f"{seconds / 3600:.2f}" for name, seconds in left.items()}, f"{sum(once.values()) / 3600:.2f}"
+
+
+def table(config: Config, cells: list[Cell], given: str = "") -> list[str | Table]:
+    """List every distinct run that is not done: its state, the number of attempts, and the reason.
+
+    The last lines of those that failed follow, and the commands that do just these runs; `given` is appended to the
+    commands, so that they read the same configuration.
+    """
+    states = [state_of(config, c, record_store.find(config, c.spec, c.seed)) for c in distinct(cells).values()]
+    rows = sorted((s for s in states if s.name != "done"), key=lambda s: s.name == "missing")
+    return [_line(Counter(s.name for s in states)), *_rows(rows), *_explain(config, states, given)]
+
+
+def _line(counts: Counter[str]) -> str:
+    return ", ".join(f"{counts[name]} {name}" for name in STATES)
+
+
+def _rows(states: list[State]) -> list[str | Table]:
+    if not states:
+        return []
+    rows = [
+        (s.name, s.cell.experiment, s.cell.arm, s.cell.spec.slug(), s.cell.seed, s.tries, s.why)
+        for s in states[:MOST_ROWS]
+    ]
+    table = Table(("state", "experiment", "arm", "run", "seed", "tries", "why"), rows)
+    return [table, f"... and {len(states) - MOST_ROWS} more"] if len(states) > MOST_ROWS else [table]
+
+
+def _explain(config: Config, states: list[State], given: str) -> list[str]:
+    """Say what to do about collapsed, failed and missing runs, with the last lines of their logs."""
+    failed = [s for s in states if s.name == "failed" and s.said]
+    todo = [s.cell for s in states if s.name in LEFT]
+    untried = [s.cell for s in states if s.name in LEFT and not s.tries]
+    parts = [COLLAPSED] if any(s.name == "collapsed" for s in states) else []
+    parts += [f"{s.cell.spec.slug()} seed {s.cell.seed}, {s.why}:\n{_last_lines(s.said)}" for s in failed[:MOST_LOGS]]
+    parts += _absent_data(config, todo) + _never_begun(config, untried)
+    return [*parts, _retry(config, todo, given)] if todo else parts
+
+
+def _absent_data(config: Config, todo: list[Cell]) -> list[str]:
+    """Quote the logs of data sets that could not be loaded: the runs that need them were never started."""
     out = []
     for name in dict.fromkeys(c.spec.data for c in todo):
         log = config.results / "logs" / f"data-{name}.log"
         if log.exists() and not (config.results / "data" / f"{name}.json").exists():
-            out.append(f"data set {name}, {log}:\n{_last_words(log.read_text(errors='replace'))}")
+            out.append(f"data set {name}, {log}:\n{_last_lines(log.read_text(errors='replace'))}")
     return out
 
 
 def _never_begun(config: Config, todo: list[Cell]) -> list[str]:
-    """Quote the logs of jobs that ended before their first run began: killed while they loaded, or refused what they were given."""
-    out, keys, logs = [], {(c.experiment, c.key) for c in todo}, config.results / "logs"
+    """Quote the logs of jobs that ended before their first run began: killed while loading, or given wrong input."""
+    out, logs = list[str](), config.results / "logs"
+    if not logs.exists():
+        return out
+    keys = {(c.experiment, c.key) for c in todo}
     for e in dict.fromkeys(c.experiment for c in todo):
         for job in config.experiment(e).jobs():
             log = logs / f"{job.name}.log"
@@ -84,27 +164,29 @@ def _never_begun(config: Config, todo: list[Cell]) -> list[str]:
             if not text.strip():  # SLURM's own logs are numbered by job
                 newest = max(logs.glob(f"slurm/*/{job.name}/*.log"), key=lambda p: p.stat().st_mtime, default=None)
                 word, line = attempts.slurm(newest.read_text(errors="replace")) if newest else ("", "")
-                text = f"{word}: {line}" if word else f"it ended without a word{f', see {newest}' if newest else ''}"
-            out.append(f"job {job.name}, {log}:\n{_last_words(text)}")
-    return out[:10]
+                text = f"{word}: {line}" if word else f"it ended without a message{f', see {newest}' if newest else ''}"
+            out.append(f"job {job.name}, {log}:\n{_last_lines(text)}")
+    return out[:MOST_LOGS]
 
 
-def _last_words(text: str) -> str:
-    return "\n".join(f"  {line}" for line in text.splitlines()[-LAST_WORDS:])
+def _last_lines(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines()[-LAST_LINES:])
 
 
-def _retry(config: Config, todo: list[Cell], given: str) -> list[str]:
-    """Write the commands that do these runs and no others, one for each spec, or for the jobs of the workflow that hold them."""
+def _retry(config: Config, todo: Iterable[Cell], given: str) -> str:
+    """Write the commands that do these runs and no others: one for each spec, for each job, or for each experiment."""
     seeds: dict[tuple[str, str], list[int]] = {}
     for c in todo:
         seeds.setdefault((c.experiment, c.spec.digest()), []).append(c.seed)
+    names = list(dict.fromkeys(name for name, _ in seeds))
+    if len(names) > MOST_COMMANDS:
+        those = textwrap.fill(", ".join(names), 100, initial_indent="  ", subsequent_indent="  ")
+        return f"`crbg run NAME{given}` runs what is left of one of these:\n{those}"
     if len(seeds) <= 3:
-        return [
-            f"crbg run {e} --where digest={d} --seeds {' '.join(map(str, s))}{given}" for (e, d), s in seeds.items()
-        ]
-    keys = {(c.experiment, c.key) for c in todo}
-    jobs = [j for name in dict.fromkeys(c.experiment for c in todo) for j in config.experiment(name).jobs()]
-    mine = [j for j in jobs if any((j.experiment, c.key) in keys for c in j.cells)]
-    if len(mine) > 5:
-        return [f"crbg run {name}{given}" for name in dict.fromkeys(j.experiment for j in mine)]
-    return [f"crbg run {j.experiment} --job {j.name}{given}" for j in mine]
+        lines = [f"{e} --where digest={d} --seeds {' '.join(map(str, s))}" for (e, d), s in seeds.items()]
+    else:
+        jobs = [j for name in names for j in config.experiment(name).jobs()]
+        mine = [j for j in jobs if any(c.seed in seeds.get((j.experiment, c.spec.digest()), ()) for c in j.cells)]
+        lines = [f"{j.experiment} --job {j.name}" for j in mine]
+        lines = names if len(lines) > MOST_COMMANDS else lines
+    return "To run just what is left:\n" + "\n".join(f"  crbg run {line}{given}" for line in lines)

@@ -1,36 +1,149 @@
-"""Many runs in one process: one after the other, in whatever state other processes left them, until done or out of time."""
+"""Many runs in one process, one after the other, until all are done or the time is up.
+
+Other processes may work on the same runs: one that is done is not run again, and one that is held is waited for.
+Importing this module imports no torch.
+"""
 
 from __future__ import annotations
 
-import signal
-import sys
-import threading
+import math
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from crbg.console import Progress
 from crbg.errors import CrbgError, WriteError
 from crbg.experiments import attempts, estimates, record_store
+from crbg.experiments import config as configs
+from crbg.experiments.cells import Key, settings
 from crbg.experiments.config import Cell, Config
+from crbg.runs.stop import CONTINUE, INTERRUPTED, Stop
+from crbg.storage.atomic import write_json
 from crbg.storage.lock import HeldError
+from crbg.training import distributed
+
+__all__ = [
+    "CONTINUE",
+    "FAILED",
+    "INTERRUPTED",
+    "Call",
+    "bench",
+    "do",
+    "evaluate",
+    "line",
+    "search",
+    "sure_to_fail",
+    "title",
+]
 
 FAILED = 1  # exit status when runs failed
-CONTINUE = 75  # when time ran out and a checkpoint was left: call it again
-INTERRUPTED = 130  # after Ctrl-C, as shells have it
+
+
+@dataclass(frozen=True)
+class Call:
+    """The limits and places of one call of `crbg run`.
+
+    `attempt` counts the workflow's tries of one job; after `slices` of them the job is given up (0: never).
+    """
+
+    minutes: float = math.inf
+    attempt: int = 1
+    slices: int = 0
+    device: str | None = None
+    threads: int | None = None
+    job: str | None = None
+    manifest: Path | None = None
+
+
+def do(config: Config, cells: list[Cell], call: Call) -> int:
+    """Do runs, alone or as one of several processes that share each run, and return an exit status.
+
+    A job of the workflow logs its start before anything large is loaded, so that a kill for lack of memory shows.
+    """
+    distributed.together = distributed.started()
+    if not (call.job and distributed.first()):
+        return _do(config, cells, call)
+    folder, outcome = record_store.job_folder(config, call.job), attempts.FAILED
+    with suppress(OSError):  # a full disk is reported by what needs it
+        attempts.begin(folder, attempt=call.attempt)
+    try:
+        code = _do(config, cells, call)
+        outcome = {0: attempts.DONE, CONTINUE: attempts.PAUSED}.get(code, attempts.FAILED)
+        return code
+    except RuntimeError:
+        outcome = attempts.KILLED if distributed.size() > 1 else outcome
+        raise
+    finally:
+        with suppress(OSError):
+            attempts.end(folder, outcome)
+
+
+def _do(config: Config, cells: list[Cell], call: Call) -> int:
+    if not distributed.first():
+        return search(bench(config, cells, call.device, call.threads), config, [], call.minutes)
+    todo = [c for c in cells if not record_store.find(config, c.spec, c.seed)]
+    if (unchosen := config.unchosen(todo)) and not config.demonstration:
+        raise CrbgError(
+            f"nothing is chosen yet for {', '.join(unchosen)}: run the tuning that `tuned_by` names, then `crbg select`"
+        )
+    if todo or distributed.size() > 1:  # several processes meet even where there is nothing to do
+        if code := _do_missing(config, cells, todo, call):
+            return code
+    else:
+        _say_done(config, cells)
+    write_manifest(call.manifest, cells)
+    return 0
+
+
+def _do_missing(config: Config, cells: list[Cell], todo: list[Cell], call: Call) -> int:
+    """Do the missing runs, except for those that failed in an earlier attempt of this job and would fail again."""
+    if todo and 0 < call.slices < call.attempt:
+        raise CrbgError(
+            f"{len(todo)} runs are not done after {call.slices} tries, more than they should need by their estimate; "
+            "`crbg status` shows their state, and `crbg run` without --slices continues"
+        )
+    before = sure_to_fail(config, todo)
+    lost = before if call.attempt > 1 else {}
+    for why in lost.values():
+        print(why, flush=True)
+    worth_trying = [c for c in todo if c.key not in lost]
+    # Runs that failed before are last. Otherwise each slice of time would begin with them.
+    worth_trying.sort(key=lambda c: c.key in before)
+    code = 0
+    if worth_trying or distributed.size() > 1:
+        code = search(
+            bench(config, worth_trying or cells, call.device, call.threads), config, worth_trying, call.minutes
+        )
+    return code or (FAILED if lost else 0)
+
+
+def _say_done(config: Config, cells: list[Cell]) -> None:
+    differing = settings(config, cells[:10])
+    for c in cells[:10]:
+        print(line(c, *record_store.outcome(config, c.spec, c.seed), differing=differing[c.key]))
+    print(f"all runs asked for ({len(cells)}) are done or recorded; `--set reuse=never results=FOLDER` runs them again")
+
+
+def write_manifest(path: Path | None, cells: Iterable[Cell]) -> None:
+    """List runs in a file, if one is asked for."""
+    if path:
+        write_json(path, {"cells": [{"run": c.spec.slug(), "seed": c.seed} for c in cells]})
 
 
 def bench(config: Config, cells: Iterable[Cell] = (), device: str | None = None, threads: int | None = None) -> Any:
-    """Choose the device and the threads of this process; cells of an experiment that asks for a GPU need one.
+    """Choose the device and the threads of this process. Cells of an experiment that asks for a GPU need one.
 
     Raises:
-        CrbgError: a GPU was asked for, by hand or by an experiment, and there is none.
+        CrbgError: the command line or an experiment asks for a GPU, and there is none.
     """
     import torch
 
     from crbg.runs.setup import Bench
-    from crbg.training import distributed
     from crbg.training.device import pick
 
     torch.set_num_threads(threads or config.threads)
@@ -38,7 +151,8 @@ def bench(config: Config, cells: Iterable[Cell] = (), device: str | None = None,
     if name == "auto" and (asking := next((c.experiment for c in cells if config.experiment(c.experiment).gpu), None)):
         if not torch.cuda.is_available():
             raise CrbgError(
-                f"{asking} asks for a GPU (`gpu` in its configuration) and torch finds none; `--device cpu` runs it on the CPU"
+                f"{asking} asks for a GPU (`gpu` in its configuration) and torch finds none; "
+                "`--device cpu` runs it on the CPU"
             )
         name = "cuda"
     chosen = distributed.place(name, lambda one: pick(one, config.gpu_share))
@@ -47,9 +161,8 @@ def bench(config: Config, cells: Iterable[Cell] = (), device: str | None = None,
 
 
 def search(bench: Any, config: Config, cells: Sequence[Cell], minutes: float) -> int:
-    """Do the runs, or take part in them where another process of several leads; see `lead`."""
+    """Do the runs, or take part in them where another process leads; see `lead`."""
     from crbg.runs.execute import follow
-    from crbg.training import distributed
     from crbg.training.clock import Clock
 
     if not distributed.first():
@@ -67,60 +180,101 @@ def search(bench: Any, config: Config, cells: Sequence[Cell], minutes: float) ->
 def lead(bench: Any, config: Config, cells: Sequence[Cell], minutes: float) -> int:
     """Do the runs and return an exit status: 0, FAILED, CONTINUE or INTERRUPTED.
 
-    A run that fails does not stop the others. One that another process holds is left until last, and then waited for.
+    A run that fails does not stop the others. A run that another process holds is moved to the end and waited for.
 
     Raises:
         WriteError: the results' disk is full or read-only, which would stop the others too.
     """
     from crbg.runs.execute import execute
-    from crbg.training import distributed
     from crbg.training.clock import Clock, OutOfTime
-    from crbg.training.device import check_precision
 
-    stop = time.monotonic() + 60 * minutes - estimates.margin(minutes)
-    for precision in {c.spec.precision for c in cells}:
-        check_precision(precision, bench.device)
-    for name in dict.fromkeys(c.spec.data for c in cells):
-        bench.data(name)  # missing data is an error before the first run, not after an hour of them
-    waiting, progress, failed = deque(cells), Progress(len(cells)), 0
-    held, told = 0, False  # runs seen in a row that other processes hold, and whether that was said
-    with Stop() as asked:
+    deadline = time.monotonic() + 60 * minutes - estimates.margin(minutes)
+    _check_inputs(bench, cells)
+    waiting, differing, failed = deque(cells), settings(config, cells), 0
+    held, said = 0, False  # runs seen in a row that other processes hold, and whether that was printed
+    with Stop() as asked, Progress(len(cells)) as progress:
         while waiting:
             cell = waiting.popleft()
+            name = title(cell, differing[cell.key])
             try:
-                clock = Clock(deadline=stop, save_every=config.save_every, asked=asked, report=progress.step)
+                clock = Clock(deadline=deadline, save_every=config.save_every, asked=asked, report=progress.step)
                 record = execute(cell.spec, cell.seed, bench, clock)
             except HeldError as other:
                 waiting.append(cell)
                 held += 1
                 if held >= len(waiting):
-                    if not told:
-                        print(f"waiting: {other}", flush=True)
-                    told, held = True, 0
+                    if not said:
+                        progress.say(f"waiting: {other}")
+                    said, held = True, 0
                     time.sleep(5)
             except OutOfTime as pause:
-                print(f"{title(cell)}: {pause}; call again to go on", flush=True)
+                progress.say(f"{name}: {pause}; the same command continues")
                 return asked.status or CONTINUE
             except WriteError:
                 raise
             except Exception as error:
                 if distributed.size() > 1:
-                    raise  # the others may be anywhere in their step; torchrun ends them with this process
+                    raise  # the other processes may be inside a step; torchrun ends them with this one
                 why = str(error) if isinstance(error, CrbgError) else traceback.format_exc()
-                progress.finish(f"{title(cell)}: FAILED: {why}")
+                progress.finish(f"{name}: FAILED: {why}")
                 failed, held = failed + 1, 0
             else:
-                progress.finish(line(cell, record))
+                progress.finish(line(cell, record, differing=differing[cell.key]))
                 held = 0
-            if waiting and (asked() or time.monotonic() >= stop):
+            if waiting and (asked() or time.monotonic() >= deadline):
                 return asked.status or CONTINUE
     if failed:
         print(f"{failed} of {len(cells)} runs failed; `crbg status` says why, and how to run them again", flush=True)
     return FAILED if failed else 0
 
 
-def hopeless(config: Config, cells: Iterable[Cell]) -> dict[tuple[str, int], str]:
-    """Find the runs whose last attempt ended in a way that the next one cannot mend, and say how."""
+def _check_inputs(bench: Any, cells: Sequence[Cell]) -> None:
+    """Raise an error for an impossible precision or missing data before the first run, not after an hour of them."""
+    from crbg.training.device import check_precision
+
+    for precision in {c.spec.precision for c in cells}:
+        check_precision(precision, bench.device)
+    for name in dict.fromkeys(c.spec.data for c in cells):
+        bench.data(name)
+
+
+def evaluate(config: Config, cells: Sequence[Cell], select: str, manifest: Path | None = None) -> None:
+    """Open the test set for selected specs of main experiments, once. `select` is the command that selects them.
+
+    Raises:
+        CrbgError: no cell is of a main experiment, or a spec is not selected.
+    """
+    mine = [c for c in cells if config.experiment(c.experiment).role == "main"]
+    if not mine:
+        raise CrbgError("only main experiments are evaluated on the test set; tuning and ablations use validation only")
+    listed = configs.choices(config.paper)
+    selected = configs.read_selected(listed).get("evaluate", {})
+    for c in mine:
+        if not config.demonstration and c.spec.digest() not in selected.get(c.experiment, {}):
+            raise CrbgError(
+                f"{c.spec.slug()} is not listed in {listed}; the test set opens only for specs listed there: "
+                f"run `{select}`, which writes {config.paper / listed.name}"
+            )
+    todo = [c for c in mine if not record_store.find(config, c.spec, c.seed, evaluated=True)]
+    if todo:
+        _evaluate(config, todo)
+    write_manifest(manifest, mine)
+
+
+def _evaluate(config: Config, todo: Collection[Cell]) -> None:
+    from crbg.runs.evaluate import evaluate as open_test_set
+
+    place, differing = bench(config), settings(config, todo)
+    with Progress(len(todo)) as progress:
+        for c in todo:
+            out = open_test_set(c.spec, c.seed, place)
+            exact = out.get("test", {}).get("readings", {}).get("binary", {}).get("accuracy")
+            said = f"test {exact:.2f} %" if exact is not None else out["status"]
+            progress.finish(f"{title(c, differing[c.key])}: {said}")
+
+
+def sure_to_fail(config: Config, cells: Iterable[Cell]) -> dict[Key, str]:
+    """Find the runs whose last attempt failed in a way that would repeat itself, and say how."""
     out = {}
     for c in cells:
         last = attempts.last(record_store.run_folder(config, c.spec, c.seed))
@@ -129,102 +283,22 @@ def hopeless(config: Config, cells: Iterable[Cell]) -> dict[tuple[str, int], str
     return out
 
 
-def title(cell: Cell) -> str:
-    """Name a cell in a line of a log."""
-    return f"{cell.arm} {cell.spec.slug()} seed {cell.seed}"
+def title(cell: Cell, differing: str = "") -> str:
+    """Name a cell in a log line, with the settings in which it differs from the other runs of its arm."""
+    return f"{cell.arm} {cell.spec.slug()} seed {cell.seed}" + (f" ({differing})" if differing else "")
 
 
-def line(cell: Cell, record: dict[str, Any], tested: float | None = None, where: str = "") -> str:
-    """Say how a run came out, in a line of a log; and its test accuracy and where its record lies, for what is done already."""
-    validation = record.get("validation", {})
+def line(
+    cell: Cell, record: Mapping[str, Any], tested: float | None = None, where: str = "", differing: str = ""
+) -> str:
+    """Write the outcome of a run as a line of a log, with its test accuracy and its place where these are given."""
+    name, validation = title(cell, differing), record.get("validation", {})
     best = validation.get("readings", {}).get("binary", {}).get("accuracy")
     if best is None:
-        return f"{title(cell)}: {record['status']}"
-    text = f"{title(cell)}: validation {best:.2f} % at density {record['density']:.4g}"
+        return f"{name}: {record['status']}"
+    text = f"{name}: validation {best:.2f} % at density {record['density']:.4g}"
     if validation.get("density_missed"):
-        text += ", cut to it at the end"
-    text += (
-        ", no better than the commonest class" if best <= validation.get("constant", -1.0) else ""
-    )  # older records lack it
+        text += ", cut to this density after the search missed it"
+    if best <= validation.get("constant", -1.0):  # older records lack it
+        text += ", no better than always answering the most common class"
     return text + (f", test {tested:.2f} %" if tested is not None else "") + (f" ({where})" if where else "")
-
-
-class Stop:
-    """SIGTERM and Ctrl-C end a run at its next step, with a checkpoint; a second one ends the process at once.
-
-    `status` is 0 until then, and the exit status afterwards.
-    """
-
-    def __init__(self) -> None:
-        self.status, self.before = 0, dict[int, Any]()
-
-    def __call__(self) -> bool:
-        return self.status != 0
-
-    def __enter__(self) -> Stop:
-        if threading.current_thread() is threading.main_thread():
-            self.before = {n: signal.signal(n, self._asked) for n in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def _asked(self, number: int, frame: object) -> None:
-        self.status = INTERRUPTED if number == signal.SIGINT else CONTINUE
-        print(
-            f"{signal.Signals(number).name}: stopping at the next step, with a checkpoint", file=sys.stderr, flush=True
-        )
-        self.__exit__()
-
-
-class Progress:
-    """A bar with ETA over all steps of all cells on a terminal; a plain line now and then in a log."""
-
-    def __init__(self, cells: int, every: float = 30.0) -> None:
-        self.cells, self.every, self.done, self.last, self.started = cells, every, 0, time.monotonic(), time.monotonic()
-        self.bar: Any = None
-        if sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self.bar = tqdm(
-                total=float(cells),
-                unit="run",
-                bar_format="{l_bar}{bar}| {n:.2f}/{total:.0f} runs [{elapsed}<{remaining}]",
-            )
-
-    def step(self, done: int, total: int) -> None:
-        """Note steps of the present cell."""
-        now = time.monotonic()
-        if self.bar is not None:
-            self.bar.update(self.done + done / total - self.bar.n)
-        elif now - self.last >= self.every:
-            self.last = now
-            share = (self.done + done / total) / self.cells
-            print(
-                f"{share:6.1%} of {self.cells} runs, about {_time((now - self.started) * (1 / share - 1))} left",
-                flush=True,
-            )
-
-    def finish(self, text: str = "") -> None:
-        """Note the end of a cell; without a text only the time left is told, as it is between steps."""
-        self.done += 1
-        if not text:
-            self.step(0, 1)
-        elif self.bar is not None:
-            self.bar.update(self.done - self.bar.n)
-            self.bar.write(text)
-        else:
-            print(text, flush=True)
-        if self.bar is not None and self.done == self.cells:
-            self.bar.close()
-
-
-def _time(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 90
-        else f"{seconds / 60:.0f} min"
-        if seconds < 5400
-        else f"{seconds / 3600:.1f} h"
-    )

@@ -1,8 +1,8 @@
-"""The sceptic's reading of finished runs: what a record claims is derived again from its spec, its seed and its ticket.
+"""Finished runs, checked by deriving again what their records claim from spec, seed and ticket.
 
-No search is repeated. Weights, unit draw and data order are drawn again from the seed, the mask is the ticket's (or,
-for a random mask, drawn again too), and accuracies are measured again. A run without a ticket is held to its own counts
-and digests.
+No search is repeated. Weights, unit draw and data order are drawn again from the seed. The mask is that of the ticket,
+or is drawn again where it is random, and accuracies are measured again under it. Of a run without a ticket only counts
+and digests are checked.
 """
 
 from __future__ import annotations
@@ -14,29 +14,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from crbg import methods
+from crbg.console import Progress, Table
 from crbg.data.datasets import info
 from crbg.data.loader import BatchLoader, Data, Part
 from crbg.errors import CrbgError
 from crbg.experiments import record_store
 from crbg.experiments.config import Cell, Config
-from crbg.experiments.spec import Spec, spec_from
+from crbg.experiments.spec import Spec
 from crbg.masks.mask import Mask
-from crbg.masks.select import keep_count
-from crbg.methods.crbg import LANDED
 from crbg.models.initial_weights import tensor_digest
-from crbg.runs.readings import accuracy
+from crbg.runs import checks
 from crbg.runs.setup import Bench, draw_digest, feed_of, fresh
-from crbg.storage.atomic import finite
 from crbg.ticket import Ticket
 
-TOLERANCE = 0.05  # points of accuracy, 5 of 10 000 images: rounding differs between processors
-PER_LAYER = ("edge_popup", "random")  # keep the share asked for of every tensor, exactly
-WITHOUT_DENSITY = ("dense", "probe", "sparse_vd")
 PASS, FAIL, BARE, UNCHECKED = VERDICTS = ("PASS", "FAIL", "PASS without ticket", "unchecked")
-# What a record that somebody wrote by hand can make its reader raise.
+# What reading a record that somebody wrote by hand can raise.
 _MALFORMED = (TypeError, AttributeError, ValueError, LookupError, ArithmeticError, RuntimeError)
 
 
@@ -49,6 +43,71 @@ class Row:
     verdict: str
     checked: tuple[str, ...]
     remarks: tuple[str, ...]
+
+    def words(self) -> tuple[str, str]:
+        """Write what was compared, and the remarks."""
+        return ", ".join(self.checked), "; ".join(self.remarks)
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The rows of all finished runs, the number of runs that are not done, and data sets that could not be loaded."""
+
+    rows: list[Row]
+    undone: int
+    missing: Mapping[str, str]
+
+    @property
+    def failed(self) -> bool:
+        """Tell whether any run fails."""
+        return any(row.verdict == FAIL for row in self.rows)
+
+    def summary(self) -> str:
+        """Count the verdicts in one line."""
+        counts = Counter(row.verdict for row in self.rows)
+        undone = f"; {self.undone} of the runs asked for are not done" if self.undone else ""
+        return ", ".join(f"{counts[v]} {v}" for v in VERDICTS) + undone
+
+    def table(self) -> Table:
+        """Tabulate the rows."""
+        head = ("verdict", "experiment", "arm", "run", "seed", "record", "compared", "failed, or why not compared")
+        return Table(
+            head,
+            [
+                (r.verdict, r.cell.experiment, r.cell.arm, r.cell.spec.slug(), r.cell.seed, r.origin, *r.words())
+                for r in self.rows
+            ],
+        )
+
+    def parts(self) -> list[str | Table]:
+        """Return what `crbg verify` prints."""
+        absent = [
+            f"data set {name!r} is not on this machine, so its runs are not checked; `crbg data {name}` gets it ({why})"
+            for name, why in self.missing.items()
+        ]
+        return [self.table(), "\n".join([*absent, self.summary()])]
+
+    def markdown(self) -> str:
+        """Return the same as a Markdown file."""
+        return f"# Result of `crbg verify`\n\n{self.summary()}.\n\n{self.table().markdown()}\n"
+
+
+def verify(config: Config, cells: Sequence[Cell], bench: Bench) -> Verification:
+    """Check the finished runs among cells.
+
+    Raises:
+        CrbgError: none of them is done.
+    """
+    runs = finished(config, cells)
+    if not runs:
+        raise CrbgError(
+            f"none of the {len(cells)} runs asked for is done, so nothing can be verified; "
+            "`crbg status` shows what is missing"
+        )
+    verifier = Verifier(config, bench)
+    with Progress(len(runs)) as progress:
+        rows = verifier.rows(runs, progress.finish)
+    return Verification(rows, len(cells) - len(runs), verifier.missing)
 
 
 def finished(config: Config, cells: Iterable[Cell]) -> list[tuple[Cell, dict[str, Any]]]:
@@ -64,8 +123,28 @@ def finished(config: Config, cells: Iterable[Cell]) -> list[tuple[Cell, dict[str
 
 
 @dataclass
+class _Findings:
+    """The parts of a run that were compared, the differences, and notes on what could not be compared."""
+
+    checked: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def compare(self, part: str, differences: Iterable[str]) -> None:
+        """Take in the differences of one part; a malformed record is one, too."""
+        self.checked.append(part)
+        try:
+            for difference in differences:
+                self.failed.append(f"{part}: {difference}")
+        except KeyError as error:
+            self.failed.append(f"{part}: {error} is missing")
+        except _MALFORMED as error:
+            self.failed.append(f"{part}: {error}")
+
+
+@dataclass
 class Verifier:
-    """Checks runs one by one and keeps what they share. `missing` says of each data set that is not here why."""
+    """Checks runs one by one and keeps what they share. `missing` says for each data set that is not here why."""
 
     config: Config
     bench: Bench
@@ -83,60 +162,54 @@ class Verifier:
         return [done[i] for i in range(len(runs))]
 
     def check(self, cell: Cell, found: Mapping[str, Any]) -> Row:
-        """Compare what is recorded of one run with what its spec, seed and ticket give."""
+        """Compare the record of one run with what its spec, seed and ticket give."""
         if "error" in found:
             return Row(cell, "", FAIL, (), (f"record: {found['error']}",))
-        spec, record, evaluation = cell.spec, found["record"], found.get("evaluation") or {}
-        checked: list[str] = []
-        failed: list[str] = []
-
-        def compare(part: str, differences: Iterable[str]) -> None:
-            checked.append(part)
-            try:
-                for difference in differences:
-                    failed.append(f"{part}: {difference}")
-            except KeyError as error:
-                failed.append(f"{part}: {error} is missing")
-            except _MALFORMED as error:
-                failed.append(f"{part}: {error}")
-
-        data, feed, (network, born) = self._data(spec), self._feed(cell), self._fresh(cell)
-        compare("spec", _spec(cell, record, evaluation))
-        compare("weights", self._weights(cell, record))
-        compare("data", self._order_and_data(cell, record, evaluation, feed, data))
-        notes = [] if data else [f"data not here: {spec.data}"]
+        record, evaluation, here = found["record"], found.get("evaluation") or {}, _Findings()
+        data = self._data(cell.spec)
+        here.compare("spec", checks.same_spec(cell, record, evaluation))
+        here.compare("weights", self._weights(cell, record))
+        here.compare("data", self._order_and_data(cell, record, evaluation, data))
+        if not data:
+            here.notes.append(f"data not here: {cell.spec.data}")
         mask: Mask | None = None
         if record.get("status") == "collapse":
-            notes.append(f"collapsed: {record.get('reason', 'no reason recorded')}")
+            here.notes.append(f"collapsed: {record.get('reason', 'no reason recorded')}")
         else:
-            ticket: Ticket | None = None
-            try:
-                ticket = self._ticket(cell, found["origin"])
-                mask = ticket.mask if ticket else _drawn_again(cell, network, feed)
-            except CrbgError as error:
-                failed.append(f"mask: {error}")
-            compare("density", _density(spec, record, evaluation))
-            if mask is not None:
-                compare("mask", _mask(mask, record))
-            if ticket is not None:
-                compare("ticket", self._header(cell, ticket))
-            compare("roles", _roles(record, born, strong=mask is not None))
-            for name, said in (("validation", record.get("validation")), ("test", evaluation.get("test"))):
-                if mask is not None and data and said:
-                    # The test part is looked at only here, for runs that were evaluated on it before.
-                    compare(f"{name} accuracy", _accuracy(network, mask, data, getattr(data, name), said))
-        verdict = FAIL if failed else UNCHECKED if not data else PASS if mask is not None else BARE
+            mask = self._check_mask(cell, found, data, here)
+        verdict = FAIL if here.failed else UNCHECKED if not data else PASS if mask is not None else BARE
         if verdict == BARE and "roles" in record:
             changed = {"trained", "redrawn"} & set(record["roles"])
-            notes.append(
-                "its weights were trained or redrawn, which no ticket holds" if changed else "its ticket is not here"
-            )
-        return Row(
-            cell, "recorded" if found["origin"] == "recorded" else "fresh", verdict, tuple(checked), (*failed, *notes)
-        )
+            why = "its weights were trained or redrawn, which no ticket holds" if changed else "its ticket is not here"
+            here.notes.append(why)
+        origin = "recorded" if found["origin"] == "recorded" else "fresh"
+        return Row(cell, origin, verdict, tuple(here.checked), (*here.failed, *here.notes))
+
+    def _check_mask(self, cell: Cell, found: Mapping[str, Any], data: Data | None, here: _Findings) -> Mask | None:
+        """Compare all that follows from the mask, and return it where it is known."""
+        record, evaluation, (network, born) = found["record"], found.get("evaluation") or {}, self._fresh(cell)
+        ticket: Ticket | None = None
+        mask: Mask | None = None
+        try:
+            ticket = self._ticket(cell, found["origin"])
+            mask = ticket.mask if ticket else checks.drawn_again(cell, network, self._batches(cell))
+        except CrbgError as error:
+            here.failed.append(f"mask: {error}")
+        here.compare("density", checks.same_density(cell.spec, record, evaluation))
+        if mask is not None:
+            here.compare("mask", checks.same_mask(mask, record))
+        if ticket is not None:
+            here.compare("ticket", self._header(cell, ticket))
+        here.compare("roles", checks.same_roles(record, born, strong=mask is not None))
+        for name, said in (("validation", record.get("validation")), ("test", evaluation.get("test"))):
+            if mask is not None and data and said:
+                # The test part is read only here, and only for runs that were evaluated on it before.
+                part = getattr(data, name)
+                here.compare(f"{name} accuracy", checks.same_accuracy(network, mask, data, part, said))
+        return mask
 
     def _data(self, spec: Spec) -> Data | None:
-        """Load a run's data set once; nothing is downloaded, for a check must not fetch what it checks against."""
+        """Load a run's data set once. Nothing is downloaded: a check must not fetch what it checks against."""
         if spec.data not in self.missing:
             try:
                 return self.bench.data(spec.data, download=False).sized(spec.size)
@@ -145,19 +218,15 @@ class Verifier:
         return None
 
     def _sizes(self, spec: Spec) -> Data:
-        """Stand-in for a run's data set with its shapes and no images: weights and data order follow from these alone."""
+        """Make a stand-in for a run's data set, with its shapes and no images: weights and data order need no more."""
         name = spec.data
         if name not in self._hollow:
             entry = info(name)
             mean, std = torch.tensor(entry.mean), torch.tensor(entry.std)
 
             def part(n: int) -> Part:
-                return Part(
-                    torch.zeros(1, dtype=torch.uint8).expand(n, *entry.shape),
-                    torch.zeros(n, dtype=torch.int64),
-                    mean,
-                    std,
-                )
+                images = torch.zeros(1, dtype=torch.uint8).expand(n, *entry.shape)
+                return Part(images, torch.zeros(n, dtype=torch.int64), mean, std)
 
             train, validation, test = (part(n) for n in (entry.train, entry.validation, entry.test))
             self._hollow[name] = Data(name, train, validation, test, entry.classes, "", torch.tensor([])).to(
@@ -165,11 +234,11 @@ class Verifier:
             )
         return self._hollow[name].sized(spec.size)
 
-    def _feed(self, cell: Cell) -> BatchLoader:
+    def _batches(self, cell: Cell) -> BatchLoader:
         return feed_of(cell.spec, self._sizes(cell.spec), cell.seed)
 
     def _fresh(self, cell: Cell) -> tuple[nn.Module, dict[str, str]]:
-        """Draw the initial network and its roles again; the last ones are kept, since runs come sorted by them."""
+        """Draw the initial network and its roles again. The last ones are kept, because runs come sorted by them."""
         key = _weights_key(cell)
         if self._network is None or self._network[0] != key:
             self._network = (key, *fresh(cell.spec, self._sizes(cell.spec), cell.seed))
@@ -188,21 +257,22 @@ class Verifier:
         draw = self._once(
             ("draw", _weights_key(cell)[:-1]), lambda: draw_digest(cell.spec, self._fresh(cell)[0], cell.seed)
         )
-        yield from _differ("initial weights of this seed", self._initial(cell), record["digests"]["initial"])
-        yield from _differ("unit draw of this seed", draw, record["digests"]["draw"])
+        yield from checks.differ("initial weights of this seed", self._initial(cell), record["digests"]["initial"])
+        yield from checks.differ("unit draw of this seed", draw, record["digests"]["draw"])
 
     def _order_and_data(
-        self, cell: Cell, record: Mapping[str, Any], evaluation: Mapping[str, Any], feed: BatchLoader, data: Data | None
+        self, cell: Cell, record: Mapping[str, Any], evaluation: Mapping[str, Any], data: Data | None
     ) -> Iterator[str]:
-        order = self._once(("order", len(feed.part), feed.size, feed.seed), feed.digest)
-        yield from _differ("data order of this seed", order, record["digests"]["order"])
+        batches = self._batches(cell)
+        order = self._once(("order", len(batches.part), batches.size, batches.seed), batches.digest)
+        yield from checks.differ("data order of this seed", order, record["digests"]["order"])
         if evaluation:
-            yield from _differ("data of the evaluation", evaluation["data"], record["digests"]["data"])
+            yield from checks.differ("data of the evaluation", evaluation["data"], record["digests"]["data"])
         if data:
-            yield from _differ(f"{data.name} as it is here", data.digest, record["digests"]["data"])
+            yield from checks.differ(f"{data.name} as it is here", data.digest, record["digests"]["data"])
 
     def _ticket(self, cell: Cell, origin: str) -> Ticket | None:
-        """Load the ticket that lies beside the record: a fresh record never leans on a committed ticket, nor the reverse."""
+        """Load the ticket beside the record. A fresh record never takes a committed ticket, nor the reverse."""
         fresh = record_store.run_folder(self.config, cell.spec, cell.seed) / "ticket.safetensors"
         path = record_store.recorded_ticket(self.config, cell.spec, cell.seed) if origin == "recorded" else fresh
         return Ticket.load(path) if path.exists() else None
@@ -210,9 +280,15 @@ class Verifier:
     def _header(self, cell: Cell, ticket: Ticket) -> Iterator[str]:
         spec, entry = cell.spec, info(cell.spec.data)
         wanted = {
-            "seed": cell.seed, "law": spec.init, "scale": spec.scale, "model_name": spec.model, "model_args": dict(spec.model_args),
-            "in_shape": self._sizes(spec).in_shape, "classes": entry.classes, "initial": self._initial(cell),
-        }  # fmt: skip
+            "seed": cell.seed,
+            "law": spec.init,
+            "scale": spec.scale,
+            "model_name": spec.model,
+            "model_args": dict(spec.model_args),
+            "in_shape": self._sizes(spec).in_shape,
+            "classes": entry.classes,
+            "initial": self._initial(cell),
+        }
         for name, value in wanted.items():
             if getattr(ticket, name) != value:
                 yield f"{name} is {getattr(ticket, name)!r}, not {value!r} as the spec and the seed give"
@@ -221,138 +297,5 @@ class Verifier:
 def _weights_key(cell: Cell) -> tuple[Any, ...]:
     """What initial weights depend on, the scale last."""
     s, entry = cell.spec, info(cell.spec.data)
-    return (
-        entry.shape,
-        s.size,
-        entry.classes,
-        s.model,
-        json.dumps(dict(s.model_args), sort_keys=True),
-        s.init,
-        cell.seed,
-        s.scale,
-    )
-
-
-def _differ(what: str, here: str, recorded: Any) -> Iterator[str]:
-    if here != recorded:
-        yield f"{what}: digest {here[:12]}..., recorded {str(recorded)[:12]}..."
-
-
-def _spec(cell: Cell, record: Mapping[str, Any], evaluation: Mapping[str, Any]) -> Iterator[str]:
-    named, asked = spec_from(record["spec"], "the spec in the record").digest(), cell.spec.digest()
-    if not named == record["digest"] == asked:
-        yield f"the spec in the record has digest {named}, the record says {record['digest']}, asked for was {asked}"
-    version = methods.get(cell.spec.method).VERSION
-    if record["version"] != version:
-        yield f"{cell.spec.method} is at version {version}, recorded {record['version']}"
-    if record["seed"] != cell.seed:
-        yield f"the record is of seed {record['seed']}, not {cell.seed}"
-    if record["status"] not in ("ok", "collapse"):
-        yield f"unknown status {record['status']!r}"
-    if evaluation and [evaluation[k] for k in ("digest", "seed", "mask")] != [
-        record["digest"],
-        record["seed"],
-        record["digests"]["mask"],
-    ]:
-        yield "the evaluation is of another run or another mask"
-
-
-def _density(spec: Spec, record: Mapping[str, Any], evaluation: Mapping[str, Any]) -> Iterator[str]:
-    """Hold the recorded counts to the recorded density, and to the one asked for."""
-    counts = record["layers"]
-    kept, total = (sum(c[k] for c in counts.values()) for k in ("kept", "total"))
-    read = [part for part in (record.get("validation"), evaluation.get("test")) if part]
-    for said in (record["density"], *(part["readings"]["binary"]["density"] for part in read)):
-        if said != finite(kept / total):
-            yield f"{kept} of {total} kept is {kept / total:.6g}, recorded {said:.6g}"
-    if spec.density is None or spec.method in WITHOUT_DENSITY:
-        return
-    if spec.method in PER_LAYER and getattr(spec.resolved(), "scope", "layer") == "layer":
-        for name, c in counts.items():
-            if c["kept"] != (k := keep_count(spec.density, c["total"])):
-                yield f"{c['kept']} kept of {name}, exactly {k} were asked for"
-        return
-    what = "weights"
-    if units := record.get("anatomy", {}).get("units"):
-        what, kept, total = "units", sum(c["kept"] for c in units.values()), sum(c["total"] for c in units.values())
-    k, missed = keep_count(spec.density, total), any(part.get("density_missed") for part in read)
-    if abs(kept - k) > (0 if missed else LANDED * k):
-        yield f"{kept} {what} kept, {k} were asked for" + (" (cut to exactly that)" if missed else "")
-
-
-def _drawn_again(cell: Cell, model: nn.Module, feed: BatchLoader) -> Mask | None:
-    """Derive the mask of a random control from its seed; of other methods only the search knows the mask."""
-    if cell.spec.method != "random":
-        return None
-    method = methods.get("random")
-    task = methods.SearchTask(feed, cell.spec.density, 0, cell.seed, nn.functional.cross_entropy)
-    found: methods.SearchResult = method.find(model, task, cell.spec.resolved())
-    return found.mask
-
-
-def _mask(mask: Mask, record: Mapping[str, Any]) -> Iterator[str]:
-    yield from _differ("kept weights", mask.digest(), record["digests"]["mask"])
-    if finite(mask.density) != record["density"]:
-        yield f"density {mask.density:.6g}, recorded {record['density']:.6g}"
-    yield from _counts(mask.counts(), record["layers"])
-    if recorded := record.get("anatomy", {}).get("units"):
-        yield from _counts({n: _units(mask[n], c["total"]) for n, c in recorded.items()}, recorded)
-
-
-def _units(t: Tensor, total: int) -> dict[str, int]:
-    """Count the units whose input columns are kept; a unit that is kept in part counts as none, and shows as a difference."""
-    columns = t.movedim(1, 0).reshape(total, -1)
-    whole, any_kept = columns.all(1), columns.any(1)
-    return {"kept": int(whole.sum()) if torch.equal(whole, any_kept) else -1, "total": total}
-
-
-def _counts(here: Mapping[str, Any], recorded: Mapping[str, Any]) -> Iterator[str]:
-    for name in {**here, **recorded}:
-        if here.get(name) != recorded.get(name):
-            yield f"{name} has {here.get(name)}, recorded {recorded.get(name)}"
-
-
-def _roles(record: Mapping[str, Any], fresh: Mapping[str, str], strong: bool) -> Iterator[str]:
-    """Every tensor has one role: the one it was born with, or, where the method trains, `trained` or `redrawn`."""
-    told = Counter(name for names in record["roles"].values() for name in names)
-    for name in [n for n in {**fresh, **told} if told[n] != 1 or n not in fresh]:
-        yield f"{name} has {told[name]} roles" + ("" if name in fresh else " and is no tensor of the network")
-    for role, names in record["roles"].items():
-        changed = role in ("trained", "redrawn")
-        for name in (n for n in names if n in fresh and role != fresh[n] and (strong or not changed)):
-            yield f"{name} is {role}" + (", in a strong ticket" if changed else f", not {fresh[name]}")
-
-
-def _accuracy(model: nn.Module, mask: Mask, data: Data, part: Part, said: Mapping[str, Any]) -> Iterator[str]:
-    recorded = float(said["readings"]["binary"]["accuracy"])
-    again = float(accuracy(model, mask, data, part)["accuracy"] or 0.0)
-    if not abs(again - recorded) <= TOLERANCE + 1e-9:
-        yield f"{again:.2f} % again, recorded {recorded:.2f} %"
-
-
-def table(rows: Iterable[Row], style: str = "simple") -> str:
-    """Lay the rows out for a terminal, or with `github` for a Markdown file."""
-    from tabulate import tabulate
-
-    head = [
-        "verdict",
-        "experiment",
-        "arm",
-        "run",
-        "seed",
-        "record",
-        "compared",
-        "what failed, or why not all was compared",
-    ]
-    body = [
-        [r.verdict, r.cell.experiment, r.cell.arm, r.cell.spec.slug(), r.cell.seed, r.origin, ", ".join(r.checked),
-         " ".join("; ".join(r.remarks).replace("|", "/").split())]
-        for r in rows
-    ]  # fmt: skip
-    return tabulate(body, head, tablefmt=style, disable_numparse=True)
-
-
-def summary(rows: Iterable[Row]) -> str:
-    """Count the verdicts in one line."""
-    counts = Counter(r.verdict for r in rows)
-    return ", ".join(f"{counts[v]} {v}" for v in VERDICTS)
+    network = (s.model, json.dumps(dict(s.model_args), sort_keys=True))
+    return (entry.shape, s.size, entry.classes, *network, s.init, cell.seed, s.scale)

@@ -415,7 +415,10 @@ def test_a_process_takes_one_place_however_often_it_asks(monkeypatch, tmp_path):
 def recorded(seconds, megabytes, gpu=False, epochs=2):
     spec = {"method": "crbg", "model": "lenet-32-16", "data": "digits", "epochs": epochs}
     one = {"search_seconds": seconds, "peak_memory_mb": megabytes} | ({"gpu": True} if gpu else {})
-    run_lines.put(Path("results/recorded/any.jsonl"), {(f"{seconds}-{gpu}", 0): {"spec": spec, "provenance": one}})
+    run_lines.put(
+        Path("results/recorded/digits__lenet-32-16__crbg.jsonl"),
+        {(f"{seconds}-{gpu}", 0): {"spec": spec, "provenance": one}},
+    )
 
 
 def test_estimates_come_from_recorded_runs_of_the_same_kind_even_where_nothing_is_reused(project):
@@ -500,7 +503,7 @@ def test_status_quotes_jobs_that_ended_before_their_first_run(project, capsys):
         in text
     )
     assert f"job {two.name}, results/logs/{two.name}.log:\n  crbg: config.yaml: unknown key" in text
-    assert f"job {three.name}, results/logs/{three.name}.log:\n  it ended without a word" in text
+    assert f"job {three.name}, results/logs/{three.name}.log:\n  it ended without a message" in text
 
 
 def test_the_thread_of_a_lock_ends_with_it(tmp_path):

@@ -8,15 +8,15 @@ import pytest
 import yaml
 from paths import ROOT
 
-from crbg import cli, methods
+from crbg import cli, methods, models
 from crbg.data.datasets import DATA
-from crbg.experiments import attempts, estimates, record_store
+from crbg.experiments import attempts, estimates, plan, record_store
 from crbg.experiments import config as configs
 from crbg.experiments.spec import Spec
 from crbg.runs import queue
 from crbg.training.clock import Clock
 
-COMMANDS = sorted(cli._parser()._subparsers._group_actions[0].choices)
+COMMANDS = sorted(cli.build_parser()._subparsers._group_actions[0].choices)
 
 
 @pytest.fixture
@@ -31,7 +31,8 @@ def project(tmp_path, monkeypatch):
             "arms": {"crbg": {"method": "crbg", "grid": {"density": [0.5], "options.lr": [0.05, 0.1]}}},
         },
         "curve": {
-            "about": "a curve", "role": "main", "tuned_by": "tuning", "seeds": [10, 11], "cells_per_job": 3, "base": base,
+            "about": "a curve", "role": "main", "tuned_by": "tuning", "seeds": [10, 11], "cells_per_job": 3,
+            "base": base,
             "arms": {
                 "crbg": {"method": "crbg", "grid": {"density": [0.5, 0.2]}},
                 "random": {"method": "random", "set": {"epochs": 0}, "grid": {"density": [0.5, 0.2]}},
@@ -84,7 +85,7 @@ def test_every_command_helps_with_an_example_that_parses(command, capsys):
     assert done.value.code == 0
     example = text.split("example:\n")[1].split()
     assert example[:2] == ["crbg", command]
-    assert cli._parser().parse_args(example[1:]).do
+    assert cli.build_parser().parse_args(example[1:]).do
 
 
 def test_a_wrong_command_is_an_argument_error(capsys):
@@ -115,7 +116,7 @@ def test_list_explains_the_options_of_a_method(project, crbg):
     for said in ("the lottery ticket itself", "drop: share of the surviving", "rewind: epochs of dense training"):
         assert said in out
     assert "did you mean 'imp'" in refused(crbg("list", "methods", "impp"))
-    assert "only methods have more to say" in refused(crbg("list", "data", "mnist"))
+    assert "only methods have more to show" in refused(crbg("list", "data", "mnist"))
 
 
 def test_list_names_everything_there_is_to_choose(project, crbg):
@@ -123,10 +124,20 @@ def test_list_names_everything_there_is_to_choose(project, crbg):
     assert code == 0
     for name, kind, runs in (("tuning", "tune", 2), ("curve", "main", 8)):
         assert [name, kind, str(runs), "runs"] in [line.split()[:4] for line in out.splitlines()]
-    for name in (*methods.names(), *DATA, "lenet", "timm"):
-        assert f"\n  {name} " in out
+    for name in (*methods.names(), *DATA, "conv2", "vgg16", "lenet-300-100", "timm:resnet18"):
+        assert re.search(rf"\n  (  )?{name} ", out)
     assert "weight_decay=0.0001" in out
-    assert "1197 train + 300 validation + 300 test" in out
+    assert "1197 training, 300 validation, 300 test images" in out
+    assert "\n      a curve\n" in out
+
+
+def test_lists_fit_a_page_and_name_only_what_there_is(monkeypatch, crbg):
+    monkeypatch.chdir(ROOT)
+    out = crbg("list", small=False)[1]
+    assert max(map(len, out.splitlines())) <= 100
+    names = re.findall(r"^ +(\S+) +[\d.]+ . weights", out, re.MULTILINE)
+    assert len(names) == len(estimates.SIZES)
+    assert all(models.family(name) for name in names)
 
 
 def row(text, name):
@@ -136,16 +147,21 @@ def row(text, name):
 def test_plan_tells_what_is_missing_before_and_after(project, crbg):
     code, out, _ = crbg("plan")
     assert code == 0
-    assert out.splitlines()[0].split()[:5] == ["experiment", "runs", "done", "missing", "hours"]
-    assert row(out, "tuning")[1:4] == ["2", "0", "2"]
-    assert row(out, "curve")[1:4] == ["8", "0", "8"]
+    head = ["target", "experiment", "role", "runs", "done", "missing", "CPU", "hours", "GPU", "hours", "disk", "MiB"]
+    assert out.splitlines()[0].split() == head
+    assert out.splitlines()[2].split()[:6] == ["none", "tuning", "tune", "2", "0", "2"]
+    assert out.splitlines()[3].split()[:5] == ["curve", "main", "8", "0", "8"]
     assert row(out, "together")[1:4] == ["10", "0", "10"]
+    assert "`crbg plan NAME` shows the arms" in out
+    whole = crbg("plan", "curve")[1]
     real = crbg("plan", "curve", small=False)[1]
-    assert float(row(real, "curve")[4]) > float(row(out, "curve")[4]) > 0  # 40 epochs of MNIST take longer
+    assert float(row(real, "curve")[4]) > float(row(whole, "curve")[4]) > 0  # 40 epochs of MNIST take longer
     crbg("run", "curve", "--where", "arm=random")
-    out = crbg("plan")[1]
-    assert row(out, "curve")[1:4] == ["8", "4", "4"]
-    assert crbg("plan", "curve", "--where", "arm=random")[1].splitlines()[2].split()[1:5] == ["4", "4", "0", "0.00"]
+    assert row(crbg("plan", "all")[1], "curve")[1:4] == ["8", "4", "4"]
+    arms = crbg("plan", "curve")[1]
+    assert row(arms, "random")[1:5] == ["4", "4", "0", "0.00"]
+    assert row(arms, "crbg")[1:4] == ["4", "0", "4"]
+    assert row(arms, "curve")[1:4] == ["8", "4", "4"]
 
 
 def test_a_target_stands_for_its_experiments(project, crbg):
@@ -165,7 +181,9 @@ def test_a_run_says_how_it_came_out():
         for more in ({}, {"constant": 9.9}, {"constant": 9.9, "density_missed": True})
     ]
     common = f"{queue.title(cell)}: validation 10.00 % at density 0.5"
-    assert says == [f"{common}, no better than the commonest class", common, f"{common}, cut to it at the end"]
+    poor = ", no better than always answering the most common class"
+    cut = ", cut to this density after the search missed it"
+    assert says == [common + poor, common, common + cut]
     old = {"status": "ok", "density": 0.5, "validation": {"readings": reading["readings"]}}
     assert queue.line(cell, old) == common
     assert queue.line(cell, {"status": "collapse"}) == f"{queue.title(cell)}: collapse"
@@ -179,9 +197,10 @@ def test_one_cell_runs_once(project, crbg):
     record = json.loads(records()[0].read_text())
     assert (record["spec"]["density"], record["seed"], record["spec"]["data"]) == (0.2, 10, "digits")
     accuracy = record["validation"]["readings"]["binary"]["accuracy"]
-    missed = ", cut to it at the end" * record["validation"]["density_missed"]
-    poor = ", no better than the commonest class" * (accuracy <= record["validation"]["constant"])
-    line = f"crbg {records()[0].parts[-3]} seed 10: validation {accuracy:.2f} % at density {record['density']:.4g}{missed}{poor}\n"
+    missed = ", cut to this density after the search missed it" * record["validation"]["density_missed"]
+    poor = ", no better than always answering the most common class" * (accuracy <= record["validation"]["constant"])
+    name = f"crbg {records()[0].parts[-3]} seed 10"
+    line = f"{name}: validation {accuracy:.2f} % at density {record['density']:.4g}{missed}{poor}\n"
     assert out == line
     assert json.loads(Path("manifest.json").read_text()) == {"cells": [{"run": records()[0].parts[-3], "seed": 10}]}
 
@@ -217,6 +236,7 @@ def test_choices_are_those_of_the_paper_folder_or_else_the_committed_ones(projec
 
 def test_where_filters_by_arm_field_and_option(project, crbg):
     assert row(crbg("plan", "--where", "arm=crbg")[1], "together")[1] == "6"
+    assert row(crbg("plan", "--where", "arm=crbg", "density=0.5")[1], "together")[1] == "4"
     assert row(crbg("plan", "tuning", "--where", "options.lr=0.1")[1], "tuning")[1] == "1"
     assert row(crbg("plan", "curve", "--where", "density=.20", "epochs=2")[1], "curve")[1] == "2"
     assert row(crbg("plan", "curve", "--seeds", "1", "2", "3")[1], "curve")[1] == "12"
@@ -225,7 +245,8 @@ def test_where_filters_by_arm_field_and_option(project, crbg):
 def test_where_with_a_wrong_name_or_value_names_the_choices(project, crbg):
     assert "no cell has that; density is one of 0.2, 0.5" in refused(crbg("run", "curve", "--where", "density=0.3"))
     assert "density is one of" in refused(crbg("run", "curve", "--where", "density=half"))
-    assert "an option of the method: options.lr" in refused(crbg("plan", "curve", "--where", "arm=crbg", "lr=0.1"))
+    text = refused(crbg("plan", "curve", "--where", "arm=crbg", "lr=0.1"))
+    assert "this is an option of the method, write options.lr" in text
     assert "arm is one of crbg, random" in refused(crbg("plan", "curve", "--where", "arm=crgb"))
     text = refused(crbg("status", "curve", "--where", "densty=0.5"))
     assert "--where densty: did you mean 'density'?" in text
@@ -279,7 +300,7 @@ def test_a_run_that_is_out_of_time_goes_on_later(project, crbg, monkeypatch):
     # A deadline that is over when the search starts: the checkpoint is that of the first step.
     code, out, _ = crbg(*ONE, "--deadline-minutes", "0.1001", "--out", "manifest.json")
     assert (code, records()) == (75, [])
-    assert "stopped after 0 of 36 steps; call again to go on" in out
+    assert "stopped after 0 of 36 steps; the same command continues" in out
     assert not Path("manifest.json").exists()
     # And one in the middle, whatever the speed of this machine.
     monkeypatch.setattr("crbg.training.clock.Clock", lambda **words: Clock(**words | {"stop_after": 23}))
@@ -353,9 +374,10 @@ def test_select_needs_the_tuning_runs_and_then_opens_the_curve(project, crbg):
         path.write_text(json.dumps(record))
     code, out, _ = crbg("select")
     assert code == 0
-    assert out.startswith(
-        "paper/selected.yaml: settings by highest mean validation accuracy\n  curve crbg at 0.5: options.lr="
-    )
+    lines = out.splitlines()
+    assert lines[0] == "paper/selected.yaml: settings with the highest mean validation accuracy"
+    assert lines[4].split() == ["curve", "1", "1", "2", "4"]  # one choice of two trials, four specs
+    assert crbg("select", "--verbose")[1].splitlines()[1].startswith("  curve crbg at 0.5: options.lr=")
     listed = yaml.safe_load(Path("paper/selected.yaml").read_text())["evaluate"]["curve"]
     assert set(listed) == {c.spec.digest() for c in cells()}
 
@@ -378,7 +400,7 @@ def test_record_and_report(project, crbg):
 def test_data_says_what_a_set_holds(project, crbg):
     code, out, _ = crbg("data", "digits", "--out", "digits.json")
     assert code == 0
-    assert out.startswith("digits: (1, 28, 28), {'train': 1197, 'validation': 300, 'test': 300}")
+    assert out.startswith("digits: 1 x 28 x 28; 1197 training, 300 validation, 300 test images; SHA-256 ")
     assert json.loads(Path("digits.json").read_text())["images"] == {"train": 1197, "validation": 300, "test": 300}
     assert "did you mean 'digits'?" in refused(crbg("data", "digit"))
 
@@ -411,10 +433,10 @@ def test_an_interruption_is_no_traceback(project, crbg, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(estimates, "table", interrupted)
+    monkeypatch.setattr(plan, "summary", interrupted)
     code, out, err = crbg("plan")
     assert (code, out) == (130, "")
-    assert "the same command goes on" in err
+    assert "the same command continues" in err
 
 
 def test_the_module_is_the_command(project):
@@ -424,3 +446,23 @@ def test_the_module_is_the_command(project):
     assert (
         done.stderr == "crbg: no experiment 'curv' in config.yaml: did you mean 'curve'? choose from: curve, tuning\n"
     )
+
+
+BARE = """
+import sys
+for name in ("rich", "tabulate", "tqdm", "jinja2", "matplotlib", "snakemake"):
+    sys.modules[name] = None
+from crbg import cli
+for line in ("run curve --where arm=random", "verify curve", "status", "plan", "list", "select --partial"):
+    words = line.split()
+    assert cli.main([*words, "--config", "config.yaml", "digits.yaml"]) == 0, words
+"""
+
+
+def test_commands_need_nothing_that_a_bare_gpu_machine_lacks(project):
+    done = subprocess.run(
+        [sys.executable, "-c", BARE], capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "4 PASS, 0 FAIL" in done.stdout
+    assert "4 done" in done.stdout

@@ -15,6 +15,7 @@ import yaml
 from paths import ROOT
 
 from crbg import cli, models
+from crbg.cli.arguments import cells_of
 from crbg.experiments import config
 
 PLAIN = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}  # printed numbers depend on the number of threads
@@ -117,14 +118,13 @@ def test_every_committed_record_reads_the_same_in_pandas():
 def test_every_crbg_command_shown_parses_and_names_what_exists():
     shown = [shlex.split(c) for c in commands() if c.startswith("crbg ")]
     assert len(shown) >= 5
-    parser = cli._parser()
+    parser = cli.build_parser()
     configuration = config.read([ROOT / "config.yaml"])
     for words in shown:
         args = parser.parse_args(words[1:])
         if getattr(args, "experiment", None):
-            assert (
-                cli._cells(args, configuration) if hasattr(args, "where") else configuration.experiment(args.experiment)
-            )
+            by_cells = hasattr(args, "where")
+            assert cells_of(args, configuration) if by_cells else configuration.experiment(args.experiment)
 
 
 def test_every_make_target_shown_exists():

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 import pickle
@@ -55,6 +56,13 @@ def load_bytes(data, tmp_path):
     path = tmp_path / "edited.safetensors"
     path.write_bytes(data)
     return Ticket.load(path)
+
+
+def test_a_ticket_prints_on_one_short_line(saved):
+    ticket = Ticket.load(saved[0])
+    kept = f"{ticket.mask.kept} of 266200 weights kept ({ticket.mask.density:.4g})"
+    assert repr(ticket) == str(ticket) == f"Ticket(lenet-300-100, {kept}, seed=0, law='uniform', scale=1)"
+    assert len(repr(dataclasses.replace(ticket, model_name=""))) < 120
 
 
 @pytest.mark.parametrize("law", LAWS)

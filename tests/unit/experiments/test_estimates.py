@@ -72,8 +72,10 @@ def test_slices_follow_the_configuration_and_skip_what_is_done(three, monkeypatc
     # A slice of two minutes has 110.4 seconds of work: 200 for a, 120 for b, nothing for the run that a has done, 50
     # for c.
     assert rows == [
-        ["first", "a", "2", "CPU", "3", "1 to 2"], ["first", "b", "4", "CPU", "2", "2 to 3"], ["second", "c", "1", "CPU", "1", "3 to 4"]
-    ]  # fmt: skip
+        ["first", "a", "2", "CPU", "3", "1 to 2"],
+        ["first", "b", "4", "CPU", "2", "2 to 3"],
+        ["second", "c", "1", "CPU", "1", "3 to 4"],
+    ]
     assert "4 slices of 2 minutes" in text
     assert "crbg run --deadline-minutes 2" in text
     assert estimates.margin(2) == pytest.approx(9.6)

@@ -253,14 +253,14 @@ def test_files_of_the_older_layout_are_refused_until_they_are_taken_in(project, 
     for use in (
         lambda: record_store.find(config, cells[0].spec, 0),
         lambda: list(record_store.recorded(config)),
-        lambda: estimates.costs(config),
+        lambda: estimates.costs(config, []),
     ):
         with pytest.raises(
             CrbgError, match=r"holds 3 files of an older layout, such as .*\.json; `crbg record` takes them in"
         ):
             use()
     code, out, _ = crbg("record", "main")
-    assert (code, out) == (0, "3 files of the older layout taken in\n0 runs recorded under results/recorded\n")
+    assert (code, out) == (0, "3 files of the older layout converted\n0 runs recorded under results/recorded\n")
     assert {c.key: record_store.find(config, c.spec, c.seed) for c in cells} == {
         k: v | {"origin": "recorded"} for k, v in old.items()
     }

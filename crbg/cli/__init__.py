@@ -1,0 +1,46 @@
+"""The command line: crbg run | evaluate | verify | plan | status | list | data | select | record | report.
+
+Each command parses its arguments, calls the package that does the work, and prints the result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from crbg.cli import inspect, publish, run
+from crbg.errors import CrbgError
+from crbg.runs.stop import INTERRUPTED
+from crbg.training import distributed
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of all commands; `do` of the parsed arguments is the function to call."""
+    parser = argparse.ArgumentParser(
+        prog="crbg", description="Find strong lottery tickets, compare methods, and verify the results."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for group in (run, inspect, publish):
+        group.add(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status; a user's mistake prints one message and gives status 2."""
+    args = build_parser().parse_args(argv)
+    try:
+        if distributed.started() and args.do is not run.run:
+            raise CrbgError("only `crbg run` works in several processes; start this command without torchrun")
+        return int(args.do(args) or 0)
+    except CrbgError as error:
+        print(f"crbg: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            "crbg: interrupted; finished runs are kept, and the same command continues from the last checkpoint",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+    except BrokenPipeError:
+        return 0

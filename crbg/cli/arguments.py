@@ -1,0 +1,73 @@
+"""Arguments that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from crbg.experiments import config as configs
+from crbg.experiments.cells import choose_cells, distinct
+from crbg.experiments.config import Cell, Config
+
+Commands = Any  # argparse's own type of subparsers is private
+
+
+def add_command(
+    commands: Commands, name: str, do: Callable[[argparse.Namespace], int | None], about: str, example: str
+) -> argparse.ArgumentParser:
+    """Add a command with its help, an example, and the arguments that say which configuration it reads."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=about,
+        description=about,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(do=do)
+    parser.add_argument(
+        "--config",
+        nargs="+",
+        default=["config.yaml"],
+        metavar="FILE",
+        help="configuration files; later ones override earlier ones (default: config.yaml)",
+    )
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="override top-level keys of the configuration"
+    )
+    return parser
+
+
+def add_cells(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that choose runs."""
+    parser.add_argument("experiment", nargs="?", metavar="NAME", help="an experiment or a target (default: everything)")
+    parser.add_argument(
+        "--where",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="only runs with these settings, e.g. arm=crbg density=0.05",
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="these seeds instead of the configured ones")
+    parser.add_argument("--job", metavar="JOB", help="only the runs of this job of the workflow")
+
+
+def config_of(args: argparse.Namespace) -> Config:
+    """Read the configuration that a command was given."""
+    return configs.read(args.config, args.set)
+
+
+def cells_of(args: argparse.Namespace, config: Config) -> list[Cell]:
+    """Return the cells that a command was asked for, also those that several experiments share."""
+    return choose_cells(config, args.experiment, args.where, args.seeds, args.job)
+
+
+def runs_of(args: argparse.Namespace, config: Config) -> list[Cell]:
+    """Return each run that a command was asked for once."""
+    return list(distinct(cells_of(args, config)).values())
+
+
+def given(args: argparse.Namespace) -> str:
+    """Repeat the configuration that a command was given, for the commands that it suggests."""
+    files = " --config " + " ".join(args.config) if args.config != ["config.yaml"] else ""
+    return files + (" --set " + " ".join(args.set) if args.set else "")

@@ -1,0 +1,70 @@
+"""crbg select | record | report: from finished runs to committed records, tables and figures."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from crbg.cli.arguments import Commands, add_cells, add_command, config_of, runs_of
+from crbg.console import show
+from crbg.experiments import listing, record_store
+from crbg.experiments.cells import choose_experiments
+
+
+def add(commands: Commands) -> None:
+    """Add the commands of this file."""
+    about = "Choose settings from the tuning runs and write paper/selected.yaml."
+    sub = add_command(commands, "select", select, about, "crbg select")
+    sub.add_argument(
+        "--out", type=Path, metavar="FILE", help="write another file, to compare with the committed choice"
+    )
+    sub.add_argument("--partial", action="store_true", help="leave out the arms whose tuning runs are not all done")
+    sub.add_argument("--verbose", action="store_true", help="list every choice with its settings")
+    about = "Copy finished runs into results/recorded, to be committed."
+    sub = add_command(commands, "record", record, about, "crbg record lenet_curve")
+    add_cells(sub)
+    sub.add_argument("--tickets", action="store_true", help="copy their tickets to results/recorded/tickets, too")
+    about = "Make tables, figures, verdicts and the HTML page from the finished runs."
+    sub = add_command(commands, "report", report, about, "crbg report")
+    sub.add_argument("experiment", nargs="?", metavar="NAME", help="only the table and figure of this experiment")
+    sub.add_argument("--brief", action="store_true", help="write nothing; print a summary of ten lines")
+    sub.add_argument("--page", type=Path, metavar="FILE", help="write the HTML page to this file, too")
+
+
+def select(args: argparse.Namespace) -> None:
+    """Apply the selection rule."""
+    from crbg.experiments import selection
+
+    config = config_of(args)
+    path = args.out or config.paper / "selected.yaml"
+    choices = selection.write(config, path, args.partial)
+    if args.verbose:
+        show(choices)
+        return
+    show(
+        f"{path}: settings with the highest mean validation accuracy",
+        listing.chosen(path),
+        "`crbg select --verbose` lists the settings.",
+    )
+
+
+def record(args: argparse.Namespace) -> None:
+    """Copy finished runs, and files of an older layout, into the committed records."""
+    config = config_of(args)
+    if old := record_store.take_in(config):
+        show(f"{old} files of the older layout converted")
+    cells, folder = runs_of(args, config), record_store.recorded_folder(config)
+    show(f"{record_store.record(config, cells)} runs recorded under {folder}")
+    if args.tickets:
+        show(f"{record_store.record_tickets(config, cells)} tickets recorded under {folder / 'tickets'}")
+
+
+def report(args: argparse.Namespace) -> None:
+    """Make the report, or summarise it."""
+    from crbg.report.build import brief, build
+
+    config = config_of(args)
+    if args.brief:
+        show(brief(config, choose_experiments(config, args.experiment)))
+    else:
+        build(config, args.experiment, args.page, lambda line: print(line, flush=True))

@@ -1,0 +1,123 @@
+"""The cells that a command is asked for: of an experiment or target, by `--where`, by `--seeds`, or of one job.
+
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from crbg.errors import CrbgError, suggest
+from crbg.experiments import config as configs
+from crbg.experiments.config import Cell, Config, Experiment
+from crbg.experiments.selection import varying
+from crbg.experiments.spec import Spec
+
+Key = tuple[str, int]
+
+
+def choose_experiments(config: Config, name: str | None) -> list[Experiment]:
+    """Return one experiment, the experiments of a target, or all of them. An experiment's name wins over a target's.
+
+    Raises:
+        CrbgError: there is no such name.
+    """
+    targets = config.targets()
+    if name in targets and name not in config.experiments:
+        return targets[name]
+    return [config.experiment(name)] if name else list(config.experiments.values())
+
+
+def choose_cells(
+    config: Config,
+    name: str | None = None,
+    where: Iterable[str] = (),
+    seeds: Sequence[int] | None = None,
+    job: str | None = None,
+) -> list[Cell]:
+    """Return the cells of an experiment or target that fulfil every condition KEY=VALUE; with `job`, those of that job.
+
+    `seeds` replace the configured ones. A run that several experiments share is listed under each of them.
+
+    Raises:
+        CrbgError: a name, key, value or seed does not exist; the message names the nearest one.
+    """
+    chosen = choose_experiments(config, name)
+    if job:
+        jobs = {j.name: j for e in chosen for j in e.jobs()}
+        if job not in jobs:
+            raise CrbgError(f"no job {job!r}: {suggest(job, jobs)}; did the configuration change since it was planned?")
+        return list(jobs[job].cells)
+    cells = [c for e in chosen for c in e.cells]
+    for condition in where:
+        cells = _fulfilling(cells, condition)
+    if seeds and min(seeds) < 0:
+        raise CrbgError(f"--seeds {min(seeds)}: seeds are whole numbers >= 0")
+    return configs.with_seed(cells, seeds) if seeds else cells
+
+
+def distinct(cells: Iterable[Cell]) -> dict[Key, Cell]:
+    """Return each run once, by its key, under the first experiment that has it."""
+    out: dict[Key, Cell] = {}
+    for c in cells:
+        out.setdefault(c.key, c)
+    return out
+
+
+def settings(config: Config, cells: Iterable[Cell]) -> dict[Key, str]:
+    """Say for each cell, by its key, which settings tell it apart from the other runs of its arm.
+
+    They are written as `--where` takes them. The density is left out: the name of a run has it already.
+    """
+    varied: dict[tuple[str, str], list[str]] = {}
+    out = {}
+    for c in cells:
+        if (c.experiment, c.arm) not in varied:
+            specs = [o.spec for o in config.experiment(c.experiment).cells if o.arm == c.arm]
+            varied[c.experiment, c.arm] = [k for k in varying(c.spec, specs) if k != "density"]
+        out[c.key] = " ".join(f"{k}={_setting(c.spec, k)}" for k in varied[c.experiment, c.arm])
+    return out
+
+
+def _setting(spec: Spec, key: str) -> Any:
+    """Read a field of a spec, or one of its options or model arguments by a dotted name."""
+    head, _, rest = key.partition(".")
+    if head == "model_args":
+        return spec.model_args.get(rest)
+    return getattr(spec.resolved() if rest else spec, rest or key)
+
+
+def _fulfilling(cells: list[Cell], condition: str) -> list[Cell]:
+    key, eq, value = condition.partition("=")
+    if not eq:
+        raise CrbgError(f"--where {condition}: write KEY=VALUE, e.g. density=0.05")
+    if keep := [c for c in cells if _matches(c, key, value)]:
+        return keep
+    seen = sorted({str(_value(c, key)) for c in cells})
+    raise CrbgError(f"--where {condition}: no cell has that; {key} is one of {', '.join(seen)}")
+
+
+def _value(cell: Cell, key: str) -> Any:
+    if key == "arm":
+        return cell.arm
+    if key == "digest":
+        return cell.spec.digest()
+    holder: Any = cell.spec.resolved() if key.startswith("options.") else cell.spec
+    name = key.removeprefix("options.")
+    if not hasattr(holder, name):
+        if hasattr(cell.spec.resolved(), key):
+            raise CrbgError(f"--where {key}: this is an option of the method, write options.{key}")
+        raise CrbgError(f"--where {key}: {suggest(key, ['arm', *type(cell.spec).__dataclass_fields__])}")
+    return getattr(holder, name)
+
+
+def _matches(cell: Cell, key: str, text: str) -> bool:
+    value = _value(cell, key)
+    if isinstance(value, float):
+        try:
+            return math.isclose(value, float(text))
+        except ValueError:
+            return False
+    return str(value) == text

@@ -1,0 +1,144 @@
+"""What is still to do, how long it takes and what it needs: the tables of `crbg plan`.
+
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from crbg.console import Table
+from crbg.experiments import estimates, record_store
+from crbg.experiments.cells import Key, distinct
+from crbg.experiments.config import Cell, Config, Experiment
+
+NEEDS = ("runs", "done", "missing", "CPU hours", "GPU hours", "disk MiB")
+ALONE = "Hours are those of one process at a time on an idle machine."
+
+
+@dataclass
+class Need:
+    """Runs, and the time and disk space that the missing ones take."""
+
+    runs: int = 0
+    done: int = 0
+    missing: int = 0
+    cpu_seconds: float = 0.0
+    gpu_seconds: float = 0.0
+    megabytes: float = 0.0
+
+    def __add__(self, other: Need) -> Need:
+        return Need(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Need)))
+
+    def columns(self) -> tuple[str, ...]:
+        """Write the columns `NEEDS`."""
+        hours = (f"{seconds / 3600:.2f}" for seconds in (self.cpu_seconds, self.gpu_seconds))
+        return (*map(str, (self.runs, self.done, self.missing)), *hours, f"{self.megabytes:.0f}")
+
+
+def needs(
+    config: Config, cells: Iterable[Cell], found: Mapping[Key, Any] | None = None
+) -> Iterator[tuple[Key, Cell, Need]]:
+    """Estimate what each run needs. A run that several experiments share is yielded once for each of them.
+
+    `found` holds what `record_store.find` gave for each cell, if that is known already.
+    """
+    by_experiment: dict[str, list[Cell]] = {}
+    for c in cells:
+        by_experiment.setdefault(c.experiment, []).append(c)
+    for name, those in by_experiment.items():
+        mine, gpu = distinct(those), estimates.on_gpu(config, config.experiment(name))
+        here = found or {key: record_store.find(config, c.spec, c.seed) for key, c in mine.items()}
+        missing = any(here[key] is None for key in mine)
+        seconds = estimates.estimate_seconds(config, mine.values(), gpu, here) if missing else dict.fromkeys(mine, 0.0)
+        for key, c in mine.items():
+            yield key, c, _need(c, here[key] is not None, seconds[key], gpu)
+
+
+def _need(cell: Cell, done: bool, seconds: float, gpu: bool) -> Need:
+    if done:
+        return Need(1, 1)
+    megabytes = (9.0 * estimates.size(cell.spec)[0] + 2e4) / 2**20
+    return Need(1, 0, 1, 0.0 if gpu else seconds, seconds if gpu else 0.0, megabytes)
+
+
+def summary(config: Config, cells: Iterable[Cell]) -> list[str | Table]:
+    """Tabulate what every experiment needs, by target. In the total, a run that experiments share counts once."""
+    rows, total = _rows(needs(config, cells), lambda c: c.experiment)
+    body = [(*place, *rows[name].columns()) for name, place in by_target(config.experiment(n) for n in rows)]
+    first = "An experiment that serves several targets is listed under the first of them."
+    more = "`crbg plan NAME` shows the arms of an experiment or the experiments of a target."
+    cut = "`crbg plan NAME --minutes M` cuts what is missing into slices of M minutes."
+    head = ("target", "experiment", "role", *NEEDS)
+    return [Table(head, body, ("together", "", "", *total.columns())), "\n".join((ALONE, first, more, cut))]
+
+
+def table(config: Config, cells: list[Cell]) -> list[str | Table]:
+    """Tabulate what each experiment needs, or each arm where all cells are of one experiment."""
+    names = list(dict.fromkeys(c.experiment for c in cells))
+    one = len(names) == 1
+    rows, total = _rows(needs(config, cells), lambda c: c.arm if one else c.experiment)
+    body = [(name, *need.columns()) for name, need in rows.items()]
+    last = (names[0] if one else "together", *total.columns())
+    return [Table(("arm" if one else "experiment", *NEEDS), body, last), ALONE]
+
+
+def _rows(found: Iterable[tuple[Key, Cell, Need]], place: Callable[[Cell], str]) -> tuple[dict[str, Need], Need]:
+    rows: dict[str, Need] = {}
+    every: dict[Key, Need] = {}
+    for key, c, need in found:
+        rows[place(c)] = rows.get(place(c), Need()) + need
+        every.setdefault(key, need)
+    return rows, sum(every.values(), Need())
+
+
+def by_target(experiments: Iterable[Experiment]) -> Iterator[tuple[str, tuple[str, str, str]]]:
+    """Group experiments by the first target of each: its name, and the columns target, experiment and role.
+
+    The target is written once for each group.
+    """
+    groups: dict[str, list[Experiment]] = {}
+    for e in experiments:
+        groups.setdefault(e.targets[0] if e.targets else "none", []).append(e)
+    for target, those in groups.items():
+        for i, e in enumerate(those):
+            yield e.name, (target if i == 0 else "", e.name, e.role)
+
+
+def schedule(config: Config, cells: list[Cell], minutes: float, given: str = "") -> list[str | Table]:
+    """Say in which slice of `minutes` minutes the missing runs of each arm fall, in the order of the configuration.
+
+    A slice is one call of `crbg run`, which does missing runs in that order and leaves a checkpoint at its deadline.
+    """
+    names = dict.fromkeys(c.experiment for c in cells)
+    gpu = {name: estimates.on_gpu(config, config.experiment(name)) for name in names}
+    first = distinct(cells)
+    missing = {key: c for key, c in first.items() if not record_store.find(config, c.spec, c.seed)}
+    if not missing:
+        return ["nothing is missing"]
+    seconds = _seconds(config, cells, gpu)
+    bound, spent = 60 * minutes - estimates.margin(minutes), 0.0
+    rows = []
+    for place in dict.fromkeys((c.experiment, c.arm) for c in missing.values()):
+        mine = [key for key, c in missing.items() if (c.experiment, c.arm) == place]
+        need = sum(seconds[key] for key in mine)
+        begin, spent = int(spent / bound) + 1, spent + need
+        end = max(begin, int((spent - 1) / bound) + 1)
+        which = f"{begin}" if end == begin else f"{begin} to {end}"
+        rows.append((*place, len(mine), "GPU" if gpu[place[0]] else "CPU", f"{need / 60:.0f}", which))
+    count = math.ceil(spent / bound)
+    command = f"  crbg run{given} --deadline-minutes {minutes:g}"
+    text = (
+        f"{count} slices of {minutes:g} minutes. Each is the same command, until it ends with status 0 instead of 75:"
+    )
+    return [Table(("experiment", "arm", "runs", "on", "minutes", "slices"), rows), f"{text}\n{command}"]
+
+
+def _seconds(config: Config, cells: list[Cell], gpu: Mapping[str, bool]) -> dict[Key, float]:
+    out: dict[Key, float] = {}
+    for name, on in gpu.items():
+        out |= estimates.estimate_seconds(config, [c for c in cells if c.experiment == name], on)
+    return out

@@ -1,0 +1,71 @@
+"""Which cells a command chooses; `tests/integration/test_cli.py` has the messages of wrong choices."""
+
+import pytest
+
+from crbg.errors import CrbgError
+from crbg.experiments import cells
+from crbg.experiments import config as configs
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text("""
+experiments:
+  one:
+    targets: [chapter, two]
+    seeds: [0, 1]
+    base: {data: digits, model: lenet-16, batch: 64, epochs: 1}
+    arms:
+      a: {method: crbg, grid: {density: [0.5, 0.1], scale: [0.2, 0.3], options.lr: [0.01, 0.02]}}
+      b: {method: edge_popup, set: {density: 0.5}}
+  two:
+    seeds: [0, 5]
+    base: {data: digits, model: lenet-16, batch: 64, epochs: 1}
+    arms: {same: {method: edge_popup, set: {density: 0.5}}, conv: {method: dense, set: {model: conv2, data: cifar10}}}
+""")
+    return configs.read(["config.yaml"])
+
+
+def test_a_name_is_an_experiment_before_it_is_a_target(config):
+    assert [e.name for e in cells.choose_experiments(config, "two")] == ["two"]
+    assert [e.name for e in cells.choose_experiments(config, "chapter")] == ["one"]
+    assert [e.name for e in cells.choose_experiments(config, None)] == ["one", "two"]
+    with pytest.raises(CrbgError, match="no experiment 'chaptr'"):
+        cells.choose_experiments(config, "chaptr")
+
+
+def test_conditions_narrow_the_choice_and_seeds_replace_the_configured_ones(config):
+    chosen = cells.choose_cells(config, "one", ["arm=a", "density=.1", "options.lr=1e-2"])
+    assert [(c.spec.density, c.spec.scale, c.seed) for c in chosen] == [
+        (0.1, 0.2, 0), (0.1, 0.2, 1), (0.1, 0.3, 0), (0.1, 0.3, 1)
+    ]  # fmt: skip
+    assert [c.seed for c in cells.choose_cells(config, "one", ["arm=b"], [7, 8])] == [7, 8]
+    digest = chosen[0].spec.digest()
+    assert {c.spec.digest() for c in cells.choose_cells(config, where=[f"digest={digest}"])} == {digest}
+    with pytest.raises(CrbgError, match="--seeds -1"):
+        cells.choose_cells(config, seeds=[-1])
+
+
+def test_a_job_is_exactly_its_cells(config):
+    job = config.experiment("one").jobs()[1]
+    assert cells.choose_cells(config, job=job.name, where=["arm=b"]) == list(job.cells)
+
+
+def test_a_shared_run_counts_once_under_its_first_experiment(config):
+    every = cells.choose_cells(config)
+    once = cells.distinct(every)
+    assert len(every) - len(once) == 1
+    assert [c.experiment for c in once.values() if c.spec.method == "edge_popup"] == ["one", "one", "two"]
+
+
+def test_settings_are_those_that_differ_within_the_arm(config):
+    every = cells.choose_cells(config)
+    said = cells.settings(config, every)
+    a = [said[c.key] for c in every if c.arm == "a" and c.spec.density == 0.5 and c.seed == 0]
+    assert a == [f"scale={s} options.lr={lr}" for s in (0.2, 0.3) for lr in (0.01, 0.02)]
+    assert {said[c.key] for c in every if c.arm in ("b", "conv")} == {""}
+    for c in every:  # what is said can be typed
+        if said[c.key] and c.seed == 0:
+            where = [f"arm={c.arm}", f"density={c.spec.density}", *said[c.key].split()]
+            assert {o.spec.digest() for o in cells.choose_cells(config, "one", where)} == {c.spec.digest()}
