@@ -304,8 +304,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         bench, progress = _bench(args, config), queue.Progress(len(todo))
         for c in todo:
             out = evaluate(c.spec, c.seed, bench)
-            exact = out.get("test", {}).get("readings", {}).get("binary", {}).get("accuracy")
-            progress.finish(f"{queue.title(c)}: " + (f"test {exact:.2f} %" if exact is not None else out["status"]))
+            progress.finish(f"{queue.title(c)}: " + (f"test {out.accuracy():.2f} %" if out else "collapse"))
     _manifest(args.out, cells)
     return 0
 

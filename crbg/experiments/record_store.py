@@ -14,6 +14,7 @@ from typing import Any
 
 from crbg.errors import CrbgError
 from crbg.experiments.config import Cell, Config
+from crbg.experiments.record import Evaluation, Record, Run
 from crbg.experiments.spec import Spec, as_dict, folder
 from crbg.storage.atomic import read_json, write_bytes
 from crbg.storage.run_lines import RESTORE, Key, Line, lines, put, writing
@@ -71,14 +72,37 @@ def find(config: Config, spec: Spec, seed: int, evaluated: bool = False) -> dict
     return None
 
 
-def outcome(config: Config, spec: Spec, seed: int) -> tuple[dict[str, Any], float | None, str]:
-    """Return the record of a finished run, its binary test accuracy where it was evaluated, and the path of what holds it."""
-    found = find(config, spec, seed, evaluated=True) or find(config, spec, seed)
+def find_run(config: Config, spec: Spec, seed: int, evaluated: bool = False) -> Run | None:
+    """Return a finished run, or None while it is missing; `find` returns the same run as plain JSON values.
+
+    Raises:
+        CrbgError: its files are damaged, or not what this version writes.
+    """
+    found = find(config, spec, seed, evaluated)
     if found is None:
+        return None
+    place = f"the record of {spec.slug()} seed {seed} ({found['origin']})"
+    evaluation = Evaluation.from_json(found["evaluation"], f"{place}: evaluation") if "evaluation" in found else None
+    return Run(Record.from_json(found["record"], place), found["provenance"], evaluation, found["origin"])
+
+
+def find_best(config: Config, spec: Spec, seed: int) -> Run | None:
+    """Return a finished run, preferably one that was evaluated on the test set; None while it is missing."""
+    return find_run(config, spec, seed, evaluated=True) or find_run(config, spec, seed)
+
+
+def outcome(config: Config, spec: Spec, seed: int) -> tuple[Record, float | None, str]:
+    """Return the record of a finished run, its test accuracy if it was evaluated, and the path of what holds it.
+
+    Raises:
+        CrbgError: the run is not finished.
+    """
+    run = find_best(config, spec, seed)
+    if run is None:
         raise CrbgError(f"{spec.slug()} seed {seed} is not done")
-    tested = found.get("evaluation", {}).get("test", {}).get("readings", {}).get("binary", {}).get("accuracy")
-    fresh = found["origin"] == "this run"
-    return found["record"], tested, str(run_folder(config, spec, seed) if fresh else recorded_file(config, spec))
+    tested = run.evaluation.accuracy() if run.evaluation else None
+    fresh = run.origin == "this run"
+    return run.record, tested, str(run_folder(config, spec, seed) if fresh else recorded_file(config, spec))
 
 
 def recorded(config: Config) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:

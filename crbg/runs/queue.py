@@ -13,7 +13,8 @@ from typing import Any
 
 from crbg.errors import CrbgError, WriteError
 from crbg.experiments import attempts, estimates, record_store
-from crbg.experiments.config import Cell, Config
+from crbg.experiments.config import Cell, Config, choices
+from crbg.experiments.record import Record
 from crbg.storage.lock import HeldError
 
 FAILED = 1  # exit status when runs failed
@@ -29,7 +30,7 @@ def bench(config: Config, cells: Iterable[Cell] = (), device: str | None = None,
     """
     import torch
 
-    from crbg.runs.setup import Bench
+    from crbg.runs.setup import Workspace
     from crbg.training import distributed
     from crbg.training.device import pick
 
@@ -43,18 +44,19 @@ def bench(config: Config, cells: Iterable[Cell] = (), device: str | None = None,
         name = "cuda"
     chosen = distributed.place(name, lambda one: pick(one, config.gpu_share))
     distributed.join(chosen)
-    return Bench(config.results, config.data_dir, chosen)
+    selected = None if config.demonstration else choices(config.paper)
+    return Workspace(config.results, config.data_dir, chosen, selected=selected)
 
 
 def search(bench: Any, config: Config, cells: Sequence[Cell], minutes: float) -> int:
     """Do the runs, or take part in them where another process of several leads; see `lead`."""
-    from crbg.runs.execute import follow
+    from crbg.runs.execute import run_as_worker
     from crbg.training import distributed
     from crbg.training.clock import Clock
 
     if not distributed.first():
         with Stop() as asked:
-            follow(bench, Clock(asked=asked))
+            run_as_worker(bench, Clock(asked=asked))
         distributed.leave()
         return 0
     code = lead(bench, config, cells, minutes)
@@ -134,18 +136,16 @@ def title(cell: Cell) -> str:
     return f"{cell.arm} {cell.spec.slug()} seed {cell.seed}"
 
 
-def line(cell: Cell, record: dict[str, Any], tested: float | None = None, where: str = "") -> str:
+def line(cell: Cell, record: Record, tested: float | None = None, where: str = "") -> str:
     """Say how a run came out, in a line of a log; and its test accuracy and where its record lies, for what is done already."""
-    validation = record.get("validation", {})
-    best = validation.get("readings", {}).get("binary", {}).get("accuracy")
+    best, constant = record.accuracy(), record.controls().get("constant")
     if best is None:
-        return f"{title(cell)}: {record['status']}"
-    text = f"{title(cell)}: validation {best:.2f} % at density {record['density']:.4g}"
-    if validation.get("density_missed"):
+        return f"{title(cell)}: {record.status}"
+    text = f"{title(cell)}: validation {best:.2f} % at density {record.density:.4g}"
+    if record.missed_density:
         text += ", cut to it at the end"
-    text += (
-        ", no better than the commonest class" if best <= validation.get("constant", -1.0) else ""
-    )  # older records lack it
+    if constant is not None and best <= constant:  # older records lack it
+        text += ", no better than the commonest class"
     return text + (f", test {tested:.2f} %" if tested is not None else "") + (f" ({where})" if where else "")
 
 

@@ -28,7 +28,7 @@ from crbg.masks.select import keep_count
 from crbg.methods.crbg import LANDED
 from crbg.models.initial_weights import tensor_digest
 from crbg.runs.readings import accuracy
-from crbg.runs.setup import Bench, draw_digest, feed_of, fresh
+from crbg.runs.setup import Workspace, draw_digest, initial_model, training_loader
 from crbg.storage.atomic import finite
 from crbg.ticket import Ticket
 
@@ -68,7 +68,7 @@ class Verifier:
     """Checks runs one by one and keeps what they share. `missing` says of each data set that is not here why."""
 
     config: Config
-    bench: Bench
+    bench: Workspace
     missing: dict[str, str] = field(default_factory=dict)
     _hollow: dict[str, Data] = field(default_factory=dict)
     _digests: dict[Any, str] = field(default_factory=dict)
@@ -166,13 +166,13 @@ class Verifier:
         return self._hollow[name].sized(spec.size)
 
     def _feed(self, cell: Cell) -> BatchLoader:
-        return feed_of(cell.spec, self._sizes(cell.spec), cell.seed)
+        return training_loader(cell.spec, self._sizes(cell.spec), cell.seed)
 
     def _fresh(self, cell: Cell) -> tuple[nn.Module, dict[str, str]]:
         """Draw the initial network and its roles again; the last ones are kept, since runs come sorted by them."""
         key = _weights_key(cell)
         if self._network is None or self._network[0] != key:
-            self._network = (key, *fresh(cell.spec, self._sizes(cell.spec), cell.seed))
+            self._network = (key, *initial_model(cell.spec, self._sizes(cell.spec), cell.seed))
         return self._network[1:]
 
     def _once(self, key: Any, digest: Callable[[], str]) -> str:
@@ -325,7 +325,7 @@ def _roles(record: Mapping[str, Any], fresh: Mapping[str, str], strong: bool) ->
 
 def _accuracy(model: nn.Module, mask: Mask, data: Data, part: Part, said: Mapping[str, Any]) -> Iterator[str]:
     recorded = float(said["readings"]["binary"]["accuracy"])
-    again = float(accuracy(model, mask, data, part)["accuracy"] or 0.0)
+    again = float(accuracy(model, mask, data, part).accuracy or 0.0)
     if not abs(again - recorded) <= TOLERANCE + 1e-9:
         yield f"{again:.2f} % again, recorded {recorded:.2f} %"
 

@@ -12,6 +12,7 @@ from crbg import cli, methods
 from crbg.data.datasets import DATA
 from crbg.experiments import attempts, estimates, record_store
 from crbg.experiments import config as configs
+from crbg.experiments.record import Measurement, Reading, Record
 from crbg.experiments.spec import Spec
 from crbg.runs import queue
 from crbg.training.clock import Clock
@@ -159,16 +160,21 @@ def test_a_target_stands_for_its_experiments(project, crbg):
 
 def test_a_run_says_how_it_came_out():
     cell = configs.Cell("e", "a", Spec("digits", "lenet-16", "edge_popup", 0.5), 3)
-    reading = {"readings": {"binary": {"accuracy": 10.0}}, "constant": 10.0}
+
+    def record(**fields):
+        known = dict.fromkeys(("spec", "digests"), {}) | dict.fromkeys(("version", "seed", "steps", "train_images"), 0)
+        return Record(schema=1, digest="", **{"status": "ok"} | known | fields)
+
+    reading = {"readings": {"binary": Reading(10.0)}, "constant": 10.0}
     says = [
-        queue.line(cell, {"status": "ok", "density": 0.5, "validation": reading | more})
+        queue.line(cell, record(density=0.5, validation=Measurement(**reading | more)))
         for more in ({}, {"constant": 9.9}, {"constant": 9.9, "density_missed": True})
     ]
     common = f"{queue.title(cell)}: validation 10.00 % at density 0.5"
     assert says == [f"{common}, no better than the commonest class", common, f"{common}, cut to it at the end"]
-    old = {"status": "ok", "density": 0.5, "validation": {"readings": reading["readings"]}}
+    old = record(density=0.5, validation=Measurement(reading["readings"]))
     assert queue.line(cell, old) == common
-    assert queue.line(cell, {"status": "collapse"}) == f"{queue.title(cell)}: collapse"
+    assert queue.line(cell, record(status="collapse")) == f"{queue.title(cell)}: collapse"
 
 
 def test_one_cell_runs_once(project, crbg):

@@ -9,7 +9,7 @@ from winning import BASE, SPECS, with_options
 from crbg.experiments import attempts
 from crbg.experiments.spec import folder
 from crbg.runs.execute import execute
-from crbg.runs.setup import Bench, shelf_of
+from crbg.runs.setup import Workspace, set_up, stage_cache_for
 from crbg.runs.stage_cache import StageCache
 from crbg.storage import lock
 from crbg.storage.atomic import write_bytes
@@ -18,7 +18,7 @@ from crbg.training.clock import Clock
 
 @pytest.fixture
 def bench(tmp_path, digits):
-    return Bench(tmp_path / "results", loaded={"digits": digits})
+    return Workspace(tmp_path / "results", loaded={"digits": digits})
 
 
 # --- parts that runs share ---
@@ -40,7 +40,7 @@ def test_a_shared_part_changes_no_byte_and_saves_its_steps(bench, digits, counte
     alone = len(counted)
     execute(spec, 0, bench)
     shared = len(counted) - alone
-    fresh = Bench(tmp_path / "other", loaded={"digits": digits})
+    fresh = Workspace(tmp_path / "other", loaded={"digits": digits})
     execute(spec, 0, fresh)
     assert shared < alone == len(counted) - alone - shared
     for file in ("record.json", "history.jsonl", "gates.safetensors"):
@@ -93,22 +93,22 @@ def test_a_part_made_while_waiting_is_taken(tmp_path, monkeypatch):
 
 def test_a_run_that_waits_for_a_part_lets_others_go_first(tmp_path, digits, monkeypatch):
     monkeypatch.setattr("crbg.runs.stage_cache.PATIENCE", 0.01)
-    bench = Bench(tmp_path, loaded={"digits": digits})
+    bench = Workspace(tmp_path, loaded={"digits": digits})
     spec = dataclasses.replace(BASE, method="imp", density=0.5, options={"rewind": 1})
-    part = shelf_of(spec, 0, digits, tmp_path, Clock()).path("warmup", spec.resolved().training())
+    part = stage_cache_for(set_up(spec, 0, digits), tmp_path, Clock()).path("warmup", spec.resolved().training())
     with lock.hold(part.with_suffix(".making")), pytest.raises(lock.HeldError):
         execute(spec, 0, bench)
     where = folder(tmp_path, spec, 0)
     assert attempts.read(where) == []  # it did nothing
     assert "waited" in (where / attempts.FILE).read_text()
-    assert execute(spec, 0, bench)["status"] == "ok"
+    assert execute(spec, 0, bench).status == "ok"
     assert [a["outcome"] for a in attempts.read(where)] == [attempts.DONE]
 
 
 def test_parts_of_other_seeds_networks_and_settings_are_kept_apart(tmp_path, digits):
     clock = Clock()
     paths = {
-        shelf_of(spec, seed, digits, tmp_path, clock).path(what, parts)
+        stage_cache_for(set_up(spec, seed, digits), tmp_path, clock).path(what, parts)
         for spec in (
             BASE,
             dataclasses.replace(BASE, scale=0.5),
@@ -121,8 +121,8 @@ def test_parts_of_other_seeds_networks_and_settings_are_kept_apart(tmp_path, dig
     }
     assert len(paths) == 32
     other = dataclasses.replace(BASE, method="imp", density=0.5, options={})
-    assert shelf_of(other, 0, digits, tmp_path, clock).path("warmup", {}) == shelf_of(
-        BASE, 0, digits, tmp_path, clock
+    assert stage_cache_for(set_up(other, 0, digits), tmp_path, clock).path("warmup", {}) == stage_cache_for(
+        set_up(BASE, 0, digits), tmp_path, clock
     ).path("warmup", {})
 
 
