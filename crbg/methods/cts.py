@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from crbg.errors import CrbgError, suggest
 from crbg.methods._ranked import asked, balanced
-from crbg.search.winning import Recipe, plain, winning
 from crbg.methods.contract import SearchResult, SearchTask, Traits
+from crbg.search.winning import Recipe, plain, winning
 
 if TYPE_CHECKING:
     from typing import Any

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from crbg.errors import CrbgError
 from crbg.methods._ranked import asked
-from crbg.search.winning import Recipe, Span, train, winning
 from crbg.methods.contract import SearchResult, SearchTask, Traits
+from crbg.search.winning import Recipe, Span, train, winning
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from records import made_up_evaluation, made_up_record
 
 from crbg.errors import CrbgError
 from crbg.experiments import config as configs
@@ -51,12 +52,15 @@ def put(cell, accuracy, missed=False, status="ok"):
         "exact": {"accuracy": 100 - accuracy},
         "mean": {"accuracy": 100 - accuracy},
     }
-    record = {"status": status, "digest": cell.spec.digest()}
+    record = made_up_record(cell.spec, cell.seed, status=status)
     if status == "ok":
         record["validation"] = {"readings": readings, "density_missed": missed}
     write_json(where / "record.json", record)
     write_json(where / "provenance.json", {})
-    write_json(where / "evaluation.json", {"test": {"readings": {"binary": {"accuracy": 100 - accuracy}}}})
+    write_json(
+        where / "evaluation.json",
+        made_up_evaluation(cell.spec, cell.seed, {"readings": {"binary": {"accuracy": 100 - accuracy}}}),
+    )
 
 
 def point(density, scale, lr, seed):

@@ -444,7 +444,7 @@ def test_an_objective_takes_the_place_of_the_loss(digits):
         (with_options(BASE, controller="pid"), "unknown controller 'pid'"),
         (with_options(BASE, budget="soft"), "unknown budget 'soft'"),
         (with_options(BASE, gate="clipped", objective="grad"), "second derivatives"),
-        (with_options(BASE, gate="clipped", budget="bernoulli"), "budget is for Concrete gates"),
+        (with_options(BASE, gate="clipped", budget="bernoulli"), "budget is for concrete gates"),
         (with_options(BASE, search=0), "search 0"),
         (with_options(BASE, tau=0.0), "tau 0.0 must be above 0"),
         (with_options(BASE, control="swap"), "unknown control 'swap'"),

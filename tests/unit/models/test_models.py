@@ -19,7 +19,7 @@ from crbg.models.initial_weights import RUNNING, tensor_digest
 from crbg.runs.artifacts import rebuild
 from crbg.runs.evaluate import evaluate
 from crbg.runs.execute import execute
-from crbg.runs.setup import Workspace, training_loader, initial_model
+from crbg.runs.setup import Workspace, initial_model, training_loader
 from crbg.ticket import Ticket
 
 COLOUR, GREY = (3, 32, 32), (1, 28, 28)
