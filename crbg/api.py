@@ -39,8 +39,8 @@ def find_ticket(
     model keeps its device and its modes, also if the search raises. Apply the result with `found.apply(model)`.
 
     With the default loss, CRBG chooses the temperature of the logits from the first batch, since frozen weights may
-    have any scale. On a CPU its noise is counter-based (`source="counter"`). If the model has batch norm, `apply` writes
-    running statistics of the sparse network, which one more pass over the data estimates.
+    have any scale. On a CPU its noise is counter-based (`source="counter"`). If the model has batch norm, `apply`
+    writes running statistics of the sparse network, which one more pass over the data estimates.
 
     Args:
         model: The network, on the device to search on.

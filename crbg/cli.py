@@ -435,7 +435,7 @@ def _select(args: argparse.Namespace) -> int:
 
 def _record(args: argparse.Namespace) -> int:
     config = _config(args)
-    if old := record_store.take_in(config):
+    if old := record_store.convert_old_files(config):
         print(f"{old} files of the older layout taken in")
     cells = _unique(_cells(args, config))
     print(f"{record_store.record(config, cells)} runs recorded under {record_store.recorded_folder(config)}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from crbg.errors import CrbgError
@@ -90,26 +90,9 @@ class Digests(_Json):
     gates: str | None = None
 
 
-def _each(kind: type[_Json]) -> Any:
-    """Declare a mapping from names to parts of a record."""
-    return dataclasses.field(metadata={"read": _reader_of_each(kind)})
-
-
-def _each_or_none(kind: type[_Json]) -> Any:
-    return dataclasses.field(default=None, metadata={"read": _reader_of_each(kind)})
-
-
-def _reader_of_each(kind: type[_Json]) -> Callable[[Any, str], dict[str, Any]]:
+def _each(kind: type[_Json]) -> Callable[[Any, str], dict[str, Any]]:
+    """Return a reader of mappings from names to parts of a record."""
     return lambda body, place: {n: kind.from_json(v, f"{place}: {n}") for n, v in _mapping(body, place).items()}
-
-
-def _one(kind: type[_Json]) -> Any:
-    """Declare a nested part of a record."""
-    return dataclasses.field(metadata={"read": kind.from_json})
-
-
-def _one_or_none(kind: type[_Json]) -> Any:
-    return dataclasses.field(default=None, metadata={"read": kind.from_json})
 
 
 @dataclass(frozen=True)
@@ -125,10 +108,10 @@ class Measurement(_Json):
         density_missed: Whether the search missed the density asked for and its gates were cut to it.
     """
 
-    readings: Mapping[str, Reading] = _each(Reading)
+    readings: Mapping[str, Reading] = field(metadata={"read": _each(Reading)})
     images: int | None = None
     constant: float | None = None
-    sanity: Mapping[str, Reading] | None = _each_or_none(Reading)
+    sanity: Mapping[str, Reading] | None = field(default=None, metadata={"read": _each(Reading)})
     sanity_images: int | None = None
     density_missed: bool | None = None
 
@@ -168,7 +151,7 @@ class Record(_Json):
     status: str
     steps: int
     train_images: int
-    digests: Digests = _one(Digests)
+    digests: Digests = field(metadata={"read": Digests.from_json})
     reason: str | None = None
     lossy_images: Mapping[str, int] | None = None
     roles: Mapping[str, list[str]] | None = None
@@ -176,7 +159,7 @@ class Record(_Json):
     parameters: int | None = None
     density: float | None = None
     effective_density: float | None = None
-    layers: Mapping[str, Count] | None = _each_or_none(Count)
+    layers: Mapping[str, Count] | None = field(default=None, metadata={"read": _each(Count)})
     depth: list[str] | None = None
     dead_units: Mapping[str, int] | None = None
     silent_units: Mapping[str, int] | None = None
@@ -184,7 +167,7 @@ class Record(_Json):
     heads: Mapping[str, Any] | None = None
     anatomy: Mapping[str, Any] | None = None
     shares: Mapping[str, Mapping[str, float]] | None = None
-    validation: Measurement | None = _one_or_none(Measurement)
+    validation: Measurement | None = field(default=None, metadata={"read": Measurement.from_json})
 
     @classmethod
     def from_json(cls, body: Any, place: str) -> Self:
@@ -226,7 +209,7 @@ class WithoutLossy(_Json):
     """The ticket measured on the test images that their source holds unaltered."""
 
     images: int
-    binary: Reading = _one(Reading)
+    binary: Reading = field(metadata={"read": Reading.from_json})
 
 
 @dataclass(frozen=True)
@@ -237,8 +220,8 @@ class Evaluation(_Json):
     seed: int
     mask: str
     data: str
-    test: Measurement = _one(Measurement)
-    test_without_lossy: WithoutLossy | None = _one_or_none(WithoutLossy)
+    test: Measurement = field(metadata={"read": Measurement.from_json})
+    test_without_lossy: WithoutLossy | None = field(default=None, metadata={"read": WithoutLossy.from_json})
 
     def accuracy(self, reading: str = "binary") -> float | None:
         """Return the test accuracy of a reading in %, or None where there is no such reading."""

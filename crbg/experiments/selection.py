@@ -1,9 +1,9 @@
-"""The selection rule, applied by code: tuning records -> paper/selected.yaml. Reads validation accuracy only; no torch.
+"""The selection rule: tuning records -> paper/selected.yaml. Reads validation accuracy only. Imports no torch.
 
-For each arm and tuned density the point with the highest mean validation accuracy over the tuning seeds wins, among
-points whose every run landed on the density (where it missed, the number does not belong to that density). Ties go to
-the point that comes first in the grid. Where two groups name one density, the later one counts for the arms that were
-tuned in it. The file also lists the digests of the main specs that `evaluate` may open the test set for.
+For each arm and tuned density, the point with the highest mean validation accuracy over the tuning seeds is chosen,
+among points whose runs all reached the density (the accuracy of a run that missed it belongs to another density). The
+first point of the grid wins a tie. Where two groups name one density, the later one counts for the arms that were tuned
+in it. The file also lists the digests of the main specs for which `evaluate` may open the test set.
 """
 
 from __future__ import annotations
@@ -21,9 +21,12 @@ from crbg.experiments.config import Cell, Config, Experiment
 from crbg.experiments.spec import Spec
 from crbg.storage.atomic import write_text
 
-HEAD = """# Written by `crbg select` from the tuning records; not edited by hand. The rule stands in crbg/experiments/selection.py.
-# `set` is laid over the arm of config.yaml for the densities named; `evaluate` lists the specs that may see the test set.
-"""
+HEAD = (
+    "# Written by `crbg select` from the tuning records; not edited by hand. "
+    "The rule stands in crbg/experiments/selection.py.\n"
+    "# `set` is laid over the arm of config.yaml for the densities named; "
+    "`evaluate` lists the specs that may see the test set.\n"
+)
 
 
 def suggest(config: Config, tuning: Experiment, partial: bool = False) -> dict[str, list[dict[str, Any]]]:
@@ -33,7 +36,7 @@ def suggest(config: Config, tuning: Experiment, partial: bool = False) -> dict[s
         For each arm a list of choices, one for each tuned density.
 
     Raises:
-        CrbgError: a tuning run is missing, or no point of an arm landed on its density.
+        CrbgError: a tuning run is missing, or no point of an arm reached its density.
     """
     untuned = sorted(set(tuning.groups) - {c.spec.density for c in tuning.cells}, key=str)
     if untuned and not config.demonstration:  # which tunes at few densities
@@ -68,10 +71,10 @@ def _choice(config: Config, tuning: Experiment, trials: list[Cell], arm: list[Ce
             missed.add(c.spec.digest())
         if run.record.ok and (accuracy := run.record.accuracy()) is not None:
             scores.setdefault(c.spec.digest(), []).append(accuracy)
-    # A demonstration is too short to land on a density; it goes on with whatever it has.
+    # A demonstration is too short to reach a density, and uses whatever it has.
     able = {d: sum(v) / len(v) for d, v in scores.items() if config.demonstration or d not in missed}
     if not able:
-        raise CrbgError(f"{tuning.name}: no setting of {name} at density {density} landed on it; widen its grid")
+        raise CrbgError(f"{tuning.name}: no setting of {name} at density {density} reached it; widen its grid")
     best = max(able, key=lambda d: able[d])
     every = list({c.spec.digest(): c.spec for c in arm}.values())
     return {
@@ -101,10 +104,9 @@ def varying(chosen: Spec, trials: list[Spec]) -> dict[str, Any]:
 
 
 def write(config: Config, path: Path, partial: bool = False) -> str:
-    """Choose for every main experiment with a tuning experiment, and write the file; return what was chosen as text.
+    """Choose settings for every main experiment that is tuned, write the file, and return the choices as text.
 
-    With `partial`, arms whose trials have not all run are left out: they cannot be run or evaluated until they are
-    chosen.
+    With `partial`, arms whose trials have not all run are left out. They can be run and evaluated once they are chosen.
     """
     out: dict[str, Any] = {}
     for e in config.experiments.values():
@@ -133,7 +135,6 @@ def write(config: Config, path: Path, partial: bool = False) -> str:
         for arm, choices in out[name].items():
             for c in choices:
                 settings = ", ".join(f"{k}={v}" for k, v in c["set"].items())
-                lines.append(
-                    f"  {name} {arm} at {c['tuned_at']}: {settings} ({c['validation']} %, {c['trials']} trials, {c['missed']} missed)"
-                )
+                outcome = f"{c['validation']} %, {c['trials']} trials, {c['missed']} missed"
+                lines.append(f"  {name} {arm} at {c['tuned_at']}: {settings} ({outcome})")
     return "\n".join(lines)

@@ -255,10 +255,10 @@ def _on_weights(model: nn.Module, o: Options, gates: Mapping[str, Mapping[str, T
 
 
 def _spread(model: nn.Module, task: SearchTask) -> float:
-    """Return the standard deviation of the centred outputs over the first batch, with noise-free gates, without dropout.
+    """Return the standard deviation of the centred outputs over the first batch.
 
-    Batch norm uses the statistics that it uses in the search, and keeps its running ones. The random state afterwards
-    is that of before: a loader that shuffles is seeded with the task's seed.
+    Gates are noise-free and dropout is off. Batch norm uses the statistics that it uses in the search, and keeps its
+    running ones. The random state is restored; a loader that shuffles is seeded with the task's seed.
     """
     import torch
 

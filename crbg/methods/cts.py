@@ -1,8 +1,8 @@
 """Concrete Ticket Search (Arora & Teuscher 2025): search gates on fixed weights, keep the top k, train them.
 
 The gates minimise one of seven objectives (`crbg.search.objectives`) under a budget held by GradBalance or a Lagrange
-multiplier. Search and training are independent: `train: false, rewind: 0` gives a strong ticket. The search sees batches
-without augmentation, and batch norm uses the statistics of each batch.
+multiplier. Search and training are independent: `train: false, rewind: 0` gives a strong ticket. The search sees
+batches without augmentation, and batch norm uses the statistics of each batch.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
 
 
 def _search(model: nn.Module, task: SearchTask, o: Options, density: float) -> dict[str, Tensor]:
-    """Search the gates; return scores, noise-free gates and the history as named tensors, as the stage cache keeps them."""
+    """Search the gates; return scores, noise-free gates and history as named tensors for the stage cache."""
     import torch
 
     from crbg.gates.concrete import Bernoulli, Clipped, Concrete

@@ -15,11 +15,12 @@ from crbg.experiments.selection import varying
 from crbg.report import stats
 
 COLUMNS = [
-    "experiment", "role", "arm", "setting", "x", "run", "digest", "version", "data", "model", "init", "asked", "seed", "epochs", "status",
-    "origin", "revision", "device", "finished", "part", "reading", "accuracy", "density", "density_missed", "shuffle", "invert", "reinit",
-    "constant", "fractional", "units", "natural", "effective", "silent", "kept", "gated", "trained", "redrawn", "search_seconds", "over",
-    "work", "draw", "order", "depth", "by_size", "depth_alone", "by_chance", "tensors",
-    "lossy", "lossy_test", "clean", "plain", "again",
+    "experiment", "role", "arm", "setting", "x", "run", "digest", "version", "data", "model", "init", "asked",
+    "seed", "epochs", "status", "origin", "revision", "device", "finished", "part", "reading", "accuracy",
+    "density", "density_missed", "shuffle", "invert", "reinit", "constant", "fractional", "units", "natural",
+    "effective", "silent", "kept", "gated", "trained", "redrawn", "search_seconds", "over", "work", "draw",
+    "order", "depth", "by_size", "depth_alone", "by_chance", "tensors", "lossy", "lossy_test", "clean", "plain",
+    "again",
 ]  # fmt: skip
 
 
@@ -39,7 +40,7 @@ def tidy(config: Config) -> pd.DataFrame:
 
 
 def _settings(e: Experiment) -> dict[tuple[str, str], dict[str, Any]]:
-    """Say for each arm and spec in which fields, the density apart, it differs from the others of its arm at its density."""
+    """Return for each arm and spec the fields in which it differs from the others of its arm at its density."""
     arms: dict[tuple[str, float | None], dict[str, Cell]] = {}
     for c in e.cells:
         arms.setdefault((c.arm, c.spec.density), {})[c.spec.digest()] = c

@@ -110,7 +110,7 @@ def _readings(found: methods.SearchResult) -> dict[str, Mapping[str, Tensor]]:
 def _read_each(
     setup: RunSetup, found: methods.SearchResult, part: Part, multipliers: Mapping[str, Mapping[str, Tensor]]
 ) -> dict[str, Reading]:
-    """Measure each reading; a mask equal to the ticket, as where a search reached its density, is not measured again."""
+    """Measure each reading. A mask that equals the ticket is not measured again."""
     spec, data, model = setup.spec, setup.data, setup.model
     batch = evaluation_batch(spec)
     trained = found.start is not None  # under the mask: read with batch norm's own statistics

@@ -1,4 +1,4 @@
-"""Stages that several runs share: dense training before a search, levels of iterative pruning, one search for all controls.
+"""Stages that several runs share: dense training, levels of iterative pruning, one search for all controls.
 
 A stage is stored under the digest of all that it follows from, and read by every run that needs it. Its seconds and
 steps are added to each of these runs, so that a run's cost is that of finding its ticket alone.

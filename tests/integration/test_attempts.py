@@ -148,7 +148,8 @@ def test_slurm_says_why_a_job_was_killed(tmp_path, monkeypatch, line, word):
     [
         (MemoryError(), "out of memory"), (torch.OutOfMemoryError("CUDA out of memory"), "out of memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out of memory"),
-        (WriteError("cannot write x: No space left on device"), "disk"), (OSError(28, "No space left on device"), "disk"),
+        (WriteError("cannot write x: No space left on device"), "disk"),
+        (OSError(28, "No space left on device"), "disk"),
         (CrbgError("bad"), "bad input"), (ZeroDivisionError("x"), "code error"), (KeyboardInterrupt(), "killed"),
     ],
 )  # fmt: skip
@@ -480,7 +481,7 @@ def test_status_tells_each_state_with_its_reason(project, capsys):
     }
     assert rows["running"].endswith(f"process {os.getpid()} on {socket.gethostname()}")
     assert rows["failed"].split()[5:] == ["2", "killed"]
-    assert "no word from it after" in text
+    assert "nothing was logged after" in text
     assert "data set digits, results/logs/data-digits.log:\n  one\n  crbg: no such data" in text
     assert text.count("crbg run one --where digest=") == 2
 

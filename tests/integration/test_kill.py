@@ -1,4 +1,4 @@
-"""Training killed at random moments, checkpoints being written included, ends in the bytes of the run that was left alone."""
+"""Training killed at random moments, also while it writes a checkpoint, ends in the bytes of an uninterrupted run."""
 
 import os
 import random
@@ -31,7 +31,7 @@ SPECS = [
 
 
 def attempt(spec, results, digits, kill_at, seconds):
-    """Go on with a run in a process of its own, which is killed at a step or after a time; return whether it came to its end."""
+    """Continue a run in a process of its own, killed at a step or after a time; return whether it finished."""
     child = os.fork()
     if child == 0:
         status = 1

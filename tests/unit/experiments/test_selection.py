@@ -28,7 +28,10 @@ def project(tmp_path, monkeypatch):
             },
             "curve": {
                 "role": "main", "seeds": [5, 6], "tuned_by": "tuning", "base": base | {"epochs": 3},
-                "arms": {"ours": arm | {"grid": {"density": [0.5, 0.2, 0.1]}}, "random": {"method": "random", "set": {"epochs": 0}}},
+                "arms": {
+                    "ours": arm | {"grid": {"density": [0.5, 0.2, 0.1]}},
+                    "random": {"method": "random", "set": {"epochs": 0}},
+                },
             },
         }
     )  # fmt: skip
@@ -120,7 +123,7 @@ def test_nothing_is_chosen_where_nothing_landed(project):
     for cell in read().experiment("tuning").cells:
         if cell.arm == "ours" and cell.spec.density == 0.1:
             put(cell, 90.0, missed=True)
-    with pytest.raises(CrbgError, match=r"tuning: no setting of ours at density 0\.1 landed on it"):
+    with pytest.raises(CrbgError, match=r"tuning: no setting of ours at density 0\.1 reached it"):
         chosen()
     body = yaml.safe_load(Path("config.yaml").read_text())
     write_config(body["experiments"], scale={"flip": False})

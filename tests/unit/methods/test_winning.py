@@ -59,7 +59,7 @@ def same(a, b):
 
 
 def dense(digits, epochs, whole, lr=0.05, first=0, model=None, mask=None):
-    """A plain loop of SGD on the batches of the whole schedule's epochs from `first` on: the twin of all training here."""
+    """A plain loop of SGD over the schedule's epochs from `first` on: the twin of all training here."""
     model = model or new_model(digits)
     velocity = {n: torch.zeros_like(p) for n, p in model.named_parameters()}
     feed = BatchLoader(digits.train, BASE.batch, 0)

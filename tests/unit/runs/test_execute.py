@@ -60,7 +60,8 @@ def kept_files(bench, spec, seed=0):
 def test_a_run_in_another_process_writes_the_same_bytes(bench):
     execute(CRBG, 3, bench)
     code = (
-        "import torch; torch.set_num_threads(1); from pathlib import Path; from crbg.runs.execute import Workspace, execute; "
+        "import torch; torch.set_num_threads(1); from pathlib import Path; "
+        "from crbg.runs.execute import Workspace, execute; "
         f"from crbg.experiments.spec import Spec; execute({CRBG!r}, 3, Workspace(Path('again')))"
     )
     env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "77"}
@@ -127,7 +128,7 @@ def test_numerics_of_a_version_are_pinned(bench, method):
     assert key in NUMBERS, f"pin the numbers of the new version {key[1]} of {method} here"
     execute(spec, 0, bench)
     rows = [json.loads(line) for line in (folder(bench.results, spec, 0) / "history.jsonl").read_text().splitlines()]
-    hint = f"the numerics of {method} changed: if that is meant, raise its VERSION, so that old records are not taken for new ones"
+    hint = f"the numerics of {method} changed: new numerics need a new option value or a new method name"
     assert [r["epoch"] for r in rows] == [1.0, 2.0]
     for row, wanted, precision in zip(rows, NUMBERS[key], (1e-3, 4e-3), strict=True):
         assert {k: row[k] for k in wanted} == pytest.approx(wanted, rel=precision), hint

@@ -50,7 +50,8 @@ def lenet():
 def convolutional():
     """Running statistics and dropout: both have a state of their own to take up."""
     model = nn.Sequential(
-        nn.Conv2d(1, 4, 5, stride=4, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.3), nn.Linear(144, 10),
+        nn.Conv2d(1, 4, 5, stride=4, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(),
+        nn.Dropout(0.3), nn.Linear(144, 10),
     )  # fmt: skip
     initialise(model, "kaiming_normal", 1.0, 0)
     return model
@@ -89,7 +90,7 @@ def whole(feed):
 
 
 def interrupted(kind, feed, path, steps, build=lenet):
-    """Stop after each number of steps in turn, then go to the end; every part starts from nothing but the checkpoint."""
+    """Stop after each number of steps in turn, then finish; every part starts from the checkpoint alone."""
     for n in steps:
         with pytest.raises(OutOfTime):
             search(kind, feed, path, Clock(stop_after=n), build)
