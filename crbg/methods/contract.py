@@ -47,7 +47,7 @@ class Method(Protocol):
     """A module of `crbg.methods`. It may also define `work(options, density, epochs)`."""
 
     VERSION: int
-    TRAITS: Traits
+    TRAITS: Traits  # read by comparisons of methods only
     Options: Any
 
     def find(self, model: nn.Module, task: SearchTask, options: Any) -> SearchResult:

@@ -99,7 +99,7 @@ def stage_cache_for(setup: RunSetup, results: Path, clock: Clock) -> StageCache:
     shared = replace(setup.spec, density=None, method="random", options={}).canonical()
     machine = {"device": setup.data.train.device.type, "torch": torch.__version__}
     key = {"spec": shared, "seed": setup.seed, "data": setup.data.digest, **machine}
-    return StageCache(results / "shelf", key, clock)
+    return StageCache(results / "shelf", key, clock)  # an old name, under which results folders hold stages
 
 
 def draw_digest(spec: Spec, model: nn.Module, seed: int) -> str:
