@@ -30,7 +30,7 @@ class _Json:
         values: dict[str, Any] = {}
         for f in dataclasses.fields(cls):  # type: ignore[arg-type]
             if f.name in body:
-                read: Callable[[Any, str], Any] = f.metadata.get("read", _READERS.get(str(f.type), _anything))
+                read: Callable[[Any, str], Any] = f.metadata.get("read") or _READERS[str(f.type)]
                 values[f.name] = read(body[f.name], f"{place}: {f.name}")
             elif f.default is dataclasses.MISSING:
                 raise CrbgError(f"{place} lacks {f.name!r}; delete it and run the cell again")
@@ -254,10 +254,6 @@ def _plain(value: Any) -> Any:
         return value.to_json()
     if isinstance(value, Mapping):
         return {name: _plain(v) for name, v in value.items()}
-    return value
-
-
-def _anything(value: Any, place: str) -> Any:
     return value
 
 

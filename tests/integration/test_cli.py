@@ -162,7 +162,7 @@ def test_a_run_says_how_it_came_out():
     cell = configs.Cell("e", "a", Spec("digits", "lenet-16", "edge_popup", 0.5), 3)
 
     def record(**fields):
-        known = dict.fromkeys(("spec", "digests"), {}) | dict.fromkeys(("version", "seed", "steps", "train_images"), 0)
+        known = {"spec": {}, "digests": None} | dict.fromkeys(("version", "seed", "steps", "train_images"), 0)
         return Record(schema=1, digest="", **{"status": "ok"} | known | fields)
 
     reading = {"readings": {"binary": Reading(10.0)}, "constant": 10.0}

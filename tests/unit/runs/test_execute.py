@@ -25,7 +25,7 @@ from crbg.runs.evaluate import evaluate
 from crbg.runs.execute import execute
 from crbg.runs.readings import read_all
 from crbg.runs.setup import Workspace, initial_model, set_up
-from crbg.search.run_search import guard_roles
+from crbg.search.run_search import guard_roles, run_search
 from crbg.storage.atomic import write_text
 from crbg.storage.lock import HeldError
 from crbg.ticket import Ticket
@@ -196,6 +196,16 @@ def test_a_method_that_touches_a_weight_leaves_no_record(bench, monkeypatch):
     with pytest.raises(CrbgError, match=r"changed 'fc2\.weight'.*not a strong one"):
         execute(RANDOM, 0, bench)
     assert not (folder(bench.results, RANDOM, 0) / "record.json").exists()
+
+
+@pytest.mark.parametrize("spec", [CRBG, POPUP, DENSE], ids=lambda s: s.method)
+def test_the_runner_searches_as_the_library_does(bench, digits, spec):
+    record, setup = execute(spec, 0, bench), set_up(spec, 0, digits)
+    task = methods.SearchTask(setup.loader, spec.density, spec.epochs, 0, nn.functional.cross_entropy)
+    found = run_search(setup.model, task, methods.get(spec.method), spec.resolved())
+    history = (folder(bench.results, spec, 0) / "history.jsonl").read_text()
+    assert "".join(json.dumps(row) + "\n" for row in found.history) == history
+    assert found.mask.digest() == record.digests.mask
 
 
 def test_roles_are_guarded_byte_by_byte():
