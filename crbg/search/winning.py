@@ -34,7 +34,10 @@ class Recipe:
     """How weights train, densely and under a mask; by default as Concrete Ticket Search trains on CIFAR-10.
 
     Attributes:
-        optimiser: sgd (with momentum) or adam.
+        optimiser: sgd or adam.
+        lr: Learning rate at its highest.
+        momentum: Momentum of sgd.
+        weight_decay: Factor of the L2 penalty.
         drops: When the rate falls to a tenth: after a half and three quarters of the epochs (`halves`), or after one
             and two thirds and eight ninths (`thirds`, usual on ImageNet).
         warmup: Epochs in which the rate rises linearly from 0.
