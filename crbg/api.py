@@ -1,4 +1,4 @@
-"""The library in one call: a ticket in anyone's own model, from anyone's own data."""
+"""The library in one call: search a ticket in any model, on any data."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from torch import Tensor, nn
 
 from crbg import measure, methods
 from crbg.errors import CrbgError
-from crbg.gates.attach import gates
 from crbg.masks.select import keep_count
 from crbg.methods.contract import SearchResult, SearchTask
 from crbg.models.initial_weights import tensor_digest
-from crbg.search.run_search import guard_roles
+from crbg.search.run_search import run_search
 from crbg.training.batches import LoaderBatches
 from crbg.training.clock import Clock
 from crbg.training.loop import Loss
 
+Examples = Iterable[tuple[Tensor, Tensor]] | tuple[Any, Any] | torch.utils.data.Dataset[Any]
+
 
 def find_ticket(
     model: nn.Module,
-    data: Iterable[tuple[Tensor, Tensor]] | tuple[Any, Any] | torch.utils.data.Dataset[Any],
+    data: Examples,
     density: float | None,
     method: str = "crbg",
     loss: Loss = nn.functional.cross_entropy,
@@ -32,39 +33,69 @@ def find_ticket(
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> SearchResult:
-    """Search a sparse subnetwork of `model` with its weights as they are.
+    """Search a sparse subnetwork of `model` that works with its weights as they are.
 
-    None of them is changed, except by the methods that train or redraw weights, which say so in `found.changed`.
+    No weight changes, except with methods that train or redraw weights; `found.changed` names what they changed. The
+    model keeps its device and its modes, also if the search raises. Apply the result with `found.apply(model)`.
 
-    `data` is a loader of (inputs, labels) batches, or a data set or one pair of tensors or arrays, shuffled into
-    batches of `batch`. `loss(outputs, labels)` is a mean over the batch; with the default loss CRBG chooses the logits'
-    temperature itself, since frozen weights of any scale must do. On a processor its noise is counter-based
-    (`source="counter"`). `options` are the method's own settings (`crbg list methods` shows them). The model keeps its
-    device; apply the result with `found.apply(model)`. Where the model has batch norm, that writes statistics of the
-    sparse network, from one more pass over the data.
+    With the default loss, CRBG chooses the temperature of the logits from the first batch, since frozen weights may
+    have any scale. On a CPU its noise is counter-based (`source="counter"`). If the model has batch norm, `apply`
+    writes running statistics of the sparse network, which one more pass over the data estimates.
+
+    Args:
+        model: The network, on the device to search on.
+        data: A loader of (inputs, labels) batches; or a data set, or one pair of tensors or arrays, from which shuffled
+            batches are drawn.
+        density: Share of weights to keep, kept / total; None for methods that decide themselves.
+        method: Name of a method (`crbg list methods`).
+        loss: Function of (outputs, labels), a mean over the batch.
+        epochs: Passes over the data.
+        seed: Seed of all random numbers.
+        batch: Batch size for a data set or a pair of tensors.
+        progress: Called with (steps done, steps in all).
+        **options: Settings of the method (`crbg list methods` shows them).
 
     Raises:
-        CrbgError: unknown method or option, a loader without length, or a tensor that changed in the search.
+        CrbgError: an unknown method or option, an argument out of range, data that the model or the loss cannot take, a
+            loader without length, or a frozen tensor that changed in the search.
     """
     if method == "crbg":
         options = _crbg_defaults(model, loss) | options
     chosen = methods.options(method, options)
+    _check_numbers(density, epochs, seed, batch)
+    if (first := next(model.parameters(), None)) is None:
+        raise CrbgError("the model has no parameters, so there is nothing to search")
+    batches = _batches(data, batch, seed, first.device)
+    clock = Clock(report=progress or (lambda done, total: None))
+    clock.whole = round(methods.work(method, chosen, density, epochs) * len(batches))
+    _try(model, batches, loss if loss is nn.functional.cross_entropy else None)
+    initial = tensor_digest({n: t for n, t in model.state_dict().items() if isinstance(t, Tensor)})
+    task = SearchTask(batches, density, epochs, seed, loss, clock=clock)
+    found = run_search(model, task, methods.get(method), chosen)
+    if found.start is None and measure.has_batch_norm(model):
+        found.statistics = measure.running_statistics(model, (x for x, _ in batches.epoch(0)), found.mask)
+    found.initial = initial
+    return found
+
+
+def _check_numbers(density: float | None, epochs: int, seed: int, batch: int) -> None:
+    """Check the numbers before the search, so that no search ends in an error about them."""
     if density is not None:
         if isinstance(density, bool) or not isinstance(density, int | float):
-            raise CrbgError(f"density {density!r} is no number; density = kept / total, sparsity = 1 - density")
-        keep_count(density, 1)  # refuses a density outside [0, 1] before the search, not after it
+            raise CrbgError(f"density {density!r} is not a number; density = kept / total, sparsity = 1 - density")
+        keep_count(density, 1)  # raises for a density outside [0, 1]
         if density == 0:
             raise CrbgError("density 0 keeps nothing; density = kept / total, sparsity = 1 - density")
     if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
         raise CrbgError(f"epochs {epochs!r} must be a whole number of at least 1")
     if seed < 0:
         raise CrbgError(f"seed {seed} must be >= 0")
-    try:
-        device = next(model.parameters()).device
-    except StopIteration:
-        raise CrbgError("the model has no parameters, so there is nothing to find in it") from None
     if batch < 1:
         raise CrbgError(f"batch {batch} must be at least 1")
+
+
+def _batches(data: Examples, batch: int, seed: int, device: torch.device) -> LoaderBatches:
+    """Return minibatches on the device, from a loader, a data set or a pair of tensors or arrays."""
     if isinstance(data, tuple | list) and len(data) == 2 and all(hasattr(t, "__array__") for t in data):
         x, y = map(torch.as_tensor, data)
         if len(x) != len(y):
@@ -76,30 +107,11 @@ def find_ticket(
         size = min(batch, len(data))  # type: ignore[arg-type]
         order = torch.Generator().manual_seed(seed)
         data = torch.utils.data.DataLoader(data, size, shuffle=True, drop_last=True, generator=order)
-    batches = LoaderBatches(data, device)
-    clock = Clock(report=progress or (lambda done, total: None))
-    clock.whole = round(methods.work(method, chosen, density, epochs) * len(batches))
-    before = {n: t.clone() for n, t in model.state_dict().items() if isinstance(t, Tensor)}
-    initial = tensor_digest(before)
-    if gates(model):
-        raise CrbgError("the model carries gates already; detach() or bake() it first")
-    _try(model, batches, loss if loss is nn.functional.cross_entropy else None)
-    found: SearchResult = methods.get(method).find(
-        model, SearchTask(batches, density, epochs, seed, loss, clock=clock), chosen
-    )
-    if "trained" not in found.changed.values():
-        kept = {n: t for n, t in model.state_dict().items() if n in dict(model.named_parameters())}
-        guard_roles({n: before[n] for n in kept}, kept, found.changed)
-        before = {n: t for n, t in before.items() if n not in found.changed}
-        model.load_state_dict(before, strict=False)  # running statistics of the search belong to its noisy network
-    if found.start is None and measure.has_batch_norm(model):
-        found.statistics = measure.running_statistics(model, (x for x, _ in batches.epoch(0)), found.mask)
-    found.initial = initial
-    return found
+    return LoaderBatches(data, device)
 
 
 def _crbg_defaults(model: nn.Module, loss: Loss) -> dict[str, Any]:
-    """Choose what the library does by default where the method's `Options`, which recorded runs rest on, say otherwise."""
+    """Return the library's defaults that differ from those of the method's `Options`, on which recorded runs rest."""
     chosen: dict[str, Any] = {}
     if loss is nn.functional.cross_entropy:
         chosen["temperature"] = 0.0
@@ -119,14 +131,17 @@ def _try(model: nn.Module, batches: LoaderBatches, loss: Loss | None) -> None:
         with measure.keeping_modes(model):
             out = model.eval()(x)
     except (RuntimeError, IndexError, TypeError, ValueError) as error:
-        text = " ".join(str(error).split())[:200]
         raise CrbgError(
-            f"the model cannot take the data, inputs of {tuple(x.shape[1:])} and type {x.dtype} ({text})"
+            f"the model cannot take the data, inputs of {tuple(x.shape[1:])} and type {x.dtype} ({_short(error)})"
         ) from None
     try:
         _ = loss(out, y) if loss else None
     except (RuntimeError, IndexError, TypeError, ValueError) as error:
-        text = " ".join(str(error).split())[:200]
         raise CrbgError(
-            f"the loss cannot take outputs {tuple(out.shape)} and labels {tuple(y.shape)} of type {y.dtype} ({text})"
+            f"the loss cannot take outputs {tuple(out.shape)} and labels {tuple(y.shape)} of type {y.dtype}"
+            f" ({_short(error)})"
         ) from None
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -19,7 +19,7 @@ from crbg.data.sources import load
 from crbg.experiments import config
 from crbg.models.initial_weights import initialise
 from crbg.runs.execute import execute
-from crbg.runs.setup import Bench
+from crbg.runs.setup import Workspace
 from crbg.runs.verify import Verifier
 
 
@@ -61,9 +61,9 @@ def one_run(tmp_path, monkeypatch, digits):
         monkeypatch.chdir(tmp_path)
         body = {"seeds": [0], "base": dataclasses.asdict(spec) | {"options": dict(spec.options)}, "arms": {"a": {}}}
         made = config.check({"experiments": {"one": body}}, ("here",))
-        bench, cell = Bench(made.results, loaded={"digits": digits}), made.experiment("one").cells[0]
+        bench, cell = Workspace(made.results, loaded={"digits": digits}, selected=None), made.experiment("one").cells[0]
         record = execute(cell.spec, 0, bench)
-        row = Verifier(made, bench).check(cell, {"record": record, "origin": "this run"})
+        row = Verifier(made, bench).check(cell, {"record": record.to_json(), "origin": "this run"})
         return SimpleNamespace(bench=bench, spec=cell.spec, record=record, row=row)
 
     return do

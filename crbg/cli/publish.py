@@ -51,7 +51,7 @@ def select(args: argparse.Namespace) -> None:
 def record(args: argparse.Namespace) -> None:
     """Copy finished runs, and files of an older layout, into the committed records."""
     config = config_of(args)
-    if old := record_store.take_in(config):
+    if old := record_store.convert_old_files(config):
         show(f"{old} files of the older layout converted")
     cells, folder = runs_of(args, config), record_store.recorded_folder(config)
     show(f"{record_store.record(config, cells)} runs recorded under {folder}")

@@ -1,6 +1,6 @@
-"""What happened to a run: one line when a process takes it up, one when it lets go. Imports no torch.
+"""The log of attempts at a run: one line when a process begins it, one line when it ends. Imports no torch.
 
-A line is appended and never changed, so that a kill loses nothing: an attempt without an end was killed.
+Lines are appended and never changed, so that a kill loses nothing: an attempt without an end was killed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from crbg.storage import lock
 
 FILE = "attempts.jsonl"
-# How an attempt can end. Another try can help only where the reason lies outside the program and its input.
+# How an attempt can end. After an outcome in FINAL another attempt with the same program and input cannot succeed.
 DONE, PAUSED, MEMORY, DISK, INPUT, CODE, KILLED, FAILED, WAITED = (
     "done", "paused", "out of memory", "disk", "bad input", "code error", "killed", "failed", "waited",
 )  # fmt: skip
@@ -28,12 +28,12 @@ _SLURM = (
 
 
 def begin(folder: Path, **about: Any) -> None:
-    """Note that this process takes a run up."""
+    """Log that this process begins a run."""
     _append(folder, {"event": "begin", "time": _now(), **lock.me(), **about})
 
 
 def end(folder: Path, outcome: str, error: BaseException | None = None) -> None:
-    """Note how it ended; of an error its message and the last frames of its traceback."""
+    """Log the outcome of an attempt, and the message of an error; for a code error also the end of its traceback."""
     line: dict[str, Any] = {"event": "end", "time": _now(), "outcome": outcome}
     if error is not None:
         line["message"] = (str(error) or type(error).__name__)[:2000]
@@ -43,9 +43,9 @@ def end(folder: Path, outcome: str, error: BaseException | None = None) -> None:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """Return the attempts in order, each with its beginning and its end put together; a line cut short by a kill is left out.
+    """Return the attempts in order, each as one mapping with the fields of its begin and its end.
 
-    So are those that ended because another run was making what they needed.
+    Lines cut short by a kill are ignored, and so are attempts that only waited for a stage of another run.
     """
     out: list[dict[str, Any]] = []
     try:
@@ -65,12 +65,12 @@ def read(folder: Path) -> list[dict[str, Any]]:
 
 
 def last(folder: Path) -> dict[str, Any] | None:
-    """Return the latest attempt, or None if nobody has taken the run up."""
+    """Return the latest attempt, or None if there was none."""
     return next(reversed(read(folder)), None)
 
 
 def reason(tries: list[dict[str, Any]], logs: Path) -> tuple[str, str]:
-    """Say why a run is not done, and what is known besides: the message, or SLURM's word on a job that it killed."""
+    """Return the outcome of the last attempt and its message, or SLURM's message on a job that it killed."""
     if not tries:
         return "", ""
     attempt = tries[-1]
@@ -82,11 +82,11 @@ def reason(tries: list[dict[str, Any]], logs: Path) -> tuple[str, str]:
         word, line = slurm(path.read_text(errors="replace"))
         if word:
             return word, line
-    return KILLED, f"no word from it after {attempt.get('time', '?')} ({where}): memory, time limit, or by hand"
+    return KILLED, f"nothing was logged after {attempt.get('time', '?')} ({where}): memory, time limit, or by hand"
 
 
 def slurm(text: str) -> tuple[str, str]:
-    """Find in the log of a SLURM job why SLURM ended it, and the line that says so; two empty strings if it did not."""
+    """Return why SLURM ended a job and the line of its log that says so; two empty strings if it did not."""
     for mark, word in _SLURM:
         if mark in text:
             return word, " ".join(next(line for line in text.splitlines() if mark in line).split())
@@ -96,7 +96,9 @@ def slurm(text: str) -> tuple[str, str]:
 def _append(folder: Path, line: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / FILE).open("a") as out:
-        out.write("\n" + json.dumps(line, sort_keys=True))  # after the newline, for a kill may have cut the line before
+        out.write(
+            "\n" + json.dumps(line, sort_keys=True)
+        )  # begins with a newline, since a kill may have cut the line before
 
 
 def _now() -> str:

@@ -1,7 +1,7 @@
-"""Where records are found: fresh ones under results/runs, committed ones under results/recorded. Imports no torch.
+"""The store of records: fresh ones under results/runs, committed ones under results/recorded. Imports no torch.
 
-Recorded runs of one data set, model and method share a file, a line each: {"digest", "seed", "spec", "record",
-"provenance", "evaluation"}, the last where there is one.
+Recorded runs of one data set, model and method share a file, with one line per run: {"digest", "seed", "spec",
+"record", "provenance", "evaluation"}, the last only for evaluated runs.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 from crbg.errors import CrbgError
 from crbg.experiments.config import Cell, Config
+from crbg.experiments.record import Evaluation, Record, Run
 from crbg.experiments.spec import Spec, as_dict, folder
 from crbg.storage.atomic import read_json, write_bytes
 from crbg.storage.run_lines import RESTORE, Key, Line, lines, put, writing
@@ -22,12 +23,12 @@ PARTS = ("record", "provenance", "evaluation")
 
 
 def recorded_folder(config: Config) -> Path:
-    """Name the folder of committed records; a demonstration has none."""
+    """Return the folder of committed records. A demonstration reads none and writes none."""
     return Path("results/recorded")
 
 
 def recorded_file(config: Config, spec: Spec) -> Path:
-    """Name the file that holds the recorded runs of a spec, and of all with the same data set, model and method."""
+    """Return the file of the recorded runs of all specs with this data set, model and method."""
     return _file(recorded_folder(config), spec.data, spec.model, spec.method)
 
 
@@ -36,19 +37,23 @@ def _file(folder: Path, *names: str) -> Path:
 
 
 def run_folder(config: Config, spec: Spec, seed: int) -> Path:
-    """Name the folder of a fresh run."""
+    """Return the folder of a fresh run."""
     return folder(config.results, spec, seed)
 
 
 def job_folder(config: Config, job: str) -> Path:
-    """Name the folder where a job of the workflow notes what becomes of it."""
+    """Return the folder in which a job of the workflow logs its attempts."""
     return config.results / "jobs" / job
 
 
 def find(config: Config, spec: Spec, seed: int, evaluated: bool = False) -> dict[str, Any] | None:
-    """Return {"record", "provenance", "evaluation"?, "origin"} of a run, or None while it is missing.
+    """Return {"record", "provenance", "evaluation"?, "origin"} of a run as plain JSON values, or None if it is missing.
 
-    A fresh run goes before a recorded one. Recorded runs count only with `reuse: recorded`.
+    A fresh run takes precedence over a recorded one. Recorded runs count only with `reuse: recorded`. With `evaluated`,
+    a run that was not evaluated on the test set counts as missing, unless its search collapsed.
+
+    Raises:
+        CrbgError: a file is damaged, or holds another run than its name or its key says.
     """
     where = run_folder(config, spec, seed)
     if (where / "record.json").exists() and (not evaluated or _evaluated(where)):
@@ -66,23 +71,46 @@ def find(config: Config, spec: Spec, seed: int, evaluated: bool = False) -> dict
             entry = _run(line)
             if not evaluated or "evaluation" in entry or entry["record"]["status"] != "ok":
                 if entry["record"].get("digest") != spec.digest():
-                    raise CrbgError(f"{line.place} records another spec than its digest says; {RESTORE}")
+                    raise CrbgError(f"{line.place} holds the record of another spec than its key names; {RESTORE}")
                 return entry | {"origin": "recorded"}
     return None
 
 
-def outcome(config: Config, spec: Spec, seed: int) -> tuple[dict[str, Any], float | None, str]:
-    """Return the record of a finished run, its binary test accuracy where it was evaluated, and the path of what holds it."""
-    found = find(config, spec, seed, evaluated=True) or find(config, spec, seed)
+def find_run(config: Config, spec: Spec, seed: int, evaluated: bool = False) -> Run | None:
+    """Return a finished run, or None while it is missing; `find` returns the same run as plain JSON values.
+
+    Raises:
+        CrbgError: its files are damaged, or not what this version writes.
+    """
+    found = find(config, spec, seed, evaluated)
     if found is None:
+        return None
+    place = f"the record of {spec.slug()} seed {seed} ({found['origin']})"
+    evaluation = Evaluation.from_json(found["evaluation"], f"{place}: evaluation") if "evaluation" in found else None
+    return Run(Record.from_json(found["record"], place), found["provenance"], evaluation, found["origin"])
+
+
+def find_best(config: Config, spec: Spec, seed: int) -> Run | None:
+    """Return a finished run, preferably one that was evaluated on the test set; None while it is missing."""
+    return find_run(config, spec, seed, evaluated=True) or find_run(config, spec, seed)
+
+
+def outcome(config: Config, spec: Spec, seed: int) -> tuple[Record, float | None, str]:
+    """Return the record of a finished run, its test accuracy if it was evaluated, and the path of what holds it.
+
+    Raises:
+        CrbgError: the run is not finished.
+    """
+    run = find_best(config, spec, seed)
+    if run is None:
         raise CrbgError(f"{spec.slug()} seed {seed} is not done")
-    tested = found.get("evaluation", {}).get("test", {}).get("readings", {}).get("binary", {}).get("accuracy")
-    fresh = found["origin"] == "this run"
-    return found["record"], tested, str(run_folder(config, spec, seed) if fresh else recorded_file(config, spec))
+    tested = run.evaluation.accuracy() if run.evaluation else None
+    fresh = run.origin == "this run"
+    return run.record, tested, str(run_folder(config, spec, seed) if fresh else recorded_file(config, spec))
 
 
 def recorded(config: Config) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
-    """Walk through the committed records: the digest of each spec, and its runs by seed."""
+    """Yield the committed records: the digest of each spec, and its runs by seed."""
     _refuse_old(recorded_folder(config))
     for path in _files(recorded_folder(config)):
         runs: dict[str, dict[str, dict[str, Any]]] = {}
@@ -92,7 +120,7 @@ def recorded(config: Config) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
 
 
 def recorded_with_specs(folder: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Walk through the committed records in a folder: the fields of each run's spec, and the run."""
+    """Yield the committed records in a folder: the fields of each run's spec, and the run."""
     _refuse_old(folder)
     for path in _files(folder):
         for line in lines(path).values():
@@ -105,7 +133,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _run(line: Line) -> dict[str, Any]:
-    """Read the parts of a run, without its key and spec."""
+    """Return the parts of a run, without its key and spec."""
     whole = line.parse()
     run = {part: whole[part] for part in PARTS if part in whole}
     if not all(isinstance(run.get(part), dict) for part in PARTS[:2]):
@@ -114,12 +142,12 @@ def _run(line: Line) -> dict[str, Any]:
 
 
 def recorded_ticket(config: Config, spec: Spec, seed: int) -> Path:
-    """Name the committed ticket of a run; only a few runs have one."""
+    """Return the path of a run's committed ticket. Only a few runs have one."""
     return recorded_folder(config) / "tickets" / f"{spec.slug()}-seed{seed}.safetensors"
 
 
 def ticket_path(config: Config, spec: Spec, seed: int) -> Path | None:
-    """Find the ticket of a run: the fresh one, or else the committed one."""
+    """Return the path of a run's ticket, the fresh one or else the committed one; None if there is neither."""
     places = [run_folder(config, spec, seed) / "ticket.safetensors"]
     if config.reuse == "recorded" and not config.demonstration:
         places.append(recorded_ticket(config, spec, seed))
@@ -131,9 +159,13 @@ def _evaluated(where: Path) -> bool:
 
 
 def record(config: Config, cells: Iterable[Cell]) -> int:
-    """Copy finished fresh runs into results/recorded; recorded runs that have no fresh one are kept."""
+    """Copy finished fresh runs into results/recorded, and return their number. Other recorded runs are kept.
+
+    Raises:
+        CrbgError: the configuration is a demonstration, or a file is damaged.
+    """
     if config.demonstration:
-        raise CrbgError("a demonstration is never recorded as evidence; leave the quickstart overlay out")
+        raise CrbgError("a demonstration is never recorded as evidence; remove the quickstart overlay from --config")
     count = 0
     fresh: dict[Path, dict[Key, Cell]] = {}
     for c in cells:
@@ -153,18 +185,18 @@ def record(config: Config, cells: Iterable[Cell]) -> int:
                     entry["evaluation"] = read_json(where / "evaluation.json")
                 elif "evaluation" in before and before["record"] == entry["record"]:
                     entry["evaluation"] = before["evaluation"]
-                if entry != before:  # a line that would say nothing new stays as it is
+                if entry != before:  # an equal line keeps its bytes
                     new[key] = {"spec": as_dict(c.spec)} | entry
                 count += 1
             put(path, new)
     return count
 
 
-def take_in(config: Config) -> int:
-    """Turn files of the older layout, one for each spec, into lines, and remove them; return how many there were.
+def convert_old_files(config: Config) -> int:
+    """Convert files of the older layout (one file per spec) to lines, delete them, and return their number.
 
     Raises:
-        CrbgError: a file cannot be read, or a line says otherwise of the same run. Then nothing is changed.
+        CrbgError: a file cannot be read, or contradicts a line on the same run. Nothing is changed in that case.
     """
     folder = recorded_folder(config)
     if not (old := _old(folder)):
@@ -176,7 +208,8 @@ def take_in(config: Config) -> int:
                 before = new.get(path, {}).get(key) or (_run(line) if (line := lines(path).get(key)) else {})
                 if any(before[part] != entry[part] for part in PARTS if part in before and part in entry):
                     raise CrbgError(
-                        f"{folder / name} and {path} say different things of {key[0]}, seed {key[1]}; remove one of them"
+                        f"{folder / name} and {path} contradict each other on the run {key[0]}, seed {key[1]}; "
+                        "delete one of the two"
                     )
                 if not entry.keys() - {"spec"} <= before.keys():
                     new.setdefault(path, {})[key] = entry
@@ -188,7 +221,7 @@ def take_in(config: Config) -> int:
 
 
 def _old_runs(path: Path) -> Iterator[tuple[Path, Key, dict[str, Any]]]:
-    """Read a file of the old layout, {"spec", "digest", "runs": {seed: run}}: where each run belongs, its key, its parts."""
+    """Yield the runs in a file of the old layout, {"spec", "digest", "runs": {seed: run}}: new file, key and parts."""
     body = read_json(path)
     try:
         spec, digest = body["spec"], str(body["digest"])
@@ -204,10 +237,10 @@ def _old_runs(path: Path) -> Iterator[tuple[Path, Key, dict[str, Any]]]:
 
 
 def _refuse_old(folder: Path) -> None:
-    """Stop at files that nothing would read otherwise: their runs would be done again, or be missing from a table."""
+    """Raise if there are files of the old layout, since their runs would otherwise be ignored."""
     if old := _old(folder):
         raise CrbgError(
-            f"{folder} holds {len(old)} files of an older layout, such as {old[0]}; `crbg record` takes them in"
+            f"{folder} holds {len(old)} files of an older layout, such as {old[0]}; `crbg record` converts them"
         )
 
 
@@ -224,7 +257,10 @@ def _json_files(folder: Path, changed: int) -> tuple[str, ...]:
 
 
 def record_tickets(config: Config, cells: Iterable[Cell]) -> int:
-    """Copy the tickets of finished fresh runs beside the records; a run that trained weights has none."""
+    """Copy the tickets of finished fresh runs beside the records, and return their number.
+
+    A run that trained weights has no ticket file.
+    """
     count = 0
     for c in cells:
         where = run_folder(config, c.spec, c.seed)

@@ -1,9 +1,9 @@
-"""The selection rule, applied by code: tuning records -> paper/selected.yaml. Reads validation accuracy only; no torch.
+"""The selection rule: tuning records -> paper/selected.yaml. Reads validation accuracy only. Imports no torch.
 
-For each arm and tuned density the point with the highest mean validation accuracy over the tuning seeds wins, among
-points whose every run landed on the density (where it missed, the number does not belong to that density). Ties go to
-the point that comes first in the grid. Where two groups name one density, the later one counts for the arms that were
-tuned in it. The file also lists the digests of the main specs that `evaluate` may open the test set for.
+For each arm and tuned density, the point with the highest mean validation accuracy over the tuning seeds is chosen,
+among points whose runs all reached the density (the accuracy of a run that missed it belongs to another density). The
+first point of the grid wins a tie. Where two groups name one density, the later one counts for the arms that were tuned
+in it. The file also lists the digests of the main specs for which `evaluate` may open the test set.
 """
 
 from __future__ import annotations
@@ -17,71 +17,76 @@ import yaml
 from crbg.errors import CrbgError
 from crbg.experiments import config as configs
 from crbg.experiments import record_store
-from crbg.experiments.config import Config, Experiment
+from crbg.experiments.config import Cell, Config, Experiment
 from crbg.experiments.spec import Spec
 from crbg.storage.atomic import write_text
 
-HEAD = """# Written by `crbg select` from the tuning records; not edited by hand. The rule stands in crbg/experiments/selection.py.
-# `set` is laid over the arm of config.yaml for the densities named; `evaluate` lists the specs that may see the test set.
-"""
+HEAD = (
+    "# Written by `crbg select` from the tuning records; not edited by hand. "
+    "The rule stands in crbg/experiments/selection.py.\n"
+    "# `set` is laid over the arm of config.yaml for the densities named; "
+    "`evaluate` lists the specs that may see the test set.\n"
+)
 
 
 def suggest(config: Config, tuning: Experiment, partial: bool = False) -> dict[str, list[dict[str, Any]]]:
     """Choose settings for each arm of a tuning experiment; with `partial`, only for arms whose trials have all run.
 
+    Returns:
+        For each arm a list of choices, one for each tuned density.
+
     Raises:
-        CrbgError: a tuning run is missing, or no point of an arm landed on its density.
+        CrbgError: a tuning run is missing, or no point of an arm reached its density.
     """
-    out: dict[str, list[dict[str, Any]]] = {}
     untuned = sorted(set(tuning.groups) - {c.spec.density for c in tuning.cells}, key=str)
     if untuned and not config.demonstration:  # which tunes at few densities
         raise CrbgError(f"{tuning.name}.groups names density {untuned[0]}, at which no arm is tuned; add it to a grid")
+    out: dict[str, list[dict[str, Any]]] = {}
     for arm in dict.fromkeys(c.arm for c in tuning.cells):
-        if partial and any(record_store.find(config, c.spec, c.seed) is None for c in tuning.cells if c.arm == arm):
+        mine = [c for c in tuning.cells if c.arm == arm]
+        if partial and any(record_store.find(config, c.spec, c.seed) is None for c in mine):
             continue
-        every = list({c.spec.digest(): c.spec for c in tuning.cells if c.arm == arm}.values())
         for density in tuning.groups:
-            scores: dict[str, list[float]] = {}
-            specs: dict[str, Spec] = {}
-            missed: set[str] = set()
-            for c in tuning.cells:
-                if c.arm != arm or c.spec.density != density:
-                    continue
-                found = record_store.find(config, c.spec, c.seed)
-                if found is None:
-                    raise CrbgError(
-                        f"{tuning.name}: {c.spec.slug()} seed {c.seed} has not run; `crbg run {tuning.name}` first"
-                    )
-                digest, record = c.spec.digest(), found["record"]
-                if any(s.epochs != c.spec.epochs for s in specs.values()):
-                    raise CrbgError(
-                        f"{tuning.name}: trials of {arm} at density {density} have different epochs, so they cannot compete"
-                    )
-                specs[digest] = c.spec
-                if record["status"] != "ok" or record["validation"].get("density_missed"):
-                    missed.add(digest)
-                if record["status"] == "ok":
-                    scores.setdefault(digest, []).append(record["validation"]["readings"]["binary"]["accuracy"])
-            if not specs:
-                continue  # not every arm is tuned at every density; a wider group covers this one
-            # A demonstration is too short to land; it goes on with whatever it has.
-            able = {d: sum(v) / len(v) for d, v in scores.items() if config.demonstration or d not in missed}
-            if not able:
-                raise CrbgError(f"{tuning.name}: no setting of {arm} at density {density} landed on it; widen its grid")
-            best = max(able, key=lambda d: able[d])
-            out.setdefault(arm, []).append(
-                {
-                    "densities": list(tuning.groups[density]),
-                    "tuned_at": density,
-                    "trials": len(specs),
-                    "missed": len(missed),
-                    "validation": round(able[best], 3),
-                    "digest": best,
-                    # A field that is one value here may be another at the arm's other densities, or by default.
-                    "set": {k: v for k, v in varying(specs[best], every).items() if k not in ("density", "epochs")},
-                }
-            )
+            trials = [c for c in mine if c.spec.density == density]
+            if trials:  # not every arm is tuned at every density; a wider group covers this one
+                out.setdefault(arm, []).append(_choice(config, tuning, trials, mine))
     return out
+
+
+def _choice(config: Config, tuning: Experiment, trials: list[Cell], arm: list[Cell]) -> dict[str, Any]:
+    """Choose the best of an arm's trials at one density; `arm` holds the trials at all densities."""
+    density, name = trials[0].spec.density, trials[0].arm
+    specs = {c.spec.digest(): c.spec for c in trials}
+    if len({s.epochs for s in specs.values()}) > 1:
+        raise CrbgError(
+            f"{tuning.name}: trials of {name} at density {density} have different epochs, so they cannot compete"
+        )
+    scores: dict[str, list[float]] = {}
+    missed: set[str] = set()
+    for c in trials:
+        run = record_store.find_run(config, c.spec, c.seed)
+        if run is None:
+            raise CrbgError(f"{tuning.name}: {c.spec.slug()} seed {c.seed} has not run; `crbg run {tuning.name}` first")
+        if not run.record.ok or run.record.missed_density:
+            missed.add(c.spec.digest())
+        if run.record.ok and (accuracy := run.record.accuracy()) is not None:
+            scores.setdefault(c.spec.digest(), []).append(accuracy)
+    # A demonstration is too short to reach a density, and uses whatever it has.
+    able = {d: sum(v) / len(v) for d, v in scores.items() if config.demonstration or d not in missed}
+    if not able:
+        raise CrbgError(f"{tuning.name}: no setting of {name} at density {density} reached it; widen its grid")
+    best = max(able, key=lambda d: able[d])
+    every = list({c.spec.digest(): c.spec for c in arm}.values())
+    return {
+        "densities": list(tuning.groups[density]),
+        "tuned_at": density,
+        "trials": len(specs),
+        "missed": len(missed),
+        "validation": round(able[best], 3),
+        "digest": best,
+        # A field that has one value here may have another at the arm's other densities, or by default.
+        "set": {k: v for k, v in varying(specs[best], every).items() if k not in ("density", "epochs")},
+    }
 
 
 def varying(chosen: Spec, trials: list[Spec]) -> dict[str, Any]:
@@ -99,10 +104,9 @@ def varying(chosen: Spec, trials: list[Spec]) -> dict[str, Any]:
 
 
 def write(config: Config, path: Path, partial: bool = False) -> str:
-    """Choose for every main experiment with a tuning experiment, and write the file; return what was chosen as text.
+    """Choose settings for every main experiment that is tuned, write the file, and return the choices as text.
 
-    With `partial`, arms whose trials have not all run are left out: they cannot be run or evaluated until they are
-    chosen.
+    With `partial`, arms whose trials have not all run are left out. They can be run and evaluated once they are chosen.
     """
     out: dict[str, Any] = {}
     for e in config.experiments.values():
@@ -131,7 +135,6 @@ def write(config: Config, path: Path, partial: bool = False) -> str:
         for arm, choices in out[name].items():
             for c in choices:
                 settings = ", ".join(f"{k}={v}" for k, v in c["set"].items())
-                lines.append(
-                    f"  {name} {arm} at {c['tuned_at']}: {settings} ({c['validation']} %, {c['trials']} trials, {c['missed']} missed)"
-                )
+                outcome = f"{c['validation']} %, {c['trials']} trials, {c['missed']} missed"
+                lines.append(f"  {name} {arm} at {c['tuned_at']}: {settings} ({outcome})")
     return "\n".join(lines)

@@ -1,9 +1,9 @@
-"""Methods that find tickets: one file each, found by its name.
+"""Methods that find tickets: one module each, registered by its file name.
 
-A file holds `VERSION`, perhaps `TRAITS` for the table that compares methods, a frozen dataclass `Options` whose fields
-are the method's settings, and `find(model, task, options) -> SearchResult`. VERSION and the defaults enter the digest
-of a run: for a method that has records they never change. The planner reads options without running anything, so a
-method file imports torch inside `find`.
+A module defines `VERSION`, `TRAITS` for the comparison of methods, a frozen dataclass `Options` whose fields are the
+method's settings, and `find(model, task, options) -> SearchResult`; `crbg.methods.contract.Method` declares these.
+VERSION and the options enter the digest of a run, so for a method that has records VERSION and the defaults never
+change. The planner imports methods to read their options; therefore they import torch inside functions.
 """
 
 from crbg.methods.contract import SearchResult, SearchTask, Traits

@@ -1,11 +1,11 @@
-"""What a method is asked for, and what it gives back."""
+"""The contract of a method: what it receives (`SearchTask`) and what it returns (`SearchResult`)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from crbg.errors import CrbgError
 
@@ -14,17 +14,24 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from crbg.masks.mask import Mask
-    from crbg.runs.stage_cache import StageCache
     from crbg.ticket import Ticket
     from crbg.training.batches import Batches
     from crbg.training.clock import Clock
     from crbg.training.hooks import Row, SearchHook
     from crbg.training.loop import Loss, Objective
 
+    Stages = Callable[[str, Mapping[str, Any], Callable[[], dict[str, Tensor]]], dict[str, Tensor]]
+
 
 @dataclass(frozen=True)
 class Traits:
-    """What a comparison says of a method: where its gradient comes from, how it meets a density, what happens to the weights."""
+    """What a comparison of methods says of one.
+
+    Attributes:
+        gradient: Where its gradient comes from.
+        density: How it meets the density asked for.
+        weights: What happens to the weights.
+    """
 
     gradient: str
     density: str
@@ -36,11 +43,29 @@ class Traits:
         return self.gradient.startswith("pathwise")
 
 
+class Method(Protocol):
+    """A module of `crbg.methods`. It may also define `work(options, density, epochs)`."""
+
+    VERSION: int
+    TRAITS: Traits  # read by comparisons of methods only
+    Options: Any
+
+    def find(self, model: nn.Module, task: SearchTask, options: Any) -> SearchResult:
+        """Search a ticket in the model. `crbg.search.run_search` restores the model afterwards."""
+
+
 @dataclass(frozen=True)
 class SearchTask:
-    """What a method is asked for: a density (None leaves it to the method), on these batches, for so many epochs.
+    """The search that a method is asked to do.
 
-    `redraw(seed)` gives initial tensors of another seed; `shelf` keeps what several runs share, as a dense warm-up.
+    Attributes:
+        batches: Minibatches by epoch.
+        density: Share of weights to keep; None leaves it to the method.
+        loss: Function of (outputs, labels), a mean over the batch.
+        checkpoint: Path of the search's checkpoint.
+        precision: `fp32` or `bf16`, see `crbg.training.loop.FitOptions`.
+        redraw: Returns the initial tensors that another seed gives.
+        stages: Cache of stages that several runs share, such as dense training before the search.
     """
 
     batches: Batches
@@ -52,11 +77,16 @@ class SearchTask:
     clock: Clock | None = None
     precision: str = "fp32"
     redraw: Callable[[int], Mapping[str, Tensor]] | None = None
-    shelf: StageCache | None = None
+    stages: Stages | None = None
 
-    def once(self, what: str, parts: Mapping[str, Any], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Make tensors that follow from the network, the data, the seed and `parts` alone, or take them from the shelf."""
-        return self.shelf(what, parts, make) if self.shelf else make()
+    def cached(self, name: str, parts: Mapping[str, Any], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Return tensors that follow from the network, the data, the seed and `parts` alone: cached, or made now."""
+        return self.stages(name, parts, make) if self.stages else make()
+
+    def stage(self, name: str, epochs: int, batches: Batches | None = None) -> SearchTask:
+        """Return the task of one stage of this search: its epochs and batches, and a checkpoint of its own."""
+        path = self.checkpoint.with_name(f"checkpoint.{name}.pt") if self.checkpoint else None
+        return replace(self, epochs=epochs, checkpoint=path, batches=self.batches if batches is None else batches)
 
     def fit(
         self,
@@ -66,34 +96,38 @@ class SearchTask:
         loss: Loss | None = None,
         schedule: Callable[[float], float] | None = None,
         carried: Sequence[nn.Module] = (),
-        epochs: int | None = None,
-        stage: str = "",
         objective: Objective | None = None,
-        batches: Batches | None = None,
     ) -> list[Row]:
-        """Train what the optimiser holds on this task's batches, as `fit` does; a `stage` has a checkpoint of its own."""
-        from crbg.training.loop import fit
+        """Train the parameters of the optimiser on this task's batches; see `crbg.training.loop.fit`."""
+        from crbg.training.loop import FitOptions, fit
         from crbg.training.schedules import cosine
 
-        path = self.checkpoint.with_name(f"checkpoint.{stage}.pt") if self.checkpoint and stage else self.checkpoint
-        return fit(
-            model, batches or self.batches, optimiser, self.epochs if epochs is None else epochs, self.seed, loss or self.loss,
-            search, schedule or cosine, carried, path, self.clock, self.precision, objective,
+        options = FitOptions(
+            loss=loss or self.loss, objective=objective, search=search, schedule=schedule or cosine, carried=carried,
+            checkpoint=self.checkpoint, clock=self.clock, precision=self.precision,
         )  # fmt: skip
+        return fit(model, self.batches, optimiser, self.epochs, self.seed, options)
 
 
 @dataclass
 class SearchResult:
-    """What a search found. A strong ticket is `mask` on untouched weights; the rest says what a mask alone cannot.
+    """What a search found. A strong ticket is `mask` on unchanged weights; the rest says what a mask alone cannot.
 
-    `exact` keeps precisely the number of weights asked for, where that differs from `mask`. `scores` rank the weights
-    (larger = keep first), `soft` holds the noise-free real-valued gates, `changed` the tensors whose bytes the method
-    changed with their role (trained, redrawn), `history` one row an epoch, `anatomy` small plain values for the record.
-    A winning ticket, whose weights were trained after it was drawn, has in `start` the tensors on which it was drawn
-    that differ from the initial ones. `running` are batch norm's running statistics as the search left them, which a
-    run fills in where a method does not; `gain` the factors on the kept weights of a tensor with which the search came
-    by them. `find_ticket` adds the digest of the `initial` tensors and, where the network has batch norm and was not
-    trained under its mask, the running `statistics` of the sparse network on the data.
+    Attributes:
+        mask: The ticket.
+        exact: The mask with exactly the number of weights asked for, where `mask` may have another number.
+        scores: Ranks of the weights; the largest are kept first.
+        soft: Noise-free, real-valued gates.
+        changed: Tensors that the method changed, with their role (`trained` or `redrawn`).
+        history: One row per epoch.
+        anatomy: Small plain values for the record.
+        start: For a winning ticket, whose weights were trained under the mask: the tensors at the start of that
+            training that differ from the initial ones.
+        running: Batch norm's running statistics as the search left them. `run_search` fills them in.
+        gain: Factors on the kept weights of a tensor that the search used while it collected `running`.
+        statistics: Running statistics of the sparse network on the data. `find_ticket` estimates them where the
+            network has batch norm and was not trained under its mask.
+        initial: Digest of the initial tensors, added by `find_ticket`.
     """
 
     mask: Mask
@@ -110,19 +144,17 @@ class SearchResult:
     initial: str = field(default="", repr=False)
 
     def apply(self, model: nn.Module) -> nn.Module:
-        """Write the ticket into a model: weights that the mask drops become 0, running statistics its own.
-
-        Returns the same model.
-        """
+        """Write the ticket into a model, in place: dropped weights become 0, running statistics those of the ticket."""
         from crbg.gates.attach import bake
 
         bake(model, self.mask).load_state_dict(self.statistics, strict=False)
         return model
 
     def ticket(self) -> Ticket:
-        """Return what `find_ticket` found as a file can hold it: mask, statistics, and the digest of the initial weights.
+        """Return a `Ticket` to save: mask, running statistics and the digest of the initial weights.
 
-        Those you keep: `Ticket.load(path).apply(model)` wants a model that holds them, and checks.
+        Keep the initial weights yourself: `Ticket.load(path).apply(model)` needs a model that holds them, and checks
+        their digest.
 
         Raises:
             CrbgError: weights were trained or redrawn, or this was not found by `find_ticket`.
@@ -130,5 +162,7 @@ class SearchResult:
         from crbg.ticket import Ticket
 
         if self.changed or not self.initial:
-            raise CrbgError("a ticket holds no trained or redrawn weights: apply it, then save the model's state_dict")
+            raise CrbgError(
+                "a ticket file holds no trained or redrawn weights; call apply(model) and save the model's state_dict"
+            )
         return Ticket(self.mask, 0, "given", 1.0, "", (), 0, self.initial, statistics=self.statistics)

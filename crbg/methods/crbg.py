@@ -13,44 +13,57 @@ from crbg.errors import CrbgError, suggest
 from crbg.methods.contract import SearchResult, SearchTask, Traits
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor, nn
 
+    from crbg.gates.attach import Make
     from crbg.gates.base import Gate
+    from crbg.masks.mask import Mask
+    from crbg.search.density_controller import Penalised
 
 VERSION = 1
 TRAITS = Traits("pathwise, clipped Gaussian", "steered to within 2 %, else cut")
 
-LANDED = 0.02  # relative distance from the asked density within which the natural mask counts as having it
+LANDED = 0.02  # relative distance from the density asked for within which the mask of mu > 1/2 is the ticket
 GRANULARITY = ("weight", "unit", "unit+input")
 
 
 @dataclass(frozen=True)
 class Options:
-    """noise: sigma of the draw; 0 is the deterministic control. penalty_sigma: sigma inside the penalty.
+    """Options of the gates, the penalty and the search.
 
-    mu0, mu0_spread: initial gates are N(mu0, mu0_spread^2). weight: lambda on the mean scale, used when no density is
-    asked for. lr: Adam's rate, falling along half a cosine. penalty: induce_sparse, induce_decision, decision_quad,
-    decision_entropy, or a sum of them, as 0.5*induce_sparse+0.5*induce_decision. source: normal, antithetic or counter
-    (fast on a processor) draws.
-    learn_sigma: each tensor learns its noise.
-    anneal_to: noise at 80 % of the search, reached linearly; negative means no annealing. The controller's plan: reach,
-        the share of the search after which the density is to be there; decide, that from which a penalty on undecided
-        gates rises; firmness, how strong that becomes against the task; tolerance, how far off its path the density may
-        be for that; 0 means 0.1, and 0.02 below density 0.05, where the few gates lock early. polish: the last share of
-        the search, in which the forward pass uses the hard mask, straight through (our variant; with noise 0 and
-        firmness 0 it gave the best tickets).
-    leak: derivative of clip outside [0, 1] (0 is the thesis's gate, 1 straight-through): our extension, a named
-        variant.
-    granularity: one gate per weight, per hidden unit (channel, attention head), or per hidden unit and input.
-        temperature: factor on the outputs inside the loss, which changes no prediction; frozen weights cannot grow to
-        make a loss sharp, so a network whose initial outputs are tiny needs it. 0 chooses it: outputs get the standard
-        deviation `spread` on the first batch.
-
-    What follows trains weights, so what comes out is no strong ticket, and says so in its roles. pretrain: epochs of
-    dense training before the search, whose gates then stand on the trained, frozen weights. joint_lr: learning rate of
-    the weights beside the gates. finetune: epochs in which the kept weights train after the search, from where they
-    are, under the fixed mask. weight_lr: Adam's rate in both. train_slopes: the slopes of PReLU learn beside the gates;
-    the weights stay frozen.
+    Attributes:
+        noise: Sigma of the draw; 0 is the deterministic control.
+        penalty_sigma: Sigma inside the penalty.
+        mu0: Mean of the initial gates, N(mu0, mu0_spread^2).
+        mu0_spread: Standard deviation of the initial gates.
+        penalty: induce_sparse, induce_decision, decision_quad, decision_entropy, or a sum of them such as
+            0.5*induce_sparse+0.5*induce_decision.
+        weight: lambda on the mean of the penalty, used when no density is asked for.
+        lr: Learning rate of Adam, which falls along half a cosine.
+        anneal_to: Noise after 80 % of the search, reached linearly; a negative value keeps the noise.
+        source: Draws of the noise: normal, antithetic, or counter (fast on a CPU).
+        learn_sigma: Whether each tensor learns its noise.
+        leak: Derivative of clip outside [0, 1]; 0 is the thesis's gate, 1 straight-through (an extension).
+        reach: Share of the search after which the density is to be reached.
+        decide: Share of the search from which a penalty on undecided gates rises.
+        firmness: Strength of this penalty at the end, relative to the gradient of the task.
+        tolerance: Distance of the density from its path up to which this penalty acts; 0 stands for 0.1, and for
+            0.02 below density 0.05, where the few gates lock early.
+        polish: Last share of the search, in which the forward pass uses the hard mask, straight through (a variant;
+            with noise 0 and firmness 0 it gave the best tickets).
+        granularity: One gate per weight, per hidden unit (channel, attention head), or per hidden unit and input.
+        temperature: Factor on the outputs inside the loss, which changes no prediction. Frozen weights cannot grow to
+            sharpen a loss, so networks with tiny initial outputs need it. 0 gives the outputs of the first batch the
+            standard deviation `spread`.
+        spread: See temperature.
+        pretrain: Epochs of dense training before the search. This and the options below train weights, so that the
+            result is no strong ticket; its roles say so.
+        joint_lr: Learning rate of the weights beside the gates; 0 freezes them.
+        finetune: Epochs in which the kept weights train after the search, under the fixed mask.
+        weight_lr: Learning rate of Adam in `pretrain` and `finetune`.
+        train_slopes: Whether the slopes of PReLU learn beside the gates, while the weights stay frozen.
     """
 
     noise: float = 0.5
@@ -80,59 +93,113 @@ class Options:
 
 
 def work(o: Options, density: float | None, epochs: int) -> float:
-    """Count epochs in all: training before and after the search are epochs too."""
+    """Return all epochs, those of training before and after the search included."""
     return o.pretrain + epochs + o.finetune
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
-    """Search, and keep the gates with mu > 1/2 (`half`).
+    """Search gates on the weights, and keep those with mu > 1/2 (`half`).
 
-    Where a density was asked for and `half` lies more than 2 % from it, the top k of mu (`exact`) are kept instead.
+    If a density was asked for and `half` is more than 2 % away from it, the top k of mu (`exact`) are kept instead.
+
+    By default the weights are random and frozen. With `pretrain` they are trained first and frozen during the search,
+    with `joint_lr` they learn beside the gates, and with `finetune` the kept ones are trained afterwards.
     """
+    from crbg.gates import attach
+    from crbg.gates.base import Fixed
+
+    o = options
+    slopes = _check(model, task, o)
+    if o.pretrain:
+        _train_weights(model, task.stage("pretrain", o.pretrain), o)
+    found = _search(model, task, o, slopes)
+    if o.finetune:
+        with attach.gated(model, lambda name, w: Fixed(found.mask[name].to(w.device))):
+            _train_weights(model, task.stage("finetune", o.finetune), o)
+    trained = attach.weights(model) if o.pretrain or o.joint_lr or o.finetune else {}
+    found.changed = dict.fromkeys([*trained, *slopes], "trained")
+    return found
+
+
+def _check(model: nn.Module, task: SearchTask, o: Options) -> dict[str, nn.Parameter]:
+    """Check the options against network and task; return the slopes of PReLU that are to learn, by name."""
+    import torch
+
+    if o.granularity not in GRANULARITY:
+        raise CrbgError(f"unknown granularity {o.granularity!r}: {suggest(o.granularity, GRANULARITY)}")
+    if o.polish and task.density is None:
+        raise CrbgError("polish holds a density while the gates are hard; ask for a density")
+    if not o.train_slopes:
+        return {}
+    slopes = {f"{name}.weight": m.weight for name, m in model.named_modules() if isinstance(m, torch.nn.PReLU)}
+    if not slopes:
+        raise CrbgError(
+            "train_slopes is on, but the network has no PReLU; for a LeNet set model_args.activation to prelu"
+        )
+    return slopes
+
+
+def _train_weights(model: nn.Module, task: SearchTask, o: Options) -> None:
+    """Train the weights densely, or those that a fixed mask on the model lets through."""
+    import torch
+
+    from crbg.gates.attach import weights
+
+    task.fit(model, torch.optim.Adam(list(weights(model).values()), lr=o.weight_lr, fused=True))
+
+
+def _search(model: nn.Module, task: SearchTask, o: Options, slopes: Mapping[str, nn.Parameter]) -> SearchResult:
+    """Learn the gates, and with `joint_lr` the weights, then cut the gates to a mask."""
     import contextlib
 
     import torch
 
+    from crbg.gates import attach
+    from crbg.search.density_controller import BINS
+
+    weights = contextlib.nullcontext() if o.joint_lr else attach.frozen(model)
+    with weights, attach.gated(model, _gate_maker(model, task, o)):
+        for slope in slopes.values():
+            slope.requires_grad_(True)
+        hook = _hook(model, task, o)
+        temperature = o.temperature or o.spread / _spread(model, task)
+        groups = [{"params": [*(p for g in hook.gates for p in g.parameters()), *slopes.values()], "lr": o.lr}]
+        if o.joint_lr:
+            groups.append({"params": list(attach.weights(model).values()), "lr": o.joint_lr})
+        adam = torch.optim.Adam(groups, fused=True)
+        histograms = {"start": hook.picture()}
+        with attach.sampling(model):
+            history = task.fit(model, adam, hook, lambda out, y: task.loss(out * temperature, y))
+        histograms |= {"middle": hook.middle, "end": hook.picture()}
+        scores = {n: g.scores().cpu() for n, g in hook.by_name.items()}
+        soft = {n: g.soft().cpu() for n, g in hook.by_name.items()}
+    mask, exact = _cut(scores, task.density, hook.total)
+    found = _on_weights(model, o, {"mask": mask, "exact": exact, "scores": scores, "soft": soft})
+    found.history = history
+    found.anatomy = {"mu": histograms, "bins": list(BINS)}
+    if o.granularity != "weight":
+        found.anatomy["units"] = mask.counts()
+    return found
+
+
+def _gate_maker(model: nn.Module, task: SearchTask, o: Options) -> Make:
+    """Return the function that makes the gate of a weight, or None for a weight that stays dense.
+
+    mu starts at mu0 + mu0_spread * N(0, 1), drawn from the seed and the name of the weight.
+    """
+    import torch
+
     from crbg import rng
     from crbg.gates import attach
-    from crbg.gates.base import Fixed, columns
     from crbg.gates.gaussian import Gaussian, Units
-    from crbg.masks.mask import Mask
-    from crbg.masks.select import keep_count, select
-    from crbg.search import density_controller
 
-    o = options
-    if o.granularity not in GRANULARITY:
-        raise CrbgError(f"unknown granularity {o.granularity!r}: {suggest(o.granularity, GRANULARITY)}")
-    raw = attach.weights(model)
-    first = next(iter(raw), "")
-    # What leaves an attention head enters the next product as neighbouring columns, which share a gate.
+    first = next(iter(attach.weights(model)), "")
+    # The outputs of an attention head enter the next product as neighbouring columns, which share a gate.
     heads = {
-        f"{n}.proj.weight": m.num_heads
-        for n, m in model.named_modules()
+        f"{name}.proj.weight": m.num_heads
+        for name, m in model.named_modules()
         if hasattr(m, "num_heads") and hasattr(m, "proj")
     }
-    slopes = (
-        {f"{p}.weight": m.weight for p, m in model.named_modules() if isinstance(m, torch.nn.PReLU)}
-        if o.train_slopes
-        else {}
-    )
-    if o.train_slopes and not slopes:
-        raise CrbgError(
-            "train_slopes is on, but the network has no PReLU; for a LeNet set model_args.activation to prelu"
-        )
-    if o.polish and task.density is None:
-        raise CrbgError("polish holds a density while the gates are hard; ask for a density")
-    trains = bool(o.pretrain or o.joint_lr or o.finetune)
-    changed = dict.fromkeys([*(raw if trains else ()), *slopes], "trained")
-
-    def train(name: str, epochs: int) -> None:
-        """Train the weights densely, or those that a fixed mask on the model lets through."""
-        adam = torch.optim.Adam(list(attach.weights(model).values()), lr=o.weight_lr, fused=True)
-        task.fit(model, adam, epochs=epochs, stage=name)
-
-    if o.pretrain:
-        train("pretrain", o.pretrain)
 
     def make(name: str, w: Tensor) -> Gate | None:
         if o.granularity == "unit" and name == first:
@@ -145,57 +212,53 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
             mu, noise=o.noise, penalty_sigma=o.penalty_sigma, source=o.source, learn_sigma=o.learn_sigma, leak=o.leak
         )
 
-    with attach.frozen(model) if not o.joint_lr else contextlib.nullcontext(), attach.gated(model, make):
-        for slope in slopes.values():
-            slope.requires_grad_(True)
-        anneal = None if o.anneal_to < 0 else o.anneal_to
-        search: density_controller.Penalised
-        if task.density is None:
-            search = density_controller.Penalised(model, o.penalty, o.weight, anneal)
-        else:
-            tolerance = o.tolerance or (0.1 if task.density >= 0.05 else 0.02)
-            plan = density_controller.Plan(
-                reach=o.reach, decide=o.decide, firmness=o.firmness, tolerance=tolerance, polish=o.polish
-            )
-            search = density_controller.Controlled(model, o.penalty, task.density, plan, anneal)
-        sharpness = o.temperature or o.spread / _spread(model, task)
-        learnt = [p for g in search.gates for p in g.parameters()]
-        groups = [{"params": [*learnt, *slopes.values()], "lr": o.lr}]
-        if o.joint_lr:
-            groups.append({"params": list(attach.weights(model).values()), "lr": o.joint_lr})
-        adam = torch.optim.Adam(groups, fused=True)
-        start = search.picture()
-        with attach.sampling(model):
-            history = task.fit(model, adam, search, lambda out, y: task.loss(out * sharpness, y))
-        scores = {n: g.scores().cpu() for n, g in search.by_name.items()}
-        half = Mask({n: s > 0.5 for n, s in scores.items()})
-        k = half.kept if task.density is None else keep_count(task.density, search.total)
-        exact = select(scores, k)
-        small = half if abs(half.kept - k) <= LANDED * k else exact
-        soft = {n: g.soft() for n, g in search.by_name.items()}
-        course = {"start": start, "middle": search.middle, "end": search.picture()}
+    return make
 
-    def widen(values: dict[str, Tensor] | Mask) -> dict[str, Tensor]:
+
+def _hook(model: nn.Module, task: SearchTask, o: Options) -> Penalised:
+    """Return the penalty on the gates: with a fixed lambda, or with lambda steered to the density asked for."""
+    from crbg.search.density_controller import Controlled, Penalised, Plan
+
+    anneal = None if o.anneal_to < 0 else o.anneal_to
+    if task.density is None:
+        return Penalised(model, o.penalty, o.weight, anneal)
+    tolerance = o.tolerance or (0.1 if task.density >= 0.05 else 0.02)
+    plan = Plan(reach=o.reach, decide=o.decide, firmness=o.firmness, tolerance=tolerance, polish=o.polish)
+    return Controlled(model, o.penalty, task.density, plan, anneal)
+
+
+def _cut(scores: Mapping[str, Tensor], density: float | None, total: int) -> tuple[Mask, Mask]:
+    """Return the ticket and the exact mask, of the k gates with the largest mu."""
+    from crbg.masks.mask import Mask
+    from crbg.masks.select import keep_count, select
+
+    half = Mask({n: s > 0.5 for n, s in scores.items()})
+    k = half.kept if density is None else keep_count(density, total)
+    exact = select(scores, k)
+    return half if abs(half.kept - k) <= LANDED * k else exact, exact
+
+
+def _on_weights(model: nn.Module, o: Options, gates: Mapping[str, Mapping[str, Tensor]]) -> SearchResult:
+    """Widen values of gates (mask, exact, scores, soft) to values of weights: a gate on a unit covers its columns."""
+    from crbg.gates.attach import weights
+    from crbg.gates.base import columns
+    from crbg.masks.mask import Mask
+
+    def widen(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if o.granularity == "weight":
             return dict(values)
-        return {n: columns(v.cpu(), raw[n]).expand(raw[n].shape).contiguous() for n, v in values.items()}
+        return {n: columns(v, raw[n]).expand(raw[n].shape).contiguous() for n, v in values.items()}
 
-    soft = {n: z.cpu() for n, z in widen(soft).items()}
-    found = SearchResult(Mask(widen(small)), Mask(widen(exact)), widen(scores), soft, changed, history)
-    found.anatomy = {"mu": course, "bins": list(density_controller.BINS)}
-    if o.granularity != "weight":
-        found.anatomy["units"] = small.counts()
-    if o.finetune:
-        with attach.gated(model, lambda name, w: Fixed(found.mask[name].to(w.device))):
-            train("finetune", o.finetune)
-    return found
+    raw = weights(model)
+    mask, exact, scores, soft = (widen(gates[kind]) for kind in ("mask", "exact", "scores", "soft"))
+    return SearchResult(Mask(mask), Mask(exact), scores, soft)
 
 
 def _spread(model: nn.Module, task: SearchTask) -> float:
-    """Standard deviation of the outputs over the first batch, each output centred, with noise-free gates and without dropout.
+    """Return the standard deviation of the centred outputs over the first batch.
 
-    Batch norm takes the statistics that it takes in the search, and keeps its running ones. Draws nothing that outlives
-    it: a loader that shuffles does so here from the task's seed.
+    Gates are noise-free and dropout is off. Batch norm uses the statistics that it uses in the search, and keeps its
+    running ones. The random state is restored; a loader that shuffles is seeded with the task's seed.
     """
     import torch
 

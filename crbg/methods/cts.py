@@ -1,20 +1,19 @@
-"""Concrete Ticket Search (Arora & Teuscher 2025): gates searched on weights as they are, the top k kept, then trained.
+"""Concrete Ticket Search (Arora & Teuscher 2025): search gates on fixed weights, keep the top k, train them.
 
-The gates' objective is one of seven (`crbg.search.objectives`); GradBalance, or a multiplier, holds their budget.
-Search and training are
-independent: `train: false, rewind: 0` gives a strong ticket. Batches of the search are not augmented and batch norm
-    takes each batch's statistics.
+The gates minimise one of seven objectives (`crbg.search.objectives`) under a budget held by GradBalance or a Lagrange
+multiplier. Search and training are independent: `train: false, rewind: 0` gives a strong ticket. The search sees
+batches without augmentation, and batch norm uses the statistics of each batch.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crbg.errors import CrbgError, suggest
 from crbg.methods._ranked import asked, balanced
-from crbg.methods._winning import Recipe, plain, winning
 from crbg.methods.contract import SearchResult, SearchTask, Traits
+from crbg.search.winning import Recipe, plain, winning
 
 if TYPE_CHECKING:
     from typing import Any
@@ -30,13 +29,23 @@ TRAITS = Traits("pathwise, Concrete", "exact of all together (cut at the end)", 
 
 @dataclass(frozen=True)
 class Options(Recipe):
-    """objective: loss, deltaloss, kl (reverse), forward_kl, feature, grad, gradnorm. search: its epochs. search_lr: Adam's.
+    """Options of the search, beside those of the training.
 
-    decay_at: share of the search after which the rate falls to a tenth. gate: concrete (of temperature `tau`), or
-        clipped (CRBG's Gaussian gate, of standard deviation `noise`). budget: what is counted of a Concrete gate, its
-        value without noise (`plain`, as the authors' code) or the probability that it is above 1/2 (`bernoulli`).
-        begin: openness at the start, 0 for the density. controller: gradbalance (slack: the budget is that many times
-        the target; memory: of its moving average) or lagrange (multiplier_lr: rate of its ascent).
+    Attributes:
+        objective: loss, deltaloss, kl (reverse), forward_kl, feature, grad or gradnorm.
+        search: Epochs of the search.
+        search_lr: Learning rate of Adam in the search.
+        decay_at: Share of the search after which this rate falls to a tenth.
+        gate: concrete, or clipped (CRBG's Gaussian gate).
+        tau: Temperature of concrete gates.
+        noise: Standard deviation of clipped gates.
+        budget: What counts of a concrete gate: its noise-free value (`plain`, as in the authors' code) or the
+            probability that it is above 1/2 (`bernoulli`).
+        begin: Openness of the gates at the start; 0 for the density.
+        controller: gradbalance, or lagrange.
+        slack: The budget in units of the number of weights to keep.
+        memory: Decay of GradBalance's moving average.
+        multiplier_lr: Learning rate of the Lagrange multiplier.
     """
 
     objective: str = "kl"
@@ -55,53 +64,51 @@ class Options(Recipe):
 
 
 def work(o: Options, density: float | None, epochs: int) -> float:
-    """Count epochs in all.
+    """Return all epochs, those of the search included.
 
-    A step of the search with a dense reference costs a third more, one with second derivatives twice as much.
+    A step of the search with a dense reference costs a third more, and one with second derivatives twice as much.
     """
     return o.epochs(epochs, o.search)
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     """Search the gates at the rewinding point, keep the top k, train them."""
+    from crbg.masks.mask import Mask
+    from crbg.masks.select import keep_count, select
+
+    o, density = options, asked(task, "cts")
+    _check(o)
+
+    def draw(batch: list[tuple[Tensor, Tensor]]) -> SearchResult:
+        key = {**o.parts(), "density": density, "cts": VERSION}
+        made = task.cached("search", key, lambda: _search(model, task, o, density))
+        scores, soft, history = (
+            {n.removeprefix(k): t for n, t in made.items() if n.startswith(k)} for k in ("scores.", "soft.", "course.")
+        )
+        mask = select(scores, keep_count(density, Mask.full(scores).total))
+        columns = zip(*(t.tolist() for t in history.values()), strict=True)
+        rows = [dict(zip(history, values, strict=True)) for values in columns]
+        return SearchResult(mask, scores=scores, soft=soft, history=rows)
+
+    return winning(model, task, o, draw)
+
+
+def _search(model: nn.Module, task: SearchTask, o: Options, density: float) -> dict[str, Tensor]:
+    """Search the gates; return scores, noise-free gates and history as named tensors for the stage cache."""
     import torch
 
     from crbg.gates.concrete import Bernoulli, Clipped, Concrete
-    from crbg.masks.mask import Mask
-    from crbg.masks.select import keep_count, select
     from crbg.search import objectives
     from crbg.search.gradbalance import GradBalance, Lagrange
-    from crbg.training import distributed
 
-    o, density = options, asked(task, "cts")
-    for what, value, known in (
-        ("gate", o.gate, ("concrete", "clipped")), ("budget", o.budget, ("plain", "bernoulli")),
-        ("controller", o.controller, ("gradbalance", "lagrange")), ("objective", o.objective, objectives.NAMES),
-    ):  # fmt: skip
-        if value not in known:
-            raise CrbgError(f"unknown {what} {value!r}: {suggest(value, known)}")
-    if o.gate == "clipped" and o.objective in objectives.SECOND_ORDER:
-        raise CrbgError(
-            f"objective {o.objective} needs second derivatives, which clipped gates do not give: use gate concrete"
-        )
-    if distributed.size() > 1 and o.objective in objectives.WHOLE_BATCH:
-        raise CrbgError(
-            f"objective {o.objective} is no mean over examples, so several processes cannot share its batches: use one GPU"
-        )
-    if o.search < 1:
-        raise CrbgError(f"search {o.search} must be at least one epoch")
-    if o.tau <= 0:
-        raise CrbgError(f"tau {o.tau} must be above 0")
-    if o.gate == "clipped" and o.budget != "plain":
-        raise CrbgError("budget is for Concrete gates; clipped ones always count P(z > 1/2)")
     factor, of_model = objectives.FACTORS[o.objective], objectives.objective(o.objective, task.loss)
-    p = o.begin or density
+    openness = o.begin or density
 
     def make(name: str, w: Tensor) -> Gate:
         if o.gate == "clipped":
-            return Clipped.at(p, w, o.noise)
+            return Clipped.at(openness, w, o.noise)
         kind = Concrete if o.budget == "plain" else Bernoulli
-        return kind(torch.full_like(w, kind.start(p, o.tau)), o.tau)
+        return kind(torch.full_like(w, kind.start(openness, o.tau)), o.tau)
 
     def objective(m: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         return factor * of_model(m, x, y)
@@ -111,24 +118,35 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
             return Lagrange(gates, keep, o.slack, o.multiplier_lr)
         return GradBalance(gates, keep, o.slack, o.memory)
 
-    def draw(batch: list[tuple[Tensor, Tensor]]) -> SearchResult:
-        def search() -> dict[str, Tensor]:
-            path = task.checkpoint.with_name("checkpoint.search.pt") if task.checkpoint else None
-            inner = replace(task, batches=plain(task), epochs=o.search, checkpoint=path)
-            found = balanced(model, inner, density, make, o.search_lr, o.decay_at, o.slack, control, objective)
-            course = {k: torch.tensor([row[k] for row in found.history], dtype=torch.float64) for k in found.history[0]}
-            kinds = {"scores": found.scores, "soft": found.soft, "course": course}
-            return {f"{kind}.{n}": t for kind, tensors in kinds.items() for n, t in tensors.items()}
+    stage = task.stage("search", o.search, plain(task))
+    found = balanced(model, stage, density, make, o.search_lr, o.decay_at, o.slack, control, objective)
+    history = {k: torch.tensor([row[k] for row in found.history], dtype=torch.float64) for k in found.history[0]}
+    kinds = {"scores": found.scores, "soft": found.soft, "course": history}  # names in stored files
+    return {f"{kind}.{n}": t for kind, tensors in kinds.items() for n, t in tensors.items()}
 
-        made = task.once("search", {**o.parts(), "density": density, "cts": VERSION}, search)
-        scores, soft, course = (
-            {n.removeprefix(k): t for n, t in made.items() if n.startswith(k)} for k in ("scores.", "soft.", "course.")
+
+def _check(o: Options) -> None:
+    from crbg.search import objectives
+    from crbg.training import distributed
+
+    for what, value, known in (
+        ("gate", o.gate, ("concrete", "clipped")), ("budget", o.budget, ("plain", "bernoulli")),
+        ("controller", o.controller, ("gradbalance", "lagrange")), ("objective", o.objective, objectives.NAMES),
+    ):  # fmt: skip
+        if value not in known:
+            raise CrbgError(f"unknown {what} {value!r}: {suggest(value, known)}")
+    if o.gate == "clipped" and o.objective in objectives.SECOND_ORDER:
+        raise CrbgError(
+            f"objective {o.objective} needs second derivatives, which clipped gates do not have: use gate concrete"
         )
-        mask = select(scores, keep_count(density, Mask.full(scores).total))
-        rows = [
-            dict(zip(course, values, strict=True))
-            for values in zip(*(t.tolist() for t in course.values()), strict=True)
-        ]
-        return SearchResult(mask, scores=scores, soft=soft, history=rows)
-
-    return winning(model, task, o, draw)
+    if distributed.size() > 1 and o.objective in objectives.WHOLE_BATCH:
+        raise CrbgError(
+            f"objective {o.objective} is not a mean over examples, so several processes cannot share its batches: "
+            "use one GPU"
+        )
+    if o.search < 1:
+        raise CrbgError(f"search {o.search} must be at least one epoch")
+    if o.tau <= 0:
+        raise CrbgError(f"tau {o.tau} must be above 0")
+    if o.gate == "clipped" and o.budget != "plain":
+        raise CrbgError("budget is for concrete gates; clipped ones always count P(z > 1/2)")

@@ -1,8 +1,8 @@
-"""Iterative magnitude pruning: the lottery ticket itself (Frankle & Carbin 2019), with rewinding (Frankle et al. 2020: LTR).
+"""Iterative magnitude pruning: the lottery ticket (Frankle & Carbin 2019), with rewinding (Frankle et al. 2020: LTR).
 
-Each level trains from the rewinding point under the mask so far, drops the smallest share of what is left over all
-tensors together, and goes back to the point. The last level drops what is needed for the density, exactly. At density 1
-it is plain dense training.
+Each level trains from the rewinding point under the current mask, drops a share of the remaining weights, the smallest
+of all tensors together, and returns to the rewinding point. The last level drops as many as the density asks for,
+exactly. At density 1 this is dense training.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from crbg.errors import CrbgError
 from crbg.methods._ranked import asked
-from crbg.methods._winning import Recipe, train, winning
 from crbg.methods.contract import SearchResult, SearchTask, Traits
+from crbg.search.winning import Recipe, Span, train, winning
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -25,9 +25,11 @@ TRAITS = Traits("of the weights", "exact of all together", "trained again and ag
 
 @dataclass(frozen=True)
 class Options(Recipe):
-    """drop: share of the surviving weights that a level drops.
+    """Options of the levels, beside those of the training.
 
-    levels: 0 for as many as the density needs, 1 for one shot.
+    Attributes:
+        drop: Share of the remaining weights that a level drops.
+        levels: Number of levels; 1 for one-shot pruning, 0 for as many as the density needs.
     """
 
     drop: float = 0.2
@@ -35,7 +37,7 @@ class Options(Recipe):
 
 
 def shares(o: Options, density: float) -> list[float]:
-    """Say which share of all weights is left after each level: 0.8, 0.64, ..., the density."""
+    """Return the share of all weights that is left after each level: 0.8, 0.64, ..., the density."""
     if not 0 < o.drop < 1 or o.levels < 0:
         raise CrbgError(f"drop {o.drop} must lie between 0 and 1, and levels {o.levels} be at least 0")
     if density >= 1:
@@ -48,36 +50,37 @@ def shares(o: Options, density: float) -> list[float]:
 
 
 def work(o: Options, density: float | None, epochs: int) -> float:
-    """Count epochs in all: a warm-up, and one training from the rewinding point for each level and for the ticket."""
+    """Return all epochs: dense training, and training from the rewinding point for each level and for the ticket."""
     return o.epochs(epochs) + len(shares(o, density or 1.0)) * (epochs - o.rewind)
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
-    """Train, drop and rewind, level by level; runs at several densities share the levels they have in common."""
+    """Train, prune and rewind, level by level; runs at several densities share the levels they have in common."""
     from crbg.gates.attach import weights
     from crbg.masks.mask import Mask
     from crbg.masks.select import keep_count, select
     from crbg.search import saliency
 
     o, density = options, asked(task, "imp")
-    shares(o, density)  # refuses nonsense before the warm-up
+    left = shares(o, density)  # refuses wrong options before any training
 
     def draw(batch: list[tuple[Tensor, Tensor]]) -> SearchResult:
         rewound = {n: t.detach().clone() for n, t in model.state_dict().items()}
         mask = Mask.full(weights(model))
         ranks = {n: w.detach().abs().double().cpu() * 0 for n, w in weights(model).items()}
-        done: list[int] = []
-        for level, share in enumerate(shares(o, density), start=1):
+        kept: list[int] = []
 
-            def drop(level: int = level, ranks: dict[str, Tensor] = ranks, mask: Mask = mask) -> dict[str, Tensor]:
-                model.load_state_dict(rewound)
-                train(model, task, o, o.rewind, task.epochs, f"level{level}", mask)
-                return saliency.ranked_after(ranks, {n: w.detach().abs() for n, w in weights(model).items()}, mask)
+        def trained_magnitudes() -> dict[str, Tensor]:
+            """Train one level, and rank the weights by magnitude, those dropped before last."""
+            model.load_state_dict(rewound)
+            train(model, task, o, Span(f"level{len(kept) + 1}", o.rewind, task.epochs), mask)
+            return saliency.ranked_after(ranks, {n: w.detach().abs() for n, w in weights(model).items()}, mask)
 
-            ranks = task.once("level", {**o.training(), "kept": [*done], "imp": VERSION}, drop)
+        for share in left:
+            ranks = task.cached("level", {**o.training(), "kept": [*kept], "imp": VERSION}, trained_magnitudes)
             keep = keep_count(share, mask.total)
             mask = select(ranks, keep, within=mask)
-            done.append(keep)
+            kept.append(keep)
         return SearchResult(mask, scores=ranks)
 
     return winning(model, task, o, draw)

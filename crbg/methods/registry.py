@@ -1,4 +1,4 @@
-"""Methods by name, and their options."""
+"""Registry of methods: names, modules and options."""
 
 from __future__ import annotations
 
@@ -10,38 +10,46 @@ import math
 import pkgutil
 import typing
 from collections.abc import Mapping
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from crbg.errors import CrbgError, suggest
 
 if TYPE_CHECKING:
-    pass
+    from crbg.methods.contract import Method
+
+NOT_METHODS = ("contract", "registry")  # modules of the package that are not methods
 
 
 def names() -> list[str]:
-    """List the methods."""
-    others = ("contract", "registry")
-    folders = importlib.import_module("crbg.methods").__path__
-    return sorted(m.name for m in pkgutil.iter_modules(folders) if not m.name.startswith("_") and m.name not in others)
+    """Return the names of all methods, sorted."""
+    modules = (m.name for m in pkgutil.iter_modules(importlib.import_module("crbg.methods").__path__))
+    return sorted(name for name in modules if not name.startswith("_") and name not in NOT_METHODS)
 
 
 @functools.cache
-def get(name: str) -> ModuleType:
-    """Import a method by name."""
+def get(name: str) -> Method:
+    """Import a method by name.
+
+    Raises:
+        CrbgError: there is no such method.
+    """
     if name not in names():
         raise CrbgError(f"unknown method {name!r}: {suggest(name, names())}")
-    return importlib.import_module(f"crbg.methods.{name}")
+    return cast("Method", importlib.import_module(f"crbg.methods.{name}"))
 
 
 @functools.cache
 def hints(kind: type) -> dict[str, Any]:
-    """Types of a dataclass's fields; reading them is slow and they never change."""
+    """Return the types of a dataclass's fields. Cached, since resolving them is slow."""
     return typing.get_type_hints(kind)
 
 
 def options(name: str, values: Mapping[str, Any]) -> Any:
-    """Build a method's `Options` from plain values; unknown names and wrong types are refused together."""
+    """Build a method's `Options` from plain values.
+
+    Raises:
+        CrbgError: unknown names or values of the wrong type; one message lists all of them.
+    """
     kind = get(name).Options
     types, problems = hints(kind), []
     for key, value in values.items():
@@ -57,20 +65,20 @@ def options(name: str, values: Mapping[str, Any]) -> Any:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Tell whether a value from a configuration file has the type a dataclass field asks for."""
+    """Return whether a value from a configuration file has the type of a dataclass field."""
     kinds = typing.get_args(hint) or (hint,)
     if isinstance(value, bool):
         return bool in kinds
     if isinstance(value, int) and float in kinds:
         return True
-    if isinstance(value, str) and float in kinds and str not in kinds:  # YAML 1.1 takes 1e-2, without a point, for text
+    if isinstance(value, str) and float in kinds and str not in kinds:  # YAML 1.1 reads 1e-2, without a point, as text
         with contextlib.suppress(ValueError):
             return math.isfinite(float(value))
     return any(isinstance(value, k) for k in kinds if isinstance(k, type))
 
 
 def coerce(value: Any, hint: Any) -> Any:
-    """Turn 1 and "1e0" into 1.0 where a float is asked for, so that all mean one run."""
+    """Turn 1 and "1e0" into 1.0 where the field is a float, so that all three give the same digest."""
     kinds = typing.get_args(hint) or (hint,)
     text = isinstance(value, str) and str not in kinds
     return (
@@ -79,13 +87,13 @@ def coerce(value: Any, hint: Any) -> Any:
 
 
 def work(name: str, chosen: Any, density: float | None, epochs: int) -> float:
-    """Count the epochs of training that a run costs in all: those asked for, where a method does not say otherwise."""
+    """Return the epochs of training that a run costs in all: `epochs`, unless the method defines `work`."""
     count = getattr(get(name), "work", None)
     return float(count(chosen, density, epochs)) if count else float(epochs)
 
 
 def differing(options: Any) -> dict[str, Any]:
-    """Return the options that differ from their defaults; only these enter a digest."""
+    """Return the options that differ from their defaults. Only these enter a digest."""
     return {
         f.name: getattr(options, f.name) for f in dataclasses.fields(options) if getattr(options, f.name) != f.default
     }

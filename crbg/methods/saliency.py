@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from crbg.errors import CrbgError
 from crbg.methods._ranked import asked
-from crbg.methods._winning import Recipe, winning
 from crbg.methods.contract import SearchResult, SearchTask, Traits
+from crbg.search.winning import Recipe, winning
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -49,7 +49,7 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     rounds = o.rounds or (100 if o.score == "synflow" else 1)
 
     def draw(batch: list[tuple[Tensor, Tensor]]) -> SearchResult:
-        scores = task.once(
+        scores = task.cached(
             "scores", {**o.parts(), "density": density, "saliency": VERSION},
             lambda: saliency.prune(model, o.score, density, rounds, batch, task.loss, task.seed),
         )  # fmt: skip

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from crbg.errors import CrbgError
 from crbg.experiments import record_store
 from crbg.experiments.config import Cell, Config, Experiment
 from crbg.experiments.estimates import search_seconds
+from crbg.experiments.record import Count, Run
 from crbg.experiments.selection import varying
 from crbg.report import stats
 
 COLUMNS = [
-    "experiment", "role", "arm", "setting", "x", "run", "digest", "version", "data", "model", "init", "asked", "seed", "epochs", "status",
-    "origin", "revision", "device", "finished", "part", "reading", "accuracy", "density", "density_missed", "shuffle", "invert", "reinit",
-    "constant", "fractional", "units", "natural", "effective", "silent", "kept", "gated", "trained", "redrawn", "search_seconds", "over",
-    "work", "draw", "order", "depth", "by_size", "depth_alone", "by_chance", "tensors",
-    "lossy", "lossy_test", "clean", "plain", "again",
+    "experiment", "role", "arm", "setting", "x", "run", "digest", "version", "data", "model", "init", "asked",
+    "seed", "epochs", "status", "origin", "revision", "device", "finished", "part", "reading", "accuracy",
+    "density", "density_missed", "shuffle", "invert", "reinit", "constant", "fractional", "units", "natural",
+    "effective", "silent", "kept", "gated", "trained", "redrawn", "search_seconds", "over", "work", "draw",
+    "order", "depth", "by_size", "depth_alone", "by_chance", "tensors", "lossy", "lossy_test", "clean", "plain",
+    "again",
 ]  # fmt: skip
 
 
@@ -27,28 +28,19 @@ def tidy(config: Config) -> pd.DataFrame:
     """Collect every run that is there.
 
     Raises:
-        CrbgError: a record is not what this version writes, or records of two versions of a method would be mixed.
+        CrbgError: a record is not what this version writes.
     """
     rows: list[dict[str, Any]] = []
     for e in config.experiments.values():
         settings = _settings(e)
         for c in {(c.arm, *c.key): c for c in e.cells}.values():  # two arms may share a run
-            found = record_store.find(config, c.spec, c.seed, evaluated=True) or record_store.find(
-                config, c.spec, c.seed
-            )
-            if found is None:
-                continue
-            try:
-                rows += _rows(e, c, found, settings[c.arm, c.spec.digest()])
-            except (KeyError, TypeError, AttributeError) as error:
-                raise CrbgError(
-                    f"the record of {c.spec.slug()} seed {c.seed} ({found['origin']}) lacks {error}; delete it and run the cell again"
-                ) from None
+            if run := record_store.find_best(config, c.spec, c.seed):
+                rows += _rows(e, c, run, settings[c.arm, c.spec.digest()])
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def _settings(e: Experiment) -> dict[tuple[str, str], dict[str, Any]]:
-    """Say for each arm and spec in which fields, the density apart, it differs from the others of its arm at its density."""
+    """Return for each arm and spec the fields in which it differs from the others of its arm at its density."""
     arms: dict[tuple[str, float | None], dict[str, Cell]] = {}
     for c in e.cells:
         arms.setdefault((c.arm, c.spec.density), {})[c.spec.digest()] = c
@@ -59,68 +51,72 @@ def _settings(e: Experiment) -> dict[tuple[str, str], dict[str, Any]]:
     }
 
 
-def _rows(e: Experiment, cell: Cell, found: dict[str, Any], setting: dict[str, Any]) -> list[dict[str, Any]]:
-    record, provenance, spec = found["record"], found["provenance"], cell.spec
-    units = record.get("anatomy", {}).get("units", {}).values()
+def _rows(e: Experiment, cell: Cell, run: Run, setting: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a row for each part and reading of a run; a collapsed run has neither, and gives one row all the same."""
+    base = _base(e, cell, run, setting)
+    evaluation = run.evaluation if e.role == "main" else None
+    clean = evaluation.test_without_lossy.binary.accuracy if evaluation and evaluation.test_without_lossy else None
+    out = []
+    for part, seen in (("validation", run.record.validation), ("test", evaluation.test if evaluation else None)):
+        for name, reading in seen.readings.items() if seen else ():
+            row = base | {"part": part, "reading": name, "accuracy": reading.accuracy, "density": reading.density}
+            row |= {"plain": reading.with_search_statistics, "again": reading.recalibrated}
+            if part == "test" and name == "binary":
+                row["clean"] = clean
+            out.append(
+                row | {"density_missed": bool(seen and seen.density_missed), **(seen.controls() if seen else {})}
+            )
+    return out or [base]
+
+
+def _base(e: Experiment, cell: Cell, run: Run, setting: dict[str, Any]) -> dict[str, Any]:
+    """Return what all rows of a run share."""
+    record, provenance, spec = run.record, run.provenance, cell.spec
+    anatomy, roles, layers, lossy = (
+        record.anatomy or {},
+        record.roles or {},
+        record.layers or {},
+        record.lossy_images or {},
+    )
+    units = record.units().values()
     base = {
-        "experiment": cell.experiment, "role": e.role, "arm": cell.arm, "run": spec.slug(), "digest": record["digest"],
+        "experiment": cell.experiment, "role": e.role, "arm": cell.arm, "run": spec.slug(), "digest": record.digest,
         "setting": ", ".join(f"{k.split('.', 1)[-1]} {v}" for k, v in setting.items()),
         "x": getattr(spec.resolved() if e.x.startswith("options.") else spec, e.x.removeprefix("options."), None),
-        "version": record.get("version"), "data": spec.data, "model": spec.model, "init": spec.init, "asked": spec.density,
-        "seed": cell.seed, "epochs": spec.epochs, "status": record["status"], "origin": found["origin"],
-        "revision": provenance["revision"], "device": provenance["device"], "finished": str(provenance.get("finished", ""))[:10],
-        "search_seconds": search_seconds(provenance), "draw": record["digests"]["draw"], "order": record["digests"]["order"],
-        "fractional": record.get("shares", {}).get("all", {}).get("fractional"), "effective": record.get("effective_density"),
-        "units": sum(u["kept"] for u in units) / sum(u["total"] for u in units) if units else None,
-        "natural": (record.get("anatomy", {}).get("epochs") or [{}])[-1].get("density"),
-        "silent": sum(record["silent_units"].values()) if "silent_units" in record else None,
-        "kept": sum(n["kept"] for n in record.get("layers", {}).values()), "gated": record.get("gated"),
-        "trained": ", ".join(record.get("roles", {}).get("trained", [])),
-        "redrawn": bool(record.get("roles", {}).get("redrawn")),
-        **layer_ranks(record), "tensors": len(record.get("layers", {})),
-        "lossy": sum(record.get("lossy_images", {}).values()), "lossy_test": record.get("lossy_images", {}).get("test", 0),
+        "version": record.version, "data": spec.data, "model": spec.model, "init": spec.init, "asked": spec.density,
+        "seed": cell.seed, "epochs": spec.epochs, "status": record.status, "origin": run.origin,
+        "revision": provenance["revision"], "device": provenance["device"],
+        "finished": str(provenance.get("finished", ""))[:10], "search_seconds": search_seconds(provenance),
+        "draw": record.digests.draw, "order": record.digests.order,
+        "fractional": (record.shares or {}).get("all", {}).get("fractional"), "effective": record.effective_density,
+        "units": sum(u.kept for u in units) / sum(u.total for u in units) if units else None,
+        "natural": (anatomy.get("epochs") or [{}])[-1].get("density"),
+        "silent": None if record.silent_units is None else sum(record.silent_units.values()),
+        "kept": sum(n.kept for n in layers.values()), "gated": record.gated,
+        "trained": ", ".join(roles.get("trained", [])), "redrawn": bool(roles.get("redrawn")),
+        **layer_ranks(layers, record.depth or []), "tensors": len(layers),
+        "lossy": sum(lossy.values()), "lossy_test": lossy.get("test", 0),
     }  # fmt: skip
     # GradBalance holds sum p / (slack k) at 1; how far above it ended.
-    if "expected" in (last := record.get("anatomy", {}).get("search", {})) and (
-        slack := getattr(spec.resolved(), "slack", None)
-    ):
+    if "expected" in (last := anatomy.get("search", {})) and (slack := getattr(spec.resolved(), "slack", None)):
         base["over"] = last["expected"] / (slack * spec.density) - 1
     # A step costs three forward passes of its batch: one forward, and one for each of the two gradients.
-    base["work"] = (
-        3 * record["flops"]["dense"] * record["steps"] * spec.batch if "flops" in record and "steps" in record else None
-    )
-    parts = {
-        "validation": record.get("validation"),
-        "test": found.get("evaluation", {}).get("test") if e.role == "main" else None,
-    }
-    out = []
-    for part, values in parts.items():
-        if values is None:
-            continue
-        controls = {k: v["accuracy"] for k, v in values.get("sanity", {}).items()} | {
-            "constant": values.get("constant")
-        }
-        missed = values.get("density_missed", False)
-        for reading, v in values["readings"].items():
-            row = base | {"part": part, "reading": reading, "accuracy": v["accuracy"], "density": v["density"]}
-            row |= {"plain": v.get("with_search_statistics"), "again": v.get("recalibrated")}
-            if part == "test" and reading == "binary":
-                row["clean"] = found["evaluation"].get("test_without_lossy", {}).get("binary", {}).get("accuracy")
-            out.append(row | {"density_missed": missed, **controls})
-    return out or [base]  # a collapsed run has no reading, but it counts as done
+    base["work"] = 3 * record.flops["dense"] * record.steps * spec.batch if record.flops else None
+    return base
 
 
-def layer_ranks(record: Mapping[str, Any]) -> dict[str, float | None]:
+def layer_ranks(layers: Mapping[str, Count], order: Sequence[str]) -> dict[str, float | None]:
     """Rank correlations (Spearman) of a layer's sparsity over a network; None for few layers or no differences.
+
+    `order` names the layers from input to output.
 
     depth: with its place; by_size: with its number of weights, whose logarithm has the same ranks; depth_alone: with
     its place given its size; by_chance: what that stays below in 95 of 100 networks with layers in random order.
     """
-    layers, order = record.get("layers", {}), record.get("depth", [])
     if len(order) < 4:
         return dict.fromkeys(("depth", "by_size", "depth_alone", "by_chance"))
-    place, sizes = tuple(map(float, range(len(order)))), tuple(float(layers[n]["total"]) for n in order)
-    sparsity = tuple(1 - layers[n]["kept"] / layers[n]["total"] for n in order)
+    place, sizes = tuple(map(float, range(len(order)))), tuple(float(layers[n].total) for n in order)
+    sparsity = tuple(1 - layers[n].density for n in order)
     alone = stats.partial_rank_correlation(place, sparsity, sizes)
     return {
         "depth": stats.rank_correlation(place, sparsity),

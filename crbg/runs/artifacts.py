@@ -1,9 +1,8 @@
-"""The files of a finished run: ticket, gates, history; and the network that they give back."""
+"""The files of a finished run (ticket, gates, history), and the network rebuilt from them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -13,51 +12,43 @@ from torch import Tensor, nn
 
 from crbg import measure, methods, models
 from crbg.data.datasets import info
-from crbg.data.loader import Data
 from crbg.errors import CrbgError
-from crbg.experiments.spec import Spec, spec_from
+from crbg.experiments.record import Record
+from crbg.experiments.spec import spec_from
 from crbg.gates.attach import weights
 from crbg.masks.mask import Mask
 from crbg.models.initial_weights import tensor_digest
 from crbg.runs.readings import recalibration_images
+from crbg.runs.setup import RunSetup
 from crbg.storage.atomic import read_json, write_bytes, write_text
 from crbg.ticket import Ticket
 
 
-def save_artifacts(
-    spec: Spec,
-    seed: int,
-    data: Data,
-    where: Path,
-    model: nn.Module,
-    initial: Mapping[str, Tensor],
-    found: methods.SearchResult,
-) -> str:
-    """Write what `evaluate` and the reader need later: ticket, gates or trained weights, history; return the gates' digest."""
-    tensors = {f"soft.{n}": t for n, t in found.soft.items()} | {f"scores.{n}": t for n, t in found.scores.items()}
+def save_artifacts(setup: RunSetup, found: methods.SearchResult, where: Path) -> str:
+    """Write the files of a run into its folder: gates or trained weights, ticket, history.
+
+    Returns:
+        The digest of all tensors in the gate file, for the record.
+    """
+    spec, data, model = setup.spec, setup.data, setup.model
+    kinds = {"soft": found.soft, "scores": found.scores, "start": found.start or {}, "running": found.running or {}}
     if found.changed:
         trained = {n: t for n, t in model.state_dict().items() if n in found.changed}
-        tensors |= {f"changed.{n}": t for n, t in (trained | measure.running(model)).items()}
-    tensors |= {f"start.{n}": t for n, t in (found.start or {}).items()}
+        kinds["changed"] = trained | measure.running(model)
     if found.running:
-        tensors |= {f"running.{n}": t for n, t in found.running.items()} | {
-            f"gain.{n}": t for n, t in found.gain.items()
-        }
+        kinds["gain"] = found.gain
     statistics: dict[str, Tensor] = {}
     if found.start is None and measure.has_batch_norm(model):
-        statistics = measure.running_statistics(model, recalibration_images(data), found.mask)
-        tensors |= {f"statistics.{n}": t for n, t in statistics.items()}
-    tensors = {n: t.detach().cpu().contiguous() for n, t in tensors.items()}
+        statistics = kinds["statistics"] = measure.running_statistics(model, recalibration_images(data), found.mask)
+    tensors = {f"{kind}.{n}": t.detach().cpu().contiguous() for kind, ts in kinds.items() for n, t in ts.items()}
     for name, mask in (("mask", found.mask), ("exact", found.exact)):
         if mask is not None:
             tensors[name] = torch.frombuffer(bytearray(mask.pack()), dtype=torch.uint8)
-    write_bytes(
-        where / "gates.safetensors",
-        save(tensors, {"changed" if found.start is None else "winning": json.dumps(found.changed)}),
-    )
+    about = {"changed" if found.start is None else "winning": json.dumps(found.changed)}
+    write_bytes(where / "gates.safetensors", save(tensors, about))
     if not found.changed:
         ticket = Ticket(
-            found.mask, seed, spec.init, spec.scale, spec.model, data.in_shape, data.classes, tensor_digest(initial),
+            found.mask, setup.seed, spec.init, spec.scale, spec.model, data.in_shape, data.classes, setup.initial,
             dict(spec.model_args), statistics,
         )  # fmt: skip
         ticket.save(where / "ticket.safetensors")
@@ -66,9 +57,15 @@ def save_artifacts(
 
 
 def reopen(where: Path, model: nn.Module, expected: str | None = None) -> methods.SearchResult:
-    """Read back what a search found, for a model of the same shapes; trained and redrawn tensors are loaded into it.
+    """Read the gate file of a run, and load trained and redrawn tensors into a model of the same shapes.
 
-    `expected` is the digest in the run's record, which older records lack.
+    Args:
+        where: Folder of the run.
+        model: A model as `initial_model` builds it.
+        expected: Digest of the gate file in the run's record, which older records lack.
+
+    Raises:
+        CrbgError: the file is missing, damaged, or not the one that the record names.
     """
     path = where / "gates.safetensors"
     try:
@@ -77,7 +74,7 @@ def reopen(where: Path, model: nn.Module, expected: str | None = None) -> method
             about = file.metadata() or {}
             changed = json.loads(about.get("winning", about.get("changed", "{}")))
         if expected and tensor_digest(tensors) != expected:
-            raise CrbgError(f"{path} is not the one its record names; run the cell again")
+            raise CrbgError(f"{path} is not the file that its record names; run the cell again")
         shapes = {n: tuple(w.shape) for n, w in weights(model).items()}
         names = ("soft", "scores", "changed", "start", "running", "gain", "statistics")
         groups: dict[str, dict[str, Tensor]] = {n: {} for n in names}
@@ -99,21 +96,22 @@ def reopen(where: Path, model: nn.Module, expected: str | None = None) -> method
 
 
 def rebuild(where: Path | str) -> nn.Module:
-    """Give the network of a finished run with its ticket in it, by the run's folder: strong ones from the seed, others from their tensors.
+    """Build the network of a finished run with its ticket applied, from the folder of the run.
+
+    Strong tickets are rebuilt from their seed, others from the tensors in the gate file.
 
     Raises:
-        CrbgError: no run lies there, its search collapsed, or its files are damaged.
+        CrbgError: the folder holds no run, its search collapsed, or its files are damaged.
     """
     where = Path(where)
-    record = read_json(where / "record.json")
-    if record["status"] != "ok":
-        raise CrbgError(f"{where} holds no ticket: {record.get('reason', record['status'])}")
+    path = where / "record.json"
+    record = Record.from_json(read_json(path), str(path))
+    if not record.ok:
+        raise CrbgError(f"{where} holds no ticket: {record.reason or record.status}")
     if (where / "ticket.safetensors").exists():
         return Ticket.load(where / "ticket.safetensors").model()
-    spec = spec_from(record["spec"], str(where / "record.json"))
+    spec = spec_from(record.spec, str(path))
     entry = info(spec.data)
     shape = (entry.shape[0], spec.size, spec.size) if spec.size else entry.shape
-    model, _ = models.initial(
-        spec.model, shape, entry.classes, spec.init, spec.scale, record["seed"], **spec.model_args
-    )
-    return reopen(where, model, record["digests"].get("gates")).apply(model)
+    model, _ = models.initial(spec.model, shape, entry.classes, spec.init, spec.scale, record.seed, **spec.model_args)
+    return reopen(where, model, record.digests.gates).apply(model)

@@ -127,6 +127,6 @@ def same_roles(record: Mapping[str, Any], fresh: Mapping[str, str], strong: bool
 def same_accuracy(model: nn.Module, mask: Mask, data: Data, part: Part, said: Mapping[str, Any]) -> Iterator[str]:
     """Measure the accuracy under a mask again and compare it within `TOLERANCE`."""
     recorded = float(said["readings"]["binary"]["accuracy"])
-    again = float(accuracy(model, mask, data, part)["accuracy"] or 0.0)
+    again = float(accuracy(model, mask, data, part).accuracy or 0.0)
     if not abs(again - recorded) <= TOLERANCE + 1e-9:
         yield f"{again:.2f} % again, recorded {recorded:.2f} %"

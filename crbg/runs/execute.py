@@ -1,8 +1,7 @@
-"""Spec + seed -> files. The single entry that the workflow, the command line and the tests share.
+"""One run, from its spec and seed to its files. The workflow, the command line and the tests all enter here.
 
 `results/runs/<slug>/seed<k>/` holds record.json (deterministic), provenance.json (times, device, versions), ticket and
-gates (safetensors), history.jsonl, evaluation.json once the test set was opened, and a checkpoint while the run goes
-on.
+gates (safetensors), history.jsonl, evaluation.json once the test set was opened, and checkpoints during the run.
 """
 
 from __future__ import annotations
@@ -10,54 +9,51 @@ from __future__ import annotations
 import gc
 import time
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from crbg import measure, methods
-from crbg.data.loader import Data
+from crbg import methods
 from crbg.errors import CrbgError, GpuFullError, WriteError
 from crbg.experiments import attempts
+from crbg.experiments.record import SCHEMA, Digests, Record
 from crbg.experiments.spec import Spec, as_dict, folder
-from crbg.models.initial_weights import tensor_digest
 from crbg.runs.artifacts import save_artifacts
 from crbg.runs.provenance import provenance, revision
-from crbg.runs.readings import describe
-from crbg.runs.setup import Bench, draw_digest, feed_of, fresh, shelf_of
+from crbg.runs.readings import describe_ticket
+from crbg.runs.setup import RunSetup, Workspace, draw_digest, initial_model, set_up, stage_cache_for
+from crbg.search.run_search import run_search
 from crbg.storage import lock
 from crbg.storage.atomic import cannot_write, read_json, write_json
 from crbg.training import distributed
 from crbg.training.clock import Clock, Collapse, OutOfTime
 from crbg.training.device import check_precision
 
-SCHEMA = 1
 
-
-def execute(spec: Spec, seed: int, bench: Bench, clock: Clock | None = None) -> dict[str, Any]:
-    """Do one run, or return its record if it is there already. What becomes of the attempt is noted in the run's folder.
+def execute(spec: Spec, seed: int, workspace: Workspace, clock: Clock | None = None) -> Record:
+    """Do one run and return its record; a finished run is only read. The attempt is logged in the run's folder.
 
     Raises:
-        OutOfTime: the clock's deadline came first; call again to go on.
+        OutOfTime: the clock's deadline passed; call again to resume.
         HeldError: another process works on the run.
         WriteError: the results' disk is full or read-only.
-        CrbgError: the search touched a tensor that it may not touch, or what it was given is wrong.
+        CrbgError: the input is wrong, or the search changed a tensor that it may not change.
     """
-    where = folder(bench.results, spec, seed)
-    done = where / "record.json"
-    if done.exists():
-        return read_json(done)
+    where = folder(workspace.results, spec, seed)
+    path = where / "record.json"
+    if path.exists():
+        return Record.from_json(read_json(path), str(path))
     try:
         with lock.hold(where):
-            if done.exists():
-                return read_json(done)
-            attempts.begin(where, device=str(bench.device), revision=revision())
+            if path.exists():
+                return Record.from_json(read_json(path), str(path))
+            attempts.begin(where, device=str(workspace.device), revision=revision())
             if distributed.size() > 1:
                 distributed.broadcast((spec, seed))
             try:
-                record = _search(spec, seed, bench, clock or Clock(), where)
+                record = _run(spec, seed, workspace, clock or Clock(), where)
             except BaseException as error:
                 with suppress(OSError):  # the disk may be what failed
                     attempts.end(where, _outcome(error), error)
@@ -68,16 +64,16 @@ def execute(spec: Spec, seed: int, bench: Bench, clock: Clock | None = None) -> 
         raise cannot_write(where, error) from None
 
 
-def follow(bench: Bench, clock: Clock) -> None:
-    """Take part in the runs that the first process of several does, until it has no more."""
+def run_as_worker(workspace: Workspace, clock: Clock) -> None:
+    """Take part in the runs that the first of several processes leads, until it has no more."""
     while order := distributed.broadcast():
         spec, seed = order
         with suppress(OutOfTime):
-            _search(spec, seed, bench, clock, folder(bench.results, spec, seed))
+            _run(spec, seed, workspace, clock, folder(workspace.results, spec, seed))
 
 
 def _outcome(error: BaseException) -> str:
-    """Tell what another attempt could mend from what it could not."""
+    """Classify an error by whether another attempt can succeed."""
     if isinstance(error, OutOfTime):
         return attempts.PAUSED
     if isinstance(error, lock.HeldError):
@@ -89,87 +85,127 @@ def _outcome(error: BaseException) -> str:
     if isinstance(error, CrbgError):
         return attempts.INPUT
     if distributed.size() > 1 and isinstance(error, RuntimeError):
-        return attempts.KILLED  # the others vanished from a collective call: a node or a process died
+        return attempts.KILLED  # a collective call failed because another process or its node died
     return attempts.CODE if isinstance(error, Exception) else attempts.KILLED
 
 
-def _search(spec: Spec, seed: int, bench: Bench, clock: Clock, where: Path) -> dict[str, Any]:
-    check_precision(spec.precision, bench.device)
-    data, started, started_cpu = bench.data(spec.data).sized(spec.size), time.monotonic(), time.process_time()
-    feed = feed_of(spec, data, seed)
-    model, roles = fresh(spec, data, seed)
-    initial = {n: t.clone() for n, t in model.state_dict().items()}
-    checkpoint = where / "checkpoint.pt"
-    steps = round(methods.work(spec.method, spec.resolved(), spec.density, spec.epochs) * len(feed))
-    clock.whole = steps
-    task = methods.SearchTask(
-        feed, spec.density, spec.epochs, seed, nn.functional.cross_entropy, checkpoint, clock, spec.precision,
-        lambda other: fresh(spec, data, other)[0].state_dict(), shelf_of(spec, seed, data, bench.results, clock),
-    )  # fmt: skip
-    record: dict[str, Any] = {
-        "schema": SCHEMA, "digest": spec.digest(), "spec": as_dict(spec), "version": methods.get(spec.method).VERSION,
-        "seed": seed, "status": "ok", "steps": steps, "train_images": len(feed.part),
-        "digests": {
-            "initial": tensor_digest(initial), "draw": draw_digest(spec, model, seed), "data": data.digest,
-            "order": feed.digest(),
-        },
-    }  # fmt: skip
-    if any(data.lossy.values()):
-        record["lossy_images"] = dict(data.lossy)
-    if bench.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(bench.device)
-    found, full = None, ""
-    try:
-        found = methods.get(spec.method).find(model, task, spec.resolved())
-    except Collapse as outcome:
-        record |= {"status": "collapse", "reason": str(outcome)}
-    except torch.OutOfMemoryError as error:
-        full = str(error).split(". ")[0]
-    if full:  # outside the handler, whose traceback would keep the search's tensors
-        raise GpuFullError(f"{spec.slug()}: the GPU's memory is full ({full}); {_advice(spec, seed, data)}")
+def _run(spec: Spec, seed: int, workspace: Workspace, clock: Clock, where: Path) -> Record:
+    """Search, measure and write the files of a run. Only the first of several processes measures and writes."""
+    check_precision(spec.precision, workspace.device)
+    data, watch = workspace.data(spec.data).sized(spec.size), _Stopwatch()
+    setup = set_up(spec, seed, data)
+    record = _begin(setup)
+    clock.whole = record.steps
+    found, reason = _search(setup, workspace, clock, where)
     if not distributed.first():
-        return {}
-    searched = time.monotonic() - started + clock.earlier
-    searched_cpu = time.process_time() - started_cpu + clock.earlier_cpu
-    if found is not None:
-        if found.running is None:
-            found.running = measure.running(model)
-        record |= describe(spec, seed, data, model, initial, roles, found)
-        record["digests"]["mask"] = found.mask.digest()
-        record["digests"]["gates"] = save_artifacts(spec, seed, data, where, model, initial, found)
-    empty = [n for n, c in record.get("layers", {}).items() if c["kept"] == 0]
-    if (
-        empty and found is not None and found.start is None
-    ):  # trained weights may do without a layer that a shortcut passes by
-        record |= {"status": "collapse", "reason": f"nothing is left of {', '.join(empty)}"}
-    write_json(where / "provenance.json", provenance(bench.device, searched, searched_cpu, time.monotonic() - started))
-    write_json(where / "record.json", record)
+        return record
+    searched, searched_cpu = watch.seconds() + clock.earlier, watch.cpu_seconds() + clock.earlier_cpu
+    if found is None:
+        record = replace(record, status="collapse", reason=reason)
+    else:
+        record = _describe(setup, record, found, where)
+    write_json(where / "provenance.json", provenance(workspace.device, searched, searched_cpu, watch.seconds()))
+    write_json(where / "record.json", record.to_json())
     for leftover in where.glob("checkpoint.*"):
         leftover.unlink()
     return record
 
 
-def _advice(spec: Spec, seed: int, data: Data) -> str:
-    """Say which batch size would fit, by trying one step of the search with ever smaller ones."""
-    size = spec.batch // 2
+@dataclass(frozen=True)
+class _Stopwatch:
+    """Wall and processor time since it was made."""
+
+    started: float = field(default_factory=time.monotonic)
+    started_cpu: float = field(default_factory=time.process_time)
+
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    def cpu_seconds(self) -> float:
+        return time.process_time() - self.started_cpu
+
+
+def _begin(setup: RunSetup) -> Record:
+    """Return the part of the record that is known before the search."""
+    spec, data, loader = setup.spec, setup.data, setup.loader
+    draw = draw_digest(spec, setup.model, setup.seed)
+    return Record(
+        schema=SCHEMA,
+        digest=spec.digest(),
+        spec=as_dict(spec),
+        version=methods.get(spec.method).VERSION,
+        seed=setup.seed,
+        status="ok",
+        steps=round(methods.work(spec.method, spec.resolved(), spec.density, spec.epochs) * len(loader)),
+        train_images=len(loader.part),
+        digests=Digests(initial=setup.initial, draw=draw, data=data.digest, order=loader.digest()),
+        lossy_images=dict(data.lossy) if any(data.lossy.values()) else None,
+    )
+
+
+def _search(
+    setup: RunSetup, workspace: Workspace, clock: Clock, where: Path
+) -> tuple[methods.SearchResult | None, str]:
+    """Search the ticket. Returns (None, reason) if the search collapsed.
+
+    Raises:
+        GpuFullError: the GPU's memory is full; the message names a batch size that fits.
+    """
+    spec, data = setup.spec, setup.data
+    task = methods.SearchTask(
+        setup.loader, spec.density, spec.epochs, setup.seed, nn.functional.cross_entropy, where / "checkpoint.pt",
+        clock, spec.precision, redraw=lambda seed: initial_model(spec, data, seed)[0].state_dict(),
+        stages=stage_cache_for(setup, workspace.results, clock),
+    )  # fmt: skip
+    if workspace.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(workspace.device)
+    try:
+        found = run_search(setup.model, task, methods.get(spec.method), spec.resolved(), setup.roles)
+    except Collapse as outcome:
+        return None, str(outcome)
+    except torch.OutOfMemoryError as error:
+        full = str(error).split(". ")[0]
+    else:
+        if found.changed and found.running:  # changed weights are measured with the statistics of their search
+            setup.model.load_state_dict(found.running, strict=False)
+        return found, ""
+    # Outside the handler, whose traceback would keep the tensors of the search in memory.
+    raise GpuFullError(f"{spec.slug()}: the GPU's memory is full ({full}); {_advice(setup)}")
+
+
+def _describe(setup: RunSetup, record: Record, found: methods.SearchResult, where: Path) -> Record:
+    """Measure the ticket, write its files and complete the record."""
+    record = replace(record, **describe_ticket(setup, found))
+    gates = save_artifacts(setup, found, where)
+    record = replace(record, digests=replace(record.digests, mask=found.mask.digest(), gates=gates))
+    empty = [n for n, count in (record.layers or {}).items() if count.kept == 0]
+    # Trained weights can do without a layer that a shortcut bypasses.
+    if empty and found.start is None:
+        record = replace(record, status="collapse", reason=f"nothing is left of {', '.join(empty)}")
+    return record
+
+
+def _advice(setup: RunSetup) -> str:
+    """Name the largest batch size that fits, by trying a search of two steps with ever smaller ones."""
+    spec, size = setup.spec, setup.spec.batch // 2
     while size and distributed.size() == 1:
         gc.collect()
         torch.cuda.empty_cache()
-        model, _ = fresh(spec, data, seed)
-        one = feed_of(
-            replace(spec, batch=size, limit=2 * size), data, seed
-        )  # the optimiser's state is there from the second step on
-        task = methods.SearchTask(one, spec.density, 1, seed, nn.functional.cross_entropy, precision=spec.precision)
+        # Two steps, since the optimiser allocates its state in the first one.
+        small = set_up(replace(spec, batch=size, limit=2 * size), setup.seed, setup.data)
+        task = methods.SearchTask(
+            small.loader, spec.density, 1, setup.seed, nn.functional.cross_entropy, precision=spec.precision
+        )
         own = spec.resolved()
         short = {k: v for k, v in (("rewind", 0), ("search", 1), ("levels", 1), ("control", "none")) if hasattr(own, k)}
         try:
-            methods.get(spec.method).find(model, task, replace(own, **short))
+            run_search(small.model, task, methods.get(spec.method), replace(own, **short), small.roles)
         except torch.OutOfMemoryError:
             size //= 2
         except Collapse:  # it ran, which is all that was asked
             break
         else:
             break
-    return (
-        f"a batch of {size} would fit" if size and distributed.size() == 1 else "make the batch smaller, or the network"
-    )
+    if size and distributed.size() == 1:
+        return f"a batch of {size} would fit"
+    return "make the batch smaller, or the network"

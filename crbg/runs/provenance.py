@@ -1,4 +1,4 @@
-"""On what machine and with what code a run was made."""
+"""The machine and the code that made a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ from crbg.training import distributed
 
 
 def provenance(device: torch.device, searched: float, searched_cpu: float, total: float) -> dict[str, Any]:
-    """Describe where and how a run was made: seconds (wall and processor) of its search and in all, memory, device, versions."""
+    """Return the contents of provenance.json.
+
+    Args:
+        device: Device of the run.
+        searched: Wall seconds of the search, in all attempts.
+        searched_cpu: Its processor seconds, summed over threads.
+        total: Wall seconds of this attempt, search and measurements.
+    """
     import resource
 
     gpu = device.type == "cuda"
@@ -47,7 +54,7 @@ def provenance(device: torch.device, searched: float, searched_cpu: float, total
 
 
 def cpu_name() -> str:
-    """Name the processor, as far as the system tells."""
+    """Return the name of the processor, or of its architecture where the system does not say more."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -57,7 +64,10 @@ def cpu_name() -> str:
 
 @cache
 def revision() -> str:
-    """Return the git revision of the source, with `+` where it has uncommitted changes, or `unknown` outside git."""
+    """Return the git revision of the source, with `+` for uncommitted changes.
+
+    Outside git it is the environment variable CRBG_REVISION, or `unknown`.
+    """
     here = Path(__file__).parents[1]  # the whole package
     try:
         run = {"cwd": here, "capture_output": True, "text": True, "timeout": 10, "check": True}

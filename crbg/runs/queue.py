@@ -10,7 +10,7 @@ import math
 import time
 import traceback
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from crbg.experiments import attempts, estimates, record_store
 from crbg.experiments import config as configs
 from crbg.experiments.cells import Key, settings
 from crbg.experiments.config import Cell, Config
+from crbg.experiments.record import Record
 from crbg.runs.stop import CONTINUE, INTERRUPTED, Stop
 from crbg.storage.atomic import write_json
 from crbg.storage.lock import HeldError
@@ -143,7 +144,7 @@ def bench(config: Config, cells: Iterable[Cell] = (), device: str | None = None,
     """
     import torch
 
-    from crbg.runs.setup import Bench
+    from crbg.runs.setup import Workspace
     from crbg.training.device import pick
 
     torch.set_num_threads(threads or config.threads)
@@ -157,17 +158,18 @@ def bench(config: Config, cells: Iterable[Cell] = (), device: str | None = None,
         name = "cuda"
     chosen = distributed.place(name, lambda one: pick(one, config.gpu_share))
     distributed.join(chosen)
-    return Bench(config.results, config.data_dir, chosen)
+    selected = None if config.demonstration else configs.choices(config.paper)
+    return Workspace(config.results, config.data_dir, chosen, selected=selected)
 
 
 def search(bench: Any, config: Config, cells: Sequence[Cell], minutes: float) -> int:
     """Do the runs, or take part in them where another process leads; see `lead`."""
-    from crbg.runs.execute import follow
+    from crbg.runs.execute import run_as_worker
     from crbg.training.clock import Clock
 
     if not distributed.first():
         with Stop() as asked:
-            follow(bench, Clock(asked=asked))
+            run_as_worker(bench, Clock(asked=asked))
         distributed.leave()
         return 0
     code = lead(bench, config, cells, minutes)
@@ -268,8 +270,7 @@ def _evaluate(config: Config, todo: Collection[Cell]) -> None:
     with Progress(len(todo)) as progress:
         for c in todo:
             out = open_test_set(c.spec, c.seed, place)
-            exact = out.get("test", {}).get("readings", {}).get("binary", {}).get("accuracy")
-            said = f"test {exact:.2f} %" if exact is not None else out["status"]
+            said = f"test {out.accuracy():.2f} %" if out else "collapse"
             progress.finish(f"{title(c, differing[c.key])}: {said}")
 
 
@@ -289,16 +290,15 @@ def title(cell: Cell, differing: str = "") -> str:
 
 
 def line(
-    cell: Cell, record: Mapping[str, Any], tested: float | None = None, where: str = "", differing: str = ""
+    cell: Cell, record: Record, tested: float | None = None, where: str = "", differing: str = ""
 ) -> str:
     """Write the outcome of a run as a line of a log, with its test accuracy and its place where these are given."""
-    name, validation = title(cell, differing), record.get("validation", {})
-    best = validation.get("readings", {}).get("binary", {}).get("accuracy")
+    name, best, constant = title(cell, differing), record.accuracy(), record.controls().get("constant")
     if best is None:
-        return f"{name}: {record['status']}"
-    text = f"{name}: validation {best:.2f} % at density {record['density']:.4g}"
-    if validation.get("density_missed"):
+        return f"{name}: {record.status}"
+    text = f"{name}: validation {best:.2f} % at density {record.density:.4g}"
+    if record.missed_density:
         text += ", cut to this density after the search missed it"
-    if best <= validation.get("constant", -1.0):  # older records lack it
+    if constant is not None and best <= constant:  # older records lack it
         text += ", no better than always answering the most common class"
     return text + (f", test {tested:.2f} %" if tested is not None else "") + (f" ({where})" if where else "")

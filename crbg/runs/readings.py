@@ -11,43 +11,37 @@ from torch import Tensor, nn
 
 from crbg import measure, methods
 from crbg.data.loader import Data, Part
+from crbg.experiments.record import Count, Measurement, Reading
 from crbg.experiments.spec import Spec
 from crbg.gates.attach import weights
 from crbg.masks import controls
 from crbg.masks.mask import Mask
-from crbg.runs.setup import fresh
-from crbg.search.run_search import guard_roles
+from crbg.runs.setup import RunSetup, initial_model
 from crbg.storage.atomic import finite
 from crbg.training.hooks import Row
 
 RECALIBRATION_IMAGES = 2000
+EVALUATION_BATCH = 64  # of deep networks, channels last: larger batches do not fit into a CPU's cache
+REINIT_OFFSET = 1_000_003  # added to the seed for the fresh weights of the reinit control
+EPOCHS_KEPT = 12  # rows of the history that a record keeps for the figures of a search's progress
 
-EVALUATION_BATCH = 64  # of deep networks, channels last: larger batches leave a processor's cache
 
-REINIT_OFFSET = 1_000_003  # seed + this draws the fresh weights of the reinit control
+def describe_ticket(setup: RunSetup, found: methods.SearchResult) -> dict[str, Any]:
+    """Measure what a search found.
 
-
-def describe(
-    spec: Spec,
-    seed: int,
-    data: Data,
-    model: nn.Module,
-    initial: Mapping[str, Tensor],
-    roles: Mapping[str, str],
-    found: methods.SearchResult,
-) -> dict[str, Any]:
-    """Describe what a search found: roles, density of each layer, dead units, cost, and its validation accuracy."""
-    roles = {**roles, **found.changed}
-    guard_roles(initial, dict(model.state_dict()), roles)
-    if not found.changed:
-        model.load_state_dict(dict(initial))
+    Returns:
+        Fields of the `Record`: roles, densities, dead and silent units, cost, and validation accuracy where the
+        validation images were held out.
+    """
+    spec, data, model = setup.spec, setup.data, setup.model
+    roles = {**setup.roles, **found.changed}
     few = data.validation.take(slice(spec.control_images)) if spec.control_images else data.validation
     out: dict[str, Any] = {
         "roles": {role: sorted(n for n, r in roles.items() if r == role) for role in sorted(set(roles.values()))},
         "gated": found.mask.total,
         "parameters": sum(p.numel() for p in model.parameters()),
         "density": finite(found.mask.density),
-        "layers": found.mask.counts(),
+        "layers": {n: Count(**count) for n, count in found.mask.counts().items()},
         "depth": [n for n in weights(model) if n in found.mask],
         "dead_units": measure.dead_units(found.mask),
         "silent_units": measure.silent_units(model, few.batches(), found.mask),
@@ -58,22 +52,20 @@ def describe(
     if per_head := measure.heads(model, found.mask):
         out["heads"] = per_head
     if found.anatomy:
-        out["anatomy"] = found.anatomy | {"epochs": _thin(found.history)}
+        out["anatomy"] = found.anatomy | {"epochs": _thinned(found.history)}
     if found.soft:
         out["shares"] = {n: {k: finite(v) for k, v in s.items()} for n, s in measure.shares(found.soft).items()}
     if spec.fit_on == "train":
-        out["validation"] = read_all(spec, seed, data, model, found, data.validation)
+        out["validation"] = read_all(setup, found, data.validation)
     return out
 
 
-def _thin(history: list[Row], most: int = 12) -> list[dict[str, float | None]]:
-    """Keep the last of at most so many rows, evenly spread, rounded: what a figure needs of the course of a search."""
-    picked = (
-        sorted({round((i + 1) * len(history) / most) - 1 for i in range(most)} - {-1})
-        if len(history) > most
-        else range(len(history))
-    )
-    return [{k: finite(float(f"{v:.4g}")) for k, v in history[i].items()} for i in picked]
+def _thinned(history: list[Row]) -> list[dict[str, float | None]]:
+    """Return at most `EPOCHS_KEPT` rows, evenly spread up to the last one, rounded to four digits."""
+    picked = set(range(len(history)))
+    if len(history) > EPOCHS_KEPT:
+        picked = {round((i + 1) * len(history) / EPOCHS_KEPT) - 1 for i in range(EPOCHS_KEPT)} - {-1}
+    return [{k: finite(float(f"{v:.4g}")) for k, v in history[i].items()} for i in sorted(picked)]
 
 
 def evaluation_batch(spec: Spec) -> int:
@@ -81,72 +73,86 @@ def evaluation_batch(spec: Spec) -> int:
     return EVALUATION_BATCH if spec.precision == "bf16" else 0
 
 
-def read_all(
-    spec: Spec, seed: int, data: Data, model: nn.Module, found: methods.SearchResult, part: Part
-) -> dict[str, Any]:
-    """Measure accuracy on one part in every reading, with its density, and the sanity controls of the binary ticket.
+def read_all(setup: RunSetup, found: methods.SearchResult, part: Part) -> Measurement:
+    """Measure the accuracy of every reading on one part of the data, and of the sanity controls of the binary ticket.
 
-    `model` holds the initial tensors (or the trained ones of a dense reference).
+    The model of `setup` holds the initial tensors, or the trained ones where the method trained them.
     """
-    multipliers: dict[str, Mapping[str, Tensor]] = {"binary": found.mask}
+    spec, data, model = setup.spec, setup.data, setup.model
+    if spec.precision == "bf16":
+        model.to(memory_format=torch.channels_last)  # as in the search; accuracy is measured in fp32 all the same
+    multipliers = _readings(found)
+    most_frequent = int(data.train.y.bincount().argmax())
+    return Measurement(
+        readings=_read_each(setup, found, part, multipliers),
+        images=len(part),
+        constant=finite(100.0 * float((part.y == most_frequent).double().mean())),
+        # A search that reached its density keeps mu > 1/2; one that missed it was cut.
+        density_missed=multipliers["half"] != found.mask if found.soft and found.exact is not None else None,
+        **_controls(setup, found, part),
+    )
+
+
+def _readings(found: methods.SearchResult) -> dict[str, Mapping[str, Tensor]]:
+    """Return the multipliers of the weights in each reading of a ticket."""
+    out: dict[str, Mapping[str, Tensor]] = {"binary": found.mask}
     if found.exact is not None:
-        multipliers["exact"] = found.exact
+        out["exact"] = found.exact
     if found.soft:
-        multipliers |= {
+        out |= {
             "mean": found.soft,
             "open": Mask({n: z > 0 for n, z in found.soft.items()}),
             "half": Mask({n: z > 0.5 for n, z in found.soft.items()}),
         }
-    if spec.precision == "bf16":
-        model.to(memory_format=torch.channels_last)  # as in the search; measured in fp32 all the same
-    batch = evaluation_batch(spec)
-    few = part.take(slice(spec.control_images)) if spec.control_images else part
-    common = int(data.train.y.bincount().argmax())
-    out: dict[str, Any] = {
-        "readings": {},
-        "images": len(part),
-        "constant": finite(100.0 * float((part.y == common).double().mean())),
-    }
-    for reading, values in multipliers.items():
-        count = sum(int((t != 0).sum()) for t in values.values())
-        running = found.start is not None  # weights that trained with batch norm's own statistics are read with them
-        same = reading != "binary" and isinstance(values, Mask) and values == found.mask  # as where a search landed
-        # The number with the search's own statistics is a second pass over all images: deep runs read it for the ticket
-        # alone.
-        search = found if reading == "binary" or not spec.control_images else None
-        read = out["readings"]["binary"] if same else accuracy(model, values, data, part, running, search, batch)
-        out["readings"][reading] = {
-            "density": finite(count / found.mask.total),
-            **{k: v for k, v in read.items() if k != "density"},
-        }
-    if found.start is not None:
-        untrained, _ = fresh(spec, data, seed)
-        untrained.load_state_dict(found.start, strict=False)
-        density = found.mask.density
-        out["readings"]["untrained"] = {
-            "density": finite(density),
-            **accuracy(untrained, found.mask, data, part, batch=batch),
-        }
-    if found.soft and found.exact is not None:
-        # A search that landed keeps mu > 1/2; one that missed its density was cut to it.
-        out["density_missed"] = multipliers["half"] != found.mask
-    if "trained" not in found.changed.values():
-        others: dict[str, Mapping[str, Tensor]] = {"shuffle": controls.shuffle(found.mask, seed)}
-        if found.scores:
-            others["invert"] = controls.invert(found.scores, found.mask)
-        out["sanity"] = {n: accuracy(model, m, data, few, batch=batch) for n, m in others.items()}
-        law = replace(spec, init="kaiming_normal", scale=1.0) if spec.init == "imagenet" else spec
-        other, _ = fresh(law, data, seed + REINIT_OFFSET)
-        if spec.precision == "bf16":
-            other.to(memory_format=torch.channels_last)
-        out["sanity"]["reinit"] = accuracy(other, found.mask, data, few, batch=batch)
-        if spec.control_images:
-            out["sanity_images"] = len(few)
     return out
 
 
+def _read_each(
+    setup: RunSetup, found: methods.SearchResult, part: Part, multipliers: Mapping[str, Mapping[str, Tensor]]
+) -> dict[str, Reading]:
+    """Measure each reading. A mask that equals the ticket is not measured again."""
+    spec, data, model = setup.spec, setup.data, setup.model
+    batch = evaluation_batch(spec)
+    trained = found.start is not None  # under the mask: read with batch norm's own statistics
+    out: dict[str, Reading] = {}
+    for name, values in multipliers.items():
+        if name != "binary" and isinstance(values, Mask) and values == found.mask:
+            read = out["binary"]
+        else:
+            # The search's own statistics need a second pass over all images: deep runs use them for the ticket alone.
+            search = found if name == "binary" or not spec.control_images else None
+            read = accuracy(model, values, data, part, trained, search, batch)
+        count = sum(int((t != 0).sum()) for t in values.values())
+        out[name] = replace(read, density=finite(count / found.mask.total))
+    if found.start is not None:
+        untrained, _ = initial_model(spec, data, setup.seed)
+        untrained.load_state_dict(found.start, strict=False)
+        read = accuracy(untrained, found.mask, data, part, batch=batch)
+        out["untrained"] = replace(read, density=finite(found.mask.density))
+    return out
+
+
+def _controls(setup: RunSetup, found: methods.SearchResult, part: Part) -> dict[str, Any]:
+    """Measure the sanity controls of a ticket on untrained weights; there are none for trained weights."""
+    if "trained" in found.changed.values():
+        return {}
+    spec, data, seed = setup.spec, setup.data, setup.seed
+    batch = evaluation_batch(spec)
+    few = part.take(slice(spec.control_images)) if spec.control_images else part
+    masks: dict[str, Mask] = {"shuffle": controls.shuffle(found.mask, seed)}
+    if found.scores:
+        masks["invert"] = controls.invert(found.scores, found.mask)
+    out = {n: accuracy(setup.model, mask, data, few, batch=batch) for n, mask in masks.items()}
+    law = replace(spec, init="kaiming_normal", scale=1.0) if spec.init == "imagenet" else spec
+    other, _ = initial_model(law, data, seed + REINIT_OFFSET)
+    if spec.precision == "bf16":
+        other.to(memory_format=torch.channels_last)
+    out["reinit"] = accuracy(other, found.mask, data, few, batch=batch)
+    return {"sanity": out, "sanity_images": len(few) if spec.control_images else None}
+
+
 def recalibration_images(data: Data) -> Iterator[Tensor]:
-    """Give the training images from which statistics are estimated again."""
+    """Yield the training images from which batch norm's statistics are estimated again."""
     return (x for x, _ in data.train.take(slice(RECALIBRATION_IMAGES)).batches(200))
 
 
@@ -155,26 +161,28 @@ def accuracy(
     multipliers: Mapping[str, Tensor],
     data: Data,
     part: Part,
-    running: bool = False,
+    trained: bool = False,
     search: methods.SearchResult | None = None,
     batch: int = 0,
-) -> dict[str, float | None]:
-    """Measure a model times its multipliers on a part, in %, with batch norm's statistics estimated again.
+) -> Reading:
+    """Measure the accuracy of a model times its multipliers on a part, in %.
 
-    Beside it, where the `search` left running statistics, the number with those and with the gains by which they came
-    about. Where the model's own are the `running` ones of a finished training, the number with those comes first.
+    In a network with batch norm, `accuracy` is measured with statistics estimated again from training images. For a
+    model that was `trained` under these multipliers it is measured with the model's own statistics, and `recalibrated`
+    with those estimated again. Where the `search` left running statistics, `with_search_statistics` is measured with
+    these, and with the gains under which they were collected.
     """
     if not measure.has_batch_norm(model):
-        return {"accuracy": finite(measure.accuracy(model, part.batches(batch), multipliers))}
+        return Reading(finite(measure.accuracy(model, part.batches(batch), multipliers)))
     with measure.recalibrated(model, recalibration_images(data), multipliers):
         again = finite(measure.accuracy(model, part.batches(batch), multipliers))
-    if running:
-        return {"accuracy": finite(measure.accuracy(model, part.batches(batch), multipliers)), "recalibrated": again}
+    if trained:
+        return Reading(finite(measure.accuracy(model, part.batches(batch), multipliers)), recalibrated=again)
     if search is None or not search.running:
-        return {"accuracy": again}
+        return Reading(again)
     own = measure.running(model)
     model.load_state_dict(search.running, strict=False)
-    grown = {n: m * search.gain[n].to(m.device) if n in search.gain else m for n, m in (multipliers or {}).items()}
-    plain = finite(measure.accuracy(model, part.batches(batch), grown))
+    scaled = {n: m * search.gain[n].to(m.device) if n in search.gain else m for n, m in (multipliers or {}).items()}
+    plain = finite(measure.accuracy(model, part.batches(batch), scaled))
     model.load_state_dict(own, strict=False)
-    return {"accuracy": again, "with_search_statistics": plain}
+    return Reading(again, with_search_statistics=plain)

@@ -1,4 +1,4 @@
-"""What a run works with: device, data, batches, the network with its initial weights."""
+"""What a run works with: workspace, data, batches, and the network with its initial weights."""
 
 from __future__ import annotations
 
@@ -19,51 +19,91 @@ from crbg.training.clock import Clock
 
 
 @dataclass
-class Bench:
-    """Where runs happen: device, data already loaded, folders. Holds no state that a result depends on."""
+class Workspace:
+    """Where runs happen. Holds no state that a result depends on.
+
+    Attributes:
+        results: Folder of the runs.
+        data_dir: Folder of the data sets.
+        device: Where models and images lie.
+        loaded: Data sets in memory, by name.
+        selected: File that lists the specs for which `evaluate` may open the test set. None stands for a
+            demonstration, whose results are no evidence.
+    """
 
     results: Path
     data_dir: str | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     loaded: dict[str, Data] = field(default_factory=dict)
+    selected: Path | None = Path("paper/selected.yaml")
 
     def data(self, name: str, download: bool = True) -> Data:
-        """Load a data set once for all runs of this process."""
+        """Load a data set, once for all runs of this process."""
         if name not in self.loaded:
             self.loaded[name] = load(name, self.data_dir, download=download).to(self.device)
         return self.loaded[name]
 
 
-def training_part(spec: Spec, data: Data) -> Part:
-    """Choose the images that a search may see."""
-    part = data.train
-    if spec.fit_on == "all":
-        part = part.join(data.validation)
-    return part.take(slice(spec.limit)) if spec.limit else part
+@dataclass(frozen=True)
+class RunSetup:
+    """What every stage of a run receives.
+
+    Attributes:
+        data: The data set, at the image size of the spec.
+        model: The network on its device, with initial tensors at first.
+        roles: Role of each tensor by name: gated, frozen, recalibrated.
+        initial: Digest of the initial tensors.
+        loader: Minibatches of the training images.
+    """
+
+    spec: Spec
+    seed: int
+    data: Data
+    model: nn.Module
+    roles: dict[str, str]
+    initial: str
+    loader: BatchLoader
 
 
-def feed_of(spec: Spec, data: Data, seed: int) -> BatchLoader:
-    """Make the minibatches of a run."""
-    return BatchLoader(training_part(spec, data), spec.batch, seed, spec.flip, spec.crop)
+def set_up(spec: Spec, seed: int, data: Data) -> RunSetup:
+    """Build the network and the minibatches of a run."""
+    model, roles = initial_model(spec, data, seed)
+    return RunSetup(
+        spec, seed, data, model, roles, tensor_digest(model.state_dict()), training_loader(spec, data, seed)
+    )
 
 
-def fresh(spec: Spec, data: Data, seed: int) -> tuple[nn.Module, dict[str, str]]:
-    """Build the network with its initial tensors, and say what role each tensor has."""
+def initial_model(spec: Spec, data: Data, seed: int) -> tuple[nn.Module, dict[str, str]]:
+    """Build the network with the initial tensors of a seed; return it with the role of each tensor."""
     model, roles = models.initial(
         spec.model, data.in_shape, data.classes, spec.init, spec.scale, seed, **spec.model_args
     )
     return model.to(data.train.device), roles
 
 
-def shelf_of(spec: Spec, seed: int, data: Data, results: Path, clock: Clock) -> StageCache:
-    """Find the parts that this run shares with those of other methods, densities and options on its network, data and seed."""
-    shared = replace(spec, density=None, method="random", options={}).canonical()
-    machine = {"device": data.train.device.type, "torch": torch.__version__}
-    return StageCache(results / "shelf", {"spec": shared, "seed": seed, "data": data.digest, **machine}, clock)
+def training_part(spec: Spec, data: Data) -> Part:
+    """Return the images that a search may see."""
+    part = data.train
+    if spec.fit_on == "all":
+        part = part.join(data.validation)
+    return part.take(slice(spec.limit)) if spec.limit else part
+
+
+def training_loader(spec: Spec, data: Data, seed: int) -> BatchLoader:
+    """Return the minibatches of a run."""
+    return BatchLoader(training_part(spec, data), spec.batch, seed, spec.flip, spec.crop)
+
+
+def stage_cache_for(setup: RunSetup, results: Path, clock: Clock) -> StageCache:
+    """Return the cache of stages shared by all methods, densities and options on this network, data and seed."""
+    shared = replace(setup.spec, density=None, method="random", options={}).canonical()
+    machine = {"device": setup.data.train.device.type, "torch": torch.__version__}
+    key = {"spec": shared, "seed": setup.seed, "data": setup.data.digest, **machine}
+    return StageCache(results / "shelf", key, clock)  # an old name, under which results folders hold stages
 
 
 def draw_digest(spec: Spec, model: nn.Module, seed: int) -> str:
-    """Digest of the unit draw: runs that differ only in the scale of their weights share it, and may be paired."""
+    """Return the digest of the unit draw. Runs that differ only in the scale of their weights share it, as pairs."""
     if spec.init == "imagenet":
         return tensor_digest(weights(model))
     draws = {n: torch.from_numpy(unit_draw(n, tuple(w.shape), spec.init, seed)) for n, w in weights(model).items()}

@@ -26,7 +26,7 @@ from crbg.experiments.spec import Spec
 from crbg.masks.mask import Mask
 from crbg.models.initial_weights import tensor_digest
 from crbg.runs import checks
-from crbg.runs.setup import Bench, draw_digest, feed_of, fresh
+from crbg.runs.setup import Workspace, draw_digest, initial_model, training_loader
 from crbg.ticket import Ticket
 
 PASS, FAIL, BARE, UNCHECKED = VERDICTS = ("PASS", "FAIL", "PASS without ticket", "unchecked")
@@ -92,7 +92,7 @@ class Verification:
         return f"# Result of `crbg verify`\n\n{self.summary()}.\n\n{self.table().markdown()}\n"
 
 
-def verify(config: Config, cells: Sequence[Cell], bench: Bench) -> Verification:
+def verify(config: Config, cells: Sequence[Cell], bench: Workspace) -> Verification:
     """Check the finished runs among cells.
 
     Raises:
@@ -147,7 +147,7 @@ class Verifier:
     """Checks runs one by one and keeps what they share. `missing` says for each data set that is not here why."""
 
     config: Config
-    bench: Bench
+    bench: Workspace
     missing: dict[str, str] = field(default_factory=dict)
     _hollow: dict[str, Data] = field(default_factory=dict)
     _digests: dict[Any, str] = field(default_factory=dict)
@@ -235,13 +235,13 @@ class Verifier:
         return self._hollow[name].sized(spec.size)
 
     def _batches(self, cell: Cell) -> BatchLoader:
-        return feed_of(cell.spec, self._sizes(cell.spec), cell.seed)
+        return training_loader(cell.spec, self._sizes(cell.spec), cell.seed)
 
     def _fresh(self, cell: Cell) -> tuple[nn.Module, dict[str, str]]:
         """Draw the initial network and its roles again. The last ones are kept, because runs come sorted by them."""
         key = _weights_key(cell)
         if self._network is None or self._network[0] != key:
-            self._network = (key, *fresh(cell.spec, self._sizes(cell.spec), cell.seed))
+            self._network = (key, *initial_model(cell.spec, self._sizes(cell.spec), cell.seed))
         return self._network[1:]
 
     def _once(self, key: Any, digest: Callable[[], str]) -> str:

@@ -1,13 +1,14 @@
-"""The one training loop: gates, scores or weights; exact resume; its own deadline.
+"""The training loop of all searches: trains gates, scores or weights, resumes exactly, and stops at a deadline.
 
-Everything random is either a pure function of (seed, epoch), as the data order, or drawn from torch's global generator,
-which owns the gate noise: it is seeded when a fit starts, saved with every checkpoint, and put back afterwards.
+Everything random is either a pure function of (seed, epoch), such as the data order, or drawn from torch's global
+generator, which produces the gate noise. `fit` seeds this generator, saves it with every checkpoint, and restores it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -26,68 +27,70 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
+@dataclass(frozen=True)
+class FitOptions:
+    """How `fit` trains.
+
+    Attributes:
+        loss: Function of (outputs, labels), a mean over the batch.
+        objective: Function of (model, inputs, labels) that replaces the loss where outputs are not enough.
+        search: Hooks of each step.
+        schedule: Factor on the learning rates as a function of progress in [0, 1).
+        carried: Modules beside the model whose state is saved in checkpoints.
+        checkpoint: Path of the checkpoint. `fit` resumes from it; the caller deletes it.
+        clock: Deadline, checkpoint interval and progress reports.
+        precision: `fp32`, or `bf16` for a forward pass under autocast with channels-last images. Parameters and
+            optimiser state stay in fp32.
+    """
+
+    loss: Loss = nn.functional.cross_entropy
+    objective: Objective | None = None
+    search: SearchHook | None = None
+    schedule: Callable[[float], float] = cosine
+    carried: Sequence[nn.Module] = ()
+    checkpoint: Path | None = None
+    clock: Clock | None = None
+    precision: str = "fp32"
+
+
 def fit(
     model: nn.Module,
     batches: Batches,
     optimiser: torch.optim.Optimizer,
     epochs: int,
     seed: int,
-    loss: Loss = nn.functional.cross_entropy,
-    search: SearchHook | None = None,
-    schedule: Callable[[float], float] = cosine,
-    carried: Sequence[nn.Module] = (),
-    checkpoint: Path | None = None,
-    clock: Clock | None = None,
-    precision: str = "fp32",
-    objective: Objective | None = None,
+    options: FitOptions | None = None,
 ) -> list[Row]:
-    """Train what the optimiser holds and return one row of history an epoch.
+    """Train the parameters of the optimiser and return one history row per epoch.
 
-    `objective(model, x, y)` takes the place of loss(model(x), y) where a loss needs more than the outputs. A checkpoint
-    at `checkpoint` is taken up where it stopped and removed at the end by the caller. `model` is saved as a whole, raw
-    weights and gates; `carried` names modules beside it that have state. With precision "bf16" the forward pass runs
-    under autocast and images lie channels last; parameters and optimiser stay fp32.
+    Checkpoints hold the whole model (raw weights and gates), the optimiser, the hooks and the random state.
 
     Raises:
+        CrbgError: there is no batch to train on.
         OutOfTime: the clock's deadline passed; a checkpoint was written.
         Collapse: the loss is NaN or infinite.
     """
-    clock, search = clock or Clock(), search or SearchHook()
+    o = options or FitOptions()
+    clock, search = o.clock or Clock(), o.search or SearchHook()
     per_epoch, device = len(batches), next(model.parameters()).device
     if per_epoch == 0:
-        raise CrbgError("there is not a single batch to train on; make the batch smaller")
+        raise CrbgError("there is no batch to train on: the batch size exceeds the number of images; reduce it")
     total = per_epoch * epochs
-    modules = nn.ModuleList([model, *carried])
-    if precision == "bf16":
+    modules = nn.ModuleList([model, *o.carried])
+    if o.precision == "bf16":
         modules.to(memory_format=torch.channels_last)
-    rates = [float(group["lr"]) for group in optimiser.param_groups]
-    mine, weight = distributed.share(batches)
-
-    def train_step(x: Tensor, y: Tensor, progress: float) -> Tensor:
-        """Do one step of the optimiser and return the loss."""
-        for group, rate in zip(optimiser.param_groups, rates, strict=True):
-            group["lr"] = rate * schedule(progress)
-        search.before_forward(progress)
-        optimiser.zero_grad()
-        with computing(device, precision):
-            value = weight * (objective(model, x, y) if objective else loss(model(x), y))
-        value.backward()  # type: ignore[no-untyped-call]
-        value = distributed.average((p for group in optimiser.param_groups for p in group["params"]), value)
-        search.after_backward(progress)
-        optimiser.step()
-        search.after_step(progress)
-        return value.detach()
-
+    own, weight = distributed.share(batches)
+    step = _step(model, optimiser, o, search, weight)
     with GateNoise(seed, device):
         state = TrainingState(modules, optimiser, search, device)
-        state.resume(checkpoint, clock)
+        state.resume(o.checkpoint, clock)
         for epoch in range(state.step // per_epoch, epochs):
-            for x, y in mine.epoch(epoch, state.step % per_epoch):
+            for x, y in own.epoch(epoch, state.step % per_epoch):
                 over = distributed.agree(clock.over(), device)
-                state.save_if_due(checkpoint, clock, over)
+                state.save_if_due(o.checkpoint, clock, over)
                 if over:
                     raise OutOfTime(f"stopped after {state.step} of {total} steps")
-                state.running += train_step(x, y, state.step / total)
+                state.running += step(x, y, state.step / total)
                 state.step += 1
                 clock.count(state.step, total)
             mean = state.mean_loss(per_epoch)
@@ -95,5 +98,33 @@ def fit(
                 raise Collapse(f"the loss is not finite in epoch {epoch + 1} of {epochs}")
             state.history.append({"epoch": float(epoch + 1), "loss": mean, **search.log()})
     clock.base += total
-    modules.to(memory_format=torch.contiguous_format)  # what is measured next is rounded as on any other machine
+    modules.to(memory_format=torch.contiguous_format)  # later measurements then round as on any other machine
     return state.history
+
+
+def _step(
+    model: nn.Module, optimiser: torch.optim.Optimizer, o: FitOptions, search: SearchHook, weight: float
+) -> Callable[[Tensor, Tensor, float], Tensor]:
+    """Return a function (inputs, labels, progress) that takes one optimiser step and returns the loss.
+
+    `weight` is this process's share of the batch. Learning rates are relative to those the optimiser has now, before a
+    checkpoint is loaded.
+    """
+    device = next(model.parameters()).device
+    rates = [float(group["lr"]) for group in optimiser.param_groups]
+
+    def step(x: Tensor, y: Tensor, progress: float) -> Tensor:
+        for group, rate in zip(optimiser.param_groups, rates, strict=True):
+            group["lr"] = rate * o.schedule(progress)
+        search.before_forward(progress)
+        optimiser.zero_grad()
+        with computing(device, o.precision):
+            value = weight * (o.objective(model, x, y) if o.objective else o.loss(model(x), y))
+        value.backward()  # type: ignore[no-untyped-call]
+        value = distributed.average((p for group in optimiser.param_groups for p in group["params"]), value)
+        search.after_backward(progress)
+        optimiser.step()
+        search.after_step(progress)
+        return value.detach()
+
+    return step

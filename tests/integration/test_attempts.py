@@ -148,7 +148,8 @@ def test_slurm_says_why_a_job_was_killed(tmp_path, monkeypatch, line, word):
     [
         (MemoryError(), "out of memory"), (torch.OutOfMemoryError("CUDA out of memory"), "out of memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out of memory"),
-        (WriteError("cannot write x: No space left on device"), "disk"), (OSError(28, "No space left on device"), "disk"),
+        (WriteError("cannot write x: No space left on device"), "disk"),
+        (OSError(28, "No space left on device"), "disk"),
         (CrbgError("bad"), "bad input"), (ZeroDivisionError("x"), "code error"), (KeyboardInterrupt(), "killed"),
     ],
 )  # fmt: skip
@@ -483,7 +484,7 @@ def test_status_tells_each_state_with_its_reason(project, capsys):
     }
     assert rows["running"].endswith(f"process {os.getpid()} on {socket.gethostname()}")
     assert rows["failed"].split()[5:] == ["2", "killed"]
-    assert "no word from it after" in text
+    assert "nothing was logged after" in text
     assert "data set digits, results/logs/data-digits.log:\n  one\n  crbg: no such data" in text
     assert text.count("crbg run one --where digest=") == 2
 
@@ -518,7 +519,7 @@ def test_a_full_gpu_names_the_batch_that_would_fit(tmp_path, monkeypatch):
     from crbg import methods
     from crbg.experiments.spec import Spec
     from crbg.runs.execute import execute
-    from crbg.runs.setup import Bench
+    from crbg.runs.setup import Workspace
 
     edge_popup = methods.get("edge_popup")
     find, tried = edge_popup.find, []
@@ -531,13 +532,13 @@ def test_a_full_gpu_names_the_batch_that_would_fit(tmp_path, monkeypatch):
         return find(model, task, options)
 
     monkeypatch.setattr(edge_popup, "find", full_above_20)
-    spec, bench = Spec("digits", "lenet-16", "edge_popup", 0.5, epochs=1, batch=128), Bench(tmp_path)
+    spec, bench = Spec("digits", "lenet-16", "edge_popup", 0.5, epochs=1, batch=128), Workspace(tmp_path)
     with pytest.raises(GpuFullError, match=r"the GPU's memory is full \(CUDA out of memory\); a batch of 16 would fit"):
         execute(spec, 0, bench)
     assert tried == [128, 64, 32, 16]
     assert attempts.last(run_folder(tmp_path, spec, 0))["outcome"] == attempts.MEMORY
     monkeypatch.setattr(edge_popup, "find", find)
-    assert execute(spec, 0, bench)["status"] == "ok", "nothing was spoilt"
+    assert execute(spec, 0, bench).status == "ok", "nothing was spoilt"
 
 
 @pytest.mark.parametrize(
@@ -548,7 +549,7 @@ def test_the_batch_that_would_fit_is_tried_in_few_steps(tmp_path, monkeypatch, m
     from crbg import methods
     from crbg.experiments.spec import Spec
     from crbg.runs.execute import execute
-    from crbg.runs.setup import Bench
+    from crbg.runs.setup import Workspace
     from crbg.training.clock import Clock
 
     module, steps = methods.get(method), []
@@ -563,5 +564,5 @@ def test_the_batch_that_would_fit_is_tried_in_few_steps(tmp_path, monkeypatch, m
     monkeypatch.setattr(Clock, "tell", lambda self, a, b: steps.append(a) or tell(self, a, b))
     spec = Spec("digits", "lenet-16", method, 0.2, epochs=5, batch=128, options={"rewind": 2, **options})
     with pytest.raises(GpuFullError, match="a batch of 32 would fit"):
-        execute(spec, 0, Bench(tmp_path))
+        execute(spec, 0, Workspace(tmp_path))
     assert 2 <= len(steps) <= 6  # two a fit: the optimiser's state is there from the second on

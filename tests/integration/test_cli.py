@@ -12,6 +12,7 @@ from crbg import cli, methods, models
 from crbg.data.datasets import DATA
 from crbg.experiments import attempts, estimates, plan, record_store
 from crbg.experiments import config as configs
+from crbg.experiments.record import Measurement, Reading, Record
 from crbg.experiments.spec import Spec
 from crbg.runs import queue
 from crbg.training.clock import Clock
@@ -113,7 +114,7 @@ def test_list_names_one_kind_alone(project, crbg):
 
 def test_list_explains_the_options_of_a_method(project, crbg):
     out = crbg("list", "methods", "imp")[1]
-    for said in ("the lottery ticket itself", "drop: share of the surviving", "rewind: epochs of dense training"):
+    for said in ("the lottery ticket (Frankle", "drop: Share of the remaining", "rewind: Epochs of dense training"):
         assert said in out
     assert "did you mean 'imp'" in refused(crbg("list", "methods", "impp"))
     assert "only methods have more to show" in refused(crbg("list", "data", "mnist"))
@@ -175,18 +176,23 @@ def test_a_target_stands_for_its_experiments(project, crbg):
 
 def test_a_run_says_how_it_came_out():
     cell = configs.Cell("e", "a", Spec("digits", "lenet-16", "edge_popup", 0.5), 3)
-    reading = {"readings": {"binary": {"accuracy": 10.0}}, "constant": 10.0}
+
+    def record(**fields):
+        known = {"spec": {}, "digests": None} | dict.fromkeys(("version", "seed", "steps", "train_images"), 0)
+        return Record(schema=1, digest="", **{"status": "ok"} | known | fields)
+
+    reading = {"readings": {"binary": Reading(10.0)}, "constant": 10.0}
     says = [
-        queue.line(cell, {"status": "ok", "density": 0.5, "validation": reading | more})
+        queue.line(cell, record(density=0.5, validation=Measurement(**reading | more)))
         for more in ({}, {"constant": 9.9}, {"constant": 9.9, "density_missed": True})
     ]
     common = f"{queue.title(cell)}: validation 10.00 % at density 0.5"
     poor = ", no better than always answering the most common class"
     cut = ", cut to this density after the search missed it"
     assert says == [common + poor, common, common + cut]
-    old = {"status": "ok", "density": 0.5, "validation": {"readings": reading["readings"]}}
+    old = record(density=0.5, validation=Measurement(reading["readings"]))
     assert queue.line(cell, old) == common
-    assert queue.line(cell, {"status": "collapse"}) == f"{queue.title(cell)}: collapse"
+    assert queue.line(cell, record(status="collapse")) == f"{queue.title(cell)}: collapse"
 
 
 def test_one_cell_runs_once(project, crbg):

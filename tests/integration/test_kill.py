@@ -1,4 +1,4 @@
-"""Training killed at random moments, checkpoints being written included, ends in the bytes of the run that was left alone."""
+"""Training killed at random moments, also while it writes a checkpoint, ends in the bytes of an uninterrupted run."""
 
 import os
 import random
@@ -11,7 +11,7 @@ import torch
 from crbg.experiments.spec import Spec, folder
 from crbg.runs.artifacts import reopen
 from crbg.runs.execute import execute
-from crbg.runs.setup import Bench, fresh
+from crbg.runs.setup import Workspace, initial_model
 from crbg.training.clock import Clock, OutOfTime
 
 SPECS = [
@@ -31,7 +31,7 @@ SPECS = [
 
 
 def attempt(spec, results, digits, kill_at, seconds):
-    """Go on with a run in a process of its own, which is killed at a step or after a time; return whether it came to its end."""
+    """Continue a run in a process of its own, killed at a step or after a time; return whether it finished."""
     child = os.fork()
     if child == 0:
         status = 1
@@ -43,7 +43,7 @@ def attempt(spec, results, digits, kill_at, seconds):
                 if left[0] == 0:
                     os.kill(os.getpid(), signal.SIGKILL)
 
-            execute(spec, 0, Bench(results, loaded={"digits": digits}), Clock(save_every=0.0, report=report))
+            execute(spec, 0, Workspace(results, loaded={"digits": digits}), Clock(save_every=0.0, report=report))
             status = 0
         finally:
             os._exit(status)
@@ -58,7 +58,7 @@ def attempt(spec, results, digits, kill_at, seconds):
 @pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.method)
 def test_killed_at_random_and_gone_on_a_run_ends_as_if_left_alone(spec, tmp_path, digits):
     assert torch.get_num_threads() == 1, "forked processes must not inherit a pool of threads"
-    execute(spec, 0, Bench(tmp_path / "whole", loaded={"digits": digits}))
+    execute(spec, 0, Workspace(tmp_path / "whole", loaded={"digits": digits}))
     dice, kills = random.Random(spec.method), 0
     while kills < 17:
         # By step for a certain moment, by time for any, within the writing of a checkpoint too: here one is written at
@@ -84,14 +84,15 @@ def test_a_resumed_run_on_a_gpu_is_within_the_stated_tolerance(spec, tmp_path, d
     """Kernels may add in another order from run to run; the streams, the data order and the schedule go on exactly."""
     gpu, found = torch.device("cuda"), {}
     for name, stops in (("whole", ()), ("stopped", (300, 200))):
-        bench = Bench(tmp_path / name, device=gpu, loaded={"digits": digits.to(gpu)})
+        bench = Workspace(tmp_path / name, device=gpu, loaded={"digits": digits.to(gpu)})
         for steps in stops:
             with pytest.raises(OutOfTime):
                 execute(spec, 0, bench, Clock(stop_after=steps))
         record = execute(spec, 0, bench)
-        found[name] = record, reopen(folder(tmp_path / name, spec, 0), fresh(spec, bench.data("digits"), 0)[0]).mask
+        model, _ = initial_model(spec, bench.data("digits"), 0)
+        found[name] = record, reopen(folder(tmp_path / name, spec, 0), model).mask
     (one, a), (other, b) = found["whole"], found["stopped"]
-    assert one["digests"]["initial"] == other["digests"]["initial"]
-    accuracies = [r["validation"]["readings"]["binary"]["accuracy"] for r in (one, other)]
+    assert one.digests.initial == other.digests.initial
+    accuracies = [r.accuracy() for r in (one, other)]
     assert accuracies[0] == pytest.approx(accuracies[1], abs=TOLERANCE)
     assert sum(int((a[n] != b[n]).sum()) for n in a) <= TOLERANCE / 100 * 2 * a.kept

@@ -58,19 +58,18 @@ def test_a_recorded_run_can_be_repeated(mnist):
     """A recorded run, done again here, agrees within the spread that another processor may cause."""
     from crbg.experiments import record_store
     from crbg.runs.execute import execute
-    from crbg.runs.setup import Bench
+    from crbg.runs.setup import Workspace
 
     configuration = config.read([ROOT / "config.yaml"])
     cell = next(
         c for c in configuration.experiments["lenet_tune"].cells if c.arm == "crbg_no_noise" and c.spec.density == 0.05
     )
-    recorded = record_store.find(configuration, cell.spec, cell.seed)
+    recorded = record_store.find_run(configuration, cell.spec, cell.seed)
     if recorded is None:
         pytest.skip("no records in this clone")
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
-        again = execute(cell.spec, cell.seed, Bench(Path(folder)))
-    old, new = (r["validation"]["readings"]["binary"]["accuracy"] for r in (recorded["record"], again))
-    assert again["digests"]["initial"] == recorded["record"]["digests"]["initial"]
-    assert abs(old - new) < 0.5
+        again = execute(cell.spec, cell.seed, Workspace(Path(folder)))
+    assert again.digests.initial == recorded.record.digests.initial
+    assert abs(again.accuracy() - recorded.record.accuracy()) < 0.5

@@ -19,7 +19,7 @@ from crbg.models.initial_weights import initialise
 from crbg.runs import checks, setup, verify
 from crbg.runs.evaluate import evaluate
 from crbg.runs.execute import execute
-from crbg.runs.setup import Bench, fresh
+from crbg.runs.setup import Workspace, initial_model
 from crbg.storage import run_lines
 from crbg.storage.atomic import finite, read_json, write_json
 from crbg.ticket import Ticket
@@ -54,7 +54,7 @@ def made(tmp_path_factory, digits):
     """Every arm run once; the tests spoil copies."""
     where = tmp_path_factory.mktemp("made")
     (where / "config.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False))
-    bench = Bench(where / "results", loaded={"digits": digits})
+    bench = Workspace(where / "results", loaded={"digits": digits}, selected=None)
     for c in configs.read([where / "config.yaml"]).experiment("curve").cells:
         if c.seed == 0 or c.arm in ("crbg", "popup"):
             execute(c.spec, c.seed, bench)
@@ -80,7 +80,7 @@ class Project:
         write_json(self.file(name, arm, seed), body)
 
     def verifier(self, **loaded):
-        return verify.Verifier(self.config, Bench(self.config.results, loaded={"digits": self.digits} | loaded))
+        return verify.Verifier(self.config, Workspace(self.config.results, loaded={"digits": self.digits} | loaded))
 
     def row(self, arm="crbg", seed=0, verifier=None):
         ((cell, found),) = verify.finished(self.config, [self.cell(arm, seed)])
@@ -317,7 +317,7 @@ def forge(project, mask, arm, **units):
     """Write a record that agrees with a ticket in everything: only the density that was asked for can tell."""
 
     def spoil(r):
-        density, model = finite(mask.density), fresh(project.cell(arm, 0).spec, project.digits, 0)[0]
+        density, model = finite(mask.density), initial_model(project.cell(arm, 0).spec, project.digits, 0)[0]
         r["digests"]["mask"], r["density"] = mask.digest(), density
         r["layers"] = mask.counts()
         score = measure.accuracy(model, project.digits.validation.batches(), mask)
@@ -439,7 +439,7 @@ def test_without_the_data_nothing_passes_and_faults_still_show(project, monkeypa
         raise CrbgError("it is nowhere")
 
     monkeypatch.setattr(setup, "load", absent)
-    verifier = verify.Verifier(project.config, Bench(project.config.results))
+    verifier = verify.Verifier(project.config, Workspace(project.config.results))
     for arm, seed in (("crbg", 0), ("dense", 0), ("crbg", 1)):
         row = project.row(arm, seed, verifier)
         assert (row.verdict, row.remarks) == ("unchecked", ("data not here: digits",))
@@ -454,7 +454,7 @@ def test_without_the_data_nothing_passes_and_faults_still_show(project, monkeypa
 
 def test_what_runs_share_is_derived_once_and_rows_keep_their_order(project, monkeypatch):
     calls = []
-    for holder, name in ((verify, "fresh"), (verify, "draw_digest"), (verify.BatchLoader, "digest")):
+    for holder, name in ((verify, "initial_model"), (verify, "draw_digest"), (verify.BatchLoader, "digest")):
         do = getattr(holder, name)
         monkeypatch.setattr(holder, name, lambda *args, name=name, do=do: calls.append(name) or do(*args))
     cells = [project.cell(arm, seed) for arm in ("popup", "crbg") for seed in (1, 0)]
@@ -463,7 +463,7 @@ def test_what_runs_share_is_derived_once_and_rows_keep_their_order(project, monk
     assert [r.cell for r in rows] == cells
     assert [r.verdict for r in rows] == ["PASS"] * 4
     assert len(ticks) == 4
-    assert sorted(calls) == ["digest"] * 2 + ["draw_digest"] * 2 + ["fresh"] * 2
+    assert sorted(calls) == ["digest"] * 2 + ["draw_digest"] * 2 + ["initial_model"] * 2
 
 
 # --- the command ---

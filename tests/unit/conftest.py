@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 from made_up import READINGS, SEEDS
+from records import made_up_evaluation, made_up_record
 
 from crbg.experiments import config as configs
 from crbg.experiments import record_store
@@ -87,13 +88,13 @@ class Project:
             lower = json.loads(json.dumps(part))
             for reading in lower["readings"].values():
                 reading["accuracy"] -= 1
-            digests = {"draw": f"{draw}{cell.seed}", "order": f"{order}{cell.seed}"}
-            record = {"digest": cell.spec.digest(), "status": "ok", "digests": digests, "validation": lower}
+            record = made_up_record(cell.spec, cell.seed, validation=lower)
+            record["digests"] |= {"draw": f"{draw}{cell.seed}", "order": f"{order}{cell.seed}"}
             write_json(where / "record.json", record)
             write_json(where / "provenance.json", {"revision": "abc", "device": "a CPU", "search_seconds": 2.0 + i})
             (where / "evaluation.json").unlink(missing_ok=True)
             if tested:
-                write_json(where / "evaluation.json", {"test": part})
+                write_json(where / "evaluation.json", made_up_evaluation(cell.spec, cell.seed, part))
 
     def judge(self, *rules, contrasts=()):
         made = [
@@ -138,16 +139,12 @@ def sweep(project):
             part = {"readings": {"binary": {"accuracy": value, "density": kept}}}
             if soft is not None:
                 part["readings"]["mean"] = {"accuracy": soft, "density": 1.0}
-            record = {
-                "digest": cell.spec.digest(),
-                "status": "ok",
-                "digests": {"draw": f"d{cell.seed}", "order": f"o{cell.seed}"},
-            }
+            record = made_up_record(cell.spec, cell.seed, validation=part, gated=gated)
             folder = record_store.run_folder(project.config, cell.spec, cell.seed)
-            write_json(folder / "record.json", record | {"validation": part, "gated": gated})
+            write_json(folder / "record.json", record)
             write_json(folder / "provenance.json", {"revision": "abc", "device": "a CPU", "search_seconds": 2.0})
             if experiment == "widths":
-                write_json(folder / "evaluation.json", {"test": part})
+                write_json(folder / "evaluation.json", made_up_evaluation(cell.spec, cell.seed, part))
 
     project.fill = put
     return project

@@ -236,7 +236,7 @@ def test_arrays_and_data_sets_are_data_too():
     assert len(set(masks)) == 1
     with pytest.raises(CrbgError, match="batch 0 must be"):
         find_ticket(Linear(), (x, y), 0.5, batch=0)
-    with pytest.raises(CrbgError, match=r"density '0\.1' is no number"):
+    with pytest.raises(CrbgError, match=r"density '0\.1' is not a number"):
         find_ticket(Linear(), (x, y), "0.1")
 
 

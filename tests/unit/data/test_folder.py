@@ -145,8 +145,8 @@ def test_a_run_learns_is_evaluated_and_verified(images, one_run, method):
     folder.prepare("mine", images, 12, root())
     spec = Spec("mine", "lenet-16", method, 0.5, init="kaiming_normal", epochs=5, batch=11, flip=True, crop=1)
     done = one_run(spec)
-    assert done.record["train_images"] == 77
-    assert evaluate(done.spec, 0, done.bench)["test"]["readings"]["binary"]["accuracy"] > 90
+    assert done.record.train_images == 77
+    assert evaluate(done.spec, 0, done.bench).accuracy() > 90
     trained = (BARE, ("its weights were trained or redrawn, which no ticket holds",))
     assert (done.row.verdict, done.row.remarks) == ((PASS, ()) if method == "crbg" else trained)
 

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from records import made_up_evaluation, made_up_record
 
 from crbg.errors import CrbgError
 from crbg.experiments import config as configs
@@ -27,7 +28,10 @@ def project(tmp_path, monkeypatch):
             },
             "curve": {
                 "role": "main", "seeds": [5, 6], "tuned_by": "tuning", "base": base | {"epochs": 3},
-                "arms": {"ours": arm | {"grid": {"density": [0.5, 0.2, 0.1]}}, "random": {"method": "random", "set": {"epochs": 0}}},
+                "arms": {
+                    "ours": arm | {"grid": {"density": [0.5, 0.2, 0.1]}},
+                    "random": {"method": "random", "set": {"epochs": 0}},
+                },
             },
         }
     )  # fmt: skip
@@ -51,12 +55,15 @@ def put(cell, accuracy, missed=False, status="ok"):
         "exact": {"accuracy": 100 - accuracy},
         "mean": {"accuracy": 100 - accuracy},
     }
-    record = {"status": status, "digest": cell.spec.digest()}
+    record = made_up_record(cell.spec, cell.seed, status=status)
     if status == "ok":
         record["validation"] = {"readings": readings, "density_missed": missed}
     write_json(where / "record.json", record)
     write_json(where / "provenance.json", {})
-    write_json(where / "evaluation.json", {"test": {"readings": {"binary": {"accuracy": 100 - accuracy}}}})
+    write_json(
+        where / "evaluation.json",
+        made_up_evaluation(cell.spec, cell.seed, {"readings": {"binary": {"accuracy": 100 - accuracy}}}),
+    )
 
 
 def point(density, scale, lr, seed):
@@ -116,7 +123,7 @@ def test_nothing_is_chosen_where_nothing_landed(project):
     for cell in read().experiment("tuning").cells:
         if cell.arm == "ours" and cell.spec.density == 0.1:
             put(cell, 90.0, missed=True)
-    with pytest.raises(CrbgError, match=r"tuning: no setting of ours at density 0\.1 landed on it"):
+    with pytest.raises(CrbgError, match=r"tuning: no setting of ours at density 0\.1 reached it"):
         chosen()
     body = yaml.safe_load(Path("config.yaml").read_text())
     write_config(body["experiments"], scale={"flip": False})

@@ -18,7 +18,7 @@ from crbg.models.initial_weights import initialise
 from crbg.models.registry import build
 from crbg.runs.artifacts import reopen
 from crbg.runs.execute import execute
-from crbg.runs.setup import Bench, fresh
+from crbg.runs.setup import Workspace, initial_model
 from crbg.search.density_controller import Controlled, Plan
 from crbg.ticket import Ticket
 from crbg.training.clock import Clock, OutOfTime
@@ -32,7 +32,7 @@ def variant(**options):
 
 @pytest.fixture
 def bench(tmp_path, digits):
-    return Bench(tmp_path / "results", loaded={"digits": digits})
+    return Workspace(tmp_path / "results", loaded={"digits": digits})
 
 
 def search(digits, spec=BASE, activation="leaky", seed=0):
@@ -127,12 +127,12 @@ def test_an_interrupted_variant_ends_in_the_same_bytes(bench, options):
 def test_trained_tensors_are_read_back_for_the_evaluation(bench, digits):
     spec = dataclasses.replace(variant(train_slopes=True), model_args={"activation": "prelu"})
     record = execute(spec, 0, bench)
-    model, _ = fresh(spec, digits, 0)
-    found = reopen(folder(bench.results, spec, 0), model, record["digests"]["gates"])
-    assert record["roles"]["trained"] == ["act1.weight", "act2.weight"]
-    seen = record["validation"]["readings"]["binary"]["accuracy"]
+    model, _ = initial_model(spec, digits, 0)
+    found = reopen(folder(bench.results, spec, 0), model, record.digests.gates)
+    assert record.roles["trained"] == ["act1.weight", "act2.weight"]
+    seen = record.accuracy()
     assert accuracy(model, digits.validation.batches(), found.mask) == pytest.approx(seen)
-    initial, _ = fresh(spec, digits, 0)
+    initial, _ = initial_model(spec, digits, 0)
     assert accuracy(initial, digits.validation.batches(), found.mask) != pytest.approx(seen)
     assert not (folder(bench.results, spec, 0) / "ticket.safetensors").exists()
 
@@ -228,20 +228,20 @@ def test_options_that_would_do_nothing_are_refused(digits):
 
 def test_a_record_shows_the_course_of_the_search(bench):
     record = execute(dataclasses.replace(BASE, epochs=15), 0, bench)
-    total = record["gated"]
-    mu = record["anatomy"]["mu"]
+    total = record.gated
+    mu = record.anatomy["mu"]
     assert {k: sum(v) for k, v in mu.items()} == dict.fromkeys(("start", "middle", "end"), total)
-    low, high, count = record["anatomy"]["bins"]
+    low, high, count = record.anatomy["bins"]
     width = (high - low) / count
     near = round((0.5 - low) / width)
     assert sum(mu["start"][near - 2 : near + 2]) > 0.99 * total  # mu starts as N(1/2, 0.01^2)
     assert mu["middle"] != mu["start"]
     assert mu["end"] != mu["middle"]
-    rows = record["anatomy"]["epochs"]
+    rows = record.anatomy["epochs"]
     assert len(rows) == 12
-    assert (rows[-1]["epoch"], rows[-1]["density"]) == (15, pytest.approx(record["density"], rel=1e-3))
-    kept = record["layers"]["fc2.weight"]
-    assert rows[-1]["density fc2.weight"] == pytest.approx(kept["kept"] / kept["total"], abs=1e-3)
+    assert (rows[-1]["epoch"], rows[-1]["density"]) == (15, pytest.approx(record.density, rel=1e-3))
+    kept = record.layers["fc2.weight"]
+    assert rows[-1]["density fc2.weight"] == pytest.approx(kept.density, abs=1e-3)
     history = (
         (folder(bench.results, dataclasses.replace(BASE, epochs=15), 0) / "history.jsonl").read_text().splitlines()
     )
@@ -251,22 +251,20 @@ def test_a_record_shows_the_course_of_the_search(bench):
 
 def test_a_record_of_unit_gates_counts_units(bench):
     record = execute(variant(granularity="unit"), 0, bench)
-    units = record["anatomy"]["units"]
+    units = record.anatomy["units"]
     assert {n: u["total"] for n, u in units.items()} == {"fc2.weight": 32, "fc3.weight": 16}
     assert sum(u["kept"] for u in units.values()) == 24
     ticket = Ticket.load(folder(bench.results, variant(granularity="unit"), 0) / "ticket.safetensors")
     assert set(ticket.mask) == {"fc2.weight", "fc3.weight"}  # the first layer carries no gate and stays whole
     assert bool((ticket.model().state_dict()["fc1.weight"] != 0).all())
     # A closed unit takes its incoming weights with it, which the mask on its outgoing ones does not show.
-    assert record["effective_density"] < record["density"]
+    assert record.effective_density < record.density
 
 
 def test_the_commonest_training_class_is_the_constant_answer(bench, digits):
     record = execute(dataclasses.replace(BASE, method="random", epochs=0), 0, bench)
     common = digits.train.y.bincount().argmax()
-    assert record["validation"]["constant"] == pytest.approx(
-        100 * float((digits.validation.y == common).float().mean())
-    )
+    assert record.validation.constant == pytest.approx(100 * float((digits.validation.y == common).float().mean()))
 
 
 def test_silent_units_are_those_that_say_the_same_to_every_image():

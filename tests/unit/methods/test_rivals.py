@@ -18,7 +18,7 @@ from crbg.models.initial_weights import initialise
 from crbg.models.registry import build
 from crbg.runs.artifacts import reopen
 from crbg.runs.evaluate import evaluate
-from crbg.runs.setup import fresh
+from crbg.runs.setup import initial_model
 from crbg.runs.verify import PASS
 from crbg.search import density_controller
 from crbg.search.gradbalance import Redraw
@@ -170,16 +170,14 @@ def test_a_redrawn_ticket_says_so_and_is_read_with_its_own_weights(digits, one_r
     done = one_run(REDRAWN)
     bench, record = done.bench, done.record
     assert done.row.verdict == "PASS without ticket"
-    assert record["roles"]["redrawn"] == sorted(found.changed)
-    assert record["validation"]["readings"]["binary"]["accuracy"] == pytest.approx(
-        accuracy(model, digits.validation.batches(), found.mask)
-    )
+    assert record.roles["redrawn"] == sorted(found.changed)
+    assert record.accuracy() == pytest.approx(accuracy(model, digits.validation.batches(), found.mask))
     where = folder(bench.results, done.spec, 0)
     assert not (where / "ticket.safetensors").exists()  # a ticket is a seed and a mask, which is not enough here
-    again, _ = fresh(done.spec, digits, 0)
+    again, _ = initial_model(done.spec, digits, 0)
     assert reopen(where, again).changed == found.changed
     assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), model.state_dict().values(), strict=True))
-    tested = evaluate(done.spec, 0, bench)["test"]["readings"]["binary"]["accuracy"]
+    tested = evaluate(done.spec, 0, bench).accuracy()
     assert tested == pytest.approx(accuracy(model, digits.test.batches(), found.mask))
 
 

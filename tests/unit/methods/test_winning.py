@@ -14,18 +14,19 @@ from crbg.experiments.spec import folder
 from crbg.gates import attach
 from crbg.measure.accuracy import accuracy
 from crbg.measure.batch_norm import recalibrated
-from crbg.methods import _winning, imp
+from crbg.methods import imp
 from crbg.models.initial_weights import initialise
 from crbg.models.registry import build
 from crbg.runs.artifacts import rebuild
 from crbg.runs.evaluate import evaluate
 from crbg.runs.execute import execute
 from crbg.runs.readings import recalibration_images
-from crbg.runs.setup import Bench, shelf_of, training_part
+from crbg.runs.setup import Workspace, set_up, stage_cache_for, training_part
 from crbg.runs.verify import BARE, PASS
+from crbg.search import winning as winning_tickets
 from crbg.training.batches import Later
 from crbg.training.clock import Clock, OutOfTime
-from crbg.training.loop import fit
+from crbg.training.loop import FitOptions, fit
 
 NORM = dataclasses.replace(SPECS["saliency"], model="conv2", model_args={"width": 0.125, "norm": "batch"}, limit=320)
 NORM = dataclasses.replace(NORM, options={**RECIPE, "score": "synflow", "rounds": 3})
@@ -34,7 +35,7 @@ EVERY = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 
 @pytest.fixture
 def bench(tmp_path, digits):
-    return Bench(tmp_path / "results", loaded={"digits": digits})
+    return Workspace(tmp_path / "results", loaded={"digits": digits})
 
 
 def new_model(digits, spec=BASE, seed=0):
@@ -43,12 +44,12 @@ def new_model(digits, spec=BASE, seed=0):
     return model
 
 
-def find(digits, spec, checkpoint=None, clock=None, shelf=None):
+def find(digits, spec, checkpoint=None, clock=None, stages=None):
     model = new_model(digits, spec)
     feed = BatchLoader(training_part(spec, digits), spec.batch, 0, spec.flip, spec.crop)
     redraw = lambda seed: new_model(digits, spec, seed).state_dict()  # noqa: E731
     task = methods.SearchTask(
-        feed, spec.density, spec.epochs, 0, nn.functional.cross_entropy, checkpoint, clock, redraw=redraw, shelf=shelf
+        feed, spec.density, spec.epochs, 0, nn.functional.cross_entropy, checkpoint, clock, redraw=redraw, stages=stages
     )
     return model, methods.get(spec.method).find(model, task, spec.resolved())
 
@@ -58,7 +59,7 @@ def same(a, b):
 
 
 def dense(digits, epochs, whole, lr=0.05, first=0, model=None, mask=None):
-    """A plain loop of SGD on the batches of the whole schedule's epochs from `first` on: the twin of all training here."""
+    """A plain loop of SGD over the schedule's epochs from `first` on: the twin of all training here."""
     model = model or new_model(digits)
     velocity = {n: torch.zeros_like(p) for n, p in model.named_parameters()}
     feed = BatchLoader(digits.train, BASE.batch, 0)
@@ -120,14 +121,11 @@ def test_no_ticket_at_all_is_dense_training(digits):
 def test_without_training_and_rewinding_the_ticket_is_a_strong_one(bench, digits):
     spec = with_options(dataclasses.replace(BASE, epochs=8), objective="loss", rewind=0, train=False, search=8)
     record = execute(spec, 0, bench)
-    assert "trained" not in record["roles"]
-    assert record["digests"]["initial"]
+    assert "trained" not in record.roles
+    assert record.digests.initial
     assert (folder(bench.results, spec, 0) / "ticket.safetensors").exists()
-    assert (
-        record["validation"]["readings"]["binary"]["accuracy"]
-        > record["validation"]["sanity"]["shuffle"]["accuracy"] + 20
-    )
-    assert record["steps"] == 8 * (record["train_images"] // 64)
+    assert record.accuracy() > record.controls()["shuffle"] + 20
+    assert record.steps == 8 * (record.train_images // 64)
 
 
 def test_the_search_leaves_statistics_and_weights_as_they_were(digits):
@@ -145,10 +143,10 @@ def test_gains_of_batch_norm_are_trained_and_statistics_are_those_of_training(be
         SPECS["saliency"], model="resnet20", model_args={"width": 0.25, "affine": True}, epochs=2, batch=100
     )
     record = execute(with_options(spec, rewind=0), 0, bench)
-    assert any("norm" in n for n in record["roles"]["trained"])
-    reading = record["validation"]["readings"]["binary"]
-    assert set(reading) == {"density", "accuracy", "recalibrated"}
-    assert set(record["validation"]["readings"]["untrained"]) == {"density", "accuracy"}
+    assert any("norm" in n for n in record.roles["trained"])
+    readings = record.validation.to_json()["readings"]
+    assert set(readings["binary"]) == {"density", "accuracy", "recalibrated"}
+    assert set(readings["untrained"]) == {"density", "accuracy"}
 
 
 def test_the_search_sees_images_without_augmentation(digits, monkeypatch):
@@ -166,15 +164,15 @@ def test_the_search_sees_images_without_augmentation(digits, monkeypatch):
 
 
 def test_the_rate_falls_at_half_and_at_three_quarters():
-    assert [_winning.steps(p) for p in (0.0, 0.499, 0.5, 0.749, 0.75, 0.999)] == [1.0, 1.0, 0.1, 0.1, 0.01, 0.01]
-    assert [_winning.steps(e / 90, "thirds", 5 / 90) for e in (0, 1, 5, 29, 31, 59, 61, 79, 81)] == pytest.approx(
-        [0.0, 0.2, 1.0, 1.0, 0.1, 0.1, 0.01, 0.01, 0.001]
-    )
+    assert [winning_tickets.steps(p) for p in (0.0, 0.499, 0.5, 0.749, 0.75, 0.999)] == [1.0, 1.0, 0.1, 0.1, 0.01, 0.01]
+    assert [
+        winning_tickets.steps(e / 90, "thirds", 5 / 90) for e in (0, 1, 5, 29, 31, 59, 61, 79, 81)
+    ] == pytest.approx([0.0, 0.2, 1.0, 1.0, 0.1, 0.1, 0.01, 0.01, 0.001])
 
 
 def test_a_search_takes_the_schedule_that_its_options_name(digits, monkeypatch):
     asked = []
-    monkeypatch.setattr(_winning, "steps", lambda *how: asked.append(how) or 1.0)
+    monkeypatch.setattr(winning_tickets, "steps", lambda *how: asked.append(how) or 1.0)
     find(digits, with_options(SPECS["saliency"], drops="thirds", warmup=2.0))
     assert {how[1:] for how in asked} == {("thirds", 2.0 / BASE.epochs)}
 
@@ -237,8 +235,8 @@ def test_a_level_drops_the_smallest_trained_weights_of_what_is_left(digits):
 
 def test_levels_are_nested_and_end_on_the_exact_count(digits, tmp_path):
     spec = with_options(SPECS["imp"], drop=0.5)
-    shelf = shelf_of(spec, 0, digits, tmp_path, Clock())
-    masks = [find(digits, dataclasses.replace(spec, density=d), shelf=shelf)[1].mask for d in (0.5, 0.25, 0.2)]
+    stages = stage_cache_for(set_up(spec, 0, digits), tmp_path, Clock())
+    masks = [find(digits, dataclasses.replace(spec, density=d), stages=stages)[1].mask for d in (0.5, 0.25, 0.2)]
     assert [m.kept for m in masks] == [round(d * masks[0].total) for d in (0.5, 0.25, 0.2)]
     for wide, narrow in itertools.pairwise(masks):
         assert (wide & narrow) == narrow
@@ -257,17 +255,17 @@ def test_ranks_order_all_weights_as_the_levels_dropped_them(digits):
 
 
 @pytest.mark.parametrize("spec", [*SPECS.values(), NORM], ids=[*SPECS, "norm"])
-@pytest.mark.parametrize("shelved", [False, True])
-def test_a_resumed_run_is_the_run_that_never_stopped(digits, spec, tmp_path, shelved):
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_resumed_run_is_the_run_that_never_stopped(digits, spec, tmp_path, cached):
     first, whole = find(digits, spec)
     checkpoint, stops = tmp_path / "checkpoint.pt", 0
     for attempt in range(40):
         clock = Clock(
-            stop_after=(6 if spec is NORM else 25) * (1 + attempt * (not shelved))
-        )  # without a shelf what is over is done again from its last checkpoint
-        shelf = shelf_of(spec, 0, digits, tmp_path, clock) if shelved else None
+            stop_after=(6 if spec is NORM else 25) * (1 + attempt * (not cached))
+        )  # without a cache a finished stage is done again from its last checkpoint
+        stages = stage_cache_for(set_up(spec, 0, digits), tmp_path, clock) if cached else None
         try:
-            second, again = find(digits, spec, checkpoint, clock, shelf)
+            second, again = find(digits, spec, checkpoint, clock, stages)
             break
         except OutOfTime:
             stops += 1
@@ -309,17 +307,15 @@ def test_controls_change_what_they_name_and_nothing_else(digits, tmp_path):
     )
     assert found["reinit"].mask == plain.mask
     assert same(found["shuffle"].start, plain.start)
-    fresh = new_model(digits, spec, _winning.REDRAW).state_dict()
+    fresh = new_model(digits, spec, winning_tickets.REDRAW).state_dict()
     assert same(found["reinit"].start, {n: fresh[n] for n in found["reinit"].start})
 
 
 def test_a_control_hurts_a_ticket_that_found_its_weights(bench):
     spec = with_options(dataclasses.replace(BASE, density=0.05, epochs=6), objective="loss", search=12, rewind=1)
-    ours, random = (
-        execute(with_options(spec, control=c), 0, bench)["validation"]["readings"] for c in ("none", "random")
-    )
-    assert ours["untrained"]["accuracy"] > random["untrained"]["accuracy"] + 25
-    assert ours["binary"]["accuracy"] > random["binary"]["accuracy"]
+    ours, random = (execute(with_options(spec, control=c), 0, bench).validation.readings for c in ("none", "random"))
+    assert ours["untrained"].accuracy > random["untrained"].accuracy + 25
+    assert ours["binary"].accuracy > random["binary"].accuracy
 
 
 # --- records, evaluation, verification ---
@@ -337,40 +333,38 @@ def test_a_run_is_recorded_evaluated_and_verified(digits, spec, one_run):
     nothing_lossy = torch.tensor([], dtype=torch.int64)
     bench.loaded["digits"] = dataclasses.replace(digits, test=digits.validation, lossy_test=nothing_lossy)
     found = evaluate(done.spec, 0, bench)
-    readings = record["validation"]["readings"]
-    assert found["test"]["readings"] == readings
+    readings = record.validation.readings
+    assert found.test.readings == readings
     network = rebuild(folder(bench.results, done.spec, 0))
-    assert accuracy(network, digits.validation.batches()) == pytest.approx(readings["binary"]["accuracy"])
+    assert accuracy(network, digits.validation.batches()) == pytest.approx(readings["binary"].accuracy)
     # What is said of the exact images is read as the headline is, which shows where all images are exact.
     (folder(bench.results, done.spec, 0) / "evaluation.json").unlink()
     last = torch.tensor([len(digits.validation)])
     again = dataclasses.replace(digits.validation, x=torch.cat([digits.validation.x, digits.validation.x[:1]]),
                                 y=torch.cat([digits.validation.y, digits.validation.y[:1]]))  # fmt: skip
     bench.loaded["digits"] = dataclasses.replace(digits, test=again, lossy_test=last)
-    clean = evaluate(done.spec, 0, bench)["test_without_lossy"]["binary"]
-    assert clean == {k: v for k, v in readings["binary"].items() if k != "density"}
+    clean = evaluate(done.spec, 0, bench).test_without_lossy.binary
+    assert clean == dataclasses.replace(readings["binary"], density=None)
 
 
 def test_readings_are_those_of_the_trained_and_of_the_drawn_ticket(bench, digits):
     record = execute(NORM, 0, bench)
     model, found = find(digits, NORM)
-    readings = record["validation"]["readings"]
-    assert readings["binary"]["accuracy"] == pytest.approx(accuracy(model, digits.validation.batches(), found.mask))
+    readings = record.validation.readings
+    assert readings["binary"].accuracy == pytest.approx(accuracy(model, digits.validation.batches(), found.mask))
     drawn = new_model(digits, NORM)
     drawn.load_state_dict(found.start, strict=False)
     with recalibrated(drawn, recalibration_images(digits), found.mask):
-        assert readings["untrained"]["accuracy"] == pytest.approx(
-            accuracy(drawn, digits.validation.batches(), found.mask)
-        )
-    assert readings["binary"]["accuracy"] > readings["untrained"]["accuracy"]
+        assert readings["untrained"].accuracy == pytest.approx(accuracy(drawn, digits.validation.batches(), found.mask))
+    assert readings["binary"].accuracy > readings["untrained"].accuracy
 
 
 def test_a_ticket_on_warm_weights_that_is_not_trained_has_its_statistics_estimated_again(bench):
     spec = with_options(NORM, train=False)
-    reading = execute(spec, 0, bench)["validation"]["readings"]
+    reading = execute(spec, 0, bench).validation.readings
     network = rebuild(folder(bench.results, spec, 0))
-    assert accuracy(network, bench.data("digits").validation.batches()) == pytest.approx(reading["binary"]["accuracy"])
-    assert set(reading["binary"]) == {"density", "accuracy"}
+    assert accuracy(network, bench.data("digits").validation.batches()) == pytest.approx(reading["binary"].accuracy)
+    assert set(reading["binary"].to_json()) == {"density", "accuracy"}
     assert "untrained" not in reading
 
 
@@ -387,9 +381,9 @@ def test_a_layer_that_a_ticket_does_without_is_no_collapse_once_weights_are_trai
     )
     spec = with_options(spec, rewind=0, rounds=1)
     record = execute(spec, 0, bench)
-    assert record["layers"]["stage1.0.conv1.weight"]["kept"] == 0
-    assert record["status"] == "ok"
-    assert execute(with_options(spec, train=False), 0, bench)["status"] == "collapse"
+    assert record.layers["stage1.0.conv1.weight"].kept == 0
+    assert record.status == "ok"
+    assert execute(with_options(spec, train=False), 0, bench).status == "collapse"
 
 
 def test_a_strong_ticket_of_cts_verifies(one_run):
@@ -435,8 +429,7 @@ def test_an_objective_takes_the_place_of_the_loss(digits):
         torch.optim.SGD([scale], lr=0.1),
         2,
         0,
-        schedule=lambda p: 1.0,
-        objective=objective,
+        FitOptions(schedule=lambda p: 1.0, objective=objective),
     )
     assert seen == [(True, 256)] * len(seen)
     assert len(seen) == 2 * (len(digits.train) // 256)
@@ -451,7 +444,7 @@ def test_an_objective_takes_the_place_of_the_loss(digits):
         (with_options(BASE, controller="pid"), "unknown controller 'pid'"),
         (with_options(BASE, budget="soft"), "unknown budget 'soft'"),
         (with_options(BASE, gate="clipped", objective="grad"), "second derivatives"),
-        (with_options(BASE, gate="clipped", budget="bernoulli"), "budget is for Concrete gates"),
+        (with_options(BASE, gate="clipped", budget="bernoulli"), "budget is for concrete gates"),
         (with_options(BASE, search=0), "search 0"),
         (with_options(BASE, tau=0.0), "tau 0.0 must be above 0"),
         (with_options(BASE, control="swap"), "unknown control 'swap'"),
@@ -507,7 +500,7 @@ def test_dropout_sleeps_while_a_ticket_is_searched_and_wakes_for_all_training(di
     methods.get("cts").find(owner, task, methods.options("cts", {"search": 1, "lr": 0.05, "objective": "loss"}))
     assert seen["search"] == {False}
     assert True in seen["train"]
-    awake, real = [], _winning.train
+    awake, real = [], winning_tickets.train
 
     def watched(*args):
         seen["train"].clear()
@@ -515,7 +508,7 @@ def test_dropout_sleeps_while_a_ticket_is_searched_and_wakes_for_all_training(di
         awake.append(seen["train"].copy())
         return rows
 
-    monkeypatch.setattr(_winning, "train", watched)
+    monkeypatch.setattr(winning_tickets, "train", watched)
     monkeypatch.setattr(imp, "train", watched)
     methods.get("imp").find(owner, task, methods.options("imp", {"drop": 0.5, "lr": 0.05}))
     assert awake == [{True}, {True}]

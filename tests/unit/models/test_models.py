@@ -19,7 +19,7 @@ from crbg.models.initial_weights import RUNNING, tensor_digest
 from crbg.runs.artifacts import rebuild
 from crbg.runs.evaluate import evaluate
 from crbg.runs.execute import execute
-from crbg.runs.setup import Bench, feed_of, fresh
+from crbg.runs.setup import Workspace, initial_model, training_loader
 from crbg.ticket import Ticket
 
 COLOUR, GREY = (3, 32, 32), (1, 28, 28)
@@ -200,14 +200,14 @@ def test_a_vit_takes_its_blocks_whatever_its_patches(hub):
 @pytest.mark.long
 def test_a_run_from_imagenet_weights_keeps_them_and_its_ticket_rebuilds(hub, tmp_path):
     spec = Spec("digits", "timm:test_resnet", "random", 0.5, init="imagenet", epochs=0, batch=64)
-    bench = Bench(tmp_path / "results")
+    bench = Workspace(tmp_path / "results")
     record = execute(spec, 0, bench)
-    assert record["roles"]["gated"]
-    assert "trained" not in record["roles"]
+    assert record.roles["gated"]
+    assert "trained" not in record.roles
     other = execute(spec, 1, bench)
-    assert record["digests"]["initial"] != other["digests"]["initial"], "the head is drawn from the seed"
+    assert record.digests.initial != other.digests.initial, "the head is drawn from the seed"
     ticket = Ticket.load(next((tmp_path / "results").rglob("seed0/ticket.safetensors")))
-    network, _ = fresh(spec, load("digits"), 0)
+    network, _ = initial_model(spec, load("digits"), 0)
     assert ticket.initial == tensor_digest(network.state_dict())
     kept = weights(ticket.model())
     assert all(kept[n].equal(w * ticket.mask[n]) for n, w in weights(network).items())
@@ -224,10 +224,10 @@ def test_a_rebuilt_network_with_batch_norm_is_as_accurate_as_its_record_says(tmp
         limit=640,
         model_args={"width": 0.125, "norm": "batch"},
     )
-    bench = Bench(tmp_path)
-    reading = execute(spec, 0, bench)["validation"]["readings"]["binary"]
+    bench = Workspace(tmp_path)
+    reading = execute(spec, 0, bench).validation.readings["binary"]
     network = rebuild(folder(tmp_path, spec, 0))
-    assert accuracy(network, bench.data("digits").validation.batches()) == pytest.approx(reading["accuracy"])
+    assert accuracy(network, bench.data("digits").validation.batches()) == pytest.approx(reading.accuracy)
 
 
 def test_missing_and_damaged_weight_files_are_named(hub, tmp_path):
@@ -247,7 +247,7 @@ def test_missing_and_damaged_weight_files_are_named(hub, tmp_path):
 
 
 def test_only_the_normalisation_is_trained_where_asked(tmp_path):
-    bench = Bench(tmp_path)
+    bench = Workspace(tmp_path)
     vit = Spec(
         "digits",
         "timm:vit_tiny_patch16_224",
@@ -259,7 +259,7 @@ def test_only_the_normalisation_is_trained_where_asked(tmp_path):
         model_args=SMALL_VIT,
     )
     record = execute(dataclasses.replace(vit, options={"part": "norm"}), 0, bench)
-    trained = record["roles"]["trained"]
+    trained = record.roles["trained"]
     assert len(trained) == 2 * (2 * 2 + 1), "gain and shift of two norms in each of two blocks, and of the last one"
     assert all("norm" in n for n in trained)
     with pytest.raises(CrbgError, match="no normalisation of the network has gains or shifts"):
@@ -280,16 +280,16 @@ def test_a_ticket_is_read_with_the_statistics_of_its_search_too(tmp_path):
         limit=640,
         model_args={"width": 0.125, "norm": "batch"},
     )
-    bench = Bench(tmp_path)
-    reading = execute(spec, 0, bench)["validation"]["readings"]["binary"]
+    bench = Workspace(tmp_path, selected=None)
+    reading = execute(spec, 0, bench).validation.readings["binary"]
     data = bench.data("digits")
-    model, _ = fresh(spec, data, 0)
-    task = methods.SearchTask(feed_of(spec, data, 0), 0.5, 3, 0, torch.nn.functional.cross_entropy)
+    model, _ = initial_model(spec, data, 0)
+    task = methods.SearchTask(training_loader(spec, data, 0), 0.5, 3, 0, torch.nn.functional.cross_entropy)
     found = methods.get("edge_popup").find(model, task, spec.resolved())  # leaves its statistics in the model
     grown = {n: m * 2.0**0.5 for n, m in found.mask.items()}  # the weights by which the statistics came about
-    assert accuracy(model, data.validation.batches(), grown) == pytest.approx(reading["with_search_statistics"])
+    assert accuracy(model, data.validation.batches(), grown) == pytest.approx(reading.with_search_statistics)
     assert (
         accuracy(model, data.validation.batches(), grown) > accuracy(model, data.validation.batches(), found.mask) + 1
     )
-    again = evaluate(spec, 0, bench)["test"]["readings"]["binary"]
-    assert accuracy(model, data.test.batches(), grown) == pytest.approx(again["with_search_statistics"])
+    again = evaluate(spec, 0, bench).test.readings["binary"]
+    assert accuracy(model, data.test.batches(), grown) == pytest.approx(again.with_search_statistics)

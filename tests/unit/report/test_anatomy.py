@@ -11,7 +11,7 @@ from crbg.experiments import record_store
 from crbg.report import anatomy
 from crbg.report.build import build
 from crbg.runs.execute import execute
-from crbg.runs.setup import Bench
+from crbg.runs.setup import Workspace
 from crbg.ticket import Ticket
 
 pytestmark = [pytest.mark.long, pytest.mark.xdist_group("anatomy")]
@@ -34,7 +34,7 @@ def project(tmp_path_factory, digits):
         Path("paper").mkdir()
         Path("paper/claims.yaml").write_text("{claims: [], contrasts: []}")
         config = configs.read(["config.yaml"])
-        bench = Bench(Path("results"), loaded={"digits": digits})
+        bench = Workspace(Path("results"), loaded={"digits": digits})
         for cell in config.experiment("c").cells:
             if cell.seed == 3:
                 execute(cell.spec, cell.seed, bench)

@@ -3,6 +3,7 @@ from pathlib import Path
 import yaml
 from made_up import around
 from paths import ROOT
+from records import made_up_record
 
 from crbg import methods
 from crbg.experiments import config as configs
@@ -65,10 +66,7 @@ def test_properties_say_what_was_tuned_what_failed_and_what_the_controls_say(pro
         where = record_store.run_folder(project.config, cell.spec, cell.seed)
         status = {"status": "collapse", "reason": "closed"} if i == 0 else {"status": "ok"}
         seen = {} if i == 0 else {"validation": {"readings": {"binary": {"accuracy": 40.0 + 20 * i, "density": 0.1}}}}
-        write_json(
-            where / "record.json",
-            {"digest": cell.spec.digest(), "digests": {"draw": "d", "order": "o"}} | status | seen,
-        )
+        write_json(where / "record.json", made_up_record(cell.spec, cell.seed, **status, **seen))
         write_json(where / "provenance.json", {"revision": "abc", "device": "a CPU", "search_seconds": 1.0})
     table = compare.properties(tidy(project.config), project.config.experiment("main"), project.config).set_index("arm")
     ours, theirs = table.loc["ours"], table.loc["theirs"]

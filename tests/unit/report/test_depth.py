@@ -10,6 +10,7 @@ import torch
 from crbg import measure, models
 from crbg.cli import main
 from crbg.experiments import config as configs
+from crbg.experiments.record import Count
 from crbg.gates.attach import weights
 from crbg.masks.mask import Mask
 from crbg.report import claims, depth, figures, stats
@@ -20,33 +21,33 @@ def record(sparsities, order=None, sizes=None):
     names = order or [f"l{i}" for i in range(len(sparsities))]
     totals = dict(zip(names, sizes or [1000] * len(names), strict=True))
     kept = {n: round(totals[n] * (1 - s)) for n, s in zip(names, sparsities, strict=True)}
-    return {"depth": names, "layers": {n: {"kept": kept[n], "total": totals[n]} for n in names}}
+    return {n: Count(kept[n], totals[n]) for n in names}, names
 
 
 def test_depth_is_the_order_of_the_network_not_of_the_names():
     rising = record([0.1, 0.3, 0.5, 0.7, 0.9], ["stem", "conv10", "conv2", "body", "fc"])
-    assert layer_ranks(rising)["depth"] == pytest.approx(1.0)
-    assert layer_ranks(record([0.9, 0.7, 0.5, 0.3]))["depth"] == pytest.approx(-1.0)
-    assert layer_ranks(record([0.5] * 6)) == dict.fromkeys(("depth", "by_size", "depth_alone", "by_chance"))
-    assert set(layer_ranks(record([0.1, 0.2, 0.3])).values()) == {None}
-    assert set(layer_ranks({"layers": {}}).values()) == {None}
+    assert layer_ranks(*rising)["depth"] == pytest.approx(1.0)
+    assert layer_ranks(*record([0.9, 0.7, 0.5, 0.3]))["depth"] == pytest.approx(-1.0)
+    assert layer_ranks(*record([0.5] * 6)) == dict.fromkeys(("depth", "by_size", "depth_alone", "by_chance"))
+    assert set(layer_ranks(*record([0.1, 0.2, 0.3])).values()) == {None}
+    assert set(layer_ranks({}, []).values()) == {None}
 
 
 def test_depth_alone_is_what_size_does_not_explain():
     # Sparsity follows size, and size grows with depth but in two places: nothing is left for depth.
     sizes = [100, 300, 200, 400, 500, 700, 600, 800]
-    owed = layer_ranks(record([s / 1000 for s in sizes], sizes=sizes))
+    owed = layer_ranks(*record([s / 1000 for s in sizes], sizes=sizes))
     assert (owed["by_size"], owed["depth_alone"], owed["by_chance"]) == (pytest.approx(1.0), None, None)
     assert owed["depth"] > 0.9
     # Equal sizes: the partial correlation is the plain one.
-    even = layer_ranks(record([0.1, 0.3, 0.2, 0.7, 0.9, 0.8]))
+    even = layer_ranks(*record([0.1, 0.3, 0.2, 0.7, 0.9, 0.8]))
     assert even["depth_alone"] == pytest.approx(even["depth"])
     assert even["by_size"] is None
     # Two sizes in turn: the formula of partial correlation over the three rank correlations.
     x, y, g = [0.0, 1, 2, 3, 4, 5, 6, 7], [0.1, 0.4, 0.2, 0.6, 0.35, 0.9, 0.5, 0.8], [1.0, 2, 1, 2, 1, 2, 3, 3]
     xy, xg, yg = (stats.rank_correlation(*p) for p in ((x, y), (x, g), (y, g)))
     assert stats.partial_rank_correlation(x, y, g) == pytest.approx((xy - xg * yg) / ((1 - xg**2) * (1 - yg**2)) ** 0.5)
-    found = layer_ranks(record(y, sizes=[int(1000 * s) for s in g]))
+    found = layer_ranks(*record(y, sizes=[int(1000 * s) for s in g]))
     assert found["depth_alone"] == pytest.approx(stats.partial_rank_correlation(x, y, g))
 
 

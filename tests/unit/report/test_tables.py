@@ -1,5 +1,6 @@
 import pytest
 from made_up import around
+from records import made_up_record
 
 from crbg.errors import CrbgError
 from crbg.experiments import record_store
@@ -144,10 +145,7 @@ def test_collapsed_runs_count_as_done_and_give_no_number(project):
     project.put("ours", 0.5, around(90.0))
     cell = project.cells("ours", 0.5)[0]
     where = record_store.run_folder(project.config, cell.spec, 0)
-    write_json(
-        where / "record.json",
-        {"digest": cell.spec.digest(), "status": "collapse", "digests": {"draw": "d", "order": "o"}},
-    )
+    write_json(where / "record.json", made_up_record(cell.spec, 0, status="collapse"))
     (where / "evaluation.json").unlink()
     rows = tidy(project.config)
     assert len(rows[rows.status == "collapse"]) == 1

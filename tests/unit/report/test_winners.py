@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import yaml
 from paths import ROOT
+from records import made_up_evaluation, made_up_record
 
 from crbg.experiments import config as configs
 from crbg.experiments import record_store
@@ -45,8 +46,7 @@ def put(config, arm, density, accuracy, seconds=10.0, objectives=None, control="
             "binary": {"accuracy": accuracy + step * i, "density": density, "recalibrated": accuracy - 1},
             "untrained": {"accuracy": accuracy / 2, "density": density},
         }
-        record = {"digest": cell.spec.digest(), "status": "ok", "digests": {"draw": str(seed), "order": str(seed)}}
-        record |= {"validation": {"readings": readings}, "roles": {"trained": ["fc1.weight"]}}
+        record = made_up_record(cell.spec, seed, validation={"readings": readings}, roles={"trained": ["fc1.weight"]})
         if objectives:
             record["anatomy"] = {"objectives": {k: v + i for k, v in objectives.items()}}
         where = record_store.run_folder(config, cell.spec, seed)
@@ -54,7 +54,7 @@ def put(config, arm, density, accuracy, seconds=10.0, objectives=None, control="
         write_json(
             where / "provenance.json", {"revision": "abc", "device": device, "search_seconds": seconds * 1.01**i}
         )
-        write_json(where / "evaluation.json", {"test": {"readings": readings}})
+        write_json(where / "evaluation.json", made_up_evaluation(cell.spec, seed, {"readings": readings}))
 
 
 def test_the_table_shows_tickets_before_and_after_their_training(project):

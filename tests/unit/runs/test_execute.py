@@ -4,9 +4,11 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from filelock import FileLock
 from paths import ROOT
 from safetensors.torch import load_file, save_file
@@ -15,14 +17,16 @@ from torch import nn
 from crbg import measure, methods
 from crbg.errors import CrbgError
 from crbg.experiments.estimates import search_seconds
+from crbg.experiments.record import Count
 from crbg.experiments.spec import Spec, folder
 from crbg.models.initial_weights import tensor_digest
 from crbg.runs.artifacts import reopen
 from crbg.runs.evaluate import evaluate
 from crbg.runs.execute import execute
 from crbg.runs.readings import read_all
-from crbg.runs.setup import Bench, fresh
-from crbg.search.run_search import guard_roles
+from crbg.runs.setup import Workspace, initial_model, set_up
+from crbg.search.run_search import guard_roles, run_search
+from crbg.storage.atomic import write_text
 from crbg.storage.lock import HeldError
 from crbg.ticket import Ticket
 from crbg.training import device
@@ -36,7 +40,7 @@ DENSE = Spec("digits", "lenet-32-16", "dense", init="kaiming_normal", epochs=2, 
 
 @pytest.fixture
 def bench(tmp_path, digits):
-    return Bench(tmp_path / "results", loaded={"digits": digits})
+    return Workspace(tmp_path / "results", loaded={"digits": digits}, selected=None)
 
 
 def another(bench, name):
@@ -56,8 +60,9 @@ def kept_files(bench, spec, seed=0):
 def test_a_run_in_another_process_writes_the_same_bytes(bench):
     execute(CRBG, 3, bench)
     code = (
-        "import torch; torch.set_num_threads(1); from pathlib import Path; from crbg.runs.execute import Bench, execute; "
-        f"from crbg.experiments.spec import Spec; execute({CRBG!r}, 3, Bench(Path('again')))"
+        "import torch; torch.set_num_threads(1); from pathlib import Path; "
+        "from crbg.runs.execute import Workspace, execute; "
+        f"from crbg.experiments.spec import Spec; execute({CRBG!r}, 3, Workspace(Path('again')))"
     )
     env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "77"}
     subprocess.run([sys.executable, "-c", code], cwd=bench.results.parent, env=env, check=True)
@@ -86,20 +91,21 @@ def test_an_interrupted_run_ends_in_the_same_bytes(bench, spec):
 def test_a_finished_run_is_not_done_again(bench):
     record = execute(RANDOM, 0, bench)
     where = folder(bench.results, RANDOM, 0)
-    (where / "record.json").write_text('{"mark": 1}')
-    assert execute(RANDOM, 0, bench) == {"mark": 1}
-    assert record["status"] == "ok"
+    marked = record.to_json() | {"reason": "marked"}
+    (where / "record.json").write_text(json.dumps(marked))
+    assert execute(RANDOM, 0, bench).to_json() == marked
+    assert record.status == "ok"
 
 
 def test_seeds_differ_and_methods_share_the_draw(bench):
     a, b, c = execute(RANDOM, 0, bench), execute(RANDOM, 1, bench), execute(POPUP, 0, bench)
-    assert a["digests"]["mask"] != b["digests"]["mask"]
+    assert a.digests.mask != b.digests.mask
     for what in ("initial", "draw", "order"):
-        assert a["digests"][what] != b["digests"][what]
-        assert a["digests"][what] == c["digests"][what]
+        assert getattr(a.digests, what) != getattr(b.digests, what)
+        assert getattr(a.digests, what) == getattr(c.digests, what)
     d = execute(dataclasses.replace(RANDOM, scale=0.6), 0, bench)
-    assert d["digests"]["draw"] == a["digests"]["draw"]
-    assert d["digests"]["initial"] != a["digests"]["initial"]
+    assert d.digests.draw == a.digests.draw
+    assert d.digests.initial != a.digests.initial
 
 
 # At this learning rate the controller leads, holds and decides within two epochs.
@@ -122,7 +128,7 @@ def test_numerics_of_a_version_are_pinned(bench, method):
     assert key in NUMBERS, f"pin the numbers of the new version {key[1]} of {method} here"
     execute(spec, 0, bench)
     rows = [json.loads(line) for line in (folder(bench.results, spec, 0) / "history.jsonl").read_text().splitlines()]
-    hint = f"the numerics of {method} changed: if that is meant, raise its VERSION, so that old records are not taken for new ones"
+    hint = f"the numerics of {method} changed: new numerics need a new option value or a new method name"
     assert [r["epoch"] for r in rows] == [1.0, 2.0]
     for row, wanted, precision in zip(rows, NUMBERS[key], (1e-3, 4e-3), strict=True):
         assert {k: row[k] for k in wanted} == pytest.approx(wanted, rel=precision), hint
@@ -144,38 +150,36 @@ def test_a_ticket_is_the_network_of_its_record(bench, digits, spec):
     record = execute(spec, 0, bench)
     where = folder(bench.results, spec, 0)
     ticket = Ticket.load(where / "ticket.safetensors")
-    assert ticket.mask.digest() == record["digests"]["mask"]
-    assert ticket.initial == record["digests"]["initial"]
+    assert ticket.mask.digest() == record.digests.mask
+    assert ticket.initial == record.digests.initial
     model = ticket.model()
-    assert sum(int((p != 0).sum()) for p in model.parameters()) == sum(
-        layer["kept"] for layer in record["layers"].values()
-    )
-    binary = record["validation"]["readings"]["binary"]
-    assert measure.accuracy(model, digits.validation.batches()) == pytest.approx(binary["accuracy"], abs=1e-9)
-    assert binary["density"] == record["density"]
-    assert reopen(where, fresh(spec, digits, 0)[0]).mask == ticket.mask
+    assert sum(int((p != 0).sum()) for p in model.parameters()) == sum(layer.kept for layer in record.layers.values())
+    binary = record.validation.readings["binary"]
+    assert measure.accuracy(model, digits.validation.batches()) == pytest.approx(binary.accuracy, abs=1e-9)
+    assert binary.density == record.density
+    assert reopen(where, initial_model(spec, digits, 0)[0]).mask == ticket.mask
 
 
 def test_a_strong_ticket_has_the_initial_weights(bench, digits):
-    untouched = tensor_digest(fresh(CRBG, digits, 0)[0].state_dict())
+    untouched = tensor_digest(initial_model(CRBG, digits, 0)[0].state_dict())
     for spec in (CRBG, POPUP, RANDOM):
         record = execute(spec, 0, bench)
-        assert record["digests"]["initial"] == untouched
-        assert record["roles"] == {"gated": ["fc1.weight", "fc2.weight", "fc3.weight"]}
-        assert set(record["validation"]["sanity"]) >= {"shuffle", "reinit"}
+        assert record.digests.initial == untouched
+        assert record.roles == {"gated": ["fc1.weight", "fc2.weight", "fc3.weight"]}
+        assert set(record.validation.sanity) >= {"shuffle", "reinit"}
 
 
 def test_a_dense_reference_is_no_ticket(bench, digits):
     record = execute(DENSE, 0, bench)
     where = folder(bench.results, DENSE, 0)
-    assert record["roles"] == {"trained": ["fc1.weight", "fc2.weight", "fc3.weight"]}
-    assert record["density"] == 1.0
-    assert "sanity" not in record["validation"]
+    assert record.roles == {"trained": ["fc1.weight", "fc2.weight", "fc3.weight"]}
+    assert record.density == 1.0
+    assert record.validation.sanity is None
     assert not (where / "ticket.safetensors").exists()
-    model, _ = fresh(DENSE, digits, 0)
+    model, _ = initial_model(DENSE, digits, 0)
     reopen(where, model)
     again = measure.accuracy(model, digits.validation.batches())
-    assert again == pytest.approx(record["validation"]["readings"]["binary"]["accuracy"], abs=1e-9)
+    assert again == pytest.approx(record.accuracy(), abs=1e-9)
     assert again > 50
 
 
@@ -192,6 +196,16 @@ def test_a_method_that_touches_a_weight_leaves_no_record(bench, monkeypatch):
     with pytest.raises(CrbgError, match=r"changed 'fc2\.weight'.*not a strong one"):
         execute(RANDOM, 0, bench)
     assert not (folder(bench.results, RANDOM, 0) / "record.json").exists()
+
+
+@pytest.mark.parametrize("spec", [CRBG, POPUP, DENSE], ids=lambda s: s.method)
+def test_the_runner_searches_as_the_library_does(bench, digits, spec):
+    record, setup = execute(spec, 0, bench), set_up(spec, 0, digits)
+    task = methods.SearchTask(setup.loader, spec.density, spec.epochs, 0, nn.functional.cross_entropy)
+    found = run_search(setup.model, task, methods.get(spec.method), spec.resolved())
+    history = (folder(bench.results, spec, 0) / "history.jsonl").read_text()
+    assert "".join(json.dumps(row) + "\n" for row in found.history) == history
+    assert found.mask.digest() == record.digests.mask
 
 
 def test_roles_are_guarded_byte_by_byte():
@@ -216,38 +230,38 @@ def test_roles_are_guarded_byte_by_byte():
 
 def test_all_images_leave_nothing_to_validate_on(bench):
     record = execute(dataclasses.replace(RANDOM, fit_on="all"), 0, bench)
-    assert record["train_images"] == 1497
-    assert "validation" not in record
-    assert record["status"] == "ok"
+    assert record.train_images == 1497
+    assert record.validation is None
+    assert record.status == "ok"
 
 
 def test_a_limit_uses_the_first_images(bench, digits):
     record = execute(dataclasses.replace(POPUP, limit=200, epochs=1), 0, bench)
-    assert (record["train_images"], record["steps"]) == (200, 3)
+    assert (record.train_images, record.steps) == (200, 3)
     x = digits.train.x.clone()
     x[200:] = 0
     blank = dataclasses.replace(digits, train=dataclasses.replace(digits.train, x=x))
     same = execute(
-        dataclasses.replace(POPUP, limit=200, epochs=1), 0, Bench(bench.results / "b", loaded={"digits": blank})
+        dataclasses.replace(POPUP, limit=200, epochs=1), 0, Workspace(bench.results / "b", loaded={"digits": blank})
     )
-    assert same["digests"]["mask"] == record["digests"]["mask"]
+    assert same.digests.mask == record.digests.mask
 
 
 def test_a_diverged_search_is_recorded_as_a_collapse(bench):
     spec = dataclasses.replace(DENSE, options={"lr": 1e30})
     record = execute(spec, 0, bench)
     where = folder(bench.results, spec, 0)
-    assert record["status"] == "collapse"
-    assert "not finite in epoch 1 of 2" in record["reason"]
-    assert "validation" not in record
-    assert evaluate(spec, 0, bench) == record
+    assert record.status == "collapse"
+    assert "not finite in epoch 1 of 2" in record.reason
+    assert record.validation is None
+    assert evaluate(spec, 0, bench) is None
     assert not (where / "evaluation.json").exists()
 
 
 def test_an_empty_layer_is_a_collapse(bench):
     record = execute(dataclasses.replace(RANDOM, density=0.002), 0, bench)
-    assert record["layers"]["fc3.weight"] == {"kept": 0, "total": 160}
-    assert (record["status"], record["reason"]) == ("collapse", "nothing is left of fc3.weight")
+    assert record.layers["fc3.weight"] == Count(0, 160)
+    assert (record.status, record.reason) == ("collapse", "nothing is left of fc3.weight")
 
 
 # --- the test set ---
@@ -257,41 +271,42 @@ def test_the_test_set_is_opened_once(bench, digits):
     record = execute(POPUP, 0, bench)
     where = folder(bench.results, POPUP, 0)
     first = evaluate(POPUP, 0, bench)
-    assert json.loads((where / "evaluation.json").read_text()) == first
-    assert (first["mask"], first["digest"], first["seed"]) == (record["digests"]["mask"], POPUP.digest(), 0)
+    assert json.loads((where / "evaluation.json").read_text()) == first.to_json()
+    assert (first.mask, first.digest, first.seed) == (record.digests.mask, POPUP.digest(), 0)
     model = Ticket.load(where / "ticket.safetensors").model()
     measured = measure.accuracy(model, digits.test.batches())
-    assert first["test"]["readings"]["binary"]["accuracy"] == pytest.approx(measured, abs=1e-9)
-    assert first["test"]["images"] == 300
+    assert first.accuracy() == pytest.approx(measured, abs=1e-9)
+    assert first.test.images == 300
     # What is there is given back, whatever has become of the run since.
     (where / "gates.safetensors").unlink()
     assert evaluate(POPUP, 0, bench) == first
-    (where / "evaluation.json").write_text('{"mark": 1}')
-    assert evaluate(POPUP, 0, bench) == {"mark": 1}
+    marked = dataclasses.replace(first, data="marked")
+    (where / "evaluation.json").write_text(json.dumps(marked.to_json()))
+    assert evaluate(POPUP, 0, bench) == marked
 
 
 def test_trained_weights_are_evaluated_as_trained(bench, digits):
     execute(DENSE, 0, bench)
-    model, _ = fresh(DENSE, digits, 0)
+    model, _ = initial_model(DENSE, digits, 0)
     untrained = measure.accuracy(model, digits.test.batches())
     reopen(folder(bench.results, DENSE, 0), model)
-    accuracy = evaluate(DENSE, 0, bench)["test"]["readings"]["binary"]["accuracy"]
+    accuracy = evaluate(DENSE, 0, bench).accuracy()
     assert accuracy == pytest.approx(measure.accuracy(model, digits.test.batches()), abs=1e-9)
     assert accuracy > untrained + 20
 
 
 def test_images_with_lossy_sources_are_counted_apart(bench, digits):
     execute(POPUP, 0, bench)
-    lossy = Bench(bench.results, loaded={"digits": dataclasses.replace(digits, lossy_test=torch.tensor([0, 5, 299]))})
+    lossy = dataclasses.replace(
+        bench, loaded={"digits": dataclasses.replace(digits, lossy_test=torch.tensor([0, 5, 299]))}
+    )
     out = evaluate(POPUP, 0, lossy)
     kept = [i for i in range(300) if i not in (0, 5, 299)]
     part = dataclasses.replace(digits.test, x=digits.test.x[kept], y=digits.test.y[kept])
     model = Ticket.load(folder(bench.results, POPUP, 0) / "ticket.safetensors").model()
-    assert out["test_without_lossy"]["images"] == 297
-    assert out["test_without_lossy"]["binary"]["accuracy"] == pytest.approx(
-        measure.accuracy(model, part.batches()), abs=1e-9
-    )
-    assert out["test"]["images"] == 300
+    assert out.test_without_lossy.images == 297
+    assert out.test_without_lossy.binary.accuracy == pytest.approx(measure.accuracy(model, part.batches()), abs=1e-9)
+    assert out.test.images == 300
 
 
 def test_another_mask_than_the_recorded_one_is_not_evaluated(bench):
@@ -302,14 +317,36 @@ def test_another_mask_than_the_recorded_one_is_not_evaluated(bench):
     tensors = load_file(path)
     tensors["mask"][0] ^= 1
     save_file(tensors, path)
-    with pytest.raises(CrbgError, match="not the one its record names"):
+    with pytest.raises(CrbgError, match="not the file that its record names"):
         evaluate(POPUP, 0, bench)
     path.write_bytes(whole[:-100])
     with pytest.raises(CrbgError, match=r"gates\.safetensors cannot be read"):
         evaluate(POPUP, 0, bench)
     assert not (where / "evaluation.json").exists()
     path.write_bytes(whole)
-    assert evaluate(POPUP, 0, bench)["test"]
+    assert evaluate(POPUP, 0, bench).test
+
+
+def test_the_test_set_opens_only_for_selected_specs(bench, tmp_path, monkeypatch):
+    execute(POPUP, 0, bench)
+    execute(RANDOM, 0, bench)
+    stored = folder(bench.results, POPUP, 0) / "evaluation.json"
+    guarded = Workspace(bench.results, loaded=bench.loaded)
+    assert guarded.selected == Path("paper/selected.yaml"), "the guard is on unless a demonstration turns it off"
+    monkeypatch.chdir(tmp_path)
+    for listed in (None, {}, {"evaluate": {"curve": {RANDOM.digest(): RANDOM.slug()}}}):
+        if listed is not None:
+            write_text(guarded.selected, yaml.safe_dump(listed))
+        with pytest.raises(CrbgError, match=rf"{POPUP.slug()} is not listed in paper/selected.yaml"):
+            evaluate(POPUP, 0, guarded)
+    assert not stored.exists()
+    assert evaluate(RANDOM, 0, guarded).seed == 0
+    write_text(guarded.selected, yaml.safe_dump({"evaluate": {"curve": {POPUP.digest(): POPUP.slug()}}}))
+    assert evaluate(POPUP, 0, guarded).digest == POPUP.digest()
+    for damage in ("evaluate: [", "evaluate: [a, b]", "[1]"):
+        write_text(guarded.selected, damage)
+        with pytest.raises(CrbgError, match=r"paper/selected.yaml is damaged"):
+            evaluate(POPUP, 0, guarded)
 
 
 def test_a_run_that_is_not_done_is_not_evaluated(bench):
@@ -325,7 +362,7 @@ def test_a_run_that_another_process_holds_is_left_alone(bench):
     where.mkdir(parents=True)
     with FileLock(where / "lock"), pytest.raises(HeldError, match="another process is working on"):
         execute(RANDOM, 0, bench)
-    assert execute(RANDOM, 0, bench)["status"] == "ok"
+    assert execute(RANDOM, 0, bench).status == "ok"
 
 
 def test_results_that_cannot_be_written_are_named(tmp_path, bench):
@@ -343,9 +380,9 @@ def test_a_damaged_record_is_named(bench):
 
 
 def test_fresh_networks_repeat(digits):
-    one, roles = fresh(CRBG, digits, 5)
-    two, _ = fresh(CRBG, digits, 5)
-    other, _ = fresh(CRBG, digits, 6)
+    one, roles = initial_model(CRBG, digits, 5)
+    two, _ = initial_model(CRBG, digits, 5)
+    other, _ = initial_model(CRBG, digits, 6)
     assert isinstance(one, nn.Module)
     assert tensor_digest(one.state_dict()) == tensor_digest(two.state_dict()) != tensor_digest(other.state_dict())
     assert set(roles) == set(one.state_dict())
@@ -369,19 +406,19 @@ CONV = Spec(
 @pytest.mark.long
 def test_sanity_controls_are_measured_on_a_stated_number_of_images(bench):
     few, every = execute(dataclasses.replace(CONV, control_images=20), 0, bench), execute(CONV, 0, bench)
-    for name, read in every["validation"]["readings"].items():
-        mine = few["validation"]["readings"][name]
-        assert (mine["accuracy"], mine["density"]) == (read["accuracy"], read["density"]), name
-        assert "with_search_statistics" in read
-        assert ("with_search_statistics" in mine) == (
-            name == "binary" or mine == few["validation"]["readings"]["binary"]
+    for name, read in every.validation.readings.items():
+        mine = few.validation.readings[name]
+        assert (mine.accuracy, mine.density) == (read.accuracy, read.density), name
+        assert read.with_search_statistics is not None
+        assert (mine.with_search_statistics is not None) == (
+            name == "binary" or mine == few.validation.readings["binary"]
         )
-    assert (few["validation"]["sanity_images"], few["validation"]["images"]) == (20, every["validation"]["images"])
-    assert "sanity_images" not in every["validation"]
-    assert all(read["accuracy"] % 5.0 == pytest.approx(0) for read in few["validation"]["sanity"].values()), (
+    assert (few.validation.sanity_images, few.validation.images) == (20, every.validation.images)
+    assert every.validation.sanity_images is None
+    assert all(read.accuracy % 5.0 == pytest.approx(0) for read in few.validation.sanity.values()), (
         "twentieths of 100 %"
     )
-    assert any(read["accuracy"] % 5.0 for read in every["validation"]["sanity"].values())
+    assert any(read.accuracy % 5.0 for read in every.validation.sanity.values())
 
 
 @pytest.mark.long
@@ -391,11 +428,11 @@ def test_a_search_in_bf16_is_read_as_precisely_as_one_in_fp32(bench):
     spec = dataclasses.replace(CONV, precision="bf16")
     record = execute(spec, 0, bench)
     data = bench.data("digits")
-    model, _ = fresh(spec, data, 0)
-    found = reopen(folder(bench.results, spec, 0), model)
-    plain = read_all(CONV, 0, data, model, found, data.validation)
-    for name, read in plain["readings"].items():
-        assert read["accuracy"] == pytest.approx(record["validation"]["readings"][name]["accuracy"], abs=0.7), name
+    setup = set_up(CONV, 0, data)
+    found = reopen(folder(bench.results, spec, 0), setup.model)
+    plain = read_all(setup, found, data.validation)
+    for name, read in plain.readings.items():
+        assert read.accuracy == pytest.approx(record.accuracy(name), abs=0.7), name
 
 
 def test_a_pause_costs_seconds_but_no_processor_seconds(bench):
@@ -404,7 +441,7 @@ def test_a_pause_costs_seconds_but_no_processor_seconds(bench):
         execute(spec, 0, bench, Clock(stop_after=5, report=lambda done, total: time.sleep(nap)))
     record = execute(spec, 0, bench, Clock(report=lambda done, total: time.sleep(nap)))
     took = json.loads((folder(bench.results, spec, 0) / "provenance.json").read_text())
-    pauses = nap * record["steps"]
+    pauses = nap * record.steps
     assert took["search_seconds"] > pauses, "the first attempt's seconds count too"
     assert 0 < took["search_cpu_seconds"] < took["search_seconds"] - 0.9 * pauses
     assert search_seconds(took) == took["search_cpu_seconds"] / took["threads"]

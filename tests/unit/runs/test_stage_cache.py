@@ -9,7 +9,7 @@ from winning import BASE, SPECS, with_options
 from crbg.experiments import attempts
 from crbg.experiments.spec import folder
 from crbg.runs.execute import execute
-from crbg.runs.setup import Bench, shelf_of
+from crbg.runs.setup import Workspace, set_up, stage_cache_for
 from crbg.runs.stage_cache import StageCache
 from crbg.storage import lock
 from crbg.storage.atomic import write_bytes
@@ -18,15 +18,15 @@ from crbg.training.clock import Clock
 
 @pytest.fixture
 def bench(tmp_path, digits):
-    return Bench(tmp_path / "results", loaded={"digits": digits})
+    return Workspace(tmp_path / "results", loaded={"digits": digits})
 
 
-# --- parts that runs share ---
+# --- stages that runs share ---
 
 
 @pytest.fixture
 def counted(monkeypatch):
-    """Steps of training that were really done."""
+    """Steps of training that were actually done."""
     done = []
     real = Clock.tell
     monkeypatch.setattr(Clock, "tell", lambda self, a, b: done.append(a) or real(self, a, b))
@@ -34,13 +34,13 @@ def counted(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["cts", "imp"])
-def test_a_shared_part_changes_no_byte_and_saves_its_steps(bench, digits, counted, tmp_path, name):
+def test_a_shared_stage_changes_no_byte_and_saves_its_steps(bench, digits, counted, tmp_path, name):
     spec = SPECS[name]
     execute(with_options(spec, control="shuffle"), 0, bench)
     alone = len(counted)
     execute(spec, 0, bench)
     shared = len(counted) - alone
-    fresh = Bench(tmp_path / "other", loaded={"digits": digits})
+    fresh = Workspace(tmp_path / "other", loaded={"digits": digits})
     execute(spec, 0, fresh)
     assert shared < alone == len(counted) - alone - shared
     for file in ("record.json", "history.jsonl", "gates.safetensors"):
@@ -49,16 +49,16 @@ def test_a_shared_part_changes_no_byte_and_saves_its_steps(bench, digits, counte
         ).read_bytes()
 
 
-def test_a_shared_part_costs_what_it_cost(tmp_path):
+def test_a_shared_stage_costs_what_it_cost(tmp_path):
     clock = Clock()
-    shelf = StageCache(tmp_path, {}, clock)
+    cache = StageCache(tmp_path, {}, clock)
 
     def make():
         clock.earlier += 100.0  # as an attempt that was resumed in there
         clock.base += 7
         return {"a": torch.ones(2)}
 
-    assert shelf("part", {"x": 1}, make)["a"].tolist() == [1.0, 1.0]
+    assert cache("part", {"x": 1}, make)["a"].tolist() == [1.0, 1.0]
     later = Clock()
     found = StageCache(tmp_path, {}, later)("part", {"x": 1}, lambda: pytest.fail("made twice"))
     assert found["a"].tolist() == [1.0, 1.0]
@@ -66,49 +66,49 @@ def test_a_shared_part_costs_what_it_cost(tmp_path):
     assert later.base == 7
 
 
-def test_a_part_that_another_run_is_making_is_waited_for(tmp_path, monkeypatch):
+def test_a_stage_that_another_run_is_computing_is_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr("crbg.runs.stage_cache.PATIENCE", 0.01)
-    shelf = StageCache(tmp_path, {}, Clock())
-    path = shelf.path("part", {})
+    cache = StageCache(tmp_path, {}, Clock())
+    path = cache.path("part", {})
     with lock.hold(path.with_suffix(".making")), pytest.raises(lock.HeldError, match="another process is working on"):
-        shelf("part", {}, lambda: pytest.fail("made twice"))
-    assert shelf("part", {}, lambda: {"a": torch.ones(1)})["a"].tolist() == [1.0]
-    with lock.hold(path.with_suffix(".making")):  # a part that is there needs no lock
-        assert shelf("part", {}, lambda: pytest.fail("made twice"))["a"].tolist() == [1.0]
+        cache("part", {}, lambda: pytest.fail("made twice"))
+    assert cache("part", {}, lambda: {"a": torch.ones(1)})["a"].tolist() == [1.0]
+    with lock.hold(path.with_suffix(".making")):  # a stored stage needs no lock
+        assert cache("part", {}, lambda: pytest.fail("made twice"))["a"].tolist() == [1.0]
 
 
-def test_a_part_made_while_waiting_is_taken(tmp_path, monkeypatch):
+def test_a_stage_stored_while_waiting_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr("crbg.runs.stage_cache.PATIENCE", 5.0)
     monkeypatch.setattr("crbg.runs.stage_cache.time.sleep", lambda s: other())
-    shelf, held = StageCache(tmp_path, {}, Clock()), contextlib.ExitStack()
-    path = shelf.path("part", {})
+    cache, held = StageCache(tmp_path, {}, Clock()), contextlib.ExitStack()
+    path = cache.path("part", {})
     held.enter_context(lock.hold(path.with_suffix(".making")))
 
     def other():
         write_bytes(path, save({"a": torch.zeros(1)}, {"seconds": "3.0", "steps": "4"}))
         held.close()
 
-    assert shelf("part", {}, lambda: pytest.fail("made twice"))["a"].tolist() == [0.0]
+    assert cache("part", {}, lambda: pytest.fail("made twice"))["a"].tolist() == [0.0]
 
 
-def test_a_run_that_waits_for_a_part_lets_others_go_first(tmp_path, digits, monkeypatch):
+def test_a_run_that_waits_for_a_stage_is_put_off(tmp_path, digits, monkeypatch):
     monkeypatch.setattr("crbg.runs.stage_cache.PATIENCE", 0.01)
-    bench = Bench(tmp_path, loaded={"digits": digits})
+    bench = Workspace(tmp_path, loaded={"digits": digits})
     spec = dataclasses.replace(BASE, method="imp", density=0.5, options={"rewind": 1})
-    part = shelf_of(spec, 0, digits, tmp_path, Clock()).path("warmup", spec.resolved().training())
+    part = stage_cache_for(set_up(spec, 0, digits), tmp_path, Clock()).path("warmup", spec.resolved().training())
     with lock.hold(part.with_suffix(".making")), pytest.raises(lock.HeldError):
         execute(spec, 0, bench)
     where = folder(tmp_path, spec, 0)
     assert attempts.read(where) == []  # it did nothing
     assert "waited" in (where / attempts.FILE).read_text()
-    assert execute(spec, 0, bench)["status"] == "ok"
+    assert execute(spec, 0, bench).status == "ok"
     assert [a["outcome"] for a in attempts.read(where)] == [attempts.DONE]
 
 
-def test_parts_of_other_seeds_networks_and_settings_are_kept_apart(tmp_path, digits):
+def test_stages_of_other_seeds_networks_and_settings_are_kept_apart(tmp_path, digits):
     clock = Clock()
     paths = {
-        shelf_of(spec, seed, digits, tmp_path, clock).path(what, parts)
+        stage_cache_for(set_up(spec, seed, digits), tmp_path, clock).path(what, parts)
         for spec in (
             BASE,
             dataclasses.replace(BASE, scale=0.5),
@@ -121,16 +121,16 @@ def test_parts_of_other_seeds_networks_and_settings_are_kept_apart(tmp_path, dig
     }
     assert len(paths) == 32
     other = dataclasses.replace(BASE, method="imp", density=0.5, options={})
-    assert shelf_of(other, 0, digits, tmp_path, clock).path("warmup", {}) == shelf_of(
-        BASE, 0, digits, tmp_path, clock
+    assert stage_cache_for(set_up(other, 0, digits), tmp_path, clock).path("warmup", {}) == stage_cache_for(
+        set_up(BASE, 0, digits), tmp_path, clock
     ).path("warmup", {})
 
 
-def test_a_damaged_part_is_made_again(tmp_path):
-    shelf = StageCache(tmp_path, {}, Clock())
-    path = shelf.path("part", {})
+def test_a_damaged_stage_is_computed_again(tmp_path):
+    cache = StageCache(tmp_path, {}, Clock())
+    path = cache.path("part", {})
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"no tensors")
     with pytest.warns(UserWarning, match="damaged"):
-        assert shelf("part", {}, lambda: {"a": torch.ones(1)})["a"].tolist() == [1.0]
-    assert shelf("part", {}, lambda: pytest.fail("made twice"))["a"].tolist() == [1.0]
+        assert cache("part", {}, lambda: {"a": torch.ones(1)})["a"].tolist() == [1.0]
+    assert cache("part", {}, lambda: pytest.fail("made twice"))["a"].tolist() == [1.0]

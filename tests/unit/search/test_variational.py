@@ -13,7 +13,7 @@ from crbg.measure.accuracy import accuracy
 from crbg.models.initial_weights import initialise
 from crbg.models.registry import build
 from crbg.runs.execute import execute
-from crbg.runs.setup import Bench
+from crbg.runs.setup import Workspace
 from crbg.search.variational import Variational, kl, log_alpha, ramp
 from crbg.training.clock import Clock, OutOfTime
 
@@ -133,6 +133,6 @@ def test_a_density_cannot_be_asked_for(digits):
 def test_its_record_says_that_weights_were_trained(digits, tmp_path):
     from dataclasses import replace
 
-    record = execute(replace(SPEC, epochs=2), 0, Bench(tmp_path, loaded={"digits": digits}))
-    assert record["roles"]["trained"] == ["fc1.weight", "fc2.weight", "fc3.weight"]
-    assert "sanity" not in record["validation"]
+    record = execute(replace(SPEC, epochs=2), 0, Workspace(tmp_path, loaded={"digits": digits}))
+    assert record.roles["trained"] == ["fc1.weight", "fc2.weight", "fc3.weight"]
+    assert record.validation.sanity is None

@@ -256,7 +256,7 @@ def test_files_of_the_older_layout_are_refused_until_they_are_taken_in(project, 
         lambda: estimates.costs(config, []),
     ):
         with pytest.raises(
-            CrbgError, match=r"holds 3 files of an older layout, such as .*\.json; `crbg record` takes them in"
+            CrbgError, match=r"holds 3 files of an older layout, such as .*\.json; `crbg record` converts them"
         ):
             use()
     code, out, _ = crbg("record", "main")
@@ -265,17 +265,17 @@ def test_files_of_the_older_layout_are_refused_until_they_are_taken_in(project, 
         k: v | {"origin": "recorded"} for k, v in old.items()
     }
     assert not list(Path("results/recorded").glob("*.json"))
-    assert record_store.take_in(config) == 0
+    assert record_store.convert_old_files(config) == 0
 
 
 def test_an_evaluation_in_the_older_layout_is_added(project, old):
     config, cells, _ = project
     path = record_store.recorded_folder(config) / f"{cells[0].spec.slug()}.json"
     body = read_json(path)
-    record_store.take_in(config)
+    record_store.convert_old_files(config)
     body["runs"]["0"]["evaluation"] = {"test": {}}
     write_json(path, body)
-    assert record_store.take_in(config) == 1
+    assert record_store.convert_old_files(config) == 1
     forget(config, cells[0])
     assert record_store.find(config, cells[0].spec, 0) == old[cells[0].key] | {
         "evaluation": {"test": {}},
@@ -291,14 +291,14 @@ def test_an_older_file_that_contradicts_a_line_or_is_none_is_left_alone(project,
     config, cells, _ = project
     path = record_store.recorded_folder(config) / f"{cells[0].spec.slug()}.json"
     body = read_json(path)
-    record_store.take_in(config)
+    record_store.convert_old_files(config)
     spoil(body)
     write_json(path, body)
     before = {p: p.read_bytes() for p in Path("results/recorded").glob("*.json*")}
     with pytest.raises(
-        CrbgError, match=r"say different things of .*, seed 0; remove one|is not a file of recorded runs"
+        CrbgError, match=r"contradict each other on the run .*, seed 0; delete one|is not a file of recorded runs"
     ):
-        record_store.take_in(config)
+        record_store.convert_old_files(config)
     assert {p: p.read_bytes() for p in Path("results/recorded").glob("*.json*")} == before
 
 

@@ -17,7 +17,7 @@ from crbg.training.batches import LoaderBatches
 from crbg.training.checkpoint import load_checkpoint, save_checkpoint
 from crbg.training.clock import Clock, Collapse, OutOfTime
 from crbg.training.hooks import SearchHook
-from crbg.training.loop import fit
+from crbg.training.loop import FitOptions, fit
 from crbg.training.schedules import cosine
 
 pytestmark = pytest.mark.xdist_group("loop")
@@ -50,7 +50,8 @@ def lenet():
 def convolutional():
     """Running statistics and dropout: both have a state of their own to take up."""
     model = nn.Sequential(
-        nn.Conv2d(1, 4, 5, stride=4, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.3), nn.Linear(144, 10),
+        nn.Conv2d(1, 4, 5, stride=4, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(),
+        nn.Dropout(0.3), nn.Linear(144, 10),
     )  # fmt: skip
     initialise(model, "kaiming_normal", 1.0, 0)
     return model
@@ -89,7 +90,7 @@ def whole(feed):
 
 
 def interrupted(kind, feed, path, steps, build=lenet):
-    """Stop after each number of steps in turn, then go to the end; every part starts from nothing but the checkpoint."""
+    """Stop after each number of steps in turn, then finish; every part starts from the checkpoint alone."""
     for n in steps:
         with pytest.raises(OutOfTime):
             search(kind, feed, path, Clock(stop_after=n), build)
@@ -245,7 +246,7 @@ def small_fit(model=None, batches=BATCHES, epochs=2, lr=0.5, **options):
         torch.optim.SGD(model.parameters(), lr),
         epochs,
         0,
-        **options,
+        FitOptions(**options),
     )
 
 
@@ -289,7 +290,7 @@ def test_hooks_are_called_in_order_and_rates_follow_the_cosine():
     model = nn.Linear(3, 2)
     optimiser = torch.optim.SGD([{"params": [model.weight], "lr": 0.3}, {"params": [model.bias], "lr": 0.01}])
     diary = Diary(optimiser)
-    history = fit(model, LoaderBatches(BATCHES, torch.device("cpu")), optimiser, 2, 0, search=diary)
+    history = fit(model, LoaderBatches(BATCHES, torch.device("cpu")), optimiser, 2, 0, FitOptions(search=diary))
     steps = [(hook, i / 8) for i in range(8) for hook in ("before", "gradient", "after")]
     assert diary.calls == [*steps[:12], "log", *steps[12:], "log"]
     assert [row["calls"] for row in history] == [13, 26]
@@ -303,12 +304,12 @@ def test_a_resumed_fit_keeps_the_rates_of_the_whole(tmp_path):
         model = nn.Linear(3, 2)
         optimiser = torch.optim.SGD(model.parameters(), 0.4)
         diary, clock = Diary(optimiser), Clock(stop_after=stop)
-        options = {"search": diary, "checkpoint": tmp_path / "c.pt", "clock": clock}
+        options = FitOptions(search=diary, checkpoint=tmp_path / "c.pt", clock=clock)
         if stop:
             with pytest.raises(OutOfTime):
-                fit(model, LoaderBatches(BATCHES, torch.device("cpu")), optimiser, 2, 0, **options)
+                fit(model, LoaderBatches(BATCHES, torch.device("cpu")), optimiser, 2, 0, options)
         else:
-            fit(model, LoaderBatches(BATCHES, torch.device("cpu")), optimiser, 2, 0, **options)
+            fit(model, LoaderBatches(BATCHES, torch.device("cpu")), optimiser, 2, 0, options)
         rates += diary.rates
     assert [r[0] for r in rates] == pytest.approx([0.4 * cosine(i / 8) for i in range(8)])
 
@@ -361,7 +362,7 @@ def test_a_loss_that_is_not_finite_is_a_collapse(bad):
 
 
 def test_nothing_to_train_on_is_refused():
-    with pytest.raises(CrbgError, match="not a single batch"):
+    with pytest.raises(CrbgError, match="there is no batch to train on"):
         small_fit(batches=[])
 
 

@@ -1,0 +1,283 @@
+"""The record of one run, typed and versioned. Imports no torch.
+
+`Record` and `Evaluation` mirror record.json and evaluation.json. Keys that are absent from a file are None here, and
+None is not written. Numbers that a run could not measure (NaN) are null in the file, and None here as well.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from crbg.errors import CrbgError
+
+SCHEMA = 1
+
+
+class _Json:
+    """Reading from plain JSON values and writing to them, for the dataclasses of this module."""
+
+    @classmethod
+    def from_json(cls, body: Any, place: str) -> Self:
+        """Build this part of a record from plain JSON values. Unknown keys are ignored.
+
+        Raises:
+            CrbgError: a required key is missing, or a value has the wrong type; the message names `place`.
+        """
+        body = _mapping(body, place)
+        values: dict[str, Any] = {}
+        for f in dataclasses.fields(cls):  # type: ignore[arg-type]
+            if f.name in body:
+                read: Callable[[Any, str], Any] = f.metadata.get("read") or _READERS[str(f.type)]
+                values[f.name] = read(body[f.name], f"{place}: {f.name}")
+            elif f.default is dataclasses.MISSING:
+                raise CrbgError(f"{place} lacks {f.name!r}; delete it and run the cell again")
+        return cls(**values)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values, without optional keys that are None."""
+        out: dict[str, Any] = {}
+        for f in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, f.name)
+            if value is not None or f.default is dataclasses.MISSING:
+                out[f.name] = _plain(value)
+        return out
+
+
+@dataclass(frozen=True)
+class Reading(_Json):
+    """Accuracy of one reading of a ticket, in %, and its density.
+
+    Attributes:
+        accuracy: Measured with batch norm's statistics estimated again; for trained weights, with their own.
+        density: Kept / total of gated weights. Sanity controls have the density of the ticket, which is not repeated.
+        recalibrated: For trained weights, the accuracy with statistics estimated again.
+        with_search_statistics: The accuracy with the running statistics that the search left.
+        without_recalibration: The same quantity as older records name it.
+    """
+
+    accuracy: float | None
+    density: float | None = None
+    recalibrated: float | None = None
+    with_search_statistics: float | None = None
+    without_recalibration: float | None = None
+
+
+@dataclass(frozen=True)
+class Count(_Json):
+    """Number of kept weights (or units) of one tensor, and number of all."""
+
+    kept: int
+    total: int
+
+    @property
+    def density(self) -> float:
+        """Return kept / total."""
+        return self.kept / self.total
+
+
+@dataclass(frozen=True)
+class Digests(_Json):
+    """SHA-256 digests of what a run used and made: initial weights, unit draw, data, data order, mask, gate file."""
+
+    initial: str
+    draw: str
+    data: str
+    order: str
+    mask: str | None = None
+    gates: str | None = None
+
+
+def _each(kind: type[_Json]) -> Callable[[Any, str], dict[str, Any]]:
+    """Return a reader of mappings from names to parts of a record."""
+    return lambda body, place: {n: kind.from_json(v, f"{place}: {n}") for n, v in _mapping(body, place).items()}
+
+
+@dataclass(frozen=True)
+class Measurement(_Json):
+    """What was measured on one part of the data (validation or test).
+
+    Attributes:
+        readings: By name: `binary` (the ticket), `exact`, `mean`, `open`, `half` (see docs/vocabulary.md), `untrained`.
+        images: Number of images of the part.
+        constant: Accuracy of always answering the most frequent training class, in %.
+        sanity: Controls of the binary ticket (`shuffle`, `invert`, `reinit`), for tickets on untrained weights.
+        sanity_images: Number of images of the controls, where they saw fewer.
+        density_missed: Whether the search missed the density asked for and its gates were cut to it.
+    """
+
+    readings: Mapping[str, Reading] = field(metadata={"read": _each(Reading)})
+    images: int | None = None
+    constant: float | None = None
+    sanity: Mapping[str, Reading] | None = field(default=None, metadata={"read": _each(Reading)})
+    sanity_images: int | None = None
+    density_missed: bool | None = None
+
+    def accuracy(self, reading: str = "binary") -> float | None:
+        """Return the accuracy of a reading in %, or None where there is no such reading."""
+        found = self.readings.get(reading)
+        return found.accuracy if found else None
+
+    def controls(self) -> dict[str, float | None]:
+        """Return the accuracy in % of each sanity control, and of a constant answer."""
+        return {name: control.accuracy for name, control in (self.sanity or {}).items()} | {"constant": self.constant}
+
+
+@dataclass(frozen=True)
+class Record(_Json):
+    """All that a finished run says of itself, apart from times and machines. Never holds a test accuracy.
+
+    Attributes:
+        status: `ok`, or `collapse` with a `reason`.
+        steps: Optimiser steps of the whole run.
+        lossy_images: Number of images per part that their source holds in a compressed, altered form.
+        roles: Names of the tensors by role: gated, frozen, trained, redrawn, recalibrated.
+        layers: Kept and total weights of each gated tensor; `depth` lists these tensors in the order of the model.
+        dead_units: Output units per tensor that no kept weight reaches.
+        silent_units: Units per activation whose output is the same for every image.
+        effective_density: Density of the weights on a path from input to output.
+        heads: Kept weights of each attention head.
+        anatomy: Small plain values of the method: histograms of mu, units, objectives, epochs.
+        shares: Fractions of gates at 0, at 1 and in between, per tensor and for `all`.
+    """
+
+    schema: int
+    digest: str
+    spec: Mapping[str, Any]
+    version: int
+    seed: int
+    status: str
+    steps: int
+    train_images: int
+    digests: Digests = field(metadata={"read": Digests.from_json})
+    reason: str | None = None
+    lossy_images: Mapping[str, int] | None = None
+    roles: Mapping[str, list[str]] | None = None
+    gated: int | None = None
+    parameters: int | None = None
+    density: float | None = None
+    effective_density: float | None = None
+    layers: Mapping[str, Count] | None = field(default=None, metadata={"read": _each(Count)})
+    depth: list[str] | None = None
+    dead_units: Mapping[str, int] | None = None
+    silent_units: Mapping[str, int] | None = None
+    flops: Mapping[str, float] | None = None
+    heads: Mapping[str, Any] | None = None
+    anatomy: Mapping[str, Any] | None = None
+    shares: Mapping[str, Mapping[str, float]] | None = None
+    validation: Measurement | None = field(default=None, metadata={"read": Measurement.from_json})
+
+    @classmethod
+    def from_json(cls, body: Any, place: str) -> Self:
+        """Build a record from plain JSON values.
+
+        Raises:
+            CrbgError: another schema, a missing key, or a value of the wrong type; the message names `place`.
+        """
+        if (schema := _mapping(body, place).get("schema", SCHEMA)) != SCHEMA:
+            raise CrbgError(f"{place} has schema {schema!r}, and this version of crbg reads {SCHEMA}; update crbg")
+        return super().from_json(body, place)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the search found a ticket."""
+        return self.status == "ok"
+
+    @property
+    def missed_density(self) -> bool:
+        """Whether the search missed the density asked for, so that its gates were cut to it."""
+        return bool(self.validation and self.validation.density_missed)
+
+    def accuracy(self, reading: str = "binary") -> float | None:
+        """Return the validation accuracy of a reading in %, or None where it was not measured."""
+        return self.validation.accuracy(reading) if self.validation else None
+
+    def controls(self) -> dict[str, float | None]:
+        """Return the validation accuracy in % of each control; empty where it was not measured."""
+        return self.validation.controls() if self.validation else {}
+
+    def units(self) -> dict[str, Count]:
+        """Return kept and total units of each tensor whose gates stand on units; empty for gates on weights."""
+        found = (self.anatomy or {}).get("units", {})
+        return {name: Count.from_json(count, f"units of {name}") for name, count in found.items()}
+
+
+@dataclass(frozen=True)
+class WithoutLossy(_Json):
+    """The ticket measured on the test images that their source holds unaltered."""
+
+    images: int
+    binary: Reading = field(metadata={"read": Reading.from_json})
+
+
+@dataclass(frozen=True)
+class Evaluation(_Json):
+    """What the test set said of a finished run, and of which run and mask."""
+
+    digest: str
+    seed: int
+    mask: str
+    data: str
+    test: Measurement = field(metadata={"read": Measurement.from_json})
+    test_without_lossy: WithoutLossy | None = field(default=None, metadata={"read": WithoutLossy.from_json})
+
+    def accuracy(self, reading: str = "binary") -> float | None:
+        """Return the test accuracy of a reading in %, or None where there is no such reading."""
+        return self.test.accuracy(reading)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run as the record store finds it.
+
+    Attributes:
+        provenance: Times, device and versions (provenance.json).
+        origin: `this run` for a fresh run, `recorded` for a committed one.
+    """
+
+    record: Record
+    provenance: Mapping[str, Any]
+    evaluation: Evaluation | None
+    origin: str
+
+
+def _mapping(value: Any, place: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise CrbgError(f"{place}: an object was expected, not {value!r:.80}")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, _Json):
+        return value.to_json()
+    if isinstance(value, Mapping):
+        return {name: _plain(v) for name, v in value.items()}
+    return value
+
+
+def _of(kind: type | tuple[type, ...], name: str, optional: bool = False) -> Callable[[Any, str], Any]:
+    def read(value: Any, place: str) -> Any:
+        if (value is None and optional) or (isinstance(value, kind) and (kind is bool or not isinstance(value, bool))):
+            return value
+        raise CrbgError(f"{place}: {name} was expected, not {value!r:.80}")
+
+    return read
+
+
+# How a value is read, by the annotation of its field. Mappings whose values carry no type are checked to be mappings.
+_READERS: dict[str, Callable[[Any, str], Any]] = {
+    "int": _of(int, "a whole number"),
+    "int | None": _of(int, "a whole number", optional=True),
+    "float | None": _of((int, float), "a number", optional=True),
+    "str": _of(str, "text"),
+    "str | None": _of(str, "text", optional=True),
+    "bool | None": _of(bool, "true or false", optional=True),
+    "list[str] | None": _of(list, "a list", optional=True),
+    **dict.fromkeys(
+        ("Mapping[str, Any]", "Mapping[str, Any] | None", "Mapping[str, int] | None", "Mapping[str, float] | None",
+         "Mapping[str, list[str]] | None", "Mapping[str, Mapping[str, float]] | None"),
+        _mapping,
+    ),
+}  # fmt: skip

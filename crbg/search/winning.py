@@ -1,0 +1,242 @@
+"""Winning tickets: dense training to the rewinding point, a ticket drawn there, a control, training under the mask.
+
+This is the procedure of Frankle et al. (2020, 2021), which iterative pruning, Concrete Ticket Search and pruning at
+initialisation share. They differ in how the ticket is drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from crbg.errors import CrbgError, suggest
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from crbg.masks.mask import Mask
+    from crbg.methods.contract import SearchResult, SearchTask
+    from crbg.training.batches import Batches
+    from crbg.training.hooks import Row
+    from crbg.training.loop import Loss
+
+    Examples = list[tuple[Tensor, Tensor]]
+    Draw = Callable[[Examples], SearchResult]
+
+DROPS = {"halves": (1 / 2, 3 / 4), "thirds": (1 / 3, 2 / 3, 8 / 9)}
+CONTROLS = ("none", "shuffle", "invert", "random", "reinit")
+REDRAW = 2_000_003  # added to the seed for the fresh weights of the reinit control
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How weights train, densely and under a mask; by default as Concrete Ticket Search trains on CIFAR-10.
+
+    Attributes:
+        optimiser: sgd or adam.
+        lr: Learning rate at its highest.
+        momentum: Momentum of sgd.
+        weight_decay: Factor of the L2 penalty.
+        drops: When the rate falls to a tenth: after a half and three quarters of the epochs (`halves`), or after one
+            and two thirds and eight ninths (`thirds`, usual on ImageNet).
+        warmup: Epochs in which the rate rises linearly from 0.
+        clip: 0 minimises the mean loss; above 0, the sum over the batch with the norm of its gradient clipped to this
+            value, as the authors do.
+        rewind: Epochs of dense training after which the ticket is drawn, and to which weights, statistics and schedule
+            return before the ticket is trained.
+        train: Whether to train the ticket. Without training and with rewind 0 it is a strong ticket.
+        control: A sanity check (Frankle et al. 2021): `shuffle` the mask within each tensor, `invert` its ranking
+            within each tensor, a `random` mask of one density in all tensors, or `reinit`, fresh weights of another
+            seed for the epochs that remain.
+        per_class: Examples of each class in the batch on which scores and objectives are measured.
+    """
+
+    optimiser: str = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 1e-3
+    drops: str = "halves"
+    warmup: float = 0.0
+    clip: float = 0.0
+    rewind: int = 0
+    train: bool = True
+    control: str = "none"
+    per_class: int = 10
+
+    def training(self) -> dict[str, Any]:
+        """Return the fields that dense training depends on."""
+        return {
+            f.name: getattr(self, f.name) for f in fields(Recipe) if f.name not in ("train", "control", "per_class")
+        }
+
+    def parts(self) -> dict[str, Any]:
+        """Return the fields that the ticket depends on: all but its control and its training."""
+        return {k: v for k, v in asdict(self).items() if k not in ("train", "control")}
+
+    def epochs(self, whole: int, search: float = 0.0) -> float:
+        """Return the epochs of dense training, search and training under the mask together."""
+        return self.rewind + search + (whole - self.rewind if self.train else 0)
+
+
+def winning(model: nn.Module, task: SearchTask, o: Recipe, draw: Draw) -> SearchResult:
+    """Train densely to the rewinding point, draw the ticket there, apply the control, train under the mask.
+
+    `draw(batch)` finds the model with its weights at the rewinding point, and may leave it in any state.
+    """
+    from crbg.search import saliency
+
+    _check(model, task, o)
+    training = model.training
+    model.train()
+    initial = _copy(model)
+    if o.rewind:
+        model.load_state_dict(task.cached("warmup", o.training(), lambda: _warm_up(model, task, o)))
+    rewound = _copy(model)
+    batch = saliency.balanced_batch(model, plain(task), o.per_class)
+    model.load_state_dict(rewound)  # drawing the batch moved batch norm's statistics
+    found = _draw(model, task, draw, batch, rewound)
+    model.load_state_dict(rewound)
+    _apply_control(model, task, o, found)
+    if o.train:
+        found.start = {n: t.cpu() for n, t in _copy(model).items() if not t.equal(initial[n])}
+        found.history = train(model, task, o, Span("ticket", o.rewind, task.epochs), found.mask)
+        found.soft = {}  # gates on weights that training has changed
+    role = "trained" if o.train or o.rewind else "redrawn"
+    found.changed = {n: role for n, p in model.named_parameters() if not p.equal(initial[n])}
+    found.running = {}  # training, or going back to the rewinding point, has replaced those of the search
+    model.train(training)
+    return found
+
+
+def _check(model: nn.Module, task: SearchTask, o: Recipe) -> None:
+    if o.control not in CONTROLS:
+        raise CrbgError(f"unknown control {o.control!r}: {suggest(o.control, CONTROLS)}")
+    if o.drops not in DROPS:
+        raise CrbgError(f"unknown drops {o.drops!r}: {suggest(o.drops, DROPS)}")
+    if o.warmup < 0:
+        raise CrbgError(f"warmup {o.warmup} must be at least 0 epochs")
+    if not 0 <= o.rewind <= task.epochs or (o.train and o.rewind == task.epochs):
+        raise CrbgError(f"rewind {o.rewind} must lie between 0 and the {task.epochs} epochs of training")
+    if o.control == "reinit" and task.redraw is None:
+        raise CrbgError("control reinit needs the law of the initial weights: use `crbg run`, or pass `redraw`")
+    if not any(p.requires_grad for p in model.parameters()):
+        raise CrbgError("every parameter of the model is frozen, so there is nothing to train; set requires_grad")
+    if o.per_class < 1:
+        raise CrbgError(f"per_class {o.per_class} must be at least 1")
+
+
+def _copy(model: nn.Module) -> dict[str, Tensor]:
+    return {n: t.detach().clone() for n, t in model.state_dict().items()}
+
+
+def _warm_up(model: nn.Module, task: SearchTask, o: Recipe) -> dict[str, Tensor]:
+    """Train the dense network to the rewinding point."""
+    train(model, task, o, Span("warmup", 0, o.rewind))
+    return dict(model.state_dict())
+
+
+def _draw(model: nn.Module, task: SearchTask, draw: Draw, batch: Examples, rewound: dict[str, Tensor]) -> SearchResult:
+    """Draw the ticket without dropout, and measure it on every objective."""
+    from crbg import measure
+    from crbg.search import objectives
+    from crbg.training import distributed
+
+    with measure.without_dropout(model):
+        found = draw(batch)
+        if distributed.size() > 1:  # every process scored for itself, and rounding may differ
+            found.mask, found.scores = distributed.broadcast((found.mask, found.scores))
+        model.load_state_dict(rewound)
+        values = objectives.measure(model, found.mask, batch, task.loss)
+    found.anatomy = {"objectives": _rounded(values)}
+    if found.history:
+        found.anatomy["search"] = _rounded(found.history[-1])
+    return found
+
+
+def _apply_control(model: nn.Module, task: SearchTask, o: Recipe, found: SearchResult) -> None:
+    """Replace the mask or, for `reinit`, the weights by those of the control."""
+    from crbg.masks import controls
+
+    if o.control == "shuffle":
+        found.mask = controls.shuffle(found.mask, task.seed)
+    elif o.control == "invert":
+        found.mask = controls.invert(found.scores, found.mask)
+    elif o.control == "random":
+        found.mask = controls.random(found.mask, found.mask.density, task.seed)
+    elif o.control == "reinit":
+        assert task.redraw is not None
+        model.load_state_dict(dict(task.redraw(task.seed + REDRAW)))
+
+
+@dataclass(frozen=True)
+class Span:
+    """Epochs `first` to `last` of the whole schedule, trained as the stage `name`, which has its own checkpoint."""
+
+    name: str
+    first: int
+    last: int
+
+
+def train(model: nn.Module, task: SearchTask, o: Recipe, span: Span, mask: Mask | None = None) -> list[Row]:
+    """Train all parameters over a span of the schedule, the weights under a mask if there is one.
+
+    Raises:
+        CrbgError: the checkpoint of the span belongs to another mask.
+    """
+    import contextlib
+
+    from crbg.gates import attach
+    from crbg.gates.base import Fixed
+    from crbg.training import distributed
+    from crbg.training.batches import Later
+    from crbg.training.hooks import Clip
+    from crbg.training.schedules import optimiser
+
+    under = attach.gated(model, lambda n, w: Fixed(mask[n].to(w.device, w.dtype))) if mask else contextlib.nullcontext()
+    with under:
+        asleep = [m for m in model.modules() if not m.training]  # dropout, where a search trains in between
+        model.train()
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        # With several processes, the size of the whole batch, of which this process sees a share.
+        size = getattr(task.batches, "size", 0) if distributed.size() > 1 else 0
+        loss: Loss = task.loss if not o.clip else lambda out, y: task.loss(out, y) * (size or len(y))
+        clip = Clip(parameters, o.clip) if o.clip else None
+        made = optimiser(o.optimiser, parameters, o.lr, o.momentum, o.weight_decay)
+
+        def rate(progress: float) -> float:
+            epoch = span.first + progress * (span.last - span.first)
+            return steps(epoch / task.epochs, o.drops, o.warmup / task.epochs)
+
+        stage = task.stage(span.name, span.last - span.first, Later(task.batches, span.first))
+        rows = stage.fit(model, made, clip, loss, rate)
+        for name, gate in attach.gates(model).items():
+            if mask and not gate.scores().bool().cpu().equal(mask[name]):
+                raise CrbgError(
+                    f"the checkpoint of stage {span.name!r} belongs to another ticket; "
+                    f"delete checkpoint.{span.name}.pt and run again"
+                )
+        for m in asleep:
+            m.eval()
+    return rows
+
+
+def steps(progress: float, drops: str = "halves", warmup: float = 0.0) -> float:
+    """Return the factor on the learning rate: linear up to `warmup`, then a tenth after every drop.
+
+    `progress` and `warmup` are shares of the training.
+    """
+    rise = min(1.0, progress / warmup) if warmup else 1.0
+    return (1.0, 0.1, 0.01, 0.001)[sum(progress >= d for d in DROPS[drops])] * rise
+
+
+def plain(task: SearchTask) -> Batches:
+    """Return the task's batches without augmentation."""
+    unaugmented: Batches = task.batches.plain() if hasattr(task.batches, "plain") else task.batches
+    return unaugmented
+
+
+def _rounded(values: dict[str, float]) -> dict[str, float | None]:
+    from crbg.storage.atomic import finite
+
+    return {k: finite(float(f"{v:.6g}")) for k, v in values.items()}
