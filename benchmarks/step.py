@@ -26,11 +26,11 @@ from crbg.gates import attach
 from crbg.gates.base import Gate
 from crbg.gates.concrete import Concrete, HardConcrete
 from crbg.gates.gaussian import Gaussian
-from crbg.gates.scores import Sampled, Scored, TopK
+from crbg.gates.scores import Sampled, Rounded, TopK
 from crbg.models.initial_weights import initialise
 from crbg.runs.provenance import cpu_name, revision
 from crbg.search import density_controller
-from crbg.search.gradbalance import GiveUp, GradBalance, OneThreshold, Redraw
+from crbg.search.gradbalance import GemMinerPruning, GradBalance, GlobalThreshold, Redraw
 from crbg.search.variational import Variational
 from crbg.training.hooks import SearchHook
 
@@ -77,7 +77,7 @@ def variants(name: str, x: torch.Tensor, y: torch.Tensor) -> dict[str, Callable[
             for p in model.parameters():
                 p.requires_grad_(False)
             attach.attach(model, lambda n, w, o=options: Gaussian(torch.full_like(w, 0.5), **o))
-            for g in attach.gates(model).values():
+            for g in attach.attached_gates(model).values():
                 g.sampling = True
             search = (
                 density_controller.Penalised(model, "induce_sparse", 1.0)
@@ -91,9 +91,9 @@ def variants(name: str, x: torch.Tensor, y: torch.Tensor) -> dict[str, Callable[
         for p in model.parameters():
             p.requires_grad_(False)
         attach.attach(model, make)
-        for g in attach.gates(model).values():
+        for g in attach.attached_gates(model).values():
             g.sampling = True
-        optimiser, search = learn(list(attach.gates(model).values()), dict(attach.weights(model)))
+        optimiser, search = learn(list(attach.attached_gates(model).values()), dict(attach.weights(model)))
         out[label] = stepper(model, search, optimiser, x, y)
     model = fresh()
     noisy = Variational(model, -10.0, 3.0).__enter__()
@@ -128,11 +128,14 @@ def rivals_of() -> dict[str, Parts]:
 
     return {
         "edge_popup": (popup, lambda gates, w: (sgd([g.score for g in gates]), SearchHook())),
-        "edge_popup_global": (popup, lambda gates, w: (sgd([g.score for g in gates]), OneThreshold(gates, 0.1, 0.1))),
+        "edge_popup_global": (
+            popup,
+            lambda gates, w: (sgd([g.score for g in gates]), GlobalThreshold(gates, 0.1, 0.1)),
+        ),
         "iterand": (popup, lambda gates, w: (sgd([g.score for g in gates]), Redraw(w, gates, 0, 300, 0.1))),
         "gem_miner": (
-            lambda n, w: Scored(torch.rand_like(w)),
-            lambda gates, w: (sgd([g.p for g in gates]), GiveUp(gates, tenth(gates), 10, 0.0)),
+            lambda n, w: Rounded(torch.rand_like(w)),
+            lambda gates, w: (sgd([g.p for g in gates]), GemMinerPruning(gates, tenth(gates), 10, 0.0)),
         ),
         "supermask": (
             lambda n, w: Sampled(torch.full_like(w, -2.2), False),

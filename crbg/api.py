@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from crbg import measure, methods
 from crbg.errors import CrbgError
-from crbg.gates.attach import gates
+from crbg.gates.attach import attached_gates
 from crbg.masks.select import keep_count
 from crbg.methods.contract import SearchResult, SearchTask
 from crbg.models.initial_weights import tensor_digest
@@ -81,7 +81,7 @@ def find_ticket(
     clock.whole = round(methods.work(method, chosen, density, epochs) * len(batches))
     before = {n: t.clone() for n, t in model.state_dict().items() if isinstance(t, Tensor)}
     initial = tensor_digest(before)
-    if gates(model):
+    if attached_gates(model):
         raise CrbgError("the model carries gates already; detach() or bake() it first")
     _try(model, batches, loss if loss is nn.functional.cross_entropy else None)
     found: SearchResult = methods.get(method).find(

@@ -42,7 +42,7 @@ def ranked(
     from crbg.masks.select import keep_count, select
 
     with attach.frozen(model), attach.gated(model, make), attach.sampling(model, sampling):
-        found = attach.gates(model)
+        found = attach.attached_gates(model)
         optimiser, search = learn(list(found.values()))
         history = task.fit(model, optimiser, search, schedule=schedule, objective=objective)
         scores = {n: g.scores().cpu() for n, g in found.items()}

@@ -163,7 +163,7 @@ def train(
 
         later = Later(task.batches, first)
         rows = task.fit(model, made, search, loss, rate, epochs=last - first, stage=stage, batches=later)
-        for name, gate in attach.gates(model).items():
+        for name, gate in attach.attached_gates(model).items():
             if mask and not gate.scores().bool().cpu().equal(mask[name]):
                 raise CrbgError(
                     f"the checkpoint of stage {stage!r} belongs to another ticket; delete checkpoint.{stage}.pt and run again"

@@ -57,7 +57,7 @@ def find(
     from crbg import rng
     from crbg.gates.scores import TopK
     from crbg.masks.select import keep_count, layer_counts
-    from crbg.search.gradbalance import OneThreshold
+    from crbg.search.gradbalance import GlobalThreshold
     from crbg.training.hooks import SearchHook
 
     o, density = options, asked(task, "edge_popup")
@@ -76,7 +76,7 @@ def find(
         popup = [g for g in gates if isinstance(g, TopK)]
         sgd = torch.optim.SGD([g.score for g in popup], lr=o.lr, momentum=o.momentum, weight_decay=o.weight_decay)
         if o.scope == "global":
-            return sgd, OneThreshold(popup, density, o.reach)
+            return sgd, GlobalThreshold(popup, density, o.reach)
         return sgd, hook(popup) if hook else SearchHook()
 
     counts = None if o.scope == "global" else lambda scores: layer_counts(scores, density)

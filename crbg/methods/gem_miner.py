@@ -36,19 +36,19 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     import torch
 
     from crbg import rng
-    from crbg.gates.scores import Scored
+    from crbg.gates.scores import Rounded
     from crbg.masks.select import keep_count
-    from crbg.search.gradbalance import GiveUp
+    from crbg.search.gradbalance import GemMinerPruning
 
     o, density = options, asked(task, "gem_miner")
 
     def make(name: str, w: Tensor) -> Gate:
-        return Scored(like(w, rng.uniform(w.numel(), task.seed, "score", name)))
+        return Rounded(like(w, rng.uniform(w.numel(), task.seed, "score", name)))
 
     def learn(gates: list[Gate]) -> tuple[torch.optim.Optimizer, SearchHook]:
-        scored = [g for g in gates if isinstance(g, Scored)]
+        scored = [g for g in gates if isinstance(g, Rounded)]
         keep = keep_count(density, sum(g.p.numel() for g in scored))
         sgd = torch.optim.SGD([g.p for g in scored], lr=o.lr, momentum=o.momentum)
-        return sgd, GiveUp(scored, keep, o.periods, o.decay)
+        return sgd, GemMinerPruning(scored, keep, o.periods, o.decay)
 
     return ranked(model, task, make, learn)

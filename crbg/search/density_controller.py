@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from crbg.errors import CrbgError
-from crbg.gates.attach import gates
+from crbg.gates.attach import attached_gates
 from crbg.gates.gaussian import Gaussian, Units
 from crbg.gates.kernels import layout
 from crbg.search.penalties import penalty
@@ -29,7 +29,7 @@ class Penalised(SearchHook):
     """
 
     def __init__(self, model: nn.Module, name: str, weight: float, anneal_to: float | None = None) -> None:
-        found = {n: g for n, g in gates(model).items() if isinstance(g, Gaussian)}
+        found = {n: g for n, g in attached_gates(model).items() if isinstance(g, Gaussian)}
         if not found:
             raise CrbgError("the network carries no Gaussian gates to penalise")
         self.by_name = found

@@ -12,7 +12,7 @@ from torch import Tensor
 from crbg import rng
 from crbg.errors import CrbgError
 from crbg.gates.concrete import Budgeted, Clipped
-from crbg.gates.scores import Scored, TopK
+from crbg.gates.scores import Rounded, TopK
 from crbg.masks.select import Threshold
 from crbg.training.hooks import Row, SearchHook
 
@@ -90,7 +90,7 @@ class Lagrange(GradBalance):
         self.weight = weight + self.rate * 100.0 * self.over()
 
 
-class OneThreshold(SearchHook):
+class GlobalThreshold(SearchHook):
     """Edge-popup with one threshold for all layers; the share kept falls linearly from 1 to `density` until `reach`.
 
     Without the fall a layer whose scores start small is closed at the first step and hears nothing more.
@@ -109,14 +109,14 @@ class OneThreshold(SearchHook):
             g.level = level
 
 
-class GiveUp(SearchHook):
+class GemMinerPruning(SearchHook):
     """Gem-Miner's schedule: every `period` steps the globally lowest share q of what is left is given up for good.
 
     q is such that after the last period exactly `keep` are left; giving up once more what is given up changes nothing,
     so a resumed search needs no state. The penalty `decay` / 2 * |p|^2 pulls towards 0.
     """
 
-    def __init__(self, gates: Sequence[Scored], keep: int, periods: int, decay: float) -> None:
+    def __init__(self, gates: Sequence[Rounded], keep: int, periods: int, decay: float) -> None:
         self.gates, self.periods, self.decay = list(gates), periods, decay
         self.total = sum(g.p.numel() for g in gates)
         self.left = [max(keep, round(self.total * (keep / self.total) ** ((i + 1) / periods))) for i in range(periods)]

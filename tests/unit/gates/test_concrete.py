@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from crbg.gates.concrete import Concrete, HardConcrete
-from crbg.gates.scores import Sampled, Scored
+from crbg.gates.scores import Rounded, Sampled
 
 # --- gates against plain loops ---
 
@@ -46,7 +46,7 @@ def test_supermask_draws_bernoulli_masks_and_passes_the_slope_of_the_probability
 
 
 def test_gem_miner_rounds_and_hears_dropped_weights_but_not_those_given_up():
-    gate = Scored(tensor(0.2, 0.6, 0.9, 0.4))
+    gate = Rounded(tensor(0.2, 0.6, 0.9, 0.4))
     gate.alive &= torch.tensor([True, False, True, True])
     out, slope = gradient(gate, W, gate.p, BACK)
     assert out.tolist() == [0.0, 0.0, 2.0, 0.0]

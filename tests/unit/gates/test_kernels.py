@@ -8,7 +8,7 @@ from scipy import stats
 
 from crbg import find_ticket
 from crbg.gates import kernels
-from crbg.gates.attach import attach, gates
+from crbg.gates.attach import attach, attached_gates
 from crbg.gates.base import straight_through
 from crbg.gates.gaussian import Gaussian, _GatedProduct
 
@@ -221,7 +221,7 @@ def test_one_gate_draws_anew_in_every_pass_and_as_its_seed_says():
     model = attach(torch.nn.Linear(40, 30), lambda n, w: Gaussian(torch.full_like(w, 0.5), noise=0.2, source="counter"))
     for p in model.parameters():
         p.requires_grad_(False)
-    (gate,) = gates(model).values()
+    (gate,) = attached_gates(model).values()
     gate.sampling = True
     torch.manual_seed(0)
     first, second = model.weight, model.weight

@@ -115,7 +115,7 @@ def test_a_count_that_cannot_be_kept_is_refused(k):
 
 
 def test_counts_for_other_tensors_are_refused():
-    with pytest.raises(CrbgError, match="counts are for"):
+    with pytest.raises(CrbgError, match="counts are given for"):
         select({"a": torch.zeros(4)}, {"b": 1})
 
 

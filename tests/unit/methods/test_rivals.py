@@ -139,7 +139,7 @@ def test_scopes_have_names(digits):
 def test_gates_are_off_after_every_search(digits):
     for spec in SPECS.values():
         model, _ = search(digits, dataclasses.replace(spec, epochs=1))
-        assert not attach.gates(model)
+        assert not attach.attached_gates(model)
 
 
 # --- IteRand: not a ticket of one draw ---

@@ -498,7 +498,9 @@ def test_dropout_sleeps_while_a_ticket_is_searched_and_wakes_for_all_training(di
     class Watch(nn.Dropout):
         def forward(self, x):
             seen[
-                "search" if attach.gates(owner) and any(g.sampling for g in attach.gates(owner).values()) else "train"
+                "search"
+                if attach.attached_gates(owner) and any(g.sampling for g in attach.attached_gates(owner).values())
+                else "train"
             ].add(self.training)
             return super().forward(x)
 

@@ -135,7 +135,7 @@ def test_what_cannot_be_built_says_why(name, shape, options, message):
 
 
 def test_a_model_without_gateable_weights_is_refused():
-    with pytest.raises(CrbgError, match="Sequential has no weight that a gate could stand on"):
+    with pytest.raises(CrbgError, match="Sequential has no weight that can be gated"):
         attach.attach(nn.Sequential(nn.Flatten(), nn.LayerNorm(784)), lambda n, w: None)
 
 
