@@ -67,7 +67,7 @@ def test_snip_is_the_effect_of_a_gate_at_one(small, some):
 
 def test_grasp_is_theta_times_the_slope_of_the_squared_gradient_and_keeps_its_sign(small, some):
     """H g is the gradient of |g|^2 / 2."""
-    slopes = by_differences(small, lambda m: squared_gradient(m, some, saliency.HEAT))
+    slopes = by_differences(small, lambda m: squared_gradient(m, some, saliency.TEMPERATURE))
     found = saliency.grasp(small, weights(small), some, LOSS, 0)
     for n, w in weights(small).items():
         torch.testing.assert_close(found[n], (w * slopes[n]).detach(), rtol=1e-5, atol=1e-14)
@@ -86,7 +86,7 @@ def test_grasp_in_rounds_forgets_what_was_dropped(small, some):
             w.mul_(mask[n])
 
     def squared(m):
-        parts = [torch.autograd.grad(LOSS(m(x) / saliency.HEAT, y), list(m.parameters())) for x, y in some]
+        parts = [torch.autograd.grad(LOSS(m(x) / saliency.TEMPERATURE, y), list(m.parameters())) for x, y in some]
         return 0.5 * sum(float((g * k).square().sum()) for g, k in zip(parts[0], mask.values(), strict=True))
 
     slopes, found = by_differences(small, squared), saliency.grasp(small, weights(small), some, LOSS, 0)
