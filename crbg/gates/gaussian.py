@@ -164,7 +164,7 @@ class Units(Gaussian):
         if mu.ndim != 1:
             raise CrbgError(f"mu of unit gates must be a vector, one value per unit, not of shape {tuple(mu.shape)}")
         if options.get("leak"):
-            raise CrbgError("unit gates do not support leak; it is for gates on weights")
+            raise CrbgError("leak is for gates on weights, not on units; set leak to 0")
         super().__init__(mu, **options)
         self.shared = False
         self.current: Tensor | None = None

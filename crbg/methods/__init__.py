@@ -1,9 +1,9 @@
-"""Methods that find tickets: one file each, found by its name.
+"""Methods that find tickets, one module each; the name of the module is the name of the method.
 
-A file holds `VERSION`, perhaps `TRAITS` for the table that compares methods, a frozen dataclass `Options` whose fields
-are the method's settings, and `find(model, task, options) -> SearchResult`. VERSION and the defaults enter the digest
-of a run: for a method that has records they never change. The planner reads options without running anything, so a
-method file imports torch inside `find`.
+A module defines `VERSION`, a frozen dataclass `Options` with the method's settings,
+`find(model, task, options) -> SearchResult`, and optionally `TRAITS` for the table that compares methods. VERSION and
+the options' defaults enter the digest of a run, so they never change for a method that has records. Planning imports
+every method to check options; therefore torch is imported inside `find`.
 """
 
 from crbg.methods.contract import SearchResult, SearchTask, Traits

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from crbg.errors import CrbgError, suggest
-from crbg.methods._ranked import asked, balanced
+from crbg.methods._scored import BudgetedSearch, required_density, search_with_budget
 from crbg.methods._winning import Recipe, plain, winning
 from crbg.methods.contract import SearchResult, SearchTask, Traits
 
@@ -73,7 +73,7 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     from crbg.search.gradbalance import GradBalance, Lagrange
     from crbg.training import distributed
 
-    o, density = options, asked(task, "cts")
+    o, density = options, required_density(task, "cts")
     for what, value, known in (
         ("gate", o.gate, ("concrete", "clipped")), ("budget", o.budget, ("plain", "bernoulli")),
         ("controller", o.controller, ("gradbalance", "lagrange")), ("objective", o.objective, objectives.NAMES),
@@ -115,7 +115,8 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
         def search() -> dict[str, Tensor]:
             path = task.checkpoint.with_name("checkpoint.search.pt") if task.checkpoint else None
             inner = replace(task, batches=plain(task), epochs=o.search, checkpoint=path)
-            found = balanced(model, inner, density, make, o.search_lr, o.decay_at, o.slack, control, objective)
+            settings = BudgetedSearch(density, o.search_lr, o.decay_at, o.slack)
+            found = search_with_budget(model, inner, make, settings, control, objective)
             course = {k: torch.tensor([row[k] for row in found.history], dtype=torch.float64) for k in found.history[0]}
             kinds = {"scores": found.scores, "soft": found.soft, "course": course}
             return {f"{kind}.{n}": t for kind, tensors in kinds.items() for n, t in tensors.items()}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crbg.errors import CrbgError
-from crbg.methods._ranked import asked
+from crbg.methods._scored import required_density
 from crbg.methods._winning import Recipe, train, winning
 from crbg.methods.contract import SearchResult, SearchTask, Traits
 
@@ -59,7 +59,7 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     from crbg.masks.select import keep_count, select
     from crbg.search import saliency
 
-    o, density = options, asked(task, "imp")
+    o, density = options, required_density(task, "imp")
     shares(o, density)  # refuses nonsense before the warm-up
 
     def draw(batch: list[tuple[Tensor, Tensor]]) -> SearchResult:

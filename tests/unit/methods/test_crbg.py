@@ -168,7 +168,7 @@ def test_a_leak_replaces_the_slope_of_clip_outside_its_range(leak):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Gaussian(torch.zeros(2), leak=1.5), "leak 1.5 must lie in"),
+        (lambda: Gaussian(torch.zeros(2), leak=1.5), "leak 1.5 must be in"),
         (lambda: Gaussian(torch.zeros(2), leak=0.5, learn_sigma=True), "leak 0.5"),
         (lambda: Units(torch.zeros(2), leak=0.5), "not on units"),
     ],

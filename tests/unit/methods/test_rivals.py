@@ -120,7 +120,7 @@ def test_biprop_on_signed_constants_is_edge_popup_unscaled(digits):
     one = dataclasses.replace(SPECS["biprop"], options={"scope": "layer"})
     other = dataclasses.replace(one, method="edge_popup", options={"scaled": False})
     assert search(digits, one)[1].mask == search(digits, other)[1].mask
-    with pytest.raises(CrbgError, match=r"'fc1\.weight' has weights of different size: use `init: signed_constant`"):
+    with pytest.raises(CrbgError, match=r"'fc1\.weight' differ in size; use `init: signed_constant`"):
         search(digits, dataclasses.replace(SPECS["biprop"], init="uniform"))
 
 
@@ -132,7 +132,7 @@ def test_scaled_edge_popup_is_the_unscaled_one_on_a_wider_range(digits):
 
 
 def test_scopes_have_names(digits):
-    with pytest.raises(CrbgError, match="scope is layer or global, not 'all'"):
+    with pytest.raises(CrbgError, match="unknown scope 'all'.*choose layer or global"):
         search(digits, dataclasses.replace(SPECS["edge_popup"], options={"scope": "all"}))
 
 
