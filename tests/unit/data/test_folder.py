@@ -118,7 +118,7 @@ def test_making_goes_on_where_it_was_interrupted_unless_the_arrays_are_lost(imag
 
 def test_a_folder_that_is_no_prepared_data_set_is_left_alone(images):
     draw(root() / "mine", {"train": 2, "val": 2})
-    with pytest.raises(CrbgError, match="is there already and no prepared data set"):
+    with pytest.raises(CrbgError, match="exists and is not a prepared data set"):
         folder.prepare("mine", root() / "mine", 12, root())
     assert (root() / "mine/train/a/000.png").exists()
 
@@ -212,7 +212,7 @@ def test_bad_images_are_named(images):
             folder.prepare(**{"name": "mine", "images": images, "size": 12, "root": root()} | other)
         return str(error.value)
 
-    assert "already" in complaint(name="mnist")
+    assert "known data set" in complaint(name="mnist")
     assert "at least 8" in complaint(size=4)
     assert "has no folder train" in complaint(images=images / "train")
     (images / "train/a/001.png").write_text("no image")

@@ -119,12 +119,12 @@ def test_flips_and_crops_of_colour_images_keep_channels_together():
     part = Part(x, torch.tensor([0, 1]), torch.zeros(3), torch.ones(3))
     feed = BatchLoader(part, 2, seed=3, flip=True, crop=2)
     for epoch in range(20):
-        rows, columns = feed.moves(*feed.drawn(epoch))
+        rows, columns = feed.sources(*feed.drawn(epoch))
         pixels, y = next(iter(feed.epoch(epoch)))
         for i, label in enumerate(y):
             expected = x[label][:, rows[i]][:, :, columns[i]]
             assert (pixels[i] * 255).round().to(torch.uint8).equal(expected)
-    assert len({tuple(feed.moves(*feed.drawn(e))[1].flatten().tolist()) for e in range(20)}) > 10
+    assert len({tuple(feed.sources(*feed.drawn(e))[1].flatten().tolist()) for e in range(20)}) > 10
 
 
 def test_a_crop_wider_than_the_image_is_refused(digits):

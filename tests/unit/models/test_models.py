@@ -102,11 +102,11 @@ def test_convolutions_have_no_gain_that_could_learn():
 @pytest.mark.parametrize(
     ("name", "shape", "options", "message"),
     [
-        ("conv8", (3, 15, 15), {}, "conv8 halves its images 4 times"),
+        ("conv8", (3, 15, 15), {}, "cannot take images of shape .3, 15, 15.: it halves them 4 times"),
         ("conv4", COLOUR, {"norm": "layer"}, "model_args.norm: unknown normalisation 'layer'"),
-        ("conv4", COLOUR, {"width": 0.001}, "is too little"),
-        ("vgg16", (3, 8, 8), {}, "vgg16 halves its images four times"),
-        ("resnet20", COLOUR, {"shortcut": 2}, "kernels, 1 or 3, not 2"),
+        ("conv4", COLOUR, {"width": 0.001}, "every layer needs at least one unit"),
+        ("vgg16", (3, 8, 8), {}, "vgg16 with width 1.0 cannot take images of shape .3, 8, 8."),
+        ("resnet20", COLOUR, {"shortcut": 2}, "must be 1 or 3, not 2"),
         ("resnet20", COLOUR, {"depth": 2}, "does not take these model_args"),
         ("resnet21", COLOUR, {}, "unknown model 'resnet21'"),
         ("timm:resnt50", COLOUR, {}, "did you mean 'resnet50'"),
@@ -121,12 +121,12 @@ def test_convolutions_have_no_gain_that_could_learn():
             "timm:inception_v3",
             COLOUR,
             {},
-            r"'inception_v3' cannot take images of shape \(3, 32, 32\) .* its own is \(3, 299, 299\): set size",
+            r"'inception_v3' cannot take images of shape \(3, 32, 32\) .* it is made for \(3, 299, 299\): set `size`",
         ),
-        ("timm:vit_tiny_patch16_224", COLOUR, {"stem": "cifar"}, "has no stem"),
+        ("timm:vit_tiny_patch16_224", COLOUR, {"stem": "cifar"}, "has no conv1 and maxpool"),
         ("timm:resnet18", COLOUR, {"stem": "small"}, "unknown stem 'small'"),
         ("timm:resnet18", COLOUR, {"in_chans": 1}, "in_chans follow from the data"),
-        ("timm:resnet18", COLOUR, {"pretrained": True}, "`init: imagenet` says so openly"),
+        ("timm:resnet18", COLOUR, {"pretrained": True}, "use `init: imagenet` for pretrained ones"),
     ],
 )
 def test_what_cannot_be_built_says_why(name, shape, options, message):

@@ -168,7 +168,7 @@ def test_a_truncated_checkpoint_falls_back_to_the_one_before(share, feed, whole,
     previous = two_checkpoints(feed, path)
     data = path.read_bytes()
     path.write_bytes(data[: int(share * len(data))])
-    with pytest.warns(UserWarning, match="is damaged .*taking the checkpoint before it"):
+    with pytest.warns(UserWarning, match="is damaged .*continuing from the previous one"):
         assert load_checkpoint(path)["step"] == 5
     same(search("antithetic", feed, path), whole("antithetic"))
     previous.write_bytes(b"")
@@ -384,7 +384,7 @@ class OneWay:
 def test_a_loader_that_can_be_walked_only_once_is_refused():
     with pytest.raises(CrbgError, match="must have a length"):
         LoaderBatches((b for b in BATCHES), torch.device("cpu"))
-    with pytest.raises(CrbgError, match="walked only once"):
+    with pytest.raises(CrbgError, match="iterated only once"):
         LoaderBatches(OneWay(), torch.device("cpu"))
 
 
