@@ -88,22 +88,9 @@ def attach(model: nn.Module, make: MakeGate, where: str = ".*") -> nn.Module:
     Raises:
         CrbgError: no weight matches, a weight has a gate already, or two modules share a weight.
     """
-    raw = weights(model)
-    names = [n for n in raw if re.fullmatch(where, n)]
-    if not raw:
-        raise CrbgError(
-            f"{type(model).__name__} has no weight that can be gated; gates are for linear, convolution and attention "
-            "layers"
-        )
-    if not names:
-        raise CrbgError(f"no weight matches {where!r}: {suggest(where, raw)}")
-    taken = attached_gates(model)
-    for name in names:
-        if name in taken:
-            raise CrbgError(f"{name!r} has a gate already; call bake(model) or detach(model) first")
     owners = _owners(model)
     # All gates are built before the first is attached, so that the model is unchanged if `make` raises.
-    made = {name: make(name, getattr(*owners[name])) for name in names}
+    made = {name: make(name, getattr(*owners[name])) for name in _selected(model, where)}
     several_reads = False
     for name, gate in made.items():
         if gate is None:
@@ -121,6 +108,23 @@ def attach(model: nn.Module, make: MakeGate, where: str = ".*") -> nn.Module:
         model.register_forward_pre_hook(hooks.enter)
         model.register_forward_hook(hooks.leave, always_call=True)
     return model
+
+
+def _selected(model: nn.Module, where: str) -> list[str]:
+    """Return the names of the weights that match `where`, and check that they have no gates."""
+    raw, taken = weights(model), attached_gates(model)
+    names = [n for n in raw if re.fullmatch(where, n)]
+    if not raw:
+        raise CrbgError(
+            f"{type(model).__name__} has no weight that can be gated; gates are for linear, convolution and attention "
+            "layers"
+        )
+    if not names:
+        raise CrbgError(f"no weight matches {where!r}: {suggest(where, raw)}")
+    for name in names:
+        if name in taken:
+            raise CrbgError(f"{name!r} has a gate already; call bake(model) or detach(model) first")
+    return names
 
 
 def attached_gates(model: nn.Module) -> dict[str, Gate]:
