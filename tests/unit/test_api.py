@@ -106,7 +106,7 @@ def test_find_ticket_is_repeatable_and_takes_a_pair_in_shuffled_order():
     found = []
     for seed, elsewhere in ((3, 0), (3, 1), (4, 0)):
         model = tiny()
-        torch.manual_seed(elsewhere)  # what the caller's generator holds does not matter
+        torch.manual_seed(elsewhere)  # the state of the caller's generator has no effect
         found.append(find_ticket(model, (X, Y), 0.4, epochs=2, batch=16, seed=seed))
     one, two, other = found
     assert one.history == two.history
@@ -175,7 +175,7 @@ def test_a_loss_that_changes_a_weight_is_found_out():
 
 
 class Loud(nn.Module):
-    """Two layers whose loss can be made to fail."""
+    """A network of two layers whose loss can be made to fail."""
 
     def __init__(self):
         super().__init__()

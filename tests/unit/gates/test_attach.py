@@ -32,7 +32,7 @@ NETWORKS = {
 
 @pytest.fixture(scope="module", params=NETWORKS)
 def original(request):
-    """One initialised network of each kind with a batch for it; tests work on copies."""
+    """One initialised network of each kind, with a batch; tests use copies."""
     model = NETWORKS[request.param]()
     initialise(model, "kaiming_normal", 1.0, 0)
     shape = (1, 28, 28) if request.param == "lenet" else (3, 32, 32)
@@ -65,7 +65,7 @@ def gaussian(name, w):
 
 
 def layout(model):
-    """Class of every module and names in the state; their order is torch's affair (a weight taken off a gate comes last)."""
+    """Return the class of every module and the names in the state_dict, whose order `detach` may change."""
     return [type(m) for m in model.modules()], set(model.state_dict())
 
 
@@ -246,8 +246,11 @@ def test_norms_biases_and_embeddings_carry_no_gate():
     assert list(weights(model)) == ["1.weight", "4.weight"]
     assert list(weights(nn.Linear(2, 2))) == ["weight"]
     assert list(weights(nn.MultiheadAttention(4, 2, kdim=3, vdim=5))) == [
-        "q_proj_weight", "k_proj_weight", "v_proj_weight", "out_proj.weight",
-    ]  # fmt: skip
+        "q_proj_weight",
+        "k_proj_weight",
+        "v_proj_weight",
+        "out_proj.weight",
+    ]
 
 
 @pytest.mark.parametrize("take_off", [detach, bake])
@@ -257,7 +260,7 @@ def test_taking_the_gates_off_one_copy_leaves_the_other(kind, take_off):
     initialise(model, "kaiming_normal", 1.0, 0)
     attach(model.eval(), gaussian)
     x = torch.randn(2, *((1, 28, 28) if kind == "lenet" else (3, 32, 32)), generator=torch.Generator().manual_seed(0))
-    for order in (1, -1):  # take them off the source, then off the copy
+    for order in (1, -1):  # remove gates from the original first, then from the copy first
         source = copy.deepcopy(model)
         off, on = (source, copy.deepcopy(source))[::order]
         with torch.no_grad():

@@ -38,7 +38,7 @@ def test_the_share_of_open_gates_is_the_probability_it_says(mu, noise, source):
     gate = drawing(Gaussian(torch.full((n,), mu), noise=noise, source=source))
     torch.manual_seed(0)
     if source == "antithetic":
-        gate(torch.ones(n))  # look at the second draw, the mirrored one
+        gate(torch.ones(n))  # skip to the second draw, the negative of the first
     p = gate.open_probability()[0].item()
     assert p == pytest.approx(0.5 * (1 + math.erf(mu / noise / math.sqrt(2))), abs=1e-6)
     share = (gate(torch.ones(n)) > 0).double().mean().item()
@@ -83,7 +83,7 @@ def test_every_forward_draws_anew():
 
 
 def twin(mu, w, eps, noise):
-    """The gate in plain autograd; clip has slope 1 strictly inside (0, 1) and 0 elsewhere, also at its two corners."""
+    """The gate in plain autograd; the clip has slope 1 strictly inside (0, 1), and 0 elsewhere and at both corners."""
     u = mu + noise * eps
     return w * torch.where((u > 0) & (u < 1), u, u.detach().clamp(0, 1))
 
@@ -305,7 +305,7 @@ def test_unit_gates_are_a_vector():
 
 
 class Residual(nn.Module):
-    """Two consumers of one stream."""
+    """Two layers that read one residual stream."""
 
     def __init__(self):
         super().__init__()
@@ -323,7 +323,7 @@ def test_a_shared_unit_gate_draws_once_and_gets_the_sum_of_both_gradients():
     attach(net, lambda n, w: unit)
     assert set(attached_gates(net)) == {"a.weight", "b.weight"}
     with sampling(net):
-        for seed in (1, 2):  # a second pass draws anew
+        for seed in (1, 2):  # every pass draws new noise
             unit.mu.grad = None
             torch.manual_seed(seed)
             out = net(x)

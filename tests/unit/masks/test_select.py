@@ -19,7 +19,7 @@ def mask_of(**bits):
 
 
 def naive(scores, k, allowed=None):
-    """Sort by (-score, position) in Python and keep the first k of those allowed."""
+    """Sort by (-score, position) in Python, and keep the first k of the allowed weights."""
     flat = scores.flatten().tolist()
     free = [i for i in range(len(flat)) if allowed is None or bool(allowed.flatten()[i])]
     kept = set(sorted(free, key=lambda i: (-flat[i], i))[:k])

@@ -1,4 +1,4 @@
-"""Architectures: published sizes, every tensor has its role, nothing is dead at the start, and what cannot be built says why."""
+"""Architectures: published sizes, roles of tensors, gradients for every weight, and clear errors."""
 
 import dataclasses
 
@@ -67,7 +67,7 @@ def test_published_numbers_of_weights(name, options, everything, convolutions):
     ],
 )
 def test_every_network_is_alive_and_every_tensor_has_a_role(name, options):
-    """A random draw passes a signal to every weight: all gates, the head's included, hear the task."""
+    """With random weights every gate receives a gradient, that of the head included."""
     model, roles = models.initial(name, GREY, 10, "kaiming_normal", 1.0, 0, **options)
     assert set(roles) == set(model.state_dict()) | {n for n, _ in model.named_buffers()}
     assert {n for n, r in roles.items() if r == "gated"} == set(weights(model))
@@ -144,7 +144,7 @@ def test_a_model_without_gateable_weights_is_refused():
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A folder with files like timm's, of networks with 1 000 classes."""
+    """A folder with weight files as timm's hub has them, of networks with 1000 classes."""
     torch.manual_seed(3)
     source = {n: timm.create_model(n) for n in ("resnet18", "test_resnet", "vit_tiny_patch16_224")}
     for n, model in source.items():
@@ -186,7 +186,7 @@ def test_weights_that_cannot_be_downloaded_are_asked_for_once(monkeypatch):
     assert asked == ["test_resnet"]
     with pytest.raises(
         CrbgError, match=r"timm cannot build 'resnet18' for .* with \{'no_such': 1\}"
-    ):  # the arguments are what is wrong
+    ):  # the arguments are wrong
         networks.pretrained("timm:resnet18", COLOUR, 10, no_such=1)
 
 
@@ -286,7 +286,7 @@ def test_a_ticket_is_read_with_the_statistics_of_its_search_too(tmp_path):
     model, _ = fresh(spec, data, 0)
     task = methods.SearchTask(feed_of(spec, data, 0), 0.5, 3, 0, torch.nn.functional.cross_entropy)
     found = methods.get("edge_popup").find(model, task, spec.resolved())  # leaves its statistics in the model
-    grown = {n: m * 2.0**0.5 for n, m in found.mask.items()}  # the weights by which the statistics came about
+    grown = {n: m * 2.0**0.5 for n, m in found.mask.items()}  # the factors under which the statistics were collected
     assert accuracy(model, data.validation.batches(), grown) == pytest.approx(reading["with_search_statistics"])
     assert (
         accuracy(model, data.validation.batches(), grown) > accuracy(model, data.validation.batches(), found.mask) + 1

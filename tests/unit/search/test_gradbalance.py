@@ -50,7 +50,7 @@ def test_one_threshold_falls_to_the_density_of_all_layers_together():
         masks = [g(torch.ones_like(g.score)) != 0 for g in gates]
         assert sum(int(m.sum()) for m in masks) == kept
         assert all(torch.equal(m, g.scores() >= every[kept - 1]) for m, g in zip(masks, gates, strict=True))
-    assert int(masks[0].sum()) > 3 * int(masks[1].sum())  # the layer of small scores pays
+    assert int(masks[0].sum()) > 3 * int(masks[1].sum())  # the layer with small scores keeps fewer
 
 
 def test_gem_miner_gives_up_the_lowest_of_what_is_left_and_ends_at_the_asked_number():
@@ -102,7 +102,7 @@ def test_a_bernoulli_budget_counts_what_is_above_a_half(tau):
     )
     plain = Concrete(torch.full((200_000,), Concrete.start(0.1)))
     plain.sampling = True
-    assert float((plain(torch.ones(200_000)).detach() > 0.5).double().mean()) > 0.15  # the authors' count says 0.1
+    assert float((plain(torch.ones(200_000)).detach() > 0.5).double().mean()) > 0.15  # by the authors' count it is 0.1
 
 
 @pytest.mark.parametrize("kind", ["clipped", "bernoulli", "concrete", "hard"])

@@ -1,4 +1,4 @@
-"""What a ticket search minimises: by hand, by finite differences through the gates, and what it leaves behind."""
+"""Objectives of a ticket search: values by hand, gradients by finite differences through the gates, side effects."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ LOSS = nn.functional.cross_entropy
 
 @pytest.fixture
 def gated():
-    """A small network in float64 under noise-free Concrete gates, and a batch."""
+    """A small network in float64 with noise-free Concrete gates, and a batch."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(4, 6, bias=False), nn.ReLU(), nn.BatchNorm1d(6), nn.Linear(6, 3, bias=False)).double()
     with attach.frozen(net):

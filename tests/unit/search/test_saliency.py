@@ -1,4 +1,4 @@
-"""Scores before training: each against finite differences or by hand in float64, and the defects of public versions."""
+"""Pruning scores, compared with finite differences or hand calculation in float64; known defects of public code."""
 
 import pytest
 import torch
@@ -35,13 +35,13 @@ def value(model, batches, heat=1.0):
 
 
 def squared_gradient(model, batches, heat):
-    """|g|^2 / 2 of the mean loss, by autograd of one order less than what is tested."""
+    """Return |g|^2 / 2 of the mean loss, with one order of differentiation less than the tested code."""
     parts = [torch.autograd.grad(LOSS(model(x) / heat, y), list(model.parameters())) for x, y in batches]
     return 0.5 * sum(float((sum(gs) / len(batches)).square().sum()) for gs in zip(*parts, strict=True))
 
 
 def by_differences(model, what, step=1e-4):
-    """Derivative of what(model) by each weight, one weight at a time."""
+    """Return the derivative of what(model) with respect to each weight, by differences, one weight at a time."""
     out = {}
     for name, w in weights(model).items():
         slope = torch.zeros_like(w)

@@ -48,16 +48,21 @@ def lenet():
 
 
 def convolutional():
-    """Running statistics and dropout: both have a state of their own to take up."""
+    """A network with running statistics and dropout, both of which a resumed search has to restore."""
     model = nn.Sequential(
-        nn.Conv2d(1, 4, 5, stride=4, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.3), nn.Linear(144, 10),
-    )  # fmt: skip
+        nn.Conv2d(1, 4, 5, stride=4, bias=False),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Dropout(0.3),
+        nn.Linear(144, 10),
+    )
     initialise(model, "kaiming_normal", 1.0, 0)
     return model
 
 
 def search(kind, feed, checkpoint=None, clock=None, build=lenet, seed=1):
-    """Do a whole search on a fresh model, and return what it found with everything the model then holds."""
+    """Search on a new model, and return the result and the model's state."""
     name, options = METHODS[kind]
     model = build()
     task = SearchTask(feed, 0.4, EPOCHS, seed, nn.functional.cross_entropy, checkpoint, clock)
@@ -89,7 +94,7 @@ def whole(feed):
 
 
 def interrupted(kind, feed, path, steps, build=lenet):
-    """Stop after each number of steps in turn, then go to the end; every part starts from nothing but the checkpoint."""
+    """Stop after each number of steps in turn, then search to the end; every part starts from the checkpoint only."""
     for n in steps:
         with pytest.raises(OutOfTime):
             search(kind, feed, path, Clock(stop_after=n), build)
@@ -354,7 +359,7 @@ def test_a_loss_that_is_not_finite_is_a_collapse(bad):
     def loss(out, y):
         calls.append(1)
         value = nn.functional.cross_entropy(out, y)
-        return value * bad if len(calls) == 8 else value  # the last step of epoch 2, before weights show it
+        return value * bad if len(calls) == 8 else value  # the last step of epoch 2, before the weights become NaN
 
     with pytest.raises(Collapse, match="epoch 2 of 3"):
         small_fit(epochs=3, loss=loss)
@@ -369,7 +374,7 @@ def test_nothing_to_train_on_is_refused():
 
 
 class OneWay:
-    """An iterator that claims a length."""
+    """An iterator with a length."""
 
     def __len__(self):
         return 2
