@@ -136,7 +136,7 @@ class BatchLoader:
         seed: Seed of order and augmentation.
         flip: Mirror each image horizontally with probability 1/2.
         crop: Shift each image by up to this number of pixels in both directions, with reflection at the edges.
-        mine: (k, n) yields the examples k, k + n, k + 2n, ... of each batch, the share of process k of n.
+        process: (k, n) for process k of n, which sees the examples k, k + n, k + 2n, ... of each batch.
 
     Raises:
         CrbgError: the batch is larger than the part, or the crop is as large as an image.
@@ -147,7 +147,7 @@ class BatchLoader:
     seed: int
     flip: bool = False
     crop: int = 0
-    mine: tuple[int, int] = (0, 1)
+    process: tuple[int, int] = (0, 1)
 
     def __post_init__(self) -> None:
         if not 1 <= self.size <= len(self.part):
@@ -176,7 +176,7 @@ class BatchLoader:
             raise CrbgError(
                 f"a batch of {self.size} cannot be shared by {n} processes; use a larger batch or fewer processes"
             )
-        return replace(self, mine=(k, n)), len(range(k, self.size, n)) * n / self.size
+        return replace(self, process=(k, n)), len(range(k, self.size, n)) * n / self.size
 
     def order(self, epoch: int) -> Tensor:
         """Return the permutation of the images for an epoch, shape (N,)."""
@@ -187,11 +187,11 @@ class BatchLoader:
         return hashlib.sha256(f"{self.size}:".encode() + self.order(0).numpy().astype("<i8").tobytes()).hexdigest()
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (inputs, labels) of an epoch from batch `start` on, the share `mine` of each batch."""
+        """Yield (inputs, labels) of an epoch from batch `start` on, of each batch the share of this process."""
         order = self.order(epoch).to(self.part.device)
         shift, mirrored = self.drawn(epoch) if self.flip or self.crop else (None, None)
         for i in range(start, len(self)):
-            at = slice(i * self.size + self.mine[0], (i + 1) * self.size, self.mine[1])
+            at = slice(i * self.size + self.process[0], (i + 1) * self.size, self.process[1])
             if shift is None:
                 yield self.part.inputs(order[at]), self.part.y[order[at]]
                 continue

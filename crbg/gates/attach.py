@@ -78,9 +78,9 @@ def attach(model: nn.Module, make: MakeGate, where: str = ".*") -> nn.Module:
         torch.Size([8, 4])
 
     Args:
-        model: any module; it is changed in place.
-        make: builds the gate of one weight. If it returns None, the weight stays dense.
-        where: regular expression that has to match the full name of a weight.
+        model: Any module; it is changed in place.
+        make: Builds the gate of one weight. If it returns None, the weight stays dense.
+        where: Regular expression that has to match the full name of a weight.
 
     Returns:
         The same model.
@@ -159,8 +159,8 @@ def bake(model: nn.Module, mask: Mapping[str, Tensor] | None = None) -> nn.Modul
     Afterwards the model has the class and the `state_dict` keys that it had before `attach`.
 
     Args:
-        model: a model with or without gates; it is changed in place.
-        mask: factors of the weights by name, booleans or real gate values. Without a mask every gate is evaluated
+        model: A model with or without gates; it is changed in place.
+        mask: Factors of the weights by name, booleans or real gate values. Without a mask every gate is evaluated
             without noise.
 
     Returns:

@@ -22,8 +22,8 @@ class Gate(nn.Module):
     stays frozen.
 
     Attributes:
-        sampling: whether `forward` draws noise.
-        bypassed: whether `forward` returns the raw weight.
+        sampling: Whether `forward` draws noise.
+        bypassed: Whether `forward` returns the raw weight.
     """
 
     sampling: bool = False
@@ -58,8 +58,8 @@ def columns(values: Tensor, w: Tensor) -> Tensor:
     """Repeat one value per unit over the input columns of w; the result broadcasts against w.
 
     Args:
-        values: shape (units,).
-        w: weight of shape (out, in, ...), where `in` is a multiple of the number of units.
+        values: Shape (units,).
+        w: Weight of shape (out, in, ...), where `in` is a multiple of the number of units.
 
     Raises:
         CrbgError: the number of units does not divide the number of input columns.

@@ -34,20 +34,20 @@ class Gaussian(Gate):
         [0.345, 0.841, 0.995]
 
     Args:
-        mu: initial means, of the weight's shape; the trained parameter of the gate.
-        noise: standard deviation of the noise while sampling. 0 is the deterministic control.
-        penalty_sigma: sigma in the penalty Phi(mu / sigma). The thesis uses one sigma for both.
-        source: where noise comes from. "normal": torch's generator. "antithetic": every second draw is the negative
+        mu: Initial means, of the weight's shape; the trained parameter of the gate.
+        noise: Standard deviation of the noise while sampling. 0 is the deterministic control.
+        penalty_sigma: Sigma in the penalty Phi(mu / sigma). The thesis uses one sigma for both.
+        source: Where noise comes from. "normal": torch's generator. "antithetic": every second draw is the negative
             of the draw before, which halves the cost, and each draw is still exactly normal. "counter": a hash of
             (key, position), with which `crbg.gates.kernels` draws, adds and clips in one pass over memory.
-        learn_sigma: train one noise level per tensor, with its reparametrised gradient.
-        leak: derivative of the clip outside (0, 1), so that closed and fully open gates still receive a gradient. 0 is
+        learn_sigma: Train one noise level per tensor, with its reparametrised gradient.
+        leak: Derivative of the clip outside (0, 1), so that closed and fully open gates still receive a gradient. 0 is
             the thesis's gate, 1 is straight-through. An extension of this project.
 
     Attributes:
-        redraws: device types on which the backward pass draws the same noise again instead of storing it.
-        fuses: device types on which one fused kernel (`crbg.gates.triton`) is used where it supports the tensors.
-        hard: use the binary gate 1[mu > 1/2] with a straight-through gradient.
+        redraws: Device types on which the backward pass draws the same noise again instead of storing it.
+        fuses: Device types on which one fused kernel (`crbg.gates.triton`) is used where it supports the tensors.
+        hard: Use the binary gate 1[mu > 1/2] with a straight-through gradient.
 
     Raises:
         CrbgError: an argument is out of range, or the source is unknown.
@@ -153,8 +153,8 @@ class Units(Gaussian):
     one draw in a forward pass.
 
     Args:
-        mu: initial means, shape (units,).
-        **options: as for `Gaussian`, except `leak`.
+        mu: Initial means, shape (units,).
+        **options: As for `Gaussian`, except `leak`.
 
     Raises:
         CrbgError: mu is not a vector, or `leak` is given.

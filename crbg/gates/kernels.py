@@ -60,12 +60,12 @@ def gated_product(
     """Compute w * clip(mu + noise * eps, 0, 1), or w * 1[mu > 1/2] if `hard`; `suits(mu, w)` must be true.
 
     Args:
-        mu: gate parameters, float32.
-        w: frozen weights of mu's shape and memory layout, float32.
-        noise: standard deviation of the noise; 0 draws none.
-        leak: derivative of the clip outside (0, 1). The gradient of hard gates is straight-through.
-        hard: use the binary gate.
-        push: added to the gradient of mu in the next backward pass; of mu's memory layout.
+        mu: Gate parameters, float32.
+        w: Frozen weights of mu's shape and memory layout, float32.
+        noise: Standard deviation of the noise; 0 draws none.
+        leak: Derivative of the clip outside (0, 1). The gradient of hard gates is straight-through.
+        hard: Use the binary gate.
+        push: Added to the gradient of mu in the next backward pass; of mu's memory layout.
 
     Returns:
         The gated weight, of w's shape, with a gradient for mu only. Under autocast it has type bfloat16, the type to

@@ -18,9 +18,9 @@ class TopK(Gate):
     kept and dropped weights alike.
 
     Args:
-        initial: initial scores s, of the weight's shape.
-        k: number of weights to keep.
-        gain: factor on the kept weights; sqrt(1 / density) in the paper's "scaled" variants.
+        initial: Initial scores s, of the weight's shape.
+        k: Number of weights to keep.
+        gain: Factor on the kept weights; sqrt(1 / density) in the paper's "scaled" variants.
     """
 
     def __init__(self, initial: Tensor, k: int, gain: float = 1.0) -> None:
@@ -55,8 +55,8 @@ class Sampled(Gate):
     The gradient is straight-through: that of w * sigmoid(v). Without sampling m = 1[sigmoid(v) > 1/2].
 
     Args:
-        initial: initial values of v, of the weight's shape.
-        rescale: multiply the kept weights by total / kept of the tensor ("dynamic weight rescaling").
+        initial: Initial values of v, of the weight's shape.
+        rescale: Multiply the kept weights by total / kept of the tensor ("dynamic weight rescaling").
     """
 
     def __init__(self, initial: Tensor, rescale: bool) -> None:

@@ -32,7 +32,7 @@ class Mask(Mapping[str, Tensor]):
         True
 
     Args:
-        tensors: one boolean tensor for each weight; they are copied.
+        tensors: One boolean tensor for each weight; they are copied.
 
     Raises:
         CrbgError: there is no tensor, a tensor is empty, or a tensor is not boolean.
@@ -111,11 +111,11 @@ class Mask(Mapping[str, Tensor]):
         Raises:
             CrbgError: a name or a shape differs; the message names the first.
         """
-        mine = self.shapes
-        for name in [*mine, *shapes]:
-            if mine.get(name) != shapes.get(name):
+        own = self.shapes
+        for name in [*own, *shapes]:
+            if own.get(name) != shapes.get(name):
                 raise CrbgError(
-                    f"the mask does not fit: {name!r} is {mine.get(name, 'absent')} in the mask and "
+                    f"the mask does not fit: {name!r} is {own.get(name, 'absent')} in the mask and "
                     f"{shapes.get(name, 'absent')} in the network; the mask belongs to another network"
                 )
 

@@ -42,9 +42,9 @@ def select(scores: Mapping[str, Tensor], k: int | Mapping[str, int], within: Mas
         {'a': [0, 1, 1], 'b': [0, 0]}
 
     Args:
-        scores: one tensor for each weight, on any device; they are compared in their own dtype.
-        k: how many weights to keep over all tensors together, or a count for each tensor.
-        within: choose only among the weights that this mask keeps.
+        scores: One tensor for each weight, on any device; they are compared in their own dtype.
+        k: Number of weights to keep over all tensors together, or of each tensor by name.
+        within: If given, only weights that this mask keeps are candidates.
 
     Raises:
         CrbgError: a score is NaN, the names of `k` differ from those of `scores`, or k exceeds the number of

@@ -20,7 +20,7 @@ class Options:
     """The optimiser, with a cosine schedule to 0.
 
     Attributes:
-        optimiser: adam, or sgd with momentum 0.9.
+        optimiser: `adam`, or `sgd` with momentum 0.9.
         part: What is trained: `all`, or `norm` (gains and shifts of normalisation layers).
     """
 

@@ -26,7 +26,7 @@ class Options(Recipe):
     """Options of the scoring, beside those of the training.
 
     Attributes:
-        score: snip, grasp, grasp_abs, synflow, magnitude or random.
+        score: `snip`, `grasp`, `grasp_abs`, `synflow`, `magnitude` or `random`.
         rounds: Number of rounds; 0 for that of the score's paper.
     """
 

@@ -27,7 +27,7 @@ class Options:
 
     Attributes:
         log_sigma2: Initial log sigma^2.
-        threshold: log alpha from which a weight is dropped.
+        threshold: Weights with log alpha at or above it are dropped.
         silent: Share of the training until which the weight of the KL term is 0.
         full: Share of the training from which it is 1; it rises linearly between the two.
     """

@@ -26,10 +26,10 @@ class Penalised(SearchHook):
     """The thesis's objective with a fixed lambda: add lambda times the mean penalty over all gates to the loss.
 
     Args:
-        model: a network with Gaussian gates.
-        name: name of the penalty, as for `crbg.search.penalties.penalty`.
-        weight: lambda, per mean over gates.
-        anneal_to: noise level that is reached linearly over the first 80 % of the search.
+        model: A network with Gaussian gates.
+        name: Name of the penalty, as for `crbg.search.penalties.penalty`.
+        weight: The factor lambda on the mean penalty.
+        anneal_to: Noise level that is reached linearly over the first 80 % of the search.
 
     Raises:
         CrbgError: the model has no Gaussian gates, or the penalty is unknown.
@@ -109,14 +109,14 @@ class Plan:
     """The schedule and the gains of a controlled search; times are shares of the whole search.
 
     Attributes:
-        reach: when the density reaches the target, on a geometric path from its initial value.
-        decide: when the decision penalty starts. It rises linearly, so that the gates are binary at the end.
-        firmness: weight of the decision penalty at the end, relative to the task's gradient.
-        integral: integral gain of the controller, per measurement.
-        proportional: proportional gain of the controller.
-        tolerance: the decision penalty pauses while |log(density / path)| is larger.
-        every: number of steps between two measurements.
-        polish: share at the end in which the gates are hard, 1[mu > 1/2], with straight-through gradients, and only the
+        reach: When the density reaches the target, on a geometric path from its initial value.
+        decide: When the decision penalty starts. It rises linearly, so that the gates are binary at the end.
+        firmness: Weight of the decision penalty at the end, relative to the task's gradient.
+        integral: Integral gain of the controller, per measurement.
+        proportional: Proportional gain of the controller.
+        tolerance: The decision penalty pauses while |log(density / path)| is larger.
+        every: Number of steps between two measurements.
+        polish: Share at the end in which the gates are hard, 1[mu > 1/2], with straight-through gradients, and only the
             density is controlled: the search then optimises the ticket itself.
     """
 
@@ -142,14 +142,15 @@ class Controlled(Penalised):
     decision penalty is scaled per tensor, because the gradients of a last layer's few gates are so large that a common
     scale would leave these gates undecided.
 
-    mu is clamped to [-2 sigma, 1 + 2 sigma], because a penalty of the form Phi(mu / sigma) has no gradient further out.
+    mu is clamped to [-2 sigma, 1 + 2 sigma], because the gradient of a penalty like Phi(mu / sigma) vanishes further
+    out, where it could not move a gate back.
 
     Args:
-        model: a network with Gaussian gates.
-        name: name of the density penalty.
-        density: target density, the share of gates with mu > 1/2.
-        plan: schedule and gains.
-        anneal_to: noise level that is reached linearly over the first 80 % of the search.
+        model: A network with Gaussian gates.
+        name: Name of the density penalty.
+        density: Target density, the share of gates with mu > 1/2.
+        plan: Schedule and gains.
+        anneal_to: Noise level that is reached linearly over the first 80 % of the search.
 
     Raises:
         CrbgError: the model has no Gaussian gates, or unit gates with `polish`.

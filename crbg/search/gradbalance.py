@@ -25,10 +25,10 @@ class GradBalance(SearchHook):
     lambda*, with factor `memory`, and starts at the first lambda*. The paper's constant factor of S cancels.
 
     Args:
-        gates: gates with a budget.
-        keep: number of weights to keep.
-        slack: the budget is `slack * keep`.
-        memory: weight of the past in lambda's exponential mean.
+        gates: Gates with a budget.
+        keep: Number of weights to keep.
+        slack: The budget is `slack * keep`.
+        memory: Weight of the past in lambda's exponential mean.
 
     Raises:
         CrbgError: there are no gates.

@@ -48,8 +48,8 @@ def objective(name: str, loss: Loss) -> Objective:
     - `gradnorm`: -|dL/dtheta|, the Euclidean norm over all weights
 
     Args:
-        name: one of `NAMES`.
-        loss: the training loss, a function (outputs, labels).
+        name: One of `NAMES`.
+        loss: The training loss, a function (outputs, labels).
 
     Raises:
         CrbgError: the name is unknown.
@@ -74,10 +74,10 @@ def measure(
     """Evaluate every objective for a binary mask.
 
     Args:
-        model: a network without gates.
-        mask: the mask, by weight name.
-        batches: pairs (x, y).
-        loss: the training loss.
+        model: A network without gates.
+        mask: The mask, by weight name.
+        batches: Pairs (x, y).
+        loss: The training loss.
 
     Returns:
         The mean over batches, weighted by batch size, by objective name.

@@ -117,13 +117,13 @@ def prune(
     """Prune in rounds: score the remaining weights and keep the best, at density^(t / rounds) after round t.
 
     Args:
-        model: an untrained network; it is not changed, except for running statistics of batch norm.
-        name: name of the score.
-        density: density after the last round.
-        rounds: number of rounds.
-        batches: class-balanced pairs (x, y).
-        loss: the training loss.
-        seed: seed of random scores.
+        model: An untrained network; it is not changed, except for running statistics of batch norm.
+        name: Name of the score.
+        density: Density after the last round.
+        rounds: Number of rounds.
+        batches: Class-balanced pairs (x, y).
+        loss: The training loss.
+        seed: Seed of random scores.
 
     Returns:
         One ranking of all weights for `select`: weights that were pruned in a later round rank higher, and weights of
@@ -151,9 +151,9 @@ def ranked_after(ranks: Mapping[str, Tensor], scores: Mapping[str, Tensor], with
     """Rank the weights of a round above all that were pruned earlier: by their place in [0, 1) plus the round's number.
 
     Args:
-        ranks: the ranking after the rounds before.
-        scores: scores of this round.
-        within: the weights that were kept before this round.
+        ranks: The ranking after the previous rounds.
+        scores: Scores of this round.
+        within: The weights that were kept before this round.
     """
     device = next(iter(ranks.values())).device
     together = torch.cat([s.flatten() for s in scores.values()]).to(device)
@@ -179,10 +179,10 @@ def balanced_batch(model: nn.Module, batches: Batches, per_class: int, size: int
     If a class has fewer examples, all of them are used. If labels are not class indices, the first batch is returned.
 
     Args:
-        model: its number of outputs is the number of classes.
-        batches: the training batches.
-        per_class: number of examples of each class.
-        size: largest size of a returned batch.
+        model: Its number of outputs is the number of classes.
+        batches: The training batches.
+        per_class: Number of examples of each class.
+        size: Largest size of a returned batch.
 
     Returns:
         Pairs (x, y).

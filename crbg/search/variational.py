@@ -39,10 +39,10 @@ class Variational(SearchHook):
     them.
 
     Args:
-        model: its weights are theta, and are trained.
-        start: initial log sigma^2.
-        threshold: log alpha at which a weight counts as dropped.
-        scale: the weight of the KL term as a function of the progress in [0, 1].
+        model: Its weights are theta, and are trained.
+        start: Initial log sigma^2.
+        threshold: Weights with log alpha at or above it count as dropped.
+        scale: The weight of the KL term as a function of the progress in [0, 1].
 
     Raises:
         CrbgError: a weight belongs to a layer other than `nn.Linear` or `nn.Conv2d`.

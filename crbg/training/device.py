@@ -24,7 +24,7 @@ def pick(name: str, share: int = 1, tell: Callable[[str], None] = print) -> torc
     assigned GPUs are visible.
 
     Args:
-        name: auto, cpu, cuda or cuda:N. `auto` is a GPU if there is one, else the CPU.
+        name: `cpu`, `cuda`, `cuda:N`, or `auto` for a GPU if there is one, else the CPU.
         share: Largest number of processes on one GPU.
         tell: Receives a line of text if the process has to wait.
 
