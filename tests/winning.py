@@ -1,4 +1,4 @@
-"""Specs of small winning tickets that several tests search."""
+"""Specs of small winning tickets that several tests use."""
 
 import dataclasses
 

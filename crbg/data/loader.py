@@ -187,7 +187,7 @@ class BatchLoader:
         return hashlib.sha256(f"{self.size}:".encode() + self.order(0).numpy().astype("<i8").tobytes()).hexdigest()
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (inputs, labels) of an epoch from batch `start` on, of each batch the share of this process."""
+        """Yield (inputs, labels) of an epoch from batch `start` on, restricted to the share of this process."""
         order = self.order(epoch).to(self.part.device)
         shift, mirrored = self.drawn(epoch) if self.flip or self.crop else (None, None)
         for i in range(start, len(self)):

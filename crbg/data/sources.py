@@ -80,7 +80,7 @@ def _from_folder(entry: DataInfo, folder: Path) -> Data:
 
 
 def _digits() -> dict[str, np.ndarray]:
-    """Load scikit-learn's 1797 digits, 8x8 pixels of 0 to 16, enlarged to 24x24, padded to 28x28; 300 are for test."""
+    """Load scikit-learn's 1797 digits, 8x8 pixels of 0 to 16, enlarged and padded to 28x28; 300 are the test part."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()

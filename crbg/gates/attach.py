@@ -212,7 +212,7 @@ def sampling(model: nn.Module, on: bool = True) -> Iterator[nn.Module]:
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[nn.Module]:
-    """Set `requires_grad` of all parameters to False inside the block, which saves the gradients of the weights.
+    """Set `requires_grad` of all parameters to False inside the block, so that no gradients of weights are computed.
 
     Enter the block before `attach`, so that the parameters of the gates stay trainable.
     """
@@ -257,7 +257,7 @@ class _OneEvaluation:
 
     @staticmethod
     def _clear(model: nn.Module) -> None:
-        """Drop the values that shared unit gates drew in the pass before."""
+        """Drop the values that shared unit gates drew in the previous pass."""
         for gate in attached_gates(model).values():
             if isinstance(gate, Units):
                 gate.current = None

@@ -1,4 +1,4 @@
-"""Gates with an expected value that a budget limits: Concrete, Bernoulli, hard-concrete and clipped Gaussian gates."""
+"""Gates with a budget on the sum of their expected values: Concrete, Bernoulli, hard-concrete and clipped Gaussian."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class Options:
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
-    """Search a ticket of `task.density`, over all layers together or in each.
+    """Search for a ticket of `task.density`, over all layers together or in each.
 
     Raises:
         CrbgError: the weights of a layer differ in size.

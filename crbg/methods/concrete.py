@@ -36,7 +36,7 @@ class Options:
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
-    """Search a ticket of `task.density` over all layers together; the gates start at this density."""
+    """Search for a ticket of `task.density` over all layers together; the gates start at this density."""
     import torch
 
     from crbg.gates.concrete import Concrete, logit

@@ -52,7 +52,7 @@ class Options:
 def find(
     model: nn.Module, task: SearchTask, options: Options, hook: Callable[[list[TopK]], SearchHook] | None = None
 ) -> SearchResult:
-    """Search a ticket of `task.density`; initial scores are U[-1, 1] / sqrt(fan_in), the default of `nn.Linear`.
+    """Search for a ticket of `task.density`; initial scores are U[-1, 1] / sqrt(fan_in), the default of `nn.Linear`.
 
     Args:
         model: A network without gates; its weights do not change.

@@ -40,7 +40,7 @@ class Options:
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
-    """Search a ticket of `task.density` over all layers together."""
+    """Search for a ticket of `task.density` over all layers together."""
     from crbg import rng
     from crbg.gates.concrete import HardConcrete, logit
 

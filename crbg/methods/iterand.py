@@ -41,7 +41,7 @@ class Options:
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
-    """Search a ticket of `task.density` in every layer; afterwards the model holds the redrawn weights."""
+    """Search for a ticket of `task.density` in every layer; afterwards the model holds the redrawn weights."""
     from crbg.gates import attach
     from crbg.search.gradbalance import Redraw
 

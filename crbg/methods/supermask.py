@@ -34,7 +34,7 @@ class Options:
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
-    """Search a ticket of `task.density` over all layers together."""
+    """Search for a ticket of `task.density` over all layers together."""
     import torch
 
     from crbg import rng

@@ -53,7 +53,7 @@ def snip(model: nn.Module, weights: Weights, batches: BatchList, loss: Loss, see
 def grasp(model: nn.Module, weights: Weights, batches: BatchList, loss: Loss, seed: int) -> dict[str, Tensor]:
     """Return GraSP's score (Wang et al. 2020): theta * (H g), with g and H the gradient and the Hessian of the loss.
 
-    The logits are divided by 200. Weights whose removal lowers the norm of the gradient least are pruned first. The
+    The logits are divided by 200. Weights whose removal would lower the norm of the gradient most are kept first. The
     sign matters; `grasp_abs` takes the absolute value.
     """
     leaves = _leaves(weights)

@@ -44,7 +44,9 @@ def test_gradients_reach_every_gate_and_are_right(gated, name):
 @pytest.mark.parametrize("name", objectives.NAMES)
 def test_weights_keep_no_gradient_and_no_hook_stays(gated, name):
     net, x, y = gated
-    if name in objectives.SECOND_ORDER:  # the others give weights that are not frozen a gradient, as any loss does
+    if (
+        name in objectives.SECOND_ORDER
+    ):  # with the others, weights that are not frozen receive a gradient, as with any loss
         for w in attach.weights(net).values():
             w.requires_grad_(True)
     objectives.objective(name, LOSS)(net, x, y).backward()
