@@ -7,12 +7,12 @@ TORCH_BACKEND ?=
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-fast test-slow test-slurm lint format paper benchmark clean
+.PHONY: help install quickstart test test-fast test-slow test-slurm test-extras lint format docs dist paper benchmark clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-install: $(STAMP) ## make .venv with the locked dependencies (TORCH_BACKEND=cpu leaves CUDA out)
+install: $(STAMP) ## make .venv with the locked dependencies (TORCH_BACKEND=cpu: no CUDA packages)
 
 # editable_mode=compat: a path instead of an import hook, so that a clone called crbg does not hide the package from scripts beside it.
 $(STAMP): requirements.lock pyproject.toml crbg/gates/kernels.c
@@ -33,26 +33,29 @@ quickstart: $(STAMP) ## the whole pipeline on handwritten digits: minutes on two
 	$(BIN)/snakemake --cores all --quiet rules --configfile config.yaml config/quickstart.yaml -- quickstart
 	@$(BIN)/crbg report quickstart $(QUICK) --brief
 
-# Two processes with one thread each; a module whose tests share what is dear to make stays in one of them (pytest.mark.xdist_group).
+# Two processes with one thread each. Tests that share an expensive fixture stay in one process (pytest.mark.xdist_group).
 TWO := -n 2 --dist loadgroup
 
-test: $(STAMP) ## all tests that need no long run (real-data tests run where CRBG_DATA is set)
+test: $(STAMP) ## all tests; those on real data run where CRBG_DATA is set
 	$(BIN)/python -m pytest $(TWO)
 
-test-fast: $(STAMP) ## the short unit tests alone: under a minute on two cores
+test-fast: $(STAMP) ## the short unit tests: under a minute on two cores
 	$(BIN)/python -m pytest $(TWO) tests/unit -m "not slow and not slurm and not long"
 
-test-slow: $(STAMP) ## the tests on real MNIST that take minutes; needs CRBG_DATA
+test-slow: $(STAMP) ## the tests on real MNIST that take minutes; need CRBG_DATA
 	$(BIN)/python -m pytest -m slow
 
-test-slurm: $(STAMP) ## the DAG on a real SLURM on this machine: root on Debian, CRBG_TEST_SLURM=1 (SLURM_TESTS="literal or cancelled" picks some)
+test-slurm: $(STAMP) ## the workflow on a real SLURM on this machine; root on Debian, CRBG_TEST_SLURM=1 (SLURM_TESTS="literal or cancelled" picks some)
 	$(BIN)/python -m pytest tests/slurm -m slurm $(if $(SLURM_TESTS),-k "$(SLURM_TESTS)")
 
-lint: $(STAMP) ## ruff, mypy --strict, import-linter, snakefmt, snakemake --lint
+test-extras: test-slow test-slurm ## everything that make test leaves out: real MNIST and all tests on SLURM
+
+lint: $(STAMP) ## ruff, mypy --strict, import-linter, codespell, snakefmt, snakemake --lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 
@@ -61,14 +64,23 @@ format: $(STAMP) ## format all code
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow
 
-paper: $(STAMP) ## tables, figures and verdicts of paper/ from the records that are there
+docs: $(STAMP) ## the documentation site in build/site, built strictly
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+dist: $(STAMP) ## sdist and wheel in dist/, checked, installed and used outside the clone
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist . >/dev/null
+	$(BIN)/twine check --strict dist/*
+	CRBG_DIST=dist $(BIN)/python -m pytest tests/integration/test_wheel.py
+
+paper: $(STAMP) ## tables, figures, verdicts and generated parts of the documents, from the records
 	$(BIN)/crbg report
 
-benchmark: $(STAMP) ## time gated against dense steps on this machine
+benchmark: $(STAMP) ## time gated against dense steps on this machine; writes benchmarks/*.md
 	$(BIN)/python benchmarks/step.py --out benchmarks/step.md
 	$(BIN)/python benchmarks/top_k.py --out benchmarks/top_k.md
 	$(BIN)/python benchmarks/networks.py --out benchmarks/networks.md
 	$(BIN)/python benchmarks/seeds.py --out benchmarks/seeds.md
 
-clean: ## remove the demonstration's files and caches; runs and records stay
-	rm -rf results/quickstart .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: ## remove the quickstart's files, build outputs and caches; runs and records stay
+	rm -rf results/quickstart build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,13 +1,13 @@
-"""A strong lottery ticket on one page: LeNet-300-100 on MNIST, no weight is ever trained.
+"""A strong lottery ticket on one page of PyTorch, without the library: LeNet-300-100 on MNIST, no weight is trained.
 
-Every weight w ~ U[-a, a] stays as drawn. Its gate z = clip(mu + eps, 0, 1), eps ~ N(0, sigma^2), learns: Adam moves mu
-to lower cross-entropy + lambda * mean Phi(mu / sigma), the expected share of open gates. At the end a weight is kept
-where mu > 1/2.
+Each weight w ~ U[-a, a] keeps its initial value and is multiplied by a gate z = clip(mu + eps, 0, 1) with
+eps ~ N(0, noise^2). Only mu learns: Adam minimises cross-entropy + lambda * mean Phi(mu / sigma), where Phi(mu / sigma)
+is the probability that a gate is open. At the end a weight is kept where mu > 1/2.
 
-    python examples/one_page.py          # a few minutes on two cores; MNIST from $CRBG_DATA/mnist.npz, or downloaded to
-    ./data
+    python examples/one_page.py
 
-Settings come from a prototype judged on held-out training images; the test set is read once, at the end.
+A run takes a few minutes on two cores. MNIST is read from $CRBG_DATA/mnist.npz, or downloaded to ./data. The settings
+were chosen on held-out training images; the test set is read once, at the end.
 """
 
 import os
@@ -37,7 +37,7 @@ def mnist():
 
 
 def forward(x, weights):
-    """Run 784-300-100-10 without biases; leaky rectifiers with slope 1/4 stand for frozen PReLUs."""
+    """Run 784-300-100-10 without biases; leaky ReLUs with slope 1/4 stand for frozen PReLUs."""
     for w in weights[:-1]:
         x = F.leaky_relu(x @ w.T, 0.25)
     return x @ weights[-1].T
@@ -47,7 +47,7 @@ def main():
     torch.manual_seed(0)
     (train_x, train_y), (test_x, test_y) = mnist()
     shapes = [(300, 784), (100, 300), (10, 100)]
-    weights = [(2 * torch.rand(s) - 1) * ALPHA for s in shapes]  # frozen from here on
+    weights = [(2 * torch.rand(s) - 1) * ALPHA for s in shapes]  # frozen
     drawn = [w.clone() for w in weights]
     mus = [(0.5 + 0.01 * torch.randn(s)).requires_grad_() for s in shapes]
     total = sum(mu.numel() for mu in mus)
@@ -71,12 +71,11 @@ def main():
             f"epoch {epoch + 1:2d}  loss {loss.item():.3f}  kept {kept / total:.1%}  {time.time() - start:.0f} s",
             flush=True,
         )
-    assert all(torch.equal(w, d) for w, d in zip(weights, drawn, strict=True))  # frozen, to the last bit
+    assert all(torch.equal(w, d) for w, d in zip(weights, drawn, strict=True))  # no bit changed
     ticket = [w * (mu > 0.5) for w, mu in zip(weights, mus, strict=True)]
     accuracy = (forward(test_x, ticket).argmax(1) == test_y).float().mean().item()
-    print(
-        f"strong ticket: test accuracy {accuracy:.2%} at sparsity {1 - kept / total:.1%} ({kept} of {total} weights, none trained)"
-    )
+    print(f"strong ticket: test accuracy {accuracy:.2%} at {1 - kept / total:.1%} sparsity")
+    print(f"{kept} of {total} weights kept, none trained")
 
 
 if __name__ == "__main__":

@@ -40,18 +40,40 @@ def normal(count: int, key: Key, device: torch.device | None = None) -> Tensor:
 
 
 class Push:
-    """A tensor that is added once to the next gradient of a gate, within the kernel's own backward pass.
+    """What a search passes to the next backward pass of a gate: a tensor to add to the gradient, and memory for it.
 
-    The density controller uses it to add the gradient of its penalties without another pass over memory.
+    The density controller adds the gradient of its penalties in this way, without another pass over memory. Reusing the
+    memory of the previous gradient matters because allocating new memory costs as much as the pass itself.
+
+    Attributes:
+        value: A tensor that the kernel adds to the gradient.
+        parameter: The parameter whose gradient is computed.
+        memory: The previous gradient of the parameter. The new one is written to its memory if the parameter has
+            released it, as after `zero_grad`.
     """
 
     def __init__(self) -> None:
         self.value: Tensor | None = None
+        self.parameter: Tensor | None = None
+        self.memory: Tensor | None = None
+
+    def reuse(self, parameter: Tensor | None) -> None:
+        """Offer the memory of a parameter's current gradient for the next one; None withdraws the offer."""
+        self.parameter, self.memory = parameter, None if parameter is None else parameter.grad
 
     def take(self) -> Tensor | None:
-        """Return the tensor and clear it."""
+        """Return `value` and clear it."""
         value, self.value = self.value, None
         return value
+
+    def output(self, w: Tensor) -> Tensor:
+        """Return memory for a gradient of w's shape and layout, and withdraw the offer."""
+        parameter, memory = self.parameter, self.memory
+        self.reuse(None)
+        if parameter is None or parameter.grad is not None or memory is None:
+            return torch.empty_like(w)
+        same = memory.dtype == w.dtype and memory.shape == w.shape and layout(memory) == layout(w)
+        return memory if same else torch.empty_like(w)
 
 
 def gated_product(
@@ -189,7 +211,7 @@ class _Slope(torch.autograd.Function):
             through = grad * w
             through = torch.where(inside.bool(), through, leak * through if leak else torch.zeros_like(through))
             return through if push is None or (add := push.take()) is None else through + add
-        out, add = torch.empty_like(w), push.take() if push else None
+        out, add = (push.output(w), push.take()) if push else (torch.empty_like(w), None)
         added = add.data_ptr() if add is not None else None
         tensors = (grad.data_ptr(), w.data_ptr(), inside.data_ptr(), added, out.data_ptr())
         library.crbg_gate_backward(*tensors, w.numel(), leak, grad.dtype == torch.bfloat16, *_threads())

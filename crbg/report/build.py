@@ -14,7 +14,7 @@ import yaml
 
 from crbg.experiments import record_store
 from crbg.experiments.config import Config, Experiment
-from crbg.report import anatomy, compare, depth, figures, numbers, page, tables, winners
+from crbg.report import anatomy, compare, depth, documents, figures, numbers, page, tables, winners
 from crbg.report.claims import PUBLISHED, judge, read_claims, verdict_latex, verdict_table
 from crbg.report.records_table import tidy, unfinished
 from crbg.storage.atomic import write_text
@@ -87,7 +87,7 @@ def build(
     say(f"{folder / 'tables' / 'verdicts.md'}: {len(verdicts)} claims, goals and contrasts")
     say(f"{folder / 'report.html'}: everything on one page")
     if not config.demonstration:
-        _into_readme([e for e in mains if e.name not in missing], rows)
+        documents.refresh([e for e in mains if e.name not in missing], rows, verdicts)
         waiting = numbers.check(folder / "main.tex", known, missing)
         say(
             _typeset(folder)
@@ -192,18 +192,6 @@ def _typeset(folder: Path) -> str:
         return f"{folder / 'paper.pdf'}: the paper"
     wrong = next((line for line in done.stdout.splitlines() if line.startswith("!")), "see its log")
     return f"{folder / 'paper.pdf'}: LaTeX failed: {wrong}"
-
-
-def _into_readme(mains: list[Experiment], rows: pd.DataFrame, path: Path = Path("README.md")) -> None:
-    """Replace the numbers between the markers of the README, where there are any."""
-    first, last = "<!-- numbers: written by `crbg report`, do not edit -->\n", "<!-- end of numbers -->"
-    text = path.read_text() if path.exists() else ""
-    if first not in text or last not in text:
-        return
-    before, rest = text.split(first, 1)
-    _, after = rest.split(last, 1)
-    shown = [tables.readme_table(e, rows) for e in mains]
-    write_text(path, before + first + "\n".join(shown) + last + after)
 
 
 def brief(config: Config, experiments: Iterable[Experiment]) -> str:

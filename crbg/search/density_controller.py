@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from crbg.errors import CrbgError
 from crbg.gates.attach import attached_gates
 from crbg.gates.gaussian import Gaussian, Units
 from crbg.gates.kernels import layout
-from crbg.search.penalties import penalty
+from crbg.search.penalties import Penalty, penalty, slope_into
 from crbg.training import distributed
 from crbg.training.clock import Collapse
 from crbg.training.hooks import Row, SearchHook
@@ -168,6 +168,7 @@ class Controlled(Penalised):
         self.integral, self.steps = 0.0, 0
         self.task = [0.0] * len(self.gates)  # mean norm of the task's gradient so far, per gate tensor
         self.push = [torch.zeros_like(g.mu) for g in self.gates]  # gradients of the penalties
+        self.spare: list[torch.Tensor] = []  # memory for the slopes of the decision penalty
         self.given = [False] * len(self.gates)  # whether the gate's backward pass adds the gradient itself
 
     def path(self, progress: float) -> float:
@@ -185,10 +186,13 @@ class Controlled(Penalised):
         in_backward = self.steps % self.plan.every and distributed.size() == 1
         for g, push in zip(self.gates, self.push, strict=True):
             g.push.value = push if in_backward and layout(push) == layout(g.mu) else None
+            g.push.reuse(g.mu if g.mu.device.type == "cpu" else None)
         self.given = [g.push.value is not None for g in self.gates]
 
     @torch.no_grad()
     def after_backward(self, progress: float) -> None:
+        for g in self.gates:
+            g.push.reuse(None)  # in case the backward pass did not use the memory
         if self.steps % self.plan.every == 0:
             self._measure(progress)
         pushes = zip(self.gates, self.push, self.given, strict=True)
@@ -204,8 +208,9 @@ class Controlled(Penalised):
         self.integral = max(-5.0, min(5.0, self.integral + self.plan.integral * error))
         self.weight = self.integral + self.plan.proportional * error
         count = self.steps // self.plan.every + 1
-        self.push = []  # frees memory for the tensors below
-        slopes = [self.penalty.slope(g.mu, g.penalty_sigma) for g in self.gates]
+        on_cpu = self.gates[0].mu.device.type == "cpu"
+        memory, self.push = self.push if on_cpu else [], []
+        slopes = self._slopes(self.penalty, memory)
         norms = _norms([*(_gradient(g) for g in self.gates), *slopes])
         self.task = [t + (norm - t) / count for t, norm in zip(self.task, norms[: len(slopes)], strict=True)]
         pull = self.weight * math.hypot(*self.task) / (math.hypot(*norms[len(slopes) :]) + _TINY)
@@ -214,9 +219,15 @@ class Controlled(Penalised):
         # Deciding gates while the density is off its path would fix the wrong number of open gates. Hard gates are
         # binary already.
         if firmness and not self.gates[0].hard and abs(error) <= self.plan.tolerance:
-            slopes = [self.decision.slope(g.mu, g.penalty_sigma) for g in self.gates]
+            slopes = self._slopes(self.decision, self.spare)
+            self.spare = slopes if on_cpu else []
             for slope, norm, push, task in zip(slopes, _norms(slopes), self.push, self.task, strict=True):
                 push.add_(slope, alpha=firmness * task / (norm + _TINY))
+
+    def _slopes(self, of: Penalty, memory: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Compute the slopes of a penalty for all gates, in the given memory if there is any."""
+        out: Sequence[torch.Tensor | None] = memory or [None] * len(self.gates)
+        return [slope_into(o, of, g.mu, g.penalty_sigma) for o, g in zip(out, self.gates, strict=True)]
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:

@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import subprocess
@@ -42,20 +43,64 @@ print("nonzero", found.mask.kept)
 """
 
 
+STUDY = """
+experiments:
+  first:
+    about: a first try
+    role: ablation
+    seeds: [0]
+    base: {data: digits, model: lenet-16, epochs: 1, batch: 64, density: 0.5, scale: 0.3}
+    arms: {crbg: {method: crbg}, random: {method: random, set: {epochs: 0}}}
+"""
+
+
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """The wheel, built from a copy: setuptools leaves its own files beside what it builds."""
-    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+def dist(tmp_path_factory):
+    """The sdist, and the wheel built from it: those of `make dist`, or new ones.
+
+    New ones are built from a copy, because setuptools leaves its own files beside what it builds.
+    """
+    if made := os.environ.get("CRBG_DIST"):
+        return ROOT / made
+    pytest.importorskip("build", reason="`build` is not installed: no wheel is made")
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
     shutil.copytree(ROOT / "crbg", source / "crbg", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    pip("wheel", str(source), "--no-deps", "--no-build-isolation", "--no-index", "-w", str(out))
-    return next(out.glob("crbg-*.whl"))
+    python("-m", "build", "--no-isolation", "--outdir", str(out), str(source))
+    return out
 
 
-def pip(*words):
-    done = subprocess.run([sys.executable, "-m", "pip", "-q", *words], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+@pytest.fixture(scope="module")
+def wheel(dist):
+    return next(dist.glob("crbg-*.whl"))
+
+
+@pytest.fixture(scope="module")
+def site(wheel, tmp_path_factory):
+    """A folder outside the clone into which the wheel alone is installed; what it needs comes from this environment."""
+    folder = tmp_path_factory.mktemp("stranger")
+    python("-m", "pip", "-q", "install", "--no-deps", "--no-index", "--target", str(folder / "site"), str(wheel))
+    return folder
+
+
+def python(*words):
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def outside(site, *words):
+    """Run Python in that folder, with the installed package and nothing of the clone on its path."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith("CRBG_")} | {"PYTHONPATH": "site"}
+    return subprocess.run(
+        [sys.executable, "-P", *words], cwd=site, env=env, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_files_pass_the_checks_of_a_package_index(dist):
+    pytest.importorskip("twine")
+    python("-m", "twine", "check", "--strict", *map(str, dist.iterdir()))
+    assert sorted(p.suffix for p in dist.iterdir()) == [".gz", ".whl"]
 
 
 def test_the_wheel_holds_every_module_and_nothing_else(wheel):
@@ -78,20 +123,21 @@ def test_the_wheel_holds_every_module_and_nothing_else(wheel):
     assert license_text == (ROOT / "LICENSE").read_bytes()
 
 
-def test_a_stranger_finds_a_ticket_with_the_wheel_alone(wheel, tmp_path):
-    pip("install", "--no-deps", "--no-index", "--target", str(tmp_path / "site"), str(wheel))
-    (tmp_path / "stranger.py").write_text(STRANGER)
-    env = {k: v for k, v in os.environ.items() if not k.startswith("CRBG_")} | {"PYTHONPATH": "site"}
-    command = [sys.executable, "-P", "stranger.py"]
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+def test_a_stranger_finds_a_ticket_with_the_wheel_alone(site):
+    (site / "stranger.py").write_text(STRANGER)
+    done = outside(site, "stranger.py")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("nonzero ")
-    script = tmp_path / "site/bin/crbg"
+
+
+def test_a_stranger_runs_an_experiment_with_the_wheel_alone(site):
+    script = site / "site/bin/crbg"
     assert "crbg.cli" in script.read_text()
-    done = subprocess.run(
-        [sys.executable, "-P", str(script), "list"], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stderr) == (
-        2,
-        "crbg: cannot read the configuration config.yaml: No such file or directory\n",
-    )
+    (site / "first.yaml").write_text(STUDY)
+    done = outside(site, str(script), "run", "first", "--config", "first.yaml", "--threads", "1")
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(p.read_text()) for p in (site / "results/runs").glob("*/seed0/record.json")]
+    assert {r["spec"]["method"] for r in records} == {"crbg", "random"}
+    done = outside(site, str(script), "list")
+    assert done.returncode == 2
+    assert "config.yaml" in done.stderr, "without a configuration the message names the file that is missing"

@@ -143,10 +143,32 @@ def test_make_help_lists_the_targets_that_the_documents_name():
 
 def test_what_has_to_pass_is_what_a_reader_runs():
     text = (ROOT / ".ci/run").read_text()
-    commands = [line for line in text.splitlines() if line.startswith("make ")]
-    assert commands == ["make lint", "make test", "make quickstart"]
+    assert re.findall(r"^  make (.*)$", text, re.M) == ["lint", "test", "quickstart", "docs", "dist"]
+    stages = re.search(r"stages=\((lint .*)\)", text)[1].split()
+    assert stages == re.findall(r"^stage_(\w+)\(\)", text, re.M)
     assert "set -euo pipefail" in text
     assert (ROOT / ".ci/run").stat().st_mode & 0o100
+    done = subprocess.run([ROOT / ".ci/run", "nothing"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "stages: " + " ".join(stages) in done.stderr
+
+
+def test_workflows_call_stages_on_every_supported_python():
+    jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]
+    called = [s["run"] for job in jobs.values() for s in job["steps"] if "run" in s]
+    assert sorted(called) == sorted(f".ci/run {s}" for s in ("lint", "tests", "quickstart", "docs", "wheel"))
+    lowest = PYPROJECT["requires-python"].removeprefix(">=")
+    assert jobs["tests"]["strategy"]["matrix"]["python"] == [lowest, "3.12", "3.13"]
+
+
+def test_hooks_before_a_commit_are_those_of_make_lint():
+    """They run the tools of the environment, so a commit needs no network."""
+    (local,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert local["repo"] == "local"
+    lint = re.search(r"^lint:.*?\n\n", (ROOT / "Makefile").read_text(), re.M | re.S)[0]
+    for hook in local["hooks"]:
+        assert hook["language"] == "system"
+        assert f"$(BIN)/{hook['entry'].split()[0]}" in lint
 
 
 def test_the_tests_import_this_project():

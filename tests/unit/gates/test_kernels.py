@@ -191,6 +191,42 @@ def test_a_push_is_added_to_one_gradient_and_then_forgotten(form, in_torch):
     assert torch.equal(result(mu, w, push=push)[1], slope)
 
 
+@compiled
+def test_the_memory_of_a_gradient_is_reused_only_after_its_release():
+    mu, w = example()
+    push, grad = kernels.Push(), torch.randn(mu.shape)
+
+    def backward():
+        kernels.gated_product(mu, w, push=push).backward(grad)
+        return mu.grad.data_ptr()
+
+    _, slope = result(mu, w, grad)
+    mu.grad = None
+    first = backward()
+    push.reuse(mu)
+    mu.grad.fill_(7.0)
+    mu.grad = None
+    assert backward() == first
+    assert torch.equal(mu.grad, slope)
+    assert push.memory is None
+
+    push.reuse(mu)  # not released: gradients accumulate, as always in torch
+    mu.grad.fill_(3.0)
+    backward()
+    assert torch.equal(mu.grad, 3 + slope)
+
+    push.reuse(mu)
+    mu.grad = None
+    backward()
+    held = mu.grad
+    mu.grad = None
+    assert backward() != held.data_ptr()  # an offer is for one gradient only
+    push.reuse(mu)
+    push.reuse(None)
+    held, mu.grad = mu.grad, None
+    assert backward() != held.data_ptr()
+
+
 @pytest.mark.parametrize("twice", [False, True], ids=["once a step", "a weight used twice"])
 @pytest.mark.parametrize("options", [{"noise": 0.1, "source": "counter"}, {"noise": 0.0}, {"noise": 0.1}], ids=str)
 def test_a_controlled_search_is_the_same_whoever_adds_the_push(options, twice, monkeypatch):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from crbg.errors import CrbgError
-from crbg.search.penalties import PENALTIES, penalty
+from crbg.search.penalties import BLOCK, PENALTIES, penalty, slope_into
 
 F64 = torch.float64
 MIXTURE = "1.5*induce_sparse + -0.25*induce_decision+decision_entropy"
@@ -72,3 +72,24 @@ def test_a_mixture_is_the_sum_of_its_terms():
 def test_bad_penalty_names_are_refused(name, message):
     with pytest.raises(CrbgError, match=message):
         penalty(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["induce_sparse", "induce_decision", "decision_quad", "0.5*decision_entropy+induce_sparse"]
+)
+def test_slopes_block_by_block_have_the_bits_of_one_call(name):
+    p = penalty(name)
+    flat = torch.linspace(-2, 3, 2 * BLOCK + 40)
+    last = torch.randn(64, 96, 7, 7).to(memory_format=torch.channels_last)
+    assert last.numel() > 2 * BLOCK
+    for mu in (flat, last, flat[::2]):
+        expected = p.slope(mu, 0.5)
+        assert torch.equal(slope_into(None, p, mu, 0.5), expected)
+        out = torch.empty_like(mu)
+        written = slope_into(out, p, mu, 0.5)
+        assert torch.equal(written, expected)
+        assert written.stride() == mu.stride() or not mu.is_contiguous()
+    out = torch.empty_like(last)
+    assert slope_into(out, p, last, 0.5) is out
+    out = torch.empty(last.shape)  # another memory layout
+    assert slope_into(out, p, last, 0.5) is not out

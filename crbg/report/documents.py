@@ -1,0 +1,148 @@
+"""The generated parts of README.md and docs/results.md: what stands between two marks is written from the records."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Protocol
+
+import pandas as pd
+
+from crbg import methods
+from crbg.errors import CrbgError, suggest
+from crbg.experiments.config import Experiment
+from crbg.report import tables
+from crbg.storage.atomic import write_text
+
+DOCUMENTS = (Path("README.md"), Path("docs/results.md"))
+MARKED = re.compile(r"(<!-- (\w+): written by `crbg report`, do not edit -->\n)(.*?)(<!-- end of \2 -->)", re.DOTALL)
+TELLING = (
+    "lenet-96-at-45", "up-to-90-minimal-loss", "edge-popup-85-at-50", "beats-earlier-methods-98-more-seeds",
+    "beats-earlier-methods-99", "lambda-controls-sparsity-decision", "alpha-needs-no-scaling",
+    "lenet-structured-88-at-77", "robust-to-width-weights", "lenet-cts-near-imp",
+)  # fmt: skip
+WORDS = ("exceeded", "reproduced", "inconclusive", "not reproduced", "observed", "not testable", "not run")
+WIDEST = 110  # characters of a cell in the README's table of verdicts
+
+
+class Judged(Protocol):
+    """What a document shows of a claim, goal or contrast with its verdict."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def source(self) -> str: ...
+
+    @property
+    def quote(self) -> str: ...
+
+    @property
+    def verdict(self) -> str: ...
+
+    @property
+    def measured(self) -> str: ...
+
+
+def refresh(mains: Iterable[Experiment], rows: pd.DataFrame, verdicts: Sequence[Judged]) -> None:
+    """Rewrite the marked blocks of the documents that are there; everything outside the marks stays.
+
+    Args:
+        mains: the finished main experiments whose accuracies the tables show.
+        rows: the tidy table of records.
+        verdicts: the judged claims, goals and contrasts.
+    """
+    made = blocks(list(mains), rows, verdicts)
+    for path in DOCUMENTS:
+        if path.exists():
+            write_text(path, filled(path.read_text(), made, prefix="../" * (len(path.parts) - 1)))
+
+
+def filled(text: str, made: dict[str, str], prefix: str = "") -> str:
+    """Put each block between its marks.
+
+    Args:
+        text: a document with marks.
+        made: the blocks by name; their links lead from the root of the repository.
+        prefix: the way from the document's folder to the root, as `../`.
+
+    Raises:
+        CrbgError: a mark names a block that does not exist.
+    """
+
+    def put(found: re.Match[str]) -> str:
+        if found[2] not in made:
+            raise CrbgError(f"no generated block is called {found[2]!r}: {suggest(found[2], made)}")
+        return found[1] + made[found[2]].replace("](paper/", f"]({prefix}paper/") + found[4]
+
+    return MARKED.sub(put, text)
+
+
+def blocks(mains: Sequence[Experiment], rows: pd.DataFrame, verdicts: Sequence[Judged]) -> dict[str, str]:
+    """Write every block by name."""
+    claims = [v for v in verdicts if not (v.id.startswith("goal ") or v.source.startswith("contrast"))]
+    return {
+        "numbers": "\n".join(tables.readme_table(e, rows) for e in mains),
+        "results": _results(rows, claims),
+        "verdicts": f"{_counts(claims)}\n\n{_telling(claims)}\n",
+        "methods": _methods(),
+    }
+
+
+def _results(rows: pd.DataFrame, claims: Sequence[Judged]) -> str:
+    """Say in three lines what was found: MNIST, Fashion-MNIST, and the published claims."""
+    out = []
+    for name, where in (("lenet_curve", "MNIST"), ("lenet_fashion", "Fashion-MNIST")):
+        mine = tables.headline(rows, name)
+        if mine.empty:
+            continue
+        at = {arm: _accuracy(mine[(mine.arm == arm) & (mine.asked == 0.05)]) for arm in mine.arm.unique()}
+        out.append(
+            f"- **{where}, LeNet-300-100, 95 % sparse, no weight trained:** CRBG {at.get('crbg')} %, with hard gates at"
+            f" the end {at.get('crbg_polished')} %, edge-popup {at.get('edge_popup')} %; the trained dense network"
+            f" {_accuracy(mine[mine.arm == 'dense_trained'])} %."
+        )
+    return "\n".join([*out, f"- **Published claims:** {_counts(claims)}", ""])
+
+
+def _accuracy(rows: pd.DataFrame) -> str:
+    return tables.interval(list(rows.accuracy)) if len(rows) else "not run"
+
+
+def _counts(claims: Sequence[Judged]) -> str:
+    """Count the verdicts on the published claims, in one sentence."""
+    words = Counter("not testable" if v.verdict.startswith("not testable") else v.verdict for v in claims)
+    judged = [f"{words[w]} {w}" for w in WORDS if words[w]]
+    return f"{', '.join(judged)}, of {len(claims)} declared rules ([all verdicts](paper/tables/verdicts.md))."
+
+
+def _telling(claims: Sequence[Judged]) -> str:
+    """Tabulate the claims that say most about the method."""
+    known = {v.id: v for v in claims}
+    rows = [known[name] for name in TELLING if name in known]
+    return tables.pipe(
+        [{"claim": v.quote, "source": v.source, "verdict": v.verdict, "measured": _short(v.measured)} for v in rows]
+    )
+
+
+def _short(text: str) -> str:
+    """Cut a text that is longer than a cell at a comma or semicolon outside brackets."""
+    if len(text) <= WIDEST:
+        return text
+    ends = [m.start() for m in re.finditer("[,;]", text[:WIDEST])]
+    whole = [end for end in ends if text.count("[", 0, end) == text.count("]", 0, end)]
+    return text[: whole[-1] if whole else WIDEST] + " …"
+
+
+def _methods() -> str:
+    """Tabulate the methods from their docstrings and traits."""
+    lines = []
+    for name in methods.names():
+        method = methods.get(name)
+        said = " ".join(str(method.__doc__).split("\n\n")[0].split()).rstrip(".")
+        traits = {f.name: getattr(method.TRAITS, f.name) for f in fields(method.TRAITS)}
+        lines.append({"method": f"`{name}`", "what it does": said.replace("|", "\\|")} | traits)
+    return tables.pipe(lines) + "\n"
