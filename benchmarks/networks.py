@@ -1,16 +1,16 @@
-"""Images a second of training loops on deep networks, all in one run on this machine.
+"""Images per second of training loops on deep networks, all measured in one run on this machine.
 
     python benchmarks/networks.py [--networks resnet20 vit_tiny] [--rounds 5] [--device auto] [--threads 2]
 
-For each network: the loop that a user of PyTorch would write (float32, a DataLoader, Adam), dense training by this
-project (bfloat16, channels last, batches made on the device), and CRBG's search with each source of noise and without
-noise. Both of ours do what a run does, the method's own search. Rounds alternate between all of them, and ratios are
-taken round by round. "share" is what a step reaches of the rate of a large matrix product in the same precision,
-counting three times the FLOPs of a forward pass. "kept" is the share that the search keeps of what dense training gains
-over the user's loop in images a second.
+For each network it times the loop that a user of PyTorch would write (float32, a DataLoader, Adam), dense training by
+this project (bfloat16, channels last, batches computed on the device), and CRBG's search with each source of noise and
+without noise. The latter two are searches of the methods `dense` and `crbg`, as a run does them. Every round times all
+loops, and ratios are computed within a round. "share of the matrix rate" compares the FLOP rate of a step (three times
+the FLOPs of a forward pass) with that of a large matrix product in the same precision. "kept" is the share of dense
+training's gain over the user's loop, in images per second, that the search keeps.
 
-Goals on a processor: at most 1.10 x dense with the counter's noise, and nine tenths kept. On a GPU: at most 1.15 x
-dense and at most 8 bytes of memory more for each gated weight.
+Goals on a CPU: at most 1.10 x dense with counter-based noise, and 90 % kept. On a GPU: at most 1.15 x dense, and at
+most 8 additional bytes of memory for each gated weight.
 """
 
 import argparse
@@ -39,7 +39,7 @@ from crbg.gates.gaussian import Gaussian
 from crbg.runs.provenance import cpu_name, revision
 from crbg.training import device
 
-# Name: model, its arguments, edge of the images, batch size.
+# By name: model, its arguments, edge of the images, batch size.
 NETWORKS: dict[str, tuple[str, dict[str, Any], int, int]] = {
     "resnet20": ("resnet20", {}, 32, 128),
     "conv4": ("conv4", {"norm": "batch"}, 32, 128),
@@ -49,7 +49,7 @@ NETWORKS: dict[str, tuple[str, dict[str, Any], int, int]] = {
     "vit_tiny": ("timm:vit_tiny_patch16_224", {"patch_size": 8}, 32, 128),
     "swin_t": ("timm:swin_tiny_patch4_window7_224", {"patch_size": 4, "window_size": 4, "drop_path_rate": 0.0}, 32, 64),
 }
-WARM = 7  # steps before the clock starts: past the half of a search, where CRBG draws a histogram once
+WARM = 7  # steps before timing starts; they include the middle of a search, where CRBG computes a histogram
 
 
 def wait(where: torch.device) -> None:
@@ -57,17 +57,17 @@ def wait(where: torch.device) -> None:
         torch.cuda.synchronize(where)
 
 
-class Watched:
-    """The batches of a feed, and the time that a search spends on those after the first few."""
+class TimedBatches:
+    """The batches of a loader, which measure the time that a search spends after the first `WARM` steps."""
 
-    def __init__(self, feed: BatchLoader, steps: int) -> None:
-        self.feed, self.steps, self.seconds, self.where = feed, steps, 0.0, feed.part.device
+    def __init__(self, loader: BatchLoader, steps: int) -> None:
+        self.loader, self.steps, self.seconds, self.where = loader, steps, 0.0, loader.part.device
 
     def __len__(self) -> int:
         return WARM + self.steps
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        batches, began = self.feed.epoch(0), 0.0
+        batches, began = self.loader.epoch(0), 0.0
         for i in range(len(self)):
             if i == WARM:
                 wait(self.where)
@@ -77,11 +77,11 @@ class Watched:
         self.seconds = time.perf_counter() - began
 
 
-def once(
-    fresh: nn.Module, method: str, options: dict[str, Any], feed: BatchLoader, steps: int, precision: str
+def search_cost(
+    fresh: nn.Module, method: str, options: dict[str, Any], loader: BatchLoader, steps: int, precision: str
 ) -> tuple[float, float]:
-    """Seconds a step and peak memory in MiB (0 on a CPU) of one short search; infinite seconds where the memory does not suffice."""
-    where, batches = feed.part.device, Watched(feed, steps)
+    """Return seconds per step and peak memory in MiB (0 on a CPU) of a short search; infinity if memory runs out."""
+    where, batches = loader.part.device, TimedBatches(loader, steps)
     model = copy.deepcopy(fresh).to(where)
     if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats(where)
@@ -95,7 +95,7 @@ def once(
 
 
 def rate(where: torch.device, precision: str) -> float:
-    """FLOPs a second of a large matrix product."""
+    """Return the FLOPs per second of a large matrix product."""
     n = 8192 if where.type == "cuda" else 1024
     a = torch.randn(n, n, device=where, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
     spent = []
@@ -109,7 +109,7 @@ def rate(where: torch.device, precision: str) -> float:
 
 
 def user_batches(part: Part, batch: int, workers: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Batches as one writes them with torch and torchvision: one image at a time, cropped, mirrored, standardised."""
+    """Yield batches from a DataLoader with torchvision's transforms, one image at a time."""
     pictures, labels = [Image.fromarray(x.permute(1, 2, 0).numpy()) for x in part.x.cpu()], part.y.tolist()
     steps: list[Any] = [v2.Resize(part.size)] if part.size else []
     steps += [
@@ -137,7 +137,7 @@ def user_batches(part: Part, batch: int, workers: int) -> Iterator[tuple[torch.T
 def user_loop(
     fresh: nn.Module, batches: Iterator[tuple[torch.Tensor, torch.Tensor]], where: torch.device, steps: int
 ) -> float:
-    """Seconds a step of the plain float32 loop."""
+    """Return the seconds per step of the plain float32 loop."""
     model = copy.deepcopy(fresh).to(where).train()
     adam = torch.optim.Adam(model.parameters(), lr=1e-3)
     began = 0.0
@@ -154,7 +154,7 @@ def user_loop(
 
 
 def loader_rate(batches: Iterator[tuple[torch.Tensor, torch.Tensor]], batch: int, count: int) -> float:
-    """Images a second of a DataLoader alone."""
+    """Return the images per second of a DataLoader without training."""
     for _ in range(2):
         start = time.perf_counter()
         for _ in range(count):
@@ -162,18 +162,18 @@ def loader_rate(batches: Iterator[tuple[torch.Tensor, torch.Tensor]], batch: int
     return count * batch / (time.perf_counter() - start)
 
 
-def feed_rate(feed: BatchLoader) -> float:
-    """Images a second of our batches, augmented on the device."""
+def batch_rate(loader: BatchLoader) -> float:
+    """Return the images per second of this project's batches, augmented on the device, without training."""
     for _ in range(2):
-        wait(feed.part.device)
+        wait(loader.part.device)
         start = time.perf_counter()
-        seen = sum(len(y) for _, y in feed.epoch(1))
-        wait(feed.part.device)
+        seen = sum(len(y) for _, y in loader.epoch(1))
+        wait(loader.part.device)
     return seen / (time.perf_counter() - start)
 
 
 def sides(where: torch.device) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Name the searches that are timed."""
+    """Return the searches to time, as method and options by name."""
     out: dict[str, tuple[str, dict[str, Any]]] = {"dense": ("dense", {})}
     for source in ("normal", "antithetic", "counter"):
         out[f"gated, {source} noise"] = ("crbg", {"noise": 0.1, "source": source})
@@ -185,15 +185,14 @@ def sides(where: torch.device) -> dict[str, tuple[str, dict[str, Any]]]:
 
 
 def measured(name: str, args: argparse.Namespace, where: torch.device, best: float) -> list[list[str]]:
-    """Time one network: a row for the user's loop and for each search."""
+    """Time one network; return a row for the user's loop and one for each search."""
     model, model_args, edge, batch = NETWORKS[name]
     entry, size = info("cifar10"), 0 if edge == 32 else edge
     images = max(2048, batch * (args.steps + WARM))
     pixels = torch.randint(0, 256, (images, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    part = Part(pixels, torch.arange(images) % 10, torch.tensor(entry.mean), torch.tensor(entry.std), size=size).to(
-        where
-    )
-    feed = BatchLoader(part, batch, 0, flip=True, crop=4)
+    part = Part(pixels, torch.arange(images) % 10, torch.tensor(entry.mean), torch.tensor(entry.std), size=size)
+    part = part.to(where)
+    loader = BatchLoader(part, batch, 0, flip=True, crop=4)
     theirs = user_batches(part, batch, args.workers)
     fresh, _ = models.initial(model, (3, edge, edge), 10, "kaiming_normal", 1.0, 0, **model_args)
     ways = sides(where)
@@ -205,7 +204,7 @@ def measured(name: str, args: argparse.Namespace, where: torch.device, best: flo
             times["user's loop"].append(seconds)
         for side, (method, options) in ways.items():
             Gaussian.fuses = () if side.endswith("not fused") else ("cuda",)
-            seconds, memory[side] = once(fresh, method, options, feed, args.steps, args.precision)
+            seconds, memory[side] = search_cost(fresh, method, options, loader, args.steps, args.precision)
             if round_:
                 times[side].append(seconds)
     work = 3 * batch * measure.flops(fresh, torch.zeros(1, 3, edge, edge))["dense"]
@@ -222,13 +221,12 @@ def measured(name: str, args: argparse.Namespace, where: torch.device, best: flo
         ]
         peak = memory.get(side, 0.0)
         more = f"{(peak - memory['dense']) * 2**20 / gated:+.1f}" if peak else ""
-        rows.append(
-            [f"{name}, {batch}", side, f"{batch / middle:.0f}", f"{ratio:.2f}", f"{statistics.median(keeps):.2f}",
-             f"{100 * work / middle / best:.0f} %", f"{peak:.0f}" if peak else "", more]
-        )  # fmt: skip
-        print(*rows[-1], sep="  ", flush=True)  # what follows may fail
-    ours, loader = feed_rate(feed), loader_rate(theirs, batch, len(feed))
-    print(f"{name}: batches alone {ours:.0f} images a second, the DataLoader {loader:.0f}", flush=True)
+        speeds = [f"{batch / middle:.0f}", f"{ratio:.2f}", f"{statistics.median(keeps):.2f}"]
+        share = f"{100 * work / middle / best:.0f} %"
+        rows.append([f"{name}, {batch}", side, *speeds, share, f"{peak:.0f}" if peak else "", more])
+        print(*rows[-1], sep="  ", flush=True)  # print at once, since a later network may fail
+    ours, plain = batch_rate(loader), loader_rate(theirs, batch, len(loader))
+    print(f"{name}: batches alone {ours:.0f} images per second, the DataLoader {plain:.0f}", flush=True)
     return rows
 
 
@@ -236,16 +234,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument(
-        "--precision", choices=("fp32", "bf16"), default="bf16", help="of our side; the user's loop is float32"
+        "--precision", choices=("fp32", "bf16"), default="bf16", help="of this project; the user's loop is float32"
     )
     parser.add_argument(
-        "--steps", type=int, default=5, help="steps of each side in a round; the controller measures every fifth"
+        "--steps", type=int, default=5, help="steps of each loop in a round; the controller measures every fifth step"
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2, help="processes of the DataLoader")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, help="write the table here too")
+    parser.add_argument("--out", type=Path, help="also write the table to this file")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     where = device.pick(args.device)
@@ -265,8 +263,9 @@ def main() -> None:
     ]
     chip = torch.cuda.get_device_name(where) if where.type == "cuda" else f"{cpu_name()}, {args.threads} thread(s)"
     text = (
-        f"{chip}, {args.precision}, {args.rounds} rounds of {args.steps} steps, torch {torch.__version__.split('+')[0]}, "
-        f"revision {revision()}, gates {'compiled' if kernels.compiled() else 'in torch'}. "
+        f"{chip}, {args.precision}, {args.rounds} rounds of {args.steps} steps, "
+        f"torch {torch.__version__.split('+')[0]}, revision {revision()}, "
+        f"gates {'compiled' if kernels.compiled() else 'in torch'}. "
         f"A matrix product reaches {best / 1e9:.0f} GFLOP/s.\n\n"
         f"{tabulate(rows, head, tablefmt='pipe', disable_numparse=True)}\n"
     )

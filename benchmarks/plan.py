@@ -1,9 +1,9 @@
-"""What planning costs: seconds and memory of `snakemake -n` over generated configurations of growing size.
+"""The cost of planning: seconds and memory of `snakemake -n` for generated configurations of growing size.
 
     python benchmarks/plan.py --runs 500 5000 --per-job 1 20
 
-The configuration has main experiments of 20 arms and densities with 10 seeds each, and no run is done. Prints a
-Markdown table.
+The configuration has main experiments, each with 20 combinations of arm and density and 10 seeds; no run is done.
+Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ import yaml
 from tabulate import tabulate
 
 ROOT = Path(__file__).resolve().parents[1]
-SHAPE = 20 * 10  # runs of one experiment
+SHAPE = 20 * 10  # runs in one experiment
 
 
 def generate(folder: Path, runs: int, per_job: int) -> int:
-    """Write a copy of the project with a configuration of at least so many runs into a folder; return the exact number."""
+    """Copy the project to a folder, with a configuration of at least `runs` runs; return their exact number."""
     for part in ("crbg", "workflow", "profiles", "slurm", "paper/claims.yaml", "Snakefile", "environment.yml"):
         source, target = ROOT / part, folder / part
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -38,31 +38,27 @@ def generate(folder: Path, runs: int, per_job: int) -> int:
     count = math.ceil(runs / SHAPE)
     base = {"data": "digits", "model": "lenet-32-16", "method": "edge_popup", "scale": 0.3}
     densities = [round(0.05 + 0.09 * i, 2) for i in range(10)]
+    grid = {"density": densities}
     experiments = {
         f"part_{i}": {
-            "role": "main", "seeds": list(range(10)), "cells_per_job": per_job, "base": base | {"epochs": i + 1},
-            "arms": {"a": {"grid": {"density": densities}}, "b": {"set": {"batch": 64}, "grid": {"density": densities}}},
+            "role": "main",
+            "seeds": list(range(10)),
+            "cells_per_job": per_job,
+            "base": base | {"epochs": i + 1},
+            "arms": {"a": {"grid": grid}, "b": {"set": {"batch": 64}, "grid": dict(grid)}},
         }
         for i in range(count)
-    }  # fmt: skip
+    }
     (folder / "config.yaml").write_text(yaml.safe_dump({"experiments": experiments}))
     return count * SHAPE
 
 
 def measure(runs: int, per_job: int) -> dict[str, object]:
-    """Time one dry run of the cluster's profile in a process of its own, and take its largest memory."""
+    """Time a dry run with the cluster's profile, in a process of its own."""
     with tempfile.TemporaryDirectory() as name:
         exact = generate(Path(name), runs, per_job)
-        command = [
-            str(Path(sys.executable).parent / "snakemake"),
-            "-n",
-            "--quiet",
-            "all",
-            "--profile",
-            "slurm",
-            "--",
-            "all",
-        ]
+        snakemake = str(Path(sys.executable).parent / "snakemake")
+        command = [snakemake, "-n", *("--quiet", "all"), *("--profile", "slurm"), "--", "all"]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("CRBG_")} | {"HOME": name}
         started, before = time.monotonic(), computed()
         subprocess.run(
@@ -74,7 +70,7 @@ def measure(runs: int, per_job: int) -> dict[str, object]:
 
 
 def computed() -> float:
-    """Processor time of all children so far; unlike wall time it does not grow with what else the machine does."""
+    """Return the CPU time of all child processes so far, which depends little on the load of the machine."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -88,7 +84,7 @@ def main() -> None:
     for runs in sorted(args.runs):
         for per_job in sorted(args.per_job, reverse=True):
             row = measure(runs, per_job)
-            # The largest child so far: sizes grow, so it is this one.
+            # The peak of all children so far; sizes grow, so it is that of this run.
             rows.append(row | {"MB": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)})
     print(tabulate(rows, headers="keys", tablefmt="pipe"))
 

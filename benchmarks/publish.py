@@ -1,10 +1,10 @@
-"""How the benchmarks end: their tables on the terminal, and in a file where one is named."""
+"""The output of the benchmarks: a table on the terminal, and optionally in a file."""
 
 from pathlib import Path
 
 
 def publish(text: str, out: Path | None) -> None:
-    """Print a benchmark's text and write it to `out`, if there is one."""
+    """Print the text of a benchmark, and write it to `out` if it is given."""
     print(text)
     if out:
         out.write_text(f"Written by `make benchmark`.\n\n{text}")

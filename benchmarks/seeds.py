@@ -1,12 +1,12 @@
-"""Are several seeds of one network trained faster together? One step of each, in turn or together, all in one run on this machine.
+"""Is it faster to train several seeds of one network together? Steps of several seeds, in turn and together.
 
     python benchmarks/seeds.py [--models resnet20] [--batch 128] [--seeds 4] [--precision fp32] [--device auto]
 
-"in turn" is what one process does that has several runs: a step of each network, one after another. "vmap" stacks
-weights and running statistics of all seeds and maps one functional step over them (torch.func), each seed with its own
-batch. "streams" (GPUs only) gives every seed a CUDA stream of its own. All make the same SGD step on the same batches,
-whose losses are compared first. Several processes that share a GPU (`gpu_share` in config.yaml) are a fourth way, which
-needs no code of ours.
+"in turn" is one step of each network after another, as one process with several runs does it. "vmap" stacks weights and
+running statistics of all seeds and maps one functional step over them (torch.func), each seed with its own batch.
+"streams" (GPUs only) gives every seed its own CUDA stream. All variants do the same SGD step on the same batches, and
+their losses are compared first. Sharing a GPU between processes (`gpu_share` in config.yaml) is a fourth variant, which
+is not measured here.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def networks(name: str, seeds: int, where: torch.device) -> list[torch.nn.Module
 
 
 def in_turn(nets: list[torch.nn.Module], x: Tensor, y: Tensor, cast: torch.dtype | None, streams: bool) -> Step:
-    """One step of each network; `x` is (seeds, batch, 3, 32, 32)."""
+    """Return a function that does one step of each network; `x` has shape (seeds, batch, 3, 32, 32)."""
     sgds = [torch.optim.SGD(net.parameters(), 0.1, momentum=0.9, fused=True) for net in nets]
     lanes = [torch.cuda.Stream(x.device) if streams else None for _ in nets]
 
@@ -57,7 +57,7 @@ def in_turn(nets: list[torch.nn.Module], x: Tensor, y: Tensor, cast: torch.dtype
 
 
 def together(nets: list[torch.nn.Module], x: Tensor, y: Tensor, cast: torch.dtype | None) -> Step:
-    """One step of all networks at once."""
+    """Return a function that does one step of all networks at once."""
     parameters, buffers = stack_module_state(nets)
     sgd = torch.optim.SGD(parameters.values(), 0.1, momentum=0.9, fused=True)
 
@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, help="write the table here too")
+    parser.add_argument("--out", type=Path, help="also write the table to this file")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     where = device.pick(args.device)
@@ -109,7 +109,7 @@ def main() -> None:
             for round_ in range(args.rounds + 1):
                 for way, step in ways.items():
                     start = time.perf_counter()
-                    step()  # ends with the losses on the CPU, so it waits for the device
+                    step()  # it returns losses on the CPU, so it waits for the device
                     if round_:  # the first round warms up
                         times[way].append(time.perf_counter() - start)
             for way, t in times.items():

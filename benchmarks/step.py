@@ -1,10 +1,10 @@
-"""Cost of a gated training step as a ratio to the dense step, all in one run: LeNet-300-100, batch 256, fp32, one thread.
+"""The cost of a gated training step, relative to the dense step: LeNet-300-100, batch 256, fp32, one thread.
 
     python benchmarks/step.py [--model lenet-300-100] [--batch 256] [--rounds 15]
 
-Every variant does what `fit` does in a step: hooks, forward, backward, its optimiser. A round times all variants in
-turn, and the ratio is taken round by round, so a machine that slows down slows both sides. Goals on one thread: at most
-2.0 x dense with the exact normal draw, at most 1.6 x with the cheapest source shown to be as accurate
+Every variant does the work of one step of `fit`: hooks, forward pass, backward pass, optimiser. Each round times all
+variants, and ratios are computed within a round, so a slower machine affects both sides. Goals on one thread: at most
+2.0 x dense with independent normal draws, and at most 1.6 x with the cheapest source that is as accurate
 (`lenet_noise_source`).
 """
 
@@ -26,11 +26,11 @@ from crbg.gates import attach
 from crbg.gates.base import Gate
 from crbg.gates.concrete import Concrete, HardConcrete
 from crbg.gates.gaussian import Gaussian
-from crbg.gates.scores import Sampled, Scored, TopK
+from crbg.gates.scores import Rounded, Sampled, TopK
 from crbg.models.initial_weights import initialise
 from crbg.runs.provenance import cpu_name, revision
 from crbg.search import density_controller
-from crbg.search.gradbalance import GiveUp, GradBalance, OneThreshold, Redraw
+from crbg.search.gradbalance import GemMinerPruning, GlobalThreshold, GradBalance, Redraw
 from crbg.search.variational import Variational
 from crbg.training.hooks import SearchHook
 
@@ -57,7 +57,7 @@ def stepper(
 
 
 def variants(name: str, x: torch.Tensor, y: torch.Tensor) -> dict[str, Callable[[], None]]:
-    """Build one step function for each way to train."""
+    """Return a step function for each variant, by name."""
     out = {}
 
     def fresh() -> torch.nn.Module:
@@ -77,7 +77,7 @@ def variants(name: str, x: torch.Tensor, y: torch.Tensor) -> dict[str, Callable[
             for p in model.parameters():
                 p.requires_grad_(False)
             attach.attach(model, lambda n, w, o=options: Gaussian(torch.full_like(w, 0.5), **o))
-            for g in attach.gates(model).values():
+            for g in attach.attached_gates(model).values():
                 g.sampling = True
             search = (
                 density_controller.Penalised(model, "induce_sparse", 1.0)
@@ -91,9 +91,9 @@ def variants(name: str, x: torch.Tensor, y: torch.Tensor) -> dict[str, Callable[
         for p in model.parameters():
             p.requires_grad_(False)
         attach.attach(model, make)
-        for g in attach.gates(model).values():
+        for g in attach.attached_gates(model).values():
             g.sampling = True
-        optimiser, search = learn(list(attach.gates(model).values()), dict(attach.weights(model)))
+        optimiser, search = learn(list(attach.attached_gates(model).values()), dict(attach.weights(model)))
         out[label] = stepper(model, search, optimiser, x, y)
     model = fresh()
     noisy = Variational(model, -10.0, 3.0).__enter__()
@@ -114,7 +114,7 @@ Parts = tuple[Callable[..., Gate], Callable[..., tuple[torch.optim.Optimizer, Se
 
 
 def rivals_of() -> dict[str, Parts]:
-    """Give the gate and the steering of each of the other methods, at 10 % density; names are those of the files in crbg/methods."""
+    """Return the gate and the steering of each other method at 10 % density, by the name of the method."""
     sgd = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
 
     def popup(n: str, w: torch.Tensor) -> Gate:
@@ -128,11 +128,14 @@ def rivals_of() -> dict[str, Parts]:
 
     return {
         "edge_popup": (popup, lambda gates, w: (sgd([g.score for g in gates]), SearchHook())),
-        "edge_popup_global": (popup, lambda gates, w: (sgd([g.score for g in gates]), OneThreshold(gates, 0.1, 0.1))),
+        "edge_popup_global": (
+            popup,
+            lambda gates, w: (sgd([g.score for g in gates]), GlobalThreshold(gates, 0.1, 0.1)),
+        ),
         "iterand": (popup, lambda gates, w: (sgd([g.score for g in gates]), Redraw(w, gates, 0, 300, 0.1))),
         "gem_miner": (
-            lambda n, w: Scored(torch.rand_like(w)),
-            lambda gates, w: (sgd([g.p for g in gates]), GiveUp(gates, tenth(gates), 10, 0.0)),
+            lambda n, w: Rounded(torch.rand_like(w)),
+            lambda gates, w: (sgd([g.p for g in gates]), GemMinerPruning(gates, tenth(gates), 10, 0.0)),
         ),
         "supermask": (
             lambda n, w: Sampled(torch.full_like(w, -2.2), False),
@@ -156,7 +159,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--steps", type=int, default=20, help="steps of each variant in a round")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, help="write the table here too")
+    parser.add_argument("--out", type=Path, help="also write the table to this file")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)

@@ -1,9 +1,10 @@
-"""Cost of edge-popup's masks as a share of a full sort, all in one run, at the layer sizes of ResNet-18, contiguous and channels_last.
+"""The cost of edge-popup's masks, as a share of a full sort, for the layers of ResNet-18.
 
     python benchmarks/top_k.py [--rounds 7]
 
-Scores move a little between two masks, as they do between two steps of a search. Each mask is compared with the one
-that a full sort gives; a difference stops the benchmark. Goal: a fifth of the sort's time over all layers together.
+Scores change a little between two masks, as between two steps of a search. Each mask is compared with that of a full
+sort, and a difference stops the benchmark. Both memory layouts are measured, contiguous and channels last. Goal: a
+fifth of the sort's time over all layers.
 """
 
 import argparse
@@ -18,14 +19,24 @@ from tabulate import tabulate
 from crbg.gates.scores import TopK
 from crbg.runs.provenance import cpu_name, revision
 
-SHAPES = {  # weights of a ResNet-18 for CIFAR, with how many of each there are
-    (64, 3, 3, 3): 1, (64, 64, 3, 3): 4, (128, 64, 3, 3): 1, (128, 128, 3, 3): 3, (128, 64, 1, 1): 1, (256, 128, 3, 3): 1,
-    (256, 256, 3, 3): 3, (256, 128, 1, 1): 1, (512, 256, 3, 3): 1, (512, 512, 3, 3): 3, (512, 256, 1, 1): 1, (10, 512): 1,
-}  # fmt: skip
+SHAPES = {  # shapes of the weights of a ResNet-18 for CIFAR, and the number of each
+    (64, 3, 3, 3): 1,
+    (64, 64, 3, 3): 4,
+    (128, 64, 3, 3): 1,
+    (128, 128, 3, 3): 3,
+    (128, 64, 1, 1): 1,
+    (256, 128, 3, 3): 1,
+    (256, 256, 3, 3): 3,
+    (256, 128, 1, 1): 1,
+    (512, 256, 3, 3): 1,
+    (512, 512, 3, 3): 3,
+    (512, 256, 1, 1): 1,
+    (10, 512): 1,
+}
 
 
 def by_sort(score: torch.Tensor, k: int) -> torch.Tensor:
-    """Mark the k largest |s| by sorting them all, as the public code does, on a contiguous copy."""
+    """Mark the k largest |s| by sorting a contiguous copy, as the public code of edge-popup does."""
     size = score.detach().abs().contiguous().flatten()
     mask = torch.zeros_like(size, dtype=torch.bool)
     mask[size.sort(descending=True, stable=True).indices[:k]] = True
@@ -37,7 +48,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--density", type=float, default=0.1)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, help="write the table here too")
+    parser.add_argument("--out", type=Path, help="also write the table to this file")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     rows = []
@@ -62,7 +73,7 @@ def main() -> None:
                 times["sort"] += time.perf_counter() - middle
                 if not torch.equal(mask, wanted):
                     raise SystemExit(f"masks of {tuple(g.score.shape)} differ")
-            if round_:  # the first round knows no threshold yet
+            if round_:  # the first round has no earlier threshold
                 for name, seconds in times.items():
                     spent[name].append(seconds)
         shares = [a / b for a, b in zip(spent["mask"], spent["sort"], strict=True)]
@@ -74,9 +85,9 @@ def main() -> None:
     table = tabulate(rows, head, floatfmt=("", ".1f", ".1f", ".3f", ".3f", ".3f"), tablefmt="pipe")
     total = sum(torch.Size(s).numel() * n for s, n in SHAPES.items())
     text = (
-        f"All {sum(SHAPES.values())} layers of a ResNet-18 ({total / 1e6:.1f} M scores), density {args.density}, fp32, {args.threads} "
-        f"thread(s), {args.rounds} rounds, identical masks. {cpu_name()}, torch {torch.__version__.split('+')[0]}, revision {revision()}."
-        f"\n\n{table}\n"
+        f"All {sum(SHAPES.values())} layers of a ResNet-18 ({total / 1e6:.1f} M scores), density {args.density}, fp32, "
+        f"{args.threads} thread(s), {args.rounds} rounds, identical masks. {cpu_name()}, "
+        f"torch {torch.__version__.split('+')[0]}, revision {revision()}.\n\n{table}\n"
     )
     publish(text, args.out)
 

@@ -1,8 +1,6 @@
-"""Strong lottery tickets by continuously relaxed Bernoulli gates, beside every baseline, measured and judged.
+"""Find strong lottery tickets with continuously relaxed Bernoulli gates, and compare them with other methods.
 
-The public names are loaded on first use, so that planning a workflow does not pay for importing torch. Functions that
-bear the name of their module stay there: `crbg.gates.attach.attach`, `crbg.masks.select.select`,
-`crbg.training.loop.fit`.
+The public names are imported on first use, so that planning a workflow does not import torch.
 """
 
 from __future__ import annotations
@@ -12,15 +10,24 @@ from typing import Any
 
 __version__ = "0.2.0"
 
-_HOME = {
-    "Mask": "masks.mask", "keep_count": "masks.select", "layer_counts": "masks.select",
-    "Gate": "gates.base", "Fixed": "gates.base", "Gaussian": "gates.gaussian", "Units": "gates.gaussian", "TopK": "gates.scores",
-    "bake": "gates.attach", "detach": "gates.attach", "bypass": "gates.attach", "sampling": "gates.attach", "weights": "gates.attach",
-    "SearchHook": "training.hooks", "SearchResult": "methods", "SearchTask": "methods", "Ticket": "ticket",
-    "CrbgError": "errors", "find_ticket": "api", "initialise": "models.initial_weights", "rebuild": "runs.artifacts",
-}  # fmt: skip
+_NAMES = {  # public names, by the module that defines them
+    "api": ("find_ticket",),
+    "errors": ("CrbgError",),
+    "gates.attach": ("attach", "attached_gates", "bake", "bypass", "detach", "sampling", "weights"),
+    "gates.base": ("Fixed", "Gate"),
+    "gates.gaussian": ("Gaussian", "Units"),
+    "gates.scores": ("TopK",),
+    "masks.mask": ("Mask",),
+    "masks.select": ("keep_count", "layer_counts", "select"),
+    "methods": ("SearchResult", "SearchTask"),
+    "models.initial_weights": ("initialise",),
+    "runs.artifacts": ("rebuild",),
+    "ticket": ("Ticket",),
+    "training.hooks": ("SearchHook",),
+}
+_MODULE = {name: module for module, names in _NAMES.items() for name in names}
 
-__all__ = ["__version__", *_HOME]
+__all__ = ["__version__", *_MODULE]
 
 
 def __dir__() -> list[str]:
@@ -28,6 +35,6 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULE:
         raise AttributeError(f"module 'crbg' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"crbg.{_HOME[name]}"), name)
+    return getattr(importlib.import_module(f"crbg.{_MODULE[name]}"), name)

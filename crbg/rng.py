@@ -1,8 +1,8 @@
 """Portable random streams: integers of the counter-based generator Philox4x64, mapped to floats by exact arithmetic.
 
-One integer seed names any number of independent streams (`stream(seed, "init", "fc1.weight")`). Every operation below
-is either on integers or one of + - * / sqrt in IEEE double precision, which are correctly rounded everywhere, so a
-seed gives the same bytes on every machine. torch's own initialisers and libm's `log` do not promise that.
+A seed and a path of names select an independent stream, e.g. `stream(seed, "init", "fc1.weight")`. All operations are
+on integers, or are + - * / sqrt in IEEE double precision, which every machine rounds correctly. Therefore a seed gives
+the same bytes on every machine; torch's initialisers and the C library's `log` do not guarantee this.
 """
 
 from __future__ import annotations
@@ -16,31 +16,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 F64 = NDArray[np.float64]
-BLOCK = 1 << 16  # numbers mapped at a time: what fits a processor's cache
-LAWS = (
-    "uniform",
-    "uniform_fan",
-    "signed_constant",
-    "kaiming_normal",
-)  # initial laws that `crbg.models.initial_weights` draws
+BLOCK = 1 << 16  # numbers that are mapped at a time; a block fits in the cache of a CPU
+LAWS = ("uniform", "uniform_fan", "signed_constant", "kaiming_normal")  # distributions of initial weights
 
 # Coefficients of Wichura's AS 241 (PPND16), relative error below 1e-15: centre (A/B), tail (C/D), far tail (E/F).
+# fmt: off
 _A = (3.3871328727963666080, 1.3314166789178437745e2, 1.9715909503065514427e3, 1.3731693765509461125e4,
-      4.5921953931549871457e4, 6.7265770927008700853e4, 3.3430575583588128105e4, 2.5090809287301226727e3)  # fmt: skip
+      4.5921953931549871457e4, 6.7265770927008700853e4, 3.3430575583588128105e4, 2.5090809287301226727e3)
 _B = (1.0, 4.2313330701600911252e1, 6.8718700749205790830e2, 5.3941960214247511077e3,
-      2.1213794301586595867e4, 3.9307895800092710610e4, 2.8729085735721942674e4, 5.2264952788528545610e3)  # fmt: skip
+      2.1213794301586595867e4, 3.9307895800092710610e4, 2.8729085735721942674e4, 5.2264952788528545610e3)
 _C = (1.42343711074968357734, 4.63033784615654529590, 5.76949722146069140550, 3.64784832476320460504,
-      1.27045825245236838258, 2.41780725177450611770e-1, 2.27238449892691845833e-2, 7.74545014278341407640e-4)  # fmt: skip
+      1.27045825245236838258, 2.41780725177450611770e-1, 2.27238449892691845833e-2, 7.74545014278341407640e-4)
 _D = (1.0, 2.05319162663775882187, 1.67638483018380384940, 6.89767334985100004550e-1,
-      1.48103976427480074590e-1, 1.51986665636164571966e-2, 5.47593808499534494600e-4, 1.05075007164441684324e-9)  # fmt: skip
+      1.48103976427480074590e-1, 1.51986665636164571966e-2, 5.47593808499534494600e-4, 1.05075007164441684324e-9)
 _E = (6.65790464350110377720, 5.46378491116411436990, 1.78482653991729133580, 2.96560571828504891230e-1,
-      2.65321895265761230930e-2, 1.24266094738807843860e-3, 2.71155556874348757815e-5, 2.01033439929228813265e-7)  # fmt: skip
+      2.65321895265761230930e-2, 1.24266094738807843860e-3, 2.71155556874348757815e-5, 2.01033439929228813265e-7)
 _F = (1.0, 5.99832206555887937690e-1, 1.36929880922735805310e-1, 1.48753612908506148525e-2,
-      7.86869131145613259100e-4, 1.84631831751005468180e-5, 1.42151175831644588870e-7, 2.04426310338993978564e-15)  # fmt: skip
+      7.86869131145613259100e-4, 1.84631831751005468180e-5, 1.42151175831644588870e-7, 2.04426310338993978564e-15)
+
+
+# fmt: on
 
 
 def stream(seed: int, *names: str) -> np.random.Philox:
-    """Open the stream that a seed and a path of names stand for; its key is the first 128 bits of their SHA-256."""
+    """Return the stream of a seed and a path of names; its key is the first 128 bits of their SHA-256."""
     path = "/".join((str(int(seed)), *names)).encode()
     return np.random.Philox(key=np.frombuffer(hashlib.sha256(path).digest()[:16], np.dtype("<u8")).astype(np.uint64))
 
@@ -51,33 +50,36 @@ def integers(count: int, seed: int, *names: str) -> NDArray[np.uint64]:
 
 
 def uniform(count: int, seed: int, *names: str) -> F64:
-    """Draw u = (i + 1/2) / 2^23 from the top 23 bits i of each integer: exact in float32, symmetric about 1/2, never 0 or 1."""
+    """Draw u = (i + 1/2) / 2^23 from the top 23 bits i of each integer.
+
+    The values are exact in float32, symmetric about 1/2, and never 0 or 1.
+    """
     return ((integers(count, seed, *names) >> np.uint64(41)).astype(np.float64) + 0.5) * 2.0**-23
 
 
 def sign(count: int, seed: int, *names: str) -> F64:
-    """Draw ±1 from the top bit of each integer."""
+    """Draw -1 or 1 from the top bit of each integer."""
     return (integers(count, seed, *names) >> np.uint64(63)).astype(np.float64) * 2.0 - 1.0
 
 
 def normal(count: int, seed: int, *names: str) -> F64:
-    """Draw standard normals by inverting the distribution function of a 52-bit uniform (Wichura 1988, AS 241)."""
+    """Draw standard normals by inverting the distribution function at 52-bit uniforms (Wichura 1988, AS 241)."""
     u = ((integers(count, seed, *names) >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
     return inverse_normal_cdf(u)
 
 
 def permutation(count: int, seed: int, *names: str) -> NDArray[np.int64]:
-    """Shuffle 0..count-1 by sorting one integer per item (stable, so the order is fully defined)."""
+    """Return a random permutation of 0, ..., count - 1: the stable order of one random integer per item."""
     return np.argsort(integers(count, seed, *names), kind="stable")
 
 
 def torch_seed(seed: int, *names: str) -> int:
-    """Derive the seed of torch's global generator, which owns the gate noise."""
+    """Return a seed for torch's global generator, which draws the noise of gates."""
     return int(integers(1, seed, *names)[0] >> np.uint64(1))
 
 
 def inverse_normal_cdf(u: F64) -> F64:
-    """Map u in (0, 1) to x with Phi(x) = u, by + - * / and sqrt alone, block by block on all processors of this process."""
+    """Return x with Phi(x) = u for u in (0, 1), computed with + - * / and sqrt only, in parallel over blocks."""
     flat = np.ascontiguousarray(u, np.float64).reshape(-1)
     out = np.empty_like(flat)
 
@@ -89,13 +91,13 @@ def inverse_normal_cdf(u: F64) -> F64:
         for start in starts:
             block(start)
     else:
-        with ThreadPoolExecutor(processors()) as pool:  # numpy computes outside Python's lock
+        with ThreadPoolExecutor(processors()) as pool:  # numpy releases the GIL while it computes
             list(pool.map(block, starts))
     return out.reshape(np.shape(u))
 
 
 def processors() -> int:
-    """Count the processors that this process may use."""
+    """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -121,7 +123,10 @@ def _horner(r: F64, coefficients: tuple[float, ...]) -> F64:
 
 
 def _log(x: F64) -> F64:
-    """Natural logarithm as e ln 2 + 2 artanh(s), s = (m - 1) / (m + 1), with |s| < 0.172: 12 terms reach double precision."""
+    """Return the natural logarithm, as e ln 2 + 2 artanh(s) with s = (m - 1) / (m + 1).
+
+    |s| < 0.172, so 12 terms of the series reach double precision.
+    """
     m, e = np.frexp(x)
     small = m < np.sqrt(0.5)
     m, e = np.where(small, m * 2.0, m), e - small

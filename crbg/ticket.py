@@ -1,8 +1,8 @@
-"""A ticket on disk: seed + law + bit-packed mask + digests. It needs no weights, loads without pickle, and proves itself.
+"""Tickets on disk: a seed, the distribution of the initial weights, a bit-packed mask, and digests that verify them.
 
-The container is safetensors with one tensor `mask` (uint8, eight weights a byte) and, where a network carries
-re-estimated running statistics, one tensor for each. The header's JSON says how the initial weights are drawn; digests
-of shapes, mask and initial weights are checked on the way in.
+A ticket file holds no weights and is loaded without pickle. It is a safetensors file with a tensor `mask` (uint8, eight
+weights per byte) and the re-estimated running statistics of batch norm, if the network has any. The JSON in the header
+says how to draw the initial weights. Digests of shapes, mask and initial weights are checked.
 """
 
 from __future__ import annotations
@@ -28,19 +28,53 @@ from crbg.rng import LAWS
 from crbg.storage.atomic import write_bytes
 
 FORMAT = 1
-# What a hostile or damaged file can make its readers raise; torch reports impossible shapes as RuntimeError.
+# Exceptions that reading a damaged or malicious file can raise; torch raises RuntimeError for impossible shapes.
 _UNSOUND = (
-    SafetensorError, ValueError, LookupError, TypeError, ArithmeticError, RuntimeError, AttributeError, AssertionError, MemoryError,
-)  # fmt: skip
-LARGEST = 2**33  # bytes; far above any mask of a network that fits a GPU
+    SafetensorError,
+    ValueError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    RuntimeError,
+    AttributeError,
+    AssertionError,
+    MemoryError,
+)
+LARGEST = 2**33  # bytes; far more than the mask of any network that fits on a GPU
 
 
 @dataclass(frozen=True)
 class Ticket:
-    """Everything that rebuilds a sparse network: `Ticket.load(path).model()`.
+    """Everything that is needed to rebuild a sparse network from its seed.
 
-    `initial` is the digest of all initial tensors, `network` that of the names and shapes of the gated ones. A network
-    that is not in the registry has model "" and is rebuilt with `apply`.
+    `Ticket.load(path).model()` rebuilds a network of the registry; for any other model use `Ticket.load(path).apply`.
+
+    Example:
+        >>> import torch
+        >>> from crbg import Mask, Ticket, initialise, weights
+        >>> from crbg.models import build
+        >>> from crbg.models.initial_weights import tensor_digest
+        >>> net = build("lenet-4", (1, 2, 2), classes=2)
+        >>> _ = initialise(net, "uniform", scale=0.1, seed=0)
+        >>> mask = Mask({name: w > 0 for name, w in weights(net).items()})
+        >>> initial = tensor_digest(net.state_dict())
+        >>> Ticket(mask, 0, "uniform", 0.1, "lenet-4", (1, 2, 2), 2, initial).save("ticket.safetensors")
+        >>> sparse = Ticket.load("ticket.safetensors").model()
+        >>> bool((sparse.fc1.weight >= 0).all())
+        True
+
+    Attributes:
+        mask: The kept weights.
+        seed: Seed of the initial weights.
+        law: Distribution of the initial weights, one of `crbg.rng.LAWS`, "imagenet" (timm's pretrained weights), or
+            "given" (the user keeps them).
+        scale: Factor of the distribution.
+        model_name: Name in the registry of architectures; empty for any other model.
+        in_shape: Shape of an input, (channels, height, width).
+        classes: Number of outputs.
+        initial: Digest of all initial tensors (`crbg.models.initial_weights.tensor_digest`).
+        model_args: Arguments of the architecture.
+        statistics: Running statistics of batch norm in the sparse network, by name.
     """
 
     mask: Mask
@@ -61,57 +95,82 @@ class Ticket:
         return f"Ticket({what}, {kept}, seed={self.seed}, law={self.law!r}, scale={self.scale:g})"
 
     def save(self, path: Path | str) -> None:
-        """Write the ticket atomically."""
+        """Write the ticket atomically.
+
+        Raises:
+            WriteError: the disk is full, or the folder is not writable.
+        """
         packed = torch.frombuffer(bytearray(self.mask.pack()), dtype=torch.uint8)
         header = {
-            "format": FORMAT, "model": self.model_name, "args": dict(self.model_args), "in": list(self.in_shape),
-            "classes": self.classes, "seed": self.seed, "law": self.law, "scale": self.scale, "initial": self.initial,
-            "network": shapes_digest(self.mask.shapes), "mask": self.mask.digest(),
-        }  # fmt: skip
-        if (
-            not self.model_name or _shapes(header) != self.mask.shapes
-        ):  # a gate on units leaves the first layer without one
+            "format": FORMAT,
+            "model": self.model_name,
+            "args": dict(self.model_args),
+            "in": list(self.in_shape),
+            "classes": self.classes,
+            "seed": self.seed,
+            "law": self.law,
+            "scale": self.scale,
+            "initial": self.initial,
+            "network": shapes_digest(self.mask.shapes),
+            "mask": self.mask.digest(),
+        }
+        # The mask of unit gates may not cover every weight of the network.
+        if not self.model_name or _shapes(header) != self.mask.shapes:
             header["shapes"] = {n: list(s) for n, s in self.mask.shapes.items()}
         tensors = {"mask": packed, **{f"statistics.{k}": v.cpu().contiguous() for k, v in self.statistics.items()}}
         write_bytes(Path(path), save_tensors(tensors, {"crbg": json.dumps(header, separators=(",", ":"))}))
 
     @classmethod
     def load(cls, path: Path | str) -> Ticket:
-        """Read a ticket and check its digests.
+        """Load a ticket and check its digests.
 
         Raises:
-            CrbgError: the file is truncated, damaged, too large, or not a ticket.
+            CrbgError: the file is missing, truncated, damaged, too large, or not a ticket.
         """
         path = Path(path)
         try:
             if path.stat().st_size > LARGEST:
-                raise CrbgError(f"{path} is too large for a ticket")
+                raise CrbgError(f"it has {path.stat().st_size} bytes, more than any ticket")
             data = path.read_bytes()
             tensors, header = load_tensors(data), _header(data)
             shapes = _shapes(header)
             mask = Mask.unpack(tensors["mask"].numpy().tobytes(), shapes)
             if header["format"] != FORMAT:
-                raise CrbgError(f"format {header['format']}, this version reads {FORMAT}")
+                raise CrbgError(f"its format is {header['format']}, and this version of crbg reads {FORMAT}")
             if shapes_digest(shapes) != header["network"]:
-                raise CrbgError("the network it names has other shapes now than when it was saved")
+                raise CrbgError("the network in its header has other shapes than the saved one")
             if mask.digest() != header["mask"]:
-                raise CrbgError("the mask does not have the digest that the header gives")
+                raise CrbgError("the mask does not have the digest in the header")
             if header["law"] not in (*LAWS, "given", "imagenet"):
                 raise CrbgError(f"unknown initial law {header['law']!r}")
             return cls(
-                mask, int(header["seed"]), str(header["law"]), float(header["scale"]), str(header["model"]),
-                tuple(map(int, header["in"])), int(header["classes"]), str(header["initial"]), dict(header["args"]),
-                {k.removeprefix("statistics."): v for k, v in tensors.items() if k.startswith("statistics.")},
-            )  # fmt: skip
+                mask=mask,
+                seed=int(header["seed"]),
+                law=str(header["law"]),
+                scale=float(header["scale"]),
+                model_name=str(header["model"]),
+                in_shape=tuple(map(int, header["in"])),
+                classes=int(header["classes"]),
+                initial=str(header["initial"]),
+                model_args=dict(header["args"]),
+                statistics={
+                    n.removeprefix("statistics."): t for n, t in tensors.items() if n.startswith("statistics.")
+                },
+            )
         except OSError as error:
             raise CrbgError(f"cannot read the ticket {path}: {error.strerror}") from None
         except _UNSOUND as error:
-            raise CrbgError(f"{path} is not a sound ticket: {type(error).__name__}: {error}") from None
+            reason = str(error) if isinstance(error, CrbgError) else f"{type(error).__name__}: {error}"
+            raise CrbgError(f"{path} is not a sound ticket: {reason}") from None
 
     def model(self) -> nn.Module:
-        """Rebuild the network: initial weights from the seed, checked, times the mask."""
+        """Rebuild the sparse network: draw the initial weights, check their digest, and apply the mask.
+
+        Raises:
+            CrbgError: the network is not in the registry, or its initial weights do not have the ticket's digest.
+        """
         if not self.model_name:
-            raise CrbgError("this ticket is for a network outside the registry: use ticket.apply(model)")
+            raise CrbgError("this ticket is for a network outside the registry; use ticket.apply(model)")
         if self.law == "imagenet":
             drawn = (self.law, self.scale, self.seed)
             return self.apply(
@@ -120,24 +179,31 @@ class Ticket:
         return self.apply(models.build(self.model_name, self.in_shape, self.classes, **self.model_args))
 
     def apply(self, model: nn.Module) -> nn.Module:
-        """Draw the initial weights into a model of the same shapes and write the mask into them.
+        """Turn a model into the sparse network, in place: draw its initial weights, check them, apply the mask.
 
-        With the laws "given" and "imagenet" the model must hold its initial weights already.
+        With the laws "given" and "imagenet" the model must hold the initial weights already.
+
+        Returns:
+            The same model.
 
         Raises:
-            CrbgError: the model is another network, or its initial weights are not the ticket's.
+            CrbgError: the shapes of the model differ from the mask's, or its initial weights do not have the ticket's
+                digest.
         """
         self.mask.check_shapes({n: tuple(w.shape) for n, w in weights(model).items() if n in self.mask})
         if self.law in LAWS:
             initialise(model, self.law, self.scale, self.seed)
         if tensor_digest(dict(model.state_dict())) != self.initial:
-            raise CrbgError("the initial weights do not have the ticket's digest: another network, version or law")
+            raise CrbgError(
+                "the initial weights do not have the ticket's digest; the model is another network, or was trained, or "
+                "comes from another version of its code"
+            )
         bake(model, self.mask)
         model.load_state_dict(dict(self.statistics), strict=False)
         return model
 
     def describe(self) -> dict[str, Any]:
-        """Say what the ticket is, without its bits."""
+        """Return the ticket's fields as plain values, with counts in place of the mask."""
         plain = {k: v for k, v in asdict(self).items() if k not in ("mask", "statistics")}
         return plain | {"kept": self.mask.kept, "total": self.mask.total, "density": self.mask.density}
 
@@ -146,18 +212,17 @@ def _header(data: bytes) -> dict[str, Any]:
     size = int.from_bytes(data[:8], "little")
     header = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["crbg"])
     if not isinstance(header, dict):
-        raise CrbgError("its header is not an object")
+        raise CrbgError("its header is not a JSON object")
     return header
 
 
 def _shapes(header: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     if len(str(header["model"])) > 200:
-        raise CrbgError("the name of its network is too long to be one")
+        raise CrbgError("the name of its network is longer than 200 characters")
     if "shapes" in header or not header["model"]:
         return {str(n): tuple(map(int, s)) for n, s in header["shapes"].items()}
-    # On the meta device: a hostile header that names a giant network takes no memory.
+    # On the meta device a malicious header that names a huge network allocates no memory.
     with torch.device("meta"):
-        model = models.build(
-            str(header["model"]), tuple(map(int, header["in"])), int(header["classes"]), **header["args"]
-        )
+        in_shape, classes = tuple(map(int, header["in"])), int(header["classes"])
+        model = models.build(str(header["model"]), in_shape, classes, **header["args"])
     return {n: tuple(w.shape) for n, w in weights(model).items()}

@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: workers, and what they start, share the cores
+    os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, because workers and their processes share the cores
 
 import torch
 
 if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton: its kernels then run on a processor
+    os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported, so that its kernels run on the CPU
 
 from crbg import cli, models
 from crbg.data.sources import load
@@ -30,7 +30,7 @@ def one_thread():
 
 @pytest.fixture(scope="session", autouse=True)
 def temporary_files_apart(tmp_path_factory):
-    """Lock files of GPUs lie in the folder for temporary files: each worker has its own, also in the processes that it starts."""
+    """Give each worker, and the processes that it starts, its own folder for temporary files, which holds GPU locks."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
         yield
         return
@@ -42,7 +42,7 @@ def temporary_files_apart(tmp_path_factory):
 
 @pytest.fixture
 def crbg(capsys):
-    """Type a command: its exit status, what it printed, and what it complained of."""
+    """Run a command of `crbg`, and return its exit status, its output and its error output."""
 
     def type_in(*words):
         capsys.readouterr()
@@ -55,7 +55,7 @@ def crbg(capsys):
 
 @pytest.fixture
 def one_run(tmp_path, monkeypatch, digits):
-    """Do and verify the run of a spec in an empty project: its bench, its spec, its record, and the verifier's row."""
+    """Run and verify a spec in an empty project; return its bench, spec and record, and the verifier's row."""
 
     def do(spec):
         monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""What tests of a report make up: accuracies with a known mean and interval, claims, places in a sweep."""
+"""Synthetic values for tests of the report: accuracies with a known mean and interval, claims, cells of a sweep."""
 
 import math
 
@@ -9,7 +9,7 @@ GOOD = {"id": "a", "source": "s", "quote": "q", "kind": "value", "reading": "r",
 
 
 def around(middle, spread=0.1):
-    """Four accuracies with this mean; their 95 % interval reaches 1.3 x spread to both sides."""
+    """Return four accuracies with this mean, whose 95 % interval has a half-width of 1.3 * spread."""
     return [middle - spread, middle, middle, middle + spread]
 
 

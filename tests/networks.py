@@ -1,4 +1,4 @@
-"""Small networks, masks and tensors that follow from a seed."""
+"""Small networks, masks and tensors, reproducible from a seed."""
 
 import torch
 from torch import nn
@@ -21,7 +21,7 @@ def same_bytes(a, b):
 
 
 class Tiny(nn.Module):
-    """Somebody's own network: a convolution, running statistics and a head, nothing of this project's."""
+    """A user's own network, outside the registry: a convolution, batch norm and a linear layer."""
 
     def __init__(self, outputs=3):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Specs of small winning tickets, which several tests find."""
+"""Specs of small winning tickets that several tests use."""
 
 import dataclasses
 

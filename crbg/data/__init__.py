@@ -1,4 +1,4 @@
-"""Data sets: what is known of each without loading it (no torch here), and in `sources` and `loader` the images themselves."""
+"""Data sets: shapes and sizes without loading them (no torch), and images in the modules `sources` and `loader`."""
 
 from crbg.data.datasets import DATA, INDEX, DataInfo, info, own, root
 

@@ -1,4 +1,4 @@
-"""What is known of each data set without loading it."""
+"""Shapes, sizes and statistics of data sets, without loading them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,16 @@ from crbg.errors import CrbgError, suggest
 
 @dataclass(frozen=True)
 class DataInfo:
-    """Shape, sizes and the fixed standardisation of a data set."""
+    """Description of a data set.
+
+    Attributes:
+        shape: Shape of an image, (channels, height, width).
+        train: Number of training images, without those of the validation part.
+        mean: Mean of each channel over the training images, of pixels scaled to [0, 1].
+        std: Standard deviation of each channel.
+        torchvision: Name of torchvision's class, if it has one.
+        digest: SHA-256 of the pixels and labels of a data set that was made from image files; otherwise empty.
+    """
 
     name: str
     shape: tuple[int, int, int]
@@ -23,10 +32,12 @@ class DataInfo:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     torchvision: str = ""
-    digest: str = ""  # of data made from image files, as they were when they were made
+    digest: str = ""
 
 
 INDEX = "index.json"
+CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+CIFAR100_MEAN, CIFAR100_STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
 
 DATA = {
     d.name: d
@@ -34,48 +45,49 @@ DATA = {
         DataInfo("digits", (1, 28, 28), 10, 1197, 300, 300, (0.2240,), (0.3491,)),
         DataInfo("mnist", (1, 28, 28), 10, 50_000, 10_000, 10_000, (0.1307,), (0.3081,), "MNIST"),
         DataInfo("fashion_mnist", (1, 28, 28), 10, 50_000, 10_000, 10_000, (0.2860,), (0.3530,), "FashionMNIST"),
-        DataInfo(
-            "cifar10", (3, 32, 32), 10, 40_000, 10_000, 10_000,
-            (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), "CIFAR10",
-        ),
-        DataInfo(
-            "cifar100", (3, 32, 32), 100, 40_000, 10_000, 10_000,
-            (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), "CIFAR100",
-        ),
+        DataInfo("cifar10", (3, 32, 32), 10, 40_000, 10_000, 10_000, CIFAR10_MEAN, CIFAR10_STD, "CIFAR10"),
+        DataInfo("cifar100", (3, 32, 32), 100, 40_000, 10_000, 10_000, CIFAR100_MEAN, CIFAR100_STD, "CIFAR100"),
     )
-}  # fmt: skip
+}
 
 
 def info(name: str) -> DataInfo:
-    """Look a data set up by name; one made from image files (`crbg.data.folder`) has an index under the data root.
+    """Return the description of a data set: a known one, or one made from image files by `crbg.data.folder`.
 
     Raises:
-        CrbgError: there is none, or its index is damaged.
+        CrbgError: the name is unknown, or the index of the data set is damaged.
     """
     if name in DATA:
         return DATA[name]
     path = root() / name / INDEX
     if not path.exists():
         raise CrbgError(
-            f"unknown data set {name!r}: {suggest(name, DATA)}; `crbg data {name} --images DIR --size S` makes one of folders of images "
-            f"under {root()}"
+            f"unknown data set {name!r}: {suggest(name, DATA)}; `crbg data {name} --images DIR --size S` makes one "
+            f"from folders of images, under {root()}"
         )
     try:
-        made = json.loads(path.read_text())
-        channels, height, width = made["shape"]
+        index = json.loads(path.read_text())
+        channels, height, width = index["shape"]
         return DataInfo(
-            name, (channels, height, width), made["classes"], made["train"], made["validation"], made["test"], tuple(made["mean"]),
-            tuple(made["std"]), digest=made["digest"],
-        )  # fmt: skip
+            name,
+            (channels, height, width),
+            classes=index["classes"],
+            train=index["train"],
+            validation=index["validation"],
+            test=index["test"],
+            mean=tuple(index["mean"]),
+            std=tuple(index["std"]),
+            digest=index["digest"],
+        )
     except (ValueError, KeyError, TypeError) as error:
-        raise CrbgError(f"{path} is damaged ({error}); delete {path.parent} and make it again") from None
+        raise CrbgError(f"{path} is damaged ({error}); delete {path.parent} and run `crbg data` again") from None
 
 
 def own() -> list[DataInfo]:
-    """List the data sets under the data root that were made from image files."""
+    """Return the data sets under the data root that were made from image files."""
     return [info(p.parent.name) for p in sorted(root().glob(f"*/{INDEX}"))]
 
 
 def root(data_dir: str | None = None) -> Path:
-    """Find the data root: the argument, else CRBG_DATA, else ./data."""
+    """Return the data root: the argument, else the environment variable CRBG_DATA, else ./data."""
     return Path(data_dir or os.environ.get("CRBG_DATA") or "data").expanduser()

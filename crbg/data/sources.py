@@ -1,8 +1,8 @@
-"""Where images come from.
+"""Loading of data sets.
 
-Sources, in this order: NAME.npz under the data root (`data_dir`, or the environment variable CRBG_DATA) with train_x,
-test_x uint8 (N, C, H, W) and train_y, test_y; torchvision's layout under the same root; a download by torchvision. Data
-made from image files (`crbg.data.folder`) stay on disk where they are large, and a batch is read as it is needed.
+Sources, in this order: the file NAME.npz under the data root (`data_dir`, or the environment variable CRBG_DATA) with
+train_x, test_x, uint8 (N, C, H, W), and train_y, test_y; torchvision's layout under the same root; a download by
+torchvision. Data sets made from image files (`crbg.data.folder`) stay on disk, and a batch is read when it is needed.
 """
 
 from __future__ import annotations
@@ -20,14 +20,19 @@ from crbg.errors import CrbgError
 
 
 def load(name: str, data_dir: str | None = None, download: bool = True) -> Data:
-    """Load a data set and split it: a stratified validation part drawn once, with seed 0, from the training images.
+    """Load a data set; its validation part is a stratified sample of the training images, drawn with seed 0.
+
+    Args:
+        name: Name of a data set.
+        data_dir: The data root; by default CRBG_DATA, or ./data.
+        download: Whether torchvision may download the data.
 
     Raises:
-        CrbgError: unknown, missing or damaged data; the message names the file, the path and the variable.
+        CrbgError: the data set is unknown, missing or damaged.
     """
     entry = info(name)
     if entry.digest:
-        return _made(entry, root(data_dir) / name)
+        return _from_folder(entry, root(data_dir) / name)
     arrays = _digits() if name == "digits" else _read(entry, root(data_dir), download)
     train_x, train_y, test_x, test_y = (arrays[k] for k in ("train_x", "train_y", "test_x", "test_y"))
     digest = hashlib.sha256()
@@ -42,33 +47,24 @@ def load(name: str, data_dir: str | None = None, download: bool = True) -> Data:
     def part(x: np.ndarray, y: np.ndarray) -> Part:
         return Part(torch.from_numpy(np.ascontiguousarray(x)), torch.from_numpy(y.astype(np.int64)), mean, std)
 
-    return Data(
-        name,
-        part(train_x[kept], train_y[kept]),
-        part(train_x[held], train_y[held]),
-        part(test_x, test_y),
-        entry.classes,
-        digest.hexdigest(),
-        lossy_test,
-        {
-            "train": int(np.isin(kept, lossy).sum()),
-            "validation": int(np.isin(held, lossy).sum()),
-            "test": len(lossy_test),
-        },
-    )
+    parts = (part(train_x[kept], train_y[kept]), part(train_x[held], train_y[held]), part(test_x, test_y))
+    in_train, in_validation = (int(np.isin(rows, lossy).sum()) for rows in (kept, held))
+    counts = {"train": in_train, "validation": in_validation, "test": len(lossy_test)}
+    return Data(name, *parts, entry.classes, digest.hexdigest(), lossy_test, counts)
 
 
-def _made(entry: DataInfo, folder: Path) -> Data:
-    """Load data made from image files; pixels are mapped, not read."""
+def _from_folder(entry: DataInfo, folder: Path) -> Data:
+    """Load a data set made from image files; its pixels are memory-mapped, not read."""
     found = {}
     for part, count in (("train", entry.train + entry.validation), ("test", entry.test)):
         try:
             x, y = np.load(folder / f"{part}_x.npy", mmap_mode="c"), np.load(folder / f"{part}_y.npy")
         except (OSError, ValueError) as error:
-            raise CrbgError(f"{folder} is damaged ({error}); delete it and make it again") from None
+            raise CrbgError(f"{folder} is damaged ({error}); delete it and run `crbg data` again") from None
         if x.dtype != np.uint8 or x.shape != (count, *entry.shape) or y.shape != (count,):
             raise CrbgError(
-                f"{folder}: {part}_x is {x.dtype} {x.shape}, its index says {(count, *entry.shape)}; delete it and make it again"
+                f"{folder} is damaged: {part}_x is {x.dtype} {x.shape}, but its index says "
+                f"{(count, *entry.shape)}; delete it and run `crbg data` again"
             )
         found[part] = (torch.from_numpy(x), y)
     mean, std = (torch.tensor(v, dtype=torch.float32) for v in (entry.mean, entry.std))
@@ -84,7 +80,7 @@ def _made(entry: DataInfo, folder: Path) -> Data:
 
 
 def _digits() -> dict[str, np.ndarray]:
-    """scikit-learn's 1 797 digits, 8x8 pixels of 0..16: each pixel enlarged 3x, then padded to 28x28; 300 are the test part."""
+    """Load scikit-learn's 1797 digits, 8x8 pixels of 0 to 16, enlarged and padded to 28x28; 300 are the test part."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -102,11 +98,11 @@ def _read(entry: DataInfo, folder: Path, download: bool) -> dict[str, np.ndarray
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {k: archive[k] for k in archive.files}
-    except Exception as error:  # a damaged archive fails in numpy, zipfile or zlib, each with errors of its own
-        raise CrbgError(f"{path} is damaged ({error}); make the file again or delete it to download the data") from None
+    except Exception as error:  # numpy, zipfile and zlib raise different errors for a damaged archive
+        raise CrbgError(f"{path} is damaged ({error}); replace it, or delete it to download the data") from None
     for key in ("train_x", "train_y", "test_x", "test_y"):
         if key not in arrays:
-            raise CrbgError(f"{path} holds no array {key!r}; it needs train_x, train_y, test_x, test_y")
+            raise CrbgError(f"{path} has no array {key!r}; it needs train_x, train_y, test_x and test_y")
     for part in ("train", "test"):
         x, y = arrays[f"{part}_x"], arrays[f"{part}_y"]
         if x.dtype != np.uint8 or x.shape[1:] != entry.shape or y.shape != (len(x),):
@@ -114,12 +110,14 @@ def _read(entry: DataInfo, folder: Path, download: bool) -> dict[str, np.ndarray
                 f"{path}: {part}_x is {x.dtype} {x.shape}, {part}_y {y.shape}; expected uint8 (N, {entry.shape}), (N,)"
             )
         if y.min() < 0 or y.max() >= entry.classes:
-            raise CrbgError(f"{path}: {part}_y holds label {y.max()}, but {entry.name} has {entry.classes} classes")
+            raise CrbgError(
+                f"{path}: {part}_y has labels {y.min()} to {y.max()}, but {entry.name} has {entry.classes} classes"
+            )
     return arrays
 
 
 def _short(error: Exception) -> str:
-    """Say in one line why a download failed."""
+    """Return one line that says why a download failed."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:90]}{'...' if len(text) > 90 else ''}"
 
@@ -134,7 +132,7 @@ def _torchvision(entry: DataInfo, folder: Path, download: bool) -> dict[str, np.
         raise CrbgError(
             f"data set {entry.name!r} is neither at {folder / (entry.name + '.npz')} nor in torchvision's layout under "
             f"{folder}, and could not be downloaded ({_short(error)}); "
-            "set CRBG_DATA (or data_dir in config.yaml) to the folder that holds it"
+            "set CRBG_DATA (or data_dir in config.yaml) to the folder that has it"
         ) from None
     out: dict[str, np.ndarray] = {}
     for part, s in sets.items():

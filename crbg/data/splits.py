@@ -1,4 +1,4 @@
-"""The validation part, drawn once by a rule that everyone can repeat."""
+"""The split into training and validation images, reproducible on every machine."""
 
 from __future__ import annotations
 
@@ -6,11 +6,21 @@ import numpy as np
 
 from crbg import rng
 
-SPLIT_SEED = 0  # the seed of the one fixed validation split of every data set
+SPLIT_SEED = 0  # every data set has one fixed validation part, drawn with this seed
 
 
 def stratified(labels: np.ndarray, count: int, seed: int, stream: str) -> np.ndarray:
-    """Draw `count` indices with the class shares of `labels`; the largest remainders get the places left over."""
+    """Draw a stratified sample: `count` indices with the class shares of `labels`, by the largest remainder method.
+
+    Args:
+        labels: Class of each image, shape (n,).
+        count: Number of indices to draw.
+        seed: Seed of the draw.
+        stream: Name of the random stream.
+
+    Returns:
+        Sorted indices, shape (count,).
+    """
     classes, totals = np.unique(labels, return_counts=True)
     exact = totals * count / len(labels)
     quota = np.floor(exact).astype(int)

@@ -1,1 +1,1 @@
-"""Gates on frozen weights, and how a model is given them."""
+"""Gates on frozen weights, and functions that attach them to a model."""

@@ -1,8 +1,8 @@
-"""Put gates on the weights of any unmodified `nn.Module`, and take them off again.
+"""Attach gates to the weights of any unmodified `nn.Module`, and remove them again.
 
-The only file that knows `torch.nn.utils.parametrize`. A gate becomes the parametrisation of one weight: every read of
-the weight evaluates the gate, the raw weight stays in `parametrizations.<name>.original`, and nothing subclasses a
-layer.
+A gate is registered as a parametrisation of one weight (`torch.nn.utils.parametrize`, used in this file only). Every
+read of the weight evaluates the gate, and the raw weight stays in `parametrizations.<name>.original`. No layer is
+subclassed or replaced.
 """
 
 from __future__ import annotations
@@ -22,21 +22,24 @@ from crbg.errors import CrbgError, suggest
 from crbg.gates.base import Fixed, Gate
 from crbg.gates.gaussian import Units
 
-Make = Callable[[str, Tensor], Gate | None]
+MakeGate = Callable[[str, Tensor], Gate | None]
 
-# What may carry a gate, by the type of its owner; embeddings, norms and biases are not weights in this project's sense.
+# Parameters that can be gated, by the type of their module. Embeddings, normalisation and biases are never gated.
 _GATED = {nn.Linear: ("weight",), _ConvNd: ("weight",), nn.Bilinear: ("weight",)}
 _ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
-    """Name the raw weights that gates may be put on, gated or not, in the model's own order.
+    """Return the raw weights that can be gated, by name, in the order of `model.named_modules()`.
+
+    These are the weights of linear, bilinear, convolution and attention layers, whether a gate is attached or not.
 
     Raises:
-        CrbgError: two layers share one weight; a gate on one of them would leave the other dense.
+        CrbgError: two modules share one weight. A gate on one of them would leave the other dense.
     """
     found: dict[str, Tensor] = {}
-    owners: dict[int, str] = {}  # of all parameters: an embedding may share its table with the last layer
+    # All parameters are compared, because an embedding may share its table with the last layer.
+    owners: dict[int, str] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         owners.setdefault(id(parameter), name)
     for prefix, module in model.named_modules():
@@ -48,58 +51,84 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
             twin = owners.get(id(raw), name)
             if twin not in (name, f"{prefix}.parametrizations.{attribute}.original".lstrip(".")):
                 raise CrbgError(
-                    f"{name!r} and {twin!r} share one weight; tied weights cannot be gated: untie them first"
+                    f"{name!r} and {twin!r} share one weight; tied weights cannot be gated, untie them first"
                 )
             found[name] = raw
     return found
 
 
-def attach(model: nn.Module, make: Make, where: str = ".*") -> nn.Module:
-    """Put `make(name, weight)` on every weight whose name matches `where` in full; None leaves a weight dense.
+def attach(model: nn.Module, make: MakeGate, where: str = ".*") -> nn.Module:
+    """Attach the gate `make(name, weight)` to every weight whose name matches `where`.
 
-    Returns the same model. Each gate is evaluated once per forward pass: where a module reads its weight several times
-    (`nn.MultiheadAttention`), torch's parametrisation cache is opened around the forward pass of `model`, so call
-    `model` itself and not its parts.
+    Each gate is evaluated once in a forward pass. `nn.MultiheadAttention` reads its weights several times, so torch's
+    parametrisation cache is active during the forward pass of `model`: call `model` itself, not its submodules.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from crbg import Gaussian, attach, attached_gates, sampling
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> model = attach(model, lambda name, w: Gaussian(torch.full_like(w, 0.5)))
+        >>> list(attached_gates(model))
+        ['0.weight', '2.weight']
+        >>> with sampling(model):  # gates draw noise in this block
+        ...     loss = model(torch.ones(3, 4)).square().mean()
+        >>> loss.backward()
+        >>> attached_gates(model)["0.weight"].mu.grad.shape
+        torch.Size([8, 4])
+
+    Args:
+        model: Any module; it is changed in place.
+        make: Builds the gate of one weight. If it returns None, the weight stays dense.
+        where: Regular expression that has to match the full name of a weight.
+
+    Returns:
+        The same model.
 
     Raises:
-        CrbgError: a weight has a gate already, or no weight matches.
+        CrbgError: no weight matches, a weight has a gate already, or two modules share a weight.
     """
-    raw = weights(model)
-    names = [n for n in raw if re.fullmatch(where, n)]
-    if not raw:
-        raise CrbgError(
-            f"{type(model).__name__} has no weight that a gate could stand on: linear, convolution or attention layers"
-        )
-    if not names:
-        raise CrbgError(f"no weight matches {where!r}: {suggest(where, raw)}")
-    taken = gates(model)
-    for name in names:
-        if name in taken:
-            raise CrbgError(f"{name!r} has a gate already; bake() or detach() it first")
     owners = _owners(model)
-    # All gates are made before the first is attached, so that a `make` that raises leaves the model as it was.
-    made = {name: make(name, getattr(*owners[name])) for name in names}
+    # All gates are built before the first is attached, so that the model is unchanged if `make` raises.
+    made = {name: make(name, getattr(*owners[name])) for name in _selected(model, where)}
     several_reads = False
     for name, gate in made.items():
         if gate is None:
             continue
         module, attribute = owners[name]
         if isinstance(gate, Units):
-            gate.shared = any(g is gate for g in gates(model).values())
+            gate.shared = any(g is gate for g in attached_gates(model).values())
         _own_class(module)
-        # unsafe=True skips torch's trial evaluation, which would draw from the noise stream.
+        # unsafe=True skips torch's trial evaluation, which would consume random numbers of the search.
         parametrize.register_parametrization(module, attribute, gate, unsafe=True)
         several_reads |= isinstance(module, nn.MultiheadAttention | NonDynamicallyQuantizableLinear)
-    shared = [g for g in gates(model).values() if isinstance(g, Units) and g.shared]
+    shared = [g for g in attached_gates(model).values() if isinstance(g, Units) and g.shared]
     if several_reads or shared:
-        guard = _OnePass(several_reads)
-        model.register_forward_pre_hook(guard.enter)
-        model.register_forward_hook(guard.leave, always_call=True)
+        hooks = _OneEvaluation(several_reads)
+        model.register_forward_pre_hook(hooks.enter)
+        model.register_forward_hook(hooks.leave, always_call=True)
     return model
 
 
-def gates(model: nn.Module) -> dict[str, Gate]:
-    """Return the gates of a model by the name of the weight they stand on."""
+def _selected(model: nn.Module, where: str) -> list[str]:
+    """Return the names of the weights that match `where`, and check that they have no gates."""
+    raw, taken = weights(model), attached_gates(model)
+    names = [n for n in raw if re.fullmatch(where, n)]
+    if not raw:
+        raise CrbgError(
+            f"{type(model).__name__} has no weight that can be gated; gates are for linear, convolution and attention "
+            "layers"
+        )
+    if not names:
+        raise CrbgError(f"no weight matches {where!r}: {suggest(where, raw)}")
+    for name in names:
+        if name in taken:
+            raise CrbgError(f"{name!r} has a gate already; call bake(model) or detach(model) first")
+    return names
+
+
+def attached_gates(model: nn.Module) -> dict[str, Gate]:
+    """Return the gates of a model, by the name of the gated weight."""
     found = {}
     for name, (module, attribute) in _owners(model).items():
         if parametrize.is_parametrized(module, attribute):
@@ -110,14 +139,14 @@ def gates(model: nn.Module) -> dict[str, Gate]:
 
 
 def detach(model: nn.Module) -> nn.Module:
-    """Take all gates off and leave the raw weights, bytes unchanged."""
-    for name in gates(model):
-        module, attribute = _owner(model, name)
+    """Remove all gates and keep the raw weights, which are unchanged to the byte. Returns the same model."""
+    for name in attached_gates(model):
+        module, attribute = _owners(model)[name]
         _own_class(module)
         parametrize.remove_parametrizations(module, attribute, leave_parametrized=False)
     for hooks in (model._forward_pre_hooks, model._forward_hooks):
         for key, hook in list(hooks.items()):
-            if isinstance(getattr(hook, "__self__", None), _OnePass):
+            if isinstance(getattr(hook, "__self__", None), _OneEvaluation):
                 del hooks[key]
                 model._forward_hooks_always_called.pop(key, None)
     return model
@@ -125,19 +154,30 @@ def detach(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def bake(model: nn.Module, mask: Mapping[str, Tensor] | None = None) -> nn.Module:
-    """Replace gates by what they compute: raw weight * mask (booleans, or real gate values), or the noise-free gate.
+    """Remove all gates and write the gated weights into the model.
 
     Afterwards the model has the class and the `state_dict` keys that it had before `attach`.
+
+    Args:
+        model: A model with or without gates; it is changed in place.
+        mask: Factors of the weights by name, booleans or real gate values. Without a mask every gate is evaluated
+            without noise.
+
+    Returns:
+        The same model.
+
+    Raises:
+        CrbgError: the mask names a weight that the model lacks, or has another shape.
     """
     raw = weights(model)
     for name, value in (mask or {}).items():
         if name not in raw:
-            raise CrbgError(f"there is no weight {name!r} to bake: {suggest(name, raw)}")
+            raise CrbgError(f"the model has no weight {name!r}: {suggest(name, raw)}")
         if value.shape != raw[name].shape:
             raise CrbgError(f"{name!r} is {tuple(raw[name].shape)} in the model and {tuple(value.shape)} in the mask")
     if mask is None:
         with sampling(model, False):
-            baked = {name: gate(raw[name]) for name, gate in gates(model).items()}
+            baked = {name: gate(raw[name]) for name, gate in attached_gates(model).items()}
     else:
         baked = {name: Fixed(value.to(raw[name].device))(raw[name]) for name, value in mask.items()}
     detach(model)
@@ -147,8 +187,8 @@ def bake(model: nn.Module, mask: Mapping[str, Tensor] | None = None) -> nn.Modul
 
 
 @contextmanager
-def gated(model: nn.Module, make: Make) -> Iterator[nn.Module]:
-    """Carry gates within the block; they are taken off at its end, also when a search fails or is interrupted."""
+def gated(model: nn.Module, make: MakeGate) -> Iterator[nn.Module]:
+    """Attach gates for the duration of the block; they are removed even if the block raises."""
     attach(model, make)
     try:
         yield model
@@ -158,23 +198,23 @@ def gated(model: nn.Module, make: Make) -> Iterator[nn.Module]:
 
 @contextmanager
 def bypass(model: nn.Module) -> Iterator[nn.Module]:
-    """Run the dense reference: within the block every gate returns its weight untouched and draws nothing."""
+    """Compute with the raw weights inside the block: every gate returns its weight and draws no noise."""
     with _flag(model, "bypassed", True):
         yield model
 
 
 @contextmanager
 def sampling(model: nn.Module, on: bool = True) -> Iterator[nn.Module]:
-    """Switch the noise of all gates on (or off) within the block."""
+    """Switch the noise of all gates on (or off) inside the block."""
     with _flag(model, "sampling", on):
         yield model
 
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[nn.Module]:
-    """Spare autograd the gradients of the weights within the block, for searches that do not need the graph through them.
+    """Set `requires_grad` of all parameters to False inside the block, so that no gradients of weights are computed.
 
-    Enter it before `attach`. That weights stay as they are is guarded elsewhere, by their bytes.
+    Enter the block before `attach`, so that the parameters of the gates stay trainable.
     """
     before = [(p, p.requires_grad) for p in model.parameters()]
     for p, _ in before:
@@ -188,7 +228,7 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
 
 @contextmanager
 def _flag(model: nn.Module, name: str, value: bool) -> Iterator[None]:
-    before = [(g, getattr(g, name)) for g in gates(model).values()]
+    before = [(g, getattr(g, name)) for g in attached_gates(model).values()]
     for gate, _ in before:
         setattr(gate, name, value)
     try:
@@ -198,26 +238,27 @@ def _flag(model: nn.Module, name: str, value: bool) -> Iterator[None]:
             setattr(gate, name, old)
 
 
-class _OnePass:
-    """Hooks that make one forward pass of the root one evaluation of each gate, re-entrant and safe to deepcopy."""
+class _OneEvaluation:
+    """Forward hooks of the root module by which each gate is evaluated once per pass; re-entrant, safe to deepcopy."""
 
     def __init__(self, cache: bool) -> None:
         self.cache, self.open = cache, list[Any]()
 
     def enter(self, model: nn.Module, _: Any) -> None:
-        self._forget(model)
+        self._clear(model)
         if self.cache:
             self.open.append(parametrize.cached())
             self.open[-1].__enter__()
 
     def leave(self, model: nn.Module, _: Any, __: Any) -> None:
-        self._forget(model)
+        self._clear(model)
         if self.open:
             self.open.pop().__exit__(None, None, None)
 
     @staticmethod
-    def _forget(model: nn.Module) -> None:
-        for gate in gates(model).values():
+    def _clear(model: nn.Module) -> None:
+        """Drop the values that shared unit gates drew in the previous pass."""
+        for gate in attached_gates(model).values():
             if isinstance(gate, Units):
                 gate.current = None
 
@@ -225,9 +266,8 @@ class _OnePass:
 def _own_class(module: nn.Module) -> None:
     """Give a parametrised module a class of its own.
 
-    torch makes one class per parametrised module and puts the weight on it as a property, but `copy.deepcopy` shares
-    that
-    class: taking the gates off one copy would break the other.
+    torch creates one class per parametrised module and defines the weight on it as a property. `copy.deepcopy` shares
+    that class between the copies, so removing the gates of one copy would break the other.
     """
     if parametrize.is_parametrized(module):
         shared = type(module)
@@ -254,7 +294,3 @@ def _owners(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
         for attribute in _attributes(module)
         if _raw(module, attribute) is not None
     }
-
-
-def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
-    return _owners(model)[name]

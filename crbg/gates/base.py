@@ -1,8 +1,8 @@
-"""What every gate is: a module that turns a frozen weight into an effective weight. Only its own parameters learn.
+"""The base class of gates: modules that map a frozen weight to an effective weight.
 
-A gate never reads `self.training`: whether it draws noise is its `sampling` flag, because some searches run a network
-in eval mode. Noise comes from torch's global generator, which the training loop seeds; a `torch.Generator` in here
-would break a compiled graph into pieces.
+A gate draws noise if its `sampling` flag is set, whatever `self.training` says, because some searches run the network
+in eval mode. Noise comes from torch's global generator, which the training loop seeds; a `torch.Generator` per gate
+would cause graph breaks in a compiled model.
 """
 
 from __future__ import annotations
@@ -16,13 +16,21 @@ from crbg.errors import CrbgError
 
 
 class Gate(nn.Module):
-    """Base of all gates. `forward(w)` gives the effective weight, of w's shape."""
+    """Base class of all gates.
+
+    A subclass implements `effective`, `scores` and `soft`. Its parameters are what a search trains; the weight itself
+    stays frozen.
+
+    Attributes:
+        sampling: Whether `forward` draws noise.
+        bypassed: Whether `forward` returns the raw weight.
+    """
 
     sampling: bool = False
     bypassed: bool = False
 
     def forward(self, w: Tensor) -> Tensor:
-        """Return w itself while bypassed, and the gated weight otherwise."""
+        """Return the effective weight, of w's shape, or w itself while the gate is bypassed."""
         return w if self.bypassed else self.effective(w)
 
     def effective(self, w: Tensor) -> Tensor:
@@ -30,20 +38,32 @@ class Gate(nn.Module):
         raise NotImplementedError
 
     def scores(self) -> Tensor:
-        """Rank the weights: larger = keep first. Never clamped, so that open gates do not tie."""
+        """Return scores that rank the weights; larger = keep first. They are not clamped, so open gates do not tie."""
         raise NotImplementedError
 
     def soft(self) -> Tensor:
-        """Return the noise-free gate value in [0, 1] (the `mean` reading)."""
+        """Return the noise-free value of the gate, in [0, 1] (the reading `mean`)."""
         raise NotImplementedError
 
     def open_probability(self) -> Tensor:
-        """Return P(z > 0) for each weight, where the gate is random."""
-        raise CrbgError(f"{type(self).__name__} has no open probability: it draws nothing")
+        """Return P(z > 0) for each weight.
+
+        Raises:
+            CrbgError: the gate is not random.
+        """
+        raise CrbgError(f"{type(self).__name__} has no open probability: it is deterministic")
 
 
 def columns(values: Tensor, w: Tensor) -> Tensor:
-    """Spread one value per unit over the input columns of w, in a shape that broadcasts against w."""
+    """Repeat one value per unit over the input columns of w; the result broadcasts against w.
+
+    Args:
+        values: Shape (units,).
+        w: Weight of shape (out, in, ...), where `in` is a multiple of the number of units.
+
+    Raises:
+        CrbgError: the number of units does not divide the number of input columns.
+    """
     span, rest = divmod(w.shape[1], values.numel())
     if rest or not span:
         raise CrbgError(
@@ -53,7 +73,7 @@ def columns(values: Tensor, w: Tensor) -> Tensor:
 
 
 class Fixed(Gate):
-    """A gate that no longer learns: w * mask, for a boolean mask or for real-valued gates."""
+    """A gate without parameters: w * values, for a boolean mask or for real gate values."""
 
     values: Tensor
 
@@ -72,12 +92,15 @@ class Fixed(Gate):
 
 
 def straight_through(value: Tensor, w: Tensor, keep: Tensor, gain: float = 1.0) -> Tensor:
-    """W * keep * gain, exactly, with the gradient of w * value * gain for the real `value`: dropped weights hear the task too."""
+    """Compute w * keep * gain with a straight-through gradient for `value`.
+
+    The gradient is that of w * value * gain, so dropped weights receive a gradient too.
+    """
     return cast(Tensor, StraightThrough.apply(value, w, keep, gain, False))
 
 
 class StraightThrough(torch.autograd.Function):
-    """w * keep * gain with the gradient of w * score * gain, or of w * |score| * gain with `by_size`."""
+    """w * keep * gain, with the gradient of w * score * gain, or of w * |score| * gain if `by_size`."""
 
     @staticmethod
     def forward(ctx: Any, score: Tensor, w: Tensor, keep: Tensor, gain: float, by_size: bool = True) -> Tensor:

@@ -1,4 +1,4 @@
-"""Gates with a budget: Concrete, Bernoulli, hard-concrete and budgeted Gaussian gates."""
+"""Gates with a budget on the sum of their expected values: Concrete, Bernoulli, hard-concrete and clipped Gaussian."""
 
 from __future__ import annotations
 
@@ -13,18 +13,22 @@ from crbg.gates.base import Gate
 from crbg.gates.gaussian import Gaussian
 
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1  # hard-concrete: temperature and stretch (Louizos et al. 2018)
-TAU = 2 / 3  # Concrete temperature of CTS
+TAU = 2 / 3  # temperature of the Concrete gates of Concrete Ticket Search (CTS)
 
 
 def logit(p: float) -> float:
-    """log(p / (1 - p)), for 0 < p < 1."""
+    """Return log(p / (1 - p)).
+
+    Raises:
+        CrbgError: p is not in (0, 1).
+    """
     if not 0 < p < 1:
-        raise CrbgError(f"a probability to start from lies between 0 and 1, not at {p}")
+        raise CrbgError(f"the initial probability of a gate must be above 0 and below 1, not {p}")
     return math.log(p / (1 - p))
 
 
 class Budgeted(Gate):
-    """A gate with an expected openness p that a budget counts: a parameter `logit`, p = sigmoid(logit + shift)."""
+    """A gate with a parameter `logit`, whose share of the budget is p = sigmoid(logit + shift)."""
 
     shift = 0.0
 
@@ -33,21 +37,21 @@ class Budgeted(Gate):
         self.logit = nn.Parameter(initial.detach().clone())
 
     def noise(self) -> Tensor:
-        """Draw one logistic variable for each gate."""
+        """Draw one standard logistic variable, log u - log(1 - u), for each gate."""
         u = torch.rand_like(self.logit).clamp(1e-7, 1 - 1e-7)
         return u.log() - (1 - u).log()
 
     @property
     def learnt(self) -> nn.Parameter:
-        """The parameter that a controller steers."""
+        """The parameter that a controller adds gradients to."""
         return self.logit
 
     def expected(self) -> Tensor:
-        """Return p."""
+        """Return p for each gate."""
         return (self.logit.detach() + self.shift).sigmoid()
 
     def slope(self) -> Tensor:
-        """Return dp / dlogit."""
+        """Return dp / dlogit for each gate."""
         p = self.expected()
         return p * (1 - p)
 
@@ -56,35 +60,40 @@ class Budgeted(Gate):
 
 
 class Clipped(Gaussian):
-    """CRBG's gate under a budget: it counts p = P(z > 1/2) = Phi((mu - 1/2) / sigma), and starts at mu with p as asked."""
+    """CRBG's clipped Gaussian gate, whose share of the budget is p = P(z > 1/2) = Phi((mu - 1/2) / sigma)."""
 
     @classmethod
     def at(cls, p: float, w: Tensor, noise: float) -> Clipped:
-        """Make gates that are above 1/2 with probability p, for weights of the shape of w."""
-        logit(p)  # refuses what is no probability
-        return cls(
-            torch.full_like(w, 0.5 + noise * float(torch.special.ndtri(torch.tensor(p, dtype=torch.float64)))),
-            noise,
-            noise,
-        )
+        """Build gates of w's shape that start at P(z > 1/2) = p.
+
+        Raises:
+            CrbgError: p is not in (0, 1).
+        """
+        logit(p)  # checks p
+        quantile = float(torch.special.ndtri(torch.tensor(p, dtype=torch.float64)))
+        return cls(torch.full_like(w, 0.5 + noise * quantile), noise, noise)
 
     @property
     def learnt(self) -> nn.Parameter:
-        """The parameter that a controller steers."""
+        """The parameter that a controller adds gradients to."""
         return self.mu
 
     def expected(self) -> Tensor:
-        """Return p."""
+        """Return p for each gate."""
         return cast(Tensor, torch.special.ndtr((self.mu.detach() - 0.5) / self.penalty_sigma))
 
     def slope(self) -> Tensor:
-        """Return dp / dmu."""
+        """Return dp / dmu for each gate."""
         u = (self.mu.detach() - 0.5) / self.penalty_sigma
         return (-0.5 * u.square()).exp() / (math.sqrt(2 * math.pi) * self.penalty_sigma)
 
 
 class Concrete(Budgeted):
-    """CTS (Arora & Teuscher 2025): m = sigmoid(L / tau + a), L logistic; the budget counts sigmoid(a), the gate without noise."""
+    """The Concrete gate of CTS (Arora & Teuscher 2025): m = sigmoid(L / tau + a), with L standard logistic.
+
+    `logit` is a, the paper's logit divided by tau. Its share of the budget is sigmoid(a), the value without noise, as
+    in the authors' public code.
+    """
 
     def __init__(self, initial: Tensor, tau: float = TAU) -> None:
         super().__init__(initial)
@@ -95,23 +104,23 @@ class Concrete(Budgeted):
 
     @classmethod
     def start(cls, p: float, tau: float = TAU) -> float:
-        """Return the parameter at which the budget counts p."""
+        """Return the parameter a at which the gate's share of the budget is p."""
         return logit(p)
 
     def soft(self) -> Tensor:
         return self.logit.detach().sigmoid()
 
     def open_probability(self) -> Tensor:
-        """P(m > 1/2) = sigmoid(tau a)."""
+        """Return P(m > 1/2) = sigmoid(tau a)."""
         return (self.tau * self.logit.detach()).sigmoid()
 
 
 class Bernoulli(Concrete):
-    """The same gate with a budget of probabilities: p = P(m > 1/2) = sigmoid(tau a)."""
+    """The Concrete gate with the keep probability as its share of the budget: p = P(m > 1/2) = sigmoid(tau a)."""
 
     @classmethod
     def start(cls, p: float, tau: float = TAU) -> float:
-        """Return the parameter at which the budget counts p."""
+        """Return the parameter a at which the gate's share of the budget is p."""
         return logit(p) / tau
 
     def expected(self) -> Tensor:
@@ -123,9 +132,10 @@ class Bernoulli(Concrete):
 
 
 class HardConcrete(Budgeted):
-    """L0 gates (Louizos et al. 2018) on frozen weights: z = clip(sigmoid((L + log alpha) / beta) (zeta - gamma) + gamma, 0, 1).
+    """The hard-concrete (L0) gate of Louizos et al. 2018, on frozen weights.
 
-    The budget counts P(z > 0) = sigmoid(log alpha - beta log(-gamma / zeta)).
+    z = clip(sigmoid((L + log alpha) / beta) (zeta - gamma) + gamma, 0, 1), with L standard logistic; `logit` is
+    log alpha. Its share of the budget is P(z > 0) = sigmoid(log alpha - beta log(-gamma / zeta)).
     """
 
     shift = -BETA * math.log(-GAMMA / ZETA)

@@ -1,4 +1,4 @@
-"""CRBG's gate: a clipped Gaussian for each weight, or for each unit."""
+"""CRBG's gate, a clipped Gaussian for each weight or for each unit."""
 
 from __future__ import annotations
 
@@ -17,21 +17,40 @@ NOISE_SOURCES = ("normal", "antithetic", "counter")
 
 
 class Gaussian(Gate):
-    """z = clip(mu + eps, 0, 1), eps ~ N(0, noise^2): CRBG's continuously relaxed Bernoulli gate (STG's gate, mu_0 = 1/2).
+    """CRBG's continuously relaxed Bernoulli gate: z = clip(mu + eps, 0, 1), with eps ~ N(0, noise^2).
 
-    `noise` is the standard deviation of the draw and `penalty_sigma` the sigma inside the penalty Phi(mu / sigma): two
-    knobs that the sources write as one. noise = 0 is the deterministic control. `source` says where noise comes from:
-    "normal" is torch's generator; with "antithetic" every second draw is the negative of the one before, which halves
-    the cost and keeps each draw exactly normal; "counter" is a hash of (key, position), which `crbg.gates.kernels`
-    draws, adds and clips in one pass over memory. With `learn_sigma` the noise level of the tensor is a parameter (log
-    sigma) and receives the reparametrised gradient.
+    Source: Tsayag & Lindenbaum 2026 (arXiv 2603.08914), after the stochastic gates (STG) of Yamada et al. 2020. The
+    effective weight is w * z. The gradient is pathwise: dz/dmu = 1 where 0 < mu + eps < 1, and `leak` elsewhere.
 
-    `leak` is what replaces the derivative of clip where it is 0, so that a closed or fully open gate still hears the
-    task: 0 is the thesis's gate, 1 is straight-through. It is our extension, and runs that use it say so.
+    Example:
+        >>> import torch
+        >>> from crbg import Gaussian
+        >>> gate = Gaussian(torch.tensor([-0.2, 0.5, 1.3]), noise=0.5)
+        >>> gate(torch.tensor([1.0, 1.0, 1.0])).tolist()
+        [0.0, 0.5, 1.0]
+        >>> gate.scores().tolist() == gate.mu.tolist()
+        True
+        >>> [round(p, 3) for p in gate.open_probability().tolist()]
+        [0.345, 0.841, 0.995]
 
-    On the kinds of device that `redraws` names, the backward pass draws the noise again instead of keeping it: the same
-    numbers, no memory that lasts. On those that `fuses` names, one kernel does all of it (`crbg.gates.triton`) where it
-    can.
+    Args:
+        mu: Initial means, of the weight's shape; the trained parameter of the gate.
+        noise: Standard deviation of the noise while sampling. 0 is the deterministic control.
+        penalty_sigma: Sigma in the penalty Phi(mu / sigma). The thesis uses one sigma for both.
+        source: Where noise comes from. "normal": torch's generator. "antithetic": every second draw is the negative
+            of the draw before, which halves the cost, and each draw is still exactly normal. "counter": a hash of
+            (key, position), with which `crbg.gates.kernels` draws, adds and clips in one pass over memory.
+        learn_sigma: Train one noise level per tensor, with its reparametrised gradient.
+        leak: Derivative of the clip outside (0, 1), so that closed and fully open gates still receive a gradient. 0 is
+            the thesis's gate, 1 is straight-through. An extension of this project.
+
+    Attributes:
+        redraws: Device types on which the backward pass draws the same noise again instead of storing it.
+        fuses: Device types on which one fused kernel (`crbg.gates.triton`) is used where it supports the tensors.
+        hard: Use the binary gate 1[mu > 1/2] with a straight-through gradient.
+
+    Raises:
+        CrbgError: an argument is out of range, or the source is unknown.
     """
 
     redraws: tuple[str, ...] = ("cuda",)
@@ -48,17 +67,17 @@ class Gaussian(Gate):
     ) -> None:
         super().__init__()
         if not 0 <= leak <= 1 or (leak and learn_sigma):
-            raise CrbgError(f"leak {leak} must lie in [0, 1], and be 0 with learn_sigma")
+            raise CrbgError(f"leak {leak} must be in [0, 1], and 0 with learn_sigma")
         if noise < 0 or penalty_sigma <= 0:
-            raise CrbgError(f"noise {noise} must be >= 0 and penalty_sigma {penalty_sigma} > 0")
+            raise CrbgError(f"noise {noise} must be >= 0 and penalty_sigma {penalty_sigma} must be > 0")
         if source not in NOISE_SOURCES:
             raise CrbgError(f"unknown noise source {source!r}: {suggest(source, NOISE_SOURCES)}")
         if learn_sigma and noise == 0:
-            raise CrbgError("learn_sigma needs a noise > 0 to start from")
+            raise CrbgError("learn_sigma needs an initial noise above 0")
         self.mu = nn.Parameter(mu.detach().clone())
         self.log_sigma = nn.Parameter(torch.tensor(math.log(noise))) if learn_sigma else None
         self.noise, self.penalty_sigma, self.source, self.leak = noise, penalty_sigma, source, leak
-        # Held for the antithetic partner; part of the state so that a resumed search draws what it would have drawn.
+        # The draw whose negative comes next. It is saved with the gate, so that a resumed search draws the same noise.
         self.held: Tensor | None = None
         self.hard = False
         self.push = kernels.Push()
@@ -73,11 +92,11 @@ class Gaussian(Gate):
             return w * (self.mu + sigma * self.draw() if self.sampling else self.mu).clamp(0, 1)
         sampled = self.sampling and self.noise > 0
         if self.mu.device.type in self.fuses and (self.source == "normal" or not sampled):
-            from crbg.gates import triton  # here, because Triton is slow to import
+            from crbg.gates import triton  # imported here because importing Triton is slow
 
             if triton.suits(self.mu, w):
                 return triton.product(self.mu, w, self.noise if sampled else 0.0, self.leak)
-        # Without noise the compiled gate gives the bits of the plain form, whatever the source.
+        # Without noise the compiled kernel gives the same bits as the plain form, so it serves every source.
         if (self.source == "counter" if sampled else kernels.compiled()) and kernels.suits(self.mu, w):
             return kernels.gated_product(self.mu, w, self.noise if sampled else 0.0, self.leak, push=self.push)
         again = sampled and self.source == "normal" and self.mu.device.type in self.redraws
@@ -87,12 +106,12 @@ class Gaussian(Gate):
         )
 
     def draw(self) -> Tensor:
-        """Draw eps / sigma, one standard normal per gate."""
+        """Draw one standard normal variable per gate."""
         if self.source == "normal":
             return torch.randn_like(self.mu)
         if self.source == "counter":
             eps = torch.empty_like(self.mu)
-            # Positions are counted as they lie in memory, as the kernels count them.
+            # Like the kernels, number the positions in memory order.
             eps.as_strided((eps.numel(),), (1,)).copy_(kernels.normal(eps.numel(), kernels.draw_key(), eps.device))
             return eps
         if self.held is None:
@@ -108,11 +127,11 @@ class Gaussian(Gate):
         return self.mu.detach().clamp(0, 1)
 
     def sigma(self) -> float:
-        """Return the present standard deviation of the draw."""
+        """Return the current standard deviation of the noise."""
         return self.noise if self.log_sigma is None else float(self.log_sigma.detach().exp())
 
     def open_probability(self) -> Tensor:
-        """P(z > 0) = Phi(mu / noise)."""
+        """Return P(z > 0) = Phi(mu / noise)."""
         if self.sigma() == 0:
             return (self.mu.detach() > 0).to(self.mu.dtype)
         return cast(Tensor, torch.special.ndtr(self.mu.detach() / self.sigma()))
@@ -126,19 +145,26 @@ class Gaussian(Gate):
 
 
 class Units(Gaussian):
-    """One gate per unit, on the input columns of the unit's consumers: w[:, j] * z[j // span].
+    """One clipped Gaussian gate per unit, applied to the input columns of the next layer: w[:, j] * z[j // span].
 
-    This is exact for any activation and bias of the unit, and gates inputs as well. The span is w's width over the
-    number of units (a channel flattened into a linear layer spans several columns). Consumers of one residual stream
-    share one
-    gate: attach the same `Units` to each of their weights, and one draw serves them all within a forward pass.
+    This equals gating the unit's output, for any activation and bias, and it also covers the network's inputs. The span
+    is the number of columns per unit: one, or several where a channel is flattened into a linear layer. Layers that
+    read the same residual stream share a gate: attach the same `Units` to each of their weights, and all of them use
+    one draw in a forward pass.
+
+    Args:
+        mu: Initial means, shape (units,).
+        **options: As for `Gaussian`, except `leak`.
+
+    Raises:
+        CrbgError: mu is not a vector, or `leak` is given.
     """
 
     def __init__(self, mu: Tensor, **options: Any) -> None:
         if mu.ndim != 1:
-            raise CrbgError(f"unit gates are a vector, not of shape {tuple(mu.shape)}")
+            raise CrbgError(f"mu of unit gates must be a vector, one value per unit, not of shape {tuple(mu.shape)}")
         if options.get("leak"):
-            raise CrbgError("leak is for gates on weights, not on units")
+            raise CrbgError("leak is for gates on weights, not on units; set leak to 0")
         super().__init__(mu, **options)
         self.shared = False
         self.current: Tensor | None = None
@@ -150,14 +176,14 @@ class Units(Gaussian):
         return w * columns(z, w)
 
     def z(self) -> Tensor:
-        """Return the present gate values, shape (units,): drawn while sampling, noise-free otherwise."""
+        """Return the gate values, shape (units,), with noise while sampling."""
         noisy = self.sampling and self.sigma() > 0
         sigma = self.noise if self.log_sigma is None else self.log_sigma.exp()
         return (self.mu + sigma * self.draw() if noisy else self.mu).clamp(0, 1)
 
 
 def _generator(device: torch.device) -> torch.Generator:
-    """Return torch's global generator of a device."""
+    """Return torch's global generator for a device."""
     if device.type == "cuda":
         return torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index]
     return torch.default_generator
@@ -166,8 +192,8 @@ def _generator(device: torch.device) -> torch.Generator:
 class _GatedProduct(torch.autograd.Function):
     """w * clip(mu + noise * eps, 0, 1) with its exact derivatives, in few passes over memory.
 
-    `state` is the generator's before eps was drawn; with it eps is drawn again in the backward pass, and mu, which is
-    kept anyway, is all that is saved.
+    `state` is the generator's state before eps was drawn. If it is given, the backward pass draws eps again, and only
+    mu and w are saved.
     """
 
     @staticmethod
@@ -194,7 +220,7 @@ class _GatedProduct(torch.autograd.Function):
             u = torch.add(u, torch.empty_like(u).normal_(generator=own), alpha=ctx.noise)
         grad_mu = through = grads[0] * w
         if ctx.leak < 1:
-            # One pass for the derivative of clip, which is 1 strictly inside (0, 1) and 0 elsewhere, the ends included.
+            # hardtanh_backward is the derivative of the clip in one pass: 1 strictly inside (0, 1), 0 elsewhere.
             grad_mu = torch.ops.aten.hardtanh_backward(through, u, 0.0, 1.0)
             if ctx.leak:
                 grad_mu = torch.lerp(grad_mu, through, ctx.leak)

@@ -1,19 +1,19 @@
-/* CRBG's gated product on a processor: noise, clip, product and rounding in one pass over memory.
+/* CRBG's gated product on a CPU: noise, clip, product and rounding in one pass over memory.
  *
- * The noise is a function of (key, position): a hash of 32 bits and the Box-Muller transform in single
+ * The noise is a function of (key, position): a 32-bit hash and the Box-Muller transform in single
  * precision. Only integer operations and + - * / sqrt are used, without fused multiply-adds, so every
  * instruction set gives the same bits, and so does the torch version in crbg/gates/kernels.py.
  *
- * Work is divided among the threads of torch's own OpenMP runtime, which is passed in as a function
- * pointer: a second runtime would add threads that compete with torch's.
+ * Work is divided among the threads of torch's OpenMP runtime, which the caller passes as a function
+ * pointer. A second runtime would start threads that compete with torch's.
  */
 #include <stdint.h>
 #include <string.h>
 
-#define HALF 1024 /* a block holds HALF pairs: element j and element j + HALF share one Box-Muller pair */
+#define HALF 1024 /* pairs per block: elements j and j + HALF share one Box-Muller pair */
 #define BLOCK (2 * HALF)
 #define BLOCKS_AT_A_TIME 16
-#define VERSION 2 /* raised with every change of a signature or of a number; crbg/gates/kernels.py asks for it */
+#define VERSION 2 /* raise it when a signature or a result changes; crbg/gates/kernels.py checks it */
 
 #if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
 #define EACH_INSTRUCTION_SET __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
@@ -28,19 +28,19 @@ typedef struct {
     float noise;
     float leak;
     int bf16;         /* whether `out` (forward) or `grad` (backward) is bfloat16 */
-    int hard;         /* forward: the gate is 1 where mu > 1/2 and 0 elsewhere */
+    int hard;         /* forward: the gate is 1[mu > 1/2] */
     int64_t count;
     const float *mu;  /* forward only */
     const float *w;
     void *out;        /* forward: the gated weight; backward: the gradient of mu, float */
     const void *grad; /* backward only */
-    const float *add; /* backward: what is added to the gradient, or null */
-    uint8_t *inside;  /* 1 where 0 < mu + noise * eps < 1 */
-    int64_t next;     /* next chunk to be taken by a thread */
+    const float *add; /* backward: a tensor to add to the gradient, or null */
+    uint8_t *inside;  /* 1 where 0 < mu + noise * eps < 1, else 0 */
+    int64_t next;     /* the next block that a thread takes */
 } Job;
 
-/* Three rounds with the multipliers of triple32 (Wellons), and a word of the key in each: draws whose keys
- * share a word are independent too. */
+/* Hash a position with a key: the rounds and multipliers of triple32 (C. Wellons), with a word of the key in each
+ * round. Keys that share one word still give independent draws. */
 static inline uint32_t mix(uint32_t x, uint32_t key0, uint32_t key1) {
     x ^= key0;
     x ^= x >> 17;
@@ -67,7 +67,7 @@ static inline uint32_t as_bits(float value) {
     return bits;
 }
 
-/* Two standard normals from two words: radius sqrt(-2 ln u), an angle within an eighth of a turn of an axis. */
+/* Map two words to two standard normals: radius sqrt(-2 ln u), and an angle reduced to an eighth of a turn. */
 static inline void box_muller(uint32_t a, uint32_t b, float *first, float *second) {
     /* u = (i + 1/2) / 2^23 in (0, 1), exact in float. */
     float u = ((float)(int32_t)(a >> 9) + 0.5f) * 1.1920928955078125e-07f;
@@ -80,7 +80,7 @@ static inline void box_muller(uint32_t a, uint32_t b, float *first, float *secon
     float log_m = s * (2.0f + q * (0.66666669f + q * (0.4f + q * 0.28571430f)));
     float square = -2.0f * ((float)e * 0.69314718f + log_m);
     float radius = __builtin_sqrtf(square > 0.0f ? square : 0.0f);
-    /* t in (-pi/4, pi/4); two bits choose the quarter of the circle. */
+    /* t in (-pi/4, pi/4); two further bits choose the axis and the sign. */
     float t = ((float)(int32_t)(b >> 9) + (0.5f - 4194304.0f)) * 1.8725352e-07f;
     float p = t * t;
     float sine = t * (1.0f + p * (-0.16666667f + p * (0.0083333310f + p * -0.00019840874f)));
@@ -97,7 +97,8 @@ static inline void normals(uint32_t block, uint32_t key0, uint32_t key1, float *
         box_muller(mix(base + j, key0, key1), mix(base + HALF + j, key0, key1), &eps[j], &eps[j + HALF]);
 }
 
-static inline uint16_t to_bf16(float value) { /* round to nearest, ties to even; NaN stays NaN */
+/* Round to bfloat16, to nearest, ties to even; NaN stays NaN. */
+static inline uint16_t to_bf16(float value) {
     uint32_t bits = as_bits(value);
     uint32_t rounded = (bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16;
     return (uint16_t)((bits & 0x7fffffffU) > 0x7f800000U ? 0x7fc0U : rounded);
@@ -157,7 +158,8 @@ static void backward_block(const Job *job, int64_t block) {
             float through = grad[j] * w[j];
             out[j] = inside[j] ? through : leak == 0.0f ? 0.0f : leak * through;
         }
-    }    if (job->add) {
+    }
+    if (job->add) {
         const float *restrict add = job->add + start;
         for (int64_t j = 0; j < size; j++)
             out[j] += add[j];

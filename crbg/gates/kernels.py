@@ -1,8 +1,8 @@
-"""CRBG's gated product in few passes over memory, with counter-based noise.
+"""CRBG's gated product on a CPU, with counter-based noise, in few passes over memory.
 
-The compiled form is `kernels.c`, which an installation builds where it finds a C compiler. Without it
-torch does the same work in more passes and gives the same bits: noise is a hash of (key, position) followed by
-the Box-Muller transform, and both forms use correctly rounded single-precision operations only.
+The compiled form is `kernels.c`; an installation builds it if there is a C compiler. Without it torch computes the
+same bits in more passes. Noise is a hash of (key, position) followed by the Box-Muller transform, and both forms use
+correctly rounded single-precision operations only.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-VERSION = 2  # of kernels.c
-HALF = 1024  # a block holds so many pairs; positions j and j + HALF of a block share one Box-Muller pair
+VERSION = 2  # the version of kernels.c that this file expects
+HALF = 1024  # pairs per block: positions j and j + HALF of a block share one Box-Muller pair
 
 Key = tuple[int, int]
 
 
 def draw_key() -> Key:
-    """Draw a key of 2 x 32 bits from torch's global generator, whose state belongs to a search."""
+    """Draw a key of 2 x 32 bits from torch's global generator, so that checkpoints cover it."""
     first, second = torch.randint(-(1 << 31), 1 << 31, (2,)).tolist()
     return first, second
 
 
 def normal(count: int, key: Key, device: torch.device | None = None) -> Tensor:
-    """Draw `count` standard normals, float32, a function of the key alone."""
+    """Return `count` standard normals, float32, which depend on the key alone."""
     library = compiled() if device is None or device.type == "cpu" else None
     if library is None:
         return _torch_normal(count, key, device)
@@ -40,11 +40,16 @@ def normal(count: int, key: Key, device: torch.device | None = None) -> Tensor:
 
 
 class Push:
-    """What a search hands to the backward pass of one gate, for the next gradient only.
+    """What a search passes to the next backward pass of a gate: a tensor to add to the gradient, and memory for it.
 
-    `value` is what a penalty adds to the gradient: the kernel adds it in the pass that it makes anyway. `memory` is
-    the parameter's gradient of the step before, in whose memory the new one is written: fresh memory costs as much as
-    the pass. It is used only when the parameter has let go of it, as `zero_grad` does.
+    The density controller adds the gradient of its penalties in this way, without another pass over memory. Reusing the
+    memory of the previous gradient matters because allocating new memory costs as much as the pass itself.
+
+    Attributes:
+        value: A tensor that the kernel adds to the gradient.
+        parameter: The parameter whose gradient is computed.
+        memory: The previous gradient of the parameter. The new one is written to its memory if the parameter has
+            released it, as after `zero_grad`.
     """
 
     def __init__(self) -> None:
@@ -53,16 +58,16 @@ class Push:
         self.memory: Tensor | None = None
 
     def reuse(self, parameter: Tensor | None) -> None:
-        """Offer the memory of a parameter's present gradient; None takes the offer back."""
+        """Offer the memory of a parameter's current gradient for the next one; None withdraws the offer."""
         self.parameter, self.memory = parameter, None if parameter is None else parameter.grad
 
     def take(self) -> Tensor | None:
-        """Return what is to be added, and forget it."""
+        """Return `value` and clear it."""
         value, self.value = self.value, None
         return value
 
     def output(self, w: Tensor) -> Tensor:
-        """Return memory for a gradient of w's shape and layout, and forget what was offered."""
+        """Return memory for a gradient of w's shape and layout, and withdraw the offer."""
         parameter, memory = self.parameter, self.memory
         self.reuse(None)
         if parameter is None or parameter.grad is not None or memory is None:
@@ -74,19 +79,19 @@ class Push:
 def gated_product(
     mu: Tensor, w: Tensor, noise: float = 0.0, leak: float = 0.0, hard: bool = False, push: Push | None = None
 ) -> Tensor:
-    """Compute w * clip(mu + noise * eps, 0, 1), or w * 1[mu > 1/2] with `hard`; `suits(mu, w)` must hold.
+    """Compute w * clip(mu + noise * eps, 0, 1), or w * 1[mu > 1/2] if `hard`; `suits(mu, w)` must be true.
 
     Args:
-        mu: gate parameters, float32.
-        w: frozen weights of mu's shape and memory layout, float32.
-        noise: standard deviation of the noise; 0 draws nothing.
-        leak: derivative of clip outside (0, 1). Hard gates are straight-through.
-        hard: use the binary gate.
-        push: what is added to the first gradient that flows back; of mu's layout.
+        mu: Gate parameters, float32.
+        w: Frozen weights of mu's shape and memory layout, float32.
+        noise: Standard deviation of the noise; 0 draws none.
+        leak: Derivative of the clip outside (0, 1). The gradient of hard gates is straight-through.
+        hard: Use the binary gate.
+        push: Added to the gradient of mu in the next backward pass; of mu's memory layout.
 
     Returns:
-        The gated weight, of w's shape, with a gradient for mu. Under autocast it is rounded to bfloat16, as
-        the layer that reads it would have done.
+        The gated weight, of w's shape, with a gradient for mu only. Under autocast it has type bfloat16, the type to
+        which the next layer would cast it.
     """
     half = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
     key = draw_key() if noise > 0 and not hard else (0, 0)
@@ -94,7 +99,7 @@ def gated_product(
 
 
 def suits(mu: Tensor, w: Tensor) -> bool:
-    """Tell whether the kernels can serve a pair: float32 on a CPU, equal dense layouts, no gradient for w."""
+    """Return whether the kernels support a pair: float32 on a CPU, equal dense layouts, no gradient for w."""
     return (
         mu.device.type == w.device.type == "cpu"
         and mu.dtype == w.dtype == torch.float32
@@ -108,29 +113,29 @@ def suits(mu: Tensor, w: Tensor) -> bool:
 
 
 def layout(t: Tensor) -> list[tuple[int, int]]:
-    """Describe how a tensor lies in memory: (stride, size) of its axes, except those of size 1."""
+    """Return the memory layout of a tensor: (stride, size) of its axes, except those of size 1."""
     return [(stride, size) for stride, size in zip(t.stride(), t.shape, strict=True) if size > 1]
 
 
 def is_dense(t: Tensor) -> bool:
-    """Tell whether a tensor fills its memory without gaps or overlaps, in any order of its axes."""
+    """Return whether a tensor fills its memory without gaps or overlaps, in any order of its axes."""
     return t.numel() == 1 + sum(stride * (size - 1) for stride, size in layout(t)) if t.numel() else False
 
 
 @cache
 def compiled() -> Any:
-    """Load the compiled kernels; None where this installation has none."""
+    """Load the compiled kernels; None if this installation has none."""
     paths = sorted(Path(__file__).parent.glob("_kernels*.so"))
     if not paths:
         return None
     try:
         library = ctypes.CDLL(str(paths[0]))
         if library.crbg_gate_version() != VERSION:
-            raise OSError(f"it has version {library.crbg_gate_version()}, not {VERSION}")
+            raise OSError(f"version {library.crbg_gate_version()}, expected {VERSION}")
     except (OSError, AttributeError) as error:
         warnings.warn(
-            f"the compiled gates in {paths[0]} cannot be used ({error}); slower ones in torch take their place. "
-            "Install crbg again to rebuild them.",
+            f"cannot use the compiled gate kernels in {paths[0]} ({error}); gates run in torch, with the same results "
+            "but slower. Install crbg again to rebuild the kernels.",
             stacklevel=2,
         )
         return None
@@ -146,7 +151,7 @@ def compiled() -> Any:
 
 @cache
 def _parallel_region() -> Any:
-    """Find the entry of torch's own OpenMP runtime, which keeps one set of threads for torch and the gates."""
+    """Return the entry point of the OpenMP runtime that torch has loaded, so that torch and the gates share threads."""
     if sys.platform != "linux":
         return None
     function = getattr(ctypes.CDLL(None), "GOMP_parallel", None)
@@ -176,10 +181,9 @@ class _Product(torch.autograd.Function):
             out = _torch_forward(mu, w, noise, hard, key, inside).to(dtype)
         else:
             out = torch.empty_like(mu, dtype=dtype)
-            library.crbg_gate_forward(
-                mu.data_ptr(), w.data_ptr(), out.data_ptr(), inside.data_ptr(), mu.numel(), noise, *key, hard,
-                dtype == torch.bfloat16, *_threads(),
-            )  # fmt: skip
+            tensors = (mu.data_ptr(), w.data_ptr(), out.data_ptr(), inside.data_ptr())
+            bf16 = dtype == torch.bfloat16
+            library.crbg_gate_forward(*tensors, mu.numel(), noise, *key, hard, bf16, *_threads())
         ctx.save_for_backward(w, inside)
         ctx.leak, ctx.push = leak, push
         return out
@@ -191,7 +195,10 @@ class _Product(torch.autograd.Function):
 
 
 class _Slope(torch.autograd.Function):
-    """grad * w, times `leak` where the gate is outside (0, 1). It is linear in grad, so its derivative is itself."""
+    """The gradient of mu: grad * w, times `leak` where the gate is outside (0, 1).
+
+    It is linear in grad, so its own derivative is the same function.
+    """
 
     @staticmethod
     def forward(ctx: Any, grad: Tensor, w: Tensor, inside: Tensor, leak: float, push: Push | None) -> Tensor:
@@ -205,10 +212,9 @@ class _Slope(torch.autograd.Function):
             through = torch.where(inside.bool(), through, leak * through if leak else torch.zeros_like(through))
             return through if push is None or (add := push.take()) is None else through + add
         out, add = (push.output(w), push.take()) if push else (torch.empty_like(w), None)
-        library.crbg_gate_backward(
-            grad.data_ptr(), w.data_ptr(), inside.data_ptr(), add.data_ptr() if add is not None else None, out.data_ptr(), w.numel(), leak,
-            grad.dtype == torch.bfloat16, *_threads(),
-        )  # fmt: skip
+        added = add.data_ptr() if add is not None else None
+        tensors = (grad.data_ptr(), w.data_ptr(), inside.data_ptr(), added, out.data_ptr())
+        library.crbg_gate_backward(*tensors, w.numel(), leak, grad.dtype == torch.bfloat16, *_threads())
         return out
 
     @staticmethod
@@ -218,7 +224,7 @@ class _Slope(torch.autograd.Function):
 
 
 def _torch_forward(mu: Tensor, w: Tensor, noise: float, hard: bool, key: Key, inside: Tensor) -> Tensor:
-    """Do the work of `crbg_gate_forward` in torch, with the same bits; fills `inside`."""
+    """Compute what `crbg_gate_forward` computes, with the same bits, and fill `inside`."""
     if hard:
         inside.fill_(1)
         return w * (mu > 0.5)
@@ -226,13 +232,13 @@ def _torch_forward(mu: Tensor, w: Tensor, noise: float, hard: bool, key: Key, in
     if noise > 0:
         eps = torch.empty_like(mu)
         eps.as_strided((mu.numel(),), (1,)).copy_(_torch_normal(mu.numel(), key))
-        u = mu + eps.mul_(noise)  # two operations: torch.add(alpha=) would fuse them into one rounding
+        u = mu + eps.mul_(noise)  # two operations, two roundings; torch.add(alpha=) would round once
     inside.copy_((u > 0) & (u < 1))
     return w * u.clamp(0, 1)
 
 
 def _torch_normal(count: int, key: Key, device: torch.device | None = None) -> Tensor:
-    """Do the work of `crbg_normal` in torch, with the same bits."""
+    """Compute what `crbg_normal` computes, with the same bits."""
     blocks = -(-count // (2 * HALF))
     words = _mix(torch.arange(blocks * 2 * HALF, dtype=torch.int32, device=device), key).reshape(blocks, 2, HALF)
     return torch.stack(_box_muller(words[:, 0], words[:, 1]), 1).reshape(-1)[:count]
@@ -249,12 +255,12 @@ def _mix(x: Tensor, key: Key) -> Tensor:
 
 
 def _signed(word: int) -> int:
-    """Take the low 32 bits as a signed integer."""
+    """Interpret the low 32 bits as a signed integer."""
     return ((word + (1 << 31)) & 0xFFFFFFFF) - (1 << 31)
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
-    """Shift int32 to the right as if it had no sign."""
+    """Shift int32 to the right as an unsigned integer."""
     return (x >> bits) & ((1 << (32 - bits)) - 1)
 
 

@@ -1,4 +1,4 @@
-"""Gates that rank the weights of a tensor: edge-popup's top k, Bernoulli samples, rounded scores."""
+"""Binary gates with learned scores and straight-through gradients: edge-popup, supermask and Gem-Miner."""
 
 from __future__ import annotations
 
@@ -12,24 +12,29 @@ from crbg.masks.select import Threshold, keep_above, top_k
 
 
 class TopK(Gate):
-    """Edge-popup's gate (Ramanujan et al. 2020): keep the k largest |s| of the tensor; straight-through to every score.
+    """Edge-popup's gate (Ramanujan et al. 2020): keep the k weights of the tensor with the largest |s|.
 
-    Forward w * m * gain; backward dL/d|s| = dL/dw_eff * w * gain for kept and dropped weights alike, then through |.|.
-    `gain` is the sqrt(1/k) of the "scaled" variants, where k is the share KEPT.
+    The effective weight is w_eff = w * m * gain. The gradient is straight-through, dL/d|s| = dL/dw_eff * w * gain, for
+    kept and dropped weights alike.
+
+    Args:
+        initial: Initial scores s, of the weight's shape.
+        k: Number of weights to keep.
+        gain: Factor on the kept weights; sqrt(1 / density) in the paper's "scaled" variants.
     """
 
     def __init__(self, initial: Tensor, k: int, gain: float = 1.0) -> None:
         super().__init__()
         self.score = nn.Parameter(initial.detach().clone())
         self.k, self.gain, self.threshold = k, gain, Threshold()
-        self.level: Tensor | None = None  # a threshold common to all layers, where a search sets one
+        self.level: Tensor | None = None  # a global threshold, which takes the place of k (`GlobalThreshold` sets it)
 
     def effective(self, w: Tensor) -> Tensor:
         return cast(Tensor, StraightThrough.apply(self.score, w, self.kept(), self.gain))
 
     @torch.no_grad()
     def kept(self) -> Tensor:
-        """Mark the k largest |s|, ties by position; with a common threshold, those that reach it."""
+        """Mark the k largest |s|, with ties broken by position; if `level` is set, all |s| >= level."""
         size = self.score.detach().abs().flatten()
         if self.level is not None:
             return (size >= self.level).reshape(self.score.shape)
@@ -45,9 +50,13 @@ class TopK(Gate):
 
 
 class Sampled(Gate):
-    """Zhou et al. 2019: w * m, m ~ Bernoulli(sigmoid(v)), with the gradient of the probability in place of the draw's.
+    """The supermask gate (Zhou et al. 2019): w * m, with m ~ Bernoulli(sigmoid(v)).
 
-    With `rescale` the kept weights are multiplied by total / kept of the tensor ("dynamic weight rescaling").
+    The gradient is straight-through: that of w * sigmoid(v). Without sampling m = 1[sigmoid(v) > 1/2].
+
+    Args:
+        initial: Initial values of v, of the weight's shape.
+        rescale: Multiply the kept weights by total / kept of the tensor ("dynamic weight rescaling").
     """
 
     def __init__(self, initial: Tensor, rescale: bool) -> None:
@@ -62,7 +71,7 @@ class Sampled(Gate):
 
     @property
     def gain(self) -> float:
-        """The factor on the kept weights, with the number that draws keep on average."""
+        """The expected factor on the kept weights: total / (expected number kept), or 1 without `rescale`."""
         p = self.v.detach().sigmoid()
         return p.numel() / float(p.sum()) if self.rescale else 1.0
 
@@ -73,10 +82,10 @@ class Sampled(Gate):
         return self.v.detach().sigmoid()
 
 
-class Scored(Gate):
-    """Gem-Miner (Sreenivasan et al.
+class Rounded(Gate):
+    """Gem-Miner's gate (Sreenivasan et al. 2022): w * 1[p > 1/2] * alive, with a straight-through gradient for p.
 
-    2022): w * 1[p > 1/2] * alive, straight-through to every p; p is kept within [0, 1].
+    `alive` marks the weights that have not been pruned yet. `GemMinerPruning` updates it and clamps p to [0, 1].
     """
 
     alive: Tensor
@@ -90,7 +99,7 @@ class Scored(Gate):
         return straight_through(self.p, w * self.alive, self.p.detach() > 0.5)
 
     def scores(self) -> Tensor:
-        """Rank by p; what was given up for good comes last."""
+        """Return p, with pruned weights behind all others."""
         return torch.where(self.alive, self.p.detach(), self.p.detach() - 2.0)
 
     def soft(self) -> Tensor:

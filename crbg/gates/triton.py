@@ -1,8 +1,8 @@
-"""CRBG's gated product as two Triton kernels: noise, clip, product and rounding in one pass over memory, and one pass back.
+"""CRBG's gated product on a GPU, as two Triton kernels with one pass over memory each, forward and backward.
 
-The plain form is `crbg.gates.gaussian._GatedProduct`, which these kernels are tested against and which works wherever
-they do not. Noise is a function of (seed, position), Philox and Box-Muller, so the backward pass makes it again and
-nothing is kept but mu and w.
+The plain form is `crbg.gates.gaussian._GatedProduct`; the kernels are tested against it, and it is used where they do
+not work. Noise is a function of (seed, position), by Philox and Box-Muller, so the backward pass computes it again and
+only mu and w are saved.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from crbg.gates.kernels import is_dense, layout
 try:
     import triton
     import triton.language as tl
-except ImportError:  # torch without CUDA brings no Triton
+except ImportError:  # torch without CUDA does not install Triton
     triton = None
 
 BLOCK = 1024
@@ -34,7 +34,7 @@ if triton is not None:
         u = tl.load(mu + i, mask=there)
         if noisy:
             u += noise * tl.randn(seed, i)
-        z = tl.where(u < 0.0, 0.0, tl.where(u > 1.0, 1.0, u))  # what is no number stays none
+        z = tl.where(u < 0.0, 0.0, tl.where(u > 1.0, 1.0, u))  # NaN stays NaN
         tl.store(out + i, z * tl.load(w + i, mask=there), mask=there)
 
     @triton.jit(do_not_specialize=["seed"])  # type: ignore[untyped-decorator]
@@ -51,7 +51,7 @@ if triton is not None:
 class _Fused(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, mu: Tensor, w: Tensor, noise: float, leak: float, dtype: torch.dtype) -> Tensor:
-        # The processor's generator belongs to the search as the GPU's does, and asking it does not wait for the GPU.
+        # The CPU's generator is part of a checkpoint like the GPU's, and reading it does not synchronise with the GPU.
         ctx.seed = int(torch.randint(1 << 40, 1 << 62, ())) if noise else 1 << 40
         ctx.save_for_backward(mu, w)
         ctx.noise, ctx.leak = noise, leak
@@ -75,9 +75,9 @@ class _Fused(torch.autograd.Function):
 
 
 def product(mu: Tensor, w: Tensor, noise: float, leak: float = 0.0) -> Tensor:
-    """Give w * clip(mu + noise * eps, 0, 1), of w's shape and with a gradient for mu alone; noise 0 draws nothing.
+    """Compute w * clip(mu + noise * eps, 0, 1), of w's shape, with a gradient for mu only; noise 0 draws none.
 
-    Under autocast the result is rounded to its type, as the layer behind would have done.
+    Under autocast the result has the autocast type, to which the next layer would cast it.
     """
     kind = mu.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else w.dtype
@@ -85,14 +85,14 @@ def product(mu: Tensor, w: Tensor, noise: float, leak: float = 0.0) -> Tensor:
 
 
 def suits(mu: Tensor, w: Tensor) -> bool:
-    """Tell whether the kernels do for a pair: float32, without gaps and in the same order in memory, no gradient wanted for w."""
+    """Return whether the kernels support a pair: float32, equal dense layouts, no gradient for w."""
     same = mu.shape == w.shape and layout(mu) == layout(w)
     return same and is_dense(mu) and mu.dtype == w.dtype == torch.float32 and not w.requires_grad and works(mu.device)
 
 
 @cache
 def works(device: torch.device) -> bool:
-    """Try the kernels once on a device, against the plain form; where they fail, warn, and let the plain form do the work."""
+    """Test the kernels once on a device; if they fail, warn, and the plain form is used instead."""
     if triton is None:
         return False
     try:
@@ -101,12 +101,14 @@ def works(device: torch.device) -> bool:
     except Exception as error:  # whatever a compiler or a driver may raise
         fault = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     if fault:
-        warnings.warn(f"the fused gates do not work on {device} ({fault}); the plain ones are used", stacklevel=2)
+        warnings.warn(
+            f"the fused gate kernels do not work on {device} ({fault}); gates run in torch, slower", stacklevel=2
+        )
     return not fault
 
 
 def _fault(device: torch.device, n: int = 1 << 14) -> str:
-    """Say what is wrong with the kernels on a device; nothing where they agree with what they have to be."""
+    """Compare the kernels with their definition on a device; return what is wrong, or an empty string."""
     with torch.enable_grad():
         mu = torch.linspace(-0.5, 1.5, n, device=device).requires_grad_(True)
         w = torch.linspace(-1, 1, n, device=device)
@@ -115,9 +117,9 @@ def _fault(device: torch.device, n: int = 1 << 14) -> str:
         middle, ones = torch.full((n,), 0.5, device=device, requires_grad=True), torch.ones(n, device=device)
         eps = (_Fused.apply(middle, ones, 0.05, 0.0, torch.float32).detach() - 0.5) / 0.05
         if not (abs(float(eps.mean())) < 0.05 and abs(float(eps.std()) - 1) < 0.05):
-            return "noise that is not normal"
+            return "noise is not normal"
         z = _Fused.apply(middle, ones, 0.5, 0.0, torch.float32)
         z.sum().backward()
         if middle.grad is None or not torch.equal(middle.grad != 0, (z > 0) & (z < 1)):
-            return "other noise in the backward pass"
+            return "the backward pass draws other noise"
     return ""

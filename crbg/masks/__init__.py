@@ -1,1 +1,1 @@
-"""Masks: what is kept, how it is chosen, and the controls that a mask has to beat."""
+"""Masks, top-k selection, and the control masks that a ticket is compared with."""

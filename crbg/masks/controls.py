@@ -1,7 +1,8 @@
-"""Mask -> Mask controls (Frankle et al. 2021): does a ticket live in its weights or only in its layer densities.
+"""Control masks (sanity checks of Frankle et al. 2021, "Pruning Neural Networks at Initialization").
 
-For strong tickets nothing is trained after a control, so accuracy must fall to about chance. `reinit` changes the
-weights instead of the mask (the next seed of the same law) and stands in `run`.
+They test whether a ticket depends on which weights it keeps, or only on how many it keeps in each layer. A strong
+ticket is not trained afterwards, so its accuracy must fall to about chance under these controls. The fourth control,
+`reinit`, draws new weights and keeps the mask; it is part of a run's readings.
 """
 
 from __future__ import annotations
@@ -18,24 +19,20 @@ from crbg.masks.select import keep_count, select
 
 
 def shuffle(mask: Mask, seed: int) -> Mask:
-    """Permute the mask inside each tensor: layer densities stay, positions do not."""
-    with ThreadPoolExecutor(rng.processors()) as pool:  # numpy sorts outside Python's lock
+    """Permute the mask at random within each tensor: every layer keeps its density, at other positions."""
+    with ThreadPoolExecutor(rng.processors()) as pool:  # numpy releases the GIL while it sorts
         orders = pool.map(lambda name: rng.permutation(mask[name].numel(), seed, "shuffle", name), mask)
-        return Mask(
-            {
-                n: t.flatten()[torch.from_numpy(order)].reshape(t.shape)
-                for (n, t), order in zip(mask.items(), orders, strict=True)
-            }
-        )
+        pairs = zip(mask.items(), orders, strict=True)
+        return Mask({n: t.flatten()[torch.from_numpy(order)].reshape(t.shape) for (n, t), order in pairs})
 
 
 def invert(scores: Mapping[str, Tensor], mask: Mask) -> Mask:
-    """Keep the lowest scores, as many in each tensor as the mask keeps."""
+    """Keep the lowest scores of each tensor, as many as `mask` keeps in that tensor."""
     return select({n: -scores[n] for n in mask}, mask.layer_kept())
 
 
 def random(mask: Mask, density: float, seed: int) -> Mask:
-    """Keep a random share of every tensor, the same in each."""
+    """Draw a random mask in which every tensor has the given density. `mask` supplies names and shapes only."""
     full = Mask({n: torch.zeros_like(t) for n, t in mask.items()})
     marked = {n: torch.arange(t.numel()).reshape(t.shape) < keep_count(density, t.numel()) for n, t in full.items()}
     return shuffle(Mask(marked), seed)

@@ -1,4 +1,4 @@
-"""Mask: which weights are kept, by parameter name. The currency of the project; may import torch and `errors` only."""
+"""The mask of a sparse network: which weights are kept, by parameter name."""
 
 from __future__ import annotations
 
@@ -16,18 +16,36 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 class Mask(Mapping[str, Tensor]):
-    """Boolean tensors on the CPU by parameter name, True = kept. Immutable; every way in is validated.
+    """An immutable mapping from parameter names to boolean tensors on the CPU; True means kept.
+
+    Masks are compared, hashed and stored by their contents. `~`, `&` and `|` combine masks of equal shapes.
+
+    Example:
+        >>> import torch
+        >>> from crbg import Mask
+        >>> mask = Mask({"fc1.weight": torch.tensor([[True, False]]), "fc2.weight": torch.tensor([[False, False]])})
+        >>> mask
+        Mask(1 of 4 kept in 2 tensors, density 0.25)
+        >>> (~mask).kept
+        3
+        >>> Mask.unpack(mask.pack(), mask.shapes) == mask
+        True
+
+    Args:
+        tensors: One boolean tensor for each weight; they are copied.
 
     Raises:
-        CrbgError: a tensor is not boolean, or there is nothing to mask.
+        CrbgError: there is no tensor, a tensor is empty, or a tensor is not boolean.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        if not tensors or any(t.numel() == 0 for t in tensors.values()):
-            raise CrbgError("a mask needs at least one tensor, and none of them empty")
+        if not tensors:
+            raise CrbgError("a mask needs at least one tensor")
         for name, t in tensors.items():
+            if t.numel() == 0:
+                raise CrbgError(f"the mask of {name!r} is empty")
             if t.dtype != torch.bool:
-                raise CrbgError(f"mask of {name!r} has dtype {t.dtype}; a mask is boolean, True = keep")
+                raise CrbgError(f"the mask of {name!r} has dtype {t.dtype}; a mask must be boolean, True = keep")
         self._tensors = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
 
     def __getitem__(self, name: str) -> Tensor:
@@ -50,12 +68,12 @@ class Mask(Mapping[str, Tensor]):
 
     @property
     def kept(self) -> int:
-        """Number of weights kept."""
+        """Number of kept weights."""
         return sum(int(t.sum()) for t in self.values())
 
     @property
     def total(self) -> int:
-        """Number of weights masked or kept."""
+        """Number of weights that the mask covers, kept or dropped."""
         return sum(t.numel() for t in self.values())
 
     @property
@@ -69,11 +87,11 @@ class Mask(Mapping[str, Tensor]):
         return {name: tuple(t.shape) for name, t in self.items()}
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Count the kept and all weights of each tensor, in the form of a record."""
+        """Return `{"kept": ..., "total": ...}` for each tensor, as records store it."""
         return {n: {"kept": int(t.sum()), "total": t.numel()} for n, t in self.items()}
 
     def layer_kept(self) -> dict[str, int]:
-        """Count the kept weights of each tensor."""
+        """Return the number of kept weights of each tensor."""
         return {name: int(t.sum()) for name, t in self.items()}
 
     def __invert__(self) -> Mask:
@@ -88,35 +106,43 @@ class Mask(Mapping[str, Tensor]):
         return Mask({name: t | other[name] for name, t in self.items()})
 
     def check_shapes(self, shapes: Shapes) -> None:
-        """Refuse a mask that was made for other tensors, and name the first that differs."""
-        mine = self.shapes
-        for name in [*mine, *shapes]:
-            if mine.get(name) != shapes.get(name):
+        """Check that the mask fits tensors of these shapes.
+
+        Raises:
+            CrbgError: a name or a shape differs; the message names the first.
+        """
+        own = self.shapes
+        for name in [*own, *shapes]:
+            if own.get(name) != shapes.get(name):
                 raise CrbgError(
-                    f"the mask does not fit: {name!r} is {mine.get(name, 'absent')} in the mask and "
-                    f"{shapes.get(name, 'absent')} in the network; is this ticket for another network?"
+                    f"the mask does not fit: {name!r} is {own.get(name, 'absent')} in the mask and "
+                    f"{shapes.get(name, 'absent')} in the network; the mask belongs to another network"
                 )
 
     def digest(self) -> str:
-        """SHA-256 over names, shapes and bits, in the order of the names."""
+        """Return the SHA-256 of names, shapes and bits, with tensors sorted by name."""
         return hashlib.sha256(shapes_digest(self.shapes).encode() + self.pack()).hexdigest()
 
     def pack(self) -> bytes:
-        """Pack eight weights into a byte, tensors in the order of their names, the last byte padded with zeros."""
+        """Pack eight weights into each byte; tensors are sorted by name, and the last byte is padded with zeros."""
         bits = torch.cat([self[name].flatten() for name in sorted(self)])
         return np.packbits(bits.numpy()).tobytes()
 
     @classmethod
     def full(cls, tensors: Mapping[str, Tensor]) -> Mask:
-        """Keep every weight of these tensors."""
+        """Return the mask that keeps every weight of these tensors."""
         return cls({n: torch.ones(t.shape, dtype=torch.bool) for n, t in tensors.items()})
 
     @classmethod
     def unpack(cls, data: bytes, shapes: Shapes) -> Mask:
-        """Read back what `pack` wrote for tensors of these shapes; raises CrbgError when the length does not fit."""
+        """Invert `pack` for tensors of these shapes.
+
+        Raises:
+            CrbgError: the number of bytes does not fit the shapes, or a padding bit is set.
+        """
         total = sum(math.prod(s) for s in shapes.values())
         if len(data) != (total + 7) // 8:
-            raise CrbgError(f"a packed mask of {total} weights has {(total + 7) // 8} bytes, not {len(data)}")
+            raise CrbgError(f"a packed mask of {total} weights takes {(total + 7) // 8} bytes, not {len(data)}")
         bits = torch.from_numpy(np.unpackbits(np.frombuffer(data, np.uint8)).astype(bool))
         if bool(bits[total:].any()):
             raise CrbgError("the padding bits of a packed mask must be zero")
@@ -126,6 +152,6 @@ class Mask(Mapping[str, Tensor]):
 
 
 def shapes_digest(shapes: Shapes) -> str:
-    """SHA-256 of names and shapes, which tells networks apart."""
+    """Return the SHA-256 of names and shapes, which identifies a network's architecture."""
     text = "\n".join(f"{name}:{','.join(map(str, shapes[name]))}" for name in sorted(shapes))
     return hashlib.sha256(text.encode()).hexdigest()

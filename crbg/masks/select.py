@@ -1,4 +1,4 @@
-"""Scores -> Mask, with exactly k kept whatever the ties. Larger score = keep first; ties are broken by position."""
+"""Top-k selection: turn scores into a mask that keeps exactly k weights; ties are broken by position."""
 
 from __future__ import annotations
 
@@ -12,33 +12,51 @@ from crbg.masks.mask import Mask
 
 
 def keep_count(density: float, total: int) -> int:
-    """Round density * total to the nearest integer (never truncate: int((1 - k) * n) is off by one for many k)."""
+    """Return density * total, rounded to the nearest integer.
+
+    Public codes truncate, int((1 - density) * total), which is off by one for many densities.
+
+    Raises:
+        CrbgError: the density is not in [0, 1].
+    """
     if not 0.0 <= density <= 1.0:
         raise CrbgError(f"density {density} is not in [0, 1]; density = kept / total, sparsity = 1 - density")
     return round(density * total)
 
 
 def layer_counts(scores: Mapping[str, Tensor], density: float) -> dict[str, int]:
-    """Give every tensor the same density; the argument that makes `select` choose layer by layer."""
+    """Return the counts with which `select` keeps the same density in every tensor."""
     return {name: keep_count(density, s.numel()) for name, s in scores.items()}
 
 
 def select(scores: Mapping[str, Tensor], k: int | Mapping[str, int], within: Mask | None = None) -> Mask:
-    """Keep the k largest scores of all tensors together, or k[name] of each.
+    """Keep the weights with the largest scores.
 
-    `within` restricts the choice to weights that another mask keeps. Scores are compared in their own dtype; only the
-    CPU copy is made of the result, so scores may live anywhere.
+    Example:
+        >>> import torch
+        >>> from crbg import select
+        >>> scores = {"a": torch.tensor([0.1, 0.9, 0.5]), "b": torch.tensor([0.8, 0.2])}
+        >>> {name: kept.int().tolist() for name, kept in select(scores, 2).items()}
+        {'a': [0, 1, 0], 'b': [1, 0]}
+        >>> {name: kept.int().tolist() for name, kept in select(scores, {"a": 2, "b": 0}).items()}
+        {'a': [0, 1, 1], 'b': [0, 0]}
+
+    Args:
+        scores: One tensor for each weight, on any device; they are compared in their own dtype.
+        k: Number of weights to keep over all tensors together, or of each tensor by name.
+        within: If given, only weights that this mask keeps are candidates.
 
     Raises:
-        CrbgError: NaN among the scores, or k larger than what there is to choose from.
+        CrbgError: a score is NaN, the names of `k` differ from those of `scores`, or k exceeds the number of
+            candidates.
     """
     for name, s in scores.items():
         if bool(s.isnan().any()):
-            raise CrbgError(f"scores of {name!r} contain NaN")
+            raise CrbgError(f"the scores of {name!r} contain NaN")
     allowed = {n: within[n].flatten().to(s.device) for n, s in scores.items()} if within is not None else None
     if not isinstance(k, int):
         if set(k) != set(scores):
-            raise CrbgError(f"counts are for {sorted(k)}, scores for {sorted(scores)}")
+            raise CrbgError(f"counts are given for {sorted(k)}, but scores for {sorted(scores)}")
         flat = {n: top_k(s.flatten(), k[n], allowed[n] if allowed else None, n) for n, s in scores.items()}
         return Mask({n: m.reshape(scores[n].shape) for n, m in flat.items()})
     together = torch.cat([s.flatten() for s in scores.values()])
@@ -48,7 +66,7 @@ def select(scores: Mapping[str, Tensor], k: int | Mapping[str, int], within: Mas
 
 
 def top_k(scores: Tensor, k: int, allowed: Tensor | None = None, name: str = "all tensors") -> Tensor:
-    """Mark the k largest of a flat tensor. A threshold is found by `kthvalue` and ties at it are filled by position."""
+    """Mark the k largest values of a flat tensor: all above the k-th largest, then ties in order of position."""
     eligible = scores if allowed is None else scores[allowed]
     if not 0 <= k <= eligible.numel():
         raise CrbgError(f"cannot keep {k} of {eligible.numel()} weights of {name}")
@@ -62,7 +80,7 @@ def top_k(scores: Tensor, k: int, allowed: Tensor | None = None, name: str = "al
 
 
 def keep_above(scores: Tensor, k: int, threshold: Tensor) -> Tensor:
-    """Mark the k largest, given that the k-th largest value is `threshold`."""
+    """Mark the k largest values, given that `threshold` is the k-th largest."""
     keep = scores > threshold
     ties = (scores == threshold).nonzero().flatten()
     keep[ties[: k - int(keep.sum())]] = True
@@ -70,17 +88,17 @@ def keep_above(scores: Tensor, k: int, threshold: Tensor) -> Tensor:
 
 
 class Threshold:
-    """Find the k-th largest value of scores that move little from call to call, exactly.
+    """Find the exact k-th largest value of scores that change little from call to call.
 
-    Only a window around the last answer is sorted; where the answer has left the window, everything is. Scores must be
-    non-negative (edge-popup ranks |s|).
+    Only the scores within `width` (relative) of the last result are searched, or all of them if the result has left
+    that window. Scores must be non-negative, as |s| in edge-popup is.
     """
 
     def __init__(self, width: float = 0.05) -> None:
         self.width, self.last = width, 0.0
 
     def __call__(self, scores: Tensor, k: int) -> Tensor:
-        """Return the k-th largest of a flat tensor, 1 <= k <= its size."""
+        """Return the k-th largest value of a flat tensor, for 1 <= k <= its size."""
         low, high = self.last * (1 - self.width), self.last * (1 + self.width)
         near = scores[(scores >= low) & (scores <= high)]
         rank = k - int((scores > high).sum())

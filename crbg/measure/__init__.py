@@ -1,4 +1,4 @@
-"""What a network is worth: accuracy, statistics of batch norm, sparsity, cost."""
+"""Measurements of a network: accuracy, batch norm statistics, sparsity and FLOPs."""
 
 from crbg.measure.accuracy import accuracy, keeping_modes, without_dropout
 from crbg.measure.batch_norm import has_batch_norm, recalibrated, running, running_statistics
@@ -6,6 +6,18 @@ from crbg.measure.flops import flops
 from crbg.measure.sparsity import ACTIVATIONS, alive, dead_units, heads, shares, silent_units
 
 __all__ = [
-    "ACTIVATIONS", "accuracy", "alive", "dead_units", "flops", "has_batch_norm", "heads", "keeping_modes", "recalibrated",
-    "running", "running_statistics", "shares", "silent_units", "without_dropout",
-]  # fmt: skip
+    "ACTIVATIONS",
+    "accuracy",
+    "alive",
+    "dead_units",
+    "flops",
+    "has_batch_norm",
+    "heads",
+    "keeping_modes",
+    "recalibrated",
+    "running",
+    "running_statistics",
+    "shares",
+    "silent_units",
+    "without_dropout",
+]

@@ -1,4 +1,4 @@
-"""Accuracy of a network under a mask, and the modes it is measured in."""
+"""The accuracy of a network under a mask, and contexts that set the modes of modules."""
 
 from __future__ import annotations
 
@@ -15,9 +15,14 @@ from crbg.gates.attach import weights
 def accuracy(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], multipliers: Mapping[str, Tensor] | None = None
 ) -> float:
-    """Percentage of labels predicted in eval mode, weights taken times `multipliers` (a mask or soft gates) by name.
+    """Return the accuracy in per cent, in eval mode.
 
-    `model` carries no gates. A tie between logits counts as the first class, as argmax does.
+    If several logits are equal, the first class counts as predicted, as in argmax.
+
+    Args:
+        model: A network without gates.
+        batches: Pairs (inputs, labels).
+        multipliers: Factors on the weights by name: a mask, or real gate values.
     """
     was = model.training
     model.eval()
@@ -33,7 +38,7 @@ def accuracy(
 
 @contextmanager
 def keeping_modes(model: nn.Module) -> Iterator[dict[nn.Module, bool]]:
-    """Give each module's mode (in training or not), and set them again at the end of the block."""
+    """Yield the mode of each module (whether it is in training), and restore the modes after the block."""
     was = {m: m.training for m in model.modules()}
     try:
         yield was
@@ -44,7 +49,7 @@ def keeping_modes(model: nn.Module) -> Iterator[dict[nn.Module, bool]]:
 
 @contextmanager
 def without_dropout(model: nn.Module) -> Iterator[None]:
-    """Search and measure without dropout, while batch norm keeps to the statistics of each batch."""
+    """Disable dropout inside the block; batch norm still uses the statistics of each batch."""
     modules = [m for m in model.modules() if isinstance(m, nn.modules.dropout._DropoutNd) and m.training]
     for m in modules:
         m.eval()

@@ -1,4 +1,4 @@
-"""Running statistics of batch norm, estimated again for a sparse network."""
+"""Running statistics of batch norm, re-estimated for a sparse network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from crbg.models.initial_weights import RUNNING
 
 
 def has_batch_norm(model: nn.Module) -> bool:
-    """Tell whether a network keeps running statistics, which must be re-estimated under a binary mask."""
+    """Return whether a network has running statistics, which must be re-estimated under a binary mask."""
     return any(isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats for m in model.modules())
 
 
@@ -22,13 +22,19 @@ def has_batch_norm(model: nn.Module) -> bool:
 def recalibrated(
     model: nn.Module, images: Iterable[Tensor], multipliers: Mapping[str, Tensor] | None = None
 ) -> Iterator[nn.Module]:
-    """Within the block, BatchNorm statistics are cumulative averages over `images` (fixed order) under the mask."""
+    """Set the running statistics inside the block to averages over `images` under a mask, and restore them afterwards.
+
+    Args:
+        model: A network without gates.
+        images: Batches of inputs, in a fixed order; each counts the same.
+        multipliers: Factors on the weights by name: a mask, or real gate values.
+    """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
     before = {k: v.clone() for k, v in model.state_dict().items()}
     momenta, was = [m.momentum for m in norms], model.training
     for m in norms:
         m.reset_running_stats()
-        m.momentum = None  # torch's way of asking for a cumulative average
+        m.momentum = None  # in torch, None means a cumulative average
     model.train()
     raw = weights(model)
     swapped = {n: raw[n] * m.to(raw[n].device) for n, m in (multipliers or {}).items()}
@@ -47,11 +53,11 @@ def recalibrated(
 def running_statistics(
     model: nn.Module, images: Iterable[Tensor], multipliers: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
-    """Estimate BatchNorm statistics as `recalibrated` does, and return them by name; the model keeps its own."""
+    """Return the running statistics that `recalibrated` estimates, by name; the model keeps its own."""
     with recalibrated(model, images, multipliers):
         return running(model)
 
 
 def running(model: nn.Module) -> dict[str, Tensor]:
-    """Copy a network's running statistics, by name."""
+    """Return a copy of a network's running statistics, by name."""
     return {n: t.detach().clone() for n, t in model.state_dict().items() if n.rsplit(".", 1)[-1] in RUNNING}

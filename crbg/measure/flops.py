@@ -1,4 +1,4 @@
-"""Multiply-adds of a forward pass, dense and sparse."""
+"""FLOPs of a forward pass, dense and sparse."""
 
 from __future__ import annotations
 
@@ -10,18 +10,27 @@ from crbg.masks.mask import Mask
 
 
 def flops(model: nn.Module, example: Tensor, mask: Mask | None = None) -> dict[str, float]:
-    """Multiply-adds times two of one forward pass of one example: dense, and with only the kept weights of each layer.
+    """Count the FLOPs of a forward pass of one example, two for each multiply-add.
 
-    Dense counts come from torch's FlopCounterMode. A gated layer's share is its density; whatever carries no gate
-    (attention products) counts in full, and so do the input projections inside `nn.MultiheadAttention`.
+    Dense counts come from torch's FlopCounterMode. Under a mask a gated layer counts in proportion to its density.
+    Operations without a gate, such as attention products, count in full, and so do the input projections inside
+    `nn.MultiheadAttention`.
+
+    Args:
+        model: Any module.
+        example: Inputs, of which the first is used.
+        mask: The mask of the sparse network.
+
+    Returns:
+        `{"dense": ..., "kept": ...}`.
     """
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
     was, fused = model.training, torch.backends.mha.get_fastpath_enabled()
     model.eval()
-    torch.backends.mha.set_fastpath_enabled(False)  # the fused path of nn.MultiheadAttention is not counted
-    # Fused attention is not counted on every device.
+    # The counter does not see the fused path of nn.MultiheadAttention, nor fused attention kernels on every device.
+    torch.backends.mha.set_fastpath_enabled(False)
     with torch.no_grad(), bypass(model), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(example[:1])
     torch.backends.mha.set_fastpath_enabled(fused)

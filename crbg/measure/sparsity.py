@@ -1,4 +1,4 @@
-"""Where a mask is sparse: shares of gates, dead and silent units, attention heads, weights that matter."""
+"""The structure of a mask: shares of gates, dead and silent units, attention heads, and weights without effect."""
 
 from __future__ import annotations
 
@@ -16,23 +16,30 @@ ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Si
 
 
 def shares(soft: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
-    """Share of gates that are exactly 0, exactly 1, and in between, per tensor and together ("all")."""
+    """Return the shares of gates that are exactly 0, exactly 1, and in between, per tensor and over all ("all")."""
     flat = {n: z.flatten() for n, z in soft.items()}
     flat["all"] = torch.cat(list(flat.values()))
-    return {
-        n: {"zero": float((z == 0).double().mean()), "one": float((z == 1).double().mean()),
-            "fractional": float(((z > 0) & (z < 1)).double().mean())}
-        for n, z in flat.items()
-    }  # fmt: skip
+
+    def of(z: Tensor) -> dict[str, float]:
+        kinds = {"zero": z == 0, "one": z == 1, "fractional": (z > 0) & (z < 1)}
+        return {kind: float(found.double().mean()) for kind, found in kinds.items()}
+
+    return {n: of(z) for n, z in flat.items()}
 
 
 def dead_units(mask: Mask) -> dict[str, int]:
-    """Count the output units of each tensor that no kept weight reaches."""
+    """Count the output units of each tensor that have no kept weight."""
     return {n: int((~t.flatten(1).any(1)).sum()) for n, t in mask.items()}
 
 
 def heads(model: nn.Module, mask: Mask) -> dict[str, dict[str, list[int]]]:
-    """Count the kept weights of each attention head's query, key and value, where one tensor holds all three: {tensor: {"q": [...]}}."""
+    """Count the kept weights of each attention head's query, key and value.
+
+    Covers tensors that hold all three (`qkv.weight`, `in_proj_weight`).
+
+    Returns:
+        `{tensor: {"q": [count of each head], "k": [...], "v": [...]}}`.
+    """
     out = {}
     for name, module in model.named_modules():
         for leaf in ("qkv.weight", "in_proj_weight"):
@@ -47,27 +54,26 @@ def heads(model: nn.Module, mask: Mask) -> dict[str, dict[str, list[int]]]:
 def silent_units(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], multipliers: Mapping[str, Tensor] | None = None
 ) -> dict[str, int]:
-    """Count, for each activation module, the units whose output is the same for every image: cut off, or never active.
+    """Count the units of each activation module whose output is the same for every image.
 
-    A unit is a channel: axis 1 behind a convolution, the last axis where linear layers stand beside the activation, as
-    in a transformer.
+    Such a unit is disconnected or never active. A unit is a channel: axis 1 after a convolution, and the last axis if
+    the activation is a sibling of linear layers only, as in a transformer.
     """
     lowest: dict[str, Tensor] = {}
     highest: dict[str, Tensor] = {}
 
     def watch(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        beside = list(model.get_submodule(name.rpartition(".")[0]).children())
-        last = any(isinstance(m, nn.Linear) for m in beside) and not any(
-            isinstance(m, nn.modules.conv._ConvNd) for m in beside
-        )
+        siblings = list(model.get_submodule(name.rpartition(".")[0]).children())
+        convolutions = any(isinstance(m, nn.modules.conv._ConvNd) for m in siblings)
+        last = any(isinstance(m, nn.Linear) for m in siblings) and not convolutions
 
-        def see(_: nn.Module, __: Any, out: Tensor) -> None:
+        def update(_: nn.Module, __: Any, out: Tensor) -> None:
             units = out.movedim(-1 if last else 1, 0).flatten(1)
             low, high = units.amin(1), units.amax(1)
             lowest[name] = torch.minimum(lowest[name], low) if name in lowest else low
             highest[name] = torch.maximum(highest[name], high) if name in highest else high
 
-        return see
+        return update
 
     hooks = [m.register_forward_hook(watch(n)) for n, m in model.named_modules() if isinstance(m, ACTIVATIONS)]
     try:
@@ -80,10 +86,10 @@ def silent_units(
 
 
 def alive(mask: Mask) -> Mask:
-    """Drop the weights of a fully connected chain that lead into, or out of, a dead unit, until nothing changes.
+    """Drop the weights of a fully connected network that lead to or from a dead unit, until nothing changes.
 
-    Tensors are taken as consecutive layers in the mask's order; only meaningful for networks like LeNet. The dropped
-    weights change no logit, so the count that remains is what an engineer would have to store.
+    The tensors of the mask must be consecutive layers in order, as in LeNet. The dropped weights do not affect any
+    logit, so the remaining ones are all that has to be stored.
     """
     layers = [t.clone() for t in mask.values()]
     while True:

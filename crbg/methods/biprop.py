@@ -1,8 +1,8 @@
-"""Biprop (multi-prize tickets, Diffenderfer & Kailkhura 2021): edge-popup on binary weights alpha * sign(W), alpha one gain a layer.
+"""Biprop (multi-prize tickets, Diffenderfer & Kailkhura 2021): edge-popup on binary weights, alpha * sign(W) per layer.
 
-On signed-constant weights alpha * sign(W) is W itself, so the search is edge-popup without scaling, and its ticket a
-strong one. On other laws binarising would change the weights, and what was found would not be a ticket of the network
-that was drawn; they are refused.
+For signed-constant weights alpha * sign(W) equals W, so the search is edge-popup without scaling, and it finds a strong
+ticket. Other initial distributions are refused: binarisation would change the weights, and the result would not be a
+ticket of the initial network.
 """
 
 from __future__ import annotations
@@ -23,7 +23,12 @@ TRAITS = Traits("straight-through, top k", "exact of all together, or by layer")
 
 @dataclass(frozen=True)
 class Options:
-    """SGD as in edge-popup. scope: one threshold for all layers, as in the paper's sparse networks, or one a layer."""
+    """SGD on the scores, as in edge-popup.
+
+    Attributes:
+        scope: `global`, one threshold for all layers, as for the paper's sparse networks, or `layer`.
+        reach: Share of the search in which the density falls from 1 to its target, with `scope: global`.
+    """
 
     lr: float = 0.1
     momentum: float = 0.9
@@ -33,12 +38,16 @@ class Options:
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
-    """Search at `task.density` over all layers, or in each."""
+    """Search for a ticket of `task.density`, over all layers together or in each.
+
+    Raises:
+        CrbgError: the weights of a layer differ in size.
+    """
     from crbg.gates.attach import weights
 
     for name, w in weights(model).items():
         if not bool((w.abs() == w.abs().max()).all()):
             raise CrbgError(
-                f"biprop keeps signs only, and {name!r} has weights of different size: use `init: signed_constant`"
+                f"biprop binarises weights, but those of {name!r} differ in size; use `init: signed_constant`"
             )
     return edge_popup.find(model, task, edge_popup.Options(**asdict(options), scaled=False))

@@ -1,7 +1,7 @@
-"""Concrete Ticket Search's search (Arora & Teuscher 2025) on untrained weights, loss objective, without training afterwards.
+"""The search of Concrete Ticket Search (Arora & Teuscher 2025) for strong tickets: untrained weights, the task's loss.
 
-Concrete gates at temperature 2/3 start at the logit of the density, GradBalance holds their budget, the top k of the
-logits are kept. The budget counts the gate without noise, as in the authors' public code.
+Concrete gates with temperature 2/3 start at the logit of the density, GradBalance holds their budget, and the weights
+with the largest logits are kept. The budget counts the gates' values without noise, as in the authors' public code.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crbg.methods._ranked import asked, balanced
+from crbg.methods._scored import BudgetedSearch, required_density, search_with_budget
 from crbg.methods.contract import SearchResult, SearchTask, Traits
 
 if TYPE_CHECKING:
@@ -23,9 +23,11 @@ TRAITS = Traits("pathwise, Concrete", "exact of all together (cut at the end)")
 
 @dataclass(frozen=True)
 class Options:
-    """Adam; the rate falls to a tenth after the share `drop` of the search.
+    """Adam on the logits.
 
-    slack: the budget is that many times the target.
+    Attributes:
+        drop: Share of the search after which the learning rate falls to a tenth.
+        slack: The budget, as a multiple of the number of weights to keep.
     """
 
     lr: float = 0.1
@@ -34,14 +36,14 @@ class Options:
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
-    """Search from the density asked for and near it."""
+    """Search for a ticket of `task.density` over all layers together; the gates start at this density."""
     import torch
 
     from crbg.gates.concrete import Concrete, logit
 
-    o, density = options, asked(task, "concrete")
+    o, density = options, required_density(task, "concrete")
 
     def make(name: str, w: Tensor) -> Gate:
         return Concrete(torch.full_like(w, logit(density)))
 
-    return balanced(model, task, density, make, o.lr, o.drop, o.slack)
+    return search_with_budget(model, task, make, BudgetedSearch(density, o.lr, o.drop, o.slack))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from crbg.gates.attach import Make
+    from crbg.gates.attach import MakeGate
     from crbg.gates.base import Gate
     from crbg.masks.mask import Mask
     from crbg.search.density_controller import Penalised
@@ -182,7 +182,7 @@ def _search(model: nn.Module, task: SearchTask, o: Options, slopes: Mapping[str,
     return found
 
 
-def _gate_maker(model: nn.Module, task: SearchTask, o: Options) -> Make:
+def _gate_maker(model: nn.Module, task: SearchTask, o: Options) -> MakeGate:
     """Return the function that makes the gate of a weight, or None for a weight that stays dense.
 
     mu starts at mu0 + mu0_spread * N(0, 1), drawn from the seed and the name of the weight.

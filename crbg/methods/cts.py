@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crbg.errors import CrbgError, suggest
-from crbg.methods._ranked import asked, balanced
+from crbg.methods._scored import BudgetedSearch, required_density, search_with_budget
 from crbg.methods.contract import SearchResult, SearchTask, Traits
 from crbg.search.winning import Recipe, plain, winning
 
@@ -76,7 +76,7 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     from crbg.masks.mask import Mask
     from crbg.masks.select import keep_count, select
 
-    o, density = options, asked(task, "cts")
+    o, density = options, required_density(task, "cts")
     _check(o)
 
     def draw(batch: list[tuple[Tensor, Tensor]]) -> SearchResult:
@@ -119,7 +119,8 @@ def _search(model: nn.Module, task: SearchTask, o: Options, density: float) -> d
         return GradBalance(gates, keep, o.slack, o.memory)
 
     stage = task.stage("search", o.search, plain(task))
-    found = balanced(model, stage, density, make, o.search_lr, o.decay_at, o.slack, control, objective)
+    settings = BudgetedSearch(density, o.search_lr, o.decay_at, o.slack)
+    found = search_with_budget(model, stage, make, settings, control, objective)
     history = {k: torch.tensor([row[k] for row in found.history], dtype=torch.float64) for k in found.history[0]}
     kinds = {"scores": found.scores, "soft": found.soft, "course": history}  # names in stored files
     return {f"{kind}.{n}": t for kind, tensors in kinds.items() for n, t in tensors.items()}

@@ -1,4 +1,4 @@
-"""The dense reference: all weights trained, or only what normalises, nothing masked."""
+"""The dense reference: train all parameters, or those of the normalisation layers only, without a mask."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ TRAITS = Traits("of the weights", "all kept", "trained")
 
 @dataclass(frozen=True)
 class Options:
-    """optimiser: adam or sgd (momentum 0.9); both with a cosine to 0.
+    """The optimiser, with a cosine schedule to 0.
 
-    part: all, or norm (gains and shifts of normalisation alone).
+    Attributes:
+        optimiser: `adam`, or `sgd` with momentum 0.9.
+        part: What is trained: `all`, or `norm` (gains and shifts of normalisation layers).
     """
 
     optimiser: str = "adam"
@@ -28,7 +30,11 @@ class Options:
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
-    """Train every parameter of the part; the mask keeps everything."""
+    """Train the chosen parameters; the mask keeps every weight.
+
+    Raises:
+        CrbgError: the part is unknown, or no normalisation layer has gains or shifts.
+    """
     from crbg.gates.attach import frozen, weights
     from crbg.masks.mask import Mask
     from crbg.models.initial_weights import norms
@@ -38,7 +44,7 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
         raise CrbgError(f"unknown part {options.part!r}: {suggest(options.part, ('all', 'norm'))}")
     named = dict(model.named_parameters()) if options.part == "all" else norms(model)
     if not named:
-        raise CrbgError("part is norm, but no normalisation of the network has gains or shifts")
+        raise CrbgError("part is norm, but no normalisation layer of the network has gains or shifts; use part: all")
     made = optimiser(options.optimiser, list(named.values()), options.lr)
     with frozen(model):
         for p in named.values():

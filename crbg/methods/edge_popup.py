@@ -1,11 +1,12 @@
-"""Edge-popup (Ramanujan et al. 2020): scores by straight-through gradients, the top k of |s| of every layer kept.
+"""Edge-popup (Ramanujan et al. 2020): train scores with straight-through gradients, keep the top k of |s| per layer.
 
-With `scope: global` one threshold serves all layers, and the share kept falls to the density asked for over the first
-`reach` of the search (as in Diffenderfer & Kailkhura 2021): otherwise whole layers close at the first step.
+With `scope: global` there is one threshold for all layers, and the density falls from 1 to its target over the share
+`reach` of the search (as in Diffenderfer & Kailkhura 2021). Without this, whole layers would lose all weights in the
+first step.
 
-With `scaled` the weights grow by sqrt(1 / k) with k the share kept, as the paper means it (its code uses the share
-removed, which agrees only at k = 1/2). The factor sits in the gate, so the initial bytes are those of the other
-methods.
+With `scaled` the weights are multiplied by sqrt(1 / density), as the paper says; its code uses the share of removed
+weights, which is the same only at density 1/2. The factor is part of the gate, so the initial weights are those of the
+other methods.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crbg.errors import CrbgError
-from crbg.methods._ranked import asked, like, ranked
+from crbg.methods._scored import required_density, search_and_select, tensor_like
 from crbg.methods.contract import SearchResult, SearchTask, Traits
 
 if TYPE_CHECKING:
@@ -32,9 +33,12 @@ TRAITS = Traits("straight-through, top k", "exact by layer, or of all together")
 
 @dataclass(frozen=True)
 class Options:
-    """Settings of the paper's small-scale experiments: SGD with momentum and weight decay on the scores.
+    """SGD with momentum and weight decay on the scores, as in the paper's small-scale experiments.
 
-    scope: layer or global.
+    Attributes:
+        scaled: Multiply the weights by sqrt(1 / density).
+        scope: `layer`, the same density in every layer, or `global`, one threshold for all layers.
+        reach: Share of the search in which the density falls from 1 to its target, with `scope: global`.
     """
 
     lr: float = 0.1
@@ -48,36 +52,40 @@ class Options:
 def find(
     model: nn.Module, task: SearchTask, options: Options, hook: Callable[[list[TopK]], SearchHook] | None = None
 ) -> SearchResult:
-    """Search at `task.density`; scores start as U[-1, 1] / sqrt(fan_in), nn.Linear's own default.
+    """Search for a ticket of `task.density`; initial scores are U[-1, 1] / sqrt(fan_in), the default of `nn.Linear`.
 
-    `hook` steers a search per layer.
+    Args:
+        model: A network without gates; its weights do not change.
+        task: Batches, density, epochs, seed and loss.
+        options: Settings of the method.
+        hook: Returns the search hook for the gates, with `scope: layer`; IteRand redraws weights with it.
+
+    Raises:
+        CrbgError: the scope is unknown, or the task has no density.
     """
     import torch
 
     from crbg import rng
     from crbg.gates.scores import TopK
     from crbg.masks.select import keep_count, layer_counts
-    from crbg.search.gradbalance import OneThreshold
+    from crbg.search.gradbalance import GlobalThreshold
     from crbg.training.hooks import SearchHook
 
-    o, density = options, asked(task, "edge_popup")
+    o, density = options, required_density(task, "edge_popup")
     if o.scope not in ("layer", "global"):
-        raise CrbgError(f"edge_popup.scope is layer or global, not {o.scope!r}")
+        raise CrbgError(f"unknown scope {o.scope!r} of edge-popup's threshold; choose layer or global")
 
     def make(name: str, w: Tensor) -> Gate:
         draw = 2.0 * rng.uniform(w.numel(), task.seed, "score", name) - 1.0
-        return TopK(
-            like(w, draw / math.sqrt(math.prod(w.shape[1:]))),
-            keep_count(density, w.numel()),
-            density**-0.5 if o.scaled else 1.0,
-        )
+        initial = tensor_like(w, draw / math.sqrt(math.prod(w.shape[1:])))
+        return TopK(initial, keep_count(density, w.numel()), density**-0.5 if o.scaled else 1.0)
 
-    def learn(gates: list[Gate]) -> tuple[torch.optim.Optimizer, SearchHook]:
+    def steer(gates: list[Gate]) -> tuple[torch.optim.Optimizer, SearchHook]:
         popup = [g for g in gates if isinstance(g, TopK)]
         sgd = torch.optim.SGD([g.score for g in popup], lr=o.lr, momentum=o.momentum, weight_decay=o.weight_decay)
         if o.scope == "global":
-            return sgd, OneThreshold(popup, density, o.reach)
+            return sgd, GlobalThreshold(popup, density, o.reach)
         return sgd, hook(popup) if hook else SearchHook()
 
     counts = None if o.scope == "global" else lambda scores: layer_counts(scores, density)
-    return ranked(model, task, make, learn, counts=counts)
+    return search_and_select(model, task, make, steer, counts=counts)

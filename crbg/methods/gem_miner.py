@@ -1,14 +1,11 @@
-"""Gem-Miner's search (Sreenivasan et al.
-
-2022) without its fine-tuning: scores in [0, 1], rounded, the lowest given up in steps.
-"""
+"""Gem-Miner's search (Sreenivasan et al. 2022), without its fine-tuning: rounded scores, pruned for good in steps."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crbg.methods._ranked import asked, like, ranked
+from crbg.methods._scored import required_density, search_and_select, tensor_like
 from crbg.methods.contract import SearchResult, SearchTask, Traits
 
 if TYPE_CHECKING:
@@ -23,7 +20,12 @@ TRAITS = Traits("straight-through, rounding", "exact of all together")
 
 @dataclass(frozen=True)
 class Options:
-    """SGD on the scores; `decay` is the L2 pull towards 0, `periods` the number of times that weights are given up for good."""
+    """SGD on the scores.
+
+    Attributes:
+        decay: Weight of the L2 penalty on the scores.
+        periods: Number of times that weights are pruned.
+    """
 
     lr: float = 0.1
     momentum: float = 0.9
@@ -32,23 +34,23 @@ class Options:
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
-    """Give weights up until the asked share is left; scores start as U[0, 1]."""
+    """Prune in steps until `task.density` is left, over all layers together; initial scores are U[0, 1]."""
     import torch
 
     from crbg import rng
-    from crbg.gates.scores import Scored
+    from crbg.gates.scores import Rounded
     from crbg.masks.select import keep_count
-    from crbg.search.gradbalance import GiveUp
+    from crbg.search.gradbalance import GemMinerPruning
 
-    o, density = options, asked(task, "gem_miner")
+    o, density = options, required_density(task, "gem_miner")
 
     def make(name: str, w: Tensor) -> Gate:
-        return Scored(like(w, rng.uniform(w.numel(), task.seed, "score", name)))
+        return Rounded(tensor_like(w, rng.uniform(w.numel(), task.seed, "score", name)))
 
-    def learn(gates: list[Gate]) -> tuple[torch.optim.Optimizer, SearchHook]:
-        scored = [g for g in gates if isinstance(g, Scored)]
+    def steer(gates: list[Gate]) -> tuple[torch.optim.Optimizer, SearchHook]:
+        scored = [g for g in gates if isinstance(g, Rounded)]
         keep = keep_count(density, sum(g.p.numel() for g in scored))
         sgd = torch.optim.SGD([g.p for g in scored], lr=o.lr, momentum=o.momentum)
-        return sgd, GiveUp(scored, keep, o.periods, o.decay)
+        return sgd, GemMinerPruning(scored, keep, o.periods, o.decay)
 
-    return ranked(model, task, make, learn)
+    return search_and_select(model, task, make, steer)

@@ -1,7 +1,7 @@
-"""Hard-concrete (L0) gates (Louizos et al. 2018), one a weight, on frozen weights, held at a density by GradBalance.
+"""Hard-concrete (L0) gates (Louizos et al. 2018) on frozen weights, held at a density by GradBalance.
 
-The paper has gates on units, trains the weights with them and fixes lambda; here only the gate differs from the other
-rows.
+The paper puts gates on units, trains the weights with them and fixes lambda. Here there is one gate per weight and the
+rest of the search is that of `concrete`, so that a comparison shows the effect of the gate alone.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crbg.methods._ranked import asked, balanced, like
+from crbg.methods._scored import BudgetedSearch, required_density, search_with_budget, tensor_like
 from crbg.methods.contract import SearchResult, SearchTask, Traits
 
 if TYPE_CHECKING:
@@ -23,9 +23,13 @@ TRAITS = Traits("pathwise, stretched Concrete", "exact of all together (cut at t
 
 @dataclass(frozen=True)
 class Options:
-    """Adam; the rate falls to a tenth after the share `drop` of the search. start: P(z > 0) at first, 0 for the density.
+    """Adam on log alpha.
 
-    slack: the budget is that many times the target. spread: standard deviation of log alpha at first.
+    Attributes:
+        drop: Share of the search after which the learning rate falls to a tenth.
+        slack: The budget, as a multiple of the number of weights to keep.
+        start: Initial P(z > 0); 0 stands for the density.
+        spread: Initial standard deviation of log alpha.
     """
 
     lr: float = 0.1
@@ -36,17 +40,14 @@ class Options:
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
-    """Search from the density asked for, or from `start` down to it."""
+    """Search for a ticket of `task.density` over all layers together."""
     from crbg import rng
     from crbg.gates.concrete import HardConcrete, logit
 
-    o, density = options, asked(task, "hard_concrete")
+    o, density = options, required_density(task, "hard_concrete")
 
     def make(name: str, w: Tensor) -> Gate:
-        return HardConcrete(
-            logit(o.start or density)
-            - HardConcrete.shift
-            + o.spread * like(w, rng.normal(w.numel(), task.seed, "score", name))
-        )
+        spread = o.spread * tensor_like(w, rng.normal(w.numel(), task.seed, "score", name))
+        return HardConcrete(logit(o.start or density) - HardConcrete.shift + spread)
 
-    return balanced(model, task, density, make, o.lr, o.drop, o.slack)
+    return search_with_budget(model, task, make, BudgetedSearch(density, o.lr, o.drop, o.slack))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crbg.errors import CrbgError
-from crbg.methods._ranked import asked
+from crbg.methods._scored import required_density
 from crbg.methods.contract import SearchResult, SearchTask, Traits
 from crbg.search.winning import Recipe, Span, train, winning
 
@@ -61,7 +61,7 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     from crbg.masks.select import keep_count, select
     from crbg.search import saliency
 
-    o, density = options, asked(task, "imp")
+    o, density = options, required_density(task, "imp")
     left = shares(o, density)  # refuses wrong options before any training
 
     def draw(batch: list[tuple[Tensor, Tensor]]) -> SearchResult:

@@ -1,6 +1,7 @@
-"""Iterative randomisation (Chijiwa et al. 2021): edge-popup that draws some of the pruned weights again as it goes.
+"""Iterative randomisation (IteRand, Chijiwa et al. 2021): edge-popup that redraws some pruned weights as it searches.
 
-Not a strong ticket of one initial draw: what it finds needs the redrawn weights too, and is reported apart.
+Its result is not a strong ticket of the initial network, because it needs the redrawn weights; tables list it
+separately.
 """
 
 from __future__ import annotations
@@ -23,9 +24,12 @@ TRAITS = Traits("straight-through, top k", "exact by layer", "redrawn in part")
 
 @dataclass(frozen=True)
 class Options:
-    """SGD as in edge-popup, per layer.
+    """Edge-popup with the same density in every layer.
 
-    Every `period` steps each pruned weight is drawn again with probability `rate`.
+    Attributes:
+        scaled: Multiply the weights by sqrt(1 / density).
+        period: Number of steps between two redraws.
+        rate: Probability with which a pruned weight is redrawn.
     """
 
     lr: float = 0.1
@@ -37,7 +41,7 @@ class Options:
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
-    """Search at `task.density` in every layer; the weights of the model end as they were last drawn."""
+    """Search for a ticket of `task.density` in every layer; afterwards the model holds the redrawn weights."""
     from crbg.gates import attach
     from crbg.search.gradbalance import Redraw
 

@@ -1,6 +1,6 @@
-"""A linear probe: the last weight is trained, everything before it stays random.
+"""A linear probe: train the last layer on the random features of the layers before it.
 
-What random features give without a ticket.
+It shows how accurate the random network is without a ticket.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ TRAITS = Traits("of the last weight", "all kept", "last layer trained")
 
 @dataclass(frozen=True)
 class Options:
-    """Adam with a cosine to 0."""
+    """Adam with a cosine schedule to 0."""
 
     lr: float = 1e-3
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
-    """Train the last weight; the mask keeps everything."""
+    """Train the last weight; the mask keeps every weight."""
     import torch
 
     from crbg.gates.attach import frozen, weights

@@ -1,4 +1,4 @@
-"""Controls without a search: a random mask of the same density in every layer, or (density 1) the dense random network."""
+"""A control without a search: a random mask with the same density in every layer; at density 1 the random network."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ TRAITS = Traits("none", "exact by layer")
 
 @dataclass(frozen=True)
 class Options:
-    """There is nothing to choose."""
+    """The method has no options."""
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
-    """Draw the mask; nothing is trained and `task.epochs` is not used."""
+    """Draw the mask. Nothing is trained, and `task.epochs` is ignored."""
     from crbg.gates.attach import weights
     from crbg.masks import controls
     from crbg.masks.mask import Mask

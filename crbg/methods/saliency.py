@@ -1,7 +1,7 @@
-"""Tickets by a score of the weights before they are trained: SNIP, GraSP, SynFlow, magnitude, random; then training.
+"""Pruning at initialisation by SNIP, GraSP, SynFlow, magnitude or random scores, and training under the mask.
 
-SNIP (Lee et al. 2019) and GraSP (Wang et al. 2020) score once, SynFlow (Tanaka et al. 2020) a hundred times; all may go
-in rounds.
+SNIP (Lee et al. 2019) and GraSP (Wang et al. 2020) score once, SynFlow (Tanaka et al. 2020) in a hundred rounds; every
+score can be used in several rounds.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crbg.errors import CrbgError
-from crbg.methods._ranked import asked
+from crbg.methods._scored import required_density
 from crbg.methods.contract import SearchResult, SearchTask, Traits
 from crbg.search.winning import Recipe, winning
 
@@ -23,9 +23,11 @@ TRAITS = Traits("of the weights, once", "exact of all together", "trained afterw
 
 @dataclass(frozen=True)
 class Options(Recipe):
-    """score: snip, grasp, grasp_abs, synflow, magnitude, random.
+    """Options of the scoring, beside those of the training.
 
-    rounds: of scoring, 0 for what the score's paper does.
+    Attributes:
+        score: `snip`, `grasp`, `grasp_abs`, `synflow`, `magnitude` or `random`.
+        rounds: Number of rounds; 0 for that of the score's paper.
     """
 
     score: str = "snip"
@@ -33,19 +35,23 @@ class Options(Recipe):
 
 
 def work(o: Options, density: float | None, epochs: int) -> float:
-    """Count epochs in all; scoring costs next to nothing."""
+    """Return all epochs; the cost of scoring is negligible."""
     return o.epochs(epochs)
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
-    """Score on one class-balanced batch, keep the best, train them."""
+    """Score the weights on one class-balanced batch, keep the best, and train them.
+
+    Raises:
+        CrbgError: the score is unknown, the number of rounds is negative, or the task has no density.
+    """
     from crbg.masks.select import keep_count, select
     from crbg.search import saliency
 
-    o, density = options, asked(task, "saliency")
+    o, density = options, required_density(task, "saliency")
     if o.rounds < 0:
         raise CrbgError(f"rounds {o.rounds} must be at least 0")
-    saliency.by_name(o.score)  # refused before the warm-up
+    saliency.by_name(o.score)  # checks the name before any training
     rounds = o.rounds or (100 if o.score == "synflow" else 1)
 
     def draw(batch: list[tuple[Tensor, Tensor]]) -> SearchResult:

@@ -1,7 +1,8 @@
-"""Sparse variational dropout (Molchanov et al. 2017): weights and their noise are trained, and what is mostly noise is dropped.
+"""Sparse variational dropout (Molchanov et al. 2017): train weights with their noise, drop those that are mostly noise.
 
-Not a strong ticket: the weights are trained. q(w) = N(theta, sigma^2); log alpha = log sigma^2 - log theta^2; a weight
-with log alpha >= 3 is dropped. The share kept follows from the data, so no density can be asked for.
+The posterior of a weight is q(w) = N(theta, sigma^2), and log alpha = log sigma^2 - log theta^2; weights with
+log alpha >= 3 are dropped. The weights are trained, so this is not a strong ticket. The density follows from the data
+and cannot be chosen.
 """
 
 from __future__ import annotations
@@ -22,7 +23,14 @@ TRAITS = Traits("pathwise, Gaussian on outputs", "whatever the data give", "trai
 
 @dataclass(frozen=True)
 class Options:
-    """Adam, its rate flat for the first half and then falling to 0; the KL term rises between the shares `silent` and `full`."""
+    """Adam on weights and noise; its rate is constant in the first half and then falls linearly to 0.
+
+    Attributes:
+        log_sigma2: Initial log sigma^2.
+        threshold: Weights with log alpha at or above it are dropped.
+        silent: Share of the training until which the weight of the KL term is 0.
+        full: Share of the training from which it is 1; it rises linearly between the two.
+    """
 
     lr: float = 1e-3
     log_sigma2: float = -10.0
@@ -32,7 +40,11 @@ class Options:
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
-    """Train, and keep the weights whose log alpha is below the threshold."""
+    """Train, and keep the weights whose log alpha is below the threshold.
+
+    Raises:
+        CrbgError: a density is given, several processes share the run, or a layer is neither Linear nor Conv2d.
+    """
     import torch
 
     from crbg.masks.mask import Mask
@@ -41,11 +53,11 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     o = options
     if distributed.size() > 1:
         raise CrbgError(
-            "sparse_vd draws noise for every example, which several processes would not share; run it in one"
+            "sparse_vd draws noise for every example, which does not work with several processes; use one process"
         )
     if task.density is not None:
         raise CrbgError("sparse_vd finds its own sparsity; leave density out")
-    with torch.random.fork_rng(devices=[]):  # a loader that shuffles draws here from the global generator
+    with torch.random.fork_rng(devices=[]):  # a shuffling loader would consume random numbers of the search
         images = len(task.batches) * len(next(iter(task.batches.epoch(0)))[0])
     with Variational(model, o.log_sigma2, o.threshold, lambda p: ramp(p, o.silent, o.full) / images) as noisy:
         adam = torch.optim.Adam([*noisy.weights.values(), *noisy.log_sigma2.parameters()], lr=o.lr, fused=True)

@@ -1,8 +1,8 @@
-"""Stochastic gates with the settings their authors published (Yamada et al. 2020), put on frozen weights as they are.
+"""Stochastic gates (STG, Yamada et al. 2020) with their published settings, on frozen weights.
 
-The paper's gates stand on input features of a network that is trained with them; here they stand on weights, and
-nothing else is trained. Its learning rate hardly moves a gate in a search of usual length: the row shows what the
-settings give, not what the gate can do.
+The paper puts gates on the input features of a network that is trained with them. Here they are on the weights, which
+stay frozen. The published learning rate hardly moves a gate in a search of usual length, so the results show these
+settings, not the potential of the gate.
 """
 
 from __future__ import annotations
@@ -24,7 +24,14 @@ TRAITS = Traits("pathwise, clipped Gaussian", "whatever the penalty gives")
 
 @dataclass(frozen=True)
 class Options:
-    """Adam at a constant rate; `weight` times the mean of Phi(mu / sigma); weight decay pulls mu to 1/2, where it starts."""
+    """Adam with a constant learning rate.
+
+    Attributes:
+        sigma: Standard deviation of the noise, and sigma of the penalty.
+        weight: Factor on the penalty, the mean of Phi(mu / sigma).
+        weight_decay: Weight decay on mu - 1/2, as in the authors' code.
+        spread: Initial standard deviation of mu, around 1/2.
+    """
 
     sigma: float = 0.5
     weight: float = 0.1
@@ -34,14 +41,18 @@ class Options:
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
-    """Search, and keep the gates whose noise-free value mu is above 1/2; the real-valued gates are kept beside."""
+    """Train the gates, and keep the weights with mu > 1/2; the result also holds the real-valued gates.
+
+    Raises:
+        CrbgError: a density is given.
+    """
     import torch
 
     from crbg import rng
     from crbg.gates import attach
     from crbg.gates.gaussian import Gaussian
     from crbg.masks.mask import Mask
-    from crbg.methods._ranked import like
+    from crbg.methods._scored import tensor_like
     from crbg.search import density_controller
 
     o = options
@@ -49,9 +60,8 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
         raise CrbgError("stg finds its own sparsity; leave density out")
 
     def make(name: str, w: Tensor) -> Gate:
-        return Gaussian(
-            0.5 + o.spread * like(w, rng.normal(w.numel(), task.seed, "mu", name)), noise=o.sigma, penalty_sigma=o.sigma
-        )
+        mu = 0.5 + o.spread * tensor_like(w, rng.normal(w.numel(), task.seed, "mu", name))
+        return Gaussian(mu, noise=o.sigma, penalty_sigma=o.sigma)
 
     with attach.frozen(model), attach.gated(model, make), attach.sampling(model):
         search = density_controller.Centred(model, "induce_sparse", o.weight, o.weight_decay)

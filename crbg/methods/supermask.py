@@ -1,6 +1,6 @@
-"""Supermasks (Zhou et al. 2019): masks drawn from Bernoulli(sigmoid(v)), v learnt through the probability.
+"""Supermasks (Zhou et al. 2019): masks drawn from Bernoulli(sigmoid(v)); v is trained through the probability.
 
-The paper controls no density; here v starts at the logit of the density asked for, and the ticket is the top k of v.
+The paper does not control the density. Here v starts at the logit of the density, and the ticket keeps the top k of v.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crbg.methods._ranked import asked, like, ranked
+from crbg.methods._scored import required_density, search_and_select, tensor_like
 from crbg.methods.contract import SearchResult, SearchTask, Traits
 
 if TYPE_CHECKING:
@@ -22,7 +22,11 @@ TRAITS = Traits("straight-through, Bernoulli draws", "exact of all together (cut
 
 @dataclass(frozen=True)
 class Options:
-    """SGD with the paper's large learning rate. rescale: multiply kept weights by total / kept of their layer."""
+    """SGD with the paper's large learning rate.
+
+    Attributes:
+        rescale: Multiply the kept weights by total / kept of their layer ("dynamic weight rescaling").
+    """
 
     lr: float = 100.0
     momentum: float = 0.0
@@ -30,7 +34,7 @@ class Options:
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
-    """Search from the density asked for."""
+    """Search for a ticket of `task.density` over all layers together."""
     import torch
 
     from crbg import rng
@@ -38,12 +42,12 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     from crbg.gates.scores import Sampled
     from crbg.training.hooks import SearchHook
 
-    o, start = options, logit(asked(task, "supermask"))
+    o, start = options, logit(required_density(task, "supermask"))
 
     def make(name: str, w: Tensor) -> Gate:
-        return Sampled(start + 0.01 * like(w, rng.normal(w.numel(), task.seed, "score", name)), o.rescale)
+        return Sampled(start + 0.01 * tensor_like(w, rng.normal(w.numel(), task.seed, "score", name)), o.rescale)
 
-    def learn(gates: list[Gate]) -> tuple[torch.optim.Optimizer, SearchHook]:
+    def steer(gates: list[Gate]) -> tuple[torch.optim.Optimizer, SearchHook]:
         return torch.optim.SGD([p for g in gates for p in g.parameters()], lr=o.lr, momentum=o.momentum), SearchHook()
 
-    return ranked(model, task, make, learn, sampling=True)
+    return search_and_select(model, task, make, steer, sampling=True)

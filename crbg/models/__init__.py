@@ -1,7 +1,8 @@
-"""Architectures: one file each. A file states which names it answers to and builds them.
+"""Architectures, one module for each family.
 
-A file holds `NAMES`, a regular expression for the model names it knows (read without importing the file, so planning
-needs no torch), and `build(name, in_shape, classes, **options) -> nn.Module`.
+A module defines `NAMES`, a regular expression of the model names that it builds, and
+`build(name, in_shape, classes, **options) -> nn.Module`. `NAMES` is read without importing the module, so planning
+needs no torch.
 """
 
 from crbg.models.registry import build, families, family, initial

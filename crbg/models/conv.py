@@ -1,7 +1,8 @@
-"""Conv-2, -4, -6 and -8 (Frankle & Carbin 2019): pairs of 3x3 convolutions, a 2x2 maximum after each, two hidden layers of 256.
+"""Conv-2, Conv-4, Conv-6 and Conv-8 (Frankle & Carbin 2019): `conv2`, `conv4`, `conv6`, `conv8`.
 
-No biases. `norm="batch"` puts batch norm without gains after every layer but the last; `width` multiplies all hidden
-widths.
+Pairs of 3x3 convolutions, each pair followed by 2x2 max-pooling, then two hidden layers of 256 units. Layers have no
+biases. `norm="batch"` adds batch norm without gains and shifts after every layer but the last; `width` multiplies all
+hidden widths.
 """
 
 from __future__ import annotations
@@ -15,18 +16,23 @@ NORMS = ("none", "batch")
 
 
 def build(name: str, in_shape: tuple[int, ...], classes: int, norm: str = "none", width: float = 1.0) -> nn.Module:
-    """Build the network for images of any size that still has a pixel after its maxima; layers are called conv1, ..., fc1, fc2, fc3."""
+    """Build the network; its layers are called conv1, conv2, ..., fc1, fc2, fc3.
+
+    Raises:
+        CrbgError: the normalisation is unknown, the images are too small for the pooling, or a layer has no units.
+    """
     if norm not in NORMS:
         raise CrbgError(f"model_args.norm: unknown normalisation {norm!r}: {suggest(norm, NORMS)}")
     pairs, (channels, *size) = int(name[-1]) // 2, in_shape
     widths = [round(w * width) for w in (64, 128, 256, 512)[:pairs]]
     if min(size) < 2**pairs or min(*widths, round(256 * width)) < 1:
         raise CrbgError(
-            f"{name} halves its images {pairs} times, and has layers of width {width} x 64 to 512: {in_shape} is too little"
+            f"{name} with width {width} cannot take images of shape {in_shape}: it halves them {pairs} times, and "
+            "every layer needs at least one unit"
         )
     net, batch = nn.Sequential(), norm == "batch"
 
-    def then(layer: nn.Module, out: int, kind: type[nn.Module]) -> None:
+    def add(layer: nn.Module, out: int, kind: type[nn.Module]) -> None:
         stem = "conv" if isinstance(layer, nn.Conv2d) else "fc"
         number = sum(n.startswith(stem) for n, _ in net.named_children()) + 1
         net.add_module(f"{stem}{number}", layer)
@@ -35,14 +41,14 @@ def build(name: str, in_shape: tuple[int, ...], classes: int, norm: str = "none"
         net.add_module(f"act_{stem}{number}", nn.ReLU())
 
     for i, w in enumerate(widths, start=1):
-        then(nn.Conv2d(channels, w, 3, padding=1, bias=False), w, nn.BatchNorm2d)
-        then(nn.Conv2d(w, w, 3, padding=1, bias=False), w, nn.BatchNorm2d)
+        add(nn.Conv2d(channels, w, 3, padding=1, bias=False), w, nn.BatchNorm2d)
+        add(nn.Conv2d(w, w, 3, padding=1, bias=False), w, nn.BatchNorm2d)
         net.add_module(f"pool{i}", nn.MaxPool2d(2))
         channels = w
     net.add_module("flatten", nn.Flatten())
     features = channels * (size[0] >> pairs) * (size[1] >> pairs)
     for _ in range(2):
-        then(nn.Linear(features, hidden := round(256 * width), bias=False), hidden, nn.BatchNorm1d)
+        add(nn.Linear(features, hidden := round(256 * width), bias=False), hidden, nn.BatchNorm1d)
         features = hidden
     net.add_module("fc3", nn.Linear(features, classes, bias=False))
     return net

@@ -1,4 +1,4 @@
-"""Initial weights from a seed, byte-identical on every machine, and the role of every tensor of a network."""
+"""Initial weights from a seed, the same bytes on every machine, and the roles of a network's tensors."""
 
 from __future__ import annotations
 
@@ -15,16 +15,21 @@ from crbg.errors import CrbgError, suggest
 from crbg.gates.attach import weights
 from crbg.rng import LAWS
 
-_NORMS = (
-    nn.modules.batchnorm._NormBase,
-    nn.LayerNorm,
-    nn.GroupNorm,
-    nn.RMSNorm,
-)
+_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 def unit_draw(name: str, shape: tuple[int, ...], law: str, seed: int) -> np.ndarray:
-    """Draw the weights of one tensor before any scale, as float64."""
+    """Draw the weights of one tensor before scaling, as float64.
+
+    Args:
+        name: Name of the tensor, which selects the random stream.
+        shape: Shape of the tensor.
+        law: Distribution of the weights, one of `crbg.rng.LAWS`.
+        seed: Seed of the network.
+
+    Raises:
+        CrbgError: the law is unknown.
+    """
     count = math.prod(shape)
     if law in ("uniform", "uniform_fan"):
         flat = 2.0 * rng.uniform(count, seed, "init", name) - 1.0
@@ -40,9 +45,11 @@ def unit_draw(name: str, shape: tuple[int, ...], law: str, seed: int) -> np.ndar
 def law_scale(shape: tuple[int, ...], law: str, scale: float) -> float:
     """Return the factor on the unit draw.
 
-    uniform: W ~ U[-scale, scale], the thesis's law with alpha = scale, the same for every tensor. The others are
-    fan-aware, and `scale` multiplies: uniform_fan scale * sqrt(6 / fan_in), signed_constant and kaiming_normal
-    scale * sqrt(2 / fan_in), with fan_in = product of all axes but the first.
+    - `uniform`: scale, so W ~ U[-scale, scale] in every tensor, as in the thesis with alpha = scale.
+    - `uniform_fan`: scale * sqrt(6 / fan_in).
+    - `signed_constant`, `kaiming_normal`: scale * sqrt(2 / fan_in).
+
+    fan_in is the product of all axes but the first.
     """
     fan_in = math.prod(shape[1:])
     return {
@@ -57,12 +64,26 @@ def law_scale(shape: tuple[int, ...], law: str, scale: float) -> float:
 def initialise(
     model: nn.Module, law: str, scale: float, seed: int, only: Collection[str] | None = None
 ) -> dict[str, str]:
-    """Overwrite every tensor of a model, or `only` those named, and return the role of each by name.
+    """Draw the initial tensors of a model in place, and return the role of each.
 
-    Gateable weights follow the law. Normalisation gains and LayerScale become 1 and shifts and biases 0: timm starts
-    some gains at 0 or 1e-6, which would switch frozen residual branches off for ever. Embeddings and other tables
-    follow U[-0.02 sqrt(3), 0.02 sqrt(3)] (standard deviation 0.02). Running statistics are reset. PReLU slopes keep
-    their value.
+    - Weights that can be gated follow the law.
+    - Gains of normalisation layers and LayerScale become 1, shifts and biases 0. timm initialises some gains to 0 or
+      1e-6, which would disable residual branches for good when they are frozen.
+    - Embeddings and other tables follow U[-0.02 sqrt(3), 0.02 sqrt(3)], with standard deviation 0.02.
+    - Running statistics are reset. PReLU slopes keep their value.
+
+    Args:
+        model: The network; it is changed in place.
+        law: Distribution of the weights, one of `crbg.rng.LAWS`.
+        scale: Factor of the law, see `law_scale`.
+        seed: Seed of the network.
+        only: If given, only tensors of these names are drawn.
+
+    Returns:
+        `gated`, `frozen` or `recalibrated` (running statistics), by tensor name.
+
+    Raises:
+        CrbgError: the law is unknown, or two modules share a weight.
     """
     roles: dict[str, str] = {}
     gateable = weights(model)
@@ -99,7 +120,7 @@ def initialise(
 
 
 def norms(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Name the gains and shifts of the normalisation layers."""
+    """Return the gains and shifts of the normalisation layers, by name."""
     return {
         f"{p}.{n}": t
         for p, m in model.named_modules()
@@ -112,7 +133,7 @@ RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, shapes, dtypes and bytes, in the order of the names."""
+    """Return the SHA-256 of names, shapes, dtypes and bytes, with tensors sorted by name."""
     h = hashlib.sha256()
     for name in sorted(tensors):
         t = tensors[name].detach().cpu().contiguous()

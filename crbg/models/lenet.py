@@ -1,7 +1,7 @@
-"""LeNet-300-100 and every other fully connected network: `lenet-300-100`, `lenet-500-500-500-500`, `lenet-16-10`.
+"""LeNet-300-100 and other fully connected networks, named by their hidden widths: `lenet-300-100`, `lenet-16-10`.
 
-No biases. Between the layers stands a leaky rectifier with slope 1/4, the value at which the thesis's PReLU starts; a
-PReLU whose slope learns would be a trained parameter, so it is an option (`activation="prelu"`), not the default.
+Layers have no biases. The default activation is a leaky ReLU with slope 1/4, the initial slope of the thesis's PReLU. A
+PReLU has a trained slope, so it is an option (`activation="prelu"`) and not the default.
 """
 
 from __future__ import annotations
@@ -26,12 +26,16 @@ ACTIVATIONS: dict[str, Callable[[int], nn.Module]] = {
 
 
 def build(name: str, in_shape: tuple[int, ...], classes: int, activation: str = "leaky") -> nn.Module:
-    """Build the network whose hidden widths stand in its name; input is flattened. Layers are called fc1, fc2, ..."""
+    """Build the network for flattened images; its layers are called fc1, fc2, ...
+
+    Raises:
+        CrbgError: the activation is unknown, or a width is 0.
+    """
     if activation not in ACTIVATIONS:
         raise CrbgError(f"unknown activation {activation!r}: {suggest(activation, ACTIVATIONS)}")
     widths = [math.prod(in_shape), *map(int, name.split("-")[1:]), classes]
     if min(widths) < 1:
-        raise CrbgError(f"model {name!r} has a layer of width 0")
+        raise CrbgError(f"model {name!r} has a layer of width 0; every width must be at least 1")
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     for i, (fan_in, fan_out) in enumerate(itertools.pairwise(widths), start=1):
         if i > 1:

@@ -1,4 +1,4 @@
-"""Architectures by name."""
+"""The registry of architectures: names, and the networks they stand for."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @functools.cache
 def families() -> dict[str, str]:
-    """Map each file of this folder to the pattern of the names that it builds."""
+    """Return the pattern of the model names that each module of this package builds, by module name."""
     found = {}
     folders = importlib.import_module("crbg.models").__path__
     for path in sorted(p for folder in folders for p in Path(folder).glob("[a-z]*.py")):
@@ -28,7 +28,11 @@ def families() -> dict[str, str]:
 
 
 def family(name: str) -> str:
-    """Find the file that builds a name, or say which names there are."""
+    """Return the name of the module that builds a model.
+
+    Raises:
+        CrbgError: the model is unknown.
+    """
     for stem, pattern in families().items():
         if re.fullmatch(pattern, name):
             return stem
@@ -40,9 +44,25 @@ def family(name: str) -> str:
 def initial(
     name: str, in_shape: tuple[int, ...], classes: int, law: str, scale: float, seed: int, **options: Any
 ) -> tuple[nn.Module, dict[str, str]]:
-    """Build a network with its initial tensors, and say what role each has.
+    """Build a network with its initial tensors.
 
-    With the law "imagenet" they are those that timm offers; a head or stem of another shape is drawn as kaiming_normal.
+    With the law "imagenet" the tensors are timm's pretrained ones; a head or stem of another shape is drawn as
+    `kaiming_normal`.
+
+    Args:
+        name: Name of the model.
+        in_shape: Shape of an input, (channels, height, width).
+        classes: Number of outputs.
+        law: Distribution of the weights, one of `crbg.rng.LAWS`, or "imagenet".
+        scale: Factor of the law.
+        seed: Seed of the network.
+        **options: Arguments of the model.
+
+    Returns:
+        The network, and the role of each tensor by name.
+
+    Raises:
+        CrbgError: the model, its arguments or the law are unknown, or there are no pretrained weights.
     """
     from crbg.models.initial_weights import initialise
 
@@ -51,13 +71,17 @@ def initial(
         return model, initialise(model, law, scale, seed)
     module = importlib.import_module(f"crbg.models.{family(name)}")
     if not hasattr(module, "pretrained"):
-        raise CrbgError(f"there are no ImageNet weights for {name!r}; `init: imagenet` is for networks of timm")
+        raise CrbgError(f"there are no ImageNet weights for {name!r}; `init: imagenet` works with timm models only")
     model, own = module.pretrained(name, in_shape, classes, **options)
     return model, initialise(model, "kaiming_normal", scale, seed, own)
 
 
 def build(name: str, in_shape: tuple[int, ...], classes: int, **options: Any) -> nn.Module:
-    """Build a network for images of shape (channels, height, width)."""
+    """Build a network for images of shape (channels, height, width).
+
+    Raises:
+        CrbgError: the model or an argument is unknown.
+    """
     module = importlib.import_module(f"crbg.models.{family(name)}")
     try:
         return module.build(name, in_shape, classes, **options)  # type: ignore[no-any-return]

@@ -1,8 +1,8 @@
 """Residual networks for small images (He et al. 2016, section 4.2): `resnet20`, `resnet32`, ... with 6 n + 2 layers.
 
-Shortcuts that change the shape are 3x3 convolutions with batch norm, as Concrete Ticket Search has them (291 376
-weights in resnet20); `shortcut=1` gives the 1x1 ones of other codes (270 896). Batch norm has gains and shifts only
-with `affine=True`, for methods that train them. `width` multiplies 16, 32, 64.
+Shortcuts that change the shape are 3x3 convolutions with batch norm, as in Concrete Ticket Search (291 376 weights in
+resnet20); `shortcut=1` gives the 1x1 convolutions of other codes (270 896 weights). Batch norm has gains and shifts
+only with `affine=True`, for methods that train them. `width` multiplies the widths 16, 32 and 64.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ NAMES = r"resnet(20|32|44|56|110)"
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions beside a shortcut: relu(norm(conv(relu(norm(conv(x))))) + shortcut(x))."""
+    """A residual block of two 3x3 convolutions: relu(norm(conv(relu(norm(conv(x))))) + shortcut(x))."""
 
     def __init__(self, inner: int, outer: int, stride: int, shortcut: int, affine: bool) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Block(nn.Module):
             self.shortcut = nn.Sequential(change, nn.BatchNorm2d(outer, affine=affine))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Transform images (N, inner, H, W) to (N, outer, H / stride, W / stride)."""
+        """Map features (N, inner, H, W) to (N, outer, H / stride, W / stride)."""
         y = self.norm2(self.conv2(self.act1(self.norm1(self.conv1(x)))))
         return self.act2(y + self.shortcut(x))  # type: ignore[no-any-return]
 
@@ -39,12 +39,16 @@ class Block(nn.Module):
 def build(
     name: str, in_shape: tuple[int, ...], classes: int, shortcut: int = 3, width: float = 1.0, affine: bool = False
 ) -> nn.Module:
-    """Build the network; stages are called stage1 to stage3, the head fc."""
+    """Build the network; its stages are called stage1, stage2 and stage3, its head fc.
+
+    Raises:
+        CrbgError: the shortcut is neither 1 nor 3, or a layer has no channels.
+    """
     if shortcut not in (1, 3):
-        raise CrbgError(f"model_args.shortcut is the size of the shortcuts' kernels, 1 or 3, not {shortcut!r}")
+        raise CrbgError(f"model_args.shortcut, the kernel size of shortcuts, must be 1 or 3, not {shortcut!r}")
     widths = [round(w * width) for w in (16, 32, 64)]
     if min(widths) < 1:
-        raise CrbgError(f"{name} with width {width} has layers without channels")
+        raise CrbgError(f"{name} with width {width} has layers without channels; use a larger width")
     blocks = (int(re.sub(r"\D", "", name)) - 2) // 6
     net = nn.Sequential()
     net.add_module("conv", nn.Conv2d(in_shape[0], widths[0], 3, padding=1, bias=False))

@@ -1,9 +1,9 @@
-"""Any network of timm: `timm:resnet50`, `timm:vit_base_patch16_224`, `timm:swin_tiny_patch4_window7_224`.
+"""Any timm model: `timm:resnet50`, `timm:vit_base_patch16_224`, `timm:swin_tiny_patch4_window7_224`.
 
-Built for the images at hand (`in_chans`, and `img_size` where the network takes one); further `model_args` go to
-`timm.create_model`, e.g. `patch_size: 4` for a ViT on 32 pixels. `stem: cifar` gives a residual network a 3x3 first
-convolution with stride 1 and no maximum after it. Weights of ImageNet come from timm's hub, or from where CRBG_WEIGHTS
-says: a file, or a folder with NAME.safetensors.
+The number of channels, the image size and the number of classes follow from the data. Further `model_args` go to
+`timm.create_model`, e.g. `patch_size: 4` for a ViT on images of 32 pixels. `stem: cifar` replaces the stem of a
+residual network by a 3x3 convolution with stride 1, without max-pooling. ImageNet weights come from timm's hub, or from
+the path in the environment variable CRBG_WEIGHTS: a file, or a folder with NAME.safetensors.
 """
 
 from __future__ import annotations
@@ -19,67 +19,81 @@ from torch import nn
 from crbg.errors import CrbgError, suggest
 
 NAMES = r"timm:[\w.]+"
-_absent: dict[
-    str, str
-] = {}  # what this process could not download: a hub that is out of reach takes a minute to say so
+# Failed downloads of this process, as error messages: a hub that cannot be reached takes a minute to fail.
+_absent: dict[str, str] = {}
 SUFFIXES = (".safetensors", ".pth", ".bin")
 
 
 def build(name: str, in_shape: tuple[int, ...], classes: int, stem: str = "imagenet", **options: Any) -> nn.Module:
-    """Build a timm model by its name after the colon, without any weights of others."""
+    """Build a timm model without pretrained weights.
+
+    Raises:
+        CrbgError: timm has no such model, or it does not fit the images or the arguments.
+    """
     return _create(name, in_shape, classes, stem, options, {"pretrained": False})
 
 
 def pretrained(
     name: str, in_shape: tuple[int, ...], classes: int, stem: str = "imagenet", **options: Any
 ) -> tuple[nn.Module, set[str]]:
-    """Build it with weights trained on ImageNet; the second part names the tensors that are not from there: head and changed stem.
+    """Build a timm model with ImageNet weights.
+
+    Returns:
+        The model, and the names of the tensors without pretrained values: those of a new head or a changed stem.
 
     Raises:
-        CrbgError: the weights are not on this machine and cannot be downloaded, or the file does not hold them.
+        CrbgError: the weights are not on this machine and cannot be downloaded, or the file does not have them.
     """
     plain, place = _known(name), os.environ.get("CRBG_WEIGHTS")
     if not place and plain in _absent:
         raise CrbgError(_absent[plain])
     how: dict[str, Any] = {"pretrained": True}
     if place:
-        path = Path(place).expanduser()
-        if path.is_dir():
-            path = next(
-                (path / f"{plain}{s}" for s in SUFFIXES if (path / f"{plain}{s}").exists()),
-                path / f"{plain}{SUFFIXES[0]}",
-            )
-        if not path.is_file():
-            raise CrbgError(
-                f"CRBG_WEIGHTS names {place}, and there is no file {path} with ImageNet weights of {plain!r}"
-            )
+        path = _weights_file(plain, Path(place).expanduser())
         how["pretrained_cfg_overlay"] = {"file": str(path)}
     try:
         model = _create(name, in_shape, classes, stem, options, how)
     except CrbgError:
         raise
-    except Exception as error:  # a damaged file, another network's file, no network: each fails in its own way
+    except Exception as error:  # a damaged file, a file of another model and a failed download raise different types
         text = " ".join(str(error).split())[:160]
         if place:
-            raise CrbgError(f"{path} does not hold weights of {plain!r} ({type(error).__name__}: {text})") from None
-        build(name, in_shape, classes, stem, **options)  # says so if it is the model's arguments that are wrong
+            raise CrbgError(
+                f"{path} does not hold weights of {plain!r} ({type(error).__name__}: {text}); set CRBG_WEIGHTS to a "
+                "file that does"
+            ) from None
+        build(name, in_shape, classes, stem, **options)  # raises if the arguments of the model are the cause
         _absent[plain] = (
             f"ImageNet weights of {plain!r} are not here and could not be downloaded ({type(error).__name__}: {text}); "
             "set CRBG_WEIGHTS to a file that holds them, or to a folder with such files"
         )
         raise CrbgError(_absent[plain]) from None
-    known: Any = model.pretrained_cfg
-    heads = known.get("classifier") or ()
-    own = [heads] if isinstance(heads, str) else list(heads)
-    own = own if known.get("num_classes") != classes else []
-    own += ["conv1"] if stem == "cifar" else []
-    return model, {n for n, _ in model.named_parameters() if any(n.startswith(f"{head}.") for head in own)}
+    config: Any = model.pretrained_cfg
+    heads = config.get("classifier") or ()
+    fresh = [heads] if isinstance(heads, str) else list(heads)
+    fresh = fresh if config.get("num_classes") != classes else []
+    fresh += ["conv1"] if stem == "cifar" else []
+    return model, {n for n, _ in model.named_parameters() if any(n.startswith(f"{part}.") for part in fresh)}
+
+
+def _weights_file(plain: str, path: Path) -> Path:
+    """Return the file with the weights of a model, given CRBG_WEIGHTS: a file, or a folder."""
+    if path.is_dir():
+        candidates = [path / f"{plain}{suffix}" for suffix in SUFFIXES]
+        path = next((file for file in candidates if file.exists()), candidates[0])
+    if not path.is_file():
+        raise CrbgError(f"CRBG_WEIGHTS is set, but there is no file {path} with ImageNet weights of {plain!r}")
+    return path
 
 
 def _known(name: str) -> str:
-    """Return timm's own name of a model."""
+    """Return timm's name of a model.
+
+    Raises:
+        CrbgError: timm has no such model.
+    """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # importing timm warns of its own deprecated modules
+        warnings.simplefilter("ignore")  # importing timm causes warnings about its deprecated modules
         import timm
     plain = name.removeprefix("timm:")
     if not timm.is_model(plain):
@@ -90,16 +104,21 @@ def _known(name: str) -> str:
 def _create(
     name: str, in_shape: tuple[int, ...], classes: int, stem: str, options: dict[str, Any], how: dict[str, Any]
 ) -> nn.Module:
+    """Create a timm model for images of a shape, and check that it accepts them.
+
+    `options` are the user's arguments of the model, `how` this module's arguments on pretrained weights.
+    """
     import timm
 
     plain = _known(name)
     if files := sorted(k for k in options if k.startswith(("checkpoint", "pretrained", "cache"))):
         raise CrbgError(
-            f"model {name!r}: {', '.join(files)} would read weights from elsewhere; `init: imagenet` says so openly"
+            f"model {name!r}: {', '.join(files)} would load other weights; leave it out, and use `init: imagenet` for "
+            "pretrained ones"
         )
     if given := sorted({"in_chans", "num_classes", "img_size"} & set(options)):
         raise CrbgError(
-            f"model {name!r}: {', '.join(given)} follow from the data (`size` enlarges its images); leave them out"
+            f"model {name!r}: {', '.join(given)} follow from the data; leave them out (`size` enlarges the images)"
         )
     known = {"num_classes": classes, "in_chans": in_shape[0], **options, **how}
     try:
@@ -117,29 +136,35 @@ def _create(
     edges = zip(in_shape[1:], (patch, patch) if isinstance(patch, int) else patch, strict=True)
     if any(edge % p for edge, p in edges):
         raise CrbgError(
-            f"patches of {patch} pixels do not divide images of {in_shape[1:]}: set model_args.patch_size, or size"
+            f"patches of {patch} pixels do not divide images of {in_shape[1:]}; set model_args.patch_size, or size"
         )
     if stem == "cifar":
-        first = getattr(model, "conv1", None)
-        if not isinstance(first, nn.Conv2d) or not isinstance(getattr(model, "maxpool", None), nn.Module):
-            raise CrbgError(f"model {name!r} has no stem of conv1 and maxpool that `stem: cifar` could replace")
-        model.conv1 = nn.Conv2d(in_shape[0], first.out_channels, 3, padding=1, bias=False)
-        model.maxpool = nn.Identity()
+        _replace_stem(name, model, in_shape[0])
     elif stem != "imagenet":
         raise CrbgError(f"unknown stem {stem!r}: {suggest(stem, ('imagenet', 'cifar'))}")
     _try(model, plain, in_shape)
     return model
 
 
+def _replace_stem(name: str, model: nn.Module, channels: int) -> None:
+    first = getattr(model, "conv1", None)
+    if not isinstance(first, nn.Conv2d) or not isinstance(getattr(model, "maxpool", None), nn.Module):
+        raise CrbgError(
+            f"model {name!r} has no conv1 and maxpool that `stem: cifar` could replace; use `stem: imagenet`"
+        )
+    model.conv1 = nn.Conv2d(channels, first.out_channels, 3, padding=1, bias=False)
+    model.maxpool = nn.Identity()
+
+
 @torch.no_grad()
 def _try(model: nn.Module, plain: str, in_shape: tuple[int, ...]) -> None:
-    """Pass one image through: some networks are built for any size and take only their own."""
+    """Run the model on one image: some models can be built for any size but accept only their own."""
     was = model.training
     try:
         model.eval()(torch.zeros(1, *in_shape))
     except RuntimeError as error:
         own = getattr(model, "pretrained_cfg", {}).get("input_size", ("?",))
         raise CrbgError(
-            f"{plain!r} cannot take images of shape {in_shape} ({error}); its own is {own}: set size"
+            f"{plain!r} cannot take images of shape {in_shape} ({error}); it is made for {own}: set `size`"
         ) from None
     model.train(was)

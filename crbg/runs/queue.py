@@ -289,9 +289,7 @@ def title(cell: Cell, differing: str = "") -> str:
     return f"{cell.arm} {cell.spec.slug()} seed {cell.seed}" + (f" ({differing})" if differing else "")
 
 
-def line(
-    cell: Cell, record: Record, tested: float | None = None, where: str = "", differing: str = ""
-) -> str:
+def line(cell: Cell, record: Record, tested: float | None = None, where: str = "", differing: str = "") -> str:
     """Write the outcome of a run as a line of a log, with its test accuracy and its place where these are given."""
     name, best, constant = title(cell, differing), record.accuracy(), record.controls().get("constant")
     if best is None:

@@ -1,1 +1,1 @@
-"""What steers a search: penalties, controllers, objectives, scores."""
+"""The parts of a search: penalties, density controllers, objectives and scores."""

@@ -1,4 +1,4 @@
-"""Sparsity control: the search hooks that add penalties to gate gradients and steer them to a density."""
+"""Search hooks that add penalties to the gradients of Gaussian gates and hold the search at a density."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from crbg.errors import CrbgError
-from crbg.gates.attach import gates
+from crbg.gates.attach import attached_gates
 from crbg.gates.gaussian import Gaussian, Units
 from crbg.gates.kernels import layout
 from crbg.search.penalties import Penalty, penalty, slope_into
@@ -19,25 +19,32 @@ from crbg.training import distributed
 from crbg.training.clock import Collapse
 from crbg.training.hooks import Row, SearchHook
 
-BINS = (-1.0, 2.0, 60)  # range of mu and number of bins of its histograms; values outside count in the end bins
+BINS = (-1.0, 2.0, 60)  # histograms of mu: lowest edge, highest edge, number of bins; the end bins hold the rest
 
 
 class Penalised(SearchHook):
-    """Add lambda times the mean of one penalty over all gates: the thesis's objective with a fixed lambda.
+    """The thesis's objective with a fixed lambda: add lambda times the mean penalty over all gates to the loss.
 
-    `anneal_to` lowers (or raises) the noise linearly to another level over the first 80 % of the search.
+    Args:
+        model: A network with Gaussian gates.
+        name: Name of the penalty, as for `crbg.search.penalties.penalty`.
+        weight: The factor lambda on the mean penalty.
+        anneal_to: Noise level that is reached linearly over the first 80 % of the search.
+
+    Raises:
+        CrbgError: the model has no Gaussian gates, or the penalty is unknown.
     """
 
     def __init__(self, model: nn.Module, name: str, weight: float, anneal_to: float | None = None) -> None:
-        found = {n: g for n, g in gates(model).items() if isinstance(g, Gaussian)}
+        found = {n: g for n, g in attached_gates(model).items() if isinstance(g, Gaussian)}
         if not found:
-            raise CrbgError("the network carries no Gaussian gates to penalise")
+            raise CrbgError("the network has no Gaussian gates to penalise; attach them first")
         self.by_name = found
         self.gates = list(dict.fromkeys(found.values()))  # a gate shared by several weights counts once
         self.total = sum(g.mu.numel() for g in self.gates)
         self.penalty, self.weight = penalty(name), weight
         self.anneal_to, self.noise0 = anneal_to, [g.noise for g in self.gates]
-        self.middle: list[int] = []  # the histogram of mu at half time
+        self.middle: list[int] = []  # the histogram of mu halfway through the search
 
     def before_forward(self, progress: float) -> None:
         if progress >= 0.5 and not self.middle:
@@ -53,18 +60,17 @@ class Penalised(SearchHook):
             _gradient(g).add_(self.penalty.slope(g.mu, g.penalty_sigma), alpha=self.weight / self.total)
 
     def density(self) -> float:
-        """Share of gates with mu > 1/2: the natural density of the `half` reading."""
-        # Read once: on a GPU every reading waits for all work before it.
+        """Return the share of gates with mu > 1/2, the density of the reading `half`."""
+        # One transfer for all tensors, because each transfer from a GPU waits for all work queued before it.
         return int(torch.stack([torch.count_nonzero(g.mu.detach() > 0.5) for g in self.gates]).sum()) / self.total
 
     def undecided(self) -> float:
-        """Share of gates with 0 < mu < 1."""
-        return (
-            int(torch.stack([((g.mu.detach() > 0) & (g.mu.detach() < 1)).sum() for g in self.gates]).sum()) / self.total
-        )
+        """Return the share of gates with 0 < mu < 1."""
+        inside = [((g.mu.detach() > 0) & (g.mu.detach() < 1)).sum() for g in self.gates]
+        return int(torch.stack(inside).sum()) / self.total
 
     def picture(self) -> list[int]:
-        """Histogram of mu over all gates, in the bins of `BINS`."""
+        """Return the histogram of mu over all gates, in the bins of `BINS`."""
         low, high, count = BINS
         every = torch.cat([g.mu.detach().flatten() for g in self.gates]).clamp(low, high)
         return [int(c) for c in torch.histc(every, count, low, high)]
@@ -85,7 +91,7 @@ class Penalised(SearchHook):
 
 
 class Centred(Penalised):
-    """STG's objective as published: the mean penalty times a fixed lambda, and weight decay on m = mu - 1/2."""
+    """STG's objective as published (Yamada et al. 2020): a fixed lambda, and weight decay on m = mu - 1/2."""
 
     def __init__(self, model: nn.Module, name: str, weight: float, decay: float) -> None:
         super().__init__(model, name, weight)
@@ -100,13 +106,18 @@ class Centred(Penalised):
 
 @dataclass(frozen=True)
 class Plan:
-    """When a controlled search does what, as shares of the whole search, and how hard it pulls.
+    """The schedule and the gains of a controlled search; times are shares of the whole search.
 
-    The density is led from its start to the target along a geometric path that ends at `reach`; from `decide` on, a
-    decision penalty rises linearly to `firmness` at the end, so that the network trains as the binary one it will be.
-    It pauses while |log(density / path)| exceeds `tolerance`. In the last share `polish` of the search the gates are
-    hard, 1[mu > 1/2], with straight-through gradients, and nothing but the density is steered: the ticket itself is
-    trained on.
+    Attributes:
+        reach: When the density reaches the target, on a geometric path from its initial value.
+        decide: When the decision penalty starts. It rises linearly, so that the gates are binary at the end.
+        firmness: Weight of the decision penalty at the end, relative to the task's gradient.
+        integral: Integral gain of the controller, per measurement.
+        proportional: Proportional gain of the controller.
+        tolerance: The decision penalty pauses while |log(density / path)| is larger.
+        every: Number of steps between two measurements.
+        polish: Share at the end in which the gates are hard, 1[mu > 1/2], with straight-through gradients, and only the
+            density is controlled: the search then optimises the ticket itself.
     """
 
     reach: float = 0.4
@@ -120,16 +131,29 @@ class Plan:
 
 
 class Controlled(Penalised):
-    """Hold a search at a target density by feedback on lambda, and decide its gates before the end.
+    """A feedback controller of lambda that holds the search at a target density and makes its gates binary.
 
-    Penalties are scaled to the norm of the task's gradient (as CTS's GradBalance does), averaged over the search so
-    far, so that lambda is of order one whatever the network, the loss and the stage. The pull towards the density
-    compares all gates with one another; the decision is scaled tensor by tensor, because the few gates of a last layer
-    have gradients so large that a common scale would leave them undecided. lambda may become negative, which opens
-    gates: without that a target above the natural density could not be held. The error signal is log(density / path),
-    clipped to [-1, 1]; lambda = integral + proportional part. All this is measured every few steps (`Plan.every`) and
-    held in between. mu is kept within [-2 sigma, 1 + 2 sigma] of the penalty, since a gate farther out is out of the
-    reach of any penalty of the form Phi(mu / sigma).
+    The error is log(density / path), clipped to [-1, 1], and lambda is the sum of an integral and a proportional term.
+    A negative lambda opens gates; without it, a target above the natural density could not be held. Error and penalties
+    are computed every `Plan.every` steps and kept in between.
+
+    Penalties are scaled to the norm of the task's gradient, averaged over the search so far (after CTS's GradBalance),
+    so lambda is of order one for any network, loss and stage. The density penalty has one scale for all gates. The
+    decision penalty is scaled per tensor, because the gradients of a last layer's few gates are so large that a common
+    scale would leave these gates undecided.
+
+    mu is clamped to [-2 sigma, 1 + 2 sigma], because the gradient of a penalty like Phi(mu / sigma) vanishes further
+    out, where it could not move a gate back.
+
+    Args:
+        model: A network with Gaussian gates.
+        name: Name of the density penalty.
+        density: Target density, the share of gates with mu > 1/2.
+        plan: Schedule and gains.
+        anneal_to: Noise level that is reached linearly over the first 80 % of the search.
+
+    Raises:
+        CrbgError: the model has no Gaussian gates, or unit gates with `polish`.
     """
 
     def __init__(
@@ -138,17 +162,17 @@ class Controlled(Penalised):
         super().__init__(model, name, 0.0, anneal_to)
         self.target, self.plan = density, plan or Plan()
         if self.plan.polish and any(isinstance(g, Units) for g in self.gates):
-            raise CrbgError("hard gates (polish) are for gates on weights, not on units")
+            raise CrbgError("polish (hard gates at the end) is for gates on weights, not on units; set polish to 0")
         self.decision = penalty("induce_decision")
         self.start = max(self.density(), density)
         self.integral, self.steps = 0.0, 0
         self.task = [0.0] * len(self.gates)  # mean norm of the task's gradient so far, per gate tensor
-        self.push = [torch.zeros_like(g.mu) for g in self.gates]  # what the penalties add to the gradients
-        self.spare: list[torch.Tensor] = []  # memory for the slopes of the decision
-        self.given = [False] * len(self.gates)  # whether a gate may add its push itself
+        self.push = [torch.zeros_like(g.mu) for g in self.gates]  # gradients of the penalties
+        self.spare: list[torch.Tensor] = []  # memory for the slopes of the decision penalty
+        self.given = [False] * len(self.gates)  # whether the gate's backward pass adds the gradient itself
 
     def path(self, progress: float) -> float:
-        """Density asked for at a stage of the search."""
+        """Return the density that the controller aims at, at a stage of the search."""
         done = min(1.0, progress / self.plan.reach)
         return float(self.start ** (1 - done) * self.target**done)
 
@@ -157,28 +181,28 @@ class Controlled(Penalised):
         if self.plan.polish:
             for g in self.gates:
                 g.hard = progress >= 1 - self.plan.polish
-        # Between measurements a gate's own backward pass adds the push, where it can. Several processes average
-        # gradients first.
-        early = self.steps % self.plan.every and distributed.size() == 1
+        # Between measurements the gate's own backward pass adds the penalty, if the layouts agree. Several processes
+        # have to average the task's gradients first.
+        in_backward = self.steps % self.plan.every and distributed.size() == 1
         for g, push in zip(self.gates, self.push, strict=True):
-            g.push.value = push if early and layout(push) == layout(g.mu) else None
+            g.push.value = push if in_backward and layout(push) == layout(g.mu) else None
             g.push.reuse(g.mu if g.mu.device.type == "cpu" else None)
         self.given = [g.push.value is not None for g in self.gates]
 
     @torch.no_grad()
     def after_backward(self, progress: float) -> None:
         for g in self.gates:
-            g.push.reuse(None)  # where the backward pass had no use for it
+            g.push.reuse(None)  # in case the backward pass did not use the memory
         if self.steps % self.plan.every == 0:
             self._measure(progress)
         pushes = zip(self.gates, self.push, self.given, strict=True)
-        late = [(g, push) for g, push, given in pushes if not given or g.push.take() is not None]
+        missing = [(g, push) for g, push, given in pushes if not given or g.push.take() is not None]
         self.given = [False] * len(self.gates)
-        if late:  # on a GPU one launch for all
-            torch._foreach_add_([_gradient(g) for g, _ in late], [push for _, push in late])
+        if missing:  # one kernel launch on a GPU
+            torch._foreach_add_([_gradient(g) for g, _ in missing], [push for _, push in missing])
 
     def _measure(self, progress: float) -> None:
-        """Compare densities, then weigh both penalties for the next few steps, in which no gate moves far."""
+        """Measure the density, and compute both penalties for the next few steps, in which gates change little."""
         error = math.log(max(self.density(), 1e-9) / self.path(progress))
         error = max(-1.0, min(1.0, error))
         self.integral = max(-5.0, min(5.0, self.integral + self.plan.integral * error))
@@ -192,8 +216,8 @@ class Controlled(Penalised):
         pull = self.weight * math.hypot(*self.task) / (math.hypot(*norms[len(slopes) :]) + _TINY)
         self.push = [slope.mul_(pull) for slope in slopes]
         firmness = self.plan.firmness * max(0.0, (progress - self.plan.decide) / (1 - self.plan.decide))
-        # Deciding gates while the density is off its path would lock the wrong number of them open; hard gates are
-        # decided.
+        # Deciding gates while the density is off its path would fix the wrong number of open gates. Hard gates are
+        # binary already.
         if firmness and not self.gates[0].hard and abs(error) <= self.plan.tolerance:
             slopes = self._slopes(self.decision, self.spare)
             self.spare = slopes if on_cpu else []
@@ -201,7 +225,7 @@ class Controlled(Penalised):
                 push.add_(slope, alpha=firmness * task / (norm + _TINY))
 
     def _slopes(self, of: Penalty, memory: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Compute a penalty's slopes for all gates, in the memory given where there is any."""
+        """Compute the slopes of a penalty for all gates, in the given memory if there is any."""
         out: Sequence[torch.Tensor | None] = memory or [None] * len(self.gates)
         return [slope_into(o, of, g.mu, g.penalty_sigma) for o, g in zip(out, self.gates, strict=True)]
 
@@ -218,9 +242,8 @@ class Controlled(Penalised):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        self.push = [
-            p.to(g.mu.device) for p, g in zip(self.push, self.gates, strict=True)
-        ]  # a checkpoint lies on the CPU
+        # A checkpoint is loaded to the CPU.
+        self.push = [p.to(g.mu.device) for p, g in zip(self.push, self.gates, strict=True)]
 
 
 _TINY = 1e-12
@@ -232,5 +255,7 @@ def _norms(tensors: list[torch.Tensor]) -> list[float]:
 
 def _gradient(gate: Gaussian) -> torch.Tensor:
     if gate.mu.grad is None:
-        raise CrbgError("a gate received no gradient: is the weight it stands on used in the forward pass?")
+        raise CrbgError(
+            "a gate received no gradient; its weight is not used in the forward pass: leave it without a gate"
+        )
     return gate.mu.grad

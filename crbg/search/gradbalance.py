@@ -1,4 +1,4 @@
-"""What holds a search with budgeted or scored gates at its density: GradBalance, a multiplier, one threshold, Gem-Miner's decay."""
+"""Search hooks of the other methods: GradBalance, a Lagrange multiplier, a global threshold, Gem-Miner and IteRand."""
 
 from __future__ import annotations
 
@@ -12,23 +12,33 @@ from torch import Tensor
 from crbg import rng
 from crbg.errors import CrbgError
 from crbg.gates.concrete import Budgeted, Clipped
-from crbg.gates.scores import Scored, TopK
+from crbg.gates.scores import Rounded, TopK
 from crbg.masks.select import Threshold
 from crbg.training.hooks import Row, SearchHook
 
 
 class GradBalance(SearchHook):
-    """CTS's controller: add lambda dS/da to the gradients while S = sum p / (slack k) - 1 is positive.
+    """The density controller of CTS (Arora & Teuscher 2025): add lambda * dS/da to the task's gradients g_R.
 
-    lambda* = |g_R| / |g_S| (Euclidean norms over all gates) where S > 0, else 0; lambda is its exponential mean with
-    factor `memory`, and starts at the first lambda*. S's constant factor cancels.
+    S = sum(p) / (slack * keep) - 1 is the excess of the gates' expected values p over the budget, and g_S its gradient.
+    lambda* = |g_R| / |g_S| (Euclidean norms over all gates) if S > 0, else 0. lambda is the exponential mean of
+    lambda*, with factor `memory`, and starts at the first lambda*. The paper's constant factor of S cancels.
+
+    Args:
+        gates: Gates with a budget.
+        keep: Number of weights to keep.
+        slack: The budget is `slack * keep`.
+        memory: Weight of the past in lambda's exponential mean.
+
+    Raises:
+        CrbgError: there are no gates.
     """
 
     def __init__(
         self, gates: Sequence[Budgeted | Clipped], keep: int, slack: float = 1.1, memory: float = 0.99
     ) -> None:
         if not gates:
-            raise CrbgError("the network carries no gates with a budget")
+            raise CrbgError("the network has no gates with a budget; attach Concrete or clipped Gaussian gates first")
         self.gates, self.target, self.memory = list(gates), slack * keep, memory
         self.weight: float | None = None
 
@@ -37,24 +47,21 @@ class GradBalance(SearchHook):
         slopes = [g.slope() / self.target for g in self.gates]
         norms = [torch.linalg.vector_norm(t) for t in (*self.grads(), *slopes)]
         opened = [g.expected().sum() for g in self.gates]
-        # Read together: on a GPU every reading waits for all work before it.
+        # One transfer for all values, because each transfer from a GPU waits for all work queued before it.
         values, n = torch.stack([*norms, *opened]).tolist(), len(slopes)
-        task, budget, over = (
-            math.hypot(*values[:n]),
-            math.hypot(*values[n : 2 * n]),
-            sum(values[2 * n :]) / self.target - 1.0,
-        )
+        task, budget = math.hypot(*values[:n]), math.hypot(*values[n : 2 * n])
+        over = sum(values[2 * n :]) / self.target - 1.0
         star = task / max(budget, 1e-30) if over > 0 else 0.0
         self.weight = star if self.weight is None else self.memory * self.weight + (1 - self.memory) * star
         for grad, slope in zip(self.grads(), slopes, strict=True):
             grad.add_(slope, alpha=self.weight)
 
     def over(self) -> float:
-        """Return S, how far the expected openness lies above the budget."""
+        """Return S, the relative excess of the expected number of open gates over the budget."""
         return float(sum(torch.stack([g.expected().sum() for g in self.gates]).tolist())) / self.target - 1.0
 
     def grads(self) -> list[Tensor]:
-        """The gradients of all gates; each has one after a backward pass."""
+        """Return the gradients of all gates after a backward pass."""
         return [cast(Tensor, g.learnt.grad) for g in self.gates]
 
     def log(self) -> Row:
@@ -76,7 +83,7 @@ class GradBalance(SearchHook):
 
 
 class Lagrange(GradBalance):
-    """The multiplier method that CTS compares with: loss + lambda * 100 S, lambda rising by plain ascent from 0."""
+    """The multiplier method that CTS compares with: loss + lambda * 100 S, with gradient ascent on lambda from 0."""
 
     def __init__(self, gates: Sequence[Budgeted | Clipped], keep: int, slack: float, rate: float) -> None:
         super().__init__(gates, keep, slack)
@@ -90,10 +97,11 @@ class Lagrange(GradBalance):
         self.weight = weight + self.rate * 100.0 * self.over()
 
 
-class OneThreshold(SearchHook):
-    """Edge-popup with one threshold for all layers; the share kept falls linearly from 1 to `density` until `reach`.
+class GlobalThreshold(SearchHook):
+    """One threshold for all edge-popup gates; the density falls linearly from 1 to `density` over the share `reach`.
 
-    Without the fall a layer whose scores start small is closed at the first step and hears nothing more.
+    With the final density from the start, a layer with small initial scores would lose all its weights in the first
+    step and never receive a gradient (Diffenderfer & Kailkhura 2021 anneal for the same reason).
     """
 
     def __init__(self, gates: Sequence[TopK], density: float, reach: float) -> None:
@@ -109,14 +117,14 @@ class OneThreshold(SearchHook):
             g.level = level
 
 
-class GiveUp(SearchHook):
-    """Gem-Miner's schedule: every `period` steps the globally lowest share q of what is left is given up for good.
+class GemMinerPruning(SearchHook):
+    """Gem-Miner's schedule (Sreenivasan et al. 2022): prune the lowest scores for good, at `periods` equidistant times.
 
-    q is such that after the last period exactly `keep` are left; giving up once more what is given up changes nothing,
-    so a resumed search needs no state. The penalty `decay` / 2 * |p|^2 pulls towards 0.
+    Each step prunes the same share of the remaining weights, globally, so that exactly `keep` remain after the last
+    one. Pruning is idempotent, so a resumed search needs no state. The loss includes `decay` / 2 * |p|^2.
     """
 
-    def __init__(self, gates: Sequence[Scored], keep: int, periods: int, decay: float) -> None:
+    def __init__(self, gates: Sequence[Rounded], keep: int, periods: int, decay: float) -> None:
         self.gates, self.periods, self.decay = list(gates), periods, decay
         self.total = sum(g.p.numel() for g in gates)
         self.left = [max(keep, round(self.total * (keep / self.total) ** ((i + 1) / periods))) for i in range(periods)]
@@ -134,7 +142,7 @@ class GiveUp(SearchHook):
 
     @torch.no_grad()
     def before_forward(self, progress: float) -> None:
-        # The last period ends a period before the search does, so that what is left is searched once more.
+        # The last step is one period before the end, so that the final set of weights is still searched.
         while self.done < self.periods and progress >= (self.done + 1) / (self.periods + 1):
             every = torch.cat([g.scores().flatten() for g in self.gates])
             keep = self.left[self.done]
@@ -151,17 +159,20 @@ class GiveUp(SearchHook):
 
 
 class Redraw(SearchHook):
-    """IteRand (Chijiwa et al. 2021): every `period` steps each weight outside the mask is drawn again with probability `rate`.
+    """IteRand's rerandomisation (Chijiwa et al. 2021) of pruned weights, every `period` steps with probability `rate`.
 
-    A new value is one of the tensor's initial values, picked at random: the initial law, whatever it was. Picks depend
-    on the seed and the step alone.
+    A new value is picked at random from the tensor's initial values, which gives the initial distribution whatever it
+    is. The choice depends on the seed and the step only, so a resumed search makes the same one.
+
+    Raises:
+        CrbgError: the period or the rate is out of range.
     """
 
     def __init__(
         self, weights: Mapping[str, Tensor], gates: Sequence[TopK], seed: int, period: int, rate: float
     ) -> None:
         if period < 1 or not 0 <= rate <= 1:
-            raise CrbgError(f"period {period} must be at least 1 and rate {rate} between 0 and 1")
+            raise CrbgError(f"period {period} must be at least 1, and rate {rate} in [0, 1]")
         self.weights, self.gates, self.seed, self.period, self.rate = weights, list(gates), seed, period, rate
         self.initial = {n: w.detach().clone().flatten() for n, w in weights.items()}
         self.steps = 0

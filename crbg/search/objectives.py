@@ -1,7 +1,7 @@
-"""What a ticket search may minimise: the six objectives of Concrete Ticket Search (Arora & Teuscher 2025), and forward KL.
+"""Objectives of a ticket search: the six of Concrete Ticket Search (Arora & Teuscher 2025), and forward KL.
 
-Each is a function (model, x, y) of a gated network; its dense reference is the same network with all gates bypassed, on
-the same batch. Constant factors, which only the Lagrange controller feels, are those of the authors' public code.
+Each is a function (model, x, y) of a gated network. Its dense reference is the same network with all gates bypassed, on
+the same batch. The constant factors come from the authors' public code; only the Lagrange controller depends on them.
 """
 
 from __future__ import annotations
@@ -30,12 +30,30 @@ FACTORS = {
     "gradnorm": 1.0,
 }
 NAMES = tuple(FACTORS)
-SECOND_ORDER = ("grad", "gradnorm")  # need the gates' gradient of a gradient
-WHOLE_BATCH = ("deltaloss", *SECOND_ORDER)  # no means over examples, so processes cannot share a batch
+SECOND_ORDER = ("grad", "gradnorm")  # their gradient needs second derivatives
+WHOLE_BATCH = ("deltaloss", *SECOND_ORDER)  # not a mean over examples, so a batch cannot be split over processes
 
 
 def objective(name: str, loss: Loss) -> Objective:
-    """Return an objective by name, a scalar to be minimised, without its factor; `loss` is what the network is trained on."""
+    """Return an objective by name: a function (model, x, y) to minimise, without its factor.
+
+    With p the network's output probabilities, L the loss, and "dense" the network without gates:
+
+    - `loss`: L
+    - `deltaloss`: |L / L_dense - 1|
+    - `kl`: KL(p || p_dense), the reverse KL of the paper
+    - `forward_kl`: KL(p_dense || p)
+    - `feature`: squared distance between standardised activations, sparse and dense
+    - `grad`: squared distance between standardised gradients of the weights, sparse and dense
+    - `gradnorm`: -|dL/dtheta|, the Euclidean norm over all weights
+
+    Args:
+        name: One of `NAMES`.
+        loss: The training loss, a function (outputs, labels).
+
+    Raises:
+        CrbgError: the name is unknown.
+    """
     made: dict[str, Objective] = {
         "loss": lambda model, x, y: loss(model(x), y),
         "deltaloss": lambda model, x, y: (loss(model(x), y) / loss(dense(model, x), y) - 1).abs(),
@@ -53,7 +71,17 @@ def objective(name: str, loss: Loss) -> Objective:
 def measure(
     model: nn.Module, mask: Mapping[str, Tensor], batches: Sequence[tuple[Tensor, Tensor]], loss: Loss
 ) -> dict[str, float]:
-    """Measure a hard ticket on every objective, a mean over batches: how good it is at what others search for."""
+    """Evaluate every objective for a binary mask.
+
+    Args:
+        model: A network without gates.
+        mask: The mask, by weight name.
+        batches: Pairs (x, y).
+        loss: The training loss.
+
+    Returns:
+        The mean over batches, weighted by batch size, by objective name.
+    """
     from crbg.gates.attach import gated
     from crbg.gates.base import Fixed
 
@@ -64,21 +92,18 @@ def measure(
 
 @torch.no_grad()
 def dense(model: nn.Module, x: Tensor) -> Tensor:
-    """Give the outputs of the dense reference."""
+    """Return the outputs of the dense reference, without a graph."""
     with bypass(model):
         return model(x)  # type: ignore[no-any-return]
 
 
 def divergence(p: Tensor, q: Tensor) -> Tensor:
-    """KL(softmax p || softmax q), mean over the batch, in nats.
-
-    With p the sparse network it is the reverse KL of the paper.
-    """
+    """Return KL(softmax(p) || softmax(q)) in nats, averaged over the batch, for logits of shape (n, classes)."""
     return nn.functional.kl_div(q.log_softmax(1), p.log_softmax(1), reduction="batchmean", log_target=True)
 
 
 def _feature(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Mean over activations and the softmax of the outputs of the squared distance between standardised features."""
+    """Compute the squared distance between standardised activations and output probabilities, averaged over layers."""
     with _features(model) as sparse:
         sparse.append(model(x).softmax(1))
     with _features(model) as reference:
@@ -88,29 +113,29 @@ def _feature(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 def standardised(t: Tensor, floor: float = 1e-6) -> Tensor:
-    """Shift and scale each example's values to mean 0 and standard deviation 1; `floor` keeps the variance of a dead layer from 0."""
+    """Standardise each example's values to mean 0 and standard deviation 1; `floor` is added to the variance."""
     flat = t.flatten(1).to(torch.promote_types(t.dtype, torch.float32))
     return (flat - flat.mean(1, keepdim=True)) / (flat.var(1, keepdim=True) + floor).sqrt()
 
 
 @contextmanager
 def _features(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect the outputs of all activations within the block, in the order in which they are computed."""
-    seen: list[Tensor] = []
+    """Collect the outputs of all activation modules inside the block, in the order in which they are computed."""
+    outputs: list[Tensor] = []
 
-    def see(_: nn.Module, __: Any, out: Tensor) -> None:
-        seen.append(out)
+    def collect(_: nn.Module, __: Any, out: Tensor) -> None:
+        outputs.append(out)
 
-    hooks = [m.register_forward_hook(see) for m in model.modules() if isinstance(m, ACTIVATIONS)]
+    hooks = [m.register_forward_hook(collect) for m in model.modules() if isinstance(m, ACTIVATIONS)]
     try:
-        yield seen
+        yield outputs
     finally:
         for hook in hooks:
             hook.remove()
 
 
 def _gradient_match(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> Tensor:
-    """Mean over tensors of the squared distance between standardised gradients, sparse against dense."""
+    """Compute the squared distance between standardised gradients, sparse and dense, averaged over tensors."""
     sparse = _gradients(model, x, y, loss)
     with bypass(model), torch.no_grad():
         reference = _gradients(model, x, y, loss)
@@ -122,14 +147,14 @@ def _gradient_match(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> Tenso
 
 
 def _gradients(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> list[Tensor]:
-    """DL / dtheta of every gateable weight; where gradients are on, with a graph through the gates.
+    """Compute dL/dtheta of every weight that can be gated, with a graph through the gates if gradients are enabled.
 
-    The weights keep no gradient.
+    The weights of the model receive no gradient.
     """
     graph = torch.is_grad_enabled()
     raw = {id(w) for w in weights(model).values()}
     leaves = {n: p.detach().requires_grad_() for n, p in model.named_parameters() if id(p) in raw}
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the fused kernels of attention have no second derivative
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # fused attention kernels have no second derivative
         value = loss(functional_call(model, leaves, (x,)), y)
     return list(torch.autograd.grad(value, list(leaves.values()), create_graph=graph))
 

@@ -1,9 +1,9 @@
-"""Penalties on the gates, as a value and its derivative, and the controllers that hold a search at a target density.
+"""Penalties on Gaussian gates, each as a value and its derivative.
 
-A penalty is a pair of functions of u = mu and sigma. The search adds the derivative to `mu.grad` itself: it is exact,
-costs one exponential per weight instead of a pass through autograd, and keeps the task's gradient apart, which
-balancing controllers need. Every value is the MEAN over all gates of the network, so lambda does not depend on the
-network's size (the thesis writes the sum: lambda_thesis = lambda / N).
+A penalty is a pair of functions of mu and sigma. The search adds the derivative to `mu.grad` directly: this is exact,
+costs one exponential per weight instead of a pass through autograd, and keeps the task's gradient separate, which the
+controllers need. Controllers use the mean over all gates of the network, so lambda does not depend on the number of
+gates N. The thesis uses the sum: lambda_thesis = lambda / N.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from torch import Tensor
 from crbg.errors import CrbgError, suggest
 from crbg.gates.kernels import is_dense, layout
 
-BLOCK = 1 << 17  # elements of a tensor that are worked on at a time: their temporaries stay in the cache
+BLOCK = 1 << 17  # elements that are computed at a time, so that temporaries stay in the cache
 
 _PHI0 = 1.0 / math.sqrt(2.0 * math.pi)
 
 
 def _pdf(x: Tensor) -> Tensor:
-    """Density of the standard normal law, in the memory of x."""
+    """Compute the density of the standard normal distribution, in place."""
     return x.square_().mul_(-0.5).exp_().mul_(_PHI0)
 
 
@@ -35,23 +35,23 @@ def _cdf(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Penalty:
-    """Elementwise value and d value / d mu, both of mu's shape."""
+    """A penalty: its elementwise value and d value / d mu, as functions of (mu, sigma), both of mu's shape."""
 
     value: Callable[[Tensor, float], Tensor]
     slope: Callable[[Tensor, float], Tensor]
 
 
 def slope_into(out: Tensor | None, penalty: Penalty, mu: Tensor, sigma: float) -> Tensor:
-    """Compute `penalty.slope(mu, sigma)`, on a processor in the memory of `out`.
+    """Compute `penalty.slope(mu, sigma)`, on a CPU block by block and in the memory of `out`.
 
-    The bits are those of one call on the whole tensor. On a processor, fresh memory for the temporaries of a large
-    tensor costs more than the arithmetic, so the tensor is worked on in blocks.
+    The result has the bits of one call on the whole tensor. On a CPU, allocating temporaries for a large tensor costs
+    more than the arithmetic; blocks avoid it.
 
     Args:
-        out: where to write, of mu's shape; None, or a tensor of another layout, asks for new memory.
-        penalty: the penalty.
-        mu: gate parameters.
-        sigma: the penalty's sigma.
+        out: Memory for the result, of mu's shape. If it is None or has another layout, new memory is allocated.
+        penalty: The penalty.
+        mu: Gate parameters.
+        sigma: Sigma of the penalty.
 
     Returns:
         The derivative, of mu's shape and layout.
@@ -68,7 +68,7 @@ def slope_into(out: Tensor | None, penalty: Penalty, mu: Tensor, sigma: float) -
 
 
 def _sparse(mu: Tensor, s: float) -> Tensor:
-    """P(z > 0) = Phi(mu / sigma): the thesis's regulariser, the expected share of open gates."""
+    """Compute P(z > 0) = Phi(mu / sigma), the thesis's regulariser: its mean is the expected share of open gates."""
     return _cdf(mu / s)
 
 
@@ -77,7 +77,10 @@ def _sparse_slope(mu: Tensor, s: float) -> Tensor:
 
 
 def _decision(mu: Tensor, s: float) -> Tensor:
-    """P(0 < z < 1) = Phi((1 - mu) / sigma) - Phi(-mu / sigma): the share of undecided gates; our reading of "induce-decision"."""
+    """Compute P(0 < z < 1) = Phi((1 - mu) / sigma) - Phi(-mu / sigma), the expected share of undecided gates.
+
+    The thesis names a regulariser "induce-decision" without a formula; this is our interpretation.
+    """
     return _cdf((1 - mu) / s) - _cdf(-mu / s)
 
 
@@ -86,7 +89,7 @@ def _decision_slope(mu: Tensor, s: float) -> Tensor:
 
 
 def _quad(mu: Tensor, s: float) -> Tensor:
-    """Z (1 - z) with z = clip(mu, 0, 1)."""
+    """Compute z (1 - z), with z = clip(mu, 0, 1)."""
     z = mu.clamp(0, 1)
     return z * (1 - z)
 
@@ -96,18 +99,18 @@ def _quad_slope(mu: Tensor, s: float) -> Tensor:
 
 
 def _entropy(mu: Tensor, s: float) -> Tensor:
-    """Binary entropy in nats of the open probability Phi(mu / sigma)."""
+    """Compute the binary entropy of the open probability Phi(mu / sigma), in nats."""
     return cast(Tensor, torch.special.entr(_cdf(mu / s)) + torch.special.entr(_cdf(-mu / s)))
 
 
 def _entropy_slope(mu: Tensor, s: float) -> Tensor:
-    # d H_b(p) / dp = log((1 - p) / p), taken from log-CDFs so that it stays finite in the tails.
+    # d H_b(p) / dp = log((1 - p) / p), from log-CDFs, so that it is finite in the tails.
     odds = torch.special.log_ndtr(-mu / s) - torch.special.log_ndtr(mu / s)
     return cast(Tensor, _sparse_slope(mu, s) * odds)
 
 
 def mixed(weights: Mapping[str, float]) -> Penalty:
-    """Combine penalties linearly, e.g. {"induce_sparse": 1, "induce_decision": 0.5}."""
+    """Return a linear combination of penalties, e.g. of {"induce_sparse": 1, "induce_decision": 0.5}."""
     parts = [(w, penalty(name)) for name, w in weights.items()]
 
     def value(mu: Tensor, s: float) -> Tensor:
@@ -128,7 +131,11 @@ PENALTIES = {
 
 
 def penalty(name: str) -> Penalty:
-    """Look a penalty up by name; "a*induce_sparse+b*induce_decision" gives a mixture."""
+    """Return a penalty by name, or a linear combination from text like "2*induce_sparse+0.5*induce_decision".
+
+    Raises:
+        CrbgError: the name is unknown, or a factor is not a finite number.
+    """
     if "+" in name or "*" in name:
         weights: dict[str, float] = {}
         for term in name.split("+"):
@@ -138,7 +145,7 @@ def penalty(name: str) -> Penalty:
             except ValueError:
                 weight = math.nan
             if not math.isfinite(weight):
-                raise CrbgError(f"penalty {name!r} is not of the form 'a*name+b*name'")
+                raise CrbgError(f"penalty {name!r} is not of the form 'name' or 'number*name+number*name'")
             weights[what.strip()] = weights.get(what.strip(), 0.0) + weight
         return mixed(weights)
     if name not in PENALTIES:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from crbg.errors import CrbgError
-from crbg.gates.attach import detach, gates
+from crbg.gates.attach import attached_gates, detach
 from crbg.measure.accuracy import keeping_modes
 from crbg.measure.batch_norm import running
 
@@ -37,7 +37,7 @@ def run_search(
     Raises:
         CrbgError: the model carries gates, or the search changed a tensor whose role does not allow it.
     """
-    if gates(model):
+    if attached_gates(model):
         raise CrbgError("the model carries gates already; detach() or bake() it first")
     initial = {n: t.detach().clone() for n, t in model.state_dict().items() if isinstance(t, Tensor)}
     needs_gradient = {n: p.requires_grad for n, p in model.named_parameters()}

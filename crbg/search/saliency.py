@@ -1,8 +1,9 @@
-"""Scores that rank the weights of a network before it is trained. Larger = keep first; `select` makes masks of them.
+"""Pruning scores of an untrained network: magnitude, random, SNIP, GraSP and SynFlow. Larger = keep first.
 
-Every score is a function (model, weights, batches, loss, seed) -> scores. `weights` are the raw weights times the mask
-so far, by name, and stand in for the model's own; `batches` is a class-balanced list of (x, y), over which gradients
-are averaged. Batch norm takes the statistics of each batch, and its running ones may change: the caller restores them.
+Every score is a function (model, weights, batches, loss, seed) -> scores, by weight name. `weights` are the raw weights
+times the current mask; they take the place of the model's own. `batches` is a class-balanced list of (x, y), over which
+gradients are averaged. Batch norm uses the statistics of each batch and may update its running statistics, which the
+caller restores.
 """
 
 from __future__ import annotations
@@ -23,48 +24,50 @@ from crbg.training.batches import Batches
 from crbg.training.loop import Loss
 
 Weights = Mapping[str, Tensor]
-Some = Sequence[tuple[Tensor, Tensor]]
-Score = Callable[[nn.Module, Weights, Some, Loss, int], dict[str, Tensor]]
+BatchList = Sequence[tuple[Tensor, Tensor]]
+Score = Callable[[nn.Module, Weights, BatchList, Loss, int], dict[str, Tensor]]
 
-HEAT = 200.0  # GraSP divides the outputs by it
+TEMPERATURE = 200.0  # GraSP divides the logits by it
 
 
-def magnitude(model: nn.Module, weights: Weights, batches: Some, loss: Loss, seed: int) -> dict[str, Tensor]:
-    """|theta|."""
+def magnitude(model: nn.Module, weights: Weights, batches: BatchList, loss: Loss, seed: int) -> dict[str, Tensor]:
+    """Return |theta|."""
     return {n: w.detach().abs() for n, w in weights.items()}
 
 
-def random(model: nn.Module, weights: Weights, batches: Some, loss: Loss, seed: int) -> dict[str, Tensor]:
-    """Uniform numbers, the same for a seed on every machine."""
+def random(model: nn.Module, weights: Weights, batches: BatchList, loss: Loss, seed: int) -> dict[str, Tensor]:
+    """Return uniform random numbers, which depend on the seed and are the same on every machine."""
     return {
         n: torch.from_numpy(rng.uniform(w.numel(), seed, "random score", n)).reshape(w.shape).to(w.device)
         for n, w in weights.items()
     }
 
 
-def snip(model: nn.Module, weights: Weights, batches: Some, loss: Loss, seed: int) -> dict[str, Tensor]:
-    """SNIP (Lee et al. 2019): |dL/dm| at m = 1, which is |theta * dL/dtheta|."""
+def snip(model: nn.Module, weights: Weights, batches: BatchList, loss: Loss, seed: int) -> dict[str, Tensor]:
+    """Return SNIP's score (Lee et al. 2019): |dL/dm| at m = 1, which equals |theta * dL/dtheta|."""
     leaves = _leaves(weights)
     slopes = _mean_gradient(model, leaves, batches, loss)
     return {n: (w * g).abs().detach() for (n, w), g in zip(leaves.items(), slopes, strict=True)}
 
 
-def grasp(model: nn.Module, weights: Weights, batches: Some, loss: Loss, seed: int) -> dict[str, Tensor]:
-    """GraSP (Wang et al. 2020): theta * (H g), so that what would lower the norm of the gradient most goes first.
+def grasp(model: nn.Module, weights: Weights, batches: BatchList, loss: Loss, seed: int) -> dict[str, Tensor]:
+    """Return GraSP's score (Wang et al. 2020): theta * (H g), with g and H the gradient and the Hessian of the loss.
 
-    g and H are of the loss at outputs / 200. Its sign is kept: an absolute value ranks differently (`grasp_abs`).
+    The logits are divided by 200. Weights whose removal would lower the norm of the gradient most are kept first. The
+    sign matters; `grasp_abs` takes the absolute value.
     """
     leaves = _leaves(weights)
 
-    def warm(out: Tensor, y: Tensor) -> Tensor:
-        return loss(out / HEAT, y)
+    def tempered(out: Tensor, y: Tensor) -> Tensor:
+        return loss(out / TEMPERATURE, y)
 
-    # A weight that an earlier round dropped is none of the network's any more: neither g nor H knows it.
-    slopes = [g * (w != 0) for g, w in zip(_mean_gradient(model, leaves, batches, warm), leaves.values(), strict=True)]
+    # Weights that an earlier round pruned contribute neither to g nor to H.
+    gradients = _mean_gradient(model, leaves, batches, tempered)
+    slopes = [g * (w != 0) for g, w in zip(gradients, leaves.values(), strict=True)]
     total = [torch.zeros_like(w) for w in leaves.values()]
     for (x, y), share in zip(batches, _shares(batches), strict=True):
-        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels of attention have no second derivative
-            value = warm(functional_call(model, leaves, (x,)), y)
+        with sdpa_kernel(SDPBackend.MATH):  # fused attention kernels have no second derivative
+            value = tempered(functional_call(model, leaves, (x,)), y)
         first = torch.autograd.grad(value, list(leaves.values()), create_graph=True)
         product = sum(((a * b).sum() for a, b in zip(slopes, first, strict=True)), start=value.new_zeros(()))
         for sum_so_far, part in zip(total, torch.autograd.grad(product, list(leaves.values())), strict=True):
@@ -72,16 +75,17 @@ def grasp(model: nn.Module, weights: Weights, batches: Some, loss: Loss, seed: i
     return {n: (w * h).detach() for (n, w), h in zip(leaves.items(), total, strict=True)}
 
 
-def grasp_abs(model: nn.Module, weights: Weights, batches: Some, loss: Loss, seed: int) -> dict[str, Tensor]:
-    """|theta * (H g)|, the variant that Frankle et al. 2021 found to be better than GraSP itself."""
+def grasp_abs(model: nn.Module, weights: Weights, batches: BatchList, loss: Loss, seed: int) -> dict[str, Tensor]:
+    """Return |theta * (H g)|, the variant of GraSP that Frankle et al. 2021 found to be better."""
     return {n: s.abs() for n, s in grasp(model, weights, batches, loss, seed).items()}
 
 
-def synflow(model: nn.Module, weights: Weights, batches: Some, loss: Loss, seed: int) -> dict[str, Tensor]:
-    """SynFlow (Tanaka et al. 2020): theta * dR/dtheta, R the summed outputs on one input of ones of the network of all |values|.
+def synflow(model: nn.Module, weights: Weights, batches: BatchList, loss: Loss, seed: int) -> dict[str, Tensor]:
+    """Return SynFlow's score (Tanaka et al. 2020): theta * dR/dtheta.
 
-    Needs no data. Computed in float64 on a copy in eval mode, since R of a deep network overflows float32; nothing of
-    the network itself is changed, its signs included.
+    R is the sum of the outputs for one input of ones, with every parameter and buffer replaced by its absolute value.
+    The score uses no data. It is computed in float64, since R of a deep network overflows float32, on a copy in eval
+    mode, so the model itself does not change.
     """
     twin = copy.deepcopy(model).double().eval()
     with torch.no_grad():
@@ -93,25 +97,40 @@ def synflow(model: nn.Module, weights: Weights, batches: Some, loss: Loss, seed:
     return {n: (w * g).detach() for (n, w), g in zip(leaves.items(), slopes, strict=True)}
 
 
-SCORES: dict[str, Score] = {
-    "magnitude": magnitude, "random": random, "snip": snip, "grasp": grasp, "grasp_abs": grasp_abs, "synflow": synflow,
-}  # fmt: skip
+SCORES: dict[str, Score] = {f.__name__: f for f in (magnitude, random, snip, grasp, grasp_abs, synflow)}
 
 
 def by_name(name: str) -> Score:
-    """Return a score, or say which ones there are."""
+    """Return the score of this name.
+
+    Raises:
+        CrbgError: the name is unknown.
+    """
     if name not in SCORES:
         raise CrbgError(f"unknown score {name!r}: {suggest(name, SCORES)}")
     return SCORES[name]
 
 
 def prune(
-    model: nn.Module, name: str, density: float, rounds: int, batches: Some, loss: Loss, seed: int
+    model: nn.Module, name: str, density: float, rounds: int, batches: BatchList, loss: Loss, seed: int
 ) -> dict[str, Tensor]:
-    """Score and select in `rounds` rounds, at density^(t / rounds) after round t, within what was kept before.
+    """Prune in rounds: score the remaining weights and keep the best, at density^(t / rounds) after round t.
 
-    Returns the scores that rank all weights, as `select` takes them: those of the round in which a weight was dropped,
-    later rounds first.
+    Args:
+        model: An untrained network; it is not changed, except for running statistics of batch norm.
+        name: Name of the score.
+        density: Density after the last round.
+        rounds: Number of rounds.
+        batches: Class-balanced pairs (x, y).
+        loss: The training loss.
+        seed: Seed of random scores.
+
+    Returns:
+        One ranking of all weights for `select`: weights that were pruned in a later round rank higher, and weights of
+        the same round rank by their score in it.
+
+    Raises:
+        CrbgError: the score is unknown, or rounds is less than 1.
     """
     from crbg.gates.attach import weights
 
@@ -119,9 +138,7 @@ def prune(
     if rounds < 1:
         raise CrbgError(f"rounds {rounds} must be at least 1")
     raw = {n: w.detach() for n, w in weights(model).items()}
-    ranks = {
-        n: torch.zeros(w.shape, dtype=torch.float64, device=w.device) for n, w in raw.items()
-    }  # sorted where the network is
+    ranks = {n: torch.zeros(w.shape, dtype=torch.float64, device=w.device) for n, w in raw.items()}
     total = sum(r.numel() for r in ranks.values())
     for t in range(rounds):
         mask = select(ranks, keep_count(density ** (t / rounds), total))
@@ -131,14 +148,20 @@ def prune(
 
 
 def ranked_after(ranks: Mapping[str, Tensor], scores: Mapping[str, Tensor], within: Mask) -> dict[str, Tensor]:
-    """Rank the weights of a round before all that were dropped earlier: their place, from 0 to 1, plus the round's number."""
+    """Rank the weights of a round above all that were pruned earlier: by their place in [0, 1) plus the round's number.
+
+    Args:
+        ranks: The ranking after the previous rounds.
+        scores: Scores of this round.
+        within: The weights that were kept before this round.
+    """
     device = next(iter(ranks.values())).device
     together = torch.cat([s.flatten() for s in scores.values()]).to(device)
     kept = {n: within[n].to(device) for n in scores}
     alive = torch.cat([t.flatten() for t in kept.values()])
     place = torch.zeros(together.numel(), dtype=torch.float64, device=device)
     count = int(alive.sum())
-    order = together[alive].argsort(descending=True, stable=True)  # ties by position, as `select` breaks them
+    order = together[alive].argsort(descending=True, stable=True)  # ties are broken by position, as in `select`
     places = torch.empty(count, dtype=torch.float64, device=device)
     places[order] = torch.arange(count - 1, -1, -1, dtype=torch.float64, device=device) / max(1, count)
     place[alive] = places
@@ -151,10 +174,18 @@ def ranked_after(ranks: Mapping[str, Tensor], scores: Mapping[str, Tensor], with
 
 
 def balanced_batch(model: nn.Module, batches: Batches, per_class: int, size: int = 256) -> list[tuple[Tensor, Tensor]]:
-    """Take the first `per_class` examples of each class in the order of the first epoch, cut into parts of at most `size`.
+    """Return the first `per_class` examples of each class, in the order of the first epoch.
 
-    A class with fewer examples gives all it has. The number of classes is that of the network's outputs. Where labels
-    are no class numbers, the first batch is taken as it is.
+    If a class has fewer examples, all of them are used. If labels are not class indices, the first batch is returned.
+
+    Args:
+        model: Its number of outputs is the number of classes.
+        batches: The training batches.
+        per_class: Number of examples of each class.
+        size: Largest size of a returned batch.
+
+    Returns:
+        Pairs (x, y).
     """
     kept: dict[int, int] = {}
     xs, ys, classes = [], [], 0
@@ -167,7 +198,7 @@ def balanced_batch(model: nn.Module, batches: Batches, per_class: int, size: int
         for i, label in enumerate(y.tolist()):
             if kept.get(label, 0) < per_class:
                 kept[label] = kept.get(label, 0) + 1
-                xs.append(x[i].clone())  # a view would keep its whole batch in memory
+                xs.append(x[i].clone())  # a view would keep the whole batch in memory
                 ys.append(y[i])
         if len(kept) == classes and min(kept.values()) == per_class:
             break
@@ -178,8 +209,8 @@ def _leaves(weights: Weights) -> dict[str, Tensor]:
     return {n: w.detach().clone().requires_grad_() for n, w in weights.items()}
 
 
-def _mean_gradient(model: nn.Module, leaves: Weights, batches: Some, loss: Loss) -> list[Tensor]:
-    """Average dL/dtheta over the batches, without a graph."""
+def _mean_gradient(model: nn.Module, leaves: Weights, batches: BatchList, loss: Loss) -> list[Tensor]:
+    """Return dL/dtheta averaged over the batches, without a graph."""
     total = [torch.zeros_like(w) for w in leaves.values()]
     for (x, y), share in zip(batches, _shares(batches), strict=True):
         value = loss(functional_call(model, dict(leaves), (x,)), y)
@@ -188,6 +219,6 @@ def _mean_gradient(model: nn.Module, leaves: Weights, batches: Some, loss: Loss)
     return total
 
 
-def _shares(batches: Some) -> list[float]:
+def _shares(batches: BatchList) -> list[float]:
     total = sum(len(y) for _, y in batches)
     return [len(y) / total for _, y in batches]

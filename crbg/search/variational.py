@@ -1,4 +1,4 @@
-"""Sparse variational dropout's layers: Gaussian weights by local reparametrisation on any model's linear and convolution layers."""
+"""Sparse variational dropout (Molchanov et al. 2017): Gaussian weights with the local reparametrisation trick."""
 
 from __future__ import annotations
 
@@ -14,24 +14,38 @@ from crbg.errors import CrbgError
 from crbg.gates.attach import weights
 from crbg.training.hooks import Row, SearchHook
 
-K1, K2, K3 = 0.63576, 1.87320, 1.48695  # the fit to the KL divergence of Molchanov et al. 2017, equation 14
+K1, K2, K3 = 0.63576, 1.87320, 1.48695  # constants of the approximate KL divergence, equation 14 of the paper
 
 
 def kl(log_alpha: Tensor) -> Tensor:
-    """KL divergence of each weight from the log-uniform prior, 0 as log alpha grows: K1 (1 - sigmoid(K2 + K3 a)) + log(1 + 1/alpha) / 2."""
+    """Return the KL divergence of each weight from the log-uniform prior, approximated by equation 14 of the paper.
+
+    K1 (1 - sigmoid(K2 + K3 log alpha)) + log(1 + 1 / alpha) / 2, shifted by a constant so that it tends to 0 as alpha
+    grows.
+    """
     return K1 * (1.0 - torch.sigmoid(K2 + K3 * log_alpha)) + 0.5 * F.softplus(-log_alpha)
 
 
 def ramp(progress: float, silent: float, full: float) -> float:
-    """Weight of the KL term: 0 before the share `silent` of the training, 1 from `full` on, linear between."""
+    """Return the weight of the KL term: 0 before the share `silent` of the training, 1 from `full`, linear between."""
     return min(1.0, max(0.0, (progress - silent) / (full - silent)))
 
 
 class Variational(SearchHook):
-    """Within the block every gated layer computes X theta + sqrt(X^2 sigma^2 + 1e-8) eps, a fresh eps for each output.
+    """A context in which every linear and convolution layer has Gaussian weights, q(w) = N(theta, sigma^2).
 
-    The mean path leaves out weights beyond the threshold already while training; the variance path keeps them. Layers
-    of other kinds than nn.Linear and nn.Conv2d are refused.
+    A layer computes X theta + sqrt(X^2 sigma^2 + 1e-8) eps while training, with a new eps for each output, and X theta
+    in eval mode. Weights with log alpha >= `threshold` are left out of the mean during training too; the variance keeps
+    them.
+
+    Args:
+        model: Its weights are theta, and are trained.
+        start: Initial log sigma^2.
+        threshold: Weights with log alpha at or above it count as dropped.
+        scale: The weight of the KL term as a function of the progress in [0, 1].
+
+    Raises:
+        CrbgError: a weight belongs to a layer other than `nn.Linear` or `nn.Conv2d`.
     """
 
     def __init__(
@@ -45,7 +59,7 @@ class Variational(SearchHook):
             layer = owners[name.rpartition(".")[0]]
             if type(layer) not in (nn.Linear, nn.Conv2d):
                 raise CrbgError(
-                    f"sparse_vd handles linear and convolution layers; {name!r} belongs to a {type(layer).__name__}"
+                    f"sparse_vd supports Linear and Conv2d layers only; {name!r} belongs to a {type(layer).__name__}"
                 )
             self.layers.append((layer, noise))
 
@@ -56,7 +70,7 @@ class Variational(SearchHook):
 
     def __exit__(self, *error: object) -> None:
         for layer, _ in self.layers:
-            del layer.forward  # the class's own again
+            del layer.forward  # restores the method of the class
 
     def _forward(self, layer: Any, log_sigma2: Tensor) -> Callable[[Tensor], Tensor]:
         def apply(x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
@@ -78,11 +92,11 @@ class Variational(SearchHook):
         self.progress = progress
 
     def penalty(self) -> Tensor:
-        """KL over all weights, times what the schedule says now."""
+        """Return the KL divergence summed over all weights, times its current weight."""
         return self.scale(self.progress) * sum((kl(a).sum() for a in self._alphas().values()), start=torch.zeros(()))
 
     def log_alpha(self) -> dict[str, Tensor]:
-        """Log alpha of each weight, by name."""
+        """Return log alpha of each weight, by name."""
         return {n: a.detach() for n, a in self._alphas().items()}
 
     def _alphas(self) -> dict[str, Tensor]:
@@ -95,5 +109,5 @@ class Variational(SearchHook):
 
 
 def log_alpha(theta: Tensor, log_sigma2: Tensor) -> Tensor:
-    """Log sigma^2 - log theta^2, clipped to [-8, 8]."""
+    """Return log alpha = log sigma^2 - log theta^2, clipped to [-8, 8]."""
     return (log_sigma2 - torch.log(theta * theta + math.exp(-60.0))).clamp(-8.0, 8.0)

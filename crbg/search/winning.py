@@ -210,7 +210,7 @@ def train(model: nn.Module, task: SearchTask, o: Recipe, span: Span, mask: Mask 
 
         stage = task.stage(span.name, span.last - span.first, Later(task.batches, span.first))
         rows = stage.fit(model, made, clip, loss, rate)
-        for name, gate in attach.gates(model).items():
+        for name, gate in attach.attached_gates(model).items():
             if mask and not gate.scores().bool().cpu().equal(mask[name]):
                 raise CrbgError(
                     f"the checkpoint of stage {span.name!r} belongs to another ticket; "

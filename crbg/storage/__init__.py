@@ -1,1 +1,1 @@
-"""Files that survive a crash, and locks."""
+"""Atomic files, files with one line for each run, and locks."""

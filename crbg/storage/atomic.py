@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and JSON from strangers read with care. Imports no torch."""
+"""Atomic writes, and JSON with checks on size and contents. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from typing import Any
 
 from crbg.errors import CrbgError, WriteError
 
-LARGEST_JSON = 64 * 2**20
-FULL = 16 * 2**20  # bytes: with less room than this, a disk is the reason why something could not be written
+LARGEST_JSON = 64 * 2**20  # bytes
+FULL = 16 * 2**20  # bytes; if less is free when a write fails, the error says that the disk is full
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write atomically: readers see the old file or the new one, never a part.
+    """Write a file atomically: readers see the old contents or the new ones, never a part.
 
     Raises:
-        WriteError: the disk is full or the folder cannot be written.
+        WriteError: the disk is full, or the folder is not writable.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,9 +42,9 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def cannot_write(path: Path, error: Exception) -> WriteError:
-    """Say what could not be written, why, and what to do."""
+    """Return the error that says what could not be written, why, and what to do."""
     why = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
-    with suppress(OSError):  # libraries have words of their own for a full disk
+    with suppress(OSError):  # libraries word a full disk in different ways
         if shutil.disk_usage(path.parent).free < FULL:
             why = os.strerror(errno.ENOSPC)
     return WriteError(f"cannot write {path}: {why}; make room there, or choose another folder with `--set results=...`")
@@ -56,12 +56,20 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write canonical JSON: sorted keys, one decimal form of each number, no NaN."""
+    """Write canonical JSON atomically: sorted keys, shortest form of each number, no NaN."""
     write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
 def read_json(path: Path, kind: str = "record") -> dict[str, Any]:
-    """Read a JSON object and refuse whatever is truncated, too large, too deep or not an object."""
+    """Read a JSON object.
+
+    Args:
+        path: The file.
+        kind: What the file is, for error messages.
+
+    Raises:
+        CrbgError: the file is missing, too large, too deep, damaged, or not an object.
+    """
     try:
         if path.stat().st_size > LARGEST_JSON:
             raise CrbgError(f"{path} is larger than any {kind}: {path.stat().st_size} bytes")
@@ -73,15 +81,15 @@ def read_json(path: Path, kind: str = "record") -> dict[str, Any]:
             raise
         raise CrbgError(f"{path} is not a {kind}: {error}; delete it and run the cell again") from None
     if not isinstance(value, dict):
-        raise CrbgError(f"{path} is not a {kind}: a JSON object was expected, not {type(value).__name__}")
+        raise CrbgError(f"{path} is not a {kind}: expected a JSON object, found {type(value).__name__}")
     return value
 
 
 def finite(value: float, digits: int = 10) -> float | None:
-    """Prepare a number for a record: rounded far below any uncertainty, None where it is not finite."""
+    """Round a number for a record; None if it is not finite. The rounding is far below any uncertainty."""
     return round(float(value), digits) if math.isfinite(value) else None
 
 
 def no_constant(name: str) -> None:
-    """Refuse NaN and the infinities, which JSON does not have."""
+    """Refuse NaN and infinities, which are not valid JSON; the hook `parse_constant` of `json.loads`."""
     raise ValueError(f"{name} is not a number")

@@ -1,7 +1,7 @@
-"""Files of one line for each run, found by digest and seed and read only where wanted. Imports no torch.
+"""JSON-lines files with one line for each run, indexed by digest and seed. Imports no torch.
 
-A line is compact JSON that begins with its key, `{"digest":"...","seed":0,`; lines are sorted by it. A file is written
-whole, and lines that nobody changed keep their bytes.
+A line is compact JSON that begins with its key, `{"digest":"...","seed":0,`. Lines are sorted by key, and a line is
+parsed only when its run is needed. A file is written as a whole; lines that do not change keep their bytes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from crbg.errors import CrbgError
 from crbg.storage.atomic import LARGEST_JSON, cannot_write, no_constant, write_bytes
 
-PATIENCE = 60.0  # seconds to wait for another process that writes
+PATIENCE = 60.0  # seconds to wait for another writer
 RESTORE = "restore the line from version control"
 
 Key = tuple[str, int]  # digest of the spec, and seed
@@ -29,7 +29,7 @@ _START = re.compile(rb'\{"digest":"([^"\\]+)","seed":(-?[0-9]+),')
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a file: its number, from 1, and its bytes."""
+    """One line of a file: its number, counted from 1, and its bytes."""
 
     path: Path
     number: int
@@ -37,11 +37,11 @@ class Line:
 
     @property
     def place(self) -> str:
-        """Name file and line."""
+        """File and line number, for error messages."""
         return f"{self.path}, line {self.number}"
 
     def parse(self) -> dict[str, Any]:
-        """Read the run that the line holds.
+        """Parse the run.
 
         Raises:
             CrbgError: the line is damaged; the message names it.
@@ -55,10 +55,10 @@ class Line:
 
 
 def lines(path: Path) -> Mapping[Key, Line]:
-    """Find the lines of a file by their keys; a file that is not there has none. It is read again only when it has changed.
+    """Return the lines of a file by key; none if there is no file. The index is cached until the file changes.
 
     Raises:
-        CrbgError: a line has no key, is cut off, or has the key of another one; the message names it.
+        CrbgError: a line has no key, is truncated, or repeats the key of another line; the message names it.
     """
     try:
         stat = path.stat()
@@ -88,29 +88,29 @@ def _lines(absolute: Path, path: Path, size: int, changed: int, inode: int) -> M
 
 
 def encode(key: Key, parts: Mapping[str, Any]) -> bytes:
-    """Write a run as a line: its key, then its parts in their order."""
+    """Encode a run as a line: its key, then its parts in the given order."""
     whole = {"digest": key[0], "seed": key[1], **parts}
     return ("{" + ",".join(f"{_compact(name)}:{_compact(value)}" for name, value in whole.items()) + "}").encode()
 
 
 def put(path: Path, runs: Mapping[Key, Mapping[str, Any]]) -> None:
-    """Add or replace the lines of these runs; all others keep their bytes.
+    """Add or replace the lines of these runs; other lines keep their bytes.
 
-    The caller holds the lock of the folder (`writing`).
+    The caller must hold the folder's lock (`writing`).
     """
     if runs:
-        raws = {key: line.raw for key, line in lines(path).items()} | {
-            key: encode(key, parts) for key, parts in runs.items()
-        }
+        raws = {key: line.raw for key, line in lines(path).items()}
+        raws |= {key: encode(key, parts) for key, parts in runs.items()}
         write_bytes(path, b"".join(raws[key] + b"\n" for key in sorted(raws)))
 
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Be the only writer of a folder's files within the block; others wait for their turn.
+    """Hold the lock on a folder's files inside the block; other writers wait.
 
     Raises:
-        CrbgError: another process did not end in time.
+        CrbgError: another process held the lock for too long.
+        WriteError: the folder is not writable.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -118,7 +118,7 @@ def writing(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=PATIENCE)
     except Timeout:
         raise CrbgError(
-            f"another process has been writing in {folder} for {PATIENCE:.0f} seconds; try again when it is done"
+            f"another process has been writing in {folder} for {PATIENCE:.0f} seconds; try again when it has finished"
         ) from None
     except OSError as error:
         raise cannot_write(folder, error) from None

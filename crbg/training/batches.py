@@ -1,4 +1,4 @@
-"""Minibatches by epoch, from a loader of one's own or from a later epoch on."""
+"""Minibatches by epoch: the protocol, batches from a user's loader, and batches that start at a later epoch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from crbg.errors import CrbgError
 
 
 class Batches(Protocol):
-    """Minibatches by epoch: `BatchLoader`, or a wrapper around somebody's own loader."""
+    """Minibatches by epoch, as `BatchLoader` and `LoaderBatches` provide them.
+
+    `len` is the number of batches in an epoch. `epoch(e, start)` yields the pairs (inputs, labels) of epoch e, from
+    batch `start` on.
+    """
 
     def __len__(self) -> int: ...
 
@@ -20,7 +24,7 @@ class Batches(Protocol):
 
 
 class Later:
-    """Batches whose first epoch is a later one of others: a schedule that goes on where another training stopped."""
+    """The batches of another source from epoch `first` on, for a schedule that continues an earlier training."""
 
     def __init__(self, batches: Batches, first: int) -> None:
         self.batches, self.first = batches, first
@@ -29,32 +33,36 @@ class Later:
         return len(self.batches)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterable[tuple[Tensor, Tensor]]:
-        """Yield the batches of an epoch, counted from the first."""
+        """Yield the batches of epoch `first + epoch` of the source."""
         return self.batches.epoch(self.first + epoch, start)
 
     def shared(self, k: int, n: int) -> tuple[Later, float]:
-        """Share the same batches as `BatchLoader.shared` does."""
-        mine, weight = cast(Any, self.batches).shared(k, n)
-        return Later(mine, self.first), weight
+        """Return the share of process k of n, as `BatchLoader.shared` does."""
+        own, weight = cast(Any, self.batches).shared(k, n)
+        return Later(own, self.first), weight
 
 
 class LoaderBatches:
-    """Somebody's own loader, any iterable of (inputs, labels), walked once an epoch."""
+    """Batches from a user's loader: any iterable of (inputs, labels) with a length, iterated once per epoch.
+
+    Raises:
+        CrbgError: the loader has no length, or can be iterated only once.
+    """
 
     def __init__(self, loader: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> None:
         if not hasattr(loader, "__len__"):
             raise CrbgError(
-                "the loader must have a length (batches per epoch): a DataLoader or a list of (x, y) batches"
+                "the loader must have a length, the number of batches per epoch; pass a DataLoader or a list of (x, y)"
             )
         if isinstance(loader, Iterator):
-            raise CrbgError("the loader can be walked only once; give a DataLoader or a list of batches")
+            raise CrbgError("the loader can be iterated only once; pass a DataLoader or a list of (x, y) batches")
         self.loader, self.device = loader, device
 
     def __len__(self) -> int:
         return len(self.loader)  # type: ignore[arg-type]
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the batches of an epoch on the device, from batch `start` on."""
+        """Yield the batches of an epoch, moved to the device, from batch `start` on."""
         for i, (x, y) in enumerate(self.loader):
             if i >= start:
                 yield x.to(self.device), y.to(self.device)

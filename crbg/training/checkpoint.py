@@ -1,4 +1,4 @@
-"""Checkpoints of a training, with the state of the noise."""
+"""Checkpoints of a training, including the state of the random generators."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from crbg.training.hooks import Row, SearchHook
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Write atomically and keep the checkpoint before, in case this one is found damaged.
+    """Write a checkpoint atomically, and keep the previous one as a fallback.
 
     Raises:
-        WriteError: the disk is full; the checkpoints before are still there.
+        WriteError: the disk is full, or the folder is not writable; earlier checkpoints still exist.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(".new")
@@ -31,30 +31,31 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
         if path.exists():
             path.replace(path.with_suffix(".previous"))
         fresh.replace(path)
-    except (OSError, RuntimeError) as error:  # torch raises the latter for a full disk
+    except (OSError, RuntimeError) as error:  # torch raises RuntimeError if the disk is full
         fresh.unlink(missing_ok=True)
         raise cannot_write(path, error) from None
 
 
 def load_checkpoint(path: Path | None) -> dict[str, Any] | None:
-    """Read the newest intact checkpoint, without pickle; None when there is none.
+    """Load the newest intact checkpoint to the CPU, without pickle; None if there is none.
 
-    A damaged one is said to be, and passed over.
+    A damaged checkpoint causes a warning, and the previous one is loaded.
     """
     for candidate in (path, path.with_suffix(".previous")) if path else ():
         if candidate.exists():
             try:
-                return dict(
-                    torch.load(candidate, weights_only=True, map_location="cpu")
-                )  # what takes it up knows its device
-            except Exception as error:  # a truncated zip, a short read: torch raises many types for one cause
-                what = f"{candidate} is damaged ({type(error).__name__}): taking the checkpoint before it, or starting again"
-                warnings.warn(what, stacklevel=2)
+                return dict(torch.load(candidate, weights_only=True, map_location="cpu"))
+            except Exception as error:  # torch raises many types for a damaged file
+                warnings.warn(
+                    f"the checkpoint {candidate} is damaged ({type(error).__name__}); continuing from the previous "
+                    "one, or from the start",
+                    stacklevel=2,
+                )
     return None
 
 
 class GateNoise:
-    """Own torch's global generator within the block, seeded from the run's seed, and give it back afterwards."""
+    """Seed torch's global generators from the run's seed inside the block, and restore their state afterwards."""
 
     def __init__(self, seed: int, device: torch.device) -> None:
         self.seed, devices = seed, [device] if device.type == "cuda" else []
@@ -69,29 +70,29 @@ class GateNoise:
 
 
 class TrainingState:
-    """All that a training carries from step to step, and the checkpoint that holds it."""
+    """The state of a training that changes from step to step, and its checkpoint."""
 
     def __init__(
         self, modules: nn.ModuleList, optimiser: torch.optim.Optimizer, search: SearchHook, device: torch.device
     ) -> None:
         self.modules, self.optimiser, self.search, self.device = modules, optimiser, search, device
         self.step, self.history = 0, list[Row]()
-        # The loss of the epoch so far, summed where it is: reading every loss would wait for every step.
+        # The sum of the epoch's losses stays on the device: reading every loss would wait for every step.
         self.running = torch.zeros((), dtype=torch.float64, device=device)
         self.began = self.saved = time.monotonic()
         self.began_cpu = time.process_time()
 
     def mean_loss(self, steps: int) -> float:
-        """Return the mean loss of an epoch that is over, and begin the next one."""
+        """Return the mean loss of the finished epoch, and reset the sum."""
         mean = float(self.running) / steps
         self.running.zero_()
         return mean
 
     def resume(self, path: Path | None, clock: Clock) -> None:
-        """Take up the checkpoint at `path`, where there is one, with the seconds that earlier attempts took."""
+        """Restore the checkpoint at `path`, if there is one, and add the seconds of earlier attempts to the clock."""
         saved = load_checkpoint(path) if distributed.first() else None
         if distributed.size() > 1:
-            saved = distributed.broadcast(saved)  # not every file system shows all processes the same file at once
+            saved = distributed.broadcast(saved)  # on some file systems not all processes see the same file yet
         if not saved:
             return
         self.modules.load_state_dict(saved["modules"])
@@ -108,7 +109,7 @@ class TrainingState:
         self.began_cpu -= cpu_seconds
 
     def save_if_due(self, path: Path | None, clock: Clock, over: bool) -> None:
-        """Save when the clock's interval has passed, and at the end of this attempt; of several processes only the first."""
+        """Save a checkpoint if the clock's interval has passed or `over` is true; only the first process saves."""
         if not path or not distributed.first() or not (over or time.monotonic() - self.saved >= clock.save_every):
             return
         state = {

@@ -1,4 +1,4 @@
-"""When a training stops, how often it is saved, and what it tells about its progress."""
+"""The clock of a training: its deadline, the interval of checkpoints, and reports of progress."""
 
 from __future__ import annotations
 
@@ -9,33 +9,45 @@ from dataclasses import dataclass, field
 
 
 class OutOfTime(Exception):  # noqa: N818 - an outcome, not an error
-    """The deadline came before the end; the checkpoint holds all that was done."""
+    """The deadline passed before the training ended; the checkpoint holds its state."""
 
 
-class Collapse(Exception):  # noqa: N818
-    """The loss is not finite, or nothing is left of a layer: an outcome to record, not a mistake to mend."""
+class Collapse(Exception):  # noqa: N818 - an outcome, not an error
+    """The training failed numerically: the loss is not finite, or a layer lost all its weights."""
 
 
 @dataclass
 class Clock:
-    """When to stop, how often to save, and whom to tell.
+    """When a training stops, how often it saves a checkpoint, and who is informed of its progress.
 
-    `deadline` is a time.monotonic() value; `report` receives (steps done, steps in all).
+    A run may call `fit` several times; the clock counts the steps of all of them.
+
+    Attributes:
+        deadline: When to stop, a value of `time.monotonic()`.
+        save_every: Seconds between two checkpoints.
+        asked: Returns whether the process was asked to stop.
+        report: Called with the number of steps done and in total, after every step.
+        stop_after: Stop after this number of steps of this process; tests use it.
+        steps: Steps of this process so far.
+        earlier: Seconds of search in earlier attempts at this run.
+        earlier_cpu: CPU seconds of all threads in earlier attempts, in which a suspended process does not count.
+        base: Steps of the fits of this run that have ended.
+        whole: Steps of all fits of this run, if known.
     """
 
     deadline: float = math.inf
     save_every: float = 60.0
-    asked: Callable[[], bool] = lambda: False  # whether somebody asked the process to stop
+    asked: Callable[[], bool] = lambda: False
     report: Callable[[int, int], None] = lambda done, total: None
-    stop_after: int | None = None  # stop after this many steps of this process; tests interrupt a fit with it
+    stop_after: int | None = None
     steps: int = field(default=0)
-    earlier: float = 0.0  # seconds that attempts before this one have searched
-    earlier_cpu: float = 0.0  # their processor seconds, of all threads: a pause does not count
-    base: int = 0  # steps of this run before the present fit
-    whole: int = 0  # steps of all fits of this run together, where that is known
+    earlier: float = 0.0
+    earlier_cpu: float = 0.0
+    base: int = 0
+    whole: int = 0
 
     def over(self) -> bool:
-        """Tell whether to stop now."""
+        """Return whether to stop now."""
         return (
             time.monotonic() >= self.deadline
             or self.asked()
@@ -43,11 +55,11 @@ class Clock:
         )
 
     def count(self, done: int, total: int) -> None:
-        """Note one more step of this process, the present fit's `done` of `total`, and report it."""
+        """Count one step of this process, and report that the current fit has done `done` of `total` steps."""
         self.steps += 1
         self.tell(done, total)
 
     def tell(self, done: int, total: int) -> None:
-        """Report steps of the present fit as steps of the run."""
+        """Report the progress of the current fit as progress of the whole run."""
         whole = max(self.whole, total)
         self.report(min(self.base + done, whole), whole)

@@ -1,7 +1,4 @@
-"""Which device a process computes on.
-
-On a workstation with several GPUs each process takes a free one, by lock file.
-"""
+"""The device of a process. On a machine with several GPUs each process takes a free one, by lock files."""
 
 from __future__ import annotations
 
@@ -17,17 +14,22 @@ from filelock import FileLock, Timeout
 
 from crbg.errors import CrbgError
 
-_taken: dict[str, FileLock] = {}  # by GPU; held until the process ends, however it ends
+_taken: dict[str, FileLock] = {}  # by GPU; the operating system releases a lock when the process ends
 
 
 def pick(name: str, share: int = 1, tell: Callable[[str], None] = print) -> torch.device:
-    """Turn auto, cpu, cuda or cuda:1 into a device, and wait for a free place if all GPUs are taken.
+    """Return the device for a name, and wait if all its GPUs are taken.
 
-    At most `share` processes of this user work on one GPU at a time; empty GPUs are filled first. A GPU that a cluster
-    assigned to the job is the only one seen, and free.
+    At most `share` processes of a user run on one GPU, and empty GPUs are taken first. In a cluster job only the
+    assigned GPUs are visible.
+
+    Args:
+        name: `cpu`, `cuda`, `cuda:N`, or `auto` for a GPU if there is one, else the CPU.
+        share: Largest number of processes on one GPU.
+        tell: Receives a line of text if the process has to wait.
 
     Raises:
-        CrbgError: a GPU was asked for and torch finds none; it is never replaced by the CPU silently.
+        CrbgError: the name is unknown, or torch does not find the GPU. The CPU never takes its place silently.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -39,30 +41,27 @@ def pick(name: str, share: int = 1, tell: Callable[[str], None] = print) -> torc
         return device
     if not torch.cuda.is_available():
         raise CrbgError(f"device {name!r} was asked for, but torch finds no GPU; use --device cpu to run on the CPU")
-    # fp32 is fp32: torch's default lets convolutions round to 10 bits (TF32), and a ticket would read otherwise than on
-    # a CPU.
+    # By default torch rounds convolutions on a GPU to 10 bits (TF32), and accuracies would differ from those on a CPU.
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     gpus = identities()
     if device.index is not None and device.index >= len(gpus):
-        raise CrbgError(
-            f"device {name!r} was asked for, but there are {len(gpus)} GPUs, cuda:0 to cuda:{len(gpus) - 1}"
-        )
+        raise CrbgError(f"device {name!r} was asked for, but the last of {len(gpus)} GPUs is cuda:{len(gpus) - 1}")
     wanted = list(enumerate(gpus)) if device.index is None else [(device.index, gpus[device.index])]
     return torch.device("cuda", _wait(wanted, share, tell))
 
 
 def has_bfloat16() -> bool:
-    """Tell whether this processor computes in bfloat16 (AVX512-BF16, AMX, or Arm's BF16), rather than emulating it."""
+    """Return whether this CPU has bfloat16 instructions (AVX512-BF16, AMX or Arm BF16)."""
     if platform.machine().lower() in ("x86_64", "amd64"):
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def check_precision(precision: str, device: torch.device) -> None:
-    """Refuse `precision: bf16` where the processor lacks it.
+    """Check that the device supports the precision.
 
     Raises:
-        CrbgError: the device is a CPU without bfloat16 instructions.
+        CrbgError: the precision is bf16, and the device is a CPU without bfloat16 instructions.
     """
     if precision == "bf16" and device.type == "cpu" and not has_bfloat16():
         raise CrbgError(
@@ -72,17 +71,17 @@ def check_precision(precision: str, device: torch.device) -> None:
 
 
 def identities() -> list[str]:
-    """Name the visible GPUs by what stays the same in every process, whatever CUDA_VISIBLE_DEVICES says."""
+    """Return the UUIDs of the visible GPUs, which do not depend on CUDA_VISIBLE_DEVICES."""
     return [str(torch.cuda.get_device_properties(i).uuid) for i in range(torch.cuda.device_count())]
 
 
 def slots() -> Path:
-    """Name the folder of this user's lock files on this machine."""
+    """Return the folder of this user's lock files on this machine."""
     return Path(tempfile.gettempdir()) / f"crbg-gpus-{os.getuid()}"
 
 
 def _wait(wanted: list[tuple[int, str]], share: int, tell: Callable[[str], None]) -> int:
-    folder, told = slots(), False
+    folder, waiting = slots(), False
     folder.mkdir(mode=0o700, exist_ok=True)
     for index, gpu in wanted:
         if gpu in _taken:
@@ -97,7 +96,7 @@ def _wait(wanted: list[tuple[int, str]], share: int, tell: Callable[[str], None]
                     continue
                 _taken[gpu] = lock
                 return index
-        if not told:
-            tell(f"waiting for a free GPU: {len(wanted)} with {share} places each are taken (locks in {folder})")
-            told = True
+        if not waiting:
+            tell(f"waiting for a free GPU: {share} process(es) run on each of {len(wanted)} (locks in {folder})")
+            waiting = True
         time.sleep(2)

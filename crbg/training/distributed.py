@@ -1,9 +1,9 @@
-"""One run on several GPUs or nodes: every process takes its share of each batch, and the gradients are averaged.
+"""Data parallelism: one run on several GPUs or nodes. Each process computes a share of a batch; gradients are averaged.
 
-torchrun starts the processes and says in the environment how many there are. All draw the same gate noise, so the
-average is the gradient of the whole batch, to rounding. Batch norm sees a process's share only, as in PyTorch's own
-data parallelism. The first process decides what is run and writes files; the others follow it. Imports torch only where
-it computes.
+torchrun starts the processes and sets their environment variables. All processes draw the same gate noise, so the
+average is the gradient of the whole batch, up to rounding. Batch norm uses the statistics of a process's share, as in
+PyTorch's DistributedDataParallel. The first process decides what runs, and writes all files. torch is imported inside
+functions, because the command line imports this module.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-together = False  # set by `crbg run`: elsewhere torchrun's variables belong to somebody else's program
+together = False  # set by `crbg run`; in other programs torchrun's variables are not meant for this module
 
 
 def started() -> bool:
-    """Tell whether torchrun started this process as one of several."""
+    """Return whether torchrun started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", 1)) > 1
 
 
@@ -32,44 +32,47 @@ def size() -> int:
 
 
 def rank() -> int:
-    """Return the number of this process, from 0."""
+    """Return the rank of this process, from 0."""
     return int(os.environ.get("RANK", 0)) if size() > 1 else 0
 
 
 def first() -> bool:
-    """Tell whether this process leads: it writes, reports and decides."""
+    """Return whether this is the first process, which decides, reports and writes."""
     return rank() == 0
 
 
 def place(name: str, pick: Callable[[str], torch.device]) -> torch.device:
-    """Give this process its own GPU of its node, where GPUs are used.
+    """Return the device of this process: its own GPU of the node, if GPUs are used.
 
-    The first process of a node takes the places on all its GPUs, in their order, so that two runs never wait for each
-    other.
+    The first process of a node takes all GPUs of the node in order, so that two runs cannot deadlock.
+
+    Args:
+        name: Name of a device, as for `crbg.training.device.pick`.
+        pick: Returns the device for a name.
     """
     import torch
 
     if size() == 1 or not (name == "cuda" or (name == "auto" and torch.cuda.is_available())):
         return pick(name)
-    mine = int(os.environ.get("LOCAL_RANK", 0))
-    taken = [pick(f"cuda:{i}") for i in range(int(os.environ.get("LOCAL_WORLD_SIZE", 1)))] if mine == 0 else []
-    return taken[0] if taken else torch.device("cuda", mine)
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    taken = [pick(f"cuda:{i}") for i in range(int(os.environ.get("LOCAL_WORLD_SIZE", 1)))] if local == 0 else []
+    return taken[0] if taken else torch.device("cuda", local)
 
 
 def join(device: torch.device) -> None:
-    """Meet the other processes, once; alone there is nobody to meet."""
+    """Initialise the process group, unless it exists or there is only one process."""
     import torch
     from torch import distributed as dist
 
     if size() > 1 and not dist.is_initialized():
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        # The others wait while the first one measures, or waits for a run that another job holds.
+        # The other processes wait while the first one measures a ticket, or waits for a run that another job holds.
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=1))
 
 
 def leave() -> None:
-    """Part from the other processes."""
+    """Destroy the process group, if there is one."""
     from torch import distributed as dist
 
     if dist.is_initialized():
@@ -77,7 +80,7 @@ def leave() -> None:
 
 
 def broadcast(what: Any = None) -> Any:
-    """Hear what the first process says; it says `what`."""
+    """Return the object that the first process passes, in every process."""
     from torch import distributed as dist
 
     box = [what]
@@ -86,12 +89,15 @@ def broadcast(what: Any = None) -> Any:
 
 
 def share(batches: Any) -> tuple[Any, float]:
-    """Give this process's share of all batches, and the factor on its mean loss that makes the processes' average that of a batch."""
+    """Return this process's share of all batches, and the factor on its mean loss.
+
+    With this factor the average over processes is the mean over the batch, for shares of unequal size too.
+    """
     return (batches, 1.0) if size() == 1 else batches.shared(rank(), size())
 
 
 def agree(flag: bool, device: torch.device) -> bool:
-    """Tell whether any process says yes."""
+    """Return whether the flag is true in any process."""
     if size() == 1:
         return flag
     import torch

@@ -1,4 +1,4 @@
-"""Hooks of a training step."""
+"""Hooks of a training step, the interface of controllers and schedules."""
 
 from __future__ import annotations
 
@@ -11,31 +11,35 @@ Row = dict[str, float]
 
 
 class SearchHook:
-    """Hooks of a step, for what needs more than one tensor at a time: penalties, controllers, annealing, global choices."""
+    """Hooks of a training step, for work across tensors: penalties, controllers, annealing, global thresholds.
+
+    All methods do nothing by default. `progress` is the share of the training that is done, from 0 at the first step
+    towards 1 at the last. The state of a hook is part of the checkpoint.
+    """
 
     def before_forward(self, progress: float) -> None:
-        """Prepare a step; `progress` runs from 0 at the first step towards 1 at the last."""
+        """Prepare a step, before the forward pass."""
 
     def after_backward(self, progress: float) -> None:
-        """Change gradients before the optimiser sees them."""
+        """Change gradients, before the optimiser's step."""
 
     def after_step(self, progress: float) -> None:
-        """Look at, or project, what the optimiser made."""
+        """Inspect or project parameters, after the optimiser's step."""
 
     def log(self) -> Row:
-        """Give numbers for the history, once an epoch."""
+        """Return values for the history; called once per epoch."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything the hooks carry from step to step."""
+        """Return the state that a resumed training needs."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up a saved state."""
+        """Restore the state that `state_dict` returned."""
 
 
 class Clip(SearchHook):
-    """Clip the norm of the gradient over all parameters together."""
+    """Clip the norm of the gradient, taken over all parameters together, to `norm`."""
 
     def __init__(self, parameters: Sequence[Tensor], norm: float) -> None:
         self.parameters, self.norm = list(parameters), norm

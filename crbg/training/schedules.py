@@ -1,4 +1,4 @@
-"""Schedules of the learning rate, and the optimisers of weights that are trained."""
+"""Learning rate schedules, and the optimisers for weights."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from crbg.errors import CrbgError, suggest
 
 
 def cosine(progress: float) -> float:
-    """Anneal the learning rate from 1 to 0 along half a cosine."""
+    """Return the factor on the learning rate, half a cosine from 1 to 0."""
     return 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
 def optimiser(
     name: str, parameters: list[nn.Parameter], lr: float, momentum: float = 0.9, weight_decay: float = 0.0
 ) -> torch.optim.Optimizer:
-    """Make the optimiser of weights that are trained: sgd (with momentum) or adam."""
+    """Build the optimiser `sgd` (with momentum) or `adam` for weights.
+
+    Raises:
+        CrbgError: the name is unknown.
+    """
     if name == "sgd":
         return torch.optim.SGD(parameters, lr, momentum, weight_decay=weight_decay)
     if name == "adam":

@@ -387,14 +387,14 @@ def test_processes_take_free_gpus_and_wait_for_one_when_all_are_taken(take):
     assert got == "cuda:0"
     assert take()[1] == "cuda:1"
     third, said = take()
-    assert said.startswith("waiting for a free GPU: 2 with 1 places each are taken")
+    assert said.startswith("waiting for a free GPU: 1 process(es) run on each of 2 ")
     first.kill()
     assert third.stdout.readline().strip() == "cuda:0"
 
 
 def test_small_runs_share_a_gpu_once_every_gpu_has_one(take):
     assert [take(share=2)[1] for _ in range(4)] == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
-    assert take("cuda:1", share=2)[1].startswith("waiting for a free GPU: 1 with 2 places")
+    assert take("cuda:1", share=2)[1].startswith("waiting for a free GPU: 2 process(es) run on each of 1 ")
 
 
 def test_a_process_takes_one_place_however_often_it_asks(monkeypatch, tmp_path):
@@ -404,7 +404,7 @@ def test_a_process_takes_one_place_however_often_it_asks(monkeypatch, tmp_path):
     monkeypatch.setattr(device, "_taken", {})
     assert device.pick("auto") == device.pick("cuda") == torch.device("cuda:0")
     assert len(list((tmp_path / "slots").iterdir())) == 1
-    with pytest.raises(CrbgError, match="'cuda:3' was asked for, but there are 1 GPUs"):
+    with pytest.raises(CrbgError, match="'cuda:3' was asked for, but the last of 1 GPUs is cuda:0"):
         device.pick("cuda:3")
     for held in device._taken.values():
         held.release()

@@ -1,4 +1,4 @@
-"""The controller's promise: whatever the density, the search ends within 2 % (relative) of it with its gates decided."""
+"""The density controller ends within 2 % (relative) of any density, with binary gates."""
 
 import pytest
 import torch

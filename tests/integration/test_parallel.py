@@ -1,4 +1,4 @@
-"""One run by two processes, as torchrun starts them on two GPUs or nodes: the same ticket, one writer, the same resume."""
+"""One run on two processes, started by torchrun: the same ticket, a single writer, the same resume."""
 
 import json
 import os
@@ -65,12 +65,12 @@ def folders(tmp_path_factory):
         (out[name] / "config.yaml").write_text(yaml.safe_dump(CONFIG))
         code, said = crbg(out[name], processes=processes)
         assert code == 0, said
-        assert said.count("validation") == 2  # the others are silent
+        assert said.count("validation") == 2  # only the first process prints
     return out
 
 
 def test_two_processes_find_what_one_finds(folders):
-    """Batches of 63 are shared 32 to 31, so a mean of means without weights would show."""
+    """The shares of a batch of 63 are 32 and 31, so an unweighted mean of means would differ."""
     one, two = ({k: json.loads(v) for k, v in records(folders[name]).items()} for name in ("one", "two"))
     assert set(one) == set(two) == {"edge_popup", "crbg"}
     for method, ours in two.items():
@@ -88,7 +88,7 @@ def test_two_processes_find_what_one_finds(folders):
 
 
 def test_a_pause_of_two_processes_changes_no_byte(tmp_path):
-    """SIGTERM reaches torchrun alone, as on a cluster; all its processes stop at one step, and one checkpoint takes them on."""
+    """SIGTERM reaches torchrun only, as on a cluster; all processes stop at one step and resume from one checkpoint."""
     arms = {"crbg": {"method": "crbg", "set": {"options": {"noise": 0.1}, "epochs": 100}}}
     config = CONFIG | {"save_every": 1, "experiments": {"pair": CONFIG["experiments"]["pair"] | {"arms": arms}}}
     for name in ("whole", "stopped"):
@@ -103,7 +103,7 @@ def test_a_pause_of_two_processes_changes_no_byte(tmp_path):
         torchrun.send_signal(signal.SIGTERM)
         assert torchrun.wait() != 0
     assert not records(tmp_path / "stopped")
-    for _ in range(2):  # the second time nothing is left to do, and nobody waits for anybody
+    for _ in range(2):  # the second time there is nothing to do, and no process waits for another
         code, said = crbg(tmp_path / "stopped", processes=2)
         assert code == 0, said
     assert records(tmp_path / "stopped") == records(tmp_path / "whole")
@@ -114,7 +114,7 @@ def test_shares_make_up_the_batch(monkeypatch):
     feed = BatchLoader(Part(pixels, torch.arange(16), torch.zeros(1), torch.ones(1)), 7, 0, flip=True, crop=2)
     monkeypatch.setenv("WORLD_SIZE", "3")
     monkeypatch.setenv("RANK", "1")
-    assert distributed.share(feed) == (feed, 1.0)  # somebody else's program that torchrun started
+    assert distributed.share(feed) == (feed, 1.0)  # another program that torchrun started
     assert distributed.first()
     monkeypatch.setattr(distributed, "together", True)
     parts = []
@@ -148,7 +148,7 @@ def test_each_process_takes_its_own_gpu(monkeypatch):
         monkeypatch.setenv(name, value)
     picked.clear()
     assert distributed.place("auto", pick) == distributed.place("cuda", pick) == torch.device("cuda:1")
-    assert not picked  # the first process of the node takes the places, in order
+    assert not picked  # the first process of the node takes the GPUs, in order
     monkeypatch.setenv("LOCAL_RANK", "0")
     assert distributed.place("auto", pick) == torch.device("cuda:0")
     assert picked == ["cuda:0", "cuda:1"]

@@ -17,7 +17,7 @@ from crbg.storage.atomic import write_json
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A project folder with a configuration, and `put`, which makes up the runs of an arm."""
+    """A project folder with a configuration, and `put`, which writes synthetic runs of an arm."""
     monkeypatch.chdir(tmp_path)
     densities = {"density": [0.5, 0.1]}
     base = {"data": "digits", "model": "lenet-16", "epochs": 2, "batch": 64}
@@ -53,7 +53,7 @@ def project(tmp_path, monkeypatch):
 
 
 class Project:
-    """Records that look like those of runs, with the accuracies that a test asks for."""
+    """Writes synthetic records with the accuracies that a test needs."""
 
     def __init__(self):
         self.config = configs.read(["config.yaml"])
@@ -109,25 +109,30 @@ class Project:
 
 GRID = {
     "sweep": {
-        "role": "ablation", "seeds": SEEDS, "base": {"data": "digits", "model": "lenet-16", "method": "crbg", "epochs": 2, "batch": 64},
+        "role": "ablation",
+        "seeds": SEEDS,
+        "base": {"data": "digits", "model": "lenet-16", "method": "crbg", "epochs": 2, "batch": 64},
         "arms": {
             "knobs": {"grid": {"options.weight": [1.0, 10.0], "options.mu0": [0.25, 1.0]}},
             "kinds": {"grid": {"options.penalty": ["induce_sparse", "induce_decision"], "options.weight": [1.0, 2.0]}},
         },
     },
     "widths": {
-        "role": "main", "view": "width", "seeds": SEEDS, "base": {"data": "digits", "density": 0.5, "epochs": 2, "batch": 64},
+        "role": "main",
+        "view": "width",
+        "seeds": SEEDS,
+        "base": {"data": "digits", "density": 0.5, "epochs": 2, "batch": 64},
         "arms": {
             "ours": {"method": "crbg", "grid": {"model": ["lenet-100", "lenet-10"]}},
             "dense": {"method": "dense", "set": {"density": None}, "grid": {"model": ["lenet-100", "lenet-10"]}},
         },
     },
-}  # fmt: skip
+}
 
 
 @pytest.fixture
 def sweep(project):
-    """The small project with a sweep and a width experiment, and `put` for one spec of them."""
+    """The small project with a sweep and a width experiment, and `put` for one of their specs."""
     Path("sweep.yaml").write_text(yaml.safe_dump({"experiments": GRID}))
     project.config = configs.read(["config.yaml", "sweep.yaml"])
 

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from crbg import measure
 from crbg.api import find_ticket
 from crbg.errors import CrbgError
-from crbg.gates.attach import gates
+from crbg.gates.attach import attached_gates
 from crbg.masks import controls
 from crbg.masks.mask import Mask
 from crbg.masks.select import keep_count
@@ -40,7 +40,7 @@ def test_find_ticket_takes_any_loader_and_changes_no_weight(kind):
     batches = 2 if kind == "two batches" else 4
     assert told == [(i + 1, 3 * batches) for i in range(3 * batches)]
     assert all(same_bytes(p.detach(), before[n]) for n, p in model.named_parameters())
-    assert not gates(model)
+    assert not attached_gates(model)
     assert found.exact.kept == keep_count(0.5, 54 + 288)
     assert [row["epoch"] for row in found.history] == [1.0, 2.0, 3.0]
     assert found.apply(model) is model
@@ -106,7 +106,7 @@ def test_find_ticket_is_repeatable_and_takes_a_pair_in_shuffled_order():
     found = []
     for seed, elsewhere in ((3, 0), (3, 1), (4, 0)):
         model = tiny()
-        torch.manual_seed(elsewhere)  # what the caller's generator holds does not matter
+        torch.manual_seed(elsewhere)  # the state of the caller's generator has no effect
         found.append(find_ticket(model, (X, Y), 0.4, epochs=2, batch=16, seed=seed))
     one, two, other = found
     assert one.history == two.history
@@ -175,7 +175,7 @@ def test_a_loss_that_changes_a_weight_is_found_out():
 
 
 class Loud(nn.Module):
-    """Two layers whose loss can be made to fail."""
+    """A network of two layers whose loss can be made to fail."""
 
     def __init__(self):
         super().__init__()
@@ -199,7 +199,7 @@ def test_a_failing_search_leaves_the_model_without_gates():
 
     with pytest.raises(RuntimeError, match="no loss today"):
         find_ticket(model, (x, y), 0.5, loss=bad, epochs=1, batch=16)
-    assert not gates(model)
+    assert not attached_gates(model)
     assert find_ticket(model, (x, y), 0.5, epochs=1, batch=16).mask.total == 8 * 16 + 16 * 3
 
 

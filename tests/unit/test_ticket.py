@@ -33,7 +33,7 @@ def ticket_of(model, mask, law="uniform", scale=1.0, seed=0, **options):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A valid ticket file of LeNet-300-100: (path, bytes, mask)."""
+    """A valid ticket file of LeNet-300-100, as (path, bytes, mask)."""
     model = models.build("lenet-300-100", (1, 28, 28), 10)
     initialise(model, "uniform", 1.0, 0)
     mask, path = random_mask(model), tmp_path_factory.mktemp("ticket") / "t.safetensors"
@@ -42,7 +42,7 @@ def saved(tmp_path_factory):
 
 
 def edited(data, header=None, mask=None):
-    """A ticket file with other header fields or mask bytes, everything else as it was."""
+    """Write a ticket file with other header fields or mask bytes; the rest is unchanged."""
     size = int.from_bytes(data[:8], "little")
     old = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["crbg"])
     tensors = load_tensors(data)

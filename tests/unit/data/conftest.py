@@ -7,7 +7,7 @@ from crbg import data
 
 @pytest.fixture
 def small(tmp_path, monkeypatch):
-    """A data set called mnist of 39 + 12 tiny images, and a function that writes its file."""
+    """The arrays of a data set called mnist with 39 + 12 tiny images, and a function that writes its file."""
     monkeypatch.setitem(data.DATA, "mnist", SMALL)
     monkeypatch.setenv("CRBG_DATA", str(tmp_path / "data"))
     pixels = np.random.default_rng(0)

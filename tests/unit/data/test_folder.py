@@ -1,4 +1,4 @@
-"""Data made from folders of image files: pixels, splits, going on after an interruption, and runs on them, also by two processes."""
+"""Data sets from folders of images: pixels, splits, interruptions, and runs on one and on two processes."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from crbg.runs.verify import BARE, PASS
 
 
 def draw(where, counts, seed=0, shape=(12, 16)):
-    """Write images whose brightness says their class, in folders a, b, ..."""
+    """Write images in the folders a and b, one for each class; the brightness of an image tells its class."""
     made = np.random.default_rng(seed)
     for part, count in counts.items():
         for i, name in enumerate("ab"):
@@ -75,9 +75,8 @@ def test_parts_are_rows_of_one_array_and_equal_to_those_in_memory(images):
     assert sorted(torch.cat([data.train.rows, data.validation.rows]).tolist()) == list(range(80))
     in_memory = Part(data.train.x[data.train.rows].clone(), data.train.y, data.train.mean, data.train.std)
     for flip, crop in ((False, 0), (True, 2)):
-        for (a, b), (c, d) in zip(
-            BatchLoader(data.train, 16, 0, flip, crop).epoch(1), BatchLoader(in_memory, 16, 0, flip, crop).epoch(1), strict=True
-        ):  # fmt: skip
+        mapped, loaded = (BatchLoader(part, 16, 0, flip, crop).epoch(1) for part in (data.train, in_memory))
+        for (a, b), (c, d) in zip(mapped, loaded, strict=True):
             assert torch.equal(a, c)
             assert torch.equal(b, d)
     half = data.train.take(slice(10)).take(torch.arange(10) % 2 == 0)
@@ -118,7 +117,7 @@ def test_making_goes_on_where_it_was_interrupted_unless_the_arrays_are_lost(imag
 
 def test_a_folder_that_is_no_prepared_data_set_is_left_alone(images):
     draw(root() / "mine", {"train": 2, "val": 2})
-    with pytest.raises(CrbgError, match="is there already and no prepared data set"):
+    with pytest.raises(CrbgError, match="exists and is not a prepared data set"):
         folder.prepare("mine", root() / "mine", 12, root())
     assert (root() / "mine/train/a/000.png").exists()
 
@@ -200,7 +199,7 @@ def test_the_command_makes_and_shows_it(images, crbg):
     assert code == 0
     assert "train: 80 of 80 images" in out
     assert "mine: (3, 12, 12), {'train': 77, 'validation': 3, 'test': 20}" in out
-    assert crbg("data", "mine", "--images", str(images), "--size", "12")[0] == 0  # it is there
+    assert crbg("data", "mine", "--images", str(images), "--size", "12")[0] == 0  # it exists already
     code, _, err = crbg("data", "mine", "--images", str(images), "--size", "16")
     assert code == 2
     assert "holds images of 12 pixels" in err
@@ -212,7 +211,7 @@ def test_bad_images_are_named(images):
             folder.prepare(**{"name": "mine", "images": images, "size": 12, "root": root()} | other)
         return str(error.value)
 
-    assert "already" in complaint(name="mnist")
+    assert "known data set" in complaint(name="mnist")
     assert "at least 8" in complaint(size=4)
     assert "has no folder train" in complaint(images=images / "train")
     (images / "train/a/001.png").write_text("no image")

@@ -30,7 +30,7 @@ def test_batches_walk_through_everything_in_order(digits):
 
 
 def numbered(count, shape=(1, 1, 1)):
-    """Images whose label is their index."""
+    """Images whose labels are their indices."""
     x = torch.arange(count).reshape(-1, 1, 1, 1).expand(count, *shape).to(torch.uint8)
     return Part(x, torch.arange(count), torch.zeros(1), torch.ones(1))
 
@@ -71,7 +71,7 @@ def test_the_order_is_a_function_of_seed_and_epoch():
     part = numbered(50)
     one = BatchLoader(part, 5, seed=1)
     list(one.epoch(0))
-    torch.manual_seed(123)  # nobody else's generator matters
+    torch.manual_seed(123)  # torch's global generator has no effect
     assert labels(one, 3) == labels(BatchLoader(part, 5, seed=1), 3)
     orders = {tuple(BatchLoader(part, 5, seed=s).order(e).tolist()) for s in (0, 1, 2) for e in (0, 1, 2)}
     assert len(orders) == 9
@@ -99,7 +99,7 @@ def test_flips_mirror_about_half_of_the_images(digits):
 
 
 def test_crops_are_those_of_a_reflected_border(digits):
-    """Naive twin: numpy's reflect padding, then a window of the image's size; every shift up to the border occurs."""
+    """Naive twin: numpy's reflect padding, then a window of the image's size; every shift occurs."""
     crop, n = 3, 600
     part = digits.train.take(slice(n))
     plain = torch.cat([x for x, _ in BatchLoader(part, 100, seed=0).epoch(0)]).numpy()
@@ -119,12 +119,12 @@ def test_flips_and_crops_of_colour_images_keep_channels_together():
     part = Part(x, torch.tensor([0, 1]), torch.zeros(3), torch.ones(3))
     feed = BatchLoader(part, 2, seed=3, flip=True, crop=2)
     for epoch in range(20):
-        rows, columns = feed.moves(*feed.drawn(epoch))
+        rows, columns = feed.sources(*feed.drawn(epoch))
         pixels, y = next(iter(feed.epoch(epoch)))
         for i, label in enumerate(y):
             expected = x[label][:, rows[i]][:, :, columns[i]]
             assert (pixels[i] * 255).round().to(torch.uint8).equal(expected)
-    assert len({tuple(feed.moves(*feed.drawn(e))[1].flatten().tolist()) for e in range(20)}) > 10
+    assert len({tuple(feed.sources(*feed.drawn(e))[1].flatten().tolist()) for e in range(20)}) > 10
 
 
 def test_a_crop_wider_than_the_image_is_refused(digits):

@@ -84,7 +84,7 @@ def test_a_damaged_file_is_named(small, kind):
         load("mnist")
     assert str(path) in str(caught.value)
     assert "is damaged" in str(caught.value)
-    assert "make the file again" in str(caught.value)
+    assert "replace it, or delete it" in str(caught.value)
 
 
 @pytest.mark.parametrize("key", ["train_x", "train_y", "test_x", "test_y"])
@@ -93,7 +93,7 @@ def test_a_missing_array_is_named(small, key):
     path = write(drop=[key])
     with pytest.raises(CrbgError) as caught:
         load("mnist")
-    assert f"{path} holds no array {key!r}" in str(caught.value)
+    assert f"{path} has no array {key!r}" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_a_missing_array_is_named(small, key):
         (lambda a: {"train_x": a["train_x"][:, :1]}, "train_x is uint8 (39, 1, 4, 4)"),
         (lambda a: {"train_y": a["train_y"][:-1]}, "train_y (38,)"),
         (lambda a: {"test_y": np.eye(3)[a["test_y"]]}, "test_y (12, 3)"),
-        (lambda a: {"test_y": a["test_y"] + 1}, "test_y holds label 3, but mnist has 3 classes"),
+        (lambda a: {"test_y": a["test_y"] + 1}, "test_y has labels 1 to 3, but mnist has 3 classes"),
         (lambda a: {"train_y": a["train_y"] - 1}, "but mnist has 3 classes"),
     ],
 )

@@ -9,7 +9,7 @@ from torch.nn.utils import parametrize
 
 from crbg import models
 from crbg.errors import CrbgError
-from crbg.gates.attach import attach, bake, bypass, detach, frozen, gates, sampling, weights
+from crbg.gates.attach import attach, attached_gates, bake, bypass, detach, frozen, sampling, weights
 from crbg.gates.base import Fixed, Gate
 from crbg.gates.gaussian import Gaussian, Units
 from crbg.masks.mask import Mask
@@ -32,7 +32,7 @@ NETWORKS = {
 
 @pytest.fixture(scope="module", params=NETWORKS)
 def original(request):
-    """One initialised network of each kind with a batch for it; tests work on copies."""
+    """One initialised network of each kind, with a batch; tests use copies."""
     model = NETWORKS[request.param]()
     initialise(model, "kaiming_normal", 1.0, 0)
     shape = (1, 28, 28) if request.param == "lenet" else (3, 32, 32)
@@ -65,7 +65,7 @@ def gaussian(name, w):
 
 
 def layout(model):
-    """Class of every module and names in the state; their order is torch's affair (a weight taken off a gate comes last)."""
+    """Return the class of every module and the names in the state_dict, whose order `detach` may change."""
     return [type(m) for m in model.modules()], set(model.state_dict())
 
 
@@ -83,7 +83,7 @@ def test_gates_attach_to_every_weight(network):
     attention = [m for m in model.modules() if isinstance(m, nn.MultiheadAttention)]
     assert len(names) == len(layers) + len(attention)
     assert attach(model, lambda n, w: Counting()) is model
-    assert list(gates(model)) == list(names)
+    assert list(attached_gates(model)) == list(names)
     assert all(weights(model)[n] is w for n, w in names.items())
 
 
@@ -97,7 +97,7 @@ def test_each_gate_is_evaluated_once_in_a_forward_pass(network):
             with torch.set_grad_enabled(grad):
                 model(x)
             passes += 1
-            assert {g.count for g in gates(model).values()} == {passes}, (train, grad)
+            assert {g.count for g in attached_gates(model).values()} == {passes}, (train, grad)
 
 
 def test_baking_a_mask_is_the_model_with_fixed_gates_to_the_bit(network):
@@ -110,7 +110,7 @@ def test_baking_a_mask_is_the_model_with_fixed_gates_to_the_bit(network):
     assert layout(model) != before
     bake(model, mask).eval()
     assert layout(model) == before
-    assert not gates(model)
+    assert not attached_gates(model)
     assert hooks(model) == 0
     with torch.no_grad():
         assert torch.equal(model(x), twin(x))
@@ -122,7 +122,7 @@ def test_baking_a_mask_is_the_model_with_fixed_gates_to_the_bit(network):
 def test_a_step_moves_the_gates_and_nothing_else(network):
     model, x = network
     attach(model, gaussian)
-    found = gates(model)
+    found = attached_gates(model)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     optimiser = torch.optim.SGD([g.mu for g in found.values()], lr=0.1)
     torch.manual_seed(0)
@@ -186,9 +186,9 @@ def test_a_second_gate_is_refused(lenet):
     attach(lenet, gaussian, "fc1.weight")
     with pytest.raises(CrbgError, match=r"'fc1.weight' has a gate already"):
         attach(lenet, gaussian)
-    assert list(gates(lenet)) == ["fc1.weight"]
+    assert list(attached_gates(lenet)) == ["fc1.weight"]
     attach(lenet, gaussian, "fc[23].weight")
-    assert list(gates(lenet)) == ["fc1.weight", "fc2.weight", "fc3.weight"]
+    assert list(attached_gates(lenet)) == ["fc1.weight", "fc2.weight", "fc3.weight"]
 
 
 def test_tied_weights_are_refused():
@@ -217,7 +217,7 @@ def test_no_match_is_refused_with_the_nearest_name(lenet):
         attach(lenet, gaussian, "fc1.weigth")
     with pytest.raises(CrbgError, match="no weight matches"):
         attach(lenet, gaussian, "fc")  # a pattern is matched in full
-    with pytest.raises(CrbgError, match="no weight that a gate could stand on"):
+    with pytest.raises(CrbgError, match="no weight that can be gated"):
         attach(nn.Sequential(nn.ReLU()), gaussian)
 
 
@@ -230,12 +230,12 @@ def test_no_match_is_refused_with_the_nearest_name(lenet):
     ],
 )
 def test_where_selects_by_name(lenet, where, names):
-    assert list(gates(attach(lenet, gaussian, where))) == names
+    assert list(attached_gates(attach(lenet, gaussian, where))) == names
 
 
 def test_make_may_leave_a_weight_dense(lenet):
     attach(lenet, lambda n, w: None if n == "fc2.weight" else gaussian(n, w))
-    assert list(gates(lenet)) == ["fc1.weight", "fc3.weight"]
+    assert list(attached_gates(lenet)) == ["fc1.weight", "fc3.weight"]
     assert not parametrize.is_parametrized(lenet.fc2)
 
 
@@ -246,8 +246,11 @@ def test_norms_biases_and_embeddings_carry_no_gate():
     assert list(weights(model)) == ["1.weight", "4.weight"]
     assert list(weights(nn.Linear(2, 2))) == ["weight"]
     assert list(weights(nn.MultiheadAttention(4, 2, kdim=3, vdim=5))) == [
-        "q_proj_weight", "k_proj_weight", "v_proj_weight", "out_proj.weight",
-    ]  # fmt: skip
+        "q_proj_weight",
+        "k_proj_weight",
+        "v_proj_weight",
+        "out_proj.weight",
+    ]
 
 
 @pytest.mark.parametrize("take_off", [detach, bake])
@@ -257,27 +260,27 @@ def test_taking_the_gates_off_one_copy_leaves_the_other(kind, take_off):
     initialise(model, "kaiming_normal", 1.0, 0)
     attach(model.eval(), gaussian)
     x = torch.randn(2, *((1, 28, 28) if kind == "lenet" else (3, 32, 32)), generator=torch.Generator().manual_seed(0))
-    for order in (1, -1):  # take them off the source, then off the copy
+    for order in (1, -1):  # remove gates from the original first, then from the copy first
         source = copy.deepcopy(model)
         off, on = (source, copy.deepcopy(source))[::order]
         with torch.no_grad():
             expected = on(x)
             take_off(off)
-            assert not gates(off)
+            assert not attached_gates(off)
             off(x)
             assert torch.equal(on(x), expected)
-        assert list(gates(on)) == list(weights(on))
+        assert list(attached_gates(on)) == list(weights(on))
         with sampling(on):
             on(x).sum().backward()
-        assert all(g.mu.grad is not None for g in gates(on).values())
+        assert all(g.mu.grad is not None for g in attached_gates(on).values())
 
 
 def test_a_copy_has_gates_of_its_own(lenet):
     attach(lenet, gaussian)
     other = copy.deepcopy(lenet)
     with torch.no_grad():
-        gates(other)["fc1.weight"].mu.fill_(9.0)
-    assert not bool((gates(lenet)["fc1.weight"].mu == 9).any())
+        attached_gates(other)["fc1.weight"].mu.fill_(9.0)
+    assert not bool((attached_gates(lenet)["fc1.weight"].mu == 9).any())
 
 
 def test_attention_draws_each_gate_once_in_a_pass():
@@ -305,7 +308,7 @@ def test_an_exception_in_a_forward_pass_leaves_no_cache_open(where):
     if where == "inside":
         inner, model.heads = model.heads, Refuses()
     else:
-        last = list(gates(model).values())[-1]
+        last = list(attached_gates(model).values())[-1]
         last.effective = Refuses().forward
     for _ in range(2):
         with pytest.raises(RuntimeError, match="no"):
@@ -331,19 +334,19 @@ def test_a_shared_unit_gate_forgets_its_draw_after_an_exception():
 
 def test_flags_hold_within_their_block_and_come_back_after_an_exception(lenet):
     attach(lenet, gaussian)
-    first, *others = gates(lenet).values()
+    first, *others = attached_gates(lenet).values()
     first.sampling = True
 
     def interrupted():
         with sampling(lenet), bypass(lenet):
-            assert all(g.sampling and g.bypassed for g in gates(lenet).values())
+            assert all(g.sampling and g.bypassed for g in attached_gates(lenet).values())
             raise KeyError
 
     with pytest.raises(KeyError):
         interrupted()
     assert first.sampling
     assert not any(g.sampling for g in others)
-    assert not any(g.bypassed for g in gates(lenet).values())
+    assert not any(g.bypassed for g in attached_gates(lenet).values())
     with sampling(lenet, False):
         assert not first.sampling
 
@@ -356,7 +359,7 @@ def test_frozen_weights_get_no_gradient_and_gates_do(lenet):
             attach(lenet, gaussian)
             lenet(torch.ones(1, 1, 28, 28)).sum().backward()
             assert all(w.grad is None for w in weights(lenet).values())
-            assert all(g.mu.grad is not None for g in gates(lenet).values())
+            assert all(g.mu.grad is not None for g in attached_gates(lenet).values())
             raise KeyError
 
     with pytest.raises(KeyError):
@@ -367,7 +370,7 @@ def test_frozen_weights_get_no_gradient_and_gates_do(lenet):
 def test_baking_without_a_mask_writes_the_noise_free_gates(lenet):
     raw = {n: w.detach().clone() for n, w in weights(lenet).items()}
     attach(lenet, gaussian)
-    mu = {n: g.mu.detach() for n, g in gates(lenet).items()}
+    mu = {n: g.mu.detach() for n, g in attached_gates(lenet).items()}
     with sampling(lenet):
         bake(lenet)
     for name, w in weights(lenet).items():
@@ -383,5 +386,5 @@ def test_baking_a_dense_model_takes_a_mask_of_some_of_its_weights(lenet):
 
 
 def test_baking_an_unknown_weight_is_refused(lenet):
-    with pytest.raises(CrbgError, match=r"no weight 'fc9.weight' to bake: did you mean"):
+    with pytest.raises(CrbgError, match=r"the model has no weight 'fc9.weight': did you mean"):
         bake(lenet, {"fc9.weight": torch.ones(10, 100)})

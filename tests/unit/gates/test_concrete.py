@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from crbg.gates.concrete import Concrete, HardConcrete
-from crbg.gates.scores import Sampled, Scored
+from crbg.gates.scores import Rounded, Sampled
 
 # --- gates against plain loops ---
 
@@ -14,7 +14,7 @@ def tensor(*values):
 
 
 def gradient(gate, w, parameter, back):
-    """Effective weight, and the gradient of the parameter under a given gradient of the effective weight."""
+    """Return the effective weight, and the gradient of the parameter for a given gradient of the effective weight."""
     out = gate(w)
     parameter.grad = None
     out.backward(back)
@@ -39,14 +39,14 @@ def test_supermask_draws_bernoulli_masks_and_passes_the_slope_of_the_probability
     assert 0 < sum(mask) < 4
     assert gate.gain == pytest.approx(4 / sum(p) if rescale else 1.0)  # on average
     assert out.tolist() == pytest.approx([gain * float(w) * m for w, m in zip(W, mask, strict=True)])
-    # Dropped weights hear the task too.
+    # Dropped weights receive a gradient too.
     assert slope.tolist() == pytest.approx(
         [gain * float(b * w) * q * (1 - q) for b, w, q in zip(BACK, W, p, strict=True)]
     )
 
 
 def test_gem_miner_rounds_and_hears_dropped_weights_but_not_those_given_up():
-    gate = Scored(tensor(0.2, 0.6, 0.9, 0.4))
+    gate = Rounded(tensor(0.2, 0.6, 0.9, 0.4))
     gate.alive &= torch.tensor([True, False, True, True])
     out, slope = gradient(gate, W, gate.p, BACK)
     assert out.tolist() == [0.0, 0.0, 2.0, 0.0]
@@ -81,7 +81,7 @@ def test_relaxed_gates_against_a_loop_and_finite_differences(kind):
         for b, w, x, n in zip(BACK, W, a, noise, strict=True)
     ]
     assert slope.tolist() == pytest.approx(wanted, abs=1e-6)
-    # Without noise: CTS's gate at L = 0; L0's estimate at test time.
+    # Without noise: CTS's gate at L = 0, and the L0 gate's value at test time.
     gate.sampling = False
     plain = [1 / (1 + math.exp(-float(x))) for x in a]
     wanted = plain if kind == "concrete" else [min(1.0, max(0.0, p * 1.2 - 0.1)) for p in plain]
@@ -91,7 +91,7 @@ def test_relaxed_gates_against_a_loop_and_finite_differences(kind):
 
 @pytest.mark.parametrize(("kind", "threshold"), [(Concrete, 0.5), (HardConcrete, 0.0)])
 def test_open_probabilities_are_those_of_the_draws(kind, threshold):
-    """The Concrete budget counts the gate without noise, which is not P(m > 1/2); the hard-concrete budget is P(z > 0)."""
+    """A Concrete gate's budget is its value without noise, not P(m > 1/2); a hard-concrete gate's is P(z > 0)."""
     a = torch.full((20000,), -1.2)
     gate = kind(a)
     gate.sampling = True

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from crbg.errors import CrbgError
-from crbg.gates.attach import attach, bypass, gates, sampling
+from crbg.gates.attach import attach, attached_gates, bypass, sampling
 from crbg.gates.base import Fixed, columns
 from crbg.gates.gaussian import Gaussian, Units
 from crbg.gates.scores import TopK
@@ -38,7 +38,7 @@ def test_the_share_of_open_gates_is_the_probability_it_says(mu, noise, source):
     gate = drawing(Gaussian(torch.full((n,), mu), noise=noise, source=source))
     torch.manual_seed(0)
     if source == "antithetic":
-        gate(torch.ones(n))  # look at the second draw, the mirrored one
+        gate(torch.ones(n))  # skip to the second draw, the negative of the first
     p = gate.open_probability()[0].item()
     assert p == pytest.approx(0.5 * (1 + math.erf(mu / noise / math.sqrt(2))), abs=1e-6)
     share = (gate(torch.ones(n)) > 0).double().mean().item()
@@ -83,7 +83,7 @@ def test_every_forward_draws_anew():
 
 
 def twin(mu, w, eps, noise):
-    """The gate in plain autograd; clip has slope 1 strictly inside (0, 1) and 0 elsewhere, also at its two corners."""
+    """The gate in plain autograd; the clip has slope 1 strictly inside (0, 1), and 0 elsewhere and at both corners."""
     u = mu + noise * eps
     return w * torch.where((u > 0) & (u < 1), u, u.detach().clamp(0, 1))
 
@@ -233,9 +233,9 @@ def test_a_gate_keeps_its_own_copy_of_mu():
     ("options", "message"),
     [
         ({"noise": -0.1}, "noise -0.1 must be >= 0"),
-        ({"penalty_sigma": 0.0}, "penalty_sigma 0.0 > 0"),
+        ({"penalty_sigma": 0.0}, "penalty_sigma 0.0 must be > 0"),
         ({"source": "antithetik"}, "did you mean 'antithetic'"),
-        ({"noise": 0.0, "learn_sigma": True}, "needs a noise > 0"),
+        ({"noise": 0.0, "learn_sigma": True}, "needs an initial noise above 0"),
     ],
 )
 def test_bad_arguments_are_refused(options, message):
@@ -300,12 +300,12 @@ def test_columns_repeat_each_unit_over_its_span():
 
 
 def test_unit_gates_are_a_vector():
-    with pytest.raises(CrbgError, match="are a vector"):
+    with pytest.raises(CrbgError, match="must be a vector"):
         Units(torch.zeros(2, 3))
 
 
 class Residual(nn.Module):
-    """Two consumers of one stream."""
+    """Two layers that read one residual stream."""
 
     def __init__(self):
         super().__init__()
@@ -321,9 +321,9 @@ def test_a_shared_unit_gate_draws_once_and_gets_the_sum_of_both_gradients():
     a, b = net.a.weight.detach().clone(), net.b.weight.detach().clone()
     unit = Units(mu0)
     attach(net, lambda n, w: unit)
-    assert set(gates(net)) == {"a.weight", "b.weight"}
+    assert set(attached_gates(net)) == {"a.weight", "b.weight"}
     with sampling(net):
-        for seed in (1, 2):  # a second pass draws anew
+        for seed in (1, 2):  # every pass draws new noise
             unit.mu.grad = None
             torch.manual_seed(seed)
             out = net(x)
@@ -351,4 +351,4 @@ def test_a_unit_gate_with_one_consumer_draws_at_each_read():
     with sampling(net):
         torch.manual_seed(0)
         assert not torch.equal(net(torch.ones(1, 5)), net(torch.ones(1, 5)))
-    assert gates(net)["0.weight"].current is None
+    assert attached_gates(net)["0.weight"].current is None

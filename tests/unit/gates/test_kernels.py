@@ -1,4 +1,4 @@
-"""The compiled gates against their torch twin and the plain gate; the noise against the normal law."""
+"""The compiled gates compared with their torch twin and the plain gate; their noise with the normal distribution."""
 
 import shutil
 
@@ -8,7 +8,7 @@ from scipy import stats
 
 from crbg import find_ticket
 from crbg.gates import kernels
-from crbg.gates.attach import attach, gates
+from crbg.gates.attach import attach, attached_gates
 from crbg.gates.base import straight_through
 from crbg.gates.gaussian import Gaussian, _GatedProduct
 
@@ -18,7 +18,7 @@ compiled = pytest.mark.skipif(kernels.compiled() is None, reason="this installat
 
 @pytest.fixture
 def in_torch(monkeypatch):
-    """Switch the compiled kernels off within a test."""
+    """Disable the compiled kernels in a test."""
 
     def switch():
         monkeypatch.setattr(kernels, "compiled", lambda: None)
@@ -79,7 +79,7 @@ def test_both_forms_of_the_product_have_the_same_bits(layout, bf16, options, in_
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("leak", [0.0, 0.5])
 def test_without_noise_the_bits_are_those_of_the_plain_gate(bf16, leak):
-    """Runs recorded before the kernels existed must come out the same."""
+    """Runs that were recorded before the kernels existed must give the same results."""
     mu, w = example()
     with torch.no_grad():
         mu[0, :4] = torch.tensor([0.0, 1.0, -3.0, 7.0])
@@ -168,7 +168,7 @@ def test_neighbours_are_independent(sample, lag):
 
 
 def test_draws_of_other_keys_are_independent(sample):
-    """Keys as gates draw them, and keys that share one of their words with the first."""
+    """Keys as gates draw them, and keys that share one word with the first."""
     torch.manual_seed(0)
     keys = [kernels.draw_key() for _ in range(6)]
     for key in [*keys[:2], *((KEY[0], k) for _, k in keys[2:4]), *((k, KEY[1]) for k, _ in keys[4:])]:
@@ -192,7 +192,7 @@ def test_a_push_is_added_to_one_gradient_and_then_forgotten(form, in_torch):
 
 
 @compiled
-def test_a_gradient_is_written_over_the_one_before_only_once_it_was_let_go():
+def test_the_memory_of_a_gradient_is_reused_only_after_its_release():
     mu, w = example()
     push, grad = kernels.Push(), torch.randn(mu.shape)
 
@@ -210,7 +210,7 @@ def test_a_gradient_is_written_over_the_one_before_only_once_it_was_let_go():
     assert torch.equal(mu.grad, slope)
     assert push.memory is None
 
-    push.reuse(mu)  # and not let go: gradients add up, as torch has it
+    push.reuse(mu)  # not released: gradients accumulate, as always in torch
     mu.grad.fill_(3.0)
     backward()
     assert torch.equal(mu.grad, 3 + slope)
@@ -220,7 +220,7 @@ def test_a_gradient_is_written_over_the_one_before_only_once_it_was_let_go():
     backward()
     held = mu.grad
     mu.grad = None
-    assert backward() != held.data_ptr()  # one gradient alone is written there
+    assert backward() != held.data_ptr()  # an offer is for one gradient only
     push.reuse(mu)
     push.reuse(None)
     held, mu.grad = mu.grad, None
@@ -230,7 +230,7 @@ def test_a_gradient_is_written_over_the_one_before_only_once_it_was_let_go():
 @pytest.mark.parametrize("twice", [False, True], ids=["once a step", "a weight used twice"])
 @pytest.mark.parametrize("options", [{"noise": 0.1, "source": "counter"}, {"noise": 0.0}, {"noise": 0.1}], ids=str)
 def test_a_controlled_search_is_the_same_whoever_adds_the_push(options, twice, monkeypatch):
-    """In the gate's backward pass, or afterwards."""
+    """The gate's backward pass adds the gradient of the penalty, or the controller does so afterwards."""
 
     class Twice(torch.nn.Linear):
         def forward(self, x):
@@ -245,8 +245,8 @@ def test_a_controlled_search_is_the_same_whoever_adds_the_push(options, twice, m
         return found.scores["weight"]
 
     mine = search(kernels.layout)
-    other = search(lambda t: object())  # no push is handed over where layouts differ
-    if twice:  # the sum of three terms is taken in another order
+    other = search(lambda t: object())  # layouts that differ: the backward pass does not add it
+    if twice:  # the three terms are summed in another order
         torch.testing.assert_close(mine, other, atol=0.02, rtol=0)
     else:
         assert torch.equal(mine, other)
@@ -257,7 +257,7 @@ def test_one_gate_draws_anew_in_every_pass_and_as_its_seed_says():
     model = attach(torch.nn.Linear(40, 30), lambda n, w: Gaussian(torch.full_like(w, 0.5), noise=0.2, source="counter"))
     for p in model.parameters():
         p.requires_grad_(False)
-    (gate,) = gates(model).values()
+    (gate,) = attached_gates(model).values()
     gate.sampling = True
     torch.manual_seed(0)
     first, second = model.weight, model.weight

@@ -28,12 +28,11 @@ def test_a_mask_is_boolean(dtype):
         Mask({"w": torch.ones(2, dtype=dtype)})
 
 
-@pytest.mark.parametrize(
-    "tensors", [{}, {"a": torch.ones(2, dtype=torch.bool), "b": torch.zeros(0, 3, dtype=torch.bool)}]
-)
-def test_an_empty_mask_is_refused(tensors):
+def test_an_empty_mask_is_refused():
     with pytest.raises(CrbgError, match="at least one tensor"):
-        Mask(tensors)
+        Mask({})
+    with pytest.raises(CrbgError, match="the mask of 'b' is empty"):
+        Mask({"a": torch.ones(2, dtype=torch.bool), "b": torch.zeros(0, 3, dtype=torch.bool)})
 
 
 def test_a_mask_does_not_follow_its_source():
@@ -135,7 +134,7 @@ def test_packed_bits_are_in_the_order_of_the_names():
 
 @pytest.mark.parametrize("data", [b"", b"\x00", b"\x00\x00\x00"])
 def test_a_packed_mask_of_wrong_length_is_refused(data):
-    with pytest.raises(CrbgError, match="9 weights has 2 bytes"):
+    with pytest.raises(CrbgError, match="9 weights takes 2 bytes"):
         Mask.unpack(data, {"w": (3, 3)})
 
 

@@ -19,7 +19,7 @@ def mask_of(**bits):
 
 
 def naive(scores, k, allowed=None):
-    """Sort by (-score, position) in Python and keep the first k of those allowed."""
+    """Sort by (-score, position) in Python, and keep the first k of the allowed weights."""
     flat = scores.flatten().tolist()
     free = [i for i in range(len(flat)) if allowed is None or bool(allowed.flatten()[i])]
     kept = set(sorted(free, key=lambda i: (-flat[i], i))[:k])
@@ -115,7 +115,7 @@ def test_a_count_that_cannot_be_kept_is_refused(k):
 
 
 def test_counts_for_other_tensors_are_refused():
-    with pytest.raises(CrbgError, match="counts are for"):
+    with pytest.raises(CrbgError, match="counts are given for"):
         select({"a": torch.zeros(4)}, {"b": 1})
 
 

@@ -8,7 +8,7 @@ from crbg.masks.mask import Mask
 
 
 def chain():
-    """Units by hand, 3 - 4 - 3 - 2: hidden unit a1 has no input, a2 no output; b0 is fed only by a1, b2 feeds nothing."""
+    """A 3 - 4 - 3 - 2 network: hidden unit a1 has no input, a2 no output; b0 reads only a1, and nothing reads b2."""
     first = torch.tensor([[1, 0, 0], [0, 0, 0], [0, 1, 1], [0, 0, 1]])
     second = torch.tensor([[0, 1, 0, 0], [1, 0, 0, 1], [0, 0, 0, 1]])
     third = torch.tensor([[1, 1, 0], [0, 0, 0]])
@@ -30,7 +30,7 @@ def test_dead_channels_of_a_convolution():
 
 
 def test_alive_follows_chains_of_any_length():
-    # A unit that dies takes its neighbour with it, both upwards and downwards, one layer at a time.
+    # A dead unit makes its neighbours dead, in both directions, one layer at a time.
     eye = torch.eye(3, dtype=torch.bool)
     cut = eye.clone()
     cut[1, 1] = False
@@ -50,7 +50,7 @@ def test_dropping_what_is_not_alive_changes_no_logit(new_lenet, density):
         torch.func.functional_call(model, {n: w * m[n] for n, w in weights(model).items()}, (x,)) for m in (mask, kept)
     ]
     torch.testing.assert_close(*out, rtol=1e-12, atol=1e-12)
-    # Every weight that stays carries a signal from some input to some output.
+    # Every remaining weight is on a path from an input to an output.
     inputs, signal = torch.ones(784), []
     for t in kept.values():
         signal.append(inputs)

@@ -1,4 +1,4 @@
-"""The searches that go beyond gates on frozen random weights, and what a record says about them."""
+"""CRBG's searches beyond gates on frozen random weights, and their records."""
 
 import dataclasses
 import json
@@ -47,7 +47,7 @@ def search(digits, spec=BASE, activation="leaky", seed=0):
     return model, found, same
 
 
-# --- what is trained, and what is said about it ---
+# --- what is trained, and what the record says about it ---
 
 FC = {"fc1.weight", "fc2.weight", "fc3.weight"}
 
@@ -68,7 +68,7 @@ def test_training_before_and_after_a_search_counts_as_epochs(digits):
 
 
 def test_pretrained_weights_are_frozen_during_the_search(digits):
-    spec = variant(pretrain=2, lr=0.0)  # gates that do not move: the weights are those of two dense epochs
+    spec = variant(pretrain=2, lr=0.0)  # gates do not move, so the weights are those of two dense epochs
     model, _, _ = search(digits, spec)
     dense, _, _ = search(digits, dataclasses.replace(BASE, method="dense", density=None, epochs=2))
     assert all(torch.equal(model.state_dict()[n], dense.state_dict()[n]) for n in FC)
@@ -86,7 +86,7 @@ def test_finetuning_trains_kept_weights_alone_and_helps(digits):
     assert found.mask == plain.mask
     assert same >= FC
     for name, w in attach.weights(model).items():
-        # A dropped weight gets no gradient, so it keeps its bytes; most of the kept ones move.
+        # Dropped weights receive no gradient and keep their bytes; most of the kept ones change.
         moved = w != attach.weights(other)[name]
         assert not bool((moved & ~found.mask[name]).any())
         assert moved[found.mask[name]].float().mean() > 0.5
@@ -168,7 +168,7 @@ def test_a_leak_replaces_the_slope_of_clip_outside_its_range(leak):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Gaussian(torch.zeros(2), leak=1.5), "leak 1.5 must lie in"),
+        (lambda: Gaussian(torch.zeros(2), leak=1.5), "leak 1.5 must be in"),
         (lambda: Gaussian(torch.zeros(2), leak=0.5, learn_sigma=True), "leak 0.5"),
         (lambda: Units(torch.zeros(2), leak=0.5), "not on units"),
     ],
@@ -255,7 +255,7 @@ def test_a_record_of_unit_gates_counts_units(bench):
     assert {n: u["total"] for n, u in units.items()} == {"fc2.weight": 32, "fc3.weight": 16}
     assert sum(u["kept"] for u in units.values()) == 24
     ticket = Ticket.load(folder(bench.results, variant(granularity="unit"), 0) / "ticket.safetensors")
-    assert set(ticket.mask) == {"fc2.weight", "fc3.weight"}  # the first layer carries no gate and stays whole
+    assert set(ticket.mask) == {"fc2.weight", "fc3.weight"}  # the first layer has no gate and stays dense
     assert bool((ticket.model().state_dict()["fc1.weight"] != 0).all())
     # A closed unit takes its incoming weights with it, which the mask on its outgoing ones does not show.
     assert record.effective_density < record.density
@@ -274,7 +274,7 @@ def test_silent_units_are_those_that_say_the_same_to_every_image():
     x, y = torch.tensor([[1.0, -1, 0], [2.0, -3, 0]]), torch.tensor([0, 1])
     assert measure.silent_units(model, [(x, y)]) == {
         "1": 3
-    }  # never active, cut off, never active; the first one speaks
+    }  # never active, disconnected, never active; the first unit is active
     assert measure.silent_units(model, [(x[:1], y[:1]), (x[1:], y[1:])]) == {"1": 3}
     mask = {"0.weight": torch.zeros(4, 3, dtype=torch.bool)}
     assert measure.silent_units(model, [(x, y)], mask) == {"1": 4}
@@ -311,7 +311,7 @@ def test_unit_gates_of_a_transformer_close_whole_heads(digits):
 def test_temperature_zero_gives_the_searched_outputs_their_spread(digits, spread, training):
     shape = (1, 28, 28)
     model = build("conv2", shape, 10, width=0.125, norm="batch")
-    initialise(model, "kaiming_normal", 5.0, 0)  # running statistics, at 0 and 1 still, are far from those of a batch
+    initialise(model, "kaiming_normal", 5.0, 0)  # running statistics are still 0 and 1, far from those of a batch
     model.train(training)
     feed, seen = BatchLoader(digits.train.take(slice(256)), 64, 0), []
 

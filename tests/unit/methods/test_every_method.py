@@ -1,4 +1,4 @@
-"""Every registered method, on a small dense and a small convolutional network: the result that its traits promise."""
+"""Every registered method on a small dense and a small convolutional network: results agree with its traits."""
 
 import dataclasses
 import math
@@ -16,7 +16,7 @@ from crbg.models.registry import build
 DENSITY = 0.25
 MODELS = {"lenet": ("lenet-32-16", {}), "conv": ("conv2", {"width": 0.07})}
 NORMAL, SIGNED = {"init": "kaiming_normal"}, {"init": "signed_constant", "scale": 2.0}
-# What each method needs beyond the base below, for a digits network that small.
+# What each method needs in addition to the base below, for such a small network.
 WANTED = {
     "biprop": SIGNED,
     "concrete": {},
@@ -43,7 +43,7 @@ def few(part):
 
 @pytest.fixture(scope="module")
 def found(digits):
-    """Search once for each method and network; what was found, the network before and after, and the spec."""
+    """Search once for each method and network; return the spec, the network before and after, and the result."""
     done = {}
 
     def get(method, kind):

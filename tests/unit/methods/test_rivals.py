@@ -110,39 +110,39 @@ def test_numerics_of_a_version_are_pinned(digits, spec):
     history = search(digits, spec)[1].history
     first, last = NUMBERS[key]
     assert history[0]["loss"] == pytest.approx(first, rel=2e-3)
-    assert history[-1]["loss"] == pytest.approx(last, rel=5e-2)  # it feels the rounding of other machines
+    assert history[-1]["loss"] == pytest.approx(last, rel=5e-2)  # it is sensitive to the rounding of other machines
 
 
-# --- what only one method says ---
+# --- behaviour of single methods ---
 
 
 def test_biprop_on_signed_constants_is_edge_popup_unscaled(digits):
     one = dataclasses.replace(SPECS["biprop"], options={"scope": "layer"})
     other = dataclasses.replace(one, method="edge_popup", options={"scaled": False})
     assert search(digits, one)[1].mask == search(digits, other)[1].mask
-    with pytest.raises(CrbgError, match=r"'fc1\.weight' has weights of different size: use `init: signed_constant`"):
+    with pytest.raises(CrbgError, match=r"'fc1\.weight' differ in size; use `init: signed_constant`"):
         search(digits, dataclasses.replace(SPECS["biprop"], init="uniform"))
 
 
 def test_scaled_edge_popup_is_the_unscaled_one_on_a_wider_range(digits):
-    """At k = 1/4 the factor is exactly 2; the gradient of a score grows with the effective weight in both."""
+    """At density 1/4 the factor is exactly 2; in both, a score's gradient is proportional to the effective weight."""
     one = dataclasses.replace(BASE, method="edge_popup", density=0.25, scale=0.25)
     other = dataclasses.replace(one, scale=0.5, options={"scaled": False})
     assert search(digits, one)[1].mask == search(digits, other)[1].mask
 
 
 def test_scopes_have_names(digits):
-    with pytest.raises(CrbgError, match="scope is layer or global, not 'all'"):
+    with pytest.raises(CrbgError, match=r"unknown scope 'all'.*choose layer or global"):
         search(digits, dataclasses.replace(SPECS["edge_popup"], options={"scope": "all"}))
 
 
 def test_gates_are_off_after_every_search(digits):
     for spec in SPECS.values():
         model, _ = search(digits, dataclasses.replace(spec, epochs=1))
-        assert not attach.gates(model)
+        assert not attach.attached_gates(model)
 
 
-# --- IteRand: not a ticket of one draw ---
+# --- IteRand: not a ticket of one initial draw ---
 
 
 def test_redrawn_weights_come_from_the_initial_ones_and_only_outside_the_mask(digits):

@@ -251,7 +251,7 @@ def test_ranks_order_all_weights_as_the_levels_dropped_them(digits):
     assert select(found.scores, found.mask.kept) == found.mask
 
 
-# --- being stopped ---
+# --- interruptions ---
 
 
 @pytest.mark.parametrize("spec", [*SPECS.values(), NORM], ids=[*SPECS, "norm"])
@@ -340,8 +340,11 @@ def test_a_run_is_recorded_evaluated_and_verified(digits, spec, one_run):
     # What is said of the exact images is read as the headline is, which shows where all images are exact.
     (folder(bench.results, done.spec, 0) / "evaluation.json").unlink()
     last = torch.tensor([len(digits.validation)])
-    again = dataclasses.replace(digits.validation, x=torch.cat([digits.validation.x, digits.validation.x[:1]]),
-                                y=torch.cat([digits.validation.y, digits.validation.y[:1]]))  # fmt: skip
+    again = dataclasses.replace(
+        digits.validation,
+        x=torch.cat([digits.validation.x, digits.validation.x[:1]]),
+        y=torch.cat([digits.validation.y, digits.validation.y[:1]]),
+    )
     bench.loaded["digits"] = dataclasses.replace(digits, test=again, lossy_test=last)
     clean = evaluate(done.spec, 0, bench).test_without_lossy.binary
     assert clean == dataclasses.replace(readings["binary"], density=None)
@@ -414,7 +417,7 @@ def test_numerics_of_a_version_are_pinned(digits, spec, request):
 
 
 def test_an_objective_takes_the_place_of_the_loss(digits):
-    """The plain loop of a search, its gradient by autograd through the gates."""
+    """The plain loop of a search, with gradients by autograd through the gates."""
     model = new_model(digits)
     scale = nn.Parameter(torch.ones(()))
     seen = []
@@ -480,7 +483,7 @@ def test_the_library_finds_winning_tickets_too(digits):
 
 
 def test_synflow_after_a_warm_up_looks_at_no_image(digits):
-    """Choosing the batch on which tickets are measured leaves batch norm's statistics alone."""
+    """Choosing the batch on which tickets are measured does not change batch norm's statistics."""
     masks = [find(digits, with_options(NORM, per_class=n))[1].mask for n in (1, 10)]
     assert masks[0] == masks[1]
 
@@ -491,7 +494,9 @@ def test_dropout_sleeps_while_a_ticket_is_searched_and_wakes_for_all_training(di
     class Watch(nn.Dropout):
         def forward(self, x):
             seen[
-                "search" if attach.gates(owner) and any(g.sampling for g in attach.gates(owner).values()) else "train"
+                "search"
+                if attach.attached_gates(owner) and any(g.sampling for g in attach.attached_gates(owner).values())
+                else "train"
             ].add(self.training)
             return super().forward(x)
 
@@ -536,9 +541,17 @@ def test_soft_labels_and_progress_in_the_library(digits):
     model, told = new_model(digits), []
     soft = nn.functional.one_hot(digits.train.y, 10).float()
     find_ticket(
-        model, (digits.train.inputs(slice(None)), soft), 0.5, "imp", epochs=2, batch=64, lr=0.05, drop=0.5, rewind=1,
+        model,
+        (digits.train.inputs(slice(None)), soft),
+        0.5,
+        "imp",
+        epochs=2,
+        batch=64,
+        lr=0.05,
+        drop=0.5,
+        rewind=1,
         progress=lambda done, total: told.append((done, total)),
-    )  # fmt: skip
+    )
     steps = (1 + 1 + 1) * (len(digits.train) // 64)
     assert told == [(i + 1, steps) for i in range(steps)]
 

@@ -1,4 +1,4 @@
-"""Architectures: published sizes, every tensor has its role, nothing is dead at the start, and what cannot be built says why."""
+"""Architectures: published sizes, roles of tensors, gradients for every weight, and clear errors."""
 
 import dataclasses
 
@@ -67,7 +67,7 @@ def test_published_numbers_of_weights(name, options, everything, convolutions):
     ],
 )
 def test_every_network_is_alive_and_every_tensor_has_a_role(name, options):
-    """A random draw passes a signal to every weight: all gates, the head's included, hear the task."""
+    """With random weights every gate receives a gradient, that of the head included."""
     model, roles = models.initial(name, GREY, 10, "kaiming_normal", 1.0, 0, **options)
     assert set(roles) == set(model.state_dict()) | {n for n, _ in model.named_buffers()}
     assert {n for n, r in roles.items() if r == "gated"} == set(weights(model))
@@ -102,11 +102,11 @@ def test_convolutions_have_no_gain_that_could_learn():
 @pytest.mark.parametrize(
     ("name", "shape", "options", "message"),
     [
-        ("conv8", (3, 15, 15), {}, "conv8 halves its images 4 times"),
+        ("conv8", (3, 15, 15), {}, "cannot take images of shape .3, 15, 15.: it halves them 4 times"),
         ("conv4", COLOUR, {"norm": "layer"}, "model_args.norm: unknown normalisation 'layer'"),
-        ("conv4", COLOUR, {"width": 0.001}, "is too little"),
-        ("vgg16", (3, 8, 8), {}, "vgg16 halves its images four times"),
-        ("resnet20", COLOUR, {"shortcut": 2}, "kernels, 1 or 3, not 2"),
+        ("conv4", COLOUR, {"width": 0.001}, "every layer needs at least one unit"),
+        ("vgg16", (3, 8, 8), {}, "vgg16 with width 1.0 cannot take images of shape .3, 8, 8."),
+        ("resnet20", COLOUR, {"shortcut": 2}, "must be 1 or 3, not 2"),
         ("resnet20", COLOUR, {"depth": 2}, "does not take these model_args"),
         ("resnet21", COLOUR, {}, "unknown model 'resnet21'"),
         ("timm:resnt50", COLOUR, {}, "did you mean 'resnet50'"),
@@ -121,12 +121,12 @@ def test_convolutions_have_no_gain_that_could_learn():
             "timm:inception_v3",
             COLOUR,
             {},
-            r"'inception_v3' cannot take images of shape \(3, 32, 32\) .* its own is \(3, 299, 299\): set size",
+            r"'inception_v3' cannot take images of shape \(3, 32, 32\) .* it is made for \(3, 299, 299\): set `size`",
         ),
-        ("timm:vit_tiny_patch16_224", COLOUR, {"stem": "cifar"}, "has no stem"),
+        ("timm:vit_tiny_patch16_224", COLOUR, {"stem": "cifar"}, "has no conv1 and maxpool"),
         ("timm:resnet18", COLOUR, {"stem": "small"}, "unknown stem 'small'"),
         ("timm:resnet18", COLOUR, {"in_chans": 1}, "in_chans follow from the data"),
-        ("timm:resnet18", COLOUR, {"pretrained": True}, "`init: imagenet` says so openly"),
+        ("timm:resnet18", COLOUR, {"pretrained": True}, "use `init: imagenet` for pretrained ones"),
     ],
 )
 def test_what_cannot_be_built_says_why(name, shape, options, message):
@@ -135,7 +135,7 @@ def test_what_cannot_be_built_says_why(name, shape, options, message):
 
 
 def test_a_model_without_gateable_weights_is_refused():
-    with pytest.raises(CrbgError, match="Sequential has no weight that a gate could stand on"):
+    with pytest.raises(CrbgError, match="Sequential has no weight that can be gated"):
         attach.attach(nn.Sequential(nn.Flatten(), nn.LayerNorm(784)), lambda n, w: None)
 
 
@@ -144,7 +144,7 @@ def test_a_model_without_gateable_weights_is_refused():
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A folder with files like timm's, of networks with 1 000 classes."""
+    """A folder with weight files as timm's hub has them, of networks with 1000 classes."""
     torch.manual_seed(3)
     source = {n: timm.create_model(n) for n in ("resnet18", "test_resnet", "vit_tiny_patch16_224")}
     for n, model in source.items():
@@ -186,7 +186,7 @@ def test_weights_that_cannot_be_downloaded_are_asked_for_once(monkeypatch):
     assert asked == ["test_resnet"]
     with pytest.raises(
         CrbgError, match=r"timm cannot build 'resnet18' for .* with \{'no_such': 1\}"
-    ):  # the arguments are what is wrong
+    ):  # the arguments are wrong
         networks.pretrained("timm:resnet18", COLOUR, 10, no_such=1)
 
 
@@ -262,7 +262,7 @@ def test_only_the_normalisation_is_trained_where_asked(tmp_path):
     trained = record.roles["trained"]
     assert len(trained) == 2 * (2 * 2 + 1), "gain and shift of two norms in each of two blocks, and of the last one"
     assert all("norm" in n for n in trained)
-    with pytest.raises(CrbgError, match="no normalisation of the network has gains or shifts"):
+    with pytest.raises(CrbgError, match="no normalisation layer of the network has gains or shifts"):
         execute(Spec("digits", "resnet20", "dense", epochs=1, batch=64, options={"part": "norm"}), 0, bench)
     with pytest.raises(CrbgError, match="unknown part 'head'"):
         execute(dataclasses.replace(vit, options={"part": "head"}), 0, bench)

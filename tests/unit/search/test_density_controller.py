@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from crbg.errors import CrbgError
-from crbg.gates.attach import attach, gates
+from crbg.gates.attach import attach, attached_gates
 from crbg.gates.gaussian import Gaussian, Units
 from crbg.gates.scores import TopK
 from crbg.search.density_controller import Controlled, Penalised, Plan
@@ -22,7 +22,7 @@ MIXTURE = "1.5*induce_sparse + -0.25*induce_decision+decision_entropy"
 
 
 def gated(widths=(6, 5, 4), seed=0, **options):
-    """A small chain of linear layers in double precision, with spread-out gates."""
+    """A small chain of linear layers in double precision, with gates spread around 1/2."""
     g = torch.Generator().manual_seed(seed)
     layers = [nn.Linear(a, b, bias=False, dtype=F64) for a, b in itertools.pairwise(widths)]
     for layer in layers:
@@ -37,7 +37,7 @@ def task_gradients(model, seed=1):
     model.zero_grad()
     x = torch.randn(8, 6, generator=g, dtype=F64)
     (model(x).square().mean()).backward()
-    return [gate.mu.grad.clone() for gate in gates(model).values()]
+    return [gate.mu.grad.clone() for gate in attached_gates(model).values()]
 
 
 @pytest.mark.parametrize("name", ["induce_sparse", MIXTURE])
@@ -46,10 +46,10 @@ def test_a_fixed_lambda_adds_the_gradient_of_the_mean_penalty(name):
     search = Penalised(model, name, 0.7)
     task = task_gradients(model)
     search.after_backward(0.0)
-    mus = [g.mu.detach().clone().requires_grad_() for g in gates(model).values()]
+    mus = [g.mu.detach().clone().requires_grad_() for g in attached_gates(model).values()]
     (0.7 * penalty(name).value(torch.cat([m.flatten() for m in mus]), 0.3).mean()).backward()
     assert search.total == 50
-    for gate, t, m in zip(gates(model).values(), task, mus, strict=True):
+    for gate, t, m in zip(attached_gates(model).values(), task, mus, strict=True):
         torch.testing.assert_close(gate.mu.grad - t, m.grad, rtol=1e-9, atol=1e-12)
 
 
@@ -77,7 +77,7 @@ def test_a_shared_unit_gate_counts_once():
 
 def test_what_is_logged_are_shares_of_all_gates():
     model = gated((2, 2, 1))
-    first, second = gates(model).values()
+    first, second = attached_gates(model).values()
     with torch.no_grad():
         first.mu.copy_(torch.tensor([[0.5, 0.6], [1.0, -0.1]]))
         second.mu.copy_(torch.tensor([[0.0, 3.0]]))
@@ -97,7 +97,7 @@ def test_a_closed_network_is_a_collapse(kind):
     search = kind(model, "induce_sparse", 0.5)
     assert search.log()["density"] > 0
     with torch.no_grad():
-        for g in gates(model).values():
+        for g in attached_gates(model).values():
             g.mu.clamp_(max=0.5)
     with pytest.raises(Collapse, match="closed the whole network"):
         search.log()
@@ -139,15 +139,17 @@ def test_the_path_is_geometric_and_ends_at_the_target():
     assert search.path(0.0) == pytest.approx(start)
     assert search.path(0.2) == pytest.approx(math.sqrt(start * 0.05))
     assert [search.path(p) for p in (0.4, 0.7, 1.0)] == pytest.approx([0.05] * 3)
-    assert Controlled(gated(), "induce_sparse", 0.99).path(0.0) == 0.99  # a target above the start is asked for at once
+    assert (
+        Controlled(gated(), "induce_sparse", 0.99).path(0.0) == 0.99
+    )  # a target above the initial density applies at once
 
 
 def pushed(model, density, progress, **plan):
-    """What one measured step adds to the gradients, and the search that did it."""
+    """Return what a step with a measurement adds to the gradients, and the controller."""
     search = Controlled(model, "induce_sparse", density, Plan(**plan))
     task = task_gradients(model)
     search.after_backward(progress)
-    return [g.mu.grad - t for g, t in zip(gates(model).values(), task, strict=True)], search
+    return [g.mu.grad - t for g, t in zip(attached_gates(model).values(), task, strict=True)], search
 
 
 def test_too_dense_closes_gates_and_too_sparse_opens_them():
@@ -177,7 +179,7 @@ def test_lambda_is_bounded_when_the_density_is_far_off():
     for density in (1e-6, 1.0):
         model = gated()
         with torch.no_grad():
-            for g in gates(model).values():
+            for g in attached_gates(model).values():
                 g.mu.fill_(0.9 if density < 0.5 else 0.1)
         search = Controlled(model, "induce_sparse", density)
         task_gradients(model)
@@ -190,7 +192,7 @@ def test_lambda_is_bounded_when_the_density_is_far_off():
 def test_the_decision_comes_late_and_only_near_the_path():
     model = gated()
     now = Penalised(model, "induce_sparse", 0.0).density()
-    decision = [penalty("induce_decision").slope(g.mu.detach(), 0.5) for g in gates(model).values()]
+    decision = [penalty("induce_decision").slope(g.mu.detach(), 0.5) for g in attached_gates(model).values()]
     for progress, density, share in [(0.45, now, 0.0), (0.75, now, 0.5), (1.0, now, 1.0), (1.0, now / 1.5, 0.0)]:
         added, _ = pushed(model, density, progress, firmness=0.8)
         plain, _ = pushed(model, density, progress, firmness=0.0)
@@ -220,7 +222,7 @@ def test_a_saved_controller_goes_on_as_if_nothing_had_happened(steps, tmp_path):
             task_gradients(model, seed=i)
             search.after_backward(i / 40)
             with torch.no_grad():
-                for g in gates(model).values():
+                for g in attached_gates(model).values():
                     g.mu.sub_(g.mu.grad, alpha=0.05)
             search.after_step(i / 40)
 
@@ -231,9 +233,11 @@ def test_a_saved_controller_goes_on_as_if_nothing_had_happened(steps, tmp_path):
     again = Controlled(other, "induce_sparse", 0.3)
     again.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     go(other, again, steps, 40)
-    again.gates = [Gaussian(torch.empty(2, device="meta"))]  # stands for gates on a GPU; checkpoints lie on the CPU
+    again.gates = [
+        Gaussian(torch.empty(2, device="meta"))
+    ]  # stands for gates on a GPU; checkpoints are loaded to the CPU
     again.load_state_dict({"push": [torch.ones(2)]})
     assert again.push[0].device.type == "meta"
     assert again.weight == search.weight
-    for a, b in zip(gates(model).values(), gates(other).values(), strict=True):
+    for a, b in zip(attached_gates(model).values(), attached_gates(other).values(), strict=True):
         assert torch.equal(a.mu, b.mu)

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from crbg.gates.concrete import Bernoulli, Clipped, Concrete, HardConcrete
-from crbg.gates.scores import Scored, TopK
-from crbg.search.gradbalance import GiveUp, GradBalance, Lagrange, OneThreshold
+from crbg.gates.scores import Rounded, TopK
+from crbg.search.gradbalance import GemMinerPruning, GlobalThreshold, GradBalance, Lagrange
 
 
 def tensor(*values):
@@ -43,20 +43,20 @@ def test_gradbalance_weighs_the_budget_like_the_task_and_remembers():
 def test_one_threshold_falls_to_the_density_of_all_layers_together():
     torch.manual_seed(0)
     gates = [TopK(torch.randn(30), 3), TopK(0.1 * torch.randn(70), 7)]
-    hook = OneThreshold(gates, density=0.1, reach=0.5)
+    hook = GlobalThreshold(gates, density=0.1, reach=0.5)
     every = torch.cat([g.scores() for g in gates]).sort(descending=True).values
     for progress, kept in ((0.0, 100), (0.25, 55), (0.5, 10), (0.9, 10)):
         hook.before_forward(progress)
         masks = [g(torch.ones_like(g.score)) != 0 for g in gates]
         assert sum(int(m.sum()) for m in masks) == kept
         assert all(torch.equal(m, g.scores() >= every[kept - 1]) for m, g in zip(masks, gates, strict=True))
-    assert int(masks[0].sum()) > 3 * int(masks[1].sum())  # the layer of small scores pays
+    assert int(masks[0].sum()) > 3 * int(masks[1].sum())  # the layer with small scores keeps fewer
 
 
 def test_gem_miner_gives_up_the_lowest_of_what_is_left_and_ends_at_the_asked_number():
     torch.manual_seed(0)
-    gates = [Scored(torch.rand(60)), Scored(torch.rand(40))]
-    hook = GiveUp(gates, keep=10, periods=3, decay=0.0)
+    gates = [Rounded(torch.rand(60)), Rounded(torch.rand(40))]
+    hook = GemMinerPruning(gates, keep=10, periods=3, decay=0.0)
     left = []
     for progress in (0.0, 0.2, 0.25, 0.5, 0.74, 0.75, 0.99):
         hook.before_forward(progress)
@@ -72,9 +72,9 @@ def test_gem_miner_gives_up_the_lowest_of_what_is_left_and_ends_at_the_asked_num
 
 
 def test_gem_miner_pulls_scores_towards_zero():
-    gate = Scored(tensor(0.4, 0.8))
+    gate = Rounded(tensor(0.4, 0.8))
     gate.p.grad = tensor(1.0, 1.0)
-    GiveUp([gate], keep=1, periods=1, decay=0.5).after_backward(0.0)
+    GemMinerPruning([gate], keep=1, periods=1, decay=0.5).after_backward(0.0)
     assert gate.p.grad.tolist() == pytest.approx([1.2, 1.4])
 
 
@@ -102,7 +102,7 @@ def test_a_bernoulli_budget_counts_what_is_above_a_half(tau):
     )
     plain = Concrete(torch.full((200_000,), Concrete.start(0.1)))
     plain.sampling = True
-    assert float((plain(torch.ones(200_000)).detach() > 0.5).double().mean()) > 0.15  # the authors' count says 0.1
+    assert float((plain(torch.ones(200_000)).detach() > 0.5).double().mean()) > 0.15  # by the authors' count it is 0.1
 
 
 @pytest.mark.parametrize("kind", ["clipped", "bernoulli", "concrete", "hard"])

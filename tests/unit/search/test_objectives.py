@@ -1,4 +1,4 @@
-"""What a ticket search minimises: by hand, by finite differences through the gates, and what it leaves behind."""
+"""Objectives of a ticket search: values by hand, gradients by finite differences through the gates, side effects."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ LOSS = nn.functional.cross_entropy
 
 @pytest.fixture
 def gated():
-    """A small network in float64 under noise-free Concrete gates, and a batch."""
+    """A small network in float64 with noise-free Concrete gates, and a batch."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(4, 6, bias=False), nn.ReLU(), nn.BatchNorm1d(6), nn.Linear(6, 3, bias=False)).double()
     with attach.frozen(net):
@@ -27,7 +27,7 @@ def test_gradients_reach_every_gate_and_are_right(gated, name):
     net, x, y = gated
     of = objectives.objective(name, LOSS)
     of(net, x, y).backward()
-    for gate in attach.gates(net).values():
+    for gate in attach.attached_gates(net).values():
         slope = gate.logit.grad.clone()
         assert float(slope.abs().max()) > 0
         for i in (0, gate.logit.numel() // 2, gate.logit.numel() - 1):
@@ -44,7 +44,9 @@ def test_gradients_reach_every_gate_and_are_right(gated, name):
 @pytest.mark.parametrize("name", objectives.NAMES)
 def test_weights_keep_no_gradient_and_no_hook_stays(gated, name):
     net, x, y = gated
-    if name in objectives.SECOND_ORDER:  # the others give weights that are not frozen a gradient, as any loss does
+    if (
+        name in objectives.SECOND_ORDER
+    ):  # with the others, weights that are not frozen receive a gradient, as with any loss
         for w in attach.weights(net).values():
             w.requires_grad_(True)
     objectives.objective(name, LOSS)(net, x, y).backward()
@@ -85,10 +87,11 @@ def test_the_other_objectives_by_hand(gated):
     net, x, y = gated
     ours = {n: float(objectives.objective(n, LOSS)(net, x, y).detach()) for n in objectives.NAMES}
     masked = {
-        n: g(w).detach() for (n, w), g in zip(attach.weights(net).items(), attach.gates(net).values(), strict=True)
+        n: g(w).detach()
+        for (n, w), g in zip(attach.weights(net).items(), attach.attached_gates(net).values(), strict=True)
     }
     plain = {n: w.detach() for n, w in attach.weights(net).items()}
-    gates = {n: g.logit.detach().sigmoid() for n, g in attach.gates(net).items()}
+    gates = {n: g.logit.detach().sigmoid() for n, g in attach.attached_gates(net).items()}
 
     def run(ws):
         ws = {n: w.clone().requires_grad_() for n, w in ws.items()}
@@ -125,9 +128,9 @@ def test_the_other_objectives_by_hand(gated):
 def test_a_layer_that_is_dead_gives_a_finite_gradient(gated):
     net, x, y = gated
     with torch.no_grad():
-        attach.gates(net)["0.weight"].logit.fill_(-60.0)
+        attach.attached_gates(net)["0.weight"].logit.fill_(-60.0)
     objectives.objective("feature", LOSS)(net, x, y).backward()
-    assert all(bool(g.logit.grad.isfinite().all()) for g in attach.gates(net).values())
+    assert all(bool(g.logit.grad.isfinite().all()) for g in attach.attached_gates(net).values())
 
 
 def test_a_full_mask_is_the_dense_network():
@@ -138,7 +141,7 @@ def test_a_full_mask_is_the_dense_network():
     found = objectives.measure(net, full, [(x[:6], y[:6]), (x[6:], y[6:])], LOSS)
     assert {n for n, v in found.items() if v == 0.0} == {"deltaloss", "kl", "forward_kl", "feature", "grad"}
     assert found["loss"] == pytest.approx(float(LOSS(net(x), y).detach()))
-    assert not attach.gates(net)
+    assert not attach.attached_gates(net)
 
 
 def test_an_unknown_objective_is_refused():

@@ -89,5 +89,7 @@ def test_slopes_block_by_block_have_the_bits_of_one_call(name):
         written = slope_into(out, p, mu, 0.5)
         assert torch.equal(written, expected)
         assert written.stride() == mu.stride() or not mu.is_contiguous()
-    assert slope_into(out := torch.empty_like(last), p, last, 0.5) is out
-    assert slope_into(out := torch.empty(last.shape), p, last, 0.5) is not out  # of another layout
+    out = torch.empty_like(last)
+    assert slope_into(out, p, last, 0.5) is out
+    out = torch.empty(last.shape)  # another memory layout
+    assert slope_into(out, p, last, 0.5) is not out

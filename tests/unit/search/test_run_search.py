@@ -6,7 +6,7 @@ from networks import randn, tiny
 
 from crbg import methods
 from crbg.errors import CrbgError
-from crbg.gates.attach import attach, gates
+from crbg.gates.attach import attach, attached_gates
 from crbg.gates.base import Fixed
 from crbg.methods.contract import SearchResult, SearchTask
 from crbg.search.run_search import run_search
@@ -63,7 +63,7 @@ def test_a_search_that_raises_leaves_the_model_as_it_was(error):
     before = state(model)
     with pytest.raises(type(error)):
         run_search(model, TASK, meddling(error), None)
-    assert not gates(model)
+    assert not attached_gates(model)
     assert same(state(model), before)
 
 
@@ -102,7 +102,7 @@ def test_a_gated_model_is_refused_and_keeps_its_gates():
     model = attach(network(), lambda name, w: Fixed(torch.ones_like(w)))
     with pytest.raises(CrbgError, match="carries gates already"):
         run_search(model, TASK, methods.get("random"), methods.options("random", {}))
-    assert set(gates(model)) == {"conv.weight", "head.weight"}
+    assert set(attached_gates(model)) == {"conv.weight", "head.weight"}
 
 
 @pytest.mark.parametrize("method", ["crbg", "edge_popup", "random", "iterand"])

@@ -1,4 +1,4 @@
-"""Scores before training: each against finite differences or by hand in float64, and the defects of public versions."""
+"""Pruning scores, compared with finite differences or hand calculation in float64; known defects of public code."""
 
 import pytest
 import torch
@@ -35,13 +35,13 @@ def value(model, batches, heat=1.0):
 
 
 def squared_gradient(model, batches, heat):
-    """|g|^2 / 2 of the mean loss, by autograd of one order less than what is tested."""
+    """Return |g|^2 / 2 of the mean loss, with one order of differentiation less than the tested code."""
     parts = [torch.autograd.grad(LOSS(model(x) / heat, y), list(model.parameters())) for x, y in batches]
     return 0.5 * sum(float((sum(gs) / len(batches)).square().sum()) for gs in zip(*parts, strict=True))
 
 
 def by_differences(model, what, step=1e-4):
-    """Derivative of what(model) by each weight, one weight at a time."""
+    """Return the derivative of what(model) with respect to each weight, by differences, one weight at a time."""
     out = {}
     for name, w in weights(model).items():
         slope = torch.zeros_like(w)
@@ -67,7 +67,7 @@ def test_snip_is_the_effect_of_a_gate_at_one(small, some):
 
 def test_grasp_is_theta_times_the_slope_of_the_squared_gradient_and_keeps_its_sign(small, some):
     """H g is the gradient of |g|^2 / 2."""
-    slopes = by_differences(small, lambda m: squared_gradient(m, some, saliency.HEAT))
+    slopes = by_differences(small, lambda m: squared_gradient(m, some, saliency.TEMPERATURE))
     found = saliency.grasp(small, weights(small), some, LOSS, 0)
     for n, w in weights(small).items():
         torch.testing.assert_close(found[n], (w * slopes[n]).detach(), rtol=1e-5, atol=1e-14)
@@ -86,7 +86,7 @@ def test_grasp_in_rounds_forgets_what_was_dropped(small, some):
             w.mul_(mask[n])
 
     def squared(m):
-        parts = [torch.autograd.grad(LOSS(m(x) / saliency.HEAT, y), list(m.parameters())) for x, y in some]
+        parts = [torch.autograd.grad(LOSS(m(x) / saliency.TEMPERATURE, y), list(m.parameters())) for x, y in some]
         return 0.5 * sum(float((g * k).square().sum()) for g, k in zip(parts[0], mask.values(), strict=True))
 
     slopes, found = by_differences(small, squared), saliency.grasp(small, weights(small), some, LOSS, 0)

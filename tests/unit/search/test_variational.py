@@ -21,7 +21,10 @@ SPEC = Spec("digits", "lenet-32-16", "sparse_vd", init="kaiming_normal", epochs=
 
 
 def exact(alpha):
-    """KL of N(theta, alpha theta^2) from the log-uniform prior: E log|N(1, alpha)| - log(alpha) / 2 - E log|N(0, 1)|, 0 for pure noise."""
+    """Return the KL divergence of N(theta, alpha theta^2) from the log-uniform prior, by numerical integration.
+
+    E log|N(1, alpha)| - log(alpha) / 2 - E log|N(0, 1)|, which is 0 for pure noise.
+    """
     sd = math.sqrt(alpha)
 
     def weighted(e):

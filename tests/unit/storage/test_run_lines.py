@@ -1,4 +1,4 @@
-"""Recorded runs, a line each: what is written reads back, and what nobody touches keeps its bytes."""
+"""Files with one line for each run: lines can be read back, and unchanged lines keep their bytes."""
 
 import json
 import subprocess
@@ -128,7 +128,7 @@ def test_who_waits_too_long_is_told(path, monkeypatch):
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A configuration of three specs with two seeds each; `put` makes up their fresh runs."""
+    """A configuration of three specs with two seeds each; `put` writes synthetic new runs."""
     monkeypatch.chdir(tmp_path)
     base = {"data": "digits", "model": "lenet-16", "epochs": 2, "batch": 64}
     arms = {"ours": {"method": "crbg", "grid": {"density": [0.5, 0.1]}}, "dense": {"method": "dense"}}
@@ -163,8 +163,9 @@ def test_each_run_is_found_by_its_spec_and_seed(project):
     fresh = [record_store.find(config, c.spec, c.seed) for c in cells]
     assert record_store.record(config, cells) == len(cells) == 6
     assert sorted(p.name for p in Path("results/recorded").glob("*.json*")) == [
-        "digits__lenet-16__crbg.jsonl", "digits__lenet-16__dense.jsonl",
-    ]  # fmt: skip
+        "digits__lenet-16__crbg.jsonl",
+        "digits__lenet-16__dense.jsonl",
+    ]
     for c in cells:
         forget(config, c)
     for c, was in zip(cells, fresh, strict=True):
@@ -192,7 +193,7 @@ def test_recording_touches_only_what_says_something_new(project):
     (changed,) = [i for i in range(len(old)) if old[i] != new[i]]
     assert json.loads(new[changed]) == json.loads(old[changed]) | {"evaluation": {"test": {}}}
     assert paths[1].stat().st_ino == stats[1]
-    # The evaluation stays although this machine does not have it, as long as the record is the same.
+    # The evaluation is kept although this machine does not have it, as long as the record is the same.
     (record_store.run_folder(config, cells[0].spec, cells[0].seed) / "evaluation.json").unlink()
     record_store.record(config, cells)
     assert paths[0].read_bytes().splitlines() == new
@@ -212,7 +213,7 @@ def test_two_who_record_at_once_lose_nothing(project):
     ]
     for process in recorders:
         assert process.stdout.readline() == "ready\n"
-    # While this process holds the lock, neither of them can have read what the other one will write.
+    # While this process holds the lock, neither process can have read what the other will write.
     with run_lines.writing(record_store.recorded_folder(config)):
         for process in recorders:
             process.stdin.write("go\n")
@@ -233,7 +234,7 @@ def test_two_who_record_at_once_lose_nothing(project):
 
 @pytest.fixture
 def old(project):
-    """The fresh runs as files of the older layout, one for each spec, and what was in them."""
+    """The new runs as files of the older layout, one for each spec, and their contents."""
     config, cells, _ = project
     found = {c.key: record_store.find(config, c.spec, c.seed) for c in cells}
     for run in found.values():

@@ -48,7 +48,7 @@ def lenet():
 
 
 def convolutional():
-    """Running statistics and dropout: both have a state of their own to take up."""
+    """A network with running statistics and dropout, both of which a resumed search has to restore."""
     model = nn.Sequential(
         nn.Conv2d(1, 4, 5, stride=4, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(),
         nn.Dropout(0.3), nn.Linear(144, 10),
@@ -58,7 +58,7 @@ def convolutional():
 
 
 def search(kind, feed, checkpoint=None, clock=None, build=lenet, seed=1):
-    """Do a whole search on a fresh model, and return what it found with everything the model then holds."""
+    """Search on a new model, and return the result and the model's state."""
     name, options = METHODS[kind]
     model = build()
     task = SearchTask(feed, 0.4, EPOCHS, seed, nn.functional.cross_entropy, checkpoint, clock)
@@ -169,7 +169,7 @@ def test_a_truncated_checkpoint_falls_back_to_the_one_before(share, feed, whole,
     previous = two_checkpoints(feed, path)
     data = path.read_bytes()
     path.write_bytes(data[: int(share * len(data))])
-    with pytest.warns(UserWarning, match="is damaged .*taking the checkpoint before it"):
+    with pytest.warns(UserWarning, match="is damaged .*continuing from the previous one"):
         assert load_checkpoint(path)["step"] == 5
     same(search("antithetic", feed, path), whole("antithetic"))
     previous.write_bytes(b"")
@@ -355,7 +355,7 @@ def test_a_loss_that_is_not_finite_is_a_collapse(bad):
     def loss(out, y):
         calls.append(1)
         value = nn.functional.cross_entropy(out, y)
-        return value * bad if len(calls) == 8 else value  # the last step of epoch 2, before weights show it
+        return value * bad if len(calls) == 8 else value  # the last step of epoch 2, before the weights become NaN
 
     with pytest.raises(Collapse, match="epoch 2 of 3"):
         small_fit(epochs=3, loss=loss)
@@ -370,7 +370,7 @@ def test_nothing_to_train_on_is_refused():
 
 
 class OneWay:
-    """An iterator that claims a length."""
+    """An iterator with a length."""
 
     def __len__(self):
         return 2
@@ -385,7 +385,7 @@ class OneWay:
 def test_a_loader_that_can_be_walked_only_once_is_refused():
     with pytest.raises(CrbgError, match="must have a length"):
         LoaderBatches((b for b in BATCHES), torch.device("cpu"))
-    with pytest.raises(CrbgError, match="walked only once"):
+    with pytest.raises(CrbgError, match="iterated only once"):
         LoaderBatches(OneWay(), torch.device("cpu"))
 
 

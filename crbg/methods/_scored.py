@@ -1,0 +1,136 @@
+"""What scored methods share: gates on frozen weights, a search, and an exact number of weights kept by score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from crbg.errors import CrbgError
+from crbg.methods.contract import SearchResult, SearchTask
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor, nn
+
+    from crbg.gates.attach import MakeGate
+    from crbg.gates.base import Gate
+    from crbg.training.hooks import SearchHook
+    from crbg.training.loop import Objective
+
+    Steering = Callable[[list[Gate]], tuple[torch.optim.Optimizer, SearchHook]]
+
+
+def search_and_select(
+    model: nn.Module,
+    task: SearchTask,
+    make: MakeGate,
+    steer: Steering,
+    schedule: Callable[[float], float] | None = None,
+    sampling: bool = False,
+    counts: Callable[[Mapping[str, Tensor]], int | dict[str, int]] | None = None,
+    objective: Objective | None = None,
+) -> SearchResult:
+    """Train gates on the frozen weights, and keep the weights with the largest scores.
+
+    Args:
+        model: A network without gates; its weights do not change.
+        task: Batches, density, epochs, seed and loss.
+        make: Builds the gate of a weight, from its name and the weight.
+        steer: Returns the optimiser and the search hook for a list of gates.
+        schedule: Factor on the learning rate as a function of the progress in [0, 1]; by default a cosine.
+        sampling: Whether gates draw noise during the search.
+        counts: Number of weights to keep, from the scores: over all tensors together, or for each. By default the
+            density of the task, over all tensors together.
+        objective: Takes the place of the task's loss.
+
+    Raises:
+        CrbgError: the task has no density and `counts` is not given.
+    """
+    import torch
+
+    from crbg.gates import attach
+    from crbg.masks.select import keep_count, select
+
+    with attach.frozen(model), attach.gated(model, make), attach.sampling(model, sampling):
+        gates = attach.attached_gates(model)
+        optimiser, search = steer(list(gates.values()))
+        history = task.fit(model, optimiser, search, schedule=schedule, objective=objective)
+        scores = {n: g.scores().cpu() for n, g in gates.items()}
+        soft = {n: g.soft().cpu() for n, g in gates.items()} if sampling else {}  # the other gates are always binary
+        gains = {n: torch.tensor(g.gain) for n, g in gates.items() if getattr(g, "gain", 1.0) != 1.0}
+    total = sum(s.numel() for s in scores.values())
+    keep = counts(scores) if counts else keep_count(required_density(task, "select"), total)
+    return SearchResult(select(scores, keep), scores=scores, soft=soft, history=history, gain=gains)
+
+
+def required_density(task: SearchTask, method: str) -> float:
+    """Return the density of the task.
+
+    Raises:
+        CrbgError: the task has none, or it is 0.
+    """
+    if not task.density:
+        raise CrbgError(f"{method} needs a density above 0, the share of weights to keep; set `density`")
+    return task.density
+
+
+@dataclass(frozen=True)
+class BudgetedSearch:
+    """Settings of a search with budgeted gates.
+
+    Attributes:
+        density: Share of weights to keep.
+        lr: Learning rate of Adam.
+        drop: Share of the search after which the rate falls to a tenth.
+        slack: The budget of GradBalance, as a multiple of the number of weights to keep.
+    """
+
+    density: float
+    lr: float
+    drop: float
+    slack: float
+
+
+def search_with_budget(
+    model: nn.Module,
+    task: SearchTask,
+    make: MakeGate,
+    settings: BudgetedSearch,
+    control: Callable[[list[Any], int], SearchHook] | None = None,
+    objective: Objective | None = None,
+) -> SearchResult:
+    """Train gates with a budget by Adam, and keep the weights with the largest scores.
+
+    Args:
+        model: A network without gates; its weights do not change.
+        task: Batches, density, epochs, seed and loss.
+        make: Builds the gate of a weight; a subclass of `Budgeted`, or `Clipped`.
+        settings: Density, learning rate and budget.
+        control: Returns the density controller for the gates and the number to keep; by default GradBalance.
+        objective: Takes the place of the task's loss.
+    """
+    import torch
+
+    from crbg.gates.concrete import Budgeted, Clipped
+    from crbg.masks.select import keep_count
+    from crbg.search.gradbalance import GradBalance
+
+    def steer(gates: list[Gate]) -> tuple[torch.optim.Optimizer, SearchHook]:
+        budgeted = [g for g in gates if isinstance(g, Budgeted | Clipped)]
+        keep = keep_count(settings.density, sum(g.learnt.numel() for g in budgeted))
+        adam = torch.optim.Adam([g.learnt for g in budgeted], lr=settings.lr, fused=True)
+        return adam, control(budgeted, keep) if control else GradBalance(budgeted, keep, settings.slack)
+
+    def schedule(progress: float) -> float:
+        return 1.0 if progress < settings.drop else 0.1
+
+    return search_and_select(model, task, make, steer, schedule, sampling=True, objective=objective)
+
+
+def tensor_like(w: Tensor, values: np.ndarray) -> Tensor:
+    """Turn one number per weight into a float32 tensor of w's shape, on w's device."""
+    import torch
+
+    return torch.from_numpy(values).to(torch.float32).reshape(w.shape).to(w.device)
