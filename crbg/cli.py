@@ -448,7 +448,7 @@ def _record(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from crbg.report.build import brief, build
+    from crbg.report import brief, build
 
     if args.brief:
         config = _config(args)

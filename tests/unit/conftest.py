@@ -97,10 +97,11 @@ class Project:
 
     def judge(self, *rules, contrasts=()):
         made = [
-            {"id": f"c{i}", "source": "s", "quote": "q", "kind": "k", "reading": "r", "rule": rule}
+            {"id": f"c{i}", "source": "s", "quote": "q", "kind": "value", "reading": "r", "rule": rule}
             for i, rule in enumerate(rules)
         ]
-        return claims.judge({"claims": made, "contrasts": list(contrasts)}, tidy(self.config), self.config)
+        declared = claims.parse_claims({"claims": made, "contrasts": list(contrasts)})
+        return claims.judge(declared, tidy(self.config), self.config)
 
     def verdict(self, **rule):
         return self.judge({"experiment": "main", "arm": "ours"} | rule)[0]
@@ -108,14 +109,16 @@ class Project:
 
 GRID = {
     "sweep": {
-        "role": "ablation", "seeds": SEEDS, "base": {"data": "digits", "model": "lenet-16", "method": "crbg", "epochs": 2, "batch": 64},
+        "role": "ablation", "seeds": SEEDS,
+        "base": {"data": "digits", "model": "lenet-16", "method": "crbg", "epochs": 2, "batch": 64},
         "arms": {
             "knobs": {"grid": {"options.weight": [1.0, 10.0], "options.mu0": [0.25, 1.0]}},
             "kinds": {"grid": {"options.penalty": ["induce_sparse", "induce_decision"], "options.weight": [1.0, 2.0]}},
         },
     },
     "widths": {
-        "role": "main", "view": "width", "seeds": SEEDS, "base": {"data": "digits", "density": 0.5, "epochs": 2, "batch": 64},
+        "role": "main", "view": "width", "seeds": SEEDS,
+        "base": {"data": "digits", "density": 0.5, "epochs": 2, "batch": 64},
         "arms": {
             "ours": {"method": "crbg", "grid": {"model": ["lenet-100", "lenet-10"]}},
             "dense": {"method": "dense", "set": {"density": None}, "grid": {"model": ["lenet-100", "lenet-10"]}},

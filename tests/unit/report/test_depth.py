@@ -6,13 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from made_up import ruled
 
 from crbg import measure, models
 from crbg.cli import main
 from crbg.experiments import config as configs
 from crbg.gates.attach import weights
 from crbg.masks.mask import Mask
-from crbg.report import claims, depth, figures, stats
+from crbg.report import depth, figures, stats
 from crbg.report.records_table import layer_ranks, tidy
 
 
@@ -96,7 +97,7 @@ def rows(correlations, tensors=54, raw=0.9):
 )
 def test_deeper_is_sparser_is_judged_beside_size_and_against_layers_in_random_order(correlations, verdict):
     frame = rows(correlations) if correlations else rows([0.0]).iloc[:0]
-    found, evidence = claims.RULES["deeper"]({"experiment": "e", "arm": "a", "density": 0.1}, frame)
+    found, evidence = ruled({"type": "deeper", "experiment": "e", "arm": "a", "density": 0.1}, frame)
     assert found == verdict
     if verdict != "not run":
         assert "up to 0.27; with depth alone +0.90, with size alone +0.98" in evidence
@@ -126,11 +127,15 @@ experiments:
     seeds: [0, 1]
     base: {data: digits, method: crbg, density: 0.5, init: kaiming_normal, epochs: 1, batch: 64, limit: 128}
     arms:
-      vit: {set: {model: "timm:vit_tiny_patch16_224", model_args: {patch_size: 7, depth: 2, embed_dim: 24, num_heads: 3}}}
+      vit:
+        set:
+          model: "timm:vit_tiny_patch16_224"
+          model_args: {patch_size: 7, depth: 2, embed_dim: 24, num_heads: 3}
       swin:
         set:
           model: "timm:swin_tiny_patch4_window7_224"
-          model_args: {patch_size: 2, window_size: 7, depths: [1, 1], num_heads: [2, 4], embed_dim: 16, drop_path_rate: 0.0}
+          model_args:
+            {patch_size: 2, window_size: 7, depths: [1, 1], num_heads: [2, 4], embed_dim: 16, drop_path_rate: 0.0}
       mlp: {set: {model: lenet-16}}
 """
 
