@@ -36,7 +36,7 @@ def readme_table(experiment: Experiment, rows: pd.DataFrame) -> str:
     mine = headline(rows, experiment.name)
     flat = mine[mine.asked.isna()].groupby("arm", sort=False).accuracy.apply(lambda a: interval(list(a)))
     others = [f"{arm} {text}" for arm, text in flat.items()]
-    others += [f"the commonest class {v:.2f}" for v in mine.constant.dropna()[:1]]
+    others += [f"the most frequent class {v:.2f}" for v in mine.constant.dropna()[:1]]
     said = f"Without a mask: {'; '.join(others) or 'not run'}. {copies(rows[rows.experiment == experiment.name])}"
     link = f"[`{experiment.name}`](paper/tables/{experiment.name}.md)"
     body = pipe(by_sparsity(experiment, rows))
