@@ -78,7 +78,7 @@ def html(config: Config, content: Content) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["number"] = lambda n, what: f"{n:,} {what}".replace(",", " ") + "s" * (n != 1)
+    environment.globals["number"] = lambda n, what: f"{n:,} {what}".replace(",", "\u202f") + "s" * (n != 1)
     rows, drawn = content.rows, Figures()
     judged = [] if config.demonstration else list(content.verdicts)
     shown = next((s for s in content.sections if s.experiment is key(s.experiment for s in content.sections)), None)
