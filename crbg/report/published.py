@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from crbg.errors import CrbgError
 from crbg.experiments.config import Config, Experiment
 
 if TYPE_CHECKING:  # rules read the width sweep from here
@@ -35,8 +36,15 @@ def read_published() -> dict[str, Any]:
 
 
 def width_points() -> list[dict[str, float]]:
-    """Give the digitised width sweep: `weights` in % of LeNet-300-100, `accuracy`, gates at `zero` and `one` in %."""
-    return list(read_published()["width"])
+    """Give the digitised width sweep: `weights` in % of LeNet-300-100, `accuracy`, gates at `zero` and `one` in %.
+
+    Raises:
+        CrbgError: the file has no width sweep.
+    """
+    points = read_published().get("width")
+    if not points:
+        raise CrbgError(f"{PUBLISHED} has no points under `width`, which a rule of type width compares with")
+    return list(points)
 
 
 def of_experiment(claims: Claims, experiment: Experiment, config: Config) -> Published:

@@ -62,8 +62,8 @@ class Controls(ArmRule):
         means = [[sum(c[k]) / len(c[k]) for c in by.values()] for k in next(iter(by.values()))]
         spans = [max(m) - min(m) for m in means]
         n = min(d.n for d in rises.values())
-        evidence = f"from the smallest to the largest {self.knob}, sparsity changes by {parts} points; "
-        evidence += f"over {self.other}, by {sum(spans) / len(spans):.1f} on average"
+        evidence = f"from the smallest to the largest {self.knob}, sparsity changes (in points) by {parts}; "
+        evidence += f"over the range of {self.other}, by {sum(spans) / len(spans):.1f} on average"
         return Verdict(word, f"{evidence}, n = {n}, validation", n)
 
 

@@ -312,6 +312,12 @@ def test_width_rule_judges_every_point(sweep, wide, narrow, verdict):
     )
 
 
+def test_the_width_rule_names_the_file_that_lacks_its_points(sweep):
+    sweep.fill("widths", lambda c: c.arm == "ours" and c.spec.model == "lenet-100", around(96), gated=1000)
+    with pytest.raises(CrbgError, match=r"paper/published\.yaml has no points under `width`"):
+        sweep.judge({"type": "width", "experiment": "widths", "arm": "ours", "margin": 0.8})
+
+
 @pytest.mark.parametrize(
     ("narrow", "verdict"), [(89.5, "reproduced"), (89.0, "inconclusive"), (85.0, "not reproduced")]
 )
@@ -426,10 +432,10 @@ VALUE = {k: v for k, v in RULE.items() if k != "least"} | {"type": "value", "pub
     ("claim", "words"),
     [
         (GOOD | {"verdict": "true"}, "claim 'a': unknown field 'verdict': did you mean "),
-        (GOOD | {"qoute": "q"}, "claim 'a': unknown field 'qoute': did you mean 'quote'?"),
+        (GOOD | {"quotes": "q"}, "claim 'a': unknown field 'quotes': did you mean 'quote'?"),
         (NO_QUOTE, "claim 'a': field 'quote' is missing"),
-        (GOOD | {"kind": "vlaue"}, "field 'kind': Input should be 'value', 'order', "),
-        (GOOD | {"rule": {"type": "valeu"}}, "claim 'a': rule: unknown rule 'valeu': did you mean 'value'?"),
+        (GOOD | {"kind": "values"}, "field 'kind': Input should be 'value', 'order', "),
+        (GOOD | {"rule": {"type": "values"}}, "claim 'a': rule: unknown rule 'values': did you mean 'value'?"),
         (GOOD | {"rule": RULE | {"lest": 1}}, "rule 'floor': unknown field 'lest': did you mean 'least'?"),
         (GOOD | {"rule": RULE | {"least": "much"}}, "rule 'floor': field 'least': Input should be a valid number"),
         (GOOD | {"rule": {"type": "floor"}}, "field 'arm' is missing; field 'density' is missing"),
@@ -469,7 +475,7 @@ def test_a_value_without_a_density_needs_the_published_one():
 
 def test_everything_wrong_with_the_claims_is_said_at_once(tmp_path):
     path = tmp_path / "claims.yaml"
-    bad = [GOOD | {"rule": {"type": "valeu"}, "kid": "value"}, GOOD | {"id": "b", "declared": "later"}]
+    bad = [GOOD | {"rule": {"type": "values"}, "kid": "value"}, GOOD | {"id": "b", "declared": "later"}]
     path.write_text(yaml.safe_dump({"claims": bad, "contrasts": [{"a": "x"}]}))
     with pytest.raises(CrbgError) as caught:
         claims.read_claims(path)

@@ -255,7 +255,7 @@ GOOD = {"id": "a", "source": "s", "quote": "q", "kind": "value", "reading": "r",
         ({"reduced": {k: v for k, v in VALUE.items() if k != "decides"}}, "reduced: field 'decides' is missing"),
         ({"reduced": VALUE | {"epochs": "ten"}}, "reduced: field 'epochs': Input should be a valid integer"),
         ({"reduced": UNTESTABLE}, "rule 'untestable' judges no runs, so it has no reduced schedule"),
-        ({"reduced": VALUE | {"type": "valeu"}}, "did you mean 'value'?"),
+        ({"reduced": VALUE | {"type": "values"}}, "did you mean 'value'?"),
         ({"declared": "later"}, "claim 'a': field 'declared': Input should be 'before', 'after'"),
     ],
 )
