@@ -47,9 +47,9 @@ def data_names(found: Iterable[object]) -> str:
     return words([DATA.get(str(d), str(d)) for d in found])
 
 
-def label(arm: str) -> str:
+def label(arm: str, labels: figures.Labels) -> str:
     """Name an arm as the figures do, in plain text."""
-    return re.sub(r"\$\\(\w+)\$", lambda m: GREEK.get(m[1], m[1]), figures.label(arm))
+    return re.sub(r"\$\\(\w+)\$", lambda m: GREEK.get(m[1], m[1]), figures.label(arm, labels))
 
 
 def words(listed: Sequence[str]) -> str:

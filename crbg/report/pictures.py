@@ -9,6 +9,7 @@ from typing import Any
 from crbg.experiments import record_store
 from crbg.experiments.config import Config, Experiment
 from crbg.report import anatomy, depth, figures, winners
+from crbg.report.figures import LABELS
 from crbg.report.page import Picture
 
 
@@ -31,19 +32,20 @@ def _ticket(a: anatomy.Anatomy, folder: Path) -> Picture:
 
 
 def _of_experiment(config: Config, e: Experiment, folder: Path) -> Iterator[Picture]:
+    demonstration, labels = config.demonstration, LABELS
     if e.view == "penalties" and (picked := _one_seed(config, e)):
-        drawn = figures.histograms(picked, folder / f"{e.name}_histograms")
+        drawn = figures.histograms(picked, folder / f"{e.name}_histograms", labels)
         yield Picture(e.name, "Gates under each penalty, one run each", drawn)
     if e.view == "winners" and len(found := winners.measured(config, e)):
         path = folder / f"{e.name}_objectives"
-        drawn = figures.by_objective(found, winners.TITLES, path, config.demonstration)
+        drawn = figures.by_objective(found, winners.TITLES, path, demonstration, labels)
         yield Picture(e.name, "Value of each objective for tickets before training, lower is better", drawn)
     layers = depth.layers(config, e) if e.role != "tune" else []
     if layers:
-        drawn = figures.by_depth(layers, folder / f"{e.name}_layers", config.demonstration)
+        drawn = figures.by_depth(layers, folder / f"{e.name}_layers", demonstration, labels)
         yield Picture(e.name, "Sparsity by layer", drawn)
     for f in (f for f in layers if f.heads is not None):
-        drawn = figures.by_head(f, folder / f"{e.name}_heads_{f.arm}_{f.asked:g}", config.demonstration)
+        drawn = figures.by_head(f, folder / f"{e.name}_heads_{f.arm}_{f.asked:g}", demonstration, labels)
         yield Picture(e.name, f"Sparsity by head, {f.arm} at density {f.asked:g}", drawn)
 
 

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from crbg.experiments.config import Experiment
-from crbg.report.figures.labels import FIELDS, label
+from crbg.report.figures.labels import FIELDS, Labels, label
 from crbg.report.figures.style import (
     HOLLOW,
     LEGEND,
@@ -31,19 +31,21 @@ from crbg.report.tables import best_part
 FAR = 8  # points below the best from which on an arm is named instead of drawn, so that it does not flatten the rest
 
 
-def curve(mine: pd.DataFrame, published: Sequence[tuple[float, float, str]]) -> None:
+def curve(mine: pd.DataFrame, published: Sequence[tuple[float, float, str]], labels: Labels) -> None:
     """Draw binary accuracy against sparsity, one line for each arm; controls far below are named in the legend."""
     _, axes = plt.subplots(figsize=(3.4, 2.4))
     best = mine.groupby("arm", sort=False).accuracy.max()
     shown = [a for a in best.index if best[a] >= best.max() - FAR]
     for i, arm in enumerate(shown):
-        _arm(axes, mine[mine.arm == arm], i, label(str(arm)))
+        _arm(axes, mine[mine.arm == arm], i, label(str(arm), labels))
     for density, accuracy, source in published:
         axes.plot(density, accuracy, "*", color="black", ms=6, mfc="none")
         where: Any = {"xytext": (5, -3), "textcoords": "offset points", "fontsize": 6}
         axes.annotate(f"published, {source}", (density, accuracy), **where)
     for arm in (a for a in best.index if a not in shown):
-        axes.plot([], [], " ", label=f"{label(str(arm))}: {mine[mine.arm == arm].accuracy.mean():.0f} % (below)")
+        axes.plot(
+            [], [], " ", label=f"{label(str(arm), labels)}: {mine[mine.arm == arm].accuracy.mean():.0f} % (below)"
+        )
     sparsity_axis(axes, sorted({float(d) for d in mine.asked.dropna()}))
     axes.invert_xaxis()
     means = [g.accuracy.mean() for _, g in mine[mine.arm.isin(shown)].groupby(["arm", "asked"], dropna=False)]
@@ -66,14 +68,14 @@ def _arm(axes: Any, group: pd.DataFrame, i: int, text: str) -> None:
     band(axes, [d for d, _ in by], [v for _, v in by], i, text, line(i))
 
 
-def cost(mine: pd.DataFrame) -> None:
+def cost(mine: pd.DataFrame, labels: Labels) -> None:
     """Draw accuracy against what the search costs, in arithmetic and in time, one line for each arm."""
     figure, panels = plt.subplots(1, 2, figsize=(6.8, 2.4), sharey=True)
     means = mine.groupby(["arm", "epochs"], sort=False).accuracy.mean()
     lowest = means.max() - FAR
     for i, arm in enumerate(mine.arm.unique()):
         by = list(mine[mine.arm == arm].groupby("epochs", sort=True))
-        text = label(arm) + (" (leaves the picture)" if means[arm].min() < lowest else "")
+        text = label(arm, labels) + (" (leaves the picture)" if means[arm].min() < lowest else "")
         for axes, field, unit in zip(panels, ("work", "search_seconds"), (1e12, 1.0), strict=True):
             x = [g[field].astype(float).mean() / unit for _, g in by]
             band(axes, x, [list(g.accuracy) for _, g in by], i, text if field == "work" else None)
@@ -87,7 +89,7 @@ def cost(mine: pd.DataFrame) -> None:
     legend_below(figure, 3)
 
 
-def lines(mine: pd.DataFrame, experiment: Experiment) -> None:
+def lines(mine: pd.DataFrame, experiment: Experiment, labels: Labels) -> None:
     """Draw accuracy, and sparsity if it was not set, against the field `x` of the experiment."""
     free = bool(mine.asked.isna().all())
     figure, panels = plt.subplots(1 + free, 1, figsize=(3.4, 1.9 * (1 + free)), sharex=True, squeeze=False)
@@ -96,7 +98,7 @@ def lines(mine: pd.DataFrame, experiment: Experiment) -> None:
     xs = sorted({float(x) for x in mine.x})
     if xs[0] > 0 and xs[-1] / xs[0] > 20:
         top.set_xscale("log")
-    found = _by_setting(mine, experiment.x.removeprefix("options."))
+    found = _by_setting(mine, experiment.x.removeprefix("options."), labels)
     for i, (name, points) in enumerate(found.items()):
         order = sorted(points)
         band(top, order, [list(points[x].accuracy) for x in order], i, name, line(i))
@@ -104,7 +106,7 @@ def lines(mine: pd.DataFrame, experiment: Experiment) -> None:
             band(low, order, [list(100 * (1 - points[x].density)) for x in order], i, None, line(i))
     for i, arm in enumerate(map(str, level.arm.unique()), start=len(found)):
         height = level[level.arm == arm].accuracy.mean()
-        top.axhline(height, color=colour(i), lw=1, ls="--", label=label(arm))
+        top.axhline(height, color=colour(i), lw=1, ls="--", label=label(arm, labels))
     if not free:
         _missed(top, found)
     top.set_ylabel(f"{best_part(mine)} accuracy (%)")
@@ -118,12 +120,12 @@ def lines(mine: pd.DataFrame, experiment: Experiment) -> None:
     legend_below(figure, 2, 0.0 if free else -0.08)
 
 
-def _by_setting(mine: pd.DataFrame, field: str) -> dict[str, dict[float, pd.DataFrame]]:
+def _by_setting(mine: pd.DataFrame, field: str, labels: Labels) -> dict[str, dict[float, pd.DataFrame]]:
     """Group the rows into lines: one for each arm and setting of the other fields, its points by the field."""
     found: dict[str, dict[float, pd.DataFrame]] = {}
     for arm, text, g in specs(mine):
         rest = ", ".join(f"{k} {v}" for k, v in setting(text).items() if k != field)
-        name = ", ".join(filter(None, [label(arm), rest.replace("weight", "$\\lambda$")]))
+        name = ", ".join(filter(None, [label(arm, labels), rest.replace("weight", "$\\lambda$")]))
         found.setdefault(name, {})[float(g.x.iloc[0])] = g
     return found
 
@@ -140,13 +142,13 @@ def _missed(axes: Any, found: Mapping[str, Mapping[float, pd.DataFrame]]) -> Non
         axes.plot([], [], "o", color="black", ms=5, mfc="white", lw=0, label="hollow: density missed, cut to it")
 
 
-def width(mine: pd.DataFrame, published: Sequence[Mapping[str, float]]) -> None:
+def width(mine: pd.DataFrame, published: Sequence[Mapping[str, float]], labels: Labels) -> None:
     """Draw the error on a log scale, and the gap to the trained dense network, against the number of weights."""
     figure, (top, low) = plt.subplots(2, 1, figsize=(3.4, 3.6), sharex=True)
     level = by_width(mine)
     for i, (arm, found) in enumerate(level.items()):
         order = sorted(found, reverse=True)
-        band(top, order, [[100 - v for v in found[x]] for x in order], i, label(arm))
+        band(top, order, [[100 - v for v in found[x]] for x in order], i, label(arm, labels))
     if published:
         points = [p["weights"] for p in published], [100 - p["accuracy"] for p in published]
         top.plot(*points, "*", color="black", ms=5, mfc="none", label="thesis (read from its figure)")
@@ -167,7 +169,7 @@ def width(mine: pd.DataFrame, published: Sequence[Mapping[str, float]]) -> None:
     legend_below(figure, 2, 0.02)
 
 
-def winners(mine: pd.DataFrame, published: Mapping[str, Mapping[float, float]]) -> None:
+def winners(mine: pd.DataFrame, published: Mapping[str, Mapping[float, float]], labels: Labels) -> None:
     """Draw accuracy of trained tickets against sparsity and against the total seconds of each; hollow: published."""
     # One point cannot stand for several settings of an arm; the table has them.
     mine = mine.groupby("arm", sort=False).filter(lambda g: g.groupby("asked").setting.nunique().max() == 1)
@@ -175,7 +177,7 @@ def winners(mine: pd.DataFrame, published: Mapping[str, Mapping[float, float]]) 
     shown, arms = sorted({float(d) for d in mine.asked if d < 1}), list(mine.arm.unique())
     apart = (shown[-1] / shown[0]) ** 0.008 if len(shown) > 1 else 1.01  # so that intervals stand beside each other
     for i, arm in enumerate(arms):
-        group, text, theirs = mine[mine.arm == arm], label(arm), published.get(arm, {})
+        group, text, theirs = mine[mine.arm == arm], label(arm, labels), published.get(arm, {})
         if (group.asked >= 1).all():
             known = f" (published {theirs[1.0]} %)" if theirs.get(1.0) else ""
             text = f"{text}: {group.accuracy.mean():.1f} %{known}"

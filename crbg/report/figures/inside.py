@@ -11,7 +11,7 @@ import numpy as np
 
 from crbg.report.anatomy import Anatomy
 from crbg.report.depth import Layers
-from crbg.report.figures.labels import label
+from crbg.report.figures.labels import Labels, label
 from crbg.report.figures.style import COLOURS, MARKERS, band, figure, legend_outside, line
 
 STAGES = ("start", "middle", "end")
@@ -24,7 +24,7 @@ def _mu(record: Mapping[str, Any], stage: str) -> tuple[np.ndarray, np.ndarray]:
     return 100 * counts / counts.sum() + 1e-4, np.linspace(low, high, int(count) + 1)
 
 
-def histograms(records: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
+def histograms(records: Mapping[str, Mapping[str, Any]], path: Path, labels: Labels) -> Path:
     """Draw mu at three stages and the share of fractional gates over training, one row for each record."""
     with figure(path):
         page, panels = plt.subplots(len(records), 4, figsize=(6.8, 1.05 * len(records) + 0.4), squeeze=False)
@@ -38,7 +38,7 @@ def histograms(records: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
             x, y = [e["epoch"] for e in epochs], [100 * e["undecided"] for e in epochs]
             row[3].plot(x, y, "-o", ms=2.5, lw=1, color=COLOURS[1])
             row[3].set_ylim(-3, 103)
-            row[0].set_ylabel(label(name).replace(", ", ",\n"), fontsize=6.5)
+            row[0].set_ylabel(label(name, labels).replace(", ", ",\n"), fontsize=6.5)
         for axes, text in zip(panels[0], ("start", "half time", "end", "fractional gates (%)"), strict=True):
             axes.set_title(text)
         for axes in panels[:-1].flat:
@@ -92,7 +92,7 @@ def _densities(axes: Any, anatomy: Anatomy) -> None:
     axes.set_title("density (%), units that\nno kept weight reaches")
 
 
-def by_depth(found: Sequence[Layers], path: Path, demonstration: bool = False) -> Path:
+def by_depth(found: Sequence[Layers], path: Path, demonstration: bool, labels: Labels) -> Path:
     """Draw sparsity from the first layer to the last: one panel for each density, one line for each arm."""
     densities = sorted({f.asked for f in found}, reverse=True)
     arms = list(dict.fromkeys(f.arm for f in found))
@@ -102,7 +102,7 @@ def by_depth(found: Sequence[Layers], path: Path, demonstration: bool = False) -
         for axes, asked in zip(panels[0], densities, strict=True):
             for f in (f for f in found if f.asked == asked):
                 i = arms.index(f.arm)
-                band(axes, range(1, len(f.names) + 1), list(f.sparsity.T), i, label(f.arm), line(i))
+                band(axes, range(1, len(f.names) + 1), list(f.sparsity.T), i, label(f.arm, labels), line(i))
             axes.axhline(100 * (1 - asked), color="black", lw=0.7, ls=":")
             axes.set_title(f"{100 * (1 - asked):g} % overall")
             axes.set_xlabel("layer, counted from the input")
@@ -112,7 +112,7 @@ def by_depth(found: Sequence[Layers], path: Path, demonstration: bool = False) -
     return path
 
 
-def by_head(found: Layers, path: Path, demonstration: bool = False) -> Path:
+def by_head(found: Layers, path: Path, demonstration: bool, labels: Labels) -> Path:
     """Draw the sparsity of queries, keys and values by block: means over seeds and heads, and the range of the heads.
 
     Raises:
@@ -131,6 +131,6 @@ def by_head(found: Layers, path: Path, demonstration: bool = False) -> Path:
         axes.set_xticks(blocks)
         axes.set_xlabel("block")
         axes.set_ylabel("sparsity (%), range over heads")
-        axes.set_title(f"{label(found.arm)}, {100 * (1 - found.asked):g} % overall")
+        axes.set_title(f"{label(found.arm, labels)}, {100 * (1 - found.asked):g} % overall")
         legend_outside(page, 3)
     return path

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+Labels = Mapping[str, str]  # names of arms and penalties in figures
+
 LABELS = {
     "crbg": "CRBG",
     "crbg_no_noise": "CRBG, no noise",
@@ -83,6 +87,6 @@ FIELDS = {
 }
 
 
-def label(arm: str) -> str:
-    """Name an arm in a figure."""
-    return LABELS.get(arm, arm.replace("_", " "))
+def label(arm: str, labels: Labels) -> str:
+    """Name an arm in a figure: by its label, or else by its own name."""
+    return labels.get(arm, arm.replace("_", " "))

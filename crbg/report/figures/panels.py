@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from crbg.report.figures.curves import FAR
-from crbg.report.figures.labels import FIELDS, label
+from crbg.report.figures.labels import FIELDS, Labels, label
 from crbg.report.figures.style import (
     MARKERS,
     band,
@@ -31,7 +31,7 @@ from crbg.report.stats import t_interval
 from crbg.report.tables import best_part
 
 
-def dots(mine: pd.DataFrame, published: Mapping[str, Mapping[float, float]]) -> None:
+def dots(mine: pd.DataFrame, published: Mapping[str, Mapping[float, float]], labels: Labels) -> None:
     """Draw one row for each arm and setting: accuracy with its interval; hollow: published."""
     groups = list(specs(mine))[::-1]
     _, axes = plt.subplots(figsize=(3.4, 0.35 + 0.19 * len(groups)))
@@ -43,7 +43,7 @@ def dots(mine: pd.DataFrame, published: Mapping[str, Mapping[float, float]]) -> 
         dot(axes, y, i, lowest, order[arm], mark)
         if (theirs := published.get(arm, {}).get(g.asked.iloc[0])) is not None:
             axes.plot(theirs, y, mark, color=colour(order[arm]), ms=5, mfc="none")
-    axes.set_yticks(range(len(groups)), [_name(*group) for group in groups], fontsize=6)
+    axes.set_yticks(range(len(groups)), [_name(label(arm, labels), text, g) for arm, text, g in groups], fontsize=6)
     axes.set_ylim(-0.6, len(groups) - 0.4)
     axes.set_xlabel(f"{best_part(mine)} accuracy (%)" + ("; hollow: published" if published else ""))
 
@@ -52,10 +52,10 @@ def _name(arm: str, text: str, g: pd.DataFrame) -> str:
     """Name a row by arm, setting and how much was removed."""
     closed, sparse = 100 * (1 - g.units.astype(float).mean()), 100 * (1 - g.density.mean())
     much = f"{closed:.0f} % of units closed" if g.units.notna().all() else f"{sparse:.1f} % sparse" if sparse else ""
-    return ", ".join(filter(None, [label(arm), text, much]))
+    return ", ".join(filter(None, [arm, text, much]))
 
 
-def methods(mine: pd.DataFrame) -> None:
+def methods(mine: pd.DataFrame, labels: Labels) -> None:
     """Draw one panel for each density and one row for each arm; references without a density are named below."""
     rivals, levels = mine[mine.asked.notna()], mine[mine.asked.isna()].groupby("arm", sort=False).accuracy.mean()
     rows, densities = list(rivals.arm.unique())[::-1], sorted(rivals.asked.unique(), reverse=True)
@@ -72,14 +72,14 @@ def methods(mine: pd.DataFrame) -> None:
         for level in levels[levels >= lowest]:
             axes.axvline(level, color=colour(1), lw=1, ls="--")
         axes.set_title(f"{100 * (1 - asked):g} % sparse")
-    panels[0, 0].set_yticks(range(len(rows)), [label(a) for a in rows])
+    panels[0, 0].set_yticks(range(len(rows)), [label(a, labels) for a in rows])
     panels[0, 0].set_ylim(-0.6, len(rows) - 0.4)
-    named = ", ".join(f"{label(str(a))} {v:.1f}" for a, v in levels.items())
+    named = ", ".join(f"{label(str(a), labels)} {v:.1f}" for a, v in levels.items())
     below = f"; dashed line, or left of the panel: {named}" if named else ""
     page.supxlabel(f"{best_part(mine)} accuracy (%){below}", fontsize=7)
 
 
-def penalties(mine: pd.DataFrame) -> None:
+def penalties(mine: pd.DataFrame, labels: Labels) -> None:
     """Draw accuracy and sparsity against lambda: one column for each initial law, one line for each penalty."""
     arms, said = list(mine.arm.unique()), mine.setting.map(setting)
     size: Any = {"figsize": (1.75 * len(arms) + 0.3, 3.3), "sharex": True, "sharey": "row", "squeeze": False}
@@ -89,7 +89,7 @@ def penalties(mine: pd.DataFrame) -> None:
     for (top, low), arm in zip(panels.T, arms, strict=True):
         for i, penalty in enumerate(found.penalty.unique()):
             by = list(found[(found.arm == arm) & (found.penalty == penalty)].groupby("weight", sort=True))
-            weights, text = [w for w, _ in by], label(penalty) if arm == arms[0] else None
+            weights, text = [w for w, _ in by], label(penalty, labels) if arm == arms[0] else None
             band(top, weights, [list(g.accuracy) for _, g in by], i, text)
             band(low, weights, [list(100 * (1 - g.density)) for _, g in by], i, None)
         top.set_title(arm.replace("_", " "))
@@ -102,7 +102,9 @@ def penalties(mine: pd.DataFrame) -> None:
     legend_below(page, 2, 0.0)
 
 
-def by_objective(found: pd.DataFrame, titles: Mapping[str, str], path: Path, demonstration: bool = False) -> Path:
+def by_objective(
+    found: pd.DataFrame, titles: Mapping[str, str], path: Path, demonstration: bool, labels: Labels
+) -> Path:
     """Draw the value of each objective for tickets before training: one panel for each, one line for each arm."""
     arms, densities = list(found.arm.unique()), sorted(found.density.unique(), reverse=True)
     columns = math.ceil(len(titles) / 2)
@@ -110,7 +112,7 @@ def by_objective(found: pd.DataFrame, titles: Mapping[str, str], path: Path, dem
     with figure(path, demonstration):
         page, panels = plt.subplots(2, columns, **size)
         for axes, (name, title) in zip(panels.flat, titles.items(), strict=False):
-            _objective(axes, found, name, arms)
+            _objective(axes, found, name, {arm: label(arm, labels) for arm in arms})
             axes.set_title(title)
             sparsity_axis(axes, densities, ".4g")
         panels[0, 0].invert_xaxis()
@@ -122,12 +124,12 @@ def by_objective(found: pd.DataFrame, titles: Mapping[str, str], path: Path, dem
     return path
 
 
-def _objective(axes: Any, found: pd.DataFrame, name: str, arms: list[str]) -> None:
+def _objective(axes: Any, found: pd.DataFrame, name: str, arms: Mapping[str, str]) -> None:
     """Draw one objective of every arm; values that are not finite are left out."""
-    for i, arm in enumerate(arms):
+    for i, (arm, text) in enumerate(arms.items()):
         mine = found[(found.arm == arm) & np.isfinite(found[name].astype(float))]
         by = [(float(str(d)), list(g[name].astype(float))) for d, g in mine.groupby("density", sort=True)]
-        band(axes, [d for d, _ in by], [v for _, v in by], i, label(arm), line(i))
+        band(axes, [d for d, _ in by], [v for _, v in by], i, text, line(i))
     means = [g[name].astype(float).mean() for _, g in found.groupby(["arm", "density"])]
     if name != "gradnorm" and max(means) > 20 * max(min(means), 1e-9):
         axes.set_yscale("log")
