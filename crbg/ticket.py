@@ -49,7 +49,7 @@ class Ticket:
 
     `Ticket.load(path).model()` rebuilds a network of the registry; for any other model use `Ticket.load(path).apply`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from crbg import Mask, Ticket, initialise, weights
         >>> from crbg.models import build

@@ -2,6 +2,8 @@
 
 import math
 
+from crbg.report.rules import read_rule
+
 SEEDS = [0, 1, 2, 3]
 READINGS = ("binary", "exact", "mean", "half")
 CONTRAST = {"experiment": "main", "a": "ours", "b": "quiet", "density": 0.5}
@@ -23,3 +25,9 @@ def knob(weight, mu0):
 
 def kind(penalty, weight):
     return lambda c: c.arm == "kinds" and (c.spec.resolved().penalty, c.spec.resolved().weight) == (penalty, weight)
+
+
+def ruled(rule, rows):
+    """Apply a rule as paper/claims.yaml would write it: the word of its verdict, and the evidence."""
+    found = read_rule(rule, "here").judge(rows)
+    return found.word, found.evidence

@@ -61,7 +61,7 @@ def record(args: argparse.Namespace) -> None:
 
 def report(args: argparse.Namespace) -> None:
     """Make the report, or summarise it."""
-    from crbg.report.build import brief, build
+    from crbg.report import brief, build
 
     config = config_of(args)
     if args.brief:

@@ -63,7 +63,7 @@ def attach(model: nn.Module, make: MakeGate, where: str = ".*") -> nn.Module:
     Each gate is evaluated once in a forward pass. `nn.MultiheadAttention` reads its weights several times, so torch's
     parametrisation cache is active during the forward pass of `model`: call `model` itself, not its submodules.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from crbg import Gaussian, attach, attached_gates, sampling

@@ -22,7 +22,7 @@ class Gaussian(Gate):
     Source: Tsayag & Lindenbaum 2026 (arXiv 2603.08914), after the stochastic gates (STG) of Yamada et al. 2020. The
     effective weight is w * z. The gradient is pathwise: dz/dmu = 1 where 0 < mu + eps < 1, and `leak` elsewhere.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from crbg import Gaussian
         >>> gate = Gaussian(torch.tensor([-0.2, 0.5, 1.3]), noise=0.5)

@@ -20,7 +20,7 @@ class Mask(Mapping[str, Tensor]):
 
     Masks are compared, hashed and stored by their contents. `~`, `&` and `|` combine masks of equal shapes.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from crbg import Mask
         >>> mask = Mask({"fc1.weight": torch.tensor([[True, False]]), "fc2.weight": torch.tensor([[False, False]])})

@@ -32,7 +32,7 @@ def layer_counts(scores: Mapping[str, Tensor], density: float) -> dict[str, int]
 def select(scores: Mapping[str, Tensor], k: int | Mapping[str, int], within: Mask | None = None) -> Mask:
     """Keep the weights with the largest scores.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from crbg import select
         >>> scores = {"a": torch.tensor([0.1, 0.9, 0.5]), "b": torch.tensor([0.8, 0.2])}

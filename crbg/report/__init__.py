@@ -3,6 +3,7 @@
 Reads result files only and never imports torch.
 """
 
-from crbg.report.build import brief, build
+from crbg.report.brief import brief
+from crbg.report.build import build
 
 __all__ = ["brief", "build"]

@@ -1,7 +1,4 @@
-"""What a ticket looks like inside: layer densities, dead units, first-layer mask, histogram of mu, gates over time.
-
-No torch.
-"""
+"""What a ticket looks like inside: layer densities, dead units, first-layer mask, histogram of mu, gates over time."""
 
 from __future__ import annotations
 
@@ -32,7 +29,7 @@ class Anatomy:
 
 
 def shown(config: Config) -> list[Cell]:
-    """Choose the tickets to look into: of every arm of a curve the densest, the middle and the sparsest, with its first seed."""
+    """Choose the tickets to show: the densest, the middle and the sparsest of each arm of a curve, first seed."""
     out = []
     for e in config.experiments.values():
         arms: dict[str, dict[float, Cell]] = {}
@@ -46,7 +43,7 @@ def shown(config: Config) -> list[Cell]:
 
 
 def tickets(config: Config) -> list[Anatomy]:
-    """Find those of the chosen tickets that are there, fresh or committed, and whose record tells the course of the search."""
+    """Find those of the chosen tickets that exist, new or committed, and whose record describes the search."""
     out = []
     for c in shown(config):
         path, run = record_store.ticket_path(config, c.spec, c.seed), record_store.find(config, c.spec, c.seed)
@@ -56,7 +53,7 @@ def tickets(config: Config) -> list[Anatomy]:
 
 
 def _first_layer(path: Path, spec: Spec) -> np.ndarray:
-    """Read the mask of the first layer from a ticket file: tensors are packed in the order of their names, eight weights a byte."""
+    """Read the mask of the first layer. A ticket packs tensors in the order of their names, eight weights in a byte."""
     inputs, units = spec.layer_sizes()[0]
     bits = np.unpackbits(load_file(path)["mask"])[: units * inputs]
     return np.asarray(bits.reshape(units, *info(spec.data).shape).sum((0, 1)))

@@ -1,4 +1,4 @@
-"""Tables that set methods side by side: what each is, what was seen of it, and who is sparsest at equal accuracy."""
+"""Tables that compare methods: their properties, what was observed, and the sparsity at equal accuracy."""
 
 from __future__ import annotations
 
@@ -10,83 +10,93 @@ import pandas as pd
 from crbg import methods
 from crbg.experiments.config import Config, Experiment
 from crbg.experiments.selection import varying
+from crbg.experiments.spec import Spec
 from crbg.report.records_table import values
 from crbg.report.tables import CONTROLS, headline, interval
 
 STEPS, TIMED = Path("benchmarks/step.md"), "lenet-300-100"
 ROWS = {
-    "crbg": "gated, normal, controlled", "crbg_no_noise": "gated, no noise, controlled", "crbg_polished": "gated, no noise, controlled",
-    "biprop": "edge_popup_global", "supermask_rescaled": "supermask",
-}  # fmt: skip
-AT = 0.05  # density of the columns that show one, where an experiment has it
+    "crbg": "gated, normal, controlled",
+    "crbg_no_noise": "gated, no noise, controlled",
+    "crbg_polished": "gated, no noise, controlled",
+    "biprop": "edge_popup_global",
+    "supermask_rescaled": "supermask",
+}
+AT = 0.05  # density of the columns that show a single one, if an experiment has it
 NEAR_CHANCE = 25.0  # per cent; the bound of the claim that gates find weights
 MARGIN = 0.5  # points within which accuracies count as equal
 
 
 def properties(rows: pd.DataFrame, experiment: Experiment, config: Config) -> pd.DataFrame:
-    """Say of each arm with a density what its method is, what was tuned, what failed, and what its tickets are made of."""
-    mine, out = headline(rows, experiment.name), []
-    part, at = "".join(mine.part[:1]), shown_at(experiment)
+    """Describe each arm with a density: its method, what was tuned, what failed, and what its tickets consist of."""
+    mine, steps, out = headline(rows, experiment.name), step_ratios(), []
     for arm in mine[mine.asked.notna()].arm.unique():
         spec = next(c.spec for c in experiment.cells if c.arm == arm)
-        traits = methods.get(spec.method).TRAITS
-        hard = getattr(spec.resolved(), "polish", 0.0)  # the share of a search at whose end gates are hard
-        smooth = f"until the last {100 * hard:g} %" if hard else "yes"
-        line = {
-            "arm": arm,
-            "differentiable": smooth if traits.differentiable else "no",
-            "gradient": traits.gradient,
-            "density": traits.density,
-            "weights": traits.weights,
-        }
-        tuned = [c.spec for name in experiment.tuned_by for c in config.experiment(name).cells if c.arm == arm]
-        fields = {
-            k.removeprefix("options.") for s in tuned for k in varying(s, [t for t in tuned if t.density == s.density])
-        }
-        line["tuned"] = ", ".join(sorted(fields))
-        trials = rows[rows.experiment.isin(experiment.tuned_by) & (rows.arm == arm)]
-        trials = trials[(trials.reading == "binary") | trials.reading.isna()].drop_duplicates(["digest", "seed"])
-        useless = (trials.accuracy.isna() | (trials.accuracy < 50)).sum()
-        line["trials below 50 %"] = f"{useless} of {len(trials)}" if len(trials) else ""
+        line = {"arm": str(arm)} | _method(spec) | _tuning(rows, experiment, config, arm)
         runs = rows[(rows.arm == arm) & (rows.experiment == experiment.name)].drop_duplicates(["digest", "seed"])
         line["collapsed"] = f"{(runs.status == 'collapse').sum()} of {len(runs)}"
-        here = values(rows, experiment.name, arm, at, part=part)
-        soft = values(rows, experiment.name, arm, at, part=part, reading="mean")
-        line[f"accuracy at {at:g}"] = interval(list(here.accuracy)) if len(here) else ""
-        line["real-valued gates"] = f"{soft.accuracy.mean():.1f}" if len(soft) and soft.accuracy.notna().any() else ""
-        line |= {c: f"{here[c].mean():.0f}" if here[c].notna().any() else "" for c in CONTROLS}
-        known = [here[c].astype(float).mean() for c in CONTROLS if here[c].notna().any()]
-        learnt = (
-            len(here) and here.accuracy.mean() > 2 * NEAR_CHANCE
-        )  # a ticket that is no better than its controls finds nothing
-        line["finds weights"] = ("yes" if max(known) <= NEAR_CHANCE else "in part") if known and learnt else ""
-        steps = step_ratios() if spec.model == TIMED else {}
-        line["step / dense"] = steps.get(ROWS.get(arm, arm), steps.get(spec.method, ""))
+        line |= _ticket(rows, experiment, arm, str(mine.part.iloc[0]))
+        known = steps if spec.model == TIMED else {}
+        line["step / dense"] = known.get(ROWS.get(arm, arm), known.get(spec.method, ""))
         out.append(line)
     return pd.DataFrame(out)
 
 
+def _method(spec: Spec) -> dict[str, str]:
+    """Describe a method by its traits."""
+    traits = methods.get(spec.method).TRAITS
+    hard = getattr(spec.resolved(), "polish", 0.0)  # the last share of a search, in which gates are hard
+    smooth = f"until the last {100 * hard:g} %" if hard else "yes"
+    differentiable = smooth if traits.differentiable else "no"
+    said = {"gradient": traits.gradient, "density": traits.density, "weights": traits.weights}
+    return {"differentiable": differentiable} | said
+
+
+def _tuning(rows: pd.DataFrame, experiment: Experiment, config: Config, arm: str) -> dict[str, str]:
+    """Name the options that were tuned, and count the trials that gave a useless ticket or none."""
+    tuned = [c.spec for name in experiment.tuned_by for c in config.experiment(name).cells if c.arm == arm]
+    fields = {
+        k.removeprefix("options.") for s in tuned for k in varying(s, [t for t in tuned if t.density == s.density])
+    }
+    trials = rows[rows.experiment.isin(experiment.tuned_by) & (rows.arm == arm)]
+    trials = trials[(trials.reading == "binary") | trials.reading.isna()].drop_duplicates(["digest", "seed"])
+    useless = (trials.accuracy.isna() | (trials.accuracy < 50)).sum()
+    below = f"{useless} of {len(trials)}" if len(trials) else ""
+    return {"tuned": ", ".join(sorted(fields)), "trials below 50 %": below}
+
+
+def _ticket(rows: pd.DataFrame, experiment: Experiment, arm: str, part: str) -> dict[str, str]:
+    """Compare the tickets of an arm at one density with its real-valued gates and with its controls."""
+    at = shown_at(experiment)
+    here = values(rows, experiment.name, arm, at, part=part)
+    soft = values(rows, experiment.name, arm, at, part=part, reading="mean")
+    controls = {c: here[c].astype(float).mean() for c in CONTROLS if here[c].notna().any()}
+    learnt = len(here) and here.accuracy.mean() > 2 * NEAR_CHANCE  # otherwise the controls say nothing
+    line = {f"accuracy at {at:g}": interval(list(here.accuracy)) if len(here) else ""}
+    line["real-valued gates"] = f"{soft.accuracy.mean():.1f}" if len(soft) and soft.accuracy.notna().any() else ""
+    line |= {c: f"{controls[c]:.0f}" if c in controls else "" for c in CONTROLS}
+    found = "yes" if max(controls.values(), default=0.0) <= NEAR_CHANCE else "in part"
+    return line | {"finds weights": found if controls and learnt else ""}
+
+
 def shown_at(experiment: Experiment) -> float:
-    """Choose the density of the columns that show one: AT, or the sparsest that was asked for."""
+    """Choose the density of the columns that show a single one: AT, or else the lowest of the experiment."""
     asked = {c.spec.density for c in experiment.cells if c.spec.density is not None}
     return AT if AT in asked else min(asked)
 
 
 def step_ratios(path: Path = STEPS) -> dict[str, str]:
-    """Read the ratio of each way to train to the dense step from the benchmark's table; empty where it was not run."""
-    found = (
-        re.findall(r"^\| *(.+?) *\| *[\d.]+ *\| *([\d.]+) *\|", path.read_text(), re.MULTILINE) if path.exists() else []
-    )
-    return dict(found)
+    """Read from the benchmark how long a training step takes relative to a dense one; empty if it was not run."""
+    text = path.read_text() if path.exists() else ""
+    return dict(re.findall(r"^\| *(.+?) *\| *[\d.]+ *\| *([\d.]+) *\|", text, re.MULTILINE))
 
 
 def equal_accuracy(
     rows: pd.DataFrame, experiment: Experiment, references: tuple[str, ...] = ("edge_popup", "crbg")
 ) -> pd.DataFrame:
-    """Give, for each arm, the largest sparsity at which its mean stays within MARGIN of what a reference reaches at its best.
+    """Give the largest sparsity at which each arm stays within MARGIN of the best accuracy of a reference.
 
-    Sparsities are those that were run; every sparser one than the answer fails, and so the answer is read from the
-    sparse end.
+    Only sparsities that were run count. Every larger one fails, because the search starts at the sparse end.
     """
     mine, out = headline(rows, experiment.name), []
     mine = mine[mine.asked.notna()]

@@ -1,4 +1,4 @@
-"""Where in a deep network a ticket is sparse: by layer, and by attention head. No torch."""
+"""Where in a deep network a ticket is sparse: by layer, and by attention head."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import numpy as np
 from crbg.experiments import record_store
 from crbg.experiments.config import Config, Experiment
 
-DEEP = 5  # tensors from which on a network's layers are drawn
+DEEP = 5  # tensors from which on the layers of a network are drawn
 
 
 @dataclass(frozen=True)
 class Layers:
-    """Tickets of one arm at one density. sparsity: (seeds, layers) in %; heads: (seeds, blocks, 3 for q, k, v, heads) in %, or None.
+    """Tickets of one arm at one density.
 
-    Blocks of fewer heads than others (Swin) are filled up with NaN.
+    sparsity: in %, shape (seeds, layers). heads: in %, shape (seeds, blocks, 3, heads) with q, k and v, or None. Blocks
+    with fewer heads than others (Swin) are filled with NaN.
     """
 
     arm: str
@@ -28,7 +29,7 @@ class Layers:
 
 
 def layers(config: Config, e: Experiment) -> list[Layers]:
-    """Collect the tickets of an experiment whose networks are deep, and whose layers differ in density."""
+    """Collect the tickets of an experiment with deep networks whose layers differ in density."""
     found: dict[tuple[str, float], list[dict[str, Any]]] = {}
     for c in {(c.arm, *c.key): c for c in e.cells}.values():
         run = record_store.find(config, c.spec, c.seed)
@@ -47,7 +48,7 @@ def layers(config: Config, e: Experiment) -> list[Layers]:
 
 
 def _heads(records: list[dict[str, Any]]) -> np.ndarray | None:
-    """Sparsity of each head; None where attention has fewer than two blocks."""
+    """Give the sparsity of each head; None if fewer than two blocks have attention."""
     blocks = [n for n in records[0]["depth"] if n in records[0].get("heads", {})]
     if len(blocks) < 2:
         return None

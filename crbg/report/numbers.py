@@ -3,51 +3,31 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from crbg.errors import CrbgError, suggest
-from crbg.experiments.config import Config
-from crbg.report.claims import Verdict
+from crbg.experiments.config import Config, Experiment
+from crbg.report.claims import Judgement
 from crbg.report.records_table import specs
 from crbg.report.tables import differences, headline, interval, tex
 
 HEAD = (
-    "% Written by `crbg report`. \\crbgnumber{KEY} gives mean ± half 95 % interval, KEY.n the seeds, KEY.sparsity, KEY.digest the spec.\n"
+    "% Written by `crbg report`. \\crbgnumber{KEY} gives mean ± half of the 95 % interval, KEY.n the number of seeds,\n"
+    "% KEY.sparsity the sparsity in %, KEY.digest the spec.\n"
     "\\makeatletter\n"
     "\\newcommand{\\crbgnumber}[1]{\\@ifundefined{crbg@#1}{\\errmessage{unknown number #1}}{\\@nameuse{crbg@#1}}}\n"
 )
 
 
-def collect(rows: pd.DataFrame, verdicts: list[Verdict], config: Config) -> dict[str, str]:
+def collect(rows: pd.DataFrame, verdicts: Sequence[Judgement], config: Config) -> dict[str, str]:
     """Name each number: EXPERIMENT.ARM[.SETTING].DENSITY, verdict.CLAIM, evidence.CLAIM, and counts of runs."""
     out: dict[str, str] = {}
     for e in config.experiments.values():
-        mine = headline(rows, e.name)
-        if mine.empty or e.role == "tune":
-            continue
-        compared = differences(rows, e) if e.role == "ablation" else []
-        before = rows[(rows.experiment == e.name) & (rows.reading == "untrained") & (rows.part == mine.part.iloc[0])]
-        for i, (arm, setting, g) in enumerate(specs(mine)):
-            density = "none" if g.asked.isna().all() else f"{g.asked.iloc[0]:g}"
-            key = ".".join([e.name, arm, *([_plain(setting)] if setting else []), density])
-            out[key] = interval(list(g.accuracy))
-            out[f"{key}.n"], out[f"{key}.digest"] = str(g.seed.nunique()), g.digest.iloc[0]
-            out[f"{key}.sparsity"] = f"{100 * (1 - g.density.mean()):.1f}"
-            if g.units.notna().all():
-                out[f"{key}.cut"] = f"{100 * (1 - g.effective.astype(float).mean()):.0f}"
-            if len(drawn := before[before.digest == g.digest.iloc[0]]):
-                out[f"{key}.untrained"], out[f"{key}.seconds"] = (
-                    interval(list(drawn.accuracy)),
-                    f"{g.search_seconds.mean():.0f}",
-                )
-            if compared:
-                out[f"{key}.difference"] = compared[i]
-        known = mine.constant.dropna()
-        if len(known):
-            out[f"{e.name}.constant"] = f"{known.iloc[0]:.2f}"
+        if e.role != "tune":
+            out |= _of_experiment(rows, e)
     for v in verdicts:
         out[f"verdict.{_plain(v.id)}"], out[f"evidence.{_plain(v.id)}"] = v.verdict, v.measured
     runs = rows.drop_duplicates(["digest", "seed"])
@@ -59,51 +39,75 @@ def collect(rows: pd.DataFrame, verdicts: list[Verdict], config: Config) -> dict
     return out
 
 
+def _of_experiment(rows: pd.DataFrame, e: Experiment) -> dict[str, str]:
+    """Name the numbers of one experiment."""
+    out: dict[str, str] = {}
+    mine = headline(rows, e.name)
+    if mine.empty:
+        return out
+    compared = differences(rows, e) if e.role == "ablation" else []
+    before = rows[(rows.experiment == e.name) & (rows.reading == "untrained") & (rows.part == mine.part.iloc[0])]
+    for i, (arm, setting, g) in enumerate(specs(mine)):
+        density = "none" if g.asked.isna().all() else f"{g.asked.iloc[0]:g}"
+        key = ".".join([e.name, arm, *([_plain(setting)] if setting else []), density])
+        out[key] = interval(list(g.accuracy))
+        out[f"{key}.n"], out[f"{key}.digest"] = str(g.seed.nunique()), g.digest.iloc[0]
+        out[f"{key}.sparsity"] = f"{100 * (1 - g.density.mean()):.1f}"
+        if g.units.notna().all():
+            out[f"{key}.cut"] = f"{100 * (1 - g.effective.astype(float).mean()):.0f}"
+        if len(drawn := before[before.digest == g.digest.iloc[0]]):
+            out[f"{key}.untrained"] = interval(list(drawn.accuracy))
+            out[f"{key}.seconds"] = f"{g.search_seconds.mean():.0f}"
+        if compared:
+            out[f"{key}.difference"] = compared[i]
+    known = mine.constant.dropna()
+    if len(known):
+        out[f"{e.name}.constant"] = f"{known.iloc[0]:.2f}"
+    return out
+
+
 def _plain(text: str) -> str:
     return re.sub(r"[^\w.+-]+", "-", text.replace("≥", "at-least")).strip("-")
 
 
 def macros(numbers: dict[str, str]) -> str:
     """Write the numbers as macros."""
-    return (
-        HEAD
-        + "".join(f"\\@namedef{{crbg@{key}}}{{{tex(value)}}}\n" for key, value in numbers.items())
-        + "\\makeatother\n"
-    )
+    lines = (f"\\@namedef{{crbg@{key}}}{{{tex(value)}}}\n" for key, value in numbers.items())
+    return f"{HEAD}{''.join(lines)}\\makeatother\n"
 
 
 def check(paper: Path, numbers: dict[str, str], unfinished: Iterable[str] = ()) -> int:
     r"""Refuse a paper that quotes a number which no record gives, or inputs a file that is not there.
 
-    A number is quoted by \\crbgnumber or by the paper's short names for it, \\num and \\pct. What belongs to an
-    experiment that is not finished is not a mistake of the paper: such places are counted and returned.
+    A number is quoted by \\crbgnumber or by the paper's short names for it, \\num and \\pct. Places that wait for an
+    unfinished experiment are not mistakes of the paper: they are counted and returned.
 
     Raises:
         CrbgError: names every unknown key with its line and the nearest known one.
     """
     if not paper.exists():
         return 0
-    problems, waiting = [], 0
+    problems, waiting, waits_for = list[str](), 0, tuple(unfinished)
     for i, line in enumerate(paper.read_text().splitlines(), start=1):
-        if line.lstrip().startswith("%"):
-            continue
-        wrong = [
-            (k, f"unknown number {k!r}: {suggest(k, numbers)[:200]}") for k in _QUOTED.findall(line) if k not in numbers
-        ]
-        for name in _FILES.findall(line):
-            wanted = [paper.parent / name, *((paper.parent / name).with_suffix(s) for s in (".tex", ".pdf"))]
-            if not any(p.is_file() for p in wanted):
-                wrong.append(
-                    (Path(name).stem, f"{name} is not there; `crbg report` writes it once its experiment has run")
-                )
-        for what, problem in wrong:
-            if any(what == e or what.startswith((f"{e}.", f"{e}_")) for e in unfinished):
+        for what, problem in () if line.lstrip().startswith("%") else _wrong(line, paper.parent, numbers):
+            if any(what == e or what.startswith((f"{e}.", f"{e}_")) for e in waits_for):
                 waiting += 1
             else:
                 problems.append(f"{paper}:{i}: {problem}")
     if problems:
         raise CrbgError("\n".join(problems))
     return waiting
+
+
+def _wrong(line: str, folder: Path, numbers: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Find the unknown numbers and missing files of a line: the key or the file's stem, and the problem."""
+    for key in _QUOTED.findall(line):
+        if key not in numbers:
+            yield key, f"unknown number {key!r}: {suggest(key, numbers)[:200]}"
+    for name in _FILES.findall(line):
+        wanted = [folder / name, *((folder / name).with_suffix(s) for s in (".tex", ".pdf"))]
+        if not any(p.is_file() for p in wanted):
+            yield Path(name).stem, f"{name} is not there; `crbg report` writes it once its experiment has run"
 
 
 _QUOTED = re.compile(r"\\(?:crbgnumber|num|pct)\{([^}#]+)\}")

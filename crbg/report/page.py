@@ -1,9 +1,7 @@
-"""One self-contained HTML page: a summary, then chapters with figures, folded tables, verdicts and trials."""
+"""One self-contained HTML page: a summary, then chapters with figures, folded tables, verdicts and tuning trials."""
 
 from __future__ import annotations
 
-import base64
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,50 +10,45 @@ from typing import Any
 import pandas as pd
 
 from crbg.experiments.config import Config, Experiment
-from crbg.report import figures, tables
-from crbg.report.claims import Verdict
+from crbg.report import tables
+from crbg.report.chapters import ORDER, chapter, data_names, key, label, on_data, sentence
+from crbg.report.claims import Judgement
+from crbg.report.figures import LABELS
+from crbg.report.svg import Figures
 
 TEMPLATES = Path(__file__).parent / "templates"
-# how an experiment's name begins: its chapter, to which the data of its runs are added; the first that fits counts
-CHAPTERS = (
-    (("lenet_winning", "lenet_worlds", "cts_", "deep_cts", "winning"), "winning", "Winning tickets"),
-    (("lenet_",), "lenet", "LeNet-300-100"),
-    (("conv2_", "conv4_", "cifar_", "deep"), "deep", "Convolutional networks and transformers"),
-)
-DATA = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10", "digits": "handwritten digits"}
-GREEK = {"sigma": "σ", "Delta": "Δ", "alpha": "α", "lambda": "λ", "mu": "μ"}
-VERDICTS = (  # how a verdict's word begins: how it is coloured
+COLOURS = (  # how the word of a verdict begins, and its colour
     (("reproduced", "exceeded", "met"), "good"),
     (("not reproduced", "missed"), "bad"),
     (("not run", "not testable"), "none"),
 )
-VIEWS = {  # what a figure shows, by its experiment's view; "" is accuracy against sparsity
+KINDS = ("reproduced", "exceeded", "met", "met in the mean", "not reproduced", "missed", "inconclusive")  # in order
+VIEWS = {  # what a figure shows, by the view of its experiment
+    "curve": "Accuracy against sparsity",
     "dots": "Accuracy of each arm",
-    "lines": "Accuracy along the setting that varies",
-    "width": "Test error by width of the network, and what is lost against dense training",
+    "lines": "Accuracy against the setting that varies",
+    "width": "Test error by width of the network, and the loss against dense training",
     "penalties": "Accuracy and sparsity under each penalty",
     "cost": "Accuracy against the cost of the search",
     "methods": "Accuracy of each method, one panel for each sparsity",
     "winners": "Accuracy of tickets after training under their masks, against sparsity",
 }
-LARGEST = 300_000  # characters from which on a figure is embedded as PNG
-WIDE = 400  # points of width from which on a figure takes the whole page
 
 
 @dataclass(frozen=True)
 class Section:
-    """An experiment with its table, its figure's path without suffix, where its numbers come from, and further tables by caption."""
+    """An experiment with its table, its figure's path without suffix, the origin of its numbers, further tables."""
 
     experiment: Experiment
     table: pd.DataFrame
     figure: Path
     origin: str
-    beside: dict[str, pd.DataFrame] = field(default_factory=dict)
+    beside: dict[str, pd.DataFrame] = field(default_factory=dict)  # by caption
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A further figure of an experiment, by its path without suffix; `ticket` where it shows one ticket's inside."""
+    """A further figure of an experiment, by its path without suffix. `ticket`: it shows the inside of one ticket."""
 
     experiment: str
     caption: str
@@ -63,16 +56,20 @@ class Picture:
     ticket: bool = False
 
 
-def html(
-    config: Config,
-    sections: Sequence[Section],
-    verdicts: Sequence[Verdict],
-    rows: pd.DataFrame,
-    pictures: Sequence[Picture],
-    beside: pd.DataFrame,
-    missing: Mapping[str, int],
-) -> str:
-    """Put everything on one page; figures are embedded, nothing is fetched, and without scripts everything is there too."""
+@dataclass(frozen=True)
+class Content:
+    """All that the page shows. missing: the number of missing runs by experiment."""
+
+    rows: pd.DataFrame
+    sections: Sequence[Section] = ()
+    verdicts: Sequence[Judgement] = ()
+    pictures: Sequence[Picture] = ()
+    comparison: pd.DataFrame = field(default_factory=pd.DataFrame)
+    missing: Mapping[str, int] = field(default_factory=dict)
+
+
+def html(config: Config, content: Content) -> str:
+    """Write the page. Figures are embedded, nothing is fetched, and everything is visible without scripts."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -82,71 +79,24 @@ def html(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    drawn = _Figures()
-    judged = [] if config.demonstration else list(verdicts)
-    shown = key(s.experiment for s in sections)
+    environment.globals["number"] = lambda n, what: f"{n:,} {what}".replace(",", "\u202f") + "s" * (n != 1)
+    rows, drawn = content.rows, Figures()
+    judged = [] if config.demonstration else list(content.verdicts)
+    shown = next((s for s in content.sections if s.experiment is key(s.experiment for s in content.sections)), None)
+    tickets = [p for p in content.pictures if p.ticket]
     trials = tables.tuning_trials(rows)
-    counted = rows.drop_duplicates(["digest", "seed"])
-    origin = counted.groupby(["experiment", "origin", "device", "revision"]).size().rename("runs").reset_index()
-    environment.globals["number"] = lambda n, what: f"{n:,} {what}".replace(",", " ") + "s" * (n != 1)
     return environment.get_template("page.html.j2").render(
         demonstration=config.demonstration,
-        summary=_summary(rows, shown, missing),
-        key=next(
-            (
-                drawn.figure(s.figure, f"The key figure: {s.experiment.about}")
-                for s in sections
-                if s.experiment is shown
-            ),
-            None,
-        ),
+        summary=_summary(rows, shown.experiment if shown else None, content.missing),
+        key=shown and drawn.figure(shown.figure, f"The key figure: {shown.experiment.about}"),
         counts=_counts(judged),
-        chapters=_chapters(sections, rows, pictures, drawn),
+        chapters=_chapters(content, drawn),
         verdicts=_grouped(judged, rows),
-        comparison=_table(beside),
-        tickets=[
-            (p.caption, drawn.figure(p.figure, f"The anatomy of a ticket: {p.caption}")) for p in pictures if p.ticket
-        ],
-        origin=_table(origin),
-        tuning=[(name, _table(g.drop(columns="experiment"))) for name, g in trials.groupby("experiment")]
-        if len(trials)
-        else [],
+        comparison=_table(content.comparison),
+        tickets=[(p.caption, drawn.figure(p.figure, f"The anatomy of a ticket: {p.caption}")) for p in tickets],
+        origin=_table(_origin(rows)),
+        tuning=_by_experiment(trials),
     )
-
-
-def key(experiments: Iterable[Experiment]) -> Experiment | None:
-    """Choose the experiment that a summary shows: the first main one that compares methods, or the first main one, or any."""
-    known = list(experiments)
-    mains = [e for e in known if e.role == "main"]
-    return next((e for e in mains if e.view == "methods"), next(iter(mains or known), None))
-
-
-def chapter(experiment: str) -> tuple[str, str]:
-    """Name the chapter of an experiment: an anchor, and words for people; one that no chapter takes is its own."""
-    fitting = (c for c in CHAPTERS if experiment.startswith(c[0]))
-    _, anchor, title = next(
-        fitting, ((), f"of-{experiment}" if experiment else "other", experiment or "Without runs of their own")
-    )
-    return anchor, title
-
-
-def _on(title: str, names: Iterable[str], rows: pd.DataFrame) -> str:
-    """Add the data that the experiments of a chapter were run on to its title."""
-    data = rows[rows.experiment.isin(list(names))].data.dropna().unique()
-    return f"{title} on {_and([DATA.get(d, str(d)) for d in data])}" if len(data) else title
-
-
-def label(arm: str) -> str:
-    """Name an arm as the figures do, in plain text."""
-    return re.sub(r"\$\\(\w+)\$", lambda m: GREEK.get(m[1], m[1]), figures.LABELS.get(arm, arm))
-
-
-def _and(words: Sequence[str]) -> str:
-    return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _summary(rows: pd.DataFrame, shown: Experiment | None, missing: Mapping[str, int]) -> dict[str, Any]:
@@ -154,118 +104,103 @@ def _summary(rows: pd.DataFrame, shown: Experiment | None, missing: Mapping[str,
     runs = rows.drop_duplicates(["digest", "seed"])
     dates = sorted(d for d in runs.finished.dropna().unique() if d)
     best = tables.best_tickets(rows, shown.name) if shown else pd.DataFrame()
-    table = pd.DataFrame(
-        [{"method": label(str(t.arm)), "accuracy %": t.interval} for t in best.itertuples()] if len(best) else []
-    )
-    part = tables.best_part(rows[rows.experiment == shown.name]) if shown else ""
+    lines = [{"method": label(str(t.arm), LABELS), "accuracy %": t.interval} for t in best.itertuples()]
     return {
         "runs": len(runs),
         "experiments": runs.experiment.nunique(),
-        "data": _and([DATA.get(d, str(d)) for d in runs.data.dropna().unique()]),
+        "data": data_names(runs.data.dropna().unique()),
         "dates": " to ".join(dict.fromkeys([dates[0], dates[-1]])) if dates else "",
         "missing": sum(missing.values()),
         "waiting": len(missing),
-        "shown": shown and {"name": shown.name, "about": _sentence(shown.about)},
-        "best": _table(table),
-        "part": part,
+        "shown": shown and {"name": shown.name, "about": sentence(shown.about)},
+        "best": _table(pd.DataFrame(lines)),
+        "part": tables.best_part(rows[rows.experiment == shown.name]) if shown else "",
         "sparsity": f"{100 * (1 - best.density[0]):g}" if len(best) else "",
     }
 
 
-def _counts(verdicts: Iterable[Verdict]) -> list[tuple[str, str, int]]:
-    """Count the verdicts by their kind, the most telling kinds first: word, colour, number."""
-    words = [_kind(v.verdict) for v in verdicts]
-    order = {
-        "reproduced": 0,
-        "exceeded": 1,
-        "met": 2,
-        "met in the mean": 3,
-        "not reproduced": 4,
-        "missed": 5,
-        "inconclusive": 6,
-    }
-    return [
-        (w, _colour(w), words.count(w))
-        for w in sorted(set(words), key=lambda w: (order.get(w, 7), _colour(w) == "none", w))
-    ]
+def _counts(found: Iterable[Judgement]) -> list[tuple[str, str, int]]:
+    """Count the verdicts by their kind, the most informative kinds first: word, colour, number."""
+    kinds = [_kind(v.verdict) for v in found]
+
+    def rank(word: str) -> tuple[int, bool, str]:
+        return KINDS.index(word) if word in KINDS else len(KINDS), _colour(word) == "none", word
+
+    return [(word, _colour(word), kinds.count(word)) for word in sorted(set(kinds), key=rank)]
 
 
 def _kind(word: str) -> str:
-    """Put the verdicts that name an arm or data under one word."""
-    return (
-        "one is better" if word.endswith(" is better") else "not testable" if word.startswith("not testable") else word
-    )
+    """Collect the verdicts that name an arm or data under one word."""
+    if word.endswith(" is better"):
+        return "one is better"
+    return "not testable" if word.startswith("not testable") else word
 
 
 def _colour(word: str) -> str:
-    return next((colour for starts, colour in VERDICTS if word.startswith(starts)), "open")
+    return next((colour for starts, colour in COLOURS if word.startswith(starts)), "open")
 
 
-def _chapters(
-    sections: Sequence[Section], rows: pd.DataFrame, pictures: Sequence[Picture], drawn: _Figures
-) -> list[dict[str, Any]]:
-    """Order the experiments by chapter: those of CHAPTERS as they stand there, then the others."""
-    groups: dict[tuple[str, str], list[Section]] = {
-        (anchor, title): [] for _, anchor, title in CHAPTERS[1:] + CHAPTERS[:1]
-    }
-    for s in sections:
+def _chapters(content: Content, drawn: Figures) -> list[dict[str, Any]]:
+    """Group the experiments by chapter."""
+    groups: dict[tuple[str, str], list[Section]] = {known: [] for known in ORDER}
+    for s in content.sections:
         groups.setdefault(chapter(s.experiment.name), []).append(s)
     return [
         {
             "anchor": anchor,
-            "title": _on(title, [s.experiment.name for s in mine], rows),
-            "sections": [
-                _section(s, [p for p in pictures if p.experiment == s.experiment.name and not p.ticket], drawn)
-                for s in mine
-            ],
+            "title": on_data(title, [s.experiment.name for s in mine], content.rows),
+            "sections": [_section(s, content.pictures, drawn) for s in mine],
         }
         for (anchor, title), mine in groups.items()
         if mine
     ]
 
 
-def _section(s: Section, pictures: Sequence[Picture], drawn: _Figures) -> dict[str, Any]:
+def _section(s: Section, pictures: Sequence[Picture], drawn: Figures) -> dict[str, Any]:
     e, part = s.experiment, "test set" if s.experiment.role == "main" else "validation only"
+    title = f"{VIEWS.get(e.view, VIEWS['curve'])}, {part}, means and 95 % intervals ({e.name})."
+    mine = [p for p in pictures if p.experiment == e.name and not p.ticket]
     return {
         "name": e.name,
-        "about": _sentence(e.about),
+        "about": sentence(e.about),
         "part": part,
-        "figure": drawn.figure(
-            s.figure, f"{VIEWS.get(e.view, 'Accuracy against sparsity')}, {part}, means and 95 % intervals ({e.name})."
-        ),
+        "figure": drawn.figure(s.figure, title),
         "table": _table(s.table),
         "origin": s.origin,
-        "beside": [(_sentence(caption), _table(table)) for caption, table in s.beside.items()],
-        "pictures": [(p.caption, drawn.figure(p.figure, f"{p.caption} ({e.name})")) for p in pictures],
+        "beside": [(sentence(caption), _table(table)) for caption, table in s.beside.items()],
+        "pictures": [(p.caption, drawn.figure(p.figure, f"{p.caption} ({e.name})")) for p in mine],
     }
 
 
-def _grouped(verdicts: Sequence[Verdict], rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """Group verdicts by the chapter of the experiment that their rule names, in the order of the chapters."""
-    groups: dict[tuple[str, str], list[Verdict]] = {
-        (anchor, title): [] for _, anchor, title in CHAPTERS[1:] + CHAPTERS[:1]
-    }
-    for v in verdicts:
+def _grouped(found: Sequence[Judgement], rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Group verdicts by the chapter of the experiment that their rule names."""
+    groups: dict[tuple[str, str], list[Judgement]] = {known: [] for known in ORDER}
+    for v in found:
         groups.setdefault(chapter(v.experiment), []).append(v)
     return [
         {
             "anchor": f"verdicts-{anchor}",
-            "title": _on(title, {v.experiment for v in mine}, rows),
+            "title": on_data(title, {v.experiment for v in mine}, rows),
             "counts": _counts(mine),
             "dated": any(v.declared for v in mine),
-            "rows": [
-                {
-                    "verdict": v,
-                    "kind": _kind(v.verdict),
-                    "colour": _colour(v.verdict),
-                    "reading": v.reading,
-                }
-                for v in mine
-            ],
+            "rows": [{"verdict": v, "kind": _kind(v.verdict), "colour": _colour(v.verdict)} for v in mine],
         }
         for (anchor, title), mine in groups.items()
         if mine
     ]
+
+
+def _origin(rows: pd.DataFrame) -> pd.DataFrame:
+    """Count the runs by experiment, origin, device and revision."""
+    runs = rows.drop_duplicates(["digest", "seed"])
+    return runs.groupby(["experiment", "origin", "device", "revision"]).size().rename("runs").reset_index()
+
+
+def _by_experiment(trials: pd.DataFrame) -> list[tuple[str, dict[str, Any]]]:
+    """Split the tuning trials by experiment."""
+    if trials.empty:
+        return []
+    return [(str(name), _table(g.drop(columns="experiment"))) for name, g in trials.groupby("experiment")]
 
 
 def _table(table: pd.DataFrame) -> dict[str, Any]:
@@ -273,34 +208,3 @@ def _table(table: pd.DataFrame) -> dict[str, Any]:
         "columns": [str(c) for c in table.columns],
         "rows": [[str(v) for v in row] for row in table.itertuples(index=False)],
     }
-
-
-class _Figures:
-    """The figures of one page: each SVG's identifiers get a prefix of their own, and a large one becomes a PNG."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def figure(self, path: Path, title: str) -> dict[str, Any]:
-        """Take a figure by its path without suffix."""
-        self.count += 1
-        name = f"fig{self.count}"
-        text = path.with_name(path.name + ".svg").read_text()
-        width = re.search(r'viewBox="0 0 ([\d.]+) ', text)
-        wide = width is not None and float(width[1]) > WIDE
-        if len(text) > LARGEST:
-            data = base64.b64encode(path.with_name(path.name + ".png").read_bytes()).decode()
-            return {"id": name, "title": title, "wide": wide, "png": data, "svg": None}
-        return {"id": name, "title": title, "wide": wide, "png": None, "svg": inline(text, name)}
-
-
-def inline(text: str, name: str) -> Any:
-    """Cut from an SVG file what only a file needs, and put a name before all its identifiers; returns markup for a template."""
-    from markupsafe import Markup, escape
-
-    head, body = text[text.index("<svg") :].split(">", 1)
-    box = re.search(r'viewBox="[^"]*"', head)
-    body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", body, flags=re.DOTALL)
-    body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{escape(name)}-", body)
-    body = re.sub(r"\s*\n\s*", "\n", body).replace("<defs>\n</defs>", "").strip()
-    return Markup(f'<svg {box[0] if box else ""} role="img" aria-labelledby="{escape(name)}">{body}')

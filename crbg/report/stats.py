@@ -1,4 +1,4 @@
-"""Intervals, paired and unpaired tests, corrections and verdict rules. Numbers in, numbers out; imports no torch."""
+"""Intervals, paired and unpaired tests, corrections for several tests, rank correlations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from crbg.errors import CrbgError
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its two-sided t interval. With n = 1 the ends are infinite: one seed says nothing about spread."""
+    """A mean with its two-sided t interval. With n = 1 the ends are infinite: one seed has no spread."""
 
     mean: float
     low: float
@@ -30,12 +30,16 @@ class Interval:
 
     @property
     def bar(self) -> float:
-        """Half the width where it is worth drawing: two values have an interval thirteen times their distance."""
+        """Half the width as an error bar; 0 for two values, whose interval is 13 times as wide as their distance."""
         return self.half if self.n > 2 else 0.0
 
 
 def t_interval(values: Sequence[float], level: float = 0.95) -> Interval:
-    """Student's t interval for the mean of independent values."""
+    """Student's t interval for the mean of independent values.
+
+    Raises:
+        CrbgError: there are no values.
+    """
     n = len(values)
     if n == 0:
         raise CrbgError("an interval needs at least one value")
@@ -49,7 +53,7 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> Interval:
 
 @dataclass(frozen=True)
 class Contrast:
-    """Difference of two arms, a - b, with its interval, two-sided p and the test that gave it."""
+    """Difference of two arms, a - b, with its interval, two-sided p and the name of the test."""
 
     difference: Interval
     p: float
@@ -57,7 +61,11 @@ class Contrast:
 
 
 def paired(a: Sequence[float], b: Sequence[float]) -> Contrast:
-    """Paired t test; only for runs that share initial draw and data order seed by seed."""
+    """Paired t test, for runs that share initial draw and data order seed by seed.
+
+    Raises:
+        CrbgError: a and b differ in length.
+    """
     if len(a) != len(b):
         raise CrbgError(f"a paired test needs pairs: {len(a)} values against {len(b)}")
     d = t_interval([x - y for x, y in zip(a, b, strict=True)])
@@ -70,7 +78,7 @@ def paired(a: Sequence[float], b: Sequence[float]) -> Contrast:
 
 
 def welch(a: Sequence[float], b: Sequence[float]) -> Contrast:
-    """Welch's t test for runs that share nothing."""
+    """Welch's t test, for independent runs."""
     n = min(len(a), len(b))
     if n < 2:
         mean = math.fsum(a) / len(a) - math.fsum(b) / len(b)
@@ -84,9 +92,9 @@ def welch(a: Sequence[float], b: Sequence[float]) -> Contrast:
 
 
 def holm(p_values: Sequence[float], declared: int | None = None) -> list[float]:
-    """Holm's step-down adjusted p values, in the order given, over `declared` contrasts (those without data count too).
+    """Holm's step-down adjusted p values, in the order given, over `declared` contrasts (also those without data).
 
-    A NaN, of a contrast that has no test, stays NaN and does not touch the others.
+    A NaN, for a contrast without a test, stays NaN and does not affect the others.
     """
     known = sorted((i for i, p in enumerate(p_values) if not math.isnan(p)), key=lambda i: p_values[i])
     total, adjusted, worst = max(declared or 0, len(p_values)), [math.nan] * len(p_values), 0.0
@@ -99,8 +107,8 @@ def holm(p_values: Sequence[float], declared: int | None = None) -> list[float]:
 def value_verdict(ours: Sequence[float], published: float, margin: float) -> tuple[str, Interval | None]:
     """Judge d = ours - published against a margin, by the 95 % interval of d.
 
-    exceeded: wholly above +margin. reproduced: lower end >= -margin. not reproduced: upper end < -margin. Otherwise
-    inconclusive; no runs: not run.
+    exceeded: the interval lies above +margin. reproduced: its lower end is >= -margin. not reproduced: its upper end is
+    < -margin. Otherwise inconclusive. Without runs: not run, and no interval.
     """
     if not ours:
         return "not run", None
@@ -113,16 +121,16 @@ def value_verdict(ours: Sequence[float], published: float, margin: float) -> tup
 
 
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
-    """Spearman's rank correlation; None where one of the two does not vary."""
+    """Spearman's rank correlation; None if one of the two is constant."""
     return partial_rank_correlation(x, y, [0.0] * len(x))
 
 
 def partial_rank_correlation(x: Sequence[float], y: Sequence[float], given: Sequence[float]) -> float | None:
-    """Spearman's rank correlation of x and y given a third quantity: that of what its ranks leave of their ranks.
+    """Spearman's rank correlation of x and y given a third quantity: that of the residuals of their ranks on its ranks.
 
-    None where nothing is left of one of the two.
+    None if the residuals of one of the two are zero.
     """
-    a, b = _beside(_ranks(x), _ranks(given)), _beside(_ranks(y), _ranks(given))
+    a, b = _residuals(_ranks(x), _ranks(given)), _residuals(_ranks(y), _ranks(given))
     least = 1e-9 * len(x)
     if np.linalg.norm(a) < least or np.linalg.norm(b) < least:
         return None
@@ -133,15 +141,15 @@ def partial_rank_correlation(x: Sequence[float], y: Sequence[float], given: Sequ
 def partial_by_chance(
     x: tuple[float, ...], y: tuple[float, ...], given: tuple[float, ...], level: float = 0.95, draws: int = 1999
 ) -> float:
-    """Give the size that the partial rank correlation stays within in this share of permutations (Freedman and Lane).
+    """Give the bound on the size of the partial rank correlation in this share of permutations (Freedman and Lane).
 
-    What the third quantity leaves of y is permuted and freed of it again: y keeps what it owes to that quantity.
-    The permutations are always the same.
+    The residuals of y are permuted and regressed on the third quantity again, so that y keeps the part that this
+    quantity explains. The permutations are always the same.
     """
     fixed = _ranks(given)
-    a, b = _beside(_ranks(x), fixed), _beside(_ranks(y), fixed)
+    a, b = _residuals(_ranks(x), fixed), _residuals(_ranks(y), fixed)
     drawn = np.random.default_rng(0).permuted(np.tile(b, (draws, 1)), axis=1)
-    free = _beside(drawn.T, fixed).T
+    free = _residuals(drawn.T, fixed).T
     sizes = np.linalg.norm(free, axis=1) * np.linalg.norm(a)
     found = np.divide(np.abs(free @ a), sizes, out=np.zeros(draws), where=sizes > 1e-9)
     return float(np.quantile(found, level))
@@ -151,8 +159,8 @@ def _ranks(values: Sequence[float]) -> np.ndarray[Any, Any]:
     return np.asarray(scipy_stats.rankdata(values), dtype=float)
 
 
-def _beside(values: np.ndarray[Any, Any], given: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Free values, or each column of them, of their mean and of what is linear in another quantity."""
+def _residuals(values: np.ndarray[Any, Any], given: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Give the residuals of values, or of each column of them, after a linear regression on another quantity."""
     fixed = given - given.mean()
     out: np.ndarray[Any, Any] = values - values.mean(axis=0)
     size = float(fixed @ fixed)

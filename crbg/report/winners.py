@@ -1,4 +1,4 @@
-"""How good each winning ticket is, before it is trained, at what other searches minimise."""
+"""The value of every search objective for winning tickets before they are trained."""
 
 from __future__ import annotations
 
@@ -8,25 +8,30 @@ from crbg.experiments import record_store
 from crbg.experiments.config import Config, Experiment
 
 TITLES = {
-    "loss": "loss", "deltaloss": "Δ loss", "kl": "reverse KL", "forward_kl": "forward KL", "feature": "features",
-    "grad": "gradients", "gradnorm": "− gradient norm",
-}  # fmt: skip
+    "loss": "loss",
+    "deltaloss": "Δ loss",
+    "kl": "reverse KL",
+    "forward_kl": "forward KL",
+    "feature": "features",
+    "grad": "gradients",
+    "gradnorm": "− gradient norm",
+}
 
 
 def measured(config: Config, experiment: Experiment) -> pd.DataFrame:
-    """List what every ticket is worth in every objective, one row a run, None where that is not finite."""
+    """List the objectives of every ticket, one row for each run; None stands for a value that is not finite."""
     out = []
     for c in experiment.cells:
         found = record_store.find(config, c.spec, c.seed)
         values = found["record"].get("anatomy", {}).get("objectives") if found else None
-        # A control keeps the ticket that was drawn, so its objectives are those of the ticket without it.
+        # A control keeps the ticket of the search, so its objectives would repeat those of the ticket without it.
         if values and getattr(c.spec.resolved(), "control", "none") == "none" and (c.spec.density or 1.0) < 1.0:
             out.append({"arm": c.arm, "density": c.spec.density, **{name: values.get(name) for name in TITLES}})
     return pd.DataFrame(out)
 
 
 def objectives(found: pd.DataFrame) -> pd.DataFrame:
-    """Give each arm's objectives by density, means over seeds, all to be minimised."""
+    """Give the objectives of each arm by density, means over seeds. All of them are minimised."""
     out = []
     for (arm, density), group in found.groupby(["arm", "density"], sort=False):
         line = {"arm": arm, "sparsity %": f"{100 * (1 - float(str(density))):.4g}"}

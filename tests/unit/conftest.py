@@ -98,10 +98,11 @@ class Project:
 
     def judge(self, *rules, contrasts=()):
         made = [
-            {"id": f"c{i}", "source": "s", "quote": "q", "kind": "k", "reading": "r", "rule": rule}
+            {"id": f"c{i}", "source": "s", "quote": "q", "kind": "value", "reading": "r", "rule": rule}
             for i, rule in enumerate(rules)
         ]
-        return claims.judge({"claims": made, "contrasts": list(contrasts)}, tidy(self.config), self.config)
+        declared = claims.parse_claims({"claims": made, "contrasts": list(contrasts)})
+        return claims.judge(declared, tidy(self.config), self.config)
 
     def verdict(self, **rule):
         return self.judge({"experiment": "main", "arm": "ours"} | rule)[0]

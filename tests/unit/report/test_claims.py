@@ -1,4 +1,4 @@
-import json
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +9,7 @@ from paths import ROOT
 from crbg.errors import CrbgError
 from crbg.experiments import config as configs
 from crbg.experiments import record_store
-from crbg.report import claims, stats, tables
+from crbg.report import claims, rules, stats, tables, verdicts
 from crbg.report.records_table import tidy
 from crbg.storage.atomic import read_json, write_json
 
@@ -83,12 +83,12 @@ def test_best_rule_asks_for_more_than_every_other(project, theirs, quiet, verdic
     cell = project.cells("ours", 0.5)[0]
     where = record_store.run_folder(project.config, cell.spec, cell.seed)
     if quiet:
-        assert "- quiet +2.00 [+2.00, +2.00]" in out.evidence  # paired, so without spread
-        assert f"- theirs {96.15 - theirs - 0.15:+.2f} [" in out.evidence
+        assert "+2.00 [+2.00, +2.00] against quiet" in out.evidence  # paired, so without spread
+        assert f"ours at 0.5: {96.15 - theirs - 0.15:+.2f} [" in out.evidence
         (where / "evaluation.json").unlink()
         write_json(where / "record.json", read_json(where / "record.json") | {"status": "collapse", "reason": "closed"})
         out = project.verdict(**rule)
-        assert (out.verdict, "1 runs of ours collapsed" in out.evidence) == ("inconclusive", True)
+        assert (out.verdict, "1 run of ours collapsed" in out.evidence) == ("inconclusive", True)
 
 
 @pytest.mark.parametrize(("epochs", "verdict", "n"), [(2, "reproduced", 4), (3, "inconclusive", 2)])
@@ -214,7 +214,8 @@ def test_goals_are_met_or_missed(project, level, word):
     goal = {"experiment": "main", "arm": "ours", "density": 0.5, "least": 89.0}
 
     def judged():
-        return claims.judge({"claims": [], "goals": [goal], "contrasts": []}, tidy(project.config), project.config)[0]
+        declared = claims.parse_claims({"claims": [], "goals": [goal]})
+        return claims.judge(declared, tidy(project.config), project.config)[0]
 
     assert judged().verdict == "not run"
     project.put("ours", 0.5, around(level))
@@ -311,6 +312,12 @@ def test_width_rule_judges_every_point(sweep, wide, narrow, verdict):
     )
 
 
+def test_the_width_rule_names_the_file_that_lacks_its_points(sweep):
+    sweep.fill("widths", lambda c: c.arm == "ours" and c.spec.model == "lenet-100", around(96), gated=1000)
+    with pytest.raises(CrbgError, match=r"paper/published\.yaml has no points under `width`"):
+        sweep.judge({"type": "width", "experiment": "widths", "arm": "ours", "margin": 0.8})
+
+
 @pytest.mark.parametrize(
     ("narrow", "verdict"), [(89.5, "reproduced"), (89.0, "inconclusive"), (85.0, "not reproduced")]
 )
@@ -378,7 +385,8 @@ def test_contrasts_say_when_they_were_declared_and_are_corrected_list_by_list(pr
         "contrasts": [CONTRAST],
         "later_contrasts": [CONTRAST, CONTRAST | {"density": 0.1}],
     }
-    first, second, later, _ = claims.judge({"claims": [], **lists}, tidy(project.config), project.config)
+    declared = claims.parse_claims({"claims": [], **lists})
+    first, second, later, _ = claims.judge(declared, tidy(project.config), project.config)
     assert [v.id.partition("density 0.5")[2] for v in (first, second, later)] == [
         " (first round)",
         "",
@@ -410,26 +418,77 @@ def test_a_demonstration_judges_nothing(project):
     assert [v.verdict for v in out] == ["not run", "not run"]
     assert all("a demonstration judges nothing" in v.evidence for v in out)
     assert len(project.judge(contrasts=[CONTRAST])) == 0
-    assert claims.verdict_table(out, project.config).startswith("**A demonstration: nothing is judged.**")
+    assert verdicts.verdict_table(out, project.config).startswith("**A demonstration: nothing is judged.**")
+
+
+RULE = {"type": "floor", "experiment": "main", "arm": "ours", "density": 0.5, "least": 89.0}
+
+
+NO_QUOTE = {k: v for k, v in GOOD.items() if k != "quote"}
+VALUE = {k: v for k, v in RULE.items() if k != "least"} | {"type": "value", "published": 96.0, "margin": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("claim", "words"),
+    [
+        (GOOD | {"verdict": "true"}, "claim 'a': unknown field 'verdict': did you mean "),
+        (GOOD | {"quotes": "q"}, "claim 'a': unknown field 'quotes': did you mean 'quote'?"),
+        (NO_QUOTE, "claim 'a': field 'quote' is missing"),
+        (GOOD | {"kind": "values"}, "field 'kind': Input should be 'value', 'order', "),
+        (GOOD | {"rule": {"type": "values"}}, "claim 'a': rule: unknown rule 'values': did you mean 'value'?"),
+        (GOOD | {"rule": RULE | {"lest": 1}}, "rule 'floor': unknown field 'lest': did you mean 'least'?"),
+        (GOOD | {"rule": RULE | {"least": "much"}}, "rule 'floor': field 'least': Input should be a valid number"),
+        (GOOD | {"rule": {"type": "floor"}}, "field 'arm' is missing; field 'density' is missing"),
+        (GOOD | {"rule": VALUE | {"mask": "soft"}}, "rule 'value': field 'mask': Input should be 'binary', "),
+    ],
+)
+def test_claims_of_the_wrong_form_are_refused(claim, words):
+    with pytest.raises(CrbgError, match=f"^over there: .*{re.escape(words)}"):
+        claims.parse_claims({"claims": [claim]}, "over there")
 
 
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        ({"claims": [GOOD | {"verdict": "true"}], "contrasts": []}, "unknown ['verdict']"),
-        ({"claims": [{k: v for k, v in GOOD.items() if k != "quote"}], "contrasts": []}, "claim 'a' lacks ['quote']"),
-        ({"claims": [GOOD | {"rule": {"type": "valeu"}}], "contrasts": []}, "claim 'a': did you mean 'value'?"),
-        ({"claims": [], "contrasts": [CONTRAST] * 9}, "9 contrasts are declared; the protocol allows 8"),
-        ({"claims": [], "contrasts": [], "later_contrasts": [CONTRAST] * 9}, "9 later contrasts are declared"),
+        ({"goals": [{"experiment": "e", "arm": "a", "density": 0.1}]}, "goals, entry 1: field 'least' is missing"),
+        ({"contrasts": [CONTRAST, CONTRAST | {"B": "b"}]}, "contrasts, entry 2: unknown field 'B'"),
+        ({"contrasts": [CONTRAST] * 9}, "9 contrasts are declared; the protocol allows 8"),
+        ({"later_contrasts": [CONTRAST] * 9}, "9 later contrasts are declared"),
+        ({"claims": [], "clams": []}, "unknown field 'clams': did you mean 'claims'?"),
+        ({"claims": [GOOD, GOOD]}, "claim 'a' is declared twice"),
     ],
 )
-def test_claims_of_the_wrong_form_are_refused(tmp_path, body, words):
+def test_lists_of_the_wrong_form_are_refused(tmp_path, body, words):
     path = tmp_path / "claims.yaml"
     path.write_text(yaml.safe_dump(body))
     with pytest.raises(CrbgError) as caught:
         claims.read_claims(path)
     assert words in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+def test_a_value_without_a_density_needs_the_published_one():
+    rule = {"type": "value", "experiment": "e", "arm": "a", "density": None, "published": 98.0, "margin": 1.0}
+    with pytest.raises(CrbgError, match="needs the published density as `at`"):
+        rules.read_rule(rule, "here")
+
+
+def test_everything_wrong_with_the_claims_is_said_at_once(tmp_path):
+    path = tmp_path / "claims.yaml"
+    bad = [GOOD | {"rule": {"type": "values"}, "kid": "value"}, GOOD | {"id": "b", "declared": "later"}]
+    path.write_text(yaml.safe_dump({"claims": bad, "contrasts": [{"a": "x"}]}))
+    with pytest.raises(CrbgError) as caught:
+        claims.read_claims(path)
+    places = [line.split(": ")[1] for line in str(caught.value).splitlines()]
+    assert places == ["claim 'a'", "claim 'a'", "claim 'b'", "contrasts, entry 1"]
+
+
+def test_every_rule_is_documented_and_frozen():
+    assert len(rules.RULES) == 16
+    for name, rule in rules.RULES.items():
+        assert rule.type == name
+        assert rule.__doc__ != rules.Rule.__doc__
+        assert rule.model_config["frozen"]
 
 
 def test_claims_that_cannot_be_read_are_named(tmp_path):
@@ -440,45 +499,43 @@ def test_claims_that_cannot_be_read_are_named(tmp_path):
         claims.read_claims(tmp_path / "bad.yaml")
 
 
+def read_by(rule):
+    """List the experiment, arm and density of all runs that a rule reads."""
+    here = [(rule.experiment, rule.arm, d) for d in rule.densities]
+    match rule.type:
+        case "best":
+            whole = {o: [None] if rule.among or o in rule.whole else rule.densities for o in rule.others}
+            here += [(rule.among or rule.experiment, o, d) for o, densities in whole.items() for d in densities]
+            here += [(rule.wider, rule.arm, d) for d in rule.densities if rule.wider]
+        case "loss":
+            here.append((rule.reference_experiment or rule.experiment, rule.reference, rule.reference_density))
+        case "cheaper":
+            here.append((rule.experiment, rule.reference, rule.density))
+        case "frontier":
+            here.append((rule.experiment, rule.other, rule.density))
+            here.append((rule.experiment, rule.reference or rule.other, rule.reference_density))
+    return here
+
+
 def test_the_projects_claims_name_what_its_configuration_runs(monkeypatch):
     monkeypatch.chdir(ROOT)
     declared, config = claims.read_claims(), configs.read(["config.yaml"])
-    ids = [c["id"] for c in declared["claims"]]
-    assert len(set(ids)) == len(ids) > 0
-    assert all(0 < len(declared[name]) <= 8 for name in claims.CONTRASTS)
-    wanted = []
-    for c in declared["claims"]:
-        if (rule := c["rule"]) and rule["type"] != "untestable":
-            at = {c.spec.density for c in config.experiment(rule["experiment"]).cells if c.arm == rule["arm"]}
-            density = rule.get("density", next(iter(at), "no such arm"))
-            densities = density if isinstance(density, list) else [density]
-            others = rule.get("others", [])
-            arms = [
-                rule["arm"],
-                *([] if "among" in rule else others),
-                *([rule["reference"]] if rule["type"] == "cheaper" else []),
-            ]
-            wanted += [(rule["experiment"], arm, d) for arm in arms for d in densities]
-            wanted += [(rule["among"], arm, None) for arm in others if "among" in rule]
-            wanted += [(rule["wider"], rule["arm"], d) for d in densities if "wider" in rule]
-            if "other" in rule and "reference_density" in rule:
-                wanted += [(rule["experiment"], rule["other"], rule[k]) for k in ("density", "reference_density")]
-            if rule["type"] == "loss":
-                wanted.append(
-                    (
-                        rule.get("reference_experiment", rule["experiment"]),
-                        rule["reference"],
-                        rule.get("reference_density"),
-                    )
-                )
-    for c in (c for name in claims.CONTRASTS for c in declared[name]):
-        wanted += [(c["experiment"], c["a"], c["density"]), (c.get("against", c["experiment"]), c["b"], c["density"])]
-    wanted += [(g["experiment"], g["arm"], g["density"]) for g in declared["goals"]]
-    ablations = ("order", "controls", "flat")  # judged on validation
-    rules = [c["rule"] for c in declared["claims"] if c["rule"] and c["rule"]["type"] not in (*ablations, "untestable")]
-    judged_on_test = {r["experiment"] for r in rules if r.get("part") != "validation"}
-    assert {config.experiment(name).role for name in judged_on_test} == {"main"}
+    assert len(declared.claims) > 90
+    lists = [declared.contrast_list(name) for name in claims.CONTRASTS]
+    assert all(0 < len(listed) <= 8 for listed in lists)
+    found = [c.rule for c in declared.claims if c.rule and c.rule.type != "untestable"]
+    swept = ("order", "controls", "flat", "width", "steady")  # these read all settings of an arm
+    wanted = [w for rule in found if rule.type not in swept for w in read_by(rule)]
+    for rule in (r for r in found if r.type in swept):
+        assert rule.arm in {c.arm for c in config.experiment(rule.experiment).cells}
+    for c in (c for listed in lists for c in listed):
+        wanted += [(c.experiment, c.a, c.density), (c.against or c.experiment, c.b, c.density)]
+    wanted += [(g.experiment, g.arm, g.density) for g in declared.goals]
+    wanted += [(c.experiment, c.arm, c.density) for c in declared.comparison if not c.constant]
     there = {(e.name, c.arm, c.spec.density) for e in config.experiments.values() for c in e.cells}
     assert set(wanted) <= there
-    every = [json.dumps(c, sort_keys=True) for name in claims.CONTRASTS for c in declared[name]]
+    tested = [r for r in found if r.type not in ("order", "controls", "flat")]
+    on_test = {r.experiment for r in tested if getattr(r, "part", "test") == "test"}
+    assert {config.experiment(name).role for name in on_test} == {"main"}
+    every = [c.model_dump_json() for listed in lists for c in listed]
     assert len(set(every)) == len(every)

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from made_up import ruled
 
 from crbg import measure, models
 from crbg.cli import main
@@ -13,7 +14,7 @@ from crbg.experiments import config as configs
 from crbg.experiments.record import Count
 from crbg.gates.attach import weights
 from crbg.masks.mask import Mask
-from crbg.report import claims, depth, figures, stats
+from crbg.report import depth, figures, stats
 from crbg.report.records_table import layer_ranks, tidy
 
 
@@ -97,7 +98,7 @@ def rows(correlations, tensors=54, raw=0.9):
 )
 def test_deeper_is_sparser_is_judged_beside_size_and_against_layers_in_random_order(correlations, verdict):
     frame = rows(correlations) if correlations else rows([0.0]).iloc[:0]
-    found, evidence = claims.RULES["deeper"]({"experiment": "e", "arm": "a", "density": 0.1}, frame)
+    found, evidence = ruled({"type": "deeper", "experiment": "e", "arm": "a", "density": 0.1}, frame)
     assert found == verdict
     if verdict != "not run":
         assert "up to 0.27; with depth alone +0.90, with size alone +0.98" in evidence
@@ -127,11 +128,15 @@ experiments:
     seeds: [0, 1]
     base: {data: digits, method: crbg, density: 0.5, init: kaiming_normal, epochs: 1, batch: 64, limit: 128}
     arms:
-      vit: {set: {model: "timm:vit_tiny_patch16_224", model_args: {patch_size: 7, depth: 2, embed_dim: 24, num_heads: 3}}}
+      vit:
+        set:
+          model: "timm:vit_tiny_patch16_224"
+          model_args: {patch_size: 7, depth: 2, embed_dim: 24, num_heads: 3}
       swin:
         set:
           model: "timm:swin_tiny_patch4_window7_224"
-          model_args: {patch_size: 2, window_size: 7, depths: [1, 1], num_heads: [2, 4], embed_dim: 16, drop_path_rate: 0.0}
+          model_args:
+            {patch_size: 2, window_size: 7, depths: [1, 1], num_heads: [2, 4], embed_dim: 16, drop_path_rate: 0.0}
       mlp: {set: {model: lenet-16}}
 """
 
@@ -148,7 +153,7 @@ def test_deep_networks_are_drawn_layer_by_layer(tmp_path, monkeypatch):
     assert not np.isnan(swin.heads[:, 1]).any()
     stage = swin.names.index("layers.0.blocks.0.attn.qkv.weight")
     assert np.allclose(swin.heads[:, 0, :, :2].mean((1, 2)), swin.sparsity[:, stage])
-    assert figures.by_head(swin, tmp_path / "swin").with_suffix(".png").stat().st_size > 5000
+    assert figures.by_head(swin, tmp_path / "swin", False, {}).with_suffix(".png").stat().st_size > 5000
     assert vit.arm == "vit"
     assert vit.sparsity.shape == (2, 10)
     assert vit.names[0] == "patch_embed.proj.weight"
@@ -158,7 +163,10 @@ def test_deep_networks_are_drawn_layer_by_layer(tmp_path, monkeypatch):
     # A head's sparsities average to that of its tensor.
     qkv = vit.names.index("blocks.1.attn.qkv.weight")
     assert np.allclose(vit.heads[:, 1].mean((1, 2)), vit.sparsity[:, qkv])
-    for path in (figures.by_depth([vit], tmp_path / "layers"), figures.by_head(vit, tmp_path / "heads")):
+    for path in (
+        figures.by_depth([vit], tmp_path / "layers", False, {}),
+        figures.by_head(vit, tmp_path / "heads", False, {}),
+    ):
         assert path.with_suffix(".png").stat().st_size > 5000
     table = tidy(config)
     assert table[table.arm == "vit"].depth.notna().all()

@@ -1,12 +1,15 @@
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 import yaml
 from made_up import around, kind, knob
 
 from crbg.experiments import config as configs
-from crbg.report import figures, tables
+from crbg.report import claims, figures, tables
 from crbg.report.build import build
+from crbg.report.figures import style
+from crbg.report.published import Published
 from crbg.report.records_table import tidy
 
 
@@ -42,11 +45,12 @@ def test_the_width_view_draws_what_is_there(sweep):
 
 def test_the_comparison_sets_published_beside_measured(project):
     project.put("ours", 0.5, around(90.0))
-    lines = [
+    declared = [
         {"row": "ours", "published": "96 % at 45 %", "experiment": "main", "arm": "ours", "density": 0.5},
         {"row": "dense", "published": "", "experiment": "main", "arm": "dense", "density": None},
         {"row": "somebody's", "published": "98 % at 97 %"},
     ]
+    lines = claims.parse_claims({"comparison": declared}).comparison
     table = tables.comparison(lines, tidy(project.config)).set_index("row")
     assert list(table.loc["ours"][["published", "measured %", "sparsity %", "n"]]) == [
         "96 % at 45 %",
@@ -58,12 +62,12 @@ def test_the_comparison_sets_published_beside_measured(project):
     project.put("ours", 0.5, around(90.0), missed=True)
     assert (
         tables.comparison(lines, tidy(project.config)).set_index("row").loc["ours", "sparsity %"]
-        == "50.0, missed by 4 and cut"
+        == "50.0 (4 runs missed it, cut to it)"
     )
 
 
 def test_lines_of_many_arms_differ_in_colour_or_marker():
-    looks = [(figures.COLOURS[i % 7], figures._marker(i)) for i in range(49)]
+    looks = [(style.colour(i), style.marker(i)) for i in range(49)]
     assert len(set(looks)) == 49
 
 
@@ -80,9 +84,9 @@ def test_an_arm_without_the_field_of_the_axis_is_a_level(sweep, monkeypatch, tmp
     for mu0 in (0.25, 1.0):
         sweep.fill("sweep", knob(1.0, mu0), around(90))
     sweep.fill("sweep", lambda c: c.arm == "popup", around(88))
-    seen, real = [], figures.plt.close
-    monkeypatch.setattr(figures.plt, "close", lambda f: seen.append(f) or None)
-    figures.draw(tidy(sweep.config), sweep.config.experiment("sweep"), tmp_path / "f", False, {})
+    seen, real = [], plt.close
+    monkeypatch.setattr(plt, "close", lambda f: seen.append(f) or None)
+    figures.draw(tidy(sweep.config), sweep.config.experiment("sweep"), tmp_path / "f", Published(), False)
     top = seen[0].axes[0]
     assert [float(y) for line in top.lines if line.get_linestyle() == "--" for y in line.get_ydata()] == pytest.approx(
         [88.0, 88.0], abs=0.1

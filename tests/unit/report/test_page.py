@@ -7,18 +7,21 @@ from html.parser import HTMLParser
 from itertools import pairwise
 from types import SimpleNamespace
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from crbg.report import figures, page
-from crbg.report.claims import Verdict
+from crbg.report import chapters, page, svg
+from crbg.report.claims import Judgement
+from crbg.report.figures import style
 from crbg.report.records_table import COLUMNS
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--virtual-time-budget=3000", "--allow-file-access-from-files",
-]  # fmt: skip
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update", "--virtual-time-budget=3000"),
+    "--allow-file-access-from-files",
+]
 PROBE = """<script>addEventListener("load", () => {
   const root = document.documentElement, seen = e => e.getBoundingClientRect();
   root.dataset.fits = root.scrollWidth <= innerWidth;
@@ -33,7 +36,8 @@ PROBE = """<script>addEventListener("load", () => {
   }).length;
   const form = document.querySelector(".filter");
   if (!form) return;
-  const rows = () => [...document.querySelectorAll(".verdicts tbody tr:not([hidden]) th")].map(r => r.firstChild.textContent).join("|");
+  const shown = () => [...document.querySelectorAll(".verdicts tbody tr:not([hidden]) th")];
+  const rows = () => shown().map(r => r.firstChild.textContent).join("|");
   document.querySelector(".sortable thead button").click();
   root.dataset.up = rows();
   document.querySelector(".sortable thead button").click();
@@ -65,6 +69,8 @@ def experiment(name, **fields):
 @pytest.fixture(scope="module")
 def rows():
     made = []
+    common = {"setting": "", "reading": "binary", "finished": "2026-01-02", "origin": "recorded"}
+    common |= {"device": "cpu", "revision": "r", "density_missed": False}
     for name, data in (
         ("lenet_curve", "mnist"),
         ("cts_curve", "cifar10"),
@@ -79,13 +85,9 @@ def rows():
         ):
             for asked in (0.5, 0.1):
                 for seed in (0, 1, 2):
-                    made.append(
-                        dict.fromkeys(COLUMNS)
-                        | {"experiment": name, "arm": arm, "setting": "", "run": f"{method}-x", "digest": f"{name}{arm}{asked}"}
-                        | {"asked": asked, "density": asked, "seed": seed, "part": part, "reading": "binary", "accuracy": level + seed}
-                        | {"data": data, "finished": "2026-01-02", "origin": "recorded", "device": "cpu", "revision": "r", "role": role}
-                        | {"density_missed": False}
-                    )  # fmt: skip
+                    row = {"experiment": name, "arm": arm, "run": f"{method}-x", "digest": f"{name}{arm}{asked}"}
+                    row |= {"asked": asked, "density": asked, "seed": seed, "accuracy": level + seed} | common
+                    made.append(dict.fromkeys(COLUMNS) | row | {"data": data, "role": role, "part": part})
     return pd.DataFrame(made, columns=COLUMNS)
 
 
@@ -94,8 +96,8 @@ def sections(rows, tmp_path_factory):
     folder, out = tmp_path_factory.mktemp("figures"), []
     wide = pd.DataFrame([{f"a rather long column {i}": "0.123456 ± 0.01" for i in range(20)}])
     for name in ("sideways", "lenet_curve", "cts_curve"):
-        with figures._figure(folder / name):
-            _, axes = figures.plt.subplots(figsize=(6.8, 2) if name == "cts_curve" else (3.4, 2.4))
+        with style.figure(folder / name):
+            _, axes = plt.subplots(figsize=(6.8, 2) if name == "cts_curve" else (3.4, 2.4))
             axes.plot([1, 2, 3], marker="o", label="$\\sigma$")
             axes.legend()
         out.append(page.Section(experiment(name), wide, folder / name, "origin", {"more": wide}))
@@ -103,24 +105,17 @@ def sections(rows, tmp_path_factory):
 
 
 VERDICTS = [
-    Verdict("a", "thesis", "Beta <b>claim</b>", "reproduced", "95.1 %. Reading: the test set", "before", "lenet_curve"),
-    Verdict("b", "thesis", "alpha claim", "not run", "no runs", "after", "lenet_curve"),
-    Verdict("c", "a paper", "gamma claim", "crbg is better", "+1.0 points", "", "cts_headline"),
-    Verdict("d", "draft", "delta claim", "not testable on MNIST", "both saturate"),
+    Judgement("a", "thesis", "Beta <b>claim</b>", "reproduced", "95.1 %", "the test set", "before", "lenet_curve"),
+    Judgement("b", "thesis", "alpha claim", "not run", "no runs", "", "after", "lenet_curve"),
+    Judgement("c", "a paper", "gamma claim", "crbg is better", "+1.0 points", experiment="cts_headline"),
+    Judgement("d", "draft", "delta claim", "not testable on MNIST", "both saturate"),
 ]
 
 
 def rendered(sections, rows, verdicts=VERDICTS, demonstration=False, pictures=()):
-    config = SimpleNamespace(demonstration=demonstration)
-    return page.html(
-        config,
-        sections,
-        verdicts,
-        rows,
-        pictures,
-        pd.DataFrame([{"row": "ours", "published": "96"}]),
-        {"cts_headline": 3},
-    )
+    comparison = pd.DataFrame([{"row": "ours", "published": "96"}])
+    content = page.Content(rows, sections, verdicts, pictures, comparison, {"cts_headline": 3})
+    return page.html(SimpleNamespace(demonstration=demonstration), content)
 
 
 def between(text, start, end="</section>"):
@@ -134,12 +129,16 @@ def test_the_summary_comes_first_and_the_chapters_have_names_for_people(sections
     assert "<strong>72 runs</strong> of 4 experiments on MNIST, CIFAR-10 and handwritten digits" in summary
     assert "Still missing: 3 planned runs of 1 experiment." in summary
     assert re.findall(r"<b>(\d+)</b> ([a-z ]+)</a>", summary) == [
-        ("1", "reproduced"), ("1", "one is better"), ("1", "not run"), ("1", "not testable"),
-    ]  # fmt: skip
+        ("1", "reproduced"),
+        ("1", "one is better"),
+        ("1", "not run"),
+        ("1", "not testable"),
+    ]
     assert "<svg" in summary
     assert re.findall(r'scope="row">(.*?)</th><td>(.*?)</td>', summary) == [
-        ("CRBG, polished", "97.00 ± 2.48"), ("edge-popup (per layer)", "95.00 ± 2.48"),
-    ]  # fmt: skip
+        ("CRBG, polished", "97.00 ± 2.48"),
+        ("edge-popup (per layer)", "95.00 ± 2.48"),
+    ]
     heads = re.findall(r"<h2>(.*?)</h2>", text)
     assert heads[:4] == [
         "Summary",
@@ -154,8 +153,10 @@ def test_verdicts_stand_by_chapter_and_quotes_are_text(sections, rows):
     part = between(rendered(sections, rows), '<section id="verdicts"')
     groups = part.split('<div class="group">')[1:]
     assert [re.search(r"<h3[^>]*>(.*?)</h3>", g)[1] for g in groups] == [
-        "LeNet-300-100 on MNIST", "Winning tickets", "Without runs of their own",
-    ]  # fmt: skip
+        "LeNet-300-100 on MNIST",
+        "Winning tickets",
+        "Without runs of their own",
+    ]
     assert "Beta &lt;b&gt;claim&lt;/b&gt;" in groups[0]
     assert "alpha claim" in groups[0]
     assert "<details><summary>How the claim is read</summary>the test set</details>" in groups[0]
@@ -208,7 +209,7 @@ def test_the_page_is_self_contained_and_can_be_read_by_machines(sections, rows):
 
 
 def test_a_large_figure_is_a_picture(sections, rows, monkeypatch):
-    monkeypatch.setattr(page, "LARGEST", 100)
+    monkeypatch.setattr(svg, "LARGEST", 100)
     text = rendered(sections, rows)
     assert "<svg" not in text
     images = [a for t, a in Tags(text).seen if t == "img"]
@@ -218,14 +219,18 @@ def test_a_large_figure_is_a_picture(sections, rows, monkeypatch):
 
 def test_chapters_are_found_by_name():
     assert (
-        page.chapter("lenet_winning_long")[1]
-        == page.chapter("cts_small")[1]
-        == page.chapter("deep_cts_tune")[1]
+        chapters.chapter("lenet_winning_long")[1]
+        == chapters.chapter("cts_small")[1]
+        == chapters.chapter("deep_cts_tune")[1]
         == "Winning tickets"
     )
-    assert page.chapter("lenet_curve")[1] == "LeNet-300-100"
-    assert page.chapter("deep_swin")[1] == page.chapter("conv2_strong")[1] == "Convolutional networks and transformers"
-    assert page.chapter("mine") == ("of-mine", "mine")
+    assert chapters.chapter("lenet_curve")[1] == "LeNet-300-100"
+    assert (
+        chapters.chapter("deep_swin")[1]
+        == chapters.chapter("conv2_strong")[1]
+        == "Convolutional networks and transformers"
+    )
+    assert chapters.chapter("mine") == ("of-mine", "mine")
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
@@ -239,7 +244,8 @@ def test_a_browser_shows_everything_without_scrolling_sideways(sections, rows, t
     # Headless windows have a least width; a frame has none.
     file.write_text(text.replace("</body>", PROBE + "</body>"))
     (tmp_path / "frame.html").write_text(
-        f"<body style='margin:0'><iframe src='page.html' style='border:0;width:{width}px;height:{height}px'></iframe><script>"
+        f"<body style='margin:0'><iframe src='page.html' style='border:0;width:{width}px;height:{height}px'></iframe>"
+        "<script>"
         "addEventListener('load', () => setTimeout(() => { const d = frames[0].document.documentElement.dataset;"
         "for (const k in d) document.documentElement.dataset[k] = d[k]; }, 500))</script>"
     )

@@ -5,12 +5,12 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import yaml
+from made_up import ruled
 from paths import ROOT
 
 from crbg.errors import CrbgError
 from crbg.experiments import config as configs
-from crbg.report import claims, numbers, page, stats
-from crbg.report.build import _published
+from crbg.report import claims, numbers, page, published, stats, verdicts
 from crbg.report.records_table import COLUMNS
 
 REAL = SimpleNamespace(demonstration=False)
@@ -22,7 +22,7 @@ SCHEDULE = {
     "decides": "three seeds of 160 epochs",
 }
 VALUE = {"type": "value", "density": 0.1, "published": 80.0, "margin": 1.0} | SCHEDULE
-FULL = {k: v for k, v in VALUE.items() if k not in ("epochs", "published_epochs", "decides")} | {"experiment": "long"}
+
 PLAIN = {
     "part": "test",
     "reading": "binary",
@@ -35,6 +35,11 @@ PLAIN = {
 }
 
 
+def plain(rule):
+    """The rule without its schedule."""
+    return {k: v for k, v in rule.items() if k not in ("epochs", "published_epochs", "decides")}
+
+
 def runs(arm, accuracies, asked=0.1, experiment="short", **more):
     """One row for each seed, as a run of an experiment leaves it on the test set."""
     common = {"experiment": experiment, "arm": arm, "asked": asked, "density": asked or 1.0, "digest": f"{arm}{asked}"}
@@ -45,7 +50,10 @@ def runs(arm, accuracies, asked=0.1, experiment="short", **more):
 def judged(reduced, *frames, kind="value", rule=None, **more):
     claim = {"id": "c", "source": "s", "quote": "q", "kind": kind, "reading": "r", "rule": rule, "reduced": reduced}
     rows = pd.concat([f for f in frames if len(f)] or [runs("nothing", [1.0])], ignore_index=True)
-    return claims.judge({"claims": [claim | more]}, rows, REAL)[0]
+    return claims.judge(claims.parse_claims({"claims": [claim | more]}), rows, REAL)[0]
+
+
+FULL = plain(VALUE) | {"experiment": "long"}
 
 
 @pytest.mark.parametrize(
@@ -99,9 +107,9 @@ def test_runs_that_missed_their_density_or_collapsed_confirm_nothing():
     assert "density missed in 3 runs of ours" in out.evidence
     gone = runs("ours", [None], part=None, reading=None, status="collapse", density_missed=None).assign(seed=3)
     out = judged(VALUE, runs("ours", [85.0, 85.1, 84.9]), gone)
-    assert (out.verdict, "1 runs of ours ended without a ticket" in out.evidence) == ("observed", True)
+    assert (out.verdict, "1 run of ours ended without a ticket" in out.evidence) == ("observed", True)
     out = judged(VALUE, gone)  # it ran, and that is all there is to say
-    assert (out.verdict, "1 runs of ours ended without a ticket" in out.evidence) == ("observed", True)
+    assert (out.verdict, "1 run of ours ended without a ticket" in out.evidence) == ("observed", True)
 
 
 LEVEL = {"type": "best", "density": 0.1, "others": ["theirs", "head"], "whole": ["head"]} | SCHEDULE
@@ -141,7 +149,7 @@ def test_the_fewest_seeds_of_a_comparison_count():
     frames = [runs(arm, level, density) for density in (0.1, 0.5) for arm, level in levels]
     assert judged(two, *frames, kind="order").verdict == "reproduced"
     few = [f.iloc[:2] for f in frames[2:]]  # two pairs whose differences are alike have a narrow interval, and are two
-    assert claims.RULES["best"](two, pd.concat([*frames[:2], *few]))[0] == "reproduced"
+    assert ruled(plain(two), pd.concat([*frames[:2], *few]))[0] == "reproduced"
     assert judged(two, *frames[:2], *few, kind="order").verdict == "observed"
 
 
@@ -149,7 +157,7 @@ def test_runs_that_cannot_be_compared_are_still_shown():
     frames = [runs("ours", [80.0]), runs("theirs", [75.0]), runs("half", [80.0], 0.5).assign(draw="another")]
     out = judged(AHEAD, *frames, kind="order")
     assert out.verdict == "observed"
-    assert "not pairs" in out.evidence
+    assert "not paired" in out.evidence
     assert "ours 80.00 %, n = 1" in out.evidence
 
 
@@ -166,7 +174,7 @@ def test_level_with_others_is_being_worse_by_less_than_a_margin(within, verdict)
     rule = {"type": "best", "experiment": "short", "arm": "ours", "density": 0.1, "others": ["theirs"]}
     rows = pd.concat([runs("ours", [79.5, 79.5, 79.5]), runs("theirs", [80.0, 80.02, 79.98])])
     rule |= {} if within is None else {"within": within}
-    found, evidence = claims.RULES["best"](rule, rows)
+    found, evidence = ruled(rule, rows)
     assert found == verdict
     assert ("at most" in evidence) == (within is not None)
 
@@ -185,7 +193,7 @@ def test_a_cost_is_only_observed(n):
     assert out.verdict == "observed"
     assert "ours takes 5 s, slow 60 s: 12.0 times" in out.evidence
     full = pd.concat([fast, runs("slow", [80.0] * 3, search_seconds=60.0)])
-    assert claims.RULES["cheaper"](rule, full)[0] == "reproduced"
+    assert ruled(plain(rule), full)[0] == "reproduced"
     out = judged(rule, fast, slow.assign(device="another"), kind="cost")
     assert (out.verdict, "different machines" in out.evidence) == ("observed", True)
 
@@ -213,7 +221,7 @@ def test_what_data_cannot_test_is_said_with_the_first_outcome(tmp_path):
     out = judged(None, runs("ours", [80.0]), rule=UNTESTABLE, first="not reproduced, by another rule", declared="after")
     assert out.verdict == "not testable on MNIST"
     assert out.measured == "both methods saturate. First outcome: not reproduced, by another rule"
-    table, latex = claims.verdict_table([out], REAL), claims.verdict_latex([out])
+    table, latex = verdicts.verdict_table([out], REAL), verdicts.verdict_latex([out])
     head, _, line = table.splitlines()
     assert "declared before / after the first reading" in head
     assert [c.strip() for c in line.strip("|").split("|")][3:5] == ["**not testable on MNIST**", "after"]
@@ -223,19 +231,19 @@ def test_what_data_cannot_test_is_said_with_the_first_outcome(tmp_path):
 def test_the_tables_show_what_was_observed_and_count_what_was_judged(tmp_path):
     seen = judged(VALUE, runs("ours", [85.0]), declared="before")
     words = ("reproduced", "missed", "not run", "not testable on MNIST")
-    rest = [claims.Verdict("d", "s", "q", word, "e") for word in words]
+    rest = [claims.Judgement("d", "s", "q", word, "e") for word in words]
     assert [v.judged for v in (seen, *rest)] == [False, True, True, False, False]
     known = numbers.collect(runs("ours", [85.0]), [seen, *rest], SimpleNamespace(experiments={}))
     counts = {k: known[f"verdicts.{k}"] for k in ("judged", "observed", "untestable", "not-run")}
     assert counts == {"judged": "2", "observed": "1", "untestable": "1", "not-run": "1"}
     assert known["verdict.c"] == "observed"
-    assert "c & observed & before & 85.00" in claims.verdict_latex([seen, *rest])
-    assert "declared before" not in claims.verdict_table(rest, REAL)
+    assert "c & observed & before & 85.00" in verdicts.verdict_latex([seen, *rest])
+    assert "declared before" not in verdicts.verdict_table(rest, REAL)
     frame = pd.DataFrame(columns=COLUMNS)
-    whole = page.html(SimpleNamespace(demonstration=False), [], [seen, *rest], frame, [], frame, {})
+    whole = page.html(REAL, page.Content(frame, verdicts=[seen, *rest]))
     assert ">declared before / after the first reading</th>" in whole
     assert "observed" in whole
-    assert ">declared" not in page.html(SimpleNamespace(demonstration=False), [], rest, frame, [], frame, {})
+    assert ">declared" not in page.html(REAL, page.Content(frame, verdicts=rest))
 
 
 GOOD = {"id": "a", "source": "s", "quote": "q", "kind": "value", "reading": "r", "rule": None}
@@ -244,11 +252,11 @@ GOOD = {"id": "a", "source": "s", "quote": "q", "kind": "value", "reading": "r",
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"reduced": {k: v for k, v in VALUE.items() if k != "decides"}}, "its reduced rule lacks ['decides']"),
-        ({"reduced": VALUE | {"epochs": "ten"}}, "its reduced rule lacks ['epochs']"),
-        ({"reduced": UNTESTABLE}, "lacks ['experiment', 'arm', 'epochs', 'published_epochs', 'decides']"),
-        ({"reduced": VALUE | {"type": "valeu"}}, "did you mean 'value'?"),
-        ({"declared": "later"}, "claim 'a': declared:"),
+        ({"reduced": {k: v for k, v in VALUE.items() if k != "decides"}}, "reduced: field 'decides' is missing"),
+        ({"reduced": VALUE | {"epochs": "ten"}}, "reduced: field 'epochs': Input should be a valid integer"),
+        ({"reduced": UNTESTABLE}, "rule 'untestable' judges no runs, so it has no reduced schedule"),
+        ({"reduced": VALUE | {"type": "values"}}, "did you mean 'value'?"),
+        ({"declared": "later"}, "claim 'a': field 'declared': Input should be 'before', 'after'"),
     ],
 )
 def test_reduced_rules_of_the_wrong_form_are_refused(tmp_path, changed, words):
@@ -258,14 +266,15 @@ def test_reduced_rules_of_the_wrong_form_are_refused(tmp_path, changed, words):
         claims.read_claims(path)
     assert words in str(caught.value)
     path.write_text(yaml.safe_dump({"claims": [GOOD | {"reduced": VALUE, "declared": "before", "first": "f"}]}))
-    assert claims.read_claims(path)["claims"][0]["first"] == "f"
+    assert claims.read_claims(path).claims[0].first == "f"
 
 
 def test_a_published_point_stands_in_the_figure_of_the_reduced_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     claim = GOOD | {"source": "thesis, CNNs", "rule": FULL | {"at": 0.2}, "reduced": VALUE | {"at": 0.1}}
     for name, points in (("short", [(0.1, 80.0, "thesis")]), ("long", [(0.2, 80.0, "thesis")]), ("other", [])):
-        assert _published({"claims": [claim]}, SimpleNamespace(name=name), REAL) == {"points": points}
+        declared = claims.parse_claims({"claims": [claim]})
+        assert published.of_experiment(declared, SimpleNamespace(name=name), REAL).points == points
 
 
 # --- the project's own claims ---
@@ -273,63 +282,65 @@ def test_a_published_point_stands_in_the_figure_of_the_reduced_runs(tmp_path, mo
 
 def named(rule):
     """Name the arms and densities that a reduced rule reads."""
-    densities = rule["density"] if isinstance(rule["density"], list) else [rule["density"]]
-    others = [o for o in rule.get("others", []) if o not in rule.get("whole", [])]
-    arms = [rule["arm"], *others, *([rule["reference"]] if rule["type"] == "cheaper" else [])]
-    found = {(arm, d) for arm in arms for d in densities} | {(arm, None) for arm in rule.get("whole", [])}
-    if rule["type"] == "loss":
-        found.add((rule["reference"], rule.get("reference_density")))
-    if rule["type"] == "frontier":
-        found |= {(rule["other"], rule["density"]), (rule.get("reference", rule["other"]), rule["reference_density"])}
+    others = [o for o in getattr(rule, "others", ()) if o not in rule.whole]
+    arms = [rule.arm, *others, *([rule.reference] if rule.type == "cheaper" else [])]
+    found = {(arm, d) for arm in arms for d in rule.densities} | {(arm, None) for arm in getattr(rule, "whole", ())}
+    if rule.type == "loss":
+        found.add((rule.reference, rule.reference_density))
+    if rule.type == "frontier":
+        found |= {(rule.other, rule.density), (rule.reference or rule.other, rule.reference_density)}
     return found
+
+
+def reduced_claims():
+    return [c for c in claims.read_claims().claims if c.reduced]
 
 
 def test_reduced_rules_name_what_the_configuration_runs_once_it_does(monkeypatch):
     monkeypatch.chdir(ROOT)
     config = configs.read(["config.yaml"])
-    reduced = [(c, c["reduced"]) for c in claims.read_claims()["claims"] if "reduced" in c]
-    assert len(reduced) > 20
-    for claim, rule in reduced:
-        assert claim.get("declared") == "before"
-        assert rule["experiment"].startswith("deep_")
-        if rule["experiment"] not in config.experiments:
+    assert len(reduced_claims()) > 20
+    for claim in reduced_claims():
+        rule = claim.reduced.rule
+        assert claim.declared == "before"
+        assert rule.experiment.startswith("deep_")
+        if rule.experiment not in config.experiments:
             continue  # not configured yet: its rows are empty
-        e = config.experiments[rule["experiment"]]
+        e = config.experiments[rule.experiment]
         assert e.role == "main"
-        assert named(rule) <= {(c.arm, c.spec.density) for c in e.cells}, claim["id"]
-        epochs = {c.spec.epochs for c in e.cells if c.arm == rule["arm"]}
-        assert epochs == {rule["epochs"]}, f"{claim['id']}: the epochs of its schedule"
+        assert named(rule) <= {(c.arm, c.spec.density) for c in e.cells}, claim.id
+        epochs = {c.spec.epochs for c in e.cells if c.arm == rule.arm}
+        assert epochs == {claim.reduced.schedule.epochs}, f"{claim.id}: the epochs of its schedule"
 
 
 def test_a_claim_whose_experiment_is_not_configured_is_not_run(monkeypatch):
     monkeypatch.chdir(ROOT)
-    declared = claims.read_claims()
-    out = claims.judge({"claims": [c for c in declared["claims"] if "reduced" in c]}, runs("nothing", [1.0]), REAL)
+    out = claims.judge(claims.Claims(claims=reduced_claims()), runs("nothing", [1.0]), REAL)
     assert {v.verdict for v in out} == {"not run"}
 
 
-@pytest.mark.parametrize(("n", "verdicts"), [(1, {"observed"}), (3, {"observed", "reproduced", "exceeded"})])
-def test_every_reduced_rule_of_the_project_reads_runs_of_its_arms(monkeypatch, n, verdicts):
+@pytest.mark.parametrize(("n", "words"), [(1, {"observed"}), (3, {"observed", "reproduced", "exceeded"})])
+def test_every_reduced_rule_of_the_project_reads_runs_of_its_arms(monkeypatch, n, words):
     monkeypatch.chdir(ROOT)
     layers = {"depth": 0.9, "by_size": 0.5, "depth_alone": 0.8, "by_chance": 0.3, "tensors": 54}
     kinds, seen = ("none", "shuffle", "invert", "reinit"), set()
-    for claim in (c for c in claims.read_claims()["claims"] if "reduced" in c):
-        rule = claim["reduced"]
+    for claim in reduced_claims():
+        rule, schedule = claim.reduced.rule, claim.reduced.schedule
         frames = []
         for arm, density in named(rule):
-            level = [(90.0 if arm == rule["arm"] else 70.0) + i / 10 for i in range(n)]
-            more = {"experiment": rule["experiment"], "epochs": rule["epochs"], **layers}
-            if rule["type"] == "passes":
+            level = [(90.0 if arm == rule.arm else 70.0) + i / 10 for i in range(n)]
+            more = {"experiment": rule.experiment, "epochs": schedule.epochs, **layers}
+            if rule.type == "passes":
                 drop = {k: 0 if k == "none" else 20 for k in kinds}
                 for k in kinds:
                     frames.append(runs(arm, [a - drop[k] for a in level], density, setting=f"control {k}", **more))
             else:
                 frames.append(runs(arm, level, density, **more))
-        out = claims.judge({"claims": [claim]}, pd.concat(frames), REAL)[0]
+        out = claims.judge(claims.Claims(claims=[claim]), pd.concat(frames), REAL)[0]
         said = out.measured
-        assert out.verdict in verdicts, (out.id, said)
+        assert out.verdict in words, (out.id, said)
         assert f"n = {n}" in said
-        assert f"schedule of {rule['epochs']} epochs (published: {rule['published_epochs']})" in said
+        assert f"schedule of {schedule.epochs} epochs (published: {schedule.published_epochs})" in said
         assert not any(word in said for word in ("nan", "inf ", "inf]"))
         seen.add(out.verdict)
-    assert seen == verdicts
+    assert seen == words

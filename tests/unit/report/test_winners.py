@@ -2,15 +2,18 @@
 
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 import yaml
+from made_up import ruled
 from paths import ROOT
 from records import made_up_evaluation, made_up_record
 
 from crbg.experiments import config as configs
 from crbg.experiments import record_store
-from crbg.report import claims, figures, numbers, tables, winners
+from crbg.report import figures, numbers, tables, winners
+from crbg.report.published import Published
 from crbg.report.records_table import tidy
 from crbg.storage.atomic import write_json
 
@@ -38,10 +41,9 @@ def project(tmp_path, monkeypatch):
 
 def put(config, arm, density, accuracy, seconds=10.0, objectives=None, control="none", device="a CPU", step=1):
     for i, seed in enumerate(SEEDS):
-        cell = next(
-            c for c in config.experiment("one").cells
-            if (c.arm, c.spec.density, c.seed) == (arm, density, seed) and c.spec.resolved().control == control
-        )  # fmt: skip
+        wanted = (arm, density, seed, control)
+        cells = config.experiment("one").cells
+        cell = next(c for c in cells if (c.arm, c.spec.density, c.seed, c.spec.resolved().control) == wanted)
         readings = {
             "binary": {"accuracy": accuracy + step * i, "density": density, "recalibrated": accuracy - 1},
             "untrained": {"accuracy": accuracy / 2, "density": density},
@@ -103,10 +105,10 @@ def test_the_figure_sets_published_points_beside_measured_ones(project, monkeypa
     put(project, "snip", 0.1, 70.0)
     put(project, "snip", 0.1, 60.0, control="shuffle")  # two settings of one arm are no point
     seen = []
-    real = figures.plt.close
-    monkeypatch.setattr(figures.plt, "close", lambda f: seen.append(f) or None)
-    published = {"winners": {"one": {"cts": {0.1: 83.0, 0.5: 91.0}}}}
-    path = figures.draw(tidy(project), project.experiment("one"), tmp_path / "f", False, published)
+    real = plt.close
+    monkeypatch.setattr(plt, "close", lambda f: seen.append(f) or None)
+    published = Published(winners={"cts": {0.1: 83.0, 0.5: 91.0}})
+    path = figures.draw(tidy(project), project.experiment("one"), tmp_path / "f", published, False)
     left, right = seen[0].axes
     hollow = [line for line in left.lines if line.get_markerfacecolor() == "none" and len(line.get_xdata())]
     assert [list(zip(h.get_xdata(), h.get_ydata(), strict=True)) for h in hollow] == [[(0.1, 83.0), (0.5, 91.0)]]
@@ -124,14 +126,14 @@ def test_the_figure_of_objectives_has_a_panel_for_each_and_leaves_out_what_is_no
     put(project, "cts", 0.1, 80.0, objectives={"loss": 2.0, "kl": 0.5})
     put(project, "snip", 0.1, 80.0, objectives={"loss": 3.0})
     seen = []
-    real = figures.plt.close
-    monkeypatch.setattr(figures.plt, "close", lambda f: seen.append(f) or None)
+    real = plt.close
+    monkeypatch.setattr(plt, "close", lambda f: seen.append(f) or None)
     found = winners.measured(project, project.experiment("one"))
-    path = figures.by_objective(found, {"loss": "loss", "kl": "reverse KL"}, tmp_path / "o")
+    path = figures.by_objective(found, {"loss": "loss", "kl": "reverse KL"}, tmp_path / "o", False, {"snip": "SNIP"})
     loss, kl = seen[0].axes[:2]
     drawn = {c.get_label(): [round(float(y), 3) for y in c.lines[0].get_ydata()] for c in loss.containers}
     assert drawn == {
-        figures.LABELS.get("cts", "cts"): [3.0, 2.0],
+        "cts": [3.0, 2.0],
         "SNIP": [4.0],
     }  # from the sparse end on, means of i + value
     assert [len(c.lines[0].get_ydata()) for c in kl.containers] == [2, 0]
@@ -141,24 +143,24 @@ def test_the_figure_of_objectives_has_a_panel_for_each_and_leaves_out_what_is_no
 
 def test_tickets_pass_where_every_control_is_worse(project):
     put(project, "snip", 0.1, 80.0)
-    rule = {"experiment": "one", "arm": "snip", "density": 0.1, "margin": 0.5}
-    assert claims.RULES["passes"](rule, tidy(project))[0] == "not run"
+    rule = {"type": "passes", "experiment": "one", "arm": "snip", "density": 0.1, "margin": 0.5}
+    assert ruled(rule, tidy(project))[0] == "not run"
     for controlled, word, opposite in ((70.0, "reproduced", "not reproduced"), (85.0, "not reproduced", "reproduced")):
         put(project, "snip", 0.1, controlled, control="shuffle")
-        verdict, evidence = claims.RULES["passes"](rule, tidy(project))
+        verdict, evidence = ruled(rule, tidy(project))
         assert (verdict, f"shuffle loses {80 - controlled:.2f}" in evidence) == (word, True)
-        assert claims.RULES["passes"]({**rule, "fail": True}, tidy(project))[0] == opposite
+        assert ruled({**rule, "fail": True}, tidy(project))[0] == opposite
     put(project, "snip", 0.1, 82.0, control="shuffle", step=-1)  # 82, 81, 80 against 80, 81, 82
-    assert claims.RULES["passes"](rule, tidy(project))[0] == "inconclusive"
+    assert ruled(rule, tidy(project))[0] == "inconclusive"
     put(project, "snip", 0.1, 70.0, control="invert")  # it has to be worse under every control, and fails by one
-    assert claims.RULES["passes"](rule, tidy(project))[0] == "inconclusive"
+    assert ruled(rule, tidy(project))[0] == "inconclusive"
     put(project, "snip", 0.1, 85.0, control="shuffle")
-    assert claims.RULES["passes"](rule, tidy(project))[0] == "not reproduced"
+    assert ruled(rule, tidy(project))[0] == "not reproduced"
     put(project, "snip", 0.1, 70.0, control="shuffle")
-    assert claims.RULES["passes"](rule, tidy(project))[0] == "reproduced"
+    assert ruled(rule, tidy(project))[0] == "reproduced"
     put(project, "snip", 0.1, 79.6, control="shuffle")  # worse in every seed, by less than the margin
-    assert claims.RULES["passes"](rule, tidy(project))[0] == "not reproduced"
-    assert claims.RULES["passes"](rule | {"margin": 0.3}, tidy(project))[0] == "reproduced"
+    assert ruled(rule, tidy(project))[0] == "not reproduced"
+    assert ruled(rule | {"margin": 0.3}, tidy(project))[0] == "reproduced"
 
 
 def test_the_same_seeds_are_compared_in_pairs(project):
@@ -166,6 +168,7 @@ def test_the_same_seeds_are_compared_in_pairs(project):
     put(project, "cts", 0.1, 80.0, step=2)
     put(project, "ltr", 0.1, 80.5, step=2)
     rule = {
+        "type": "loss",
         "experiment": "one",
         "arm": "cts",
         "reference": "ltr",
@@ -173,7 +176,7 @@ def test_the_same_seeds_are_compared_in_pairs(project):
         "reference_density": 0.1,
         "most": 0.6,
     }
-    verdict, evidence = claims.RULES["loss"](rule, tidy(project))
+    verdict, evidence = ruled(rule, tidy(project))
     assert verdict == "reproduced"
     assert "+0.50 points [+0.50, +0.50]" in evidence
 
@@ -183,9 +186,9 @@ def test_on_validation_an_arm_stands_at_its_best_setting(project):
     put(project, "snip", 0.1, 70.0)
     put(project, "snip", 0.1, 90.0, control="shuffle")
     rule = {"type": "best", "experiment": "one", "arm": "cts", "others": ["snip"], "density": 0.1, "part": "validation"}
-    verdict, evidence = claims.RULES["best"](rule, tidy(project))
+    verdict, evidence = ruled(rule, tidy(project))
     assert verdict == "not reproduced"
-    assert "- snip -10.00" in evidence
+    assert "-10.00 against snip" in evidence or "-10.00 [" in evidence
     assert "validation" in evidence
 
 
@@ -195,13 +198,14 @@ def test_on_validation_an_arm_stands_at_its_best_setting(project):
 def test_flat_asks_for_the_budget_too(project, expected, word):
     rows = []
     for slack, share in (("1.1", 0.11), ("1.3", expected)):
-        rows += [{"experiment": "one", "arm": "cts", "part": "validation", "reading": "binary", "seed": s, "setting": f"slack {slack}",
-                  "accuracy": 80.0 + 0.01 * s, "over": share / 0.11 - 1} for s in SEEDS]  # fmt: skip
-    rule = {"experiment": "one", "arm": "cts", "most": 1.0, "over": 0.1}
-    verdict, evidence = claims.RULES["flat"](rule, pd.DataFrame(rows))
+        row = {"experiment": "one", "arm": "cts", "part": "validation", "reading": "binary"}
+        row |= {"setting": f"slack {slack}", "over": share / 0.11 - 1}
+        rows += [row | {"seed": s, "accuracy": 80.0 + 0.01 * s} for s in SEEDS]
+    rule = {"type": "flat", "experiment": "one", "arm": "cts", "most": 1.0, "over": 0.1}
+    verdict, evidence = ruled(rule, pd.DataFrame(rows))
     assert verdict == word
     assert f"{100 * (expected / 0.11 - 1):+.1f} % off the budget at slack 1.3" in evidence
-    assert claims.RULES["flat"]({**rule, "over": 9.9}, pd.DataFrame(rows))[0] == "reproduced"
+    assert ruled({**rule, "over": 9.9}, pd.DataFrame(rows))[0] == "reproduced"
 
 
 @pytest.mark.parametrize(("theirs", "word"), [(130.0, "reproduced"), (50.0, "not reproduced"), (109.5, "inconclusive")])
@@ -213,22 +217,22 @@ def test_cheaper_compares_seconds_on_one_machine(project, theirs, word):
         times = {"revision": "abc", "device": "a CPU", "search_seconds": theirs * 1.01 ** (2 * i - 1)}
         write_json(record_store.run_folder(project, cell.spec, seed) / "provenance.json", times)
     rule = {"type": "cheaper", "experiment": "one", "arm": "cts", "reference": "ltr", "density": 0.1, "times": 12.0}
-    verdict, evidence = claims.RULES["cheaper"](rule, tidy(project))
+    verdict, evidence = ruled(rule, tidy(project))
     assert verdict == word
     assert f"{theirs / 10:.1f} times" in evidence
     put(project, "ltr", 0.1, 80.0, seconds=theirs, device="another")
-    assert claims.RULES["cheaper"](rule, tidy(project)) == ("not run", "the runs were timed on different machines")
+    assert ruled(rule, tidy(project)) == ("not run", "the runs were timed on different machines")
 
 
 def test_better_than_others_at_several_densities(project):
     put(project, "cts", 0.5, 90.0)
     put(project, "ltr", 0.5, 80.0)
     rule = {"type": "best", "experiment": "one", "arm": "cts", "others": ["ltr"], "density": [0.5, 0.1]}
-    assert claims.RULES["best"](rule, tidy(project))[0] == "not run"
+    assert ruled(rule, tidy(project))[0] == "not run"
     put(project, "cts", 0.1, 80.0)
     for theirs, word in ((60.0, "reproduced"), (80.2, "inconclusive"), (95.0, "not reproduced")):
         put(project, "ltr", 0.1, theirs, step=-1)
-        verdict, evidence = claims.RULES["best"](rule, tidy(project))
+        verdict, evidence = ruled(rule, tidy(project))
         assert verdict == word
         assert "cts at 0.5" in evidence
         assert "cts at 0.1" in evidence
@@ -239,6 +243,7 @@ def test_a_loss_may_be_against_the_same_density(project):
     put(project, "ltr", 0.1, 80.0)
     put(project, "ltr", 0.5, 99.0)
     rule = {
+        "type": "loss",
         "experiment": "one",
         "arm": "cts",
         "reference": "ltr",
@@ -246,8 +251,8 @@ def test_a_loss_may_be_against_the_same_density(project):
         "reference_density": 0.1,
         "most": 3.0,
     }
-    assert claims.RULES["loss"](rule, tidy(project))[0] == "reproduced"
-    assert claims.RULES["loss"]({**rule, "reference_density": 0.5}, tidy(project))[0] == "not reproduced"
+    assert ruled(rule, tidy(project))[0] == "reproduced"
+    assert ruled({**rule, "reference_density": 0.5}, tidy(project))[0] == "not reproduced"
 
 
 def test_published_points_belong_to_experiments_and_arms_that_exist(monkeypatch):

@@ -1,0 +1,41 @@
+"""Entries of paper/claims.yaml as frozen, typed objects, and one readable error for an entry of the wrong form."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from crbg.errors import CrbgError, suggest
+
+
+class Declared(BaseModel):
+    """An entry with typed fields. Unknown fields are refused, so that a misspelt one cannot be ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+D = TypeVar("D", bound=Declared)
+
+
+def parse(kind: type[D], raw: object, place: str) -> D:
+    """Read an entry.
+
+    Raises:
+        CrbgError: names the place, and every field that is missing, unknown or of the wrong type.
+    """
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as error:
+        problems = "; ".join(_problem(kind, dict(e)) for e in error.errors())
+        raise CrbgError(f"{place}: {problems}") from None
+
+
+def _problem(kind: type[Declared], error: dict[str, Any]) -> str:
+    name = ".".join(map(str, error["loc"]))
+    if error["type"] == "missing":
+        return f"field {name!r} is missing"
+    if error["type"] == "extra_forbidden":
+        return f"unknown field {name!r}: {suggest(name, kind.model_fields)}"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return f"field {name!r}: {message}, not {error['input']!r}" if name else message

@@ -1,0 +1,136 @@
+"""The inside of tickets: one ticket, gates under each penalty, sparsity by layer and by attention head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from crbg.report.anatomy import Anatomy
+from crbg.report.depth import Layers
+from crbg.report.figures.labels import Labels, label
+from crbg.report.figures.style import COLOURS, MARKERS, band, figure, legend_outside, line
+
+STAGES = ("start", "middle", "end")
+
+
+def _mu(record: Mapping[str, Any], stage: str) -> tuple[np.ndarray, np.ndarray]:
+    """Give the share of the gates in each bin in %, kept above 0 for a log axis, and the edges of the bins."""
+    low, high, count = record["anatomy"]["bins"]
+    counts = np.array(record["anatomy"]["mu"][stage], float)
+    return 100 * counts / counts.sum() + 1e-4, np.linspace(low, high, int(count) + 1)
+
+
+def histograms(records: Mapping[str, Mapping[str, Any]], path: Path, labels: Labels) -> Path:
+    """Draw mu at three stages and the share of fractional gates over training, one row for each record."""
+    with figure(path):
+        page, panels = plt.subplots(len(records), 4, figsize=(6.8, 1.05 * len(records) + 0.4), squeeze=False)
+        for row, (name, record) in zip(panels, records.items(), strict=True):
+            for axes, stage in zip(row, STAGES, strict=False):
+                axes.stairs(*_mu(record, stage), fill=True, color=COLOURS[0])
+                axes.set_yscale("log")
+                axes.set_ylim(0.01, 150)
+                axes.set_yticks([0.01, 1, 100], ["0.01", "1", "100"])
+            epochs = record["anatomy"]["epochs"]
+            x, y = [e["epoch"] for e in epochs], [100 * e["undecided"] for e in epochs]
+            row[3].plot(x, y, "-o", ms=2.5, lw=1, color=COLOURS[1])
+            row[3].set_ylim(-3, 103)
+            row[0].set_ylabel(label(name, labels).replace(", ", ",\n"), fontsize=6.5)
+        for axes, text in zip(panels[0], ("start", "half time", "end", "fractional gates (%)"), strict=True):
+            axes.set_title(text)
+        for axes in panels[:-1].flat:
+            axes.tick_params(labelbottom=False)
+        for axes in panels[-1, :3]:
+            axes.set_xlabel("$\\mu$")
+        panels[-1, 3].set_xlabel("epoch")
+        page.supylabel("share of gates in a bin (%)", fontsize=7, x=-0.01)
+        page.subplots_adjust(hspace=0.25, wspace=0.35)
+    return path
+
+
+def inside(anatomy: Anatomy, path: Path) -> Path:
+    """Draw one ticket: kept weights by input pixel, layer densities, dead units, histograms of mu, gates over time."""
+    with figure(path):
+        page, (pixels, layers, mus, course) = plt.subplots(1, 4, figsize=(6.8, 1.6), constrained_layout=True)
+        image = pixels.imshow(anatomy.first, cmap="cividis")
+        pixels.set_title("kept first-layer weights\nper input pixel")
+        pixels.grid(False)
+        pixels.set_xticks([])
+        pixels.set_yticks([])
+        page.colorbar(image, ax=pixels, shrink=0.8)
+        _densities(layers, anatomy)
+        for i, stage in enumerate(STAGES):
+            mus.stairs(*_mu(anatomy.record, stage), color=COLOURS[i], label=stage)
+        mus.set_yscale("log")
+        mus.set_ylim(0.01, 300)
+        mus.set_title("$\\mu$ (% of gates, log)")
+        mus.legend(frameon=False, fontsize=5.5)
+        epochs = anatomy.record["anatomy"]["epochs"]
+        for i, (key, text) in enumerate((("density", "open, $\\mu > 1/2$"), ("undecided", "$0 < \\mu < 1$"))):
+            look: Any = {"marker": MARKERS[i], "ms": 2.5, "lw": 1, "color": COLOURS[i], "label": text}
+            course.plot([e["epoch"] for e in epochs], [100 * e[key] for e in epochs], **look)
+        course.set_title("gates over epochs (%)")
+        course.set_xlabel("epoch")
+        course.legend(frameon=False, fontsize=5.5)
+    return path
+
+
+def _densities(axes: Any, anatomy: Anatomy) -> None:
+    """Draw the density of each layer, with the units that no kept weight reaches."""
+    record, sizes = anatomy.record, anatomy.cell.spec.layer_sizes()
+    names = list(record["layers"])
+    density = [100 * n["kept"] / n["total"] for n in record["layers"].values()]
+    axes.bar(range(len(names)), density, color=COLOURS[0])
+    for i, (name, value) in enumerate(zip(names, density, strict=True)):
+        text = f"{value:.1f}\n{record['dead_units'][name]}/{sizes[i][1]} cut off"
+        axes.annotate(text, (i, value), ha="center", va="bottom", fontsize=5)
+    axes.set_ylim(0, 1.45 * max(density))
+    axes.set_xticks(range(len(names)), [n.removesuffix(".weight") for n in names])
+    axes.set_title("density (%), units that\nno kept weight reaches")
+
+
+def by_depth(found: Sequence[Layers], path: Path, demonstration: bool, labels: Labels) -> Path:
+    """Draw sparsity from the first layer to the last: one panel for each density, one line for each arm."""
+    densities = sorted({f.asked for f in found}, reverse=True)
+    arms = list(dict.fromkeys(f.arm for f in found))
+    size: Any = {"figsize": (0.4 + 2.2 * len(densities), 2.2), "squeeze": False, "layout": "constrained"}
+    with figure(path, demonstration):
+        page, panels = plt.subplots(1, len(densities), **size)
+        for axes, asked in zip(panels[0], densities, strict=True):
+            for f in (f for f in found if f.asked == asked):
+                i = arms.index(f.arm)
+                band(axes, range(1, len(f.names) + 1), list(f.sparsity.T), i, label(f.arm, labels), line(i))
+            axes.axhline(100 * (1 - asked), color="black", lw=0.7, ls=":")
+            axes.set_title(f"{100 * (1 - asked):g} % overall")
+            axes.set_xlabel("layer, counted from the input")
+        panels[0, 0].set_ylabel("sparsity of the layer (%)")
+        handles = {text: h for axes in panels[0] for h, text in zip(*axes.get_legend_handles_labels(), strict=True)}
+        legend_outside(page, max(1, len(densities)) + 1, handles.values(), handles.keys())
+    return path
+
+
+def by_head(found: Layers, path: Path, demonstration: bool, labels: Labels) -> Path:
+    """Draw the sparsity of queries, keys and values by block: means over seeds and heads, and the range of the heads.
+
+    Raises:
+        ValueError: the network has no attention heads.
+    """
+    if found.heads is None:
+        raise ValueError(f"{found.arm} has no blocks with attention heads")
+    with figure(path, demonstration):
+        page, axes = plt.subplots(figsize=(3.4, 2.4), layout="constrained")
+        blocks, heads = range(1, found.heads.shape[1] + 1), found.heads.mean(0)
+        for i, name in enumerate(("queries", "keys", "values")):
+            look: Any = {"color": COLOURS[i], "marker": MARKERS[i], "ms": 3.5, "lw": 1, "label": name}
+            axes.plot(blocks, np.nanmean(heads[:, i], -1), **look)
+            low, high = np.nanmin(heads[:, i], -1), np.nanmax(heads[:, i], -1)
+            axes.fill_between(blocks, low, high, color=COLOURS[i], alpha=0.15, lw=0)
+        axes.set_xticks(blocks)
+        axes.set_xlabel("block")
+        axes.set_ylabel("sparsity (%), range over heads")
+        axes.set_title(f"{label(found.arm, labels)}, {100 * (1 - found.asked):g} % overall")
+        legend_outside(page, 3)
+    return path

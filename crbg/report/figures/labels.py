@@ -1,0 +1,92 @@
+"""How figures name arms and fields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+Labels = Mapping[str, str]  # names of arms and penalties in figures
+
+LABELS = {
+    "crbg": "CRBG",
+    "crbg_no_noise": "CRBG, no noise",
+    "crbg_polished": "CRBG, polished",
+    "edge_popup": "edge-popup (per layer)",
+    "edge_popup_global": "edge-popup (one threshold)",
+    "edge_popup_unscaled": "edge-popup (unscaled)",
+    "biprop": "biprop (signed)",
+    "gem_miner": "Gem-Miner",
+    "supermask": "supermask",
+    "supermask_rescaled": "supermask, rescaled",
+    "hard_concrete": "hard-concrete",
+    "concrete": "Concrete (CTS at init)",
+    "iterand": "IteRand (redraws)",
+    "stg": "STG as published",
+    "sparse_vd": "Sparse VD (trains)",
+    "supermask_signed": "supermask, signed, rescaled",
+    "gem_miner_eight": "Gem-Miner (settings of 8 epochs)",
+    "crbg_units": "CRBG, units and inputs",
+    "crbg_signed": "CRBG, signed",
+    "crbg_polished_signed": "CRBG, polished, signed",
+    "random_mask": "random mask",
+    "dense_random": "dense, random weights",
+    "dense_trained": "dense, trained",
+    "linear_probe": "linear probe",
+    "edge_popup_300_100": "edge-popup, 300-100",
+    "edge_popup_500x4": "edge-popup, 4 x 500",
+    "edge_popup_300_100_signed": "edge-popup, 300-100, signed constant",
+    "edge_popup_500x4_signed": "edge-popup, 4 x 500, signed constant",
+    "units": "hidden units",
+    "units_and_inputs": "units and inputs",
+    "units_and_inputs_slopes": "the same, a slope a layer trained",
+    "units_and_inputs_slopes_per_unit": "the same, a slope a unit trained",
+    "units_weights_trained": "hidden units, weights trained",
+    "units_and_inputs_2000_1000": "units and inputs of 2000-1000",
+    "penalty_half": "penalty $\\sigma$ 0.5",
+    "penalty_quarter": "penalty $\\sigma$ 0.25",
+    "annealed": "annealed to 0 (penalty $\\sigma$ 0.5)",
+    "outputs_standardised": "outputs standardised",
+    "prelu_trained": "PReLU, a slope a layer trained",
+    "relu": "ReLU",
+    "prelu_per_unit_trained": "PReLU, a slope a unit trained",
+    "leaky": "leaky rectifier (slope 1/4)",
+    "cts_kl": "CTS, reverse KL",
+    "cts_loss": "CTS, loss",
+    "cts_forward_kl": "CTS, forward KL",
+    "cts_deltaloss": "CTS, $\\Delta$ loss",
+    "cts_feature": "CTS, features",
+    "cts_grad": "CTS, gradients",
+    "cts_gradnorm": "CTS, gradient norm",
+    "cts_init": "CTS, loss, at init",
+    "cts_clipped": "CRBG's gates in CTS",
+    "cts_kl_clipped_sum": "CTS, reverse KL, clipped sum",
+    "ltr": "rewinding (LTR)",
+    "imp": "magnitude, iterated",
+    "magnitude": "magnitude, one shot",
+    "magnitude_init": "magnitude at init",
+    "multiplier": "CTS, multiplier",
+    "cts_bernoulli": "CTS, counting P(m > 1/2)",
+    "snip": "SNIP",
+    "grasp": "GraSP",
+    "grasp_abs": "GraSP, absolute",
+    "synflow": "SynFlow",
+    "random": "random",
+    "dense": "dense",
+    "weights_then_trained": "kept weights then trained",
+    "wider_600_200": "600-200, as many kept",
+    "induce_sparse": "induce-sparse",
+    "induce_decision": "induce-decision",
+    "decision_quad": "decision, quadratic",
+    "decision_entropy": "decision, entropy",
+    "0.5*induce_sparse+0.5*induce_decision": "half sparse, half decision",
+}
+FIELDS = {
+    "options.mu0": "initial gate $\\mu_0$",
+    "scale": "range $\\alpha$ of the initial weights",
+    "options.noise": "noise $\\sigma$ of the gates",
+    "options.weight": "penalty weight $\\lambda$",
+}
+
+
+def label(arm: str, labels: Labels) -> str:
+    """Name an arm in a figure: by its label, or else by its own name."""
+    return labels.get(arm, arm.replace("_", " "))

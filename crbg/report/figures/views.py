@@ -1,0 +1,38 @@
+"""The figure of an experiment, drawn as its `view` says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from crbg.experiments.config import Experiment
+from crbg.report.figures import curves, panels
+from crbg.report.figures.labels import LABELS
+from crbg.report.figures.style import figure
+from crbg.report.published import Published
+from crbg.report.tables import headline
+
+
+def draw(rows: pd.DataFrame, experiment: Experiment, path: Path, published: Published, demonstration: bool) -> Path:
+    """Draw the headline numbers of an experiment, with what was published about it; `path` has no suffix."""
+    mine, labels = headline(rows, experiment.name), LABELS
+    with figure(path, demonstration):
+        match experiment.view:
+            case "dots":
+                panels.dots(mine, published.winners, labels)
+            case "lines":
+                curves.lines(mine, experiment, labels)
+            case "width":
+                curves.width(mine, published.width, labels)
+            case "penalties":
+                panels.penalties(mine, labels)
+            case "cost":
+                curves.cost(mine, labels)
+            case "winners":
+                curves.winners(mine, published.winners, labels)
+            case "methods":
+                panels.methods(mine, labels)
+            case _:
+                curves.curve(mine, published.points, labels)
+    return path

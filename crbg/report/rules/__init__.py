@@ -1,0 +1,55 @@
+"""One small class for each rule that judges a claim, with the fields that an entry of paper/claims.yaml has.
+
+A new rule is a class with a name: `@register("name")`, typed fields, and `judge(rows) -> Verdict`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from crbg.errors import CrbgError, suggest
+from crbg.report.declared import parse
+from crbg.report.rules import comparisons, sweeps, tickets, values, widths  # noqa: F401 - registers the rules
+from crbg.report.rules.base import RULES, ArmRule, DensityRule, Rule, Verdict, compare, not_run, register, span
+from crbg.report.rules.reduced import Reduced, Schedule, split
+
+__all__ = [
+    "RULES",
+    "ArmRule",
+    "DensityRule",
+    "Reduced",
+    "Rule",
+    "Schedule",
+    "Verdict",
+    "compare",
+    "not_run",
+    "read_reduced",
+    "read_rule",
+    "register",
+    "span",
+]
+
+
+def read_rule(raw: Mapping[str, object], place: str) -> Rule:
+    """Read a rule by its `type`.
+
+    Raises:
+        CrbgError: the type is unknown, or fields are missing, unknown or of the wrong type.
+    """
+    name = str(raw.get("type"))
+    if name not in RULES:
+        raise CrbgError(f"{place}: unknown rule {name!r}: {suggest(name, RULES)}")
+    return parse(RULES[name], {k: v for k, v in raw.items() if k != "type"}, f"{place}: rule {name!r}")
+
+
+def read_reduced(raw: Mapping[str, object], place: str) -> Reduced:
+    """Read a rule together with the schedule of the runs that it judges.
+
+    Raises:
+        CrbgError: as `read_rule`, or the rule is not about runs.
+    """
+    schedule, rest = split(raw)
+    rule = read_rule(rest, place)
+    if not isinstance(rule, ArmRule):
+        raise CrbgError(f"{place}: rule {rule.type!r} judges no runs, so it has no reduced schedule")
+    return Reduced(rule=rule, schedule=parse(Schedule, schedule, place))

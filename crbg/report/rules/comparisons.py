@@ -1,0 +1,182 @@
+"""Rules that compare arms: a loss against a reference, the best of several, a ratio of sparsities, a ratio of costs."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import pandas as pd
+
+from crbg.report import stats
+from crbg.report.records_table import values
+from crbg.report.rules.base import (
+    ArmRule,
+    DensityRule,
+    Verdict,
+    collapsed,
+    compare,
+    count,
+    decide,
+    not_run,
+    register,
+    span,
+)
+
+
+@register("loss")
+class Loss(DensityRule):
+    """An arm loses at most `most` points against a reference arm, which may belong to another experiment."""
+
+    reference: str
+    most: float
+    reference_experiment: str = ""
+    reference_density: float | None = None
+
+    def judge(self, rows: pd.DataFrame) -> Verdict:
+        mine = self.runs(rows)
+        reference = values(rows, self.reference_experiment or self.experiment, self.reference, self.reference_density)
+        if mine.empty or reference.empty:
+            return not_run()
+        d = compare(reference, mine).difference
+        evidence = f"{self.reference} - {self.arm} = {d.mean:+.2f} points{span(d)}, at most {self.most} allowed"
+        return Verdict(decide(d.high <= self.most, d.low > self.most), f"{evidence}, n = {d.n}", d.n)
+
+
+@register("frontier")
+class Frontier(DensityRule):
+    """Our method reaches `density` where another reaches only `reference_density`, at comparable accuracy.
+
+    Both halves have to hold: ours at `density` is within the margin of theirs at `reference_density`, and theirs at
+    `density` is not. `reference` names the arm at `reference_density` if it is not `other`.
+    """
+
+    other: str
+    reference_density: float
+    margin: float
+    reference: str = ""
+
+    def judge(self, rows: pd.DataFrame) -> Verdict:
+        reference = self.reference or self.other
+        ours, theirs = self.runs(rows), self.runs(rows, self.other)
+        base = values(rows, self.experiment, reference, self.reference_density)
+        if ours.empty or theirs.empty or base.empty:
+            return not_run()
+        pairs = [one.merge(base, on=["seed", "draw", "order"]) for one in (ours, theirs)]
+        if any(len(p) < len(base) for p in pairs):
+            return not_run("the runs are not paired by seed, initial draw and data order", absent=False)
+        up, down = (stats.paired(list(p.accuracy_x), list(p.accuracy_y)).difference for p in pairs)
+        m, loss = self.margin, stats.Interval(-down.mean, -down.high, -down.low, down.n)
+        evidence = (
+            f"{self.arm} at {self.density} - {reference} at {self.reference_density} = {up.mean:+.2f}{span(up)}; "
+            f"{self.other} at {self.density} itself loses {loss.mean:.2f}{span(loss, '.2f')}; margin {m}, n = {up.n}"
+        )
+        word = decide(up.low >= -m and down.high < -m, up.high < -m or down.low >= -m)
+        return Verdict(word, evidence, up.n)
+
+
+@register("best")
+class Best(ArmRule):
+    """An arm is better than each of the others, at one density or at each of several: all intervals lie above 0.
+
+    within: the arm may be worse by less than this many points.
+    among: the experiment of the others, which then have no density. whole: those of the others without a density.
+    part: on validation, each arm is compared at its best setting.
+    wider: an experiment with more seeds of the same specs, used for the arms that are in it.
+    """
+
+    density: float | tuple[float, ...]
+    others: tuple[str, ...]
+    within: float = 0.0
+    among: str = ""
+    whole: tuple[str, ...] = ()
+    part: Literal["test", "validation"] = "test"
+    wider: str = ""
+
+    @property
+    def densities(self) -> tuple[float | None, ...]:
+        """The density or densities of the rule."""
+        return self.density if isinstance(self.density, tuple) else (self.density,)
+
+    def judge(self, rows: pd.DataFrame) -> Verdict:
+        found = [self._judge(rows, d) for d in self.densities if d is not None]
+        if len(found) == 1:
+            return found[0]
+        words = [v.word for v in found]
+        word = decide(set(words) == {"reproduced"}, "not reproduced" in words)
+        return Verdict(
+            "not run" if "not run" in words else word,
+            "; ".join(v.evidence for v in found),
+            min((v.seeds for v in found if v.seeds is not None), default=None),
+            any(v.absent for v in found),
+        )
+
+    def _judge(self, rows: pd.DataFrame, density: float) -> Verdict:
+        """Compare the arm with all others at one density."""
+        ours = self._chosen(rows, self.experiment, self.arm, density)
+        if ours.empty:
+            return not_run()
+        more, lost = self._wider(rows, self.arm, density, ours), self._lost(rows, self.arm, density)
+        differences: dict[str, str] = {}
+        holds, refuted, seeds = True, False, [len(ours)]
+        for other in self.others:
+            asked = None if self.among or other in self.whole else density
+            theirs = self._chosen(rows, self.among or self.experiment, other, asked)
+            if gone := lost + self._lost(rows, other, density):
+                return Verdict("inconclusive", ", ".join(gone))
+            if theirs.empty:
+                return not_run(f"no runs of {other}")
+            wide = self._wider(rows, other, density, theirs)
+            both = len(more) > len(ours) and len(wide) > len(theirs)
+            d = compare(*((more, wide) if both else (ours, theirs))).difference
+            holds, refuted = holds and d.low > -self.within, refuted or d.high < -self.within
+            seeds.append(len(theirs))
+            differences[other] = f"{d.mean:+.2f}{span(d)}" + (f" (n = {d.n})" if both else "")
+        listed = ", ".join(f"{text} against {other}" for other, text in differences.items())
+        allowed = f"; at most {self.within} below allowed" if self.within else ""
+        where = ", validation" if self.part == "validation" else ""
+        evidence = f"{self.arm} at {density}: {listed}{allowed}; n = {min(seeds)}{where}"
+        return Verdict(decide(holds, refuted), evidence, min(seeds))
+
+    def _lost(self, rows: pd.DataFrame, arm: str, density: float) -> list[str]:
+        n = collapsed(rows, self.experiment, arm, density)
+        return [f"{count(n, 'run')} of {arm} collapsed"] if n else []
+
+    def _wider(self, rows: pd.DataFrame, arm: str, density: float, mine: pd.DataFrame) -> pd.DataFrame:
+        """Select the runs of the same spec in the experiment with more seeds; without such runs, return `mine`."""
+        found = self._chosen(rows, self.wider, arm, density) if self.wider else mine
+        return found if set(found.digest) == set(mine.digest) else mine
+
+    def _chosen(self, rows: pd.DataFrame, experiment: str, arm: str, density: float | None) -> pd.DataFrame:
+        """Select the rows of an arm. Of several settings, validation gives the best mean and test gives none."""
+        mine = values(rows, experiment, arm, density, part=self.part)
+        if mine.digest.nunique() <= 1:
+            return mine
+        if self.part != "validation":
+            return mine.iloc[:0]
+        return max((g for _, g in mine.groupby("digest")), key=lambda g: g.accuracy.mean())
+
+
+@register("cheaper")
+class Cheaper(DensityRule):
+    """An arm costs a `times`-th of the reference: the ratio of their seconds, a geometric mean over seeds.
+
+    It holds from nine tenths of the claimed ratio on. Runs on different machines are not compared.
+    """
+
+    reference: str
+    times: float
+
+    def judge(self, rows: pd.DataFrame) -> Verdict:
+        ours, theirs = self.runs(rows), self.runs(rows, self.reference)
+        if ours.empty or theirs.empty:
+            return not_run()
+        if ours.device.nunique() != 1 or set(ours.device) != set(theirs.device):
+            return not_run("the runs were timed on different machines", absent=False)
+        logs = [arm.assign(accuracy=[math.log(float(s)) for s in arm.search_seconds]) for arm in (theirs, ours)]
+        d = compare(*logs).difference
+        ratio = stats.Interval(math.exp(d.mean), math.exp(d.low), math.exp(d.high), d.n)
+        least = 0.9 * self.times
+        seconds = f"{self.arm} takes {ours.search_seconds.mean():.0f} s, {self.reference} "
+        seconds += f"{theirs.search_seconds.mean():.0f} s: {ratio.mean:.1f} times{span(ratio, '.1f')}"
+        word = decide(ratio.low >= least, ratio.high < least)
+        return Verdict(word, f"{seconds}, {self.times} claimed, n = {d.n}", d.n)

@@ -1,0 +1,94 @@
+"""Rules about the settings of an ablation, read on validation: which is better, what a knob controls, how flat."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from crbg.report import stats
+from crbg.report.records_table import setting
+from crbg.report.rules.base import ArmRule, Verdict, decide, not_run, paired, register, span
+
+
+def cells(rows: pd.DataFrame, rule: ArmRule) -> dict[str, pd.DataFrame]:
+    """Give the binary validation rows of a rule's arm by setting, each in the order of its seeds."""
+    mine = rows[(rows.experiment == rule.experiment) & (rows.arm == rule.arm)]
+    mine = mine[(mine.part == "validation") & (mine.reading == "binary")].sort_values("seed")
+    return {str(k): g for k, g in mine.groupby("setting", sort=False)}
+
+
+@register("order")
+class Order(ArmRule):
+    """Of two values of a field, `a` gives the better ticket: each at the best of its other settings, on validation."""
+
+    field: str
+    a: str
+    b: str
+
+    def judge(self, rows: pd.DataFrame) -> Verdict:
+        best: dict[str, pd.DataFrame] = {}
+        for text, g in cells(rows, self).items():
+            kind = setting(text).get(self.field, "")
+            if kind in (self.a, self.b) and (kind not in best or g.accuracy.mean() > best[kind].accuracy.mean()):
+                best[kind] = g
+        if len(best) < 2:
+            return not_run()
+        d = paired(best[self.a], best[self.b])
+        ends = (
+            f"{k} {g.accuracy.mean():.2f} % at {100 * (1 - g.density.mean()):.1f} % sparsity ({g.setting.iloc[0]})"
+            for k, g in best.items()
+        )
+        evidence = f"{'; '.join(ends)}; difference {d.mean:+.2f}{span(d)}, n = {d.n}, validation"
+        return Verdict(decide(d.low > 0, d.high < 0), evidence, d.n)
+
+
+@register("controls")
+class Controls(ArmRule):
+    """A knob controls sparsity: from its smallest to its largest value sparsity rises at each value of `other`."""
+
+    knob: str
+    other: str
+
+    def judge(self, rows: pd.DataFrame) -> Verdict:
+        by: dict[float, dict[float, list[float]]] = {}
+        for text, g in cells(rows, self).items():
+            said = setting(text)
+            held = by.setdefault(float(said[self.other]), {})
+            held[float(said[self.knob])] = list(100 * (1 - g.density))
+        if not by or min(map(len, by.values())) < 2:
+            return not_run()
+        rises = {held: stats.paired(c[max(c)], c[min(c)]).difference for held, c in sorted(by.items())}
+        word = decide(all(d.low > 0 for d in rises.values()), any(d.high <= 0 for d in rises.values()))
+        parts = ", ".join(f"{d.mean:+.1f}{span(d, '+.1f')} at {self.other} {held:g}" for held, d in rises.items())
+        means = [[sum(c[k]) / len(c[k]) for c in by.values()] for k in next(iter(by.values()))]
+        spans = [max(m) - min(m) for m in means]
+        n = min(d.n for d in rises.values())
+        evidence = f"from the smallest to the largest {self.knob}, sparsity changes (in points) by {parts}; "
+        evidence += f"over the range of {self.other}, by {sum(spans) / len(spans):.1f} on average"
+        return Verdict(word, f"{evidence}, n = {n}, validation", n)
+
+
+@register("flat")
+class Flat(ArmRule):
+    """Accuracy stays near its best over a range: the worst setting loses at most `most` points against the best.
+
+    over: the share of open gates has to end within this fraction of its budget in every setting.
+    """
+
+    most: float
+    over: float | None = None
+
+    def judge(self, rows: pd.DataFrame) -> Verdict:
+        found = cells(rows, self)
+        if len(found) < 2:
+            return not_run()
+        best, worst = (pick(found.values(), key=lambda g: g.accuracy.mean()) for pick in (max, min))
+        d = stats.welch(list(best.accuracy), list(worst.accuracy)).difference
+        word = decide(d.high <= self.most, d.low > self.most)
+        ends = " and ".join(f"{g.accuracy.mean():.2f} % at {g.setting.iloc[0]}" for g in (best, worst))
+        evidence = f"{ends}: {d.mean:.2f} points{span(d, '.2f')}, at most {self.most} allowed"
+        if self.over is not None:
+            g = max(found.values(), key=lambda g: g.over.abs().mean())
+            word = word if g.over.abs().mean() <= self.over else "not reproduced"
+            evidence += f"; {100 * g.over.mean():+.1f} % off the budget at {g.setting.iloc[0]}, "
+            evidence += f"at most {100 * self.over:g} % allowed"
+        return Verdict(word, f"{evidence}, n = {d.n}, validation", d.n)

@@ -1,0 +1,94 @@
+"""Rules about the accuracy of one arm: a published value, a minimum, the cost of binarising."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pandas as pd
+from pydantic import model_validator
+
+from crbg.report import stats
+from crbg.report.rules.base import DensityRule, Verdict, decide, mean, missed, not_run, paired, register, span
+
+Mask = Literal["binary", "exact", "half", "mean"]
+
+
+@register("value")
+class Value(DensityRule):
+    """A published accuracy at a published sparsity: d = ours - published, against the margin.
+
+    at: the published density. Without a target density a ticket that keeps more than this is not a reproduction.
+    mask: the reading that is compared. shorter: the share of the published budget that was run; with it, an accuracy
+    below the published one is inconclusive.
+    """
+
+    published: float
+    margin: float
+    at: float | None = None
+    mask: Mask = "binary"
+    shorter: str = ""
+
+    @model_validator(mode="after")
+    def _has_a_density(self) -> Value:
+        if self.density is None and self.at is None:
+            raise ValueError("a rule with `density: null` needs the published density as `at`")
+        return self
+
+    @property
+    def point(self) -> tuple[float, float] | None:
+        return None if self.at is None else (self.at, self.published)
+
+    def judge(self, rows: pd.DataFrame) -> Verdict:
+        mine = self.runs(rows, reading=self.mask)
+        if problem := missed(mine, self.mask, self.density):
+            return not_run(problem, absent=False)
+        word, d = stats.value_verdict(list(mine.accuracy), self.published, self.margin)
+        if d is None:
+            return not_run()
+        if self.density is None and self.at is not None and mine.density.mean() > self.at:
+            word = "not reproduced"  # whatever the accuracy: fewer weights were removed
+        units = self._units(mine)
+        if self.shorter and word == "not reproduced":
+            word, units = "inconclusive", f" after {self.shorter} of the published search{units}"
+        sparsity = 100 * (1 - mine.density.mean())
+        evidence = f"{mine.accuracy.mean():.2f} %{units} at {sparsity:.1f} % sparsity, d = {d.mean:+.2f}{span(d)}"
+        return Verdict(word, f"{evidence}, margin {self.margin}, n = {d.n}", d.n)
+
+    def _units(self, mine: pd.DataFrame) -> str:
+        if not mine.units.notna().all():
+            return ""
+        closed = 1 - mean(mine.natural if self.mask == "half" else mine.units)
+        return f" with {100 * closed:.1f} % of the units closed,"
+
+
+@register("floor")
+class Floor(DensityRule):
+    """A minimum accuracy, in %."""
+
+    least: float
+    mask: Mask = "binary"
+
+    def judge(self, rows: pd.DataFrame) -> Verdict:
+        mine = self.runs(rows, reading=self.mask)
+        if mine.empty:
+            return not_run()
+        if problem := missed(mine, self.mask, self.density):
+            return not_run(problem, absent=False)
+        i = stats.t_interval(list(mine.accuracy))
+        word = decide(i.low >= self.least, i.high < self.least)
+        return Verdict(word, f"{i.mean:.2f} %{span(i, '.2f')}, at least {self.least} required, n = {i.n}", i.n)
+
+
+@register("gap")
+class Gap(DensityRule):
+    """Binarising the gates loses at most `most` points against the real-valued gates."""
+
+    most: float
+
+    def judge(self, rows: pd.DataFrame) -> Verdict:
+        soft, hard = self.runs(rows, reading="mean"), self.runs(rows, reading="half")
+        if soft.empty:
+            return not_run()
+        d = paired(soft, hard)
+        evidence = f"mean - half = {d.mean:+.2f} points{span(d)}, at most {self.most} allowed, n = {d.n}"
+        return Verdict(decide(d.high <= self.most, d.low > self.most), evidence, d.n)

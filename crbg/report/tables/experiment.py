@@ -1,0 +1,170 @@
+"""The table of one experiment: a row for each arm and setting, with notes on its columns and on where it comes from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from crbg.experiments.config import Config, Experiment
+from crbg.report.records_table import specs, values
+from crbg.report.stats import paired
+from crbg.report.tables.markup import booktabs, interval, percent, pipe
+
+LATEX = ("arm", "setting", "sparsity %", "units closed %", "binary %", "untrained %", "mean %", "reinit %", "n")
+READINGS = ("binary", "exact", "half", "mean", "untrained")
+CONTROLS = ("reinit", "shuffle", "invert")
+OPTIONAL = (  # columns that are left out if they are empty in every row
+    *("setting", "units closed %", "weights cut %", "silent units", "trained", "fractional %"),
+    *("not recalibrated %", "recalibrated %", "exact images %"),
+    *(f"{r} %" for r in READINGS[1:]),
+)
+NOTES = {  # what a column says, where a table has it
+    "binary %": (
+        "`binary`: the ticket, a binary mask on untrained weights (mu > 1/2 for gates whose density is within 2 % of "
+        "the target, otherwise the top k of mu; all weights if they were trained without a mask)."
+    ),
+    "exact %": "`exact`: the top k of mu.",
+    "half %": "`half`: mu > 1/2, whatever its density.",
+    "mean %": "`mean`: real-valued gates, which are not a strong ticket.",
+    "reinit %": (
+        "Controls change one thing about the ticket, without training: `reinit` draws fresh weights from the same "
+        "distribution, `shuffle` permutes the mask within each layer, `invert` keeps the lowest scores."
+    ),
+    "missed": "`missed`: runs whose natural density (mu > 1/2) differs from the target by more than 2 %.",
+    "not recalibrated %": "`not recalibrated`: the ticket with the batch norm statistics of the search.",
+    "exact images %": "`exact images`: without the test images that were decoded from JPEG copies.",
+}
+WINNING = (
+    "These are winning tickets: `binary` is the mask on weights that were trained under it, with the running "
+    "statistics of that training; `recalibrated` estimates them again. `untrained` is the same mask on the weights for "
+    "which it was found, initial ones or those of the rewinding point. `search s` is the total time for a ticket, "
+    "including its training and a shared warm-up."
+)
+
+
+def best_part(rows: pd.DataFrame) -> str:
+    """Say which part the headline numbers come from: test if it was opened for these rows, else validation."""
+    return "test" if (rows.part == "test").any() else "validation"
+
+
+def headline(rows: pd.DataFrame, experiment: str) -> pd.DataFrame:
+    """Select the binary rows of an experiment, from the part that its headline numbers come from."""
+    mine = rows[(rows.experiment == experiment) & (rows.reading == "binary")]
+    return mine[mine.part == best_part(mine)]
+
+
+def main_table(rows: pd.DataFrame, experiment: str) -> pd.DataFrame:
+    """One row for each arm and setting: mean with 95 % half interval of each reading, controls, n, seconds.
+
+    Columns without information in this experiment (no settings, no unit gates, no silent units) are left out.
+    """
+    mine = rows[rows.experiment == experiment]
+    mine = mine[mine.part == best_part(mine)]
+    table = pd.DataFrame([_line(arm, setting, group) for arm, setting, group in specs(mine)])
+    empty = [c for c in OPTIONAL if c in table and not table[c].any()]
+    if "half %" in table and ((table["half %"] == "") | (table["half %"] == table["binary %"])).all():
+        empty.append("half %")
+    if not any(table[f"{c} %"].any() for c in CONTROLS if f"{c} %" in table):
+        empty += [f"{c} %" for c in CONTROLS]
+    return table.drop(columns=list(dict.fromkeys(empty)))
+
+
+def _line(arm: str, setting: str, group: pd.DataFrame) -> dict[str, str]:
+    """Write one row of the main table."""
+    binary = group[group.reading == "binary"]
+    units = bool(binary.units.notna().all())
+    line = {"arm": arm, "setting": setting, "sparsity %": percent(binary.density.mean())}
+    line["units closed %"] = percent(binary.units.astype(float).mean()) if units else ""
+    line["weights cut %"] = percent(binary.effective.astype(float).mean()) if units else ""
+    for reading in READINGS:
+        picked = group[group.reading == reading].accuracy.dropna()
+        line[f"{reading} %"] = interval(list(picked)) if len(picked) else ""
+    for name, column in (("not recalibrated %", "plain"), ("recalibrated %", "again"), ("exact images %", "clean")):
+        line[name] = _mean(binary[column], ".2f")
+    soft = binary.fractional.dropna()
+    line["fractional %"] = f"{100 * soft.mean():.1f}" if len(soft) else ""
+    line["silent units"] = _mean(binary.silent, ".0f")
+    line |= {f"{control} %": _mean(binary[control], ".1f") for control in CONTROLS}
+    line["n"] = str(binary.seed.nunique())
+    line["missed"] = str(int(binary.density_missed.fillna(False).astype(bool).sum()))
+    line["search s"] = f"{binary.search_seconds.mean():.0f}"
+    trained = str(binary.trained.iloc[0])
+    line["trained"] = ("slopes" if "act" in trained else "weights") if trained else ""
+    line["trained"] = "weights redrawn" if bool(binary.redrawn.iloc[0]) else line["trained"]
+    return line
+
+
+def _mean(column: pd.Series[Any], form: str) -> str:
+    """Write the mean of the known values; nothing if none is known."""
+    known = column.dropna()
+    return f"{known.mean():{form}}" if len(known) else ""
+
+
+def ablation_table(rows: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
+    """Add the paired difference to the reference to the table of an ablation."""
+    table = main_table(rows, experiment.name)
+    table[f"difference to {experiment.against or 'the reference'} (paired)"] = differences(rows, experiment)
+    return table
+
+
+def differences(rows: pd.DataFrame, experiment: Experiment) -> list[str]:
+    """Compare each spec with the same arm of the experiment `against`, or with the first row of the same density."""
+    mine = rows[(rows.experiment == experiment.name) & (rows.part == "validation") & (rows.reading == "binary")]
+    first: dict[float, pd.DataFrame] = {}
+    found = []
+    for arm, _, group in specs(mine):
+        asked = group.asked.iloc[0]
+        if experiment.against is not None:
+            other = values(rows, experiment.against, arm, None if pd.isna(asked) else asked, "validation")
+        else:
+            other = first.setdefault(-1.0 if pd.isna(asked) else asked, group)
+        same = group.merge(other, on=["seed", "draw", "order"])
+        if other is group:
+            found.append("reference")
+        elif same.empty:
+            found.append("no pairs")
+        else:
+            d = paired(list(same.accuracy_x), list(same.accuracy_y)).difference
+            found.append(f"{d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}], n = {d.n}")
+    return found
+
+
+def markdown(table: pd.DataFrame, experiment: Experiment, config: Config, rows: pd.DataFrame) -> str:
+    """Write a table with what a reader needs to judge it."""
+    mine = rows[rows.experiment == experiment.name]
+    head = "**A demonstration on a toy data set, not evidence for any claim.**\n\n" if config.demonstration else ""
+    where = f"{', '.join(mine.model.unique())} on {', '.join(mine.data.unique())}"
+    winning = (mine.reading == "untrained").any()
+    notes = [text for column, text in NOTES.items() if column in table and not (winning and column == "binary %")]
+    notes += [WINNING] if winning else []
+    said = f"accuracy on the {best_part(mine)} part, mean ± half of the 95 % t interval over n seeds"
+    body = pipe(table.to_dict("records"))
+    return f"{head}{experiment.about}: {where}, {said}.\n\n{body}\n\n{' '.join([*notes, origin(rows, experiment)])}\n"
+
+
+def origin(rows: pd.DataFrame, experiment: Experiment) -> str:
+    """Say where the numbers come from: new runs or recorded ones, dates, devices, versions of methods, revisions."""
+    mine = rows[rows.experiment == experiment.name].drop_duplicates(["digest", "seed"])
+    counts = ", ".join(f"{n} {o}" for o, n in mine.origin.value_counts().items())
+    versions = sorted({f"{run.split('-')[0]} {version}" for run, version in zip(mine.run, mine.version, strict=True)})
+    dates = sorted({mine.finished.min(), mine.finished.max()})
+    devices, revisions = sorted(mine.device.unique()), sorted(mine.revision.unique())
+    return copies(mine) + (
+        f"Runs: {counts}; finished {' to '.join(dates)}. Methods and their versions: {', '.join(versions)}. "
+        f"Device: {', '.join(devices)}. Revision: {', '.join(revisions)}."
+    )
+
+
+def copies(mine: pd.DataFrame) -> str:
+    """Say how many images of the data were decoded from JPEG copies; nothing if none was."""
+    lossy = mine[mine.lossy > 0]
+    if lossy.empty:
+        return ""
+    total, test = f"{lossy.lossy.max():.0f}", f"{lossy.lossy_test.max():.0f}"
+    return f"{total} images of the data ({test} of the test part) come from JPEG copies. "
+
+
+def latex(table: pd.DataFrame) -> str:
+    """Write the columns of a table that fit a page as booktabs LaTeX; the Markdown table has them all."""
+    return booktabs(table[[c for c in table.columns if c in LATEX or c.startswith("difference")]])

@@ -1,0 +1,46 @@
+"""Rows and numbers as Markdown and LaTeX."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from tabulate import tabulate
+
+from crbg.report.stats import t_interval
+
+
+def interval(values: list[float]) -> str:
+    """Write mean ± half of the 95 % t interval; for one or two values, whose interval says nothing, the mean with n."""
+    i = t_interval(values)
+    return f"{i.mean:.2f} ± {i.half:.2f}" if i.n > 2 else f"{i.mean:.2f} (n = {i.n})"
+
+
+def percent(density: float, form: str = ".1f") -> str:
+    """Write the sparsity that belongs to a density, in %."""
+    return f"{100 * (1 - density):{form}}"
+
+
+def pipe(rows: Sequence[Mapping[Any, Any]]) -> str:
+    """Write rows as a Markdown table."""
+    return tabulate([dict(r) for r in rows], headers="keys", tablefmt="pipe", disable_numparse=True)
+
+
+def booktabs(table: pd.DataFrame) -> str:
+    """Write a whole table as booktabs LaTeX."""
+    plain = table.map(tex)
+    plain.columns = [tex(c) for c in plain.columns]
+    body = tabulate(plain.to_dict("records"), headers="keys", tablefmt="latex_raw", disable_numparse=True)
+    for rule in (r"\toprule", r"\midrule", r"\bottomrule"):
+        body = body.replace(r"\hline", rule, 1)
+    return body + "\n"
+
+
+def tex(value: object) -> str:
+    """Escape plain text for LaTeX."""
+    text = re.sub(r"([%&#_$])", r"\\\1", str(value))
+    for sign, command in (("±", r"$\pm$"), ("<", r"$<$"), (">", r"$>$"), ("^", r"\^{}"), ("~", r"\~{}")):
+        text = text.replace(sign, command)
+    return text

@@ -1,0 +1,96 @@
+"""Short tables for the paper and for readers in a hurry: arms by sparsity, best tickets, published beside measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from crbg.experiments.config import Experiment
+from crbg.report.claims import Comparison
+from crbg.report.records_table import specs, values
+from crbg.report.rules.base import count
+from crbg.report.tables.experiment import best_part, copies, headline
+from crbg.report.tables.markup import booktabs, interval, percent, pipe
+
+
+def by_sparsity(experiment: Experiment, rows: pd.DataFrame) -> list[dict[str, str]]:
+    """One line for each arm with one cell for each sparsity."""
+    mine = headline(rows, experiment.name)
+    asked = sorted(mine.asked.dropna().unique(), reverse=True)
+    out = []
+    for arm, group in mine.groupby("arm", sort=False):
+        if not group.asked.isna().all():
+            cells = {f"{percent(d, 'g')} %": list(group[group.asked == d].accuracy) for d in asked}
+            out.append({"arm": str(arm)} | {name: interval(found) if found else "" for name, found in cells.items()})
+    return out
+
+
+def short_latex(experiment: Experiment, rows: pd.DataFrame) -> str:
+    """Write the accuracies by arm and sparsity as booktabs LaTeX, for the width of a page."""
+    return booktabs(pd.DataFrame(by_sparsity(experiment, rows)))
+
+
+def readme_table(experiment: Experiment, rows: pd.DataFrame) -> str:
+    """Write the headline accuracies of an experiment as Markdown: what was measured, the table, what has no mask."""
+    mine = headline(rows, experiment.name)
+    flat = mine[mine.asked.isna()].groupby("arm", sort=False).accuracy.apply(lambda a: interval(list(a)))
+    others = [f"{arm} {text}" for arm, text in flat.items()]
+    others += [f"the most frequent class {v:.2f}" for v in mine.constant.dropna()[:1]]
+    said = f"Without a mask: {'; '.join(others) or 'not run'}. {copies(rows[rows.experiment == experiment.name])}"
+    link = f"[`{experiment.name}`](paper/tables/{experiment.name}.md)"
+    body = pipe(by_sparsity(experiment, rows))
+    return f"{link}, {_what(experiment, mine)}\n\n{body}\n\n{said.rstrip()}\n"
+
+
+def _what(experiment: Experiment, mine: pd.DataFrame) -> str:
+    """Say what the accuracies are of: network, data, part, kind of ticket, interval, seeds."""
+    counts = sorted(set(mine.groupby(["arm", "digest"]).seed.nunique()))
+    seeds = f"n = {counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "") + " seeds"
+    winning = experiment.view == "winners"
+    kind = "winning tickets, trained under their masks," if winning else "binary tickets on untrained weights"
+    where = f"{', '.join(mine.model.unique())} on {', '.join(mine.data.unique())}: {best_part(mine)} accuracy in %"
+    return f"{where} of {kind} by sparsity, mean ± half of the 95 % t interval, {seeds}."
+
+
+def comparison(lines: Sequence[Comparison], rows: pd.DataFrame) -> pd.DataFrame:
+    """Set what was published beside what was measured, for the rows that the claims file declares."""
+    return pd.DataFrame([_compared(line, rows) for line in lines])
+
+
+def _compared(line: Comparison, rows: pd.DataFrame) -> dict[str, str]:
+    ours, sparsity, n, trained = "not run", "", "", ""
+    if line.constant:
+        known = rows[(rows.experiment == line.experiment) & (rows.part == "test")].constant.dropna()
+        ours = f"{known.iloc[0]:.2f}" if len(known) else ours
+    elif line.experiment:
+        mine = values(rows, line.experiment, line.arm, line.density)
+        if len(mine):
+            ours, n, trained = interval(list(mine.accuracy)), str(len(mine)), "yes" if mine.trained.iloc[0] else "no"
+            units = f"{percent(mine.units.astype(float).mean())} of the units" if mine.units.notna().all() else ""
+            sparsity = units or percent(mine.density.mean())
+            if missed := int(mine.density_missed.astype(bool).sum()):
+                sparsity += f" ({count(missed, 'run')} missed it, cut to it)"
+    known_as = {"row": line.row, "published": line.published, "measured %": ours}
+    return known_as | {"sparsity %": sparsity, "n": n, "weights trained": trained}
+
+
+def best_tickets(rows: pd.DataFrame, experiment: str) -> pd.DataFrame:
+    """Give the best ticket of each method at the density that most arms of an experiment share, the best method first.
+
+    A ticket is an arm with its setting, its accuracy the mean over seeds. Columns: method, arm, accuracy, interval,
+    density.
+    """
+    mine = headline(rows, experiment)
+    mine = mine[mine.asked.notna() & (mine.asked < 1)]
+    if mine.empty:
+        return pd.DataFrame(columns=["method", "arm", "accuracy", "interval", "density"])
+    shared = mine.groupby("asked").arm.nunique()
+    mine = mine[mine.asked == shared[shared == shared.max()].index.min()]
+    found = []
+    for arm, _, group in specs(mine):
+        accuracy = list(group.accuracy)
+        line = {"method": str(group.run.iloc[0]).split("-")[0], "arm": arm, "accuracy": sum(accuracy) / len(accuracy)}
+        found.append(line | {"interval": interval(accuracy), "density": group.asked.iloc[0]})
+    best = pd.DataFrame(found).sort_values("accuracy", ascending=False, kind="stable").drop_duplicates("method")
+    return best.reset_index(drop=True)
