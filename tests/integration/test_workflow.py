@@ -91,10 +91,10 @@ def test_recorded_runs_spare_the_searches_but_not_on_the_cluster(clone):
 
 
 def test_the_quickstart_plans_few_jobs(clone):
-    code, text = dry_run(clone, "--cores", "all", "--configfile", "config.yaml", "config/quickstart.yaml", "--", "all")
+    code, text = dry_run(clone, "--cores", "all", "--configfile", "config.yaml", "config/overlays/quickstart.yaml", "--", "all")
     assert code == 0, text
     counts, searches = planned(text)
-    assert set(searches) == set(configs.read(["config.yaml", "config/quickstart.yaml"]).experiments)
+    assert set(searches) == set(configs.read(["config.yaml", "config/overlays/quickstart.yaml"]).experiments)
     assert max(searches.values()) <= 2
     assert "results/quickstart/data/digits.json" in text
     assert "results/data" not in text
