@@ -17,7 +17,7 @@ import yaml
 
 from crbg.errors import CrbgError, suggest
 from crbg.experiments import config_points
-from crbg.experiments.config_files import SCALARS, Merged, expand, merge, path_of, wrong_name
+from crbg.experiments.config_files import SCALARS, Merged, expand, merge, path_of
 from crbg.experiments.spec import Spec
 
 if TYPE_CHECKING:

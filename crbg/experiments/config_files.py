@@ -1,10 +1,10 @@
-"""Read configuration files and lay them over one another. The result is one mapping of plain values, not yet checked."""
+"""Read configuration files and lay them over one another, into one mapping of plain values that is not yet checked."""
 
 from __future__ import annotations
 
 import os
 import string
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,12 @@ import yaml
 
 from crbg.errors import CrbgError, suggest
 
-# Top-level keys with one value each, which `--set` and `snakemake --config` accept. `int` ones are read as YAML.
-SCALARS: dict[str, type] = {
-    "about": str, "results": str, "paper": str, "data_dir": str, "reuse": str, "device": str, "threads": int, "gpu_share": int,
-    "save_every": int, "seeds_at_most": int, "points_at_most": int, "jobs_at_most": int,
-}  # fmt: skip
-PATHS = ("results", "paper", "data_dir")
+# Top-level keys with one value, which `--set` and `snakemake --config` accept.
+_TEXTS, _NUMBERS = (
+    ("about", "results", "paper", "data_dir", "reuse", "device"),
+    ("threads", "gpu_share", "save_every", "seeds_at_most", "points_at_most", "jobs_at_most"),
+)
+SCALARS: dict[str, type] = dict.fromkeys(_TEXTS, str) | dict.fromkeys(_NUMBERS, int)
 RENAMED = {"scale": "override"}  # old top-level keys, and what replaced them
 
 
@@ -38,7 +38,7 @@ class Merged:
 
 
 def merge(paths: Sequence[str | Path], settings: Iterable[str] = ()) -> Merged:
-    """Lay files over one another in this order, each over the files that it includes, and `key=value` settings over all.
+    """Lay files over one another in this order, each over the files that it includes, then `key=value` settings.
 
     Raises:
         CrbgError: a file cannot be read, gives a key twice, or has a key that is not text; or a setting is unknown.
@@ -129,7 +129,7 @@ def _name_bases(values: dict[str, Any]) -> dict[str, Any]:
     def body(value: Any) -> Any:
         return {"extends": value} if isinstance(value, str) else value
 
-    def within(value: Any, change: Any) -> Any:
+    def within(value: Any, change: Callable[[Any], Any]) -> Any:
         return {k: change(v) for k, v in value.items()} if isinstance(value, dict) else value
 
     def arm(value: Any) -> Any:
@@ -140,7 +140,7 @@ def _name_bases(values: dict[str, Any]) -> dict[str, Any]:
             return value
         return {k: body(v) if k == "base" else within(v, arm) if k == "arms" else v for k, v in value.items()}
 
-    changes = {
+    changes: dict[str, Callable[[Any], Any]] = {
         "bases": lambda v: within(v, body),
         "override": body,
         "defaults": experiment,
@@ -160,7 +160,7 @@ def _value(key: str, text: str, setting: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads YAML as the safe loader does, and notes keys that a mapping gives twice: YAML keeps the last one silently."""
+    """A safe loader that notes the keys which a mapping gives twice; YAML silently keeps the last one."""
 
     twice: list[str]
 
@@ -170,9 +170,10 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
                 continue
-            line = key.start_mark.line + 1
-            if (before := first.setdefault((key.tag, key.value), line)) and before is not line:
-                self.twice.append(f"line {line}: the key {key.value!r} is given twice, first in line {before}")
+            name, line = (key.tag, key.value), key.start_mark.line + 1
+            if name in first:
+                self.twice.append(f"line {line}: the key {key.value!r} is given twice, first in line {first[name]}")
+            first[name] = line
         return node
 
 
@@ -215,8 +216,10 @@ def _no_text(value: Any, loc: tuple[str, ...]) -> Iterator[str]:
 
 
 NAME = frozenset(string.ascii_letters + string.digits + "_")
-# Rules of the workflow, which has a rule for each target too.
-RULES = ("chapter", "data", "evaluate", "evaluate_gpu", "paper", "search", "search_gpu", "search_nodes", "search_wide", "selection")  # fmt: skip
+# The rules of the workflow, which makes a rule of each target too.
+RULES = frozenset(
+    "data search search_gpu search_wide search_nodes evaluate evaluate_gpu selection chapter paper".split()  # noqa: SIM905
+)
 
 
 def wrong_name(kind: str, name: str) -> str | None:
@@ -224,7 +227,8 @@ def wrong_name(kind: str, name: str) -> str | None:
     more = frozenset("+.-*") if kind == "arm" else frozenset()
     if not name or not set(name) <= NAME | more or name[0] in ".-":
         extra = ", and inside it + . - *" if more else ""
-        return f"the name {name!r} of an {kind} is used in file names: use letters, digits and _{extra}"
+        article = "a" if kind == "target" else "an"
+        return f"the name {name!r} of {article} {kind} is used in file names: use letters, digits and _{extra}"
     if kind == "target" and (name in RULES or name[0].isdigit()):
         return (
             f"the target {name!r} has the name of a rule of the workflow, or begins with a digit; choose another name"

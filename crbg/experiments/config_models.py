@@ -1,6 +1,6 @@
-"""The shape of a configuration file, as pydantic models: what `config.check` accepts, and what schema and docs are made of.
+"""The shape of a configuration file as pydantic models, from which the check, the JSON Schema and the docs are made.
 
-Only `config.check`, `config_docs` and tests import this module, so that `crbg run` works without pydantic.
+Only `config.check` and `config_docs` import this module, so `crbg run` works without pydantic.
 """
 
 from __future__ import annotations
@@ -36,9 +36,7 @@ def _body(value: Any) -> Any:
     if not isinstance(value, Mapping):
         raise _refuse("must be a mapping, or the name of a base")
     known = [*RUN_FIELDS, "extends"]
-    wrong = [
-        k for k in value if str(k).partition(".")[0] not in known or "." in k and k.partition(".")[0] not in DOTTED
-    ]
+    wrong = [k for k in value if k not in known and k.partition(".")[0] not in DOTTED]
     if wrong:
         raise _refuse("; ".join(f"unknown key {k!r}: {suggest(str(k), known)}" for k in wrong))
     if "extends" in value and not _is_names(value["extends"]):
@@ -48,6 +46,12 @@ def _body(value: Any) -> Any:
 
 def _is_names(value: Any) -> bool:
     return isinstance(value, str) or (isinstance(value, list) and all(isinstance(name, str) for name in value))
+
+
+def _texts(value: Any) -> Any:
+    if not _is_names(value):
+        raise _refuse(f"must be text or a list of texts, not {value!r}")
+    return value
 
 
 def _grid(value: Any) -> Any:
@@ -101,6 +105,7 @@ def _device(value: str) -> str:
 Strict = ConfigDict(extra="forbid", strict=True, frozen=True)
 Count = Annotated[int, Field(ge=1)]
 Seeds = Annotated[list[int], BeforeValidator(_seeds)]
+Texts = Annotated[str | list[str], BeforeValidator(_texts)]
 Body = Annotated[str | dict[str, Any], BeforeValidator(_body)]
 
 
@@ -127,8 +132,8 @@ class Experiment(BaseModel):
     about: str = Field("", description="what it asks; the headline of its table")
     role: Literal["tune", "ablation", "main"] = Field(
         "ablation",
-        description="`tune` (trials from which `crbg select` chooses) and `ablation` read validation images only; `main` is "
-        "evaluated once on the test part",
+        description="`tune` (trials from which `crbg select` chooses) and `ablation` read validation images only; "
+        "`main` is evaluated once on the test part",
     )
     targets: Annotated[list[str], AfterValidator(_names("target"))] = Field(
         [], description="names under which several experiments run: `crbg run lenet`, `snakemake lenet`"
@@ -136,14 +141,14 @@ class Experiment(BaseModel):
     seeds: Seeds = Field([0], description="seeds of every point; tuning and main experiments share none")
     base: Body = Field({}, description="fields of a run that all arms have, or the name of a base")
     arms: Annotated[dict[str, Arm], AfterValidator(_names("arm"))] = Field({}, description="what is compared, by name")
-    tuned_by: str | list[str] = Field(
+    tuned_by: Texts = Field(
         [],
         description="tuning experiments whose choice, in `paper/selected.yaml`, is laid over arms of the same names",
     )
     groups: Annotated[dict[Any, list[Any]], BeforeValidator(_groups)] = Field(
         {},
-        description="in a tuning experiment: a tuned density, and the densities for which its choice is used; null stands for runs "
-        "without a density",
+        description="in a tuning experiment: a tuned density, and the densities that use its choice; null stands "
+        "for runs without a density",
     )
     cells_per_job: Count | None = Field(
         None, description="runs in one job of the workflow; otherwise as many as there are seeds"
@@ -154,9 +159,9 @@ class Experiment(BaseModel):
     nodes: Count = Field(1, description="nodes that share the batches of one run; several need `gpu: 2` or more")
     view: Literal["curve", "methods", "winners", "cost", "dots", "lines", "width", "penalties"] | None = Field(
         None,
-        description="its figure: `curve` (accuracy against sparsity), `methods` (one panel for each density), `winners` (with "
-        "published curves), `cost` (against the length of the search), `dots`, `lines` (along `x`), `width`, `penalties`; "
-        "otherwise `curve` for main experiments and `dots` for others",
+        description="its figure: `curve` (accuracy against sparsity), `methods` (one panel per density), `winners` "
+        "(with published curves), `cost` (against the length of the search), `dots`, `lines` (along `x`), "
+        "`width`, `penalties`; otherwise `curve` for main experiments and `dots` for others",
     )
     x: str = Field("density", description="the field along the axis of `lines`, such as `scale` or `options.noise`")
     against: str | None = Field(
@@ -170,7 +175,7 @@ class Settings(BaseModel):
     model_config = Strict
 
     about: str = Field("", description="one sentence on the whole")
-    include: str | list[str] = Field(
+    include: Texts = Field(
         [], description="files that lie under this one, relative to its folder; later ones lie over earlier ones"
     )
     order: list[str] = Field(
@@ -201,7 +206,8 @@ class Settings(BaseModel):
     save_every: Count = Field(60, description="seconds between two checkpoints of a run")
     override: Body = Field(
         {},
-        description="fields laid over every run, such as a small data set and few epochs; the results are marked as a demonstration",
+        description="fields laid over every run, such as a small data set and few epochs; results are marked as a "
+        "demonstration",
     )
     seeds_at_most: Count | None = Field(None, description="use at most so many seeds of each arm")
     points_at_most: Count | None = Field(None, description="use at most so many points of a grid for each density")
@@ -226,7 +232,6 @@ def problems(values: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _problem(loc: tuple[str, ...], kind: str, value: Any, context: Mapping[str, Any]) -> Problem:
-    loc = loc if kind == "extra_forbidden" else _without_branches(loc)
     place, key = ".".join(loc[:-1]), loc[-1]
     before = f"{place}: " if place else ""
     if kind == "extra_forbidden":
@@ -246,13 +251,9 @@ def _problem(loc: tuple[str, ...], kind: str, value: Any, context: Mapping[str, 
     return Problem(loc, text)
 
 
-def _without_branches(loc: tuple[str, ...]) -> tuple[str, ...]:
-    """Drop what pydantic adds to a place in a union: the type that it tried."""
-    return tuple(part for part in loc if not re.fullmatch(r"str|list\[.*\]|dict\[.*\]|nullable|none", part))
-
-
 def _model_at(loc: tuple[str, ...]) -> type[BaseModel]:
     """Find the model whose key stands last in a place."""
     if loc[0] == "defaults":
         return Experiment if len(loc) == 2 else Arm
-    return {1: Settings, 3: Experiment, 5: Arm}.get(len(loc), Settings)
+    by_depth: dict[int, type[BaseModel]] = {1: Settings, 3: Experiment, 5: Arm}
+    return by_depth.get(len(loc), Settings)

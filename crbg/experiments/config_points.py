@@ -1,4 +1,4 @@
-"""From the body of an arm to its specs: bases, grids, choices of the selection rule, and the override of a demonstration."""
+"""The specs of an arm, from bases, grids, choices of the selection rule and the override of a demonstration."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def resolve(
     Raises:
         CrbgError: a base is unknown, or extends itself.
     """
-    names, out = body.get("extends") or [], {}
+    names = body.get("extends") or []
+    out: dict[str, Any] = {}
     for name in [names] if isinstance(names, str) else names:
         if name in chain:
             raise CrbgError(f"bases.{name} extends itself: {' -> '.join((*chain, name))}")

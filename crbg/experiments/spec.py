@@ -83,11 +83,14 @@ class Spec:
             raise CrbgError("; ".join(problems))
 
     def _problems(self) -> typing.Iterator[str]:
-        for check in (lambda: info(self.data), lambda: models.family(self.model), lambda: self.resolved()):
+        for check in (lambda: info(self.data), lambda: self.resolved()):
             try:
                 check()
             except CrbgError as error:
                 yield str(error)
+        yield from models.problems(self.model, self.model_args, self.init)
+        with contextlib.suppress(CrbgError):  # unknown options were named above
+            yield from methods.conflicts(self.method, self.resolved(), self.density)
         if self.density is not None and not 0 < self.density <= 1:
             yield f"density {self.density} is not in (0, 1]; density = kept / total"
         if self.init not in (known := (*rng.LAWS, "imagenet")):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crbg.errors import CrbgError, suggest
+from crbg.methods._limits import option
 from crbg.methods.contract import SearchResult, SearchTask, Traits
 
 if TYPE_CHECKING:
@@ -22,9 +23,9 @@ class Options:
     part: all, or norm (gains and shifts of normalisation alone).
     """
 
-    optimiser: str = "adam"
-    lr: float = 1e-3
-    part: str = "all"
+    optimiser: str = option("adam", choices=("adam", "sgd"))
+    lr: float = option(1e-3, least=0)
+    part: str = option("all", choices=("all", "norm"))
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crbg.errors import CrbgError
+from crbg.methods._limits import option, share
 from crbg.methods._ranked import asked, like, ranked
 from crbg.methods.contract import SearchResult, SearchTask, Traits
 
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
     from crbg.training.hooks import SearchHook
 
 VERSION = 1
+SCOPES = ("layer", "global")
 TRAITS = Traits("straight-through, top k", "exact by layer, or of all together")
+NEEDS_DENSITY = True
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,12 @@ class Options:
     scope: layer or global.
     """
 
-    lr: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
+    lr: float = option(0.1, least=0)
+    momentum: float = option(0.9, least=0, below=1)
+    weight_decay: float = option(1e-4, least=0)
     scaled: bool = True
-    scope: str = "layer"
-    reach: float = 0.1
+    scope: str = option("layer", choices=SCOPES)
+    reach: float = share(0.1)
 
 
 def find(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from crbg.methods._limits import option
 from crbg.methods._ranked import asked, like, ranked
 from crbg.methods.contract import SearchResult, SearchTask, Traits
 
@@ -19,16 +20,17 @@ if TYPE_CHECKING:
 
 VERSION = 1
 TRAITS = Traits("straight-through, rounding", "exact of all together")
+NEEDS_DENSITY = True
 
 
 @dataclass(frozen=True)
 class Options:
     """SGD on the scores; `decay` is the L2 pull towards 0, `periods` the number of times that weights are given up for good."""
 
-    lr: float = 0.1
-    momentum: float = 0.9
-    decay: float = 1e-4
-    periods: int = 10
+    lr: float = option(0.1, least=0)
+    momentum: float = option(0.9, least=0, below=1)
+    decay: float = option(1e-4, least=0)
+    periods: int = option(10, least=1)
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from crbg.methods._limits import option, share
 from crbg.methods._ranked import asked, balanced, like
 from crbg.methods.contract import SearchResult, SearchTask, Traits
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 TRAITS = Traits("pathwise, stretched Concrete", "exact of all together (cut at the end)")
+NEEDS_DENSITY = True
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,11 @@ class Options:
     slack: the budget is that many times the target. spread: standard deviation of log alpha at first.
     """
 
-    lr: float = 0.1
-    drop: float = 0.88
-    slack: float = 1.1
-    start: float = 0.0
-    spread: float = 0.01
+    lr: float = option(0.1, least=0)
+    drop: float = share(0.88)
+    slack: float = option(1.1, above=0)
+    start: float = share(0.0)
+    spread: float = option(0.01, least=0)
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crbg.errors import CrbgError
+from crbg.methods._limits import option
 from crbg.methods._ranked import asked
 from crbg.methods._winning import Recipe, train, winning
 from crbg.methods.contract import SearchResult, SearchTask, Traits
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 TRAITS = Traits("of the weights", "exact of all together", "trained again and again")
+NEEDS_DENSITY = True
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,8 @@ class Options(Recipe):
     levels: 0 for as many as the density needs, 1 for one shot.
     """
 
-    drop: float = 0.2
-    levels: int = 0
+    drop: float = option(0.2, above=0, below=1)
+    levels: int = option(0, least=0)
 
 
 def shares(o: Options, density: float) -> list[float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from crbg.methods._limits import option
 from crbg.methods.contract import SearchResult, SearchTask, Traits
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ TRAITS = Traits("of the last weight", "all kept", "last layer trained")
 class Options:
     """Adam with a cosine to 0."""
 
-    lr: float = 1e-3
+    lr: float = option(1e-3, least=0)
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:

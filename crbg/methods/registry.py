@@ -9,11 +9,12 @@ import importlib
 import math
 import pkgutil
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from crbg.errors import CrbgError, suggest
+from crbg.methods import _limits
 
 if TYPE_CHECKING:
     pass
@@ -41,7 +42,11 @@ def hints(kind: type) -> dict[str, Any]:
 
 
 def options(name: str, values: Mapping[str, Any]) -> Any:
-    """Build a method's `Options` from plain values; unknown names and wrong types are refused together."""
+    """Build a method's `Options` from plain values.
+
+    Raises:
+        CrbgError: names all unknown options and wrong types, or else all values outside their limits.
+    """
     kind = get(name).Options
     types, problems = hints(kind), []
     for key, value in values.items():
@@ -53,7 +58,22 @@ def options(name: str, values: Mapping[str, Any]) -> Any:
             )
     if problems:
         raise CrbgError("; ".join(problems))
-    return kind(**{k: coerce(v, types[k]) for k, v in values.items()})
+    made = kind(**{k: coerce(v, types[k]) for k, v in values.items()})
+    if problems := list(_limits.problems(name, made)):
+        raise CrbgError("; ".join(problems))
+    return made
+
+
+def conflicts(name: str, chosen: Any, density: float | None) -> Iterator[str]:
+    """Yield what is wrong between a method's options and the density that is asked for."""
+    method = get(name)
+    needs = getattr(method, "NEEDS_DENSITY", None)
+    if needs and density is None:
+        yield f"density is missing: {name} keeps a share of the weights that you choose"
+    if needs is False and density is not None:
+        yield f"{name} finds its own sparsity; leave density out"
+    if check := getattr(method, "conflicts", None):
+        yield from check(chosen, density)
 
 
 def fits(value: Any, hint: Any) -> bool:

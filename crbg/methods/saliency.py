@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crbg.errors import CrbgError
+from crbg.methods._limits import option
 from crbg.methods._ranked import asked
 from crbg.methods._winning import Recipe, winning
 from crbg.methods.contract import SearchResult, SearchTask, Traits
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 VERSION = 1
+SCORES = ("magnitude", "random", "snip", "grasp", "grasp_abs", "synflow")  # of `crbg.search.saliency`, which needs torch
 TRAITS = Traits("of the weights, once", "exact of all together", "trained afterwards")
+NEEDS_DENSITY = True
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,8 @@ class Options(Recipe):
     rounds: of scoring, 0 for what the score's paper does.
     """
 
-    score: str = "snip"
-    rounds: int = 0
+    score: str = option("snip", choices=SCORES)
+    rounds: int = option(0, least=0)
 
 
 def work(o: Options, density: float | None, epochs: int) -> float:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crbg.errors import CrbgError
+from crbg.methods._limits import option, share
 from crbg.methods.contract import SearchResult, SearchTask, Traits
 from crbg.training import distributed
 
@@ -18,17 +19,18 @@ if TYPE_CHECKING:
 
 VERSION = 1
 TRAITS = Traits("pathwise, Gaussian on outputs", "whatever the data give", "trained")
+NEEDS_DENSITY = False
 
 
 @dataclass(frozen=True)
 class Options:
     """Adam, its rate flat for the first half and then falling to 0; the KL term rises between the shares `silent` and `full`."""
 
-    lr: float = 1e-3
+    lr: float = option(1e-3, least=0)
     log_sigma2: float = -10.0
     threshold: float = 3.0
-    silent: float = 0.025
-    full: float = 0.1
+    silent: float = share(0.025)
+    full: float = share(0.1)
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crbg.errors import CrbgError
+from crbg.methods._limits import option
 from crbg.methods.contract import SearchResult, SearchTask, Traits
 
 if TYPE_CHECKING:
@@ -20,17 +21,18 @@ if TYPE_CHECKING:
 
 VERSION = 1
 TRAITS = Traits("pathwise, clipped Gaussian", "whatever the penalty gives")
+NEEDS_DENSITY = False
 
 
 @dataclass(frozen=True)
 class Options:
     """Adam at a constant rate; `weight` times the mean of Phi(mu / sigma); weight decay pulls mu to 1/2, where it starts."""
 
-    sigma: float = 0.5
-    weight: float = 0.1
-    lr: float = 1e-5
-    weight_decay: float = 1e-3
-    spread: float = 0.01
+    sigma: float = option(0.5, above=0)
+    weight: float = option(0.1, least=0)
+    lr: float = option(1e-5, least=0)
+    weight_decay: float = option(1e-3, least=0)
+    spread: float = option(0.01, least=0)
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from crbg.methods._limits import option
 from crbg.methods._ranked import asked, like, ranked
 from crbg.methods.contract import SearchResult, SearchTask, Traits
 
@@ -18,14 +19,15 @@ if TYPE_CHECKING:
 
 VERSION = 1
 TRAITS = Traits("straight-through, Bernoulli draws", "exact of all together (cut at the end)")
+NEEDS_DENSITY = True
 
 
 @dataclass(frozen=True)
 class Options:
     """SGD with the paper's large learning rate. rescale: multiply kept weights by total / kept of their layer."""
 
-    lr: float = 100.0
-    momentum: float = 0.0
+    lr: float = option(100.0, least=0)
+    momentum: float = option(0.0, least=0, below=1)
     rescale: bool = False
 
 

@@ -4,6 +4,6 @@ A file holds `NAMES`, a regular expression for the model names it knows (read wi
 needs no torch), and `build(name, in_shape, classes, **options) -> nn.Module`.
 """
 
-from crbg.models.registry import build, families, family, initial
+from crbg.models.registry import build, families, family, initial, problems
 
-__all__ = ["build", "families", "family", "initial"]
+__all__ = ["build", "families", "family", "initial", "problems"]

@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ from paths import ROOT
 
 from crbg import methods
 from crbg.errors import CrbgError
-from crbg.experiments import config, record_store
+from crbg.experiments import config, config_files, config_models, record_store
 from crbg.experiments.config import read
 from crbg.experiments.spec import spec_from
 
@@ -368,3 +369,197 @@ def test_malformed_lists_of_an_experiment_are_named(body):
     raw = {"experiments": {"e": {"base": {"data": "digits", "model": "lenet-16"}, "arms": arms, **body}}}
     with pytest.raises(CrbgError, match=next(iter(body))):
         config.check(raw, ("c.yaml",))
+
+
+# --- several files ---
+
+
+def put(here, **files):
+    for name, body in files.items():
+        path = here / f"{name}.yaml"
+        path.write_text(body if isinstance(body, str) else yaml.safe_dump(body, sort_keys=False))
+
+
+def test_included_files_lie_under_the_file_that_includes_them(here):
+    (here / "more").mkdir()
+    put(here, config={"include": ["more/a.yaml", "more/b.yaml"], "threads": 3, "experiments": one(seeds=[5])})
+    (here / "more/a.yaml").write_text(
+        yaml.safe_dump({"threads": 1, "gpu_share": 4, "experiments": {"f": experiment()}})
+    )
+    (here / "more/b.yaml").write_text("include: c.yaml\ngpu_share: 5\n")
+    (here / "more/c.yaml").write_text("gpu_share: 6\nsave_every: 7\n")
+    config = read(["config.yaml"])
+    assert (config.threads, config.gpu_share, config.save_every) == (3, 5, 7)
+    assert set(config.experiments) == {"e", "f"}
+    assert {c.seed for c in config.experiment("e").cells} == {5}
+
+
+def test_a_mistake_in_an_included_file_names_that_file(here):
+    put(here, config={"include": "part.yaml", "experiments": one()}, part={"experiments": {"f": experiment(sedes=[1])}})
+    assert (
+        message()
+        == "part.yaml: experiments.f: unknown key 'sedes': did you mean 'seeds'? choose from: "
+        + ", ".join(sorted(config_models.Experiment.model_fields))
+    )
+    put(here, part={"experiments": {"f": experiment(arms={"a": {"method": "crbg", "set": {"options.noise": -1}}})}})
+    assert message().startswith("part.yaml: experiments.f.arms.a: crbg.noise = -1.0 must be at least 0")
+
+
+def test_files_that_include_nothing_or_themselves_are_refused(here):
+    put(here, config={"include": ["prat.yaml"]}, part={})
+    assert message().startswith("config.yaml: include: there is no file 'prat.yaml': did you mean 'part.yaml'?")
+    put(here, config={"include": "part.yaml"}, part={"include": "config.yaml"})
+    assert "includes itself" in message()
+
+
+def test_bodies_extend_bases_and_an_overlay_adds_fields(here):
+    bases = {
+        "small": BASE,
+        "long": {"extends": "small", "epochs": 9, "options.lr": 0.5},
+        "quiet": {"options.noise": 0.0, "batch": 32},
+    }
+    arms = {
+        "a": {"method": "crbg", "set": "quiet"},
+        "b": {"method": "crbg", "set": {"extends": ["quiet"], "batch": 16, "options.lr": 0.25}},
+    }
+    put(here, config={"bases": bases, "experiments": one(base="long", arms=arms, seeds=[0])})
+    a, b = (c.spec for c in read(["config.yaml"]).experiment("e").cells)
+    assert (a.data, a.epochs, a.batch, a.resolved().lr, a.resolved().noise) == ("digits", 9, 32, 0.5, 0.0)
+    assert (b.epochs, b.batch, b.resolved().lr, b.resolved().noise) == (9, 16, 0.25, 0.0)
+    put(here, over={"experiments": {"e": {"base": {"epochs": 3}, "arms": {"a": {"set": {"batch": 8}}}}}})
+    a, b = (c.spec for c in read(["config.yaml", "over.yaml"]).experiment("e").cells)
+    assert (a.epochs, a.batch, a.resolved().noise, b.epochs, b.batch) == (3, 8, 0.0, 3, 16)
+
+
+@pytest.mark.parametrize(
+    ("bases", "words"),
+    [
+        ({"samll": BASE}, "experiments.e.base: unknown base 'small': did you mean 'samll'?"),
+        ({"small": {"extends": "big"}, "big": {"extends": "small"}}, "extends itself: small -> big -> small"),
+        ({"small": {"extends": 3}}, "bases.small: extends must name a base"),
+        ({"small": {"epocs": 1}}, "bases.small: unknown key 'epocs': did you mean 'epochs'?"),
+    ],
+)
+def test_wrong_bases_are_named(here, bases, words):
+    put(here, config={"bases": bases, "experiments": one(base="small")})
+    assert words in message()
+
+
+def test_defaults_reach_the_experiments_that_a_file_introduces(here):
+    put(
+        here,
+        config={"defaults": {"seeds": [7], "role": "main"}, "experiments": {"e": experiment(seeds=None, role=None)}},
+        over={"defaults": {"seeds": [8]}, "experiments": {"e": {"cells_per_job": 1}, "f": experiment(seeds=None)}},
+    )
+    config = read(["config.yaml", "over.yaml"])
+    assert {c.seed for c in config.experiment("e").cells} == {7}
+    assert {c.seed for c in config.experiment("f").cells} == {8}
+    assert (config.experiment("e").role, config.experiment("f").role) == ("main", "tune")
+
+
+def test_experiments_come_in_the_order_that_is_given(here):
+    three = {"e": experiment(), "f": experiment(), "g": experiment()}
+    put(here, config={"order": ["g", "e"], "experiments": three})
+    assert list(read(["config.yaml"]).experiments) == ["g", "e", "f"]
+    put(here, config={"order": ["h"], "experiments": three})
+    assert "order: unknown experiment 'h'" in message()
+
+
+def test_labels_of_the_configuration_name_arms_in_figures(here):
+    arms = {"a": {"method": "random", "label": "mine"}, "b": {"method": "dense"}, "c": {"method": "probe"}}
+    put(here, config={"labels": {"a": "ours", "b": "theirs"}, "experiments": one(arms=arms)})
+    config = read(["config.yaml"])
+    assert [config.experiment("e").label(n) for n in "abc"] == ["mine", "theirs", "c"]
+    assert config.labels == {"a": "ours", "b": "theirs"}
+
+
+# --- keys, names and values ---
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("threads: 1\nthreads: 2\n", "config.yaml, line 2: the key 'threads' is given twice, first in line 1"),
+        ("experiments: {e: {}, e: {}}\n", "config.yaml, line 1: the key 'e' is given twice, first in line 1"),
+        ("experiments: {no: {}}\n", "experiments: the key False is not text (YAML reads yes, no, on and off"),
+        ("experiments:\n  e:\n    arms: {1: {}}\n", "experiments.e.arms: the key 1 is not text; put it in quotes"),
+    ],
+)
+def test_keys_are_text_and_unique(here, text, words):
+    put(here, config=text)
+    assert words in message()
+
+
+def test_a_merged_mapping_may_replace_what_it_merges(here):
+    put(
+        here,
+        config="bases: {a: &a {epochs: 1, batch: 8}, b: {<<: *a, epochs: 2}}\n"
+        + yaml.safe_dump({"experiments": one()}),
+    )
+    assert read(["config.yaml"])
+
+
+@pytest.mark.parametrize("name", ["a b", "a/b", ".a", "a-b", "", "ä"])
+def test_names_that_no_file_or_wildcard_can_hold_are_refused(here, name):
+    put(here, config={"experiments": {name: experiment()}})
+    assert f"the name {name!r} of an experiment" in message()
+    put(here, config={"experiments": one(targets=[name])})
+    assert f"the name {name!r} of a target" in message()
+
+
+@pytest.mark.parametrize(("name", "fine"), [("0.5*a+b", True), ("a b", False), ("a/b", False), (".a", False)])
+def test_names_of_arms(here, name, fine):
+    put(here, config={"experiments": one(arms={name: {"method": "random"}})})
+    if fine:
+        assert read(["config.yaml"])
+    else:
+        assert f"the name {name!r} of an arm" in message()
+
+
+def test_a_target_does_not_take_the_name_of_a_rule(here):
+    put(here, config={"experiments": one(targets=["paper"])})
+    assert "the target 'paper' has the name of a rule" in message()
+    text = "\n".join(p.read_text() for p in (ROOT / "workflow").rglob("*.smk"))
+    assert set(re.findall(r"^(?:use rule \w+ as|rule) (\w+)", text, re.MULTILINE)) == config_files.RULES
+
+
+def test_paths_expand_home_and_variables(write, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("SITE", "far away")
+    path = write(results="$SITE/results", paper="~/paper", data_dir="${SITE}", experiments=one())
+    config = read([path])
+    assert (str(config.results), str(config.paper), config.data_dir) == (
+        "far away/results",
+        "/home/me/paper",
+        "far away",
+    )
+    assert "results = '$NOWHERE/x': the environment variable in this path is not set" in message(
+        path, settings=["results=$NOWHERE/x"]
+    )
+    assert "none of { } < >" in message(path, settings=["paper=a{b}"])
+
+
+def test_every_scalar_of_the_top_level_is_a_setting(write):
+    scalars = {
+        k
+        for k, f in config_models.Settings.model_fields.items()
+        if not re.search(r"dict|list|Experiment", str(f.annotation))
+    }
+    assert set(config_files.SCALARS) == scalars
+    config = read([write(experiments=one())], ["results=2024", "gpu_share=3", "data_dir=x y", "seeds_at_most=1"])
+    assert (str(config.results), config.gpu_share, config.data_dir) == ("2024", 3, "x y")
+    assert {c.seed for c in config.experiment("e").cells} == {0}
+    assert "gpu_share = 0 must be at least 1" in message("config.yaml", settings=["gpu_share=0"])
+    assert "unknown device 'gpu'; choose auto, cpu, cuda or cuda:N" in message("config.yaml", settings=["device=gpu"])
+
+
+@pytest.mark.parametrize("groups", [{0.5: [1.5]}, {0: [0.5]}, {0.5: ["x"]}])
+def test_densities_of_groups_lie_above_0_and_up_to_1(here, groups):
+    put(here, config={"experiments": one(groups=groups)})
+    assert "experiments.e.groups must map a tuned density in (0, 1]" in message()
+
+
+def test_the_old_place_of_an_overlay_names_the_new_one(here):
+    (here / "config/overlays").mkdir(parents=True)
+    (here / "config/overlays/quickstart.yaml").write_text("")
+    assert message("config/quickstart.yaml").endswith("it is now config/overlays/quickstart.yaml")
