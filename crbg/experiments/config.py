@@ -13,19 +13,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from crbg.errors import CrbgError, suggest
 from crbg.experiments import config_points
-from crbg.experiments.config_files import SCALARS, Merged, expand, merge, path_of
+from crbg.experiments.choices import COMMITTED, choices, read_selected
+from crbg.experiments.config_files import SCALARS, Merged, merge, path_of
 from crbg.experiments.spec import Spec
 
 if TYPE_CHECKING:
     from crbg.experiments.config_models import Problem
 
 __all__ = ["SCALARS", "Cell", "Config", "Experiment", "Job", "check", "choices", "read", "read_selected", "with_seed"]
-
-COMMITTED = Path("paper/selected.yaml")  # the choices of the selection rule, and the specs that may be evaluated
 
 
 @dataclass(frozen=True)
@@ -154,43 +151,31 @@ def check(raw: Mapping[str, Any], files: tuple[str, ...], merged: Merged | None 
         CrbgError: lists all problems found, one on each line.
     """
     origin, place = merged or Merged(), ", ".join(files)
-    wrong = _wrong_shape(raw)
-    problems = [f"{origin.place(w.loc, place)}: {w.text}" for w in wrong]
-    if any(w.loc[0] != "experiments" or len(w.loc) == 1 for w in wrong):
+    shape = _wrong_shape(raw)
+    problems = [f"{origin.place(w.loc, place)}: {w.text}" for w in shape or ()]
+    if any(w.loc[0] != "experiments" or len(w.loc) == 1 for w in shape or ()):
         raise CrbgError("\n".join(problems))
-    broken = {
-        w.loc[1:2] if len(w.loc) < 5 else (w.loc[1], w.loc[3]) for w in wrong
-    }  # experiments, or single arms of them
-    folders = {key: path_of(raw.get(key, key), f"{place}: {key}") for key in ("results", "paper")}
-    paper = Path(folders["paper"])
-    selected = read_selected(choices(paper) if not raw.get("override") else COMMITTED)
-    experiments: dict[str, Experiment] = {}
-    bodies = raw.get("experiments") or {}
-    for name in _ordered(bodies, raw.get("order") or [], place):
-        if (name,) in broken:
-            continue
-        given = bodies[name].get("arms") or {}
-        arms = {a: v for a, v in given.items() if (name, a) not in broken}
-        if given and not arms:
-            continue
-        try:
-            experiments[name] = _experiment(name, {**bodies[name], "arms": arms}, raw, selected.get(name, {}))
-        except CrbgError as error:
-            problems += [f"{origin.place(('experiments', name), place)}: {line}" for line in str(error).split("\n")]
-    for e in experiments.values():
-        for key, other in (*(("tuned_by", t) for t in e.tuned_by), ("against", e.against)):
-            if other and other not in bodies:
-                text = f"experiments.{e.name}.{key}: unknown experiment {other!r}: {suggest(other, bodies)}"
-                problems.append(f"{origin.place(('experiments', e.name), place)}: {text}")
-    if not bodies and not problems:
-        problems.append(f"{place}: there are no experiments")
-    if problems:
-        raise CrbgError("\n".join(problems))
+    # Experiments and arms of a wrong shape are left out, so that the values of the others are checked too.
+    broken = {(w.loc[1], w.loc[3] if len(w.loc) > 3 and w.loc[2] == "arms" else "") for w in shape or ()}
+    try:
+        experiments = _experiments(raw, broken, origin, place, problems)
+        if problems:
+            raise CrbgError("\n".join(problems))
+        return _config(raw, files, place, experiments)
+    except (TypeError, AttributeError, KeyError) as error:
+        if shape is not None:
+            raise
+        text = f"{place}: the configuration is malformed ({error}); install pydantic, whose check names the place"
+        raise CrbgError(text) from None
+
+
+def _config(raw: Mapping[str, Any], files: tuple[str, ...], place: str, experiments: dict[str, Experiment]) -> Config:
+    paths = {k: path_of(raw.get(k) or k, f"{place}: {k}") for k in ("results", "paper")}
     data_dir = raw.get("data_dir")
     return Config(
         files=files,
-        results=Path(folders["results"]),
-        paper=paper,
+        results=Path(paths["results"]),
+        paper=Path(paths["paper"]),
         data_dir=path_of(data_dir, f"{place}: data_dir") if data_dir else None,
         reuse=raw.get("reuse", "recorded"),
         threads=raw.get("threads", 1),
@@ -203,15 +188,44 @@ def check(raw: Mapping[str, Any], files: tuple[str, ...], merged: Merged | None 
     )
 
 
-def _wrong_shape(raw: Mapping[str, Any]) -> list[Problem]:
-    """Compare keys and types with the models, where pydantic is installed."""
+def _experiments(
+    raw: Mapping[str, Any], broken: set[tuple[str, str]], origin: Merged, place: str, problems: list[str]
+) -> dict[str, Experiment]:
+    """Build the experiments in their order; what is wrong with them is added to `problems`."""
+    paper = Path(path_of(raw.get("paper") or "paper", f"{place}: paper"))
+    selected = read_selected(choices(paper) if not raw.get("override") else COMMITTED)
+    bodies, out = raw.get("experiments") or {}, {}
+    for name in _ordered(bodies, raw.get("order") or [], place):
+        given = bodies[name].get("arms") or {} if (name, "") not in broken else {}
+        arms = {arm: body for arm, body in given.items() if (name, arm) not in broken}
+        if not arms and any(name == e for e, _ in broken):
+            continue
+        try:
+            out[name] = _experiment(name, {**bodies[name], "arms": arms}, raw, selected.get(name, {}))
+            _look_up(out[name], bodies)
+        except CrbgError as error:
+            problems += [f"{origin.place(('experiments', name), place)}: {line}" for line in str(error).split("\n")]
+    if not bodies and not problems:
+        problems.append(f"{place}: there are no experiments")
+    return out
+
+
+def _look_up(e: Experiment, names: Iterable[str]) -> None:
+    """Refuse names of other experiments that do not exist."""
+    for key, other in (*(("tuned_by", t) for t in e.tuned_by), ("against", e.against)):
+        if other and other not in names:
+            raise CrbgError(f"experiments.{e.name}.{key}: unknown experiment {other!r}: {suggest(other, names)}")
+
+
+def _wrong_shape(raw: Mapping[str, Any]) -> list[Problem] | None:
+    """Compare keys and types with the models; None where pydantic is not installed."""
     try:
         from crbg.experiments import config_models
     except ImportError as error:
         if error.name and not error.name.startswith("pydantic"):
             raise
         print("crbg: pydantic is not installed: keys and types of the configuration are not checked", file=sys.stderr)
-        return []
+        return None
     return list(config_models.problems(raw))
 
 
@@ -223,41 +237,13 @@ def _ordered(names: Iterable[str], order: Sequence[str], place: str) -> list[str
     return [*dict.fromkeys(order), *(name for name in names if name not in order)]
 
 
-def choices(paper: Path) -> Path:
-    """Return the file of choices that a paper folder uses: its own, or the committed one where it has none."""
-    own = paper / COMMITTED.name
-    return own if own.exists() else COMMITTED
-
-
-def read_selected(path: Path) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """Read the committed choices of the selection rule: experiment -> arm -> [{densities, set, ...}]."""
-    if not path.exists():
-        return {}
-    try:
-        loaded = yaml.safe_load(path.read_text()) or {}
-        if not isinstance(loaded, dict):
-            raise CrbgError(f"{path} must be a mapping; write it again with `crbg select`")
-        for arms in (arms for name, arms in loaded.items() if name != "evaluate"):
-            for choice in (choice for choices in arms.values() for choice in choices):
-                expand(choice["set"])
-                list(choice["densities"])
-    except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
-        raise CrbgError(
-            f"{path} is damaged ({type(error).__name__}: {error}); write it again with `crbg select`"
-        ) from None
-    return dict(loaded)
-
-
 def _experiment(name: str, body: Mapping[str, Any], raw: Mapping[str, Any], selected: Mapping[str, Any]) -> Experiment:
     """Build one experiment; every problem of its arms is named at once."""
     place = f"experiments.{name}"
-    try:
-        arms, seeds = body["arms"], body.get("seeds", [0])
-        if not arms:
-            raise CrbgError(f"{place} has no arms")
-        cells = _cells(name, body, raw, selected)
-    except (TypeError, AttributeError, KeyError) as error:  # possible only where pydantic did not check the shape
-        raise CrbgError(f"{place} is malformed ({error}); install pydantic, whose check names the place") from None
+    arms, seeds = body["arms"], body.get("seeds", [0])
+    if not arms:
+        raise CrbgError(f"{place} has no arms")
+    cells = _cells(name, body, raw, selected)
     x = body.get("x", "density")
     axes = {f for c in cells for f in (*vars(c.spec), *(f"options.{o}" for o in vars(c.spec.resolved())))}
     if cells and x not in axes:

@@ -87,8 +87,8 @@ def _timm_parameters(path: Path) -> frozenset[str]:
         for node in ast.walk(_tree(current)):
             if isinstance(node, ast.FunctionDef):
                 out |= {a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)}
-            elif isinstance(node, ast.ImportFrom) and node.level == 1 and node.module and current is path:
-                todo.append(path.with_name(f"{node.module.split('.')[0]}.py"))
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.module.split(".")[-1].startswith("_"):
+                todo.append(path.with_name(f"{node.module.split('.')[-1]}.py"))
     return frozenset(out - {"self", "cls", "x", "pretrained"})
 
 
