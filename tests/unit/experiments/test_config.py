@@ -126,13 +126,23 @@ def test_settings_lie_over_the_files(write):
     [
         ({"resluts": "x"}, ["unknown key 'resluts': did you mean 'results'?"]),
         ({"threads": True}, ["threads = True must be a whole number"]),
-        ({"threads": "two", "results": 5, "reuse": 1}, ["threads = 'two' must be a whole number", "results = 5 must be text", "unknown reuse 1: choose from: never, recorded"]),
+        (
+            {"threads": "two", "results": 5, "reuse": 1},
+            [
+                "threads = 'two' must be a whole number",
+                "results = 5 must be text",
+                "unknown reuse 1: choose from: never, recorded",
+            ],
+        ),
         ({"reuse": "always"}, ["unknown reuse 'always': choose from: never, recorded"]),
         ({"experiments": {}}, ["there are no experiments"]),
         ({"experiments": [1]}, ["experiments = [1] must be a mapping"]),
         ({"experiments": {"e": 3}}, ["experiments.e must be a mapping"]),
         ({"experiments": one(sedes=[1])}, ["experiments.e: unknown key 'sedes': did you mean 'seeds'?"]),
-        ({"experiments": one(gpu=True, cells_per_job="x")}, ["gpu = True must be a whole number", "cells_per_job = 'x' must be a whole number"]),
+        (
+            {"experiments": one(gpu=True, cells_per_job="x")},
+            ["gpu = True must be a whole number", "cells_per_job = 'x' must be a whole number"],
+        ),
         ({"experiments": one(role="mian")}, ["unknown role 'mian': did you mean 'main'?"]),
         ({"experiments": one(seeds=[])}, ["seeds must be a list of whole numbers >= 0, not []"]),
         ({"experiments": one(seeds=[0, -1])}, ["not [0, -1]"]),
@@ -140,14 +150,35 @@ def test_settings_lie_over_the_files(write):
         ({"experiments": one(arms={})}, ["experiments.e has no arms"]),
         ({"experiments": one(arms={"a": None})}, ["experiments.e.arms.a must be a mapping"]),
         ({"experiments": one(arms={"a": {"set": {"density": 0.5}}})}, ["experiments.e.arms.a.method is missing"]),
-        ({"experiments": one(arms={"a": {"method": "crbg", "gird": {}}})}, ["experiments.e.arms.a: unknown key 'gird'", "'grid'"]),
-        ({"experiments": one(arms={"a": {"method": "crbg", "grid": {"density": []}}})}, ["arms.a.grid.density must be a list of at least"]),
-        ({"experiments": one(arms={"a": {"method": "crbg", "grid": {"density": 0.5}}})}, ["arms.a.grid.density", "not 0.5"]),
-        ({"experiments": one(arms={"a": {"method": "crbg", "set": {"options.nois": 1.0}}})}, ["e.arms.a: crbg has no option 'nois'"]),
-        ({"experiments": one(arms={"a": {"method": "crbg", "grid": {"scale": [1, 1.0]}}})}, ["arms.a: two points of the grid are"]),
-        ({"experiments": one(arms={"a": {"method": "crbg", "grid": [3]}})}, ["arms.a.grid must be a mapping of lists", "not 3"]),
+        (
+            {"experiments": one(arms={"a": {"method": "crbg", "gird": {}}})},
+            ["experiments.e.arms.a: unknown key 'gird'", "'grid'"],
+        ),
+        (
+            {"experiments": one(arms={"a": {"method": "crbg", "grid": {"density": []}}})},
+            ["arms.a.grid.density must be a list of at least"],
+        ),
+        (
+            {"experiments": one(arms={"a": {"method": "crbg", "grid": {"density": 0.5}}})},
+            ["arms.a.grid.density", "not 0.5"],
+        ),
+        (
+            {"experiments": one(arms={"a": {"method": "crbg", "set": {"options.nois": 1.0}}})},
+            ["e.arms.a: crbg has no option 'nois'"],
+        ),
+        (
+            {"experiments": one(arms={"a": {"method": "crbg", "grid": {"scale": [1, 1.0]}}})},
+            ["arms.a: two points of the grid are"],
+        ),
+        (
+            {"experiments": one(arms={"a": {"method": "crbg", "grid": [3]}})},
+            ["arms.a.grid must be a mapping of lists", "not 3"],
+        ),
         ({"experiments": one(view="dost")}, ["experiments.e: unknown view 'dost': did you mean 'dots'?"]),
-        ({"experiments": one(x="options.nois")}, ["experiments.e.x: no arm has 'options.nois': did you mean 'options.noise'?"]),
+        (
+            {"experiments": one(x="options.nois")},
+            ["experiments.e.x: no arm has 'options.nois': did you mean 'options.noise'?"],
+        ),
         ({"experiments": one(tuned_by="f")}, ["experiments.e.tuned_by"]),
         ({"experiments": one(tuned_by=["e", "f"])}, ["experiments.e.tuned_by: unknown experiment 'f': choose from: e"]),
         ({"experiments": one(gpu=1, nodes=2)}, ["experiments.e: several nodes need at least `gpu: 2` on each"]),
@@ -155,7 +186,7 @@ def test_settings_lie_over_the_files(write):
         ({"override": {"epochz": 1}}, ["override: unknown key 'epochz': did you mean 'epochs'?"]),
         ({"scale": {"epochs": 1}}, ["the key 'scale' is now 'override'; rename it"]),
     ],
-)  # fmt: skip
+)
 def test_mistakes_in_the_configuration_are_named(write, top, words):
     text = message(write(**({"experiments": one()} | top)))
     for word in words:
