@@ -146,19 +146,25 @@ def _insides(config: Config, folder: Path) -> list[page.Picture]:
     for e in config.experiments.values():
         if e.view == "penalties" and (picked := _one_seed(config, e)):
             path = folder / "figures" / f"{e.name}_histograms"
-            out.append(page.Picture(e.name, "Gates under each penalty, one run each", figures.histograms(picked, path)))
+            out.append(
+                page.Picture(
+                    e.name, "Gates under each penalty, one run each", figures.histograms(picked, path, e.labels)
+                )
+            )
         if e.view == "winners" and len(worth := winners.measured(config, e)):
             path = folder / "figures" / f"{e.name}_objectives"
-            drawn = figures.by_objective(worth, winners.TITLES, path, config.demonstration)
+            drawn = figures.by_objective(worth, winners.TITLES, path, config.demonstration, e.labels)
             out.append(
                 page.Picture(e.name, "What tickets are worth as they were drawn, by objective, lower is better", drawn)
             )
         if found := depth.layers(config, e) if e.role != "tune" else []:
             path = folder / "figures" / f"{e.name}_layers"
-            out.append(page.Picture(e.name, "Sparsity by layer", figures.by_depth(found, path, config.demonstration)))
+            out.append(
+                page.Picture(e.name, "Sparsity by layer", figures.by_depth(found, path, config.demonstration, e.labels))
+            )
             for f in (f for f in found if f.heads is not None):
                 path = folder / "figures" / f"{e.name}_heads_{f.arm}_{f.asked:g}"
-                drawn = figures.by_head(f, path, config.demonstration)
+                drawn = figures.by_head(f, path, config.demonstration, e.labels)
                 out.append(page.Picture(e.name, f"Sparsity by head, {f.arm} at density {f.asked:g}", drawn))
     return out
 
@@ -229,7 +235,8 @@ def brief(config: Config, experiments: Iterable[Experiment]) -> str:
                 f"{e.name}, best ticket of each method at {100 * (1 - best.density[0]):g} % sparsity, {kind}, {part} accuracy:"
             )
             told = [
-                f"{page.label(arm)} {accuracy:.1f} %" for arm, accuracy in zip(best.arm, best.accuracy, strict=True)
+                f"{page.label(arm, e.labels)} {accuracy:.1f} %"
+                for arm, accuracy in zip(best.arm, best.accuracy, strict=True)
             ]
             step = max(3, math.ceil(len(told) / (3 if e is strong else 2)))
             out += [

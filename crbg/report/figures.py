@@ -32,41 +32,13 @@ STYLE: Any = {
     "axes.titlesize": 8, "svg.hashsalt": "crbg",
 }  # fmt: skip
 
-LABELS = {
-    "crbg": "CRBG", "crbg_no_noise": "CRBG, no noise", "crbg_polished": "CRBG, polished", "edge_popup": "edge-popup (per layer)",
-    "edge_popup_global": "edge-popup (one threshold)", "edge_popup_unscaled": "edge-popup (unscaled)", "biprop": "biprop (signed)",
-    "gem_miner": "Gem-Miner", "supermask": "supermask", "supermask_rescaled": "supermask, rescaled", "hard_concrete": "hard-concrete",
-    "concrete": "Concrete (CTS at init)", "iterand": "IteRand (redraws)", "stg": "STG as published", "sparse_vd": "Sparse VD (trains)",
-    "supermask_signed": "supermask, signed, rescaled",
-    "gem_miner_eight": "Gem-Miner (settings of 8 epochs)", "crbg_units": "CRBG, units and inputs", "crbg_signed": "CRBG, signed",
-    "crbg_polished_signed": "CRBG, polished, signed",
-    "random_mask": "random mask", "dense_random": "dense, random weights", "dense_trained": "dense, trained",
-    "linear_probe": "linear probe", "edge_popup_300_100": "edge-popup, 300-100", "edge_popup_500x4": "edge-popup, 4 x 500",
-    "edge_popup_300_100_signed": "edge-popup, 300-100, signed constant", "edge_popup_500x4_signed": "edge-popup, 4 x 500, signed constant",
-    "units": "hidden units", "units_and_inputs": "units and inputs", "units_and_inputs_slopes": "the same, a slope a layer trained",
-    "units_and_inputs_slopes_per_unit": "the same, a slope a unit trained", "units_weights_trained": "hidden units, weights trained",
-    "units_and_inputs_2000_1000": "units and inputs of 2000-1000", "penalty_half": "penalty $\\sigma$ 0.5",
-    "penalty_quarter": "penalty $\\sigma$ 0.25", "annealed": "annealed to 0 (penalty $\\sigma$ 0.5)",
-    "outputs_standardised": "outputs standardised", "prelu_trained": "PReLU, a slope a layer trained", "relu": "ReLU",
-    "prelu_per_unit_trained": "PReLU, a slope a unit trained", "leaky": "leaky rectifier (slope 1/4)",
-    "cts_kl": "CTS, reverse KL", "cts_loss": "CTS, loss", "cts_forward_kl": "CTS, forward KL", "cts_deltaloss": "CTS, $\\Delta$ loss",
-    "cts_feature": "CTS, features", "cts_grad": "CTS, gradients", "cts_gradnorm": "CTS, gradient norm", "cts_init": "CTS, loss, at init",
-    "cts_clipped": "CRBG's gates in CTS", "cts_kl_clipped_sum": "CTS, reverse KL, clipped sum", "ltr": "rewinding (LTR)",
-    "imp": "magnitude, iterated", "magnitude": "magnitude, one shot", "magnitude_init": "magnitude at init",
-    "multiplier": "CTS, multiplier", "cts_bernoulli": "CTS, counting P(m > 1/2)", "snip": "SNIP", "grasp": "GraSP",
-    "grasp_abs": "GraSP, absolute", "synflow": "SynFlow",
-    "random": "random", "dense": "dense",
-    "weights_then_trained": "kept weights then trained", "wider_600_200": "600-200, as many kept",
-    "induce_sparse": "induce-sparse", "induce_decision": "induce-decision",
-    "decision_quad": "decision, quadratic", "decision_entropy": "decision, entropy",
-    "0.5*induce_sparse+0.5*induce_decision": "half sparse, half decision",
-}  # fmt: skip
 FIELDS = {
     "options.mu0": "initial gate $\\mu_0$", "scale": "range $\\alpha$ of the initial weights",
     "options.noise": "noise $\\sigma$ of the gates", "options.weight": "penalty weight $\\lambda$",
 }  # fmt: skip
 
 Published = list[tuple[float, float, str]]
+Labels = Mapping[str, str]  # names of arms and penalties, from the configuration
 
 
 def draw(
@@ -76,25 +48,25 @@ def draw(
 
     `published`: points (density, accuracy, source) and the digitised width sweep.
     """
-    mine = headline(rows, experiment.name)
+    mine, labels = headline(rows, experiment.name), experiment.labels
     with _figure(path, demonstration):
         match experiment.view:
             case "dots":
-                _dots(mine, published.get("winners", {}).get(experiment.name, {}))
+                _dots(mine, published.get("winners", {}).get(experiment.name, {}), labels)
             case "lines":
                 _lines(mine, experiment)
             case "width":
-                _width(mine, published.get("width", []))
+                _width(mine, published.get("width", []), labels)
             case "penalties":
-                _penalties(mine)
+                _penalties(mine, labels)
             case "cost":
-                _cost(mine)
+                _cost(mine, labels)
             case "winners":
-                _winners(mine, published.get("winners", {}).get(experiment.name, {}))
+                _winners(mine, published.get("winners", {}).get(experiment.name, {}), labels)
             case "methods":
-                _methods(mine)
+                _methods(mine, labels)
             case _:
-                _curve(mine, published.get("points", []))
+                _curve(mine, published.get("points", []), labels)
     return path
 
 
@@ -148,13 +120,13 @@ def _below(axes: Any, columns: int = 2, drop: float = -0.2) -> None:
     axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, drop), ncol=columns, columnspacing=1.0)
 
 
-def _curve(mine: pd.DataFrame, published: Published) -> None:
+def _curve(mine: pd.DataFrame, published: Published, labels: Labels) -> None:
     """Binary accuracy against sparsity, one line for each arm; controls far below are named in the legend instead."""
     _, axes = plt.subplots(figsize=(3.4, 2.4))
     best = mine.groupby("arm", sort=False).accuracy.max()
     shown = [a for a in best.index if best[a] >= best.max() - 8]
     for i, arm in enumerate(shown):
-        label, group = LABELS.get(arm, arm), mine[mine.arm == arm]
+        label, group = labels.get(arm, arm), mine[mine.arm == arm]
         if group.asked.isna().all():
             level = t_interval(list(group.accuracy)).mean
             axes.axhline(level, color=COLOURS[i % 7], lw=1, ls="--", label=f"{label}: {level:.1f} %")
@@ -167,7 +139,7 @@ def _curve(mine: pd.DataFrame, published: Published) -> None:
             f"published, {source}", (density, accuracy), xytext=(5, -3), textcoords="offset points", fontsize=6
         )
     for arm in (a for a in best.index if a not in shown):
-        axes.plot([], [], " ", label=f"{LABELS.get(arm, arm)}: {mine[mine.arm == arm].accuracy.mean():.0f} % (below)")
+        axes.plot([], [], " ", label=f"{labels.get(arm, arm)}: {mine[mine.arm == arm].accuracy.mean():.0f} % (below)")
     ticks = sorted({float(d) for d in mine.asked.dropna()})
     axes.set_xscale("log")
     axes.invert_xaxis()
@@ -183,7 +155,7 @@ def _curve(mine: pd.DataFrame, published: Published) -> None:
     _below(axes)
 
 
-def _methods(mine: pd.DataFrame) -> None:
+def _methods(mine: pd.DataFrame, labels: Labels) -> None:
     """Many methods side by side: one panel for each density, one row for each arm; references without a density are named below."""
     rivals, levels = mine[mine.asked.notna()], mine[mine.asked.isna()].groupby("arm", sort=False).accuracy.mean()
     rows, densities = list(rivals.arm.unique())[::-1], sorted(rivals.asked.unique(), reverse=True)
@@ -209,9 +181,9 @@ def _methods(mine: pd.DataFrame) -> None:
         for level in levels[levels >= lowest]:
             axes.axvline(level, color=COLOURS[1], lw=1, ls="--")
         axes.set_title(f"{100 * (1 - asked):g} % sparse")
-    panels[0, 0].set_yticks(range(len(rows)), [LABELS.get(a, a.replace("_", " ")) for a in rows])
+    panels[0, 0].set_yticks(range(len(rows)), [labels.get(a, a.replace("_", " ")) for a in rows])
     panels[0, 0].set_ylim(-0.6, len(rows) - 0.4)
-    named = ", ".join(f"{LABELS.get(str(a), str(a).replace('_', ' '))} {v:.1f}" for a, v in levels.items())
+    named = ", ".join(f"{labels.get(str(a), str(a).replace('_', ' '))} {v:.1f}" for a, v in levels.items())
     figure.supxlabel(
         f"{best_part(mine)} accuracy (%)" + (f"; dashed, or left of all: {named}" if named else ""), fontsize=7
     )
@@ -225,14 +197,14 @@ def _log_ticks(axes: Any) -> None:
     axes.set_xticks([], minor=True)
 
 
-def _cost(mine: pd.DataFrame) -> None:
+def _cost(mine: pd.DataFrame, labels: Labels) -> None:
     """Accuracy against what the search costs, in arithmetic and in time, one line for each arm."""
     figure, panels = plt.subplots(1, 2, figsize=(6.8, 2.4), sharey=True)
     means = mine.groupby(["arm", "epochs"], sort=False).accuracy.mean()
     lowest = means.max() - 8  # what failed leaves the picture, and must not flatten the rest
     for i, arm in enumerate(mine.arm.unique()):
         by = list(mine[mine.arm == arm].groupby("epochs", sort=True))
-        label = LABELS.get(arm, arm) + (" (leaves the picture)" if means[arm].min() < lowest else "")
+        label = labels.get(arm, arm) + (" (leaves the picture)" if means[arm].min() < lowest else "")
         for axes, field, unit in zip(panels, ("work", "search_seconds"), (1e12, 1.0), strict=True):
             x = [g[field].astype(float).mean() / unit for _, g in by]
             _band(axes, x, [list(g.accuracy) for _, g in by], i, label if field == "work" else None)
@@ -245,7 +217,7 @@ def _cost(mine: pd.DataFrame) -> None:
     figure.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.05), ncol=3, columnspacing=1.0)
 
 
-def _winners(mine: pd.DataFrame, published: Mapping[str, Mapping[float, float]]) -> None:
+def _winners(mine: pd.DataFrame, published: Mapping[str, Mapping[float, float]], labels: Labels) -> None:
     """Accuracy of trained tickets against sparsity and against the seconds that each took in all; hollow: published."""
     # One point cannot stand for the several settings of an arm; these stand in the table.
     mine = mine.groupby("arm", sort=False).filter(lambda g: g.groupby("asked").setting.nunique().max() == 1)
@@ -255,7 +227,7 @@ def _winners(mine: pd.DataFrame, published: Mapping[str, Mapping[float, float]])
         (max(ticks) / min(ticks)) ** 0.008 if len(ticks) > 1 else 1.01
     )  # beside each other, that their intervals can be told apart
     for i, arm in enumerate(arms):
-        group, label, line = mine[mine.arm == arm], LABELS.get(arm, arm), LINES[i // 7]
+        group, label, line = mine[mine.arm == arm], labels.get(arm, arm), LINES[i // 7]
         if (group.asked >= 1).all():
             theirs = published.get(arm, {}).get(1.0)
             text = f"{label}: {group.accuracy.mean():.1f} %" + (f" (published {theirs} %)" if theirs else "")
@@ -293,7 +265,7 @@ def _winners(mine: pd.DataFrame, published: Mapping[str, Mapping[float, float]])
     figure.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.05), ncol=4, columnspacing=1.0)
 
 
-def _dots(mine: pd.DataFrame, published: Mapping[str, Mapping[float, float]]) -> None:
+def _dots(mine: pd.DataFrame, published: Mapping[str, Mapping[float, float]], labels: Labels) -> None:
     """One line for each arm and setting: accuracy with its interval; hollow: published.
 
     What lies far below is named at the edge.
@@ -318,7 +290,7 @@ def _dots(mine: pd.DataFrame, published: Mapping[str, Mapping[float, float]]) ->
         much = (
             f"{closed:.0f} % of units closed" if g.units.notna().all() else f"{sparse:.1f} % sparse" if sparse else ""
         )
-        names.append(", ".join(filter(None, [LABELS.get(arm, arm.replace("_", " ")), text, much])))
+        names.append(", ".join(filter(None, [labels.get(arm, arm.replace("_", " ")), text, much])))
     axes.set_yticks(range(len(groups)), names, fontsize=6)
     axes.set_ylim(-0.6, len(groups) - 0.4)
     axes.set_xlabel(f"{best_part(mine)} accuracy (%)" + ("; hollow: published" if published else ""))
@@ -337,7 +309,9 @@ def _lines(mine: pd.DataFrame, experiment: Experiment) -> None:
     cut: list[Any] = []
     for arm, text, g in specs(mine):
         rest = ", ".join(f"{k} {v}" for k, v in setting(text).items() if k != field)
-        name = ", ".join(filter(None, [LABELS.get(arm, arm.replace("_", " ")), rest.replace("weight", "$\\lambda$")]))
+        name = ", ".join(
+            filter(None, [experiment.labels.get(arm, arm.replace("_", " ")), rest.replace("weight", "$\\lambda$")])
+        )
         lines.setdefault(name, {})[float(g.x.iloc[0])] = g
     for i, (name, points) in enumerate(lines.items()):
         order = sorted(points)
@@ -353,7 +327,9 @@ def _lines(mine: pd.DataFrame, experiment: Experiment) -> None:
             )
     for i, arm in enumerate(map(str, level.arm.unique()), start=len(lines)):
         height = level[level.arm == arm].accuracy.mean()
-        panels[0, 0].axhline(height, color=COLOURS[i % 7], lw=1, ls="--", label=LABELS.get(arm, arm.replace("_", " ")))
+        panels[0, 0].axhline(
+            height, color=COLOURS[i % 7], lw=1, ls="--", label=experiment.labels.get(arm, arm.replace("_", " "))
+        )
     if cut:
         panels[0, 0].plot(
             [], [], "o", color="black", ms=5, mfc="white", lw=0, label="hollow: density missed, cut to it"
@@ -372,13 +348,13 @@ def _lines(mine: pd.DataFrame, experiment: Experiment) -> None:
     )
 
 
-def _width(mine: pd.DataFrame, published: Sequence[Mapping[str, float]]) -> None:
+def _width(mine: pd.DataFrame, published: Sequence[Mapping[str, float]], labels: Labels) -> None:
     """Error on a log scale, and the gap in accuracy to the trained dense network, against the number of weights."""
     figure, (top, low) = plt.subplots(2, 1, figsize=(3.4, 3.6), sharex=True)
     level = by_width(mine)
     for i, (arm, found) in enumerate(level.items()):
         order = sorted(found, reverse=True)
-        _band(top, order, [[100 - v for v in found[x]] for x in order], i, LABELS.get(arm, arm))
+        _band(top, order, [[100 - v for v in found[x]] for x in order], i, labels.get(arm, arm))
     if published:
         top.plot(
             [p["weights"] for p in published],
@@ -409,7 +385,7 @@ def _width(mine: pd.DataFrame, published: Sequence[Mapping[str, float]]) -> None
     figure.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 0.02), ncol=2, columnspacing=1.0)
 
 
-def _penalties(mine: pd.DataFrame) -> None:
+def _penalties(mine: pd.DataFrame, labels: Labels) -> None:
     """Binary accuracy and sparsity against lambda, one column for each initial law, one line for each penalty."""
     arms = list(mine.arm.unique())
     figure, panels = plt.subplots(
@@ -431,7 +407,7 @@ def _penalties(mine: pd.DataFrame) -> None:
                 weights,
                 [list(g.accuracy) for _, g in by],
                 i,
-                LABELS.get(penalty, penalty) if not column else None,
+                labels.get(penalty, penalty) if not column else None,
             )
             _band(panels[1, column], weights, [list(100 * (1 - g.density)) for _, g in by], i, None)
         panels[0, column].set_title(arm.replace("_", " "))
@@ -452,7 +428,7 @@ def _mu(record: Mapping[str, Any], stage: str) -> tuple[np.ndarray, np.ndarray]:
     return 100 * counts / counts.sum() + 1e-4, np.linspace(low, high, int(count) + 1)
 
 
-def histograms(records: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
+def histograms(records: Mapping[str, Mapping[str, Any]], path: Path, labels: Labels) -> Path:
     """Draw mu at the start, the middle and the end, and the share of fractional gates over training, one row for each record."""
     with _figure(path):
         figure, panels = plt.subplots(len(records), 4, figsize=(6.8, 1.05 * len(records) + 0.4), squeeze=False)
@@ -472,7 +448,7 @@ def histograms(records: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
                 color=COLOURS[1],
             )
             row[3].set_ylim(-3, 103)
-            row[0].set_ylabel(LABELS.get(name, name).replace(", ", ",\n"), fontsize=6.5)
+            row[0].set_ylabel(labels.get(name, name).replace(", ", ",\n"), fontsize=6.5)
         for axes, text in zip(panels[0], ("start", "half time", "end", "fractional gates (%)"), strict=True):
             axes.set_title(text)
         for axes in panels[:-1].flat:
@@ -533,7 +509,9 @@ def inside(anatomy: Anatomy, path: Path) -> Path:
     return path
 
 
-def by_objective(found: pd.DataFrame, titles: Mapping[str, str], path: Path, demonstration: bool = False) -> Path:
+def by_objective(
+    found: pd.DataFrame, titles: Mapping[str, str], path: Path, demonstration: bool, labels: Labels
+) -> Path:
     """Draw what tickets are worth as they were drawn: one panel for each objective, all to be minimised, one line for each arm."""
     arms, densities = list(found.arm.unique()), sorted(found.density.unique(), reverse=True)
     with _figure(path, demonstration):
@@ -545,7 +523,7 @@ def by_objective(found: pd.DataFrame, titles: Mapping[str, str], path: Path, dem
             for i, arm in enumerate(arms):
                 mine = found[(found.arm == arm) & np.isfinite(found[name].astype(float))]
                 by = [(float(d), list(g[name].astype(float))) for d, g in mine.groupby("density", sort=True)]
-                _band(axes, [d for d, _ in by], [v for _, v in by], i, LABELS.get(arm, arm), LINES[i // 7])
+                _band(axes, [d for d, _ in by], [v for _, v in by], i, labels.get(arm, arm), LINES[i // 7])
             axes.set_title(title)
             middles = [g[name].astype(float).mean() for _, g in found.groupby(["arm", "density"])]
             if name != "gradnorm" and max(middles) > 20 * max(min(middles), 1e-9):
@@ -563,7 +541,7 @@ def by_objective(found: pd.DataFrame, titles: Mapping[str, str], path: Path, dem
     return path
 
 
-def by_depth(found: Sequence[Layers], path: Path, demonstration: bool = False) -> Path:
+def by_depth(found: Sequence[Layers], path: Path, demonstration: bool, labels: Labels) -> Path:
     """Draw sparsity by layer, from the first to the last: one panel for each density, one line for each arm, seeds as its interval."""
     densities = sorted({f.asked for f in found}, reverse=True)
     arms = list(dict.fromkeys(f.arm for f in found))
@@ -575,7 +553,7 @@ def by_depth(found: Sequence[Layers], path: Path, demonstration: bool = False) -
             for f in (f for f in found if f.asked == asked):
                 i = arms.index(f.arm)
                 _band(
-                    axes, range(1, len(f.names) + 1), list(f.sparsity.T), i, LABELS.get(f.arm, f.arm), LINES[i // 7 % 4]
+                    axes, range(1, len(f.names) + 1), list(f.sparsity.T), i, labels.get(f.arm, f.arm), LINES[i // 7 % 4]
                 )
             axes.axhline(100 * (1 - asked), color="black", lw=0.7, ls=":")
             axes.set_title(f"{100 * (1 - asked):g} % together")
@@ -588,7 +566,7 @@ def by_depth(found: Sequence[Layers], path: Path, demonstration: bool = False) -
     return path
 
 
-def by_head(found: Layers, path: Path, demonstration: bool = False) -> Path:
+def by_head(found: Layers, path: Path, demonstration: bool, labels: Labels) -> Path:
     """Draw the sparsity of queries, keys and values by block: the mean over seeds and heads, and the range of the heads' means."""
     if found.heads is None:
         raise ValueError(f"{found.arm} has no blocks with attention heads")
@@ -605,6 +583,6 @@ def by_head(found: Layers, path: Path, demonstration: bool = False) -> Path:
         axes.set_xticks(blocks)
         axes.set_xlabel("block")
         axes.set_ylabel("sparsity (%), range over heads")
-        axes.set_title(f"{LABELS.get(found.arm, found.arm)}, {100 * (1 - found.asked):g} % together")
+        axes.set_title(f"{labels.get(found.arm, found.arm)}, {100 * (1 - found.asked):g} % together")
         figure.legend(frameon=False, loc="outside lower center", ncol=3)
     return path

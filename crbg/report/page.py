@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from crbg.experiments.config import Config, Experiment
-from crbg.report import figures, tables
+from crbg.report import tables
 from crbg.report.claims import Verdict
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -136,9 +136,9 @@ def _on(title: str, names: Iterable[str], rows: pd.DataFrame) -> str:
     return f"{title} on {_and([DATA.get(d, str(d)) for d in data])}" if len(data) else title
 
 
-def label(arm: str) -> str:
+def label(arm: str, labels: Mapping[str, str]) -> str:
     """Name an arm as the figures do, in plain text."""
-    return re.sub(r"\$\\(\w+)\$", lambda m: GREEK.get(m[1], m[1]), figures.LABELS.get(arm, arm))
+    return re.sub(r"\$\\(\w+)\$", lambda m: GREEK.get(m[1], m[1]), labels.get(arm, arm))
 
 
 def _and(words: Sequence[str]) -> str:
@@ -155,7 +155,9 @@ def _summary(rows: pd.DataFrame, shown: Experiment | None, missing: Mapping[str,
     dates = sorted(d for d in runs.finished.dropna().unique() if d)
     best = tables.best_tickets(rows, shown.name) if shown else pd.DataFrame()
     table = pd.DataFrame(
-        [{"method": label(str(t.arm)), "accuracy %": t.interval} for t in best.itertuples()] if len(best) else []
+        [{"method": label(str(t.arm), shown.labels), "accuracy %": t.interval} for t in best.itertuples()]
+        if shown and len(best)
+        else []
     )
     part = tables.best_part(rows[rows.experiment == shown.name]) if shown else ""
     return {

@@ -147,7 +147,7 @@ def test_deep_networks_are_drawn_layer_by_layer(tmp_path, monkeypatch):
     assert not np.isnan(swin.heads[:, 1]).any()
     stage = swin.names.index("layers.0.blocks.0.attn.qkv.weight")
     assert np.allclose(swin.heads[:, 0, :, :2].mean((1, 2)), swin.sparsity[:, stage])
-    assert figures.by_head(swin, tmp_path / "swin").with_suffix(".png").stat().st_size > 5000
+    assert figures.by_head(swin, tmp_path / "swin", False, {}).with_suffix(".png").stat().st_size > 5000
     assert vit.arm == "vit"
     assert vit.sparsity.shape == (2, 10)
     assert vit.names[0] == "patch_embed.proj.weight"
@@ -157,7 +157,10 @@ def test_deep_networks_are_drawn_layer_by_layer(tmp_path, monkeypatch):
     # A head's sparsities average to that of its tensor.
     qkv = vit.names.index("blocks.1.attn.qkv.weight")
     assert np.allclose(vit.heads[:, 1].mean((1, 2)), vit.sparsity[:, qkv])
-    for path in (figures.by_depth([vit], tmp_path / "layers"), figures.by_head(vit, tmp_path / "heads")):
+    for path in (
+        figures.by_depth([vit], tmp_path / "layers", False, {}),
+        figures.by_head(vit, tmp_path / "heads", False, {}),
+    ):
         assert path.with_suffix(".png").stat().st_size > 5000
     table = tidy(config)
     assert table[table.arm == "vit"].depth.notna().all()
