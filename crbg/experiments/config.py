@@ -284,7 +284,7 @@ def _cells(name: str, body: Mapping[str, Any], raw: Mapping[str, Any], selected:
         except CrbgError as error:
             problems.append(str(error))
             continue
-        seeds = arm_body.get("seeds", body.get("seeds", [0]))
+        seeds = arm_body.get("seeds") or body.get("seeds", [0])
         cells += [Cell(name, arm, s, seed) for s in specs for seed in seeds[: raw.get("seeds_at_most") or len(seeds)]]
     if problems:
         raise CrbgError("\n".join(problems))

@@ -112,10 +112,11 @@ def _lay_file(merged: Merged, path: Path, chain: tuple[Path, ...]) -> None:
 
 def _includes(values: dict[str, Any], path: Path) -> Iterator[Path]:
     """Yield the files that a file includes; their names are relative to its folder."""
-    names = values.pop("include", None) or []
-    for name in [names] if isinstance(names, str) else names:
-        if not isinstance(name, str):
-            raise CrbgError(f"{path}: include must be a list of file names, not {names!r}")
+    given = values.pop("include", None) or []
+    names = [given] if isinstance(given, str) else given
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise CrbgError(f"{path}: include must be a file name or a list of file names, not {given!r}")
+    for name in names:
         found = path.parent / path_of(name, f"{path}: include")
         if not found.exists():
             near = sorted(str(p.relative_to(path.parent)) for p in found.parent.glob("*.y*ml"))

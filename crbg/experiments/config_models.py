@@ -59,6 +59,8 @@ def _grid(value: Any) -> Any:
         if not isinstance(grid, dict):
             raise _refuse(f"must be a mapping of lists, or a list of such mappings, not {grid!r} in it")
         _body(grid)
+        if "extends" in grid:
+            raise _refuse("cannot extend a base: name it in `set`")
         if empty := [k for k, v in grid.items() if not isinstance(v, list) or not v]:
             raise _refuse("; ".join(f".{k} must be a list of at least one value, not {grid[k]!r}" for k in empty))
     return value
@@ -243,10 +245,15 @@ def _problem(loc: tuple[str, ...], kind: str, value: Any, context: Mapping[str, 
         text = f"{before}{key} = {value!r} must be at least {context['ge']}"
     elif kind == "crbg":
         said = str(context["text"])
-        text = ".".join(loc) + ("" if said[0] == "." else " " if said.startswith(("must", "names")) else ": ") + said
+        text = (
+            ".".join(loc)
+            + ("" if said[0] == "." else " " if said.startswith(("must", "names", "cannot")) else ": ")
+            + said
+        )
     elif len(loc) in (2, 4) and kind.startswith("model"):
         text = f"{'.'.join(loc)} must be a mapping, not {value!r}"
     else:
+        key = f"entry {int(key) + 1}" if key.isdecimal() else key  # of a list
         text = f"{before}{key} = {value!r} must be {TEXT_OF_TYPE.get(kind, 'of another type')}"
     return Problem(loc, text)
 

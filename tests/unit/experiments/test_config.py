@@ -1,7 +1,10 @@
+import contextlib
+import functools
 import os
 import re
 import subprocess
 import sys
+from random import Random
 
 import pytest
 import yaml
@@ -594,3 +597,33 @@ def test_the_old_place_of_an_overlay_names_the_new_one(here):
     (here / "config/overlays").mkdir(parents=True)
     (here / "config/overlays/quickstart.yaml").write_text("")
     assert message("config/quickstart.yaml").endswith("it is now config/overlays/quickstart.yaml")
+
+
+def places(value, loc=()):
+    """Every place in nested mappings and lists."""
+    yield loc
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield from places(item, (*loc, key))
+
+
+def test_whatever_stands_in_the_files_there_is_one_clear_error(here):
+    arms = {"a": {"method": "crbg", "set": "q", "grid": {"density": [0.5], "options.lr": [0.1]}, "seeds": [1]}}
+    e = experiment(base="small", arms=arms, targets=["t"], groups={0.5: [0.5]}, tuned_by="e")
+    whole = {"include": "part.yaml", "order": ["e"], "bases": {"small": BASE, "q": {"options.noise": 0.1}}}
+    whole |= {"defaults": {"seeds": [0]}, "labels": {"a": "A"}, "threads": 1, "override": {}, "experiments": {"e": e}}
+    put(here, part={}, config=whole)
+    assert read(["config.yaml"])
+    junk = [None, 3, -1, "", "x", [], {}, [1], {"x": 1}, True, 1.5, float("nan"), {"a": [None]}, [[]], "small", {1: 2}]
+    random, refused = Random(0), 0
+    for _ in range(120):
+        body = yaml.safe_load(yaml.safe_dump(whole, sort_keys=False))
+        *path, last = random.choice([loc for loc in places(body) if loc])
+        holder = functools.reduce(lambda held, key: held[key], path, body)
+        holder[last] = random.choice(junk)
+        put(here, config=body)
+        with contextlib.suppress(CrbgError):
+            read(["config.yaml"])
+            continue
+        refused += 1
+    assert refused > 80
