@@ -16,6 +16,7 @@ from crbg.experiments import config, config_files, config_models, record_store
 from crbg.experiments.config import read
 from crbg.experiments.spec import spec_from
 
+QUICKSTART = "config/overlays/quickstart.yaml"
 BASE = {"data": "digits", "model": "lenet-16", "epochs": 2, "batch": 64}
 
 
@@ -350,7 +351,7 @@ def test_a_float_may_be_written_without_a_point():
 
 def test_the_quickstart_is_a_demonstration_on_digits(monkeypatch):
     monkeypatch.chdir(ROOT)
-    config = read(["config.yaml", "config/overlays/quickstart.yaml"])
+    config = read(["config.yaml", QUICKSTART])
     real = read(["config.yaml"])
     assert config.demonstration
     assert not real.demonstration
@@ -367,6 +368,13 @@ def test_the_quickstart_is_a_demonstration_on_digits(monkeypatch):
         assert {c.arm for c in e.cells if c.spec.epochs == 0} == without_search
     assert any(c.spec.epochs == 0 for e in config.experiments.values() for c in e.cells)
     assert not {config.results, config.paper} & {real.results, real.paper}
+
+
+def test_every_label_names_an_arm_or_a_penalty(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    cells = [c for e in read(["config.yaml", QUICKSTART]).experiments.values() for c in e.cells]
+    named = {c.arm for c in cells} | {c.spec.options["penalty"] for c in cells if "penalty" in c.spec.options}
+    assert set(read(["config.yaml"]).labels) <= named
 
 
 def test_tuning_and_main_experiments_share_no_seed(monkeypatch):
@@ -607,6 +615,7 @@ def places(value, loc=()):
         yield from places(item, (*loc, key))
 
 
+@pytest.mark.long
 def test_whatever_stands_in_the_files_there_is_one_clear_error(here):
     arms = {"a": {"method": "crbg", "set": "q", "grid": {"density": [0.5], "options.lr": [0.1]}, "seeds": [1]}}
     e = experiment(base="small", arms=arms, targets=["t"], groups={0.5: [0.5]}, tuned_by="e")
