@@ -69,7 +69,7 @@ def conflicts(name: str, chosen: Any, density: float | None) -> Iterator[str]:
     method = get(name)
     needs = getattr(method, "NEEDS_DENSITY", None)
     if needs and density is None:
-        yield f"density is missing: {name} keeps a share of the weights that you choose"
+        yield f"{name} needs a density above 0: it keeps a share that you choose"
     if needs is False and density is not None:
         yield f"{name} finds its own sparsity; leave density out"
     if check := getattr(method, "conflicts", None):

@@ -458,7 +458,7 @@ def test_an_objective_takes_the_place_of_the_loss(digits):
         (lambda: with_options(BASE, rewind=4), "rewind 4 must lie between 0 and the 4 epochs"),
         (lambda: with_options(BASE, optimiser="sdg"), "optimiser = 'sdg' is unknown.*sgd"),
         (lambda: with_options(SPECS["imp"], drop=1.0), "drop = 1.0 must be below 1"),
-        (lambda: dataclasses.replace(BASE, density=None), "density is missing"),
+        (lambda: dataclasses.replace(BASE, density=None), "needs a density"),
     ],
 )
 def test_nonsense_is_refused(digits, spec, message):
