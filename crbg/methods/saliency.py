@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 VERSION = 1
-SCORES = ("magnitude", "random", "snip", "grasp", "grasp_abs", "synflow")  # of `crbg.search.saliency`, which needs torch
+# Of `crbg.search.saliency`, which needs torch.
+SCORES = ("magnitude", "random", "snip", "grasp", "grasp_abs", "synflow")
 TRAITS = Traits("of the weights, once", "exact of all together", "trained afterwards")
 NEEDS_DENSITY = True
 

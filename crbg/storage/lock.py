@@ -103,7 +103,7 @@ def words(who: dict[str, str | int]) -> str:
 
 
 def _alive_elsewhere(folder: Path) -> bool:
-    """Tell whether an owner on another host gave a sign of life lately; on this host the kernel's lock has answered already."""
+    """Tell whether an owner on another host was alive recently; on this host the kernel's lock decides."""
     who = owner(folder)
     return bool(who) and who.get("host") != socket.gethostname() and _age(folder / "owner.json") < SILENT
 
