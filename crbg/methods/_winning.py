@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from crbg.errors import CrbgError, suggest
-from crbg.methods._limits import option
 from crbg.methods.contract import SearchResult, SearchTask
+from crbg.search.limits import option
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crbg.methods._limits import option, share
 from crbg.methods._ranked import asked, balanced
 from crbg.methods.contract import SearchResult, SearchTask, Traits
+from crbg.search.limits import option, share
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crbg.errors import CrbgError, suggest
-from crbg.methods._limits import option, share
 from crbg.methods.contract import SearchResult, SearchTask, Traits
+from crbg.search.limits import option, share
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

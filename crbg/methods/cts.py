@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from crbg.errors import CrbgError, suggest
-from crbg.methods._limits import option, share
 from crbg.methods._ranked import asked, balanced
 from crbg.methods._winning import Recipe, plain, winning
 from crbg.methods.contract import SearchResult, SearchTask, Traits
+from crbg.search.limits import option, share
 
 if TYPE_CHECKING:
     from typing import Any

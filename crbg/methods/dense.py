@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crbg.errors import CrbgError, suggest
-from crbg.methods._limits import option
 from crbg.methods.contract import SearchResult, SearchTask, Traits
+from crbg.search.limits import option
 
 if TYPE_CHECKING:
     from torch import nn

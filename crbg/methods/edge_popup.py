@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crbg.errors import CrbgError
-from crbg.methods._limits import option, share
 from crbg.methods._ranked import asked, like, ranked
 from crbg.methods.contract import SearchResult, SearchTask, Traits
+from crbg.search.limits import option, share
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

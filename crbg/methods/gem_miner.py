@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crbg.methods._limits import option
 from crbg.methods._ranked import asked, like, ranked
 from crbg.methods.contract import SearchResult, SearchTask, Traits
+from crbg.search.limits import option
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

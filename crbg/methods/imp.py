@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crbg.errors import CrbgError
-from crbg.methods._limits import option
 from crbg.methods._ranked import asked
 from crbg.methods._winning import Recipe, train, winning
 from crbg.methods.contract import SearchResult, SearchTask, Traits
+from crbg.search.limits import option
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from crbg.methods import edge_popup
-from crbg.methods._limits import option, share
 from crbg.methods.contract import SearchResult, SearchTask, Traits
+from crbg.search.limits import option, share
 
 if TYPE_CHECKING:
     from torch import nn

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from crbg.errors import CrbgError, suggest
-from crbg.methods import _limits
+from crbg.search import limits
 
 if TYPE_CHECKING:
     pass
@@ -59,7 +59,7 @@ def options(name: str, values: Mapping[str, Any]) -> Any:
     if problems:
         raise CrbgError("; ".join(problems))
     made = kind(**{k: coerce(v, types[k]) for k, v in values.items()})
-    if problems := list(_limits.problems(name, made)):
+    if problems := list(limits.problems(name, made)):
         raise CrbgError("; ".join(problems))
     return made
 

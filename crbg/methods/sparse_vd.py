@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crbg.errors import CrbgError
-from crbg.methods._limits import option, share
 from crbg.methods.contract import SearchResult, SearchTask, Traits
+from crbg.search.limits import option, share
 from crbg.training import distributed
 
 if TYPE_CHECKING:
