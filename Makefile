@@ -27,10 +27,10 @@ else
 endif
 	touch $@
 
-QUICK := --config config.yaml config/quickstart.yaml
+QUICK := --config config.yaml config/overlays/quickstart.yaml
 
 quickstart: $(STAMP) ## the whole pipeline on handwritten digits: minutes on two cores, no download, writes results/quickstart/
-	$(BIN)/snakemake --cores all --quiet rules --configfile config.yaml config/quickstart.yaml -- quickstart
+	$(BIN)/snakemake --cores all --quiet rules --configfile config.yaml config/overlays/quickstart.yaml -- quickstart
 	@$(BIN)/crbg report quickstart $(QUICK) --brief
 
 # Two processes with one thread each. Tests that share an expensive fixture stay in one process (pytest.mark.xdist_group).

@@ -1,43 +1,33 @@
 """config.yaml -> experiments -> cells. A cell is one spec with one seed, under the experiment and arm it serves.
 
-No torch.
+No torch. Where pydantic is missing, keys and types of the files stay unchecked; everything else works.
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import math
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import TYPE_CHECKING, Any
 
 from crbg.errors import CrbgError, suggest
-from crbg.experiments.spec import Spec, spec_from
+from crbg.experiments import config_points
+from crbg.experiments.choices import COMMITTED, choices, read_selected
+from crbg.experiments.config_files import SCALARS, Merged, merge, path_of
+from crbg.experiments.spec import Spec
 
-TOP = {
-    "about": str, "data_dir": (str, type(None)), "results": str, "paper": str, "reuse": str, "threads": int,
-    "device": str, "gpu_share": int, "save_every": int, "seeds_at_most": int, "points_at_most": int, "jobs_at_most": int,
-    "scale": dict, "experiments": dict,
-}  # fmt: skip
-EXPERIMENT = {
-    "about": str, "targets": list, "role": str, "seeds": list, "cells_per_job": int, "tuned_by": (str, list), "against": str,
-    "groups": dict, "base": dict, "arms": dict, "gpu": int, "nodes": int, "view": str, "x": str,
-}  # fmt: skip
-ARM = {"about": str, "method": str, "set": dict, "grid": (dict, list), "seeds": list}
-ROLES = ("tune", "ablation", "main")
-VIEWS = ("curve", "methods", "winners", "cost", "dots", "lines", "width", "penalties")
+if TYPE_CHECKING:
+    from crbg.experiments.config_models import Problem
 
-COMMITTED = Path("paper/selected.yaml")  # what the selection rule chose, and what may be evaluated
+__all__ = ["SCALARS", "Cell", "Config", "Experiment", "Job", "check", "choices", "read", "read_selected", "with_seed"]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run to do: a spec with a seed, and where it belongs."""
+    """One run: a spec with a seed, and the experiment and arm it belongs to."""
 
     experiment: str
     arm: str
@@ -46,13 +36,13 @@ class Cell:
 
     @property
     def key(self) -> tuple[str, int]:
-        """What makes a run unique, whatever experiments share it."""
+        """What identifies a run, also where several experiments share it."""
         return self.spec.digest(), self.seed
 
 
 @dataclass(frozen=True)
 class Job:
-    """Cells that one process does one after the other."""
+    """Cells that one process runs one after the other."""
 
     name: str
     experiment: str
@@ -63,9 +53,9 @@ class Job:
 class Experiment:
     """A group of arms with one purpose. role: `tune` and `ablation` read validation only; `main` is evaluated on test.
 
-    `against` names an experiment whose arms of the same names an ablation is compared with, on validation. `view` says
-    how its figure is drawn, `x` which field of the spec runs along the axis of a `lines` figure. `gpu` is the number of
-    GPUs that share the batches of one run on each of `nodes` nodes; 0 asks for none.
+    `against` names an experiment whose arms of the same names an ablation is compared with, on validation. `view` is
+    the kind of its figure, `x` the field of the spec along the axis of a `lines` figure. `gpu` is the number of GPUs on
+    each of `nodes` nodes that share the batches of one run; 0 asks for none. `labels` name its arms in figures.
     """
 
     name: str
@@ -82,9 +72,14 @@ class Experiment:
     against: str | None
     view: str
     x: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def label(self, name: str) -> str:
+        """Return what figures call an arm or a penalty: its label in the configuration, else its name."""
+        return self.labels.get(name, name)
 
     def jobs(self) -> list[Job]:
-        """Cut the cells into jobs. The cut depends on the config alone, never on what is done already."""
+        """Cut the cells into jobs. The cut depends on the configuration alone, never on which runs are done."""
         unique = list({c.key: c for c in self.cells}.values())
         parts = [unique[i : i + self.cells_per_job] for i in range(0, len(unique), self.cells_per_job)]
         out = []
@@ -109,6 +104,7 @@ class Config:
     demonstration: bool
     gpu_share: int  # processes that may work on one GPU at a time
     save_every: int  # seconds between two checkpoints of a run
+    labels: Mapping[str, str] = field(default_factory=dict)  # names of arms and penalties in figures
 
     def experiment(self, name: str) -> Experiment:
         """Look an experiment up by name."""
@@ -144,236 +140,164 @@ def read(paths: Sequence[str | Path], settings: Iterable[str] = ()) -> Config:
     Raises:
         CrbgError: names every problem found, with its place, before anything runs.
     """
-    merged: dict[str, Any] = {}
-    for path in paths:
-        try:
-            loaded = yaml.safe_load(Path(path).read_text()) or {}
-        except OSError as error:
-            raise CrbgError(f"cannot read the configuration {path}: {error.strerror}") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise CrbgError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-        if not isinstance(loaded, dict):
-            raise CrbgError(f"{path} must be a mapping of keys, not {type(loaded).__name__}")
-        merged = _lay_over(merged, loaded)
-    for setting in settings:
-        key, _, value = setting.partition("=")
-        if key not in TOP or key in ("experiments", "scale"):
-            raise CrbgError(f"--set {setting}: {suggest(key, (k for k in TOP if k not in ('experiments', 'scale')))}")
-        try:
-            merged[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise CrbgError(f"--set {setting}: {value!r} is not a value that YAML can read") from None
-    return check(merged, tuple(map(str, paths)))
+    merged = merge(paths, settings)
+    return check(merged.values, tuple(map(str, paths)), merged)
 
 
-def check(raw: Mapping[str, Any], files: tuple[str, ...]) -> Config:
-    """Turn plain values into a Config, or raise one error that lists all that is wrong."""
-    place = ", ".join(files)
-    problems = list(_wrong(raw, TOP, place))
-    if problems:
+def check(raw: Mapping[str, Any], files: tuple[str, ...], merged: Merged | None = None) -> Config:
+    """Turn plain values into a Config. `merged` tells which file each value came from.
+
+    Raises:
+        CrbgError: lists all problems found, one on each line.
+    """
+    origin, place = merged or Merged(), ", ".join(files)
+    shape = _wrong_shape(raw)
+    problems = [f"{origin.place(w.loc, place)}: {w.text}" for w in shape or ()]
+    if any(w.loc[0] != "experiments" or len(w.loc) == 1 for w in shape or ()):
         raise CrbgError("\n".join(problems))
-    for key in ("seeds_at_most", "points_at_most", "jobs_at_most", "threads", "gpu_share", "save_every"):
-        if raw.get(key, 1) < 1:
-            problems.append(f"{place}: {key} = {raw[key]} must be at least 1")
-    if problems:
-        raise CrbgError("\n".join(problems))
-    if raw.get("reuse", "recorded") not in ("recorded", "never"):
-        problems.append(f"{place}: reuse is 'recorded' or 'never', not {raw['reuse']!r}")
-    paper = Path(os.fspath(raw.get("paper", "paper")))
-    selected = read_selected(choices(paper) if not raw.get("scale") else COMMITTED)
-    experiments = {}
-    for name, body in (raw.get("experiments") or {}).items():
-        try:
-            experiments[name] = _experiment(name, body, raw, selected.get(name, {}))
-        except CrbgError as error:
-            problems += [f"{place}: {line}" for line in str(error).split("\n")]
-    for e in experiments.values():
-        for key, other in (*(("tuned_by", t) for t in e.tuned_by), ("against", e.against)):
-            if other and other not in experiments:
-                problems.append(f"{place}: experiments.{e.name}.{key}: {suggest(other, experiments)}")
-    if not experiments and not problems:
-        problems.append(f"{place}: there are no experiments")
-    if problems:
-        raise CrbgError("\n".join(problems))
+    # Experiments and arms of a wrong shape are left out, so that the values of the others are checked too.
+    broken = {(w.loc[1], w.loc[3] if len(w.loc) > 3 and w.loc[2] == "arms" else "") for w in shape or ()}
+    try:
+        experiments = _experiments(raw, broken, origin, place, problems)
+        if problems:
+            raise CrbgError("\n".join(problems))
+        return _config(raw, files, place, experiments)
+    except (TypeError, AttributeError, KeyError) as error:
+        if shape is not None:
+            raise
+        text = f"{place}: the configuration is malformed ({error}); install pydantic, whose check names the place"
+        raise CrbgError(text) from None
+
+
+def _config(raw: Mapping[str, Any], files: tuple[str, ...], place: str, experiments: dict[str, Experiment]) -> Config:
+    paths = {k: path_of(raw.get(k) or k, f"{place}: {k}") for k in ("results", "paper")}
+    data_dir = raw.get("data_dir")
     return Config(
-        files, Path(raw.get("results", "results")), paper, raw.get("data_dir"), raw.get("reuse", "recorded"),
-        int(raw.get("threads", 1)), raw.get("device", "auto"), experiments, bool(raw.get("scale")),
-        int(raw.get("gpu_share", 1)), int(raw.get("save_every", 60)),
-    )  # fmt: skip
+        files=files,
+        results=Path(paths["results"]),
+        paper=Path(paths["paper"]),
+        data_dir=path_of(data_dir, f"{place}: data_dir") if data_dir else None,
+        reuse=raw.get("reuse", "recorded"),
+        threads=raw.get("threads", 1),
+        device=raw.get("device", "auto"),
+        experiments=experiments,
+        demonstration=bool(raw.get("override")),
+        gpu_share=raw.get("gpu_share", 1),
+        save_every=raw.get("save_every", 60),
+        labels=raw.get("labels") or {},
+    )
 
 
-def choices(paper: Path) -> Path:
-    """Name the file of choices that a paper folder goes by: its own, or the committed one where it has none."""
-    own = paper / COMMITTED.name
-    return own if own.exists() else COMMITTED
-
-
-def read_selected(path: Path) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """Read the committed choices of the selection rule: experiment -> arm -> [{densities, set, ...}]."""
-    if not path.exists():
-        return {}
-    try:
-        loaded = yaml.safe_load(path.read_text()) or {}
-        if not isinstance(loaded, dict):
-            raise CrbgError(f"{path} must be a mapping; make it again with `crbg select`")
-        for arms in (arms for name, arms in loaded.items() if name != "evaluate"):
-            for choice in (choice for choices in arms.values() for choice in choices):
-                _expand(choice["set"])
-                list(choice["densities"])
-    except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
-        raise CrbgError(
-            f"{path} is damaged ({type(error).__name__}: {error}); make it again with `crbg select`"
-        ) from None
-    return dict(loaded)
-
-
-def _experiment(name: str, body: Any, raw: Mapping[str, Any], selected: Mapping[str, Any]) -> Experiment:
-    place = f"experiments.{name}"
-    if not isinstance(body, dict):
-        raise CrbgError(f"{place} must be a mapping")
-    problems = list(_wrong(body, EXPERIMENT, place))
-    if problems:
-        raise CrbgError("\n".join(problems))
-    role = body.get("role", "ablation")
-    if role not in ROLES:
-        problems.append(f"{place}.role: unknown role {role!r}: {suggest(str(role), ROLES)}")
-    view = body.get("view", "curve" if role == "main" else "dots")
-    if view not in VIEWS:
-        problems.append(f"{place}.view: {suggest(view, VIEWS)}")
-    seeds = body.get("seeds", [0])
-    problems += _wrong_seeds(seeds, place)
-    if not body.get("arms"):
-        problems.append(f"{place} has no arms")
-    try:
-        groups = {_density(k): tuple(_density(d) for d in v) for k, v in (body.get("groups") or {}).items()}
-    except (TypeError, ValueError):
-        problems.append(f"{place}.groups must map a tuned density to a list of densities, not {body['groups']!r}")
-    if problems:
-        raise CrbgError("\n".join(problems))
-    scale = raw.get("scale") or {}
-    cells: list[Cell] = []
-    for arm, arm_body in body["arms"].items():
-        where = f"{place}.arms.{arm}"
+def _experiments(
+    raw: Mapping[str, Any], broken: set[tuple[str, str]], origin: Merged, place: str, problems: list[str]
+) -> dict[str, Experiment]:
+    """Build the experiments in their order; what is wrong with them is added to `problems`."""
+    paper = Path(path_of(raw.get("paper") or "paper", f"{place}: paper"))
+    selected = read_selected(choices(paper) if not raw.get("override") else COMMITTED)
+    bodies, out = raw.get("experiments") or {}, {}
+    for name in _ordered(bodies, raw.get("order") or [], place):
+        given = bodies[name].get("arms") or {} if (name, "") not in broken else {}
+        arms = {arm: body for arm, body in given.items() if (name, arm) not in broken}
+        if not arms and any(name == e for e, _ in broken):
+            continue
         try:
-            problems_here = (
-                list(_wrong(arm_body, ARM, where)) if isinstance(arm_body, dict) else [f"{where} must be a mapping"]
-            )
-            if not problems_here:
-                mine = arm_body.get("seeds", seeds)
-                problems_here = list(_wrong_seeds(mine, where))
-            if problems_here:
-                raise CrbgError("\n".join(problems_here))
-            specs = list(_points(body.get("base") or {}, arm_body, where, scale, selected.get(arm, [])))
+            out[name] = _experiment(name, {**bodies[name], "arms": arms}, raw, selected.get(name, {}))
+            _look_up(out[name], bodies)
+        except CrbgError as error:
+            problems += [f"{origin.place(('experiments', name), place)}: {line}" for line in str(error).split("\n")]
+    if not bodies and not problems:
+        problems.append(f"{place}: there are no experiments")
+    return out
+
+
+def _look_up(e: Experiment, names: Iterable[str]) -> None:
+    """Refuse names of other experiments that do not exist."""
+    for key, other in (*(("tuned_by", t) for t in e.tuned_by), ("against", e.against)):
+        if other and other not in names:
+            raise CrbgError(f"experiments.{e.name}.{key}: unknown experiment {other!r}: {suggest(other, names)}")
+
+
+def _wrong_shape(raw: Mapping[str, Any]) -> list[Problem] | None:
+    """Compare keys and types with the models; None where pydantic is not installed."""
+    try:
+        from crbg.experiments import config_models
+    except ImportError as error:
+        if error.name and not error.name.startswith("pydantic"):
+            raise
+        print("crbg: pydantic is not installed: keys and types of the configuration are not checked", file=sys.stderr)
+        return None
+    return list(config_models.problems(raw))
+
+
+def _ordered(names: Iterable[str], order: Sequence[str], place: str) -> list[str]:
+    """Put experiments in the order asked for; those that it does not name follow as they come."""
+    names = list(names)
+    if unknown := [name for name in order if name not in names]:
+        raise CrbgError("\n".join(f"{place}: order: unknown experiment {n!r}: {suggest(n, names)}" for n in unknown))
+    return [*dict.fromkeys(order), *(name for name in names if name not in order)]
+
+
+def _experiment(name: str, body: Mapping[str, Any], raw: Mapping[str, Any], selected: Mapping[str, Any]) -> Experiment:
+    """Build one experiment; every problem of its arms is named at once."""
+    place = f"experiments.{name}"
+    arms, seeds = body["arms"], body.get("seeds", [0])
+    if not arms:
+        raise CrbgError(f"{place} has no arms")
+    cells = _cells(name, body, raw, selected)
+    x = body.get("x", "density")
+    axes = {f for c in cells for f in (*vars(c.spec), *(f"options.{o}" for o in vars(c.spec.resolved())))}
+    if cells and x not in axes:
+        raise CrbgError(f"{place}.x: no arm has {x!r}: {suggest(x, axes)}")
+    gpu, nodes, role = body.get("gpu", 0), body.get("nodes", 1), body.get("role", "ablation")
+    if nodes > 1 and gpu < 2:
+        raise CrbgError(f"{place}: several nodes need at least `gpu: 2` on each")
+    few = min(len(seeds), raw.get("seeds_at_most") or len(seeds))
+    size = max(body.get("cells_per_job") or few, math.ceil(len(cells) / (raw.get("jobs_at_most") or len(cells))))
+    tuned_by = body.get("tuned_by") or ()
+    return Experiment(
+        name=name,
+        about=body.get("about", ""),
+        role=role,
+        targets=tuple(body.get("targets", ())),
+        cells_per_job=size,
+        tuned_by=(tuned_by,) if isinstance(tuned_by, str) else tuple(tuned_by),
+        chosen=frozenset(selected),
+        groups={_density(k): tuple(map(_density, v)) for k, v in (body.get("groups") or {}).items()},
+        cells=tuple(cells),
+        gpu=gpu,
+        nodes=nodes,
+        against=body.get("against"),
+        view=body.get("view") or ("curve" if role == "main" else "dots"),
+        x=x,
+        labels={**(raw.get("labels") or {}), **{a: v["label"] for a, v in arms.items() if v.get("label")}},
+    )
+
+
+def _cells(name: str, body: Mapping[str, Any], raw: Mapping[str, Any], selected: Mapping[str, Any]) -> list[Cell]:
+    place, bases, cells, problems = f"experiments.{name}", raw.get("bases") or {}, [], []
+    override = config_points.resolve(raw.get("override") or {}, bases, "override")
+    common = config_points.Common(bases, override, raw.get("points_at_most"))
+    base = config_points.resolve(body.get("base") or {}, bases, f"{place}.base")
+    for arm, arm_body in body["arms"].items():
+        try:
+            specs = config_points.specs(base, arm_body, f"{place}.arms.{arm}", selected.get(arm, []), common)
         except CrbgError as error:
             problems.append(str(error))
             continue
-        specs = _thin(specs, raw.get("points_at_most"))
-        digests = [s.digest() for s in specs]
-        if len(set(digests)) < len(digests) and not scale:
-            problems.append(f"{where}: two points of the grid are the same run")
-        mine = mine[: raw.get("seeds_at_most", len(mine))]
-        cells += [Cell(name, str(arm), s, seed) for s in {s.digest(): s for s in specs}.values() for seed in mine]
-    x = str(body.get("x", "density"))
-    axes = {f for c in cells for f in (*vars(c.spec), *(f"options.{o}" for o in vars(c.spec.resolved())))}
-    if cells and x not in axes:
-        problems.append(f"{place}.x: no arm has {x!r}: {suggest(x, axes)}")
+        seeds = arm_body.get("seeds") or body.get("seeds", [0])
+        cells += [Cell(name, arm, s, seed) for s in specs for seed in seeds[: raw.get("seeds_at_most") or len(seeds)]]
     if problems:
         raise CrbgError("\n".join(problems))
-    gpu, nodes = int(body.get("gpu", 0)), int(body.get("nodes", 1))
-    if gpu < 0 or nodes < 1 or (nodes > 1 and gpu < 2):
-        raise CrbgError(
-            f"{place}: gpu is at least 0 and nodes at least 1, and several nodes need at least `gpu: 2` on each"
-        )
-    few = min(len(seeds), raw.get("seeds_at_most", len(seeds)))
-    size = max(1, int(body.get("cells_per_job", few)), math.ceil(len(cells) / raw.get("jobs_at_most", len(cells))))
-    targets, about, tuned_by = tuple(body.get("targets", ())), body.get("about", ""), body.get("tuned_by") or ()
-    tuned_by = (tuned_by,) if isinstance(tuned_by, str) else tuple(map(str, tuned_by))
-    return Experiment(
-        name, about, role, targets, size, tuned_by, frozenset(selected), groups, tuple(cells), gpu, nodes, body.get("against"), view,
-        body.get("x", "density"),
-    )  # fmt: skip
-
-
-def _wrong_seeds(seeds: list[Any], place: str) -> Iterator[str]:
-    if not seeds or not all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in seeds):
-        yield f"{place}.seeds must be a list of whole numbers >= 0, not {seeds!r}"
-    elif len(set(seeds)) < len(seeds):
-        yield f"{place}.seeds names a seed twice: {seeds!r}"
+    return cells
 
 
 def _density(value: Any) -> float | None:
-    """Read a density of `groups`; null stands for runs without one, as those of dense networks."""
+    """Read a density of `groups`; null stands for runs without one, such as those of dense networks."""
     return None if value is None else float(value)
 
 
-def _points(
-    base: Mapping[str, Any], arm: Mapping[str, Any], place: str, scale: Mapping[str, Any], chosen: list[dict[str, Any]]
-) -> Iterator[Spec]:
-    fixed = _lay_over(_expand(base), _expand(arm.get("set") or {}))
-    fixed["method"] = arm.get("method", fixed.get("method"))
-    if fixed["method"] is None:
-        raise CrbgError(f"{place}.method is missing")
-    grids = arm.get("grid") or {}
-    points: list[dict[str, Any]] = []
-    for grid in grids if isinstance(grids, list) else [grids]:  # a list of grids is their union
-        if not isinstance(grid, dict):
-            raise CrbgError(f"{place}.grid must be a mapping of lists, or a list of such mappings, not {grid!r} in it")
-        for key, values in grid.items():
-            if not isinstance(values, list) or not values:
-                raise CrbgError(f"{place}.grid.{key} must be a list of at least one value, not {values!r}")
-        points += [dict(zip(grid, point, strict=True)) for point in itertools.product(*grid.values())]
-    for point in points:
-        values = _lay_over(fixed, _expand(point))
-        for choice in chosen:
-            if values.get("density") in choice["densities"]:
-                values = _lay_over(values, _expand(choice["set"]))
-        without_search = values.get("epochs") == 0
-        values = _lay_over(values, {k: v for k, v in scale.items() if not (k == "epochs" and without_search)})
-        yield spec_from(values, place)
-
-
-def _thin(specs: list[Spec], most: int | None) -> list[Spec]:
-    """Keep at most so many points of each density, evenly spread over the grid; for demonstrations."""
-    if not most:
-        return specs
-    by_density: dict[float | None, list[Spec]] = {}
-    for s in specs:
-        by_density.setdefault(s.density, []).append(s)
-    return [
-        group[i * len(group) // min(most, len(group))]
-        for group in by_density.values()
-        for i in range(min(most, len(group)))
-    ]
-
-
-def _expand(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn {"options.lr": 1} into {"options": {"lr": 1}}."""
-    out: dict[str, Any] = {}
-    for key, value in flat.items():
-        head, _, rest = str(key).partition(".")
-        out = _lay_over(out, {head: {rest: value}} if rest else {key: value})
-    return out
-
-
-def _lay_over(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    out = dict(under)
-    for key, value in over.items():
-        both = isinstance(out.get(key), Mapping) and isinstance(value, Mapping)
-        out[key] = _lay_over(out[key], value) if both else value
-    return out
-
-
-def _wrong(body: Mapping[str, Any], allowed: Mapping[str, Any], place: str) -> Iterator[str]:
-    for key, value in body.items():
-        if key not in allowed:
-            yield f"{place}: unknown key {key!r}: {suggest(str(key), allowed)}"
-        elif not isinstance(value, allowed[key]) or (isinstance(value, bool) and allowed[key] is int):
-            wanted = allowed[key] if isinstance(allowed[key], tuple) else (allowed[key],)
-            yield f"{place}: {key} = {value!r} must be {' or '.join(t.__name__ for t in wanted)}"
-
-
 def with_seed(cells: Iterable[Cell], seeds: Iterable[int]) -> list[Cell]:
-    """Give each distinct spec of the cells the seeds asked for by hand."""
+    """Give each distinct spec of these cells the seeds of the command line."""
     wanted = list(seeds)
     first = {c.spec.digest(): c for c in cells}
     return [replace(c, seed=s) for c in first.values() for s in wanted]

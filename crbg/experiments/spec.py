@@ -22,35 +22,60 @@ from crbg.errors import CrbgError, suggest
 
 @dataclass(frozen=True)
 class Spec:
-    """One point of one experiment, without its seed.
+    """One point of one experiment, without its seed. The `help` of each field explains it.
 
-    density: share of gated weights to keep, None where the method decides. init, scale: law of the initial weights
-        (`crbg.models.initial_weights`), or `imagenet` for timm's weights. flip, crop: augmentation while searching
-        (`crbg.data.loader.BatchLoader`). size: edge in pixels to which images are enlarged, 0 for as they are.
-        precision: `fp32`, or `bf16` for products of the search in bfloat16 (parameters, and all that is measured
-        afterwards, stay fp32). fit_on: `train` (the validation part held out) or `all` training images. limit: use only
-        the first images of the training part, 0 for all. control_images: images of the validation or test part on which
-        the sanity controls are measured, 0 for all.
-    options: the method's own settings.
+    Names and defaults of the fields enter the digest of every record: they never change.
     """
 
-    data: str
-    model: str
-    method: str
-    density: float | None = None
-    init: str = "uniform"
-    scale: float = 1.0
-    epochs: int = 40
-    batch: int = 256
-    flip: bool = False
-    crop: int = 0
-    size: int = 0
-    precision: str = "fp32"
-    fit_on: str = "train"
-    limit: int = 0
-    control_images: int = 0
-    model_args: Mapping[str, Any] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
+    data: str = field(metadata={"help": "a data set that `crbg list data` shows, or your own (`crbg data`)"})
+    model: str = field(metadata={"help": "a network that `crbg list models` shows, or `timm:NAME`"})
+    method: str = field(metadata={"help": "a method that `crbg list methods` shows"})
+    density: float | None = field(
+        default=None,
+        metadata={"help": "share of the gated weights to keep (1 - sparsity); absent where the method decides"},
+    )
+    init: str = field(
+        default="uniform",
+        metadata={
+            "help": "law of the initial weights: `uniform` on [-scale, scale]; `uniform_fan`, `signed_constant` and "
+            "`kaiming_normal`, which follow the fan of each layer, times `scale`; or `imagenet`, the weights of timm"
+        },
+    )
+    scale: float = field(default=1.0, metadata={"help": "range of the initial weights, or a factor on it (see `init`)"})
+    epochs: int = field(
+        default=40, metadata={"help": "epochs of the search, or of training where weights are trained; 0: no search"}
+    )
+    batch: int = field(default=256, metadata={"help": "images in a batch"})
+    flip: bool = field(default=False, metadata={"help": "mirror images at random during the search"})
+    crop: int = field(default=0, metadata={"help": "shift images at random by up to this many pixels"})
+    size: int = field(
+        default=0, metadata={"help": "edge in pixels to which images are enlarged; 0 leaves them as they are"}
+    )
+    precision: str = field(
+        default="fp32",
+        metadata={
+            "help": "`fp32`, or `bf16`: products of the search in bfloat16. Parameters and all measurements stay fp32"
+        },
+    )
+    fit_on: str = field(
+        default="train",
+        metadata={
+            "help": "`train`, or `all`: train on the validation part too, which leaves only the test part to measure on"
+        },
+    )
+    limit: int = field(default=0, metadata={"help": "use only the first images of the training part; 0 uses all"})
+    control_images: int = field(
+        default=0,
+        metadata={"help": "images of the measured part on which the sanity controls are measured; 0 uses all"},
+    )
+    model_args: Mapping[str, Any] = field(
+        default_factory=dict,
+        metadata={"help": "arguments of the network's constructor; one of them is `model_args.NAME`"},
+    )
+    options: Mapping[str, Any] = field(
+        default_factory=dict,
+        metadata={"help": "options of the method (`crbg list methods NAME`); one of them is `options.NAME`"},
+    )
 
     def __post_init__(self) -> None:
         problems = list(self._problems())
@@ -58,11 +83,14 @@ class Spec:
             raise CrbgError("; ".join(problems))
 
     def _problems(self) -> typing.Iterator[str]:
-        for check in (lambda: info(self.data), lambda: models.family(self.model), lambda: self.resolved()):
+        for check in (lambda: info(self.data), lambda: self.resolved()):
             try:
                 check()
             except CrbgError as error:
                 yield str(error)
+        yield from models.problems(self.model, self.model_args, self.init)
+        with contextlib.suppress(CrbgError):  # unknown options were named above
+            yield from methods.conflicts(self.method, self.resolved(), self.density)
         if self.density is not None and not 0 < self.density <= 1:
             yield f"density {self.density} is not in (0, 1]; density = kept / total"
         if self.init not in (known := (*rng.LAWS, "imagenet")):

@@ -7,13 +7,14 @@ change. The planner imports methods to read their options; therefore they import
 """
 
 from crbg.methods.contract import SearchResult, SearchTask, Traits
-from crbg.methods.registry import coerce, differing, fits, get, hints, names, options, work
+from crbg.methods.registry import coerce, conflicts, differing, fits, get, hints, names, options, work
 
 __all__ = [
     "SearchResult",
     "SearchTask",
     "Traits",
     "coerce",
+    "conflicts",
     "differing",
     "fits",
     "get",

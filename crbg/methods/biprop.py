@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 from crbg.errors import CrbgError
 from crbg.methods import edge_popup
 from crbg.methods.contract import SearchResult, SearchTask, Traits
+from crbg.search.limits import option, share
 
 if TYPE_CHECKING:
     from torch import nn
 
 VERSION = 1
 TRAITS = Traits("straight-through, top k", "exact of all together, or by layer")
+NEEDS_DENSITY = True
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,11 @@ class Options:
         reach: Share of the search in which the density falls from 1 to its target, with `scope: global`.
     """
 
-    lr: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    scope: str = "global"
-    reach: float = 0.1
+    lr: float = option(0.1, least=0)
+    momentum: float = option(0.9, least=0, below=1)
+    weight_decay: float = option(1e-4, least=0)
+    scope: str = option("global", choices=edge_popup.SCOPES)
+    reach: float = share(0.1)
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from crbg.methods._scored import BudgetedSearch, required_density, search_with_budget
 from crbg.methods.contract import SearchResult, SearchTask, Traits
+from crbg.search.limits import option, share
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 TRAITS = Traits("pathwise, Concrete", "exact of all together (cut at the end)")
+NEEDS_DENSITY = True
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,9 @@ class Options:
         slack: The budget, as a multiple of the number of weights to keep.
     """
 
-    lr: float = 0.1
-    drop: float = 0.88
-    slack: float = 1.1
+    lr: float = option(0.1, least=0)
+    drop: float = share(0.88)
+    slack: float = option(1.1, above=0)
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:

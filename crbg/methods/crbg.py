@@ -6,11 +6,14 @@ target density lambda is steered to it (`crbg.search.density_controller.Controll
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crbg.errors import CrbgError, suggest
 from crbg.methods.contract import SearchResult, SearchTask, Traits
+from crbg.search.limits import option, share
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,6 +30,22 @@ TRAITS = Traits("pathwise, clipped Gaussian", "steered to within 2 %, else cut")
 
 LANDED = 0.02  # relative distance from the density asked for within which the mask of mu > 1/2 is the ticket
 GRANULARITY = ("weight", "unit", "unit+input")
+SOURCES = ("normal", "antithetic", "counter")  # of `crbg.gates.gaussian`, which needs torch
+PENALTIES = ("induce_sparse", "induce_decision", "decision_quad", "decision_entropy")  # of `crbg.search.penalties`
+
+
+def _wrong_penalty(name: str) -> str | None:
+    for term in name.split("+"):
+        factor, star, what = term.strip().rpartition("*")
+        try:
+            finite = not star or math.isfinite(float(factor))
+        except ValueError:
+            finite = False
+        if not finite:
+            return "is not of the form 'a*name+b*name'"
+        if what.strip() not in PENALTIES:
+            return f"has the unknown penalty {what.strip()!r}: {suggest(what.strip(), PENALTIES)}"
+    return None
 
 
 @dataclass(frozen=True)
@@ -66,30 +85,38 @@ class Options:
         train_slopes: Whether the slopes of PReLU learn beside the gates, while the weights stay frozen.
     """
 
-    noise: float = 0.5
-    penalty_sigma: float = 0.5
+    noise: float = option(0.5, least=0)
+    penalty_sigma: float = option(0.5, above=0)
     mu0: float = 0.5
-    mu0_spread: float = 0.01
-    penalty: str = "induce_sparse"
-    weight: float = 1.0
-    lr: float = 0.03
+    mu0_spread: float = option(0.01, least=0)
+    penalty: str = option("induce_sparse", check=_wrong_penalty)
+    weight: float = option(1.0, least=0)
+    lr: float = option(0.03, least=0)
     anneal_to: float = -1.0
-    source: str = "normal"
+    source: str = option("normal", choices=SOURCES)
     learn_sigma: bool = False
-    leak: float = 0.0
-    reach: float = 0.4
-    decide: float = 0.5
-    firmness: float = 1.0
-    tolerance: float = 0.0
-    polish: float = 0.0
-    granularity: str = "weight"
-    temperature: float = 1.0
-    spread: float = 1.0
-    pretrain: int = 0
-    joint_lr: float = 0.0
-    finetune: int = 0
-    weight_lr: float = 1e-3
+    leak: float = share(0.0)
+    reach: float = share(0.4)
+    decide: float = share(0.5)
+    firmness: float = option(1.0, least=0)
+    tolerance: float = option(0.0, least=0)
+    polish: float = share(0.0)
+    granularity: str = option("weight", choices=GRANULARITY)
+    temperature: float = option(1.0, least=0)
+    spread: float = option(1.0, above=0)
+    pretrain: int = option(0, least=0)
+    joint_lr: float = option(0.0, least=0)
+    finetune: int = option(0, least=0)
+    weight_lr: float = option(1e-3, least=0)
     train_slopes: bool = False
+
+
+def conflicts(o: Options, density: float | None) -> Iterator[str]:
+    """Yield options that do not go together, or not with the density."""
+    if o.polish and density is None:
+        yield "crbg.polish keeps a density while the gates are hard: set density"
+    if o.polish and o.granularity != "weight":
+        yield "crbg.polish needs gates on weights: set options.granularity to weight"
 
 
 def work(o: Options, density: float | None, epochs: int) -> float:

@@ -7,12 +7,14 @@ batches without augmentation, and batch norm uses the statistics of each batch.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crbg.errors import CrbgError, suggest
 from crbg.methods._scored import BudgetedSearch, required_density, search_with_budget
 from crbg.methods.contract import SearchResult, SearchTask, Traits
+from crbg.search.limits import option, share
 from crbg.search.winning import Recipe, plain, winning
 
 if TYPE_CHECKING:
@@ -24,7 +26,11 @@ if TYPE_CHECKING:
     from crbg.training.hooks import SearchHook
 
 VERSION = 1
+# Of `crbg.search.objectives`, which needs torch.
+OBJECTIVES = ("loss", "deltaloss", "kl", "forward_kl", "feature", "grad", "gradnorm")
+SECOND_ORDER = ("grad", "gradnorm")
 TRAITS = Traits("pathwise, Concrete", "exact of all together (cut at the end)", "trained afterwards")
+NEEDS_DENSITY = True
 
 
 @dataclass(frozen=True)
@@ -48,19 +54,19 @@ class Options(Recipe):
         multiplier_lr: Learning rate of the Lagrange multiplier.
     """
 
-    objective: str = "kl"
-    search: int = 160
-    search_lr: float = 0.1
-    decay_at: float = 0.88
-    gate: str = "concrete"
-    tau: float = 2 / 3
-    noise: float = 0.5
-    budget: str = "plain"
-    begin: float = 0.0
-    controller: str = "gradbalance"
-    slack: float = 1.1
-    memory: float = 0.99
-    multiplier_lr: float = 1e-3
+    objective: str = option("kl", choices=OBJECTIVES)
+    search: int = option(160, least=1)
+    search_lr: float = option(0.1, least=0)
+    decay_at: float = share(0.88)
+    gate: str = option("concrete", choices=("concrete", "clipped"))
+    tau: float = option(2 / 3, above=0)
+    noise: float = option(0.5, least=0)
+    budget: str = option("plain", choices=("plain", "bernoulli"))
+    begin: float = share(0.0)
+    controller: str = option("gradbalance", choices=("gradbalance", "lagrange"))
+    slack: float = option(1.1, above=0)
+    memory: float = option(0.99, least=0, below=1)
+    multiplier_lr: float = option(1e-3, least=0)
 
 
 def work(o: Options, density: float | None, epochs: int) -> float:
@@ -69,6 +75,14 @@ def work(o: Options, density: float | None, epochs: int) -> float:
     A step of the search with a dense reference costs a third more, and one with second derivatives twice as much.
     """
     return o.epochs(epochs, o.search)
+
+
+def conflicts(o: Options, density: float | None) -> Iterator[str]:
+    """Yield options that do not go together."""
+    if o.gate == "clipped" and o.objective in SECOND_ORDER:
+        yield f"cts.objective {o.objective} needs second derivatives, which clipped gates lack: use gate concrete"
+    if o.gate == "clipped" and o.budget != "plain":
+        yield "cts.budget is for Concrete gates; clipped gates always count P(z > 1/2)"
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
@@ -138,7 +152,7 @@ def _check(o: Options) -> None:
             raise CrbgError(f"unknown {what} {value!r}: {suggest(value, known)}")
     if o.gate == "clipped" and o.objective in objectives.SECOND_ORDER:
         raise CrbgError(
-            f"objective {o.objective} needs second derivatives, which clipped gates do not have: use gate concrete"
+            f"objective {o.objective} needs second derivatives, which clipped gates lack: use gate concrete"
         )
     if distributed.size() > 1 and o.objective in objectives.WHOLE_BATCH:
         raise CrbgError(

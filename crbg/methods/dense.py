@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from crbg.errors import CrbgError, suggest
 from crbg.methods.contract import SearchResult, SearchTask, Traits
+from crbg.search.limits import option
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,9 +25,9 @@ class Options:
         part: What is trained: `all`, or `norm` (gains and shifts of normalisation layers).
     """
 
-    optimiser: str = "adam"
-    lr: float = 1e-3
-    part: str = "all"
+    optimiser: str = option("adam", choices=("adam", "sgd"))
+    lr: float = option(1e-3, least=0)
+    part: str = option("all", choices=("all", "norm"))
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:

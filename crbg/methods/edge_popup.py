@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from crbg.errors import CrbgError
 from crbg.methods._scored import required_density, search_and_select, tensor_like
 from crbg.methods.contract import SearchResult, SearchTask, Traits
+from crbg.search.limits import option, share
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
     from crbg.training.hooks import SearchHook
 
 VERSION = 1
+SCOPES = ("layer", "global")
 TRAITS = Traits("straight-through, top k", "exact by layer, or of all together")
+NEEDS_DENSITY = True
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,12 @@ class Options:
         reach: Share of the search in which the density falls from 1 to its target, with `scope: global`.
     """
 
-    lr: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
+    lr: float = option(0.1, least=0)
+    momentum: float = option(0.9, least=0, below=1)
+    weight_decay: float = option(1e-4, least=0)
     scaled: bool = True
-    scope: str = "layer"
-    reach: float = 0.1
+    scope: str = option("layer", choices=SCOPES)
+    reach: float = share(0.1)
 
 
 def find(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from crbg.methods._scored import required_density, search_and_select, tensor_like
 from crbg.methods.contract import SearchResult, SearchTask, Traits
+from crbg.search.limits import option
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 TRAITS = Traits("straight-through, rounding", "exact of all together")
+NEEDS_DENSITY = True
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,10 @@ class Options:
         periods: Number of times that weights are pruned.
     """
 
-    lr: float = 0.1
-    momentum: float = 0.9
-    decay: float = 1e-4
-    periods: int = 10
+    lr: float = option(0.1, least=0)
+    momentum: float = option(0.9, least=0, below=1)
+    decay: float = option(1e-4, least=0)
+    periods: int = option(10, least=1)
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from crbg.errors import CrbgError
 from crbg.methods._scored import required_density
 from crbg.methods.contract import SearchResult, SearchTask, Traits
+from crbg.search.limits import option
 from crbg.search.winning import Recipe, Span, train, winning
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 TRAITS = Traits("of the weights", "exact of all together", "trained again and again")
+NEEDS_DENSITY = True
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,8 @@ class Options(Recipe):
         levels: Number of levels; 1 for one-shot pruning, 0 for as many as the density needs.
     """
 
-    drop: float = 0.2
-    levels: int = 0
+    drop: float = option(0.2, above=0, below=1)
+    levels: int = option(0, least=0)
 
 
 def shares(o: Options, density: float) -> list[float]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from crbg.methods import edge_popup
 from crbg.methods.contract import SearchResult, SearchTask, Traits
+from crbg.search.limits import option, share
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 TRAITS = Traits("straight-through, top k", "exact by layer", "redrawn in part")
+NEEDS_DENSITY = True
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,12 @@ class Options:
         rate: Probability with which a pruned weight is redrawn.
     """
 
-    lr: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
+    lr: float = option(0.1, least=0)
+    momentum: float = option(0.9, least=0, below=1)
+    weight_decay: float = option(1e-4, least=0)
     scaled: bool = True
-    period: int = 300
-    rate: float = 0.1
+    period: int = option(300, least=1)
+    rate: float = share(0.1)
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crbg.methods.contract import SearchResult, SearchTask, Traits
+from crbg.search.limits import option
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,7 +22,7 @@ TRAITS = Traits("of the last weight", "all kept", "last layer trained")
 class Options:
     """Adam with a cosine schedule to 0."""
 
-    lr: float = 1e-3
+    lr: float = option(1e-3, least=0)
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:

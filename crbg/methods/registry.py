@@ -9,10 +9,11 @@ import importlib
 import math
 import pkgutil
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from crbg.errors import CrbgError, suggest
+from crbg.search import limits
 
 if TYPE_CHECKING:
     from crbg.methods.contract import Method
@@ -48,7 +49,7 @@ def options(name: str, values: Mapping[str, Any]) -> Any:
     """Build a method's `Options` from plain values.
 
     Raises:
-        CrbgError: unknown names or values of the wrong type; one message lists all of them.
+        CrbgError: names all unknown options and wrong types, or else all values outside their limits.
     """
     kind = get(name).Options
     types, problems = hints(kind), []
@@ -61,7 +62,22 @@ def options(name: str, values: Mapping[str, Any]) -> Any:
             )
     if problems:
         raise CrbgError("; ".join(problems))
-    return kind(**{k: coerce(v, types[k]) for k, v in values.items()})
+    made = kind(**{k: coerce(v, types[k]) for k, v in values.items()})
+    if problems := list(limits.problems(name, made)):
+        raise CrbgError("; ".join(problems))
+    return made
+
+
+def conflicts(name: str, chosen: Any, density: float | None) -> Iterator[str]:
+    """Yield what is wrong between a method's options and the density that is asked for."""
+    method = get(name)
+    needs = getattr(method, "NEEDS_DENSITY", None)
+    if needs and density is None:
+        yield f"{name} needs a density above 0: it keeps a share that you choose"
+    if needs is False and density is not None:
+        yield f"{name} finds its own sparsity; leave density out"
+    if check := getattr(method, "conflicts", None):
+        yield from check(chosen, density)
 
 
 def fits(value: Any, hint: Any) -> bool:

@@ -12,13 +12,17 @@ from typing import TYPE_CHECKING
 from crbg.errors import CrbgError
 from crbg.methods._scored import required_density
 from crbg.methods.contract import SearchResult, SearchTask, Traits
+from crbg.search.limits import option
 from crbg.search.winning import Recipe, winning
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 VERSION = 1
+# Of `crbg.search.saliency`, which needs torch.
+SCORES = ("magnitude", "random", "snip", "grasp", "grasp_abs", "synflow")
 TRAITS = Traits("of the weights, once", "exact of all together", "trained afterwards")
+NEEDS_DENSITY = True
 
 
 @dataclass(frozen=True)
@@ -30,8 +34,8 @@ class Options(Recipe):
         rounds: Number of rounds; 0 for that of the score's paper.
     """
 
-    score: str = "snip"
-    rounds: int = 0
+    score: str = option("snip", choices=SCORES)
+    rounds: int = option(0, least=0)
 
 
 def work(o: Options, density: float | None, epochs: int) -> float:

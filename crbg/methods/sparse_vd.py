@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from crbg.errors import CrbgError
 from crbg.methods.contract import SearchResult, SearchTask, Traits
+from crbg.search.limits import option, share
 from crbg.training import distributed
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 TRAITS = Traits("pathwise, Gaussian on outputs", "whatever the data give", "trained")
+NEEDS_DENSITY = False
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,11 @@ class Options:
         full: Share of the training from which it is 1; it rises linearly between the two.
     """
 
-    lr: float = 1e-3
+    lr: float = option(1e-3, least=0)
     log_sigma2: float = -10.0
     threshold: float = 3.0
-    silent: float = 0.025
-    full: float = 0.1
+    silent: float = share(0.025)
+    full: float = share(0.1)
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:

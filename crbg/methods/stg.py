@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from crbg.errors import CrbgError
 from crbg.methods.contract import SearchResult, SearchTask, Traits
+from crbg.search.limits import option
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 TRAITS = Traits("pathwise, clipped Gaussian", "whatever the penalty gives")
+NEEDS_DENSITY = False
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,11 @@ class Options:
         spread: Initial standard deviation of mu, around 1/2.
     """
 
-    sigma: float = 0.5
-    weight: float = 0.1
-    lr: float = 1e-5
-    weight_decay: float = 1e-3
-    spread: float = 0.01
+    sigma: float = option(0.5, above=0)
+    weight: float = option(0.1, least=0)
+    lr: float = option(1e-5, least=0)
+    weight_decay: float = option(1e-3, least=0)
+    spread: float = option(0.01, least=0)
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:

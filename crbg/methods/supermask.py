@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from crbg.methods._scored import required_density, search_and_select, tensor_like
 from crbg.methods.contract import SearchResult, SearchTask, Traits
+from crbg.search.limits import option
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 TRAITS = Traits("straight-through, Bernoulli draws", "exact of all together (cut at the end)")
+NEEDS_DENSITY = True
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,8 @@ class Options:
         rescale: Multiply the kept weights by total / kept of their layer ("dynamic weight rescaling").
     """
 
-    lr: float = 100.0
-    momentum: float = 0.0
+    lr: float = option(100.0, least=0)
+    momentum: float = option(0.0, least=0, below=1)
     rescale: bool = False
 
 

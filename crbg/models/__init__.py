@@ -5,6 +5,6 @@ A module defines `NAMES`, a regular expression of the model names that it builds
 needs no torch.
 """
 
-from crbg.models.registry import build, families, family, initial
+from crbg.models.registry import build, families, family, initial, problems
 
-__all__ = ["build", "families", "family", "initial"]
+__all__ = ["build", "families", "family", "initial", "problems"]

@@ -6,10 +6,12 @@ import ast
 import functools
 import importlib
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crbg.errors import CrbgError, suggest
+from crbg.models import _arguments
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,12 +21,28 @@ if TYPE_CHECKING:
 def families() -> dict[str, str]:
     """Return the pattern of the model names that each module of this package builds, by module name."""
     found = {}
-    folders = importlib.import_module("crbg.models").__path__
-    for path in sorted(p for folder in folders for p in Path(folder).glob("[a-z]*.py")):
+    for path in sorted(p for folder in _folders() for p in folder.glob("[a-z]*.py")):
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "NAMES":
                 found[path.stem] = str(ast.literal_eval(node.value))
     return found
+
+
+def _folders() -> list[Path]:
+    return [Path(folder) for folder in importlib.import_module("crbg.models").__path__]
+
+
+def problems(name: str, arguments: Mapping[str, Any], law: str = "") -> Iterator[str]:
+    """Yield what is wrong with a model's name and arguments, and with `imagenet` weights, without importing torch."""
+    try:
+        stem = family(name)
+    except CrbgError as error:
+        yield str(error)
+        return
+    source = next(path for folder in _folders() if (path := folder / f"{stem}.py").exists())
+    yield from _arguments.problems(source, name, arguments)
+    if law == "imagenet" and not _arguments.defines(source, "pretrained"):
+        yield f"there are no ImageNet weights for {name!r}; `init: imagenet` is for networks of timm"
 
 
 def family(name: str) -> str:

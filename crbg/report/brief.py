@@ -10,7 +10,6 @@ import pandas as pd
 from crbg.experiments.config import Config, Experiment
 from crbg.report import tables
 from crbg.report.chapters import key, label
-from crbg.report.figures import LABELS
 from crbg.report.records_table import tidy
 
 
@@ -48,7 +47,7 @@ def _best(e: Experiment | None, rows: pd.DataFrame, kind: str, lines: int) -> li
         return []
     part = tables.best_part(rows[rows.experiment == e.name])
     at = f"at {100 * (1 - best.density[0]):g} % sparsity, {kind}, {part} accuracy"
-    cells = [f"{label(arm, LABELS)} {accuracy:.1f} %" for arm, accuracy in zip(best.arm, best.accuracy, strict=True)]
+    cells = [f"{label(arm, e.labels)} {accuracy:.1f} %" for arm, accuracy in zip(best.arm, best.accuracy, strict=True)]
     step = max(3, math.ceil(len(cells) / lines))
     rest = ("   ".join(f"{t:<34s}" for t in cells[i : i + step]) for i in range(0, len(cells), step))
     return [f"{e.name}, best ticket of each method {at}:", *(f"  {line}".rstrip() for line in rest)]

@@ -13,7 +13,6 @@ from crbg.experiments.config import Config, Experiment
 from crbg.report import tables
 from crbg.report.chapters import ORDER, chapter, data_names, key, label, on_data, sentence
 from crbg.report.claims import Judgement
-from crbg.report.figures import LABELS
 from crbg.report.svg import Figures
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -104,7 +103,8 @@ def _summary(rows: pd.DataFrame, shown: Experiment | None, missing: Mapping[str,
     runs = rows.drop_duplicates(["digest", "seed"])
     dates = sorted(d for d in runs.finished.dropna().unique() if d)
     best = tables.best_tickets(rows, shown.name) if shown else pd.DataFrame()
-    lines = [{"method": label(str(t.arm), LABELS), "accuracy %": t.interval} for t in best.itertuples()]
+    labels = shown.labels if shown else {}
+    lines = [{"method": label(str(t.arm), labels), "accuracy %": t.interval} for t in best.itertuples()]
     return {
         "runs": len(runs),
         "experiments": runs.experiment.nunique(),

@@ -9,7 +9,6 @@ from typing import Any
 from crbg.experiments import record_store
 from crbg.experiments.config import Config, Experiment
 from crbg.report import anatomy, depth, figures, winners
-from crbg.report.figures import LABELS
 from crbg.report.page import Picture
 
 
@@ -32,7 +31,7 @@ def _ticket(a: anatomy.Anatomy, folder: Path) -> Picture:
 
 
 def _of_experiment(config: Config, e: Experiment, folder: Path) -> Iterator[Picture]:
-    demonstration, labels = config.demonstration, LABELS
+    demonstration, labels = config.demonstration, e.labels
     if e.view == "penalties" and (picked := _one_seed(config, e)):
         drawn = figures.histograms(picked, folder / f"{e.name}_histograms", labels)
         yield Picture(e.name, "Gates under each penalty, one run each", drawn)

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from crbg.errors import CrbgError, suggest
+from crbg.search.limits import option
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -52,17 +53,17 @@ class Recipe:
         per_class: Examples of each class in the batch on which scores and objectives are measured.
     """
 
-    optimiser: str = "sgd"
-    lr: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 1e-3
-    drops: str = "halves"
-    warmup: float = 0.0
-    clip: float = 0.0
-    rewind: int = 0
+    optimiser: str = option("sgd", choices=("sgd", "adam"))
+    lr: float = option(0.1, least=0)
+    momentum: float = option(0.9, least=0, below=1)
+    weight_decay: float = option(1e-3, least=0)
+    drops: str = option("halves", choices=tuple(DROPS))
+    warmup: float = option(0.0, least=0)
+    clip: float = option(0.0, least=0)
+    rewind: int = option(0, least=0)
     train: bool = True
-    control: str = "none"
-    per_class: int = 10
+    control: str = option("none", choices=CONTROLS)
+    per_class: int = option(10, least=1)
 
     def training(self) -> dict[str, Any]:
         """Return the fields that dense training depends on."""

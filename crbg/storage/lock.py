@@ -7,6 +7,7 @@ it lives.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import socket
@@ -15,11 +16,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-from filelock import FileLock, Timeout
+from typing import TYPE_CHECKING
 
 from crbg.errors import CrbgError
 from crbg.storage.atomic import write_json
+
+if TYPE_CHECKING or importlib.util.find_spec("filelock"):
+    from filelock import FileLock as FileLock
+    from filelock import Timeout as Timeout
+else:  # a bare machine
+    from crbg.storage._flock import FileLock, Timeout
 
 BEAT = 20.0  # seconds between two signs of life
 SILENT = 90.0  # an owner on another host that has not been heard of for so long is dead
@@ -97,7 +103,7 @@ def words(who: dict[str, str | int]) -> str:
 
 
 def _alive_elsewhere(folder: Path) -> bool:
-    """Tell whether an owner on another host gave a sign of life lately; on this host the kernel's lock has answered already."""
+    """Tell whether an owner on another host was alive recently; on this host the kernel's lock decides."""
     who = owner(folder)
     return bool(who) and who.get("host") != socket.gethostname() and _age(folder / "owner.json") < SILENT
 

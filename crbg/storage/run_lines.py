@@ -15,10 +15,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from crbg.errors import CrbgError
 from crbg.storage.atomic import LARGEST_JSON, cannot_write, no_constant, write_bytes
+from crbg.storage.lock import FileLock, Timeout
 
 PATIENCE = 60.0  # seconds to wait for another writer
 RESTORE = "restore the line from version control"

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 
 from crbg.errors import CrbgError
+from crbg.storage.lock import FileLock, Timeout
 
 _taken: dict[str, FileLock] = {}  # by GPU; the operating system releases a lock when the process ends
 

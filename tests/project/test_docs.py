@@ -304,24 +304,6 @@ def test_a_new_method_joins_the_comparison_as_its_page_says(tmp_path, monkeypatc
     methods.get.cache_clear()
 
 
-def test_every_field_of_the_configuration_is_explained():
-    from dataclasses import fields
-
-    from crbg.experiments.config import ARM, EXPERIMENT, ROLES, TOP, VIEWS
-    from crbg.experiments.spec import Spec
-
-    text = (ROOT / "docs/configuration.md").read_text()
-    sections = text.split("\n## ")[1:]
-    keys = [
-        set(
-            re.findall(r"`([a-z_]+)`", "".join(line.split("|")[1] for line in s.splitlines() if line.startswith("| `")))
-        )
-        for s in sections
-    ]
-    assert keys == [set(TOP), set(EXPERIMENT), {f.name for f in fields(Spec)}]
-    assert all(f"`{word}`" in sections[1] for word in (*ROLES, *VIEWS, *ARM))
-
-
 @pytest.mark.parametrize("page", PAGES)
 def test_prose_keeps_to_its_own_words(page):
     text = (ROOT / page).read_text().replace("`prune_rate` is not used", "")

@@ -73,7 +73,7 @@ def test_out_of_memory(clone, undisturbed):
 
 
 def test_a_time_limit_shorter_than_the_run(tmp_path, cluster):
-    """A run of minutes on a cluster that allows one minute: it stops before the limit, and goes on in the next slice."""
+    """A run of minutes on a cluster that allows one minute stops before the limit, and continues in the next slice."""
     (tmp_path / "whole").mkdir()
     (tmp_path / "cut").mkdir()
     expected = results_of(Clone(tmp_path / "whole", epochs=900))
@@ -145,10 +145,10 @@ def test_a_gpu_that_is_not_there_is_no_silent_cpu_run(clone):
 def test_the_quickstart(clone):
     """Every rule and every method, as `make quickstart` runs them, by the cluster's profile."""
     shutil.copy(ROOT / "config.yaml", clone.path)
-    clone.start(target=("--configfile", "config.yaml", "config/quickstart.yaml", "--", "quickstart"))
+    clone.start(target=("--configfile", "config.yaml", "config/overlays/quickstart.yaml", "--", "quickstart"))
     assert clone.end(2400) == 0, clone.log.read_text()[-3000:]
     assert (clone.path / "results/quickstart/report-quickstart.html").exists()
-    words = ("--config", "config.yaml", "config/quickstart.yaml")
+    words = ("--config", "config.yaml", "config/overlays/quickstart.yaml")
     said = clone.crbg("status", "quickstart", *words).stdout
     assert "0 running, 0 failed, 0 paused, 0 missing" in said, said
 

@@ -46,7 +46,7 @@ def project(tmp_path, monkeypatch):
         },
     }
     Path("config.yaml").write_text(yaml.safe_dump({"experiments": experiments}, sort_keys=False))
-    Path("demo.yaml").write_text(yaml.safe_dump({"results": "demo", "paper": "demo/paper", "scale": {"limit": 640}}))
+    Path("demo.yaml").write_text(yaml.safe_dump({"results": "demo", "paper": "demo/paper", "override": {"limit": 640}}))
     Path("paper").mkdir()
     Path("paper/claims.yaml").write_text(yaml.safe_dump({"claims": [], "contrasts": []}))
     return Project()

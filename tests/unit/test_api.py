@@ -144,7 +144,7 @@ def test_find_ticket_may_train_only_where_the_method_says_so():
         ({"method": "crgb"}, "unknown method 'crgb': did you mean 'crbg'"),
         ({"noize": 0.1}, "crbg has no option 'noize': did you mean 'noise'"),
         ({"lr": "fast"}, r"crbg\.lr = 'fast' is str, not float"),
-        ({"granularity": "layer"}, "unknown granularity"),
+        ({"granularity": "layer"}, "granularity = .layer. is unknown"),
         ({"penalty": "induce"}, "unknown penalty"),
     ],
 )

@@ -1,8 +1,8 @@
-# What the rules share: which jobs are still to do, and what a job needs.
+# Shared by the rules: which jobs remain, and which resources a job needs.
 
 
 def planned(experiment):
-    """Jobs of an experiment that have a cell neither run nor recorded, as manifests to make."""
+    """Return the manifests of the jobs of an experiment that have a cell without a record."""
     todo = [
         job.name
         for job in CONFIG.experiments[experiment].jobs()
@@ -27,13 +27,13 @@ def data_of(job):
 
 
 GPU_MODEL = os.environ.get("CRBG_SLURM_GPU_MODEL")
-# What every search does, whoever starts it.
+# The command of every search.
 RUN = (
     "crbg run {params.experiment} {params.common} --job {wildcards.job} --threads {threads} "
     "${{SLURM_JOB_ID:+--deadline-minutes {resources.runtime} --attempt {resources.attempt} --slices {resources.slices}}} "
-    "--out {output} > {log} 2>&1"
+    "--out {output:q} > {log:q} 2>&1"
 )
-# The longest wall time of a job that the cluster allows; longer jobs go on from their checkpoint in another slice.
+# The longest wall time that the cluster allows. A longer job continues from its checkpoint in another slice.
 LONGEST = int(os.environ.get("CRBG_SLURM_MAX_MINUTES", 24 * 60))
 
 
@@ -48,12 +48,12 @@ def minutes(wildcards, attempt):
 
 
 def memory(wildcards):
-    """As much again for every time that the job was killed, up to four times: it may have been for that."""
+    """Return the memory of a job: the estimate, plus the same again for each time it was killed, at most four times."""
     killed = min(3, estimates.kills(CONFIG, wildcards.job))
     return cut(wildcards).memory_mb * max(1, gpus(wildcards.job)) * (1 + killed)
 
 
-# What a search asks of a cluster, and is told about itself.
+# What a search requests from a cluster, and what its command gets to know.
 LIMITS = {
     "runtime": minutes,
     "mem_mb": memory,
@@ -63,10 +63,10 @@ LIMITS = {
 
 
 def one_of(names):
-    """A pattern for wildcards that matches these names and, if there are none, nothing."""
+    """Return a pattern that matches these names; without names, nothing."""
     return "|".join(names) or "(?!)"
 
 
 def reports(target):
-    """What a target asks for: the page, which pulls in all its runs, evaluations, tables and figures."""
+    """Return the input of a target: its page, which needs all its runs, evaluations, tables and figures."""
     return f"{RESULTS}/report-{target}.html"

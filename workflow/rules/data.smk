@@ -1,4 +1,4 @@
-# Data sets are found (or downloaded) and checked before any search starts, so that missing data stops nothing half-way.
+# Data sets are found or downloaded, and checked, before any search starts.
 
 
 localrules:
@@ -15,4 +15,4 @@ rule data:
     params:
         common=COMMON,
     shell:
-        "python -m crbg data {wildcards.name} {params.common} --out {output} > {log} 2>&1"
+        "python -m crbg data {wildcards.name:q} {params.common} --out {output:q} > {log:q} 2>&1"

@@ -1,4 +1,4 @@
-# Records -> tables, figures, verdicts. Cheap, so they run where the command was typed.
+# Records -> tables, figures, verdicts. These rules are cheap and run where the command was started.
 
 
 localrules:
@@ -7,7 +7,7 @@ localrules:
     paper,
 
 
-# The choice of settings, made again from the tuning records beside the committed one, for comparison.
+# The choice of settings, repeated from the tuning records, for comparison with the committed choice.
 rule selection:
     input:
         lambda wildcards: [
@@ -25,7 +25,7 @@ rule selection:
     params:
         common=COMMON,
     shell:
-        "python -m crbg select {params.common} --out {output} > {log} 2>&1"
+        "python -m crbg select {params.common} --out {output:q} > {log:q} 2>&1"
 
 
 # Table and figure of one main experiment.
@@ -52,10 +52,10 @@ rule chapter:
     params:
         common=COMMON,
     shell:
-        "python -m crbg report {wildcards.experiment} {params.common} > {log} 2>&1"
+        "python -m crbg report {wildcards.experiment} {params.common} > {log:q} 2>&1"
 
 
-# Verdicts, numbers and the page over everything that was run or recorded.
+# Verdicts, numbers and the page from everything that was run or recorded.
 rule paper:
     input:
         lambda wildcards: [
@@ -81,4 +81,4 @@ rule paper:
     params:
         common=COMMON,
     shell:
-        "python -m crbg report {params.common} --page {output} > {log} 2>&1"
+        "python -m crbg report {params.common} --page {output:q} > {log:q} 2>&1"

@@ -1,6 +1,6 @@
-# Searches and evaluations. A job is many short cells in one process: importing torch costs more than a small run.
-# What needs a GPU has a rule of its own, so that a cluster's profile can send it elsewhere.
-# A deadline and a number of tries are given inside SLURM jobs only: elsewhere nobody would call again.
+# Searches and evaluations. A job runs many short cells in one process, because importing torch takes longer than a small run.
+# Experiments that need a GPU have rules of their own, so that a cluster profile can send them to another partition.
+# Deadline and number of attempts are passed inside SLURM jobs only: elsewhere nothing would restart the job.
 
 GPU_JOBS = [name for name in JOBS if gpus(name) == 1 and nodes(name) == 1]
 WIDE_JOBS = [name for name in JOBS if gpus(name) > 1 and nodes(name) == 1]
@@ -35,7 +35,7 @@ use rule search as search_gpu with:
         gpu=lambda wildcards: gpus(wildcards.job),
 
 
-# One run on all GPUs of an experiment (`gpu: 4`), which share every batch.
+# One run on all GPUs of an experiment (`gpu: 4`), which share each batch.
 rule search_wide:
     input:
         lambda wildcards: ancient(data_of(wildcards.job)),
@@ -61,8 +61,8 @@ rule search_wide:
         f"-m {RUN}"
 
 
-# The same on several nodes (`nodes: 2`): one torchrun on each, met at the node where this shell runs. Needs SLURM. `mpi` tells the
-# executor that srun stands in here; it owns --gpus, so GPUs are asked for by node.
+# The same on several nodes (`nodes: 2`): one torchrun on each node; they meet at the node of this shell. Needs SLURM. With `mpi` the
+# executor leaves srun to this command. The executor sets --gpus itself, so GPUs are requested per node.
 rule search_nodes:
     input:
         lambda wildcards: ancient(data_of(wildcards.job)),
@@ -114,7 +114,7 @@ rule evaluate:
     params:
         common=COMMON,
     shell:
-        "python -m crbg evaluate {wildcards.experiment} {params.common} --out {output} > {log} 2>&1"
+        "python -m crbg evaluate {wildcards.experiment} {params.common} --out {output:q} > {log:q} 2>&1"
 
 
 use rule evaluate as evaluate_gpu with:

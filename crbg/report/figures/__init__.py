@@ -1,8 +1,8 @@
 """Figures as PDF, PNG and SVG."""
 
 from crbg.report.figures.inside import by_depth, by_head, histograms, inside
-from crbg.report.figures.labels import LABELS, Labels, label
+from crbg.report.figures.labels import Labels, label
 from crbg.report.figures.panels import by_objective
 from crbg.report.figures.views import draw
 
-__all__ = ["LABELS", "Labels", "by_depth", "by_head", "by_objective", "draw", "histograms", "inside", "label"]
+__all__ = ["Labels", "by_depth", "by_head", "by_objective", "draw", "histograms", "inside", "label"]

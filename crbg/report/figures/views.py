@@ -8,7 +8,6 @@ import pandas as pd
 
 from crbg.experiments.config import Experiment
 from crbg.report.figures import curves, panels
-from crbg.report.figures.labels import LABELS
 from crbg.report.figures.style import figure
 from crbg.report.published import Published
 from crbg.report.tables import headline
@@ -16,7 +15,7 @@ from crbg.report.tables import headline
 
 def draw(rows: pd.DataFrame, experiment: Experiment, path: Path, published: Published, demonstration: bool) -> Path:
     """Draw the headline numbers of an experiment, with what was published about it; `path` has no suffix."""
-    mine, labels = headline(rows, experiment.name), LABELS
+    mine, labels = headline(rows, experiment.name), experiment.labels
     with figure(path, demonstration):
         match experiment.view:
             case "dots":

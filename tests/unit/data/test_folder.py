@@ -237,7 +237,7 @@ def test_a_damaged_set_says_so(images):
 def test_the_overlay_for_imagenet_asks_for_four_gpus_once_the_data_are_there(tmp_path, monkeypatch):
     monkeypatch.setenv("CRBG_DATA", str(tmp_path))
     monkeypatch.chdir(ROOT)
-    files = ["config.yaml", "config/imagenet.yaml"]
+    files = ["config.yaml", "config/overlays/imagenet.yaml"]
     with pytest.raises(CrbgError, match="crbg data imagenet --images DIR"):
         configs.read(files)
     (tmp_path / "imagenet").mkdir()

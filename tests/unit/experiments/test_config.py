@@ -1,6 +1,10 @@
+import contextlib
+import functools
 import os
+import re
 import subprocess
 import sys
+from random import Random
 
 import pytest
 import yaml
@@ -8,10 +12,11 @@ from paths import ROOT
 
 from crbg import methods
 from crbg.errors import CrbgError
-from crbg.experiments import config, record_store
+from crbg.experiments import config, config_files, config_models, record_store
 from crbg.experiments.config import read
 from crbg.experiments.spec import spec_from
 
+QUICKSTART = "config/overlays/quickstart.yaml"
 BASE = {"data": "digits", "model": "lenet-16", "epochs": 2, "batch": 64}
 
 
@@ -117,21 +122,31 @@ def test_settings_lie_over_the_files(write):
     assert (str(config.results), config.threads, config.reuse) == ("elsewhere", 3, "never")
     assert "--set thread=2: did you mean 'threads'?" in message(path, settings=["thread=2"])
     assert "--set experiments=x" in message(path, settings=["experiments=x"])
-    assert "threads = True must be int" in message(path, settings=["threads=true"])
+    assert "threads = True must be a whole number" in message(path, settings=["threads=true"])
 
 
 @pytest.mark.parametrize(
     ("top", "words"),
     [
         ({"resluts": "x"}, ["unknown key 'resluts': did you mean 'results'?"]),
-        ({"threads": True}, ["threads = True must be int"]),
-        ({"threads": "two", "results": 5, "reuse": 1}, ["threads = 'two'", "results = 5 must be str", "reuse = 1 must be str"]),
-        ({"reuse": "always"}, ["reuse is 'recorded' or 'never', not 'always'"]),
+        ({"threads": True}, ["threads = True must be a whole number"]),
+        (
+            {"threads": "two", "results": 5, "reuse": 1},
+            [
+                "threads = 'two' must be a whole number",
+                "results = 5 must be text",
+                "unknown reuse 1: choose from: never, recorded",
+            ],
+        ),
+        ({"reuse": "always"}, ["unknown reuse 'always': choose from: never, recorded"]),
         ({"experiments": {}}, ["there are no experiments"]),
-        ({"experiments": [1]}, ["experiments = [1] must be dict"]),
+        ({"experiments": [1]}, ["experiments = [1] must be a mapping"]),
         ({"experiments": {"e": 3}}, ["experiments.e must be a mapping"]),
         ({"experiments": one(sedes=[1])}, ["experiments.e: unknown key 'sedes': did you mean 'seeds'?"]),
-        ({"experiments": one(gpu=True, cells_per_job="x")}, ["gpu = True must be int", "cells_per_job = 'x' must be int"]),
+        (
+            {"experiments": one(gpu=True, cells_per_job="x")},
+            ["gpu = True must be a whole number", "cells_per_job = 'x' must be a whole number"],
+        ),
         ({"experiments": one(role="mian")}, ["unknown role 'mian': did you mean 'main'?"]),
         ({"experiments": one(seeds=[])}, ["seeds must be a list of whole numbers >= 0, not []"]),
         ({"experiments": one(seeds=[0, -1])}, ["not [0, -1]"]),
@@ -139,21 +154,43 @@ def test_settings_lie_over_the_files(write):
         ({"experiments": one(arms={})}, ["experiments.e has no arms"]),
         ({"experiments": one(arms={"a": None})}, ["experiments.e.arms.a must be a mapping"]),
         ({"experiments": one(arms={"a": {"set": {"density": 0.5}}})}, ["experiments.e.arms.a.method is missing"]),
-        ({"experiments": one(arms={"a": {"method": "crbg", "gird": {}}})}, ["experiments.e.arms.a: unknown key 'gird'", "'grid'"]),
-        ({"experiments": one(arms={"a": {"method": "crbg", "grid": {"density": []}}})}, ["arms.a.grid.density must be a list of at least"]),
-        ({"experiments": one(arms={"a": {"method": "crbg", "grid": {"density": 0.5}}})}, ["arms.a.grid.density", "not 0.5"]),
-        ({"experiments": one(arms={"a": {"method": "crbg", "set": {"options.nois": 1.0}}})}, ["e.arms.a: crbg has no option 'nois'"]),
-        ({"experiments": one(arms={"a": {"method": "crbg", "grid": {"scale": [1, 1.0]}}})}, ["arms.a: two points of the grid are"]),
-        ({"experiments": one(arms={"a": {"method": "crbg", "grid": [3]}})}, ["arms.a.grid must be a mapping of lists", "not 3"]),
-        ({"experiments": one(view="dost")}, ["experiments.e.view: did you mean 'dots'?"]),
-        ({"experiments": one(x="options.nois")}, ["experiments.e.x: no arm has 'options.nois': did you mean 'options.noise'?"]),
+        (
+            {"experiments": one(arms={"a": {"method": "crbg", "gird": {}}})},
+            ["experiments.e.arms.a: unknown key 'gird'", "'grid'"],
+        ),
+        (
+            {"experiments": one(arms={"a": {"method": "crbg", "grid": {"density": []}}})},
+            ["arms.a.grid.density must be a list of at least"],
+        ),
+        (
+            {"experiments": one(arms={"a": {"method": "crbg", "grid": {"density": 0.5}}})},
+            ["arms.a.grid.density", "not 0.5"],
+        ),
+        (
+            {"experiments": one(arms={"a": {"method": "crbg", "set": {"options.nois": 1.0}}})},
+            ["e.arms.a: crbg has no option 'nois'"],
+        ),
+        (
+            {"experiments": one(arms={"a": {"method": "crbg", "grid": {"scale": [1, 1.0]}}})},
+            ["arms.a: two points of the grid are"],
+        ),
+        (
+            {"experiments": one(arms={"a": {"method": "crbg", "grid": [3]}})},
+            ["arms.a.grid must be a mapping of lists", "not 3"],
+        ),
+        ({"experiments": one(view="dost")}, ["experiments.e: unknown view 'dost': did you mean 'dots'?"]),
+        (
+            {"experiments": one(x="options.nois")},
+            ["experiments.e.x: no arm has 'options.nois': did you mean 'options.noise'?"],
+        ),
         ({"experiments": one(tuned_by="f")}, ["experiments.e.tuned_by"]),
-        ({"experiments": one(tuned_by=["e", "f"])}, ["experiments.e.tuned_by: choose from: e"]),
-        ({"experiments": one(gpu=1, nodes=2)}, ["experiments.e: gpu is at least 0", "at least `gpu: 2` on each"]),
-        ({"experiments": one(nodes=0)}, ["experiments.e: gpu is at least 0"]),
-        ({"scale": {"epochz": 1}}, ["unknown key 'epochz': did you mean 'epochs'?"]),
+        ({"experiments": one(tuned_by=["e", "f"])}, ["experiments.e.tuned_by: unknown experiment 'f': choose from: e"]),
+        ({"experiments": one(gpu=1, nodes=2)}, ["experiments.e: several nodes need at least `gpu: 2` on each"]),
+        ({"experiments": one(nodes=0, gpu=-1)}, ["e: nodes = 0 must be at least 1", "e: gpu = -1 must be at least 0"]),
+        ({"override": {"epochz": 1}}, ["override: unknown key 'epochz': did you mean 'epochs'?"]),
+        ({"scale": {"epochs": 1}}, ["the key 'scale' is now 'override'; rename it"]),
     ],
-)  # fmt: skip
+)
 def test_mistakes_in_the_configuration_are_named(write, top, words):
     text = message(write(**({"experiments": one()} | top)))
     for word in words:
@@ -166,8 +203,8 @@ def test_mistakes_of_several_experiments_are_in_one_error(write):
     text = message(write(experiments={"e": experiment(arms=wrong_arms), "f": experiment(role="x", seeds=[])}))
     for part in (
         "experiments.e.arms.a: unknown method 'crbgg'",
-        "experiments.e.arms.b: unknown key 'optons'",
-        "f.role",
+        "experiments.e.arms.b.set: unknown key 'optons'",
+        "experiments.f: unknown role 'x'",
         "f.seeds",
     ):
         assert part in text
@@ -230,7 +267,7 @@ def test_a_demonstration_takes_the_committed_choice(write, here):
     (here / "paper/selected.yaml").write_text(
         yaml.safe_dump({"e": {"a": [{"densities": [0.5, 0.2], "set": {"scale": 0.3}}]}})
     )
-    config = read([write(paper="demo", scale={"epochs": 1}, experiments=one())])
+    config = read([write(paper="demo", override={"epochs": 1}, experiments=one())])
     assert {c.spec.scale for c in config.experiment("e").cells} == {0.3}
 
 
@@ -275,7 +312,7 @@ def test_names_of_jobs_are_pinned_and_do_not_depend_on_what_is_done(write):
 
 
 def test_a_demonstration_limits_seeds_points_and_jobs(write):
-    top = {"seeds_at_most": 2, "points_at_most": 1, "jobs_at_most": 2, "scale": {"epochs": 5}}
+    top = {"seeds_at_most": 2, "points_at_most": 1, "jobs_at_most": 2, "override": {"epochs": 5}}
     arms = {"a": {"method": "crbg", "grid": {"density": [0.5, 0.2], "options.lr": [0.1, 0.2, 0.3]}}}
     config = read([write(experiments=one(arms=arms, seeds=[4, 5, 6], cells_per_job=1), **top)])
     e = config.experiment("e")
@@ -288,7 +325,7 @@ def test_a_demonstration_limits_seeds_points_and_jobs(write):
 
 def test_points_kept_are_spread_over_the_grid(write):
     arms = {"a": {"method": "crbg", "grid": {"options.lr": [0.1, 0.2, 0.3, 0.4]}}}
-    e = read([write(experiments=one(arms=arms, seeds=[0]), points_at_most=2, scale={"epochs": 1})]).experiment("e")
+    e = read([write(experiments=one(arms=arms, seeds=[0]), points_at_most=2, override={"epochs": 1})]).experiment("e")
     assert [c.spec.resolved().lr for c in e.cells] == [0.1, 0.3]
 
 
@@ -314,7 +351,7 @@ def test_a_float_may_be_written_without_a_point():
 
 def test_the_quickstart_is_a_demonstration_on_digits(monkeypatch):
     monkeypatch.chdir(ROOT)
-    config = read(["config.yaml", "config/quickstart.yaml"])
+    config = read(["config.yaml", QUICKSTART])
     real = read(["config.yaml"])
     assert config.demonstration
     assert not real.demonstration
@@ -331,6 +368,15 @@ def test_the_quickstart_is_a_demonstration_on_digits(monkeypatch):
         assert {c.arm for c in e.cells if c.spec.epochs == 0} == without_search
     assert any(c.spec.epochs == 0 for e in config.experiments.values() for c in e.cells)
     assert not {config.results, config.paper} & {real.results, real.paper}
+
+
+def test_every_label_names_an_arm_or_a_penalty(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = read(["config.yaml"])
+    shown = (config, read(["config.yaml", QUICKSTART]))  # which has experiments of its own, and fewer points
+    cells = [c for one in shown for e in one.experiments.values() for c in e.cells]
+    named = {c.arm for c in cells} | {c.spec.options["penalty"] for c in cells if "penalty" in c.spec.options}
+    assert set(config.labels) <= named
 
 
 def test_tuning_and_main_experiments_share_no_seed(monkeypatch):
@@ -367,3 +413,228 @@ def test_malformed_lists_of_an_experiment_are_named(body):
     raw = {"experiments": {"e": {"base": {"data": "digits", "model": "lenet-16"}, "arms": arms, **body}}}
     with pytest.raises(CrbgError, match=next(iter(body))):
         config.check(raw, ("c.yaml",))
+
+
+# --- several files ---
+
+
+def put(here, **files):
+    for name, body in files.items():
+        path = here / f"{name}.yaml"
+        path.write_text(body if isinstance(body, str) else yaml.safe_dump(body, sort_keys=False))
+
+
+def test_included_files_lie_under_the_file_that_includes_them(here):
+    (here / "more").mkdir()
+    put(here, config={"include": ["more/a.yaml", "more/b.yaml"], "threads": 3, "experiments": one(seeds=[5])})
+    (here / "more/a.yaml").write_text(
+        yaml.safe_dump({"threads": 1, "gpu_share": 4, "experiments": {"f": experiment()}})
+    )
+    (here / "more/b.yaml").write_text("include: c.yaml\ngpu_share: 5\n")
+    (here / "more/c.yaml").write_text("gpu_share: 6\nsave_every: 7\n")
+    config = read(["config.yaml"])
+    assert (config.threads, config.gpu_share, config.save_every) == (3, 5, 7)
+    assert set(config.experiments) == {"e", "f"}
+    assert {c.seed for c in config.experiment("e").cells} == {5}
+
+
+def test_a_mistake_in_an_included_file_names_that_file(here):
+    put(here, config={"include": "part.yaml", "experiments": one()}, part={"experiments": {"f": experiment(sedes=[1])}})
+    assert (
+        message()
+        == "part.yaml: experiments.f: unknown key 'sedes': did you mean 'seeds'? choose from: "
+        + ", ".join(sorted(config_models.Experiment.model_fields))
+    )
+    put(here, part={"experiments": {"f": experiment(arms={"a": {"method": "crbg", "set": {"options.noise": -1}}})}})
+    assert message().startswith("part.yaml: experiments.f.arms.a: crbg.noise = -1.0 must be at least 0")
+
+
+def test_files_that_include_nothing_or_themselves_are_refused(here):
+    put(here, config={"include": ["prat.yaml"]}, part={})
+    assert message().startswith("config.yaml: include: there is no file 'prat.yaml': did you mean 'part.yaml'?")
+    put(here, config={"include": "part.yaml"}, part={"include": "config.yaml"})
+    assert "includes itself" in message()
+
+
+def test_bodies_extend_bases_and_an_overlay_adds_fields(here):
+    bases = {
+        "small": BASE,
+        "long": {"extends": "small", "epochs": 9, "options.lr": 0.5},
+        "quiet": {"options.noise": 0.0, "batch": 32},
+    }
+    arms = {
+        "a": {"method": "crbg", "set": "quiet"},
+        "b": {"method": "crbg", "set": {"extends": ["quiet"], "batch": 16, "options.lr": 0.25}},
+    }
+    put(here, config={"bases": bases, "experiments": one(base="long", arms=arms, seeds=[0])})
+    a, b = (c.spec for c in read(["config.yaml"]).experiment("e").cells)
+    assert (a.data, a.epochs, a.batch, a.resolved().lr, a.resolved().noise) == ("digits", 9, 32, 0.5, 0.0)
+    assert (b.epochs, b.batch, b.resolved().lr, b.resolved().noise) == (9, 16, 0.25, 0.0)
+    put(here, over={"experiments": {"e": {"base": {"epochs": 3}, "arms": {"a": {"set": {"batch": 8}}}}}})
+    a, b = (c.spec for c in read(["config.yaml", "over.yaml"]).experiment("e").cells)
+    assert (a.epochs, a.batch, a.resolved().noise, b.epochs, b.batch) == (3, 8, 0.0, 3, 16)
+
+
+@pytest.mark.parametrize(
+    ("bases", "words"),
+    [
+        ({"samll": BASE}, "experiments.e.base: unknown base 'small': did you mean 'samll'?"),
+        ({"small": {"extends": "big"}, "big": {"extends": "small"}}, "extends itself: small -> big -> small"),
+        ({"small": {"extends": 3}}, "bases.small: extends must name a base"),
+        ({"small": {"epocs": 1}}, "bases.small: unknown key 'epocs': did you mean 'epochs'?"),
+    ],
+)
+def test_wrong_bases_are_named(here, bases, words):
+    put(here, config={"bases": bases, "experiments": one(base="small")})
+    assert words in message()
+
+
+def test_defaults_reach_the_experiments_that_a_file_introduces(here):
+    put(
+        here,
+        config={"defaults": {"seeds": [7], "role": "main"}, "experiments": {"e": experiment(seeds=None, role=None)}},
+        over={"defaults": {"seeds": [8]}, "experiments": {"e": {"cells_per_job": 1}, "f": experiment(seeds=None)}},
+    )
+    config = read(["config.yaml", "over.yaml"])
+    assert {c.seed for c in config.experiment("e").cells} == {7}
+    assert {c.seed for c in config.experiment("f").cells} == {8}
+    assert (config.experiment("e").role, config.experiment("f").role) == ("main", "tune")
+
+
+def test_experiments_come_in_the_order_that_is_given(here):
+    three = {"e": experiment(), "f": experiment(), "g": experiment()}
+    put(here, config={"order": ["g", "e"], "experiments": three})
+    assert list(read(["config.yaml"]).experiments) == ["g", "e", "f"]
+    put(here, config={"order": ["h"], "experiments": three})
+    assert "order: unknown experiment 'h'" in message()
+
+
+def test_labels_of_the_configuration_name_arms_in_figures(here):
+    arms = {"a": {"method": "random", "label": "mine"}, "b": {"method": "dense"}, "c": {"method": "probe"}}
+    put(here, config={"labels": {"a": "ours", "b": "theirs"}, "experiments": one(arms=arms)})
+    config = read(["config.yaml"])
+    assert [config.experiment("e").label(n) for n in "abc"] == ["mine", "theirs", "c"]
+    assert config.labels == {"a": "ours", "b": "theirs"}
+
+
+# --- keys, names and values ---
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("threads: 1\nthreads: 2\n", "config.yaml, line 2: the key 'threads' is given twice, first in line 1"),
+        ("experiments: {e: {}, e: {}}\n", "config.yaml, line 1: the key 'e' is given twice, first in line 1"),
+        ("experiments: {no: {}}\n", "experiments: the key False is not text (YAML reads yes, no, on and off"),
+        ("experiments:\n  e:\n    arms: {1: {}}\n", "experiments.e.arms: the key 1 is not text; put it in quotes"),
+    ],
+)
+def test_keys_are_text_and_unique(here, text, words):
+    put(here, config=text)
+    assert words in message()
+
+
+def test_a_merged_mapping_may_replace_what_it_merges(here):
+    put(
+        here,
+        config="bases: {a: &a {epochs: 1, batch: 8}, b: {<<: *a, epochs: 2}}\n"
+        + yaml.safe_dump({"experiments": one()}),
+    )
+    assert read(["config.yaml"])
+
+
+@pytest.mark.parametrize("name", ["a b", "a/b", ".a", "a-b", "", "ä"])
+def test_names_that_no_file_or_wildcard_can_hold_are_refused(here, name):
+    put(here, config={"experiments": {name: experiment()}})
+    assert f"the name {name!r} of an experiment" in message()
+    put(here, config={"experiments": one(targets=[name])})
+    assert f"the name {name!r} of a target" in message()
+
+
+@pytest.mark.parametrize(("name", "fine"), [("0.5*a+b", True), ("a b", False), ("a/b", False), (".a", False)])
+def test_names_of_arms(here, name, fine):
+    put(here, config={"experiments": one(arms={name: {"method": "random"}})})
+    if fine:
+        assert read(["config.yaml"])
+    else:
+        assert f"the name {name!r} of an arm" in message()
+
+
+def test_a_target_does_not_take_the_name_of_a_rule(here):
+    put(here, config={"experiments": one(targets=["paper"])})
+    assert "the target 'paper' has the name of a rule" in message()
+    text = "\n".join(p.read_text() for p in (ROOT / "workflow").rglob("*.smk"))
+    assert set(re.findall(r"^(?:use rule \w+ as|rule) (\w+)", text, re.MULTILINE)) == config_files.RULES
+
+
+def test_paths_expand_home_and_variables(write, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("SITE", "far away")
+    path = write(results="$SITE/results", paper="~/paper", data_dir="${SITE}", experiments=one())
+    config = read([path])
+    assert (str(config.results), str(config.paper), config.data_dir) == (
+        "far away/results",
+        "/home/me/paper",
+        "far away",
+    )
+    assert "results = '$NOWHERE/x': the environment variable in this path is not set" in message(
+        path, settings=["results=$NOWHERE/x"]
+    )
+    assert "none of { } < >" in message(path, settings=["paper=a{b}"])
+
+
+def test_every_scalar_of_the_top_level_is_a_setting(write):
+    scalars = {
+        k
+        for k, f in config_models.Settings.model_fields.items()
+        if not re.search(r"dict|list|Experiment", str(f.annotation))
+    }
+    assert set(config_files.SCALARS) == scalars
+    config = read([write(experiments=one())], ["results=2024", "gpu_share=3", "data_dir=x y", "seeds_at_most=1"])
+    assert (str(config.results), config.gpu_share, config.data_dir) == ("2024", 3, "x y")
+    assert {c.seed for c in config.experiment("e").cells} == {0}
+    assert "gpu_share = 0 must be at least 1" in message("config.yaml", settings=["gpu_share=0"])
+    assert "unknown device 'gpu'; choose auto, cpu, cuda or cuda:N" in message("config.yaml", settings=["device=gpu"])
+
+
+@pytest.mark.parametrize("groups", [{0.5: [1.5]}, {0: [0.5]}, {0.5: ["x"]}])
+def test_densities_of_groups_lie_above_0_and_up_to_1(here, groups):
+    put(here, config={"experiments": one(groups=groups)})
+    assert "experiments.e.groups must map a tuned density in (0, 1]" in message()
+
+
+def test_the_old_place_of_an_overlay_names_the_new_one(here):
+    (here / "config/overlays").mkdir(parents=True)
+    (here / "config/overlays/quickstart.yaml").write_text("")
+    assert message("config/quickstart.yaml").endswith("it is now config/overlays/quickstart.yaml")
+
+
+def places(value, loc=()):
+    """Every place in nested mappings and lists."""
+    yield loc
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield from places(item, (*loc, key))
+
+
+@pytest.mark.long
+def test_whatever_stands_in_the_files_there_is_one_clear_error(here):
+    arms = {"a": {"method": "crbg", "set": "q", "grid": {"density": [0.5], "options.lr": [0.1]}, "seeds": [1]}}
+    e = experiment(base="small", arms=arms, targets=["t"], groups={0.5: [0.5]}, tuned_by="e")
+    whole = {"include": "part.yaml", "order": ["e"], "bases": {"small": BASE, "q": {"options.noise": 0.1}}}
+    whole |= {"defaults": {"seeds": [0]}, "labels": {"a": "A"}, "threads": 1, "override": {}, "experiments": {"e": e}}
+    put(here, part={}, config=whole)
+    assert read(["config.yaml"])
+    junk = [None, 3, -1, "", "x", [], {}, [1], {"x": 1}, True, 1.5, float("nan"), {"a": [None]}, [[]], "small", {1: 2}]
+    random, refused = Random(0), 0
+    for _ in range(120):
+        body = yaml.safe_load(yaml.safe_dump(whole, sort_keys=False))
+        *path, last = random.choice([loc for loc in places(body) if loc])
+        holder = functools.reduce(lambda held, key: held[key], path, body)
+        holder[last] = random.choice(junk)
+        put(here, config=body)
+        with contextlib.suppress(CrbgError):
+            read(["config.yaml"])
+            continue
+        refused += 1
+    assert refused > 80

@@ -126,7 +126,7 @@ def test_nothing_is_chosen_where_nothing_landed(project):
     with pytest.raises(CrbgError, match=r"tuning: no setting of ours at density 0\.1 reached it"):
         chosen()
     body = yaml.safe_load(Path("config.yaml").read_text())
-    write_config(body["experiments"], scale={"flip": False})
+    write_config(body["experiments"], override={"flip": False})
     assert read().demonstration
     assert chosen(0.1)["missed"] == 4  # a demonstration goes on with what it has
 

@@ -1,6 +1,5 @@
 """Every registered method on a small dense and a small convolutional network: results agree with its traits."""
 
-import dataclasses
 import math
 
 import pytest
@@ -49,8 +48,8 @@ def found(digits):
     def get(method, kind):
         if (method, kind) not in done:
             name, options = MODELS[kind]
-            base = Spec("digits", name, method, DENSITY, scale=0.5, epochs=3, batch=64, model_args=options)
-            spec = dataclasses.replace(base, **WANTED[method])
+            base = {"density": DENSITY, "scale": 0.5, "epochs": 3, "batch": 64, "model_args": options}
+            spec = Spec("digits", name, method, **(base | WANTED[method]))
             model = build(name, digits.in_shape, digits.classes, **options)
             initialise(model, spec.init, spec.scale, 0)
             before = {n: t.clone() for n, t in model.state_dict().items()}

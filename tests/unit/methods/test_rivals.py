@@ -132,7 +132,7 @@ def test_scaled_edge_popup_is_the_unscaled_one_on_a_wider_range(digits):
 
 
 def test_scopes_have_names(digits):
-    with pytest.raises(CrbgError, match=r"unknown scope 'all'.*choose layer or global"):
+    with pytest.raises(CrbgError, match=r"scope = 'all' is unknown: .*global, layer"):
         search(digits, dataclasses.replace(SPECS["edge_popup"], options={"scope": "all"}))
 
 

@@ -264,7 +264,7 @@ def test_only_the_normalisation_is_trained_where_asked(tmp_path):
     assert all("norm" in n for n in trained)
     with pytest.raises(CrbgError, match="no normalisation layer of the network has gains or shifts"):
         execute(Spec("digits", "resnet20", "dense", epochs=1, batch=64, options={"part": "norm"}), 0, bench)
-    with pytest.raises(CrbgError, match="unknown part 'head'"):
+    with pytest.raises(CrbgError, match="part = 'head' is unknown"):
         execute(dataclasses.replace(vit, options={"part": "head"}), 0, bench)
 
 

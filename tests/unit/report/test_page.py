@@ -60,9 +60,13 @@ class Tags(HTMLParser):
         self.seen.append((tag, dict(attrs)))
 
 
+LABELS = {"crbg": "CRBG", "crbg_polished": "CRBG, polished", "edge_popup": "edge-popup (per layer)"}
+
+
 def experiment(name, **fields):
     return SimpleNamespace(
-        **{"name": name, "about": f"what <{name}> & others do", "role": "main", "view": "curve"} | fields
+        **{"name": name, "about": f"what <{name}> & others do", "role": "main", "view": "curve", "labels": LABELS}
+        | fields
     )
 
 

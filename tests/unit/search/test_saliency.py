@@ -220,9 +220,9 @@ def test_a_class_with_few_examples_gives_what_it_has(digits):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"score": "snipe"}, "unknown score 'snipe'.*snip"),
-        ({"rounds": -1}, "rounds -1"),
-        ({"per_class": 0}, "per_class 0"),
+        ({"score": "snipe"}, "score = 'snipe' is unknown.*snip"),
+        ({"rounds": -1}, "rounds = -1"),
+        ({"per_class": 0}, "per_class = 0"),
     ],
 )
 def test_nonsense_is_refused(digits, options, message):

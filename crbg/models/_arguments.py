@@ -1,0 +1,102 @@
+"""Names and arguments of models, read from source code: planning needs them and imports no torch and no timm."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.util
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from crbg.errors import suggest
+
+# Names with which timm registers a model: a decorated function, or a key of its table of deprecated names.
+_REGISTERED = re.compile(r"^@register_model\b.*\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
+_DEPRECATED = re.compile(r"register_model_deprecations\(\s*__name__,\s*\{(.*?)\}\s*\)", re.DOTALL)
+FROM_DATA = {"in_chans", "num_classes", "img_size"}  # crbg.models.timm sets them
+
+
+def problems(source: Path, name: str, arguments: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with the arguments of a model whose `build` function stands in `source`.
+
+    For a network of timm that is also its name. What source code does not tell is left to the constructor.
+    """
+    known, open_end = _parameters(source)
+    if name.startswith("timm:"):
+        plain = name.removeprefix("timm:").split(".")[0]
+        names = timm_models()
+        if names and plain not in names:
+            yield f"timm has no model {plain!r}: {suggest(plain, names)}"
+            return
+        if not names:
+            return
+        known, open_end = known | _timm_parameters(names[plain]), False
+    if open_end:
+        return
+    for key in arguments:
+        if key in FROM_DATA and name.startswith("timm:"):
+            yield f"model_args.{key} follows from the data (`size` enlarges images); leave it out"
+        elif key not in known:
+            yield f"model {name!r} has no argument {key!r}: {suggest(key, known - FROM_DATA)}"
+
+
+def defines(source: Path, function: str) -> bool:
+    """Tell whether a file defines a function at its top level."""
+    return any(isinstance(node, ast.FunctionDef) and node.name == function for node in _tree(source).body)
+
+
+@functools.cache
+def _parameters(source: Path) -> tuple[frozenset[str], bool]:
+    """Return the arguments that `build` takes besides name, shape and classes, and whether it takes any others too."""
+    for node in _tree(source).body:
+        if isinstance(node, ast.FunctionDef) and node.name == "build":
+            names = [a.arg for a in (*node.args.posonlyargs, *node.args.args)][3:]
+            return frozenset((*names, *(a.arg for a in node.args.kwonlyargs))), node.args.kwarg is not None
+    return frozenset(), True
+
+
+@functools.cache
+def timm_models() -> Mapping[str, Path]:
+    """Map each model of timm to the file that registers it; empty where timm is not installed."""
+    folder = _timm_folder()
+    out: dict[str, Path] = {}
+    for path in sorted(folder.glob("*.py")) if folder else ():
+        text = path.read_text(encoding="utf-8", errors="replace")
+        found = [*_REGISTERED.findall(text)]
+        for table in _DEPRECATED.findall(text):
+            found += re.findall(r"['\"](\w+)['\"]\s*:", table)
+        out |= dict.fromkeys(found, path)
+    return out
+
+
+@functools.cache
+def _timm_parameters(path: Path) -> frozenset[str]:
+    """Collect the arguments of all functions and constructors of a file of timm and of those that it imports from.
+
+    A superset of what one model takes: a wrong name is found unless a relative has it.
+    """
+    seen: set[Path] = set()
+    todo, out = [path, path.with_name("_builder.py")], {"drop_rate"}
+    while todo:
+        current = todo.pop()
+        if current in seen or not current.exists():
+            continue
+        seen.add(current)
+        for node in ast.walk(_tree(current)):
+            if isinstance(node, ast.FunctionDef):
+                out |= {a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.module.split(".")[-1].startswith("_"):
+                todo.append(path.with_name(f"{node.module.split('.')[-1]}.py"))
+    return frozenset(out - {"self", "cls", "x", "pretrained"})
+
+
+def _timm_folder() -> Path | None:
+    found = importlib.util.find_spec("timm")
+    return Path(found.origin).parent / "models" if found and found.origin else None
+
+
+@functools.cache
+def _tree(source: Path) -> ast.Module:
+    return ast.parse(source.read_text(encoding="utf-8"))
