@@ -198,7 +198,7 @@ def test_the_command_makes_and_shows_it(images, crbg):
     code, out, _ = crbg("data", "mine", "--images", str(images), "--size", "12")
     assert code == 0
     assert "train: 80 of 80 images" in out
-    assert "mine: (3, 12, 12), {'train': 77, 'validation': 3, 'test': 20}" in out
+    assert "mine: 3 x 12 x 12; 77 training, 3 validation, 20 test images" in out
     assert crbg("data", "mine", "--images", str(images), "--size", "12")[0] == 0  # it exists already
     code, _, err = crbg("data", "mine", "--images", str(images), "--size", "16")
     assert code == 2

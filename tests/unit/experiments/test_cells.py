@@ -13,7 +13,7 @@ def config(tmp_path, monkeypatch):
     (tmp_path / "config.yaml").write_text("""
 experiments:
   one:
-    targets: [chapter, two]
+    targets: [section, two]
     seeds: [0, 1]
     base: {data: digits, model: lenet-16, batch: 64, epochs: 1}
     arms:
@@ -29,7 +29,7 @@ experiments:
 
 def test_a_name_is_an_experiment_before_it_is_a_target(config):
     assert [e.name for e in cells.choose_experiments(config, "two")] == ["two"]
-    assert [e.name for e in cells.choose_experiments(config, "chapter")] == ["one"]
+    assert [e.name for e in cells.choose_experiments(config, "section")] == ["one"]
     assert [e.name for e in cells.choose_experiments(config, None)] == ["one", "two"]
     with pytest.raises(CrbgError, match="no experiment 'chaptr'"):
         cells.choose_experiments(config, "chaptr")

@@ -9,7 +9,7 @@ CONFIG = """
 device: {device}
 experiments:
   first:
-    targets: [chapter]
+    targets: [section]
     role: main
     seeds: [0, 1]
     gpu: 1
@@ -20,7 +20,7 @@ experiments:
     base: {{data: digits, model: lenet-16, batch: 64, epochs: 1}}
     arms: {{same: {{method: crbg, set: {{density: 0.5}}}}}}
   third:
-    targets: [chapter]
+    targets: [section]
     seeds: [0]
     base: {{data: digits, model: lenet-16, batch: 64, epochs: 1}}
     arms: {{c: {{method: crbg, set: {{density: 0.2}}}}}}
@@ -70,7 +70,7 @@ def test_the_summary_groups_experiments_by_their_first_target(read):
     config = read()
     table, text = plan.summary(config, cells.choose_cells(config))
     assert [row[:4] for row in table.rows] == [
-        ("chapter", "first", "main", "4"), ("", "third", "ablation", "1"), ("none", "second", "ablation", "1")
+        ("section", "first", "main", "4"), ("", "third", "ablation", "1"), ("none", "second", "ablation", "1")
     ]  # fmt: skip
     assert table.total[3] == "5"
     assert "`crbg plan NAME`" in text
@@ -79,7 +79,7 @@ def test_the_summary_groups_experiments_by_their_first_target(read):
 def test_one_experiment_is_shown_by_arm_and_a_target_by_experiment(read):
     config = read()
     assert [row[0] for row in plan.table(config, cells.choose_cells(config, "first"))[0].rows] == ["a", "b"]
-    assert [row[0] for row in plan.table(config, cells.choose_cells(config, "chapter"))[0].rows] == ["first", "third"]
+    assert [row[0] for row in plan.table(config, cells.choose_cells(config, "section"))[0].rows] == ["first", "third"]
 
 
 def test_slices_say_on_what_they_run(read):

@@ -11,12 +11,12 @@ CONFIG = """
 experiments:
   tuning:
     role: tune
-    targets: [chapter]
+    targets: [section]
     seeds: [0, 1]
     base: {data: digits, model: lenet-16, batch: 64, epochs: 1}
     arms: {a: {method: crbg, grid: {density: [0.5, 0.2]}}}
   again:
-    targets: [chapter]
+    targets: [section]
     seeds: [0]
     base: {data: digits, model: lenet-16, batch: 64, epochs: 1}
     arms: {same: {method: crbg, set: {density: 0.5}}}
@@ -69,7 +69,7 @@ def test_the_summary_has_a_line_for_each_experiment_and_counts_shared_runs_once(
         "hours left",
     )
     assert [row[:8] for row in table.rows] == [
-        ("chapter", "tuning", "tune", 4, 1, 1, 1, 1), ("", "again", "ablation", 1, 1, 0, 0, 0)
+        ("section", "tuning", "tune", 4, 1, 1, 1, 1), ("", "again", "ablation", 1, 1, 0, 0, 0)
     ]  # fmt: skip
     assert table.total[:8] == ("together", "", "", 4, 1, 1, 1, 1)
     assert "`crbg status NAME` lists the runs" in texts(parts)

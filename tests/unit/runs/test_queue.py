@@ -8,7 +8,7 @@ import pytest
 from crbg.errors import CrbgError
 from crbg.experiments import config as configs
 from crbg.runs import evaluate, execute, queue
-from crbg.runs.setup import Bench
+from crbg.runs.setup import Workspace
 
 CONFIG = """
 experiments:
@@ -30,10 +30,10 @@ def config(tmp_path, monkeypatch):
 
 
 def test_lines_of_runs_say_in_which_settings_they_differ(config, monkeypatch, capsys, digits):
-    record = {"status": "ok", "density": 0.5, "validation": {"readings": {"binary": {"accuracy": 90.0}}}}
-    monkeypatch.setattr(execute, "execute", lambda spec, seed, bench, clock: record)
+    record = SimpleNamespace(density=0.5, missed_density=False, accuracy=lambda: 90.0, controls=dict)
+    monkeypatch.setattr(execute, "execute", lambda spec, seed, workspace, clock: record)
     cells = list(config.experiment("one").cells)
-    assert queue.search(Bench(config.results, loaded={"digits": digits}), config, cells, 60.0) == 0
+    assert queue.search(Workspace(config.results, loaded={"digits": digits}), config, cells, 60.0) == 0
     names = [line.split(":")[0] for line in capsys.readouterr().out.splitlines()]
     a, b = cells[0].spec.slug(), cells[2].spec.slug()
     assert names[0] == f"a {a} seed 0 (scale=0.2)"
@@ -47,7 +47,7 @@ def test_a_failed_run_is_named_with_its_settings(config, monkeypatch, capsys, di
 
     monkeypatch.setattr(execute, "execute", fail)
     cells = config.experiment("one").cells[:1]
-    assert queue.search(Bench(config.results, loaded={"digits": digits}), config, cells, 60.0) == queue.FAILED
+    assert queue.search(Workspace(config.results, loaded={"digits": digits}), config, cells, 60.0) == queue.FAILED
     out = capsys.readouterr().out
     assert f"a {cells[0].spec.slug()} seed 0 (scale=0.2): FAILED: it is wrong\n" in out
     assert "1 of 1 runs failed" in out
@@ -55,7 +55,7 @@ def test_a_failed_run_is_named_with_its_settings(config, monkeypatch, capsys, di
 
 def test_the_test_set_opens_for_nothing_that_is_not_selected(config, monkeypatch):
     opened = []
-    monkeypatch.setattr(evaluate, "evaluate", lambda spec, seed, bench: opened.append(spec) or {"status": "ok"})
+    monkeypatch.setattr(evaluate, "evaluate", lambda spec, seed, workspace: opened.append(spec))
     monkeypatch.setattr(queue, "bench", lambda config: SimpleNamespace())
     cells = config.experiment("one").cells
     with pytest.raises(CrbgError, match=r"run `crbg select`, which writes paper/selected\.yaml"):
