@@ -264,7 +264,7 @@ def evaluate(config: Config, cells: Sequence[Cell], select: str, manifest: Path 
 
 
 def _evaluate(config: Config, todo: Collection[Cell]) -> None:
-    from crbg.runs.evaluate import evaluate as open_test_set
+    from crbg.runs.open_test_set import evaluate as open_test_set
 
     place, differing = bench(config), settings(config, todo)
     with Progress(len(todo)) as progress:

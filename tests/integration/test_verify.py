@@ -17,8 +17,8 @@ from crbg.experiments import record_store
 from crbg.masks.mask import Mask
 from crbg.models.initial_weights import initialise
 from crbg.runs import checks, setup, verify
-from crbg.runs.evaluate import evaluate
 from crbg.runs.execute import execute
+from crbg.runs.open_test_set import evaluate
 from crbg.runs.setup import Workspace, initial_model
 from crbg.storage import run_lines
 from crbg.storage.atomic import finite, read_json, write_json

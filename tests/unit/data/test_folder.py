@@ -20,7 +20,7 @@ from crbg.data.sources import load
 from crbg.errors import CrbgError
 from crbg.experiments import config as configs
 from crbg.experiments.spec import Spec
-from crbg.runs.evaluate import evaluate
+from crbg.runs.open_test_set import evaluate
 from crbg.runs.verify import BARE, PASS
 
 

@@ -17,7 +17,7 @@ from crbg.measure.accuracy import accuracy
 from crbg.models.initial_weights import initialise
 from crbg.models.registry import build
 from crbg.runs.artifacts import reopen
-from crbg.runs.evaluate import evaluate
+from crbg.runs.open_test_set import evaluate
 from crbg.runs.setup import initial_model
 from crbg.runs.verify import PASS
 from crbg.search import density_controller

@@ -18,8 +18,8 @@ from crbg.methods import imp
 from crbg.models.initial_weights import initialise
 from crbg.models.registry import build
 from crbg.runs.artifacts import rebuild
-from crbg.runs.evaluate import evaluate
 from crbg.runs.execute import execute
+from crbg.runs.open_test_set import evaluate
 from crbg.runs.readings import recalibration_images
 from crbg.runs.setup import Workspace, set_up, stage_cache_for, training_part
 from crbg.runs.verify import BARE, PASS

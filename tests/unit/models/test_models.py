@@ -17,8 +17,8 @@ from crbg.gates.attach import weights
 from crbg.measure.accuracy import accuracy
 from crbg.models.initial_weights import RUNNING, tensor_digest
 from crbg.runs.artifacts import rebuild
-from crbg.runs.evaluate import evaluate
 from crbg.runs.execute import execute
+from crbg.runs.open_test_set import evaluate
 from crbg.runs.setup import Workspace, initial_model, training_loader
 from crbg.ticket import Ticket
 

@@ -21,8 +21,8 @@ from crbg.experiments.record import Count
 from crbg.experiments.spec import Spec, folder
 from crbg.models.initial_weights import tensor_digest
 from crbg.runs.artifacts import reopen
-from crbg.runs.evaluate import evaluate
 from crbg.runs.execute import execute
+from crbg.runs.open_test_set import evaluate
 from crbg.runs.readings import read_all
 from crbg.runs.setup import Workspace, initial_model, set_up
 from crbg.search.run_search import guard_roles, run_search

@@ -7,7 +7,7 @@ import pytest
 
 from crbg.errors import CrbgError
 from crbg.experiments import config as configs
-from crbg.runs import evaluate, execute, queue
+from crbg.runs import execute, open_test_set, queue
 from crbg.runs.setup import Workspace
 
 CONFIG = """
@@ -55,7 +55,7 @@ def test_a_failed_run_is_named_with_its_settings(config, monkeypatch, capsys, di
 
 def test_the_test_set_opens_for_nothing_that_is_not_selected(config, monkeypatch):
     opened = []
-    monkeypatch.setattr(evaluate, "evaluate", lambda spec, seed, workspace: opened.append(spec))
+    monkeypatch.setattr(open_test_set, "evaluate", lambda spec, seed, workspace: opened.append(spec))
     monkeypatch.setattr(queue, "bench", lambda config: SimpleNamespace())
     cells = config.experiment("one").cells
     with pytest.raises(CrbgError, match=r"run `crbg select`, which writes paper/selected\.yaml"):
