@@ -1,4 +1,4 @@
-"""Synthetic values for tests of the report: accuracies with a known mean and interval, claims, cells of a sweep."""
+"""Synthetic values for tests of the report: accuracies with a known mean and interval, claims, and sweep cells."""
 
 import math
 
@@ -28,6 +28,6 @@ def kind(penalty, weight):
 
 
 def ruled(rule, rows):
-    """Apply a rule as paper/claims.yaml would write it: the word of its verdict, and the evidence."""
+    """Apply a rule in the format of paper/claims.yaml; return the word of the verdict and the evidence."""
     found = read_rule(rule, "here").judge(rows)
     return found.word, found.evidence
