@@ -57,7 +57,7 @@ def crbg(capsys):
 def one_run(tmp_path, monkeypatch, digits):
     """Return a function that runs and verifies a spec in an empty project.
 
-    It returns the workspace, the spec, the record and the result of the verifier.
+    The function returns the workspace, the spec, the record and the result of the verifier.
     """
 
     def do(spec):

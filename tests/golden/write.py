@@ -18,8 +18,8 @@ A line may be replaced only if the change is the purpose of the commit and the c
 an experiment was removed from config.yaml or tuned again (`--replace EXPERIMENT`), a wrong record was measured again
 (`--replace EXPERIMENT`), or the results of a method changed and its VERSION was raised (`--replace METHOD`, together
 with every experiment that uses it). Never replace a line because a test fails after a refactoring: the code is wrong.
-Lines shared by several experiments are replaced only if all of them are named. A recorded digest that belongs to no
-experiment is named itself.
+Lines shared by several experiments are replaced only if all of them are named. For a recorded digest that belongs to
+no experiment, give the digest itself.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ def lost(golden: State, now: State) -> Iterator[tuple[str, str, set[str]]]:
 
 
 def refused(golden: State, now: State, replace: set[str]) -> list[str]:
-    """List the lost lines that `replace` does not allow to be lost, or only the unknown names in `replace`, if any."""
+    """List the lost lines that `replace` does not permit; if it contains unknown names, list these instead."""
     known = {line[0] for s in (golden, now) for line in s.cells} | {*golden.methods, *now.methods, *golden.recorded}
     if unknown := sorted(replace - known):
         return [f"--replace {name}: no experiment, method or recorded digest of that name" for name in unknown]
@@ -192,7 +192,7 @@ def main(words: Sequence[str] | None = None, folder: Path = HERE) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--replace", nargs="+", action="extend", default=[], metavar="NAME",
-        help="experiments, methods or recorded digests whose lines may change or go",
+        help="experiments, methods or recorded digests with lines that may be replaced",
     )  # fmt: skip
     replace = set(parser.parse_args(words).replace)
     now = present()

@@ -264,7 +264,7 @@ def test_a_run_that_another_process_holds_is_waited_for(run, monkeypatch):
     naps, sleep = [], time.sleep
 
     def nap(seconds):
-        if seconds < 5:  # short sleeps, for example of a process that waits for a command, are real
+        if seconds < 5:  # short sleeps wait for a subprocess and are executed
             return sleep(seconds)
         naps.append(seconds)
         other.release()

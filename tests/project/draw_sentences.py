@@ -60,7 +60,7 @@ def sentences(name: str, text: str) -> Iterator[str]:
 def passages(name: str, text: str) -> Iterator[str]:
     """Yield the passages of prose in a file."""
     if name.endswith(".py"):
-        yield from in_python(text)
+        yield from in_python(text, messages=not name.startswith("tests/"))
     elif name.endswith(".md"):
         yield from in_markdown(text)
     elif name.endswith(".c"):
@@ -109,12 +109,12 @@ def descriptions(node: yaml.Node | None) -> Iterator[str]:
                 yield from descriptions(value)
 
 
-def in_python(text: str) -> Iterator[str]:
-    """Yield docstrings, comments and the messages that reach a user."""
+def in_python(text: str, messages: bool = True) -> Iterator[str]:
+    """Yield docstrings, comments, help texts and, if wanted, the messages of exceptions."""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (doc := ast.get_docstring(node)):
             yield from in_docstring(doc)
-        elif isinstance(node, ast.Raise) and node.exc is not None:
+        elif messages and isinstance(node, ast.Raise) and node.exc is not None:
             for part in ast.walk(node.exc):
                 if isinstance(part, ast.JoinedStr | ast.Constant):
                     yield message(part)

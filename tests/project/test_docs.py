@@ -260,7 +260,7 @@ def test_the_page_on_architectures_runs_as_it_stands(monkeypatch, tmp_path):
     normed = [r for r in records if r["spec"]["model_args"]]
     assert all("with_search_statistics" in r["validation"]["readings"]["binary"] for r in normed)
     assert len(normed) == 2
-    assert "ruleorder: search_mine > search" in rule  # tests/integration/test_workflow.py uses it in a plan
+    assert "ruleorder: search_mine > search" in rule  # tests/integration/test_workflow.py tests this rule
 
 
 def test_method_example_finds_tickets(monkeypatch, tmp_path):

@@ -1,4 +1,4 @@
-"""The script that draws sentences for a cold reading extracts whole sentences, and prose only."""
+"""The script that draws sentences for a cold reading extracts only prose, and only whole sentences."""
 
 import pytest
 from project import draw_sentences
@@ -28,9 +28,9 @@ experiments:
       over two lines of YAML
     seeds: [1, 2] # a trailing comment with enough words
 """
-PYTHON = '''# %% [markdown]
-# # A heading of more than five words here
+PYTHON = '''# # A heading of more than five words here
 #
+# %% [markdown]
 # Text of a notebook cell that is
 # wrapped over two lines.
 

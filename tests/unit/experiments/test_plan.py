@@ -30,7 +30,7 @@ experiments:
 @pytest.fixture
 def read(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(estimates, "GPU_FLOPS", 1.0)  # so slow that the estimated times are visible in hours
+    monkeypatch.setattr(estimates, "GPU_FLOPS", 1.0)  # slow enough that the estimates are visible in hours
     monkeypatch.setattr(estimates, "CPU_FLOPS", 0.5)
 
     def do(device="auto"):

@@ -128,7 +128,7 @@ def test_nothing_is_chosen_where_nothing_landed(project):
     body = yaml.safe_load(Path("config.yaml").read_text())
     write_config(body["experiments"], override={"flip": False})
     assert read().demonstration
-    assert chosen(0.1)["missed"] == 4  # a demonstration chooses among runs that missed their density
+    assert chosen(0.1)["missed"] == 4  # a demonstration may choose a run that missed its target density
 
 
 def test_a_missing_run_stops_the_choice(project):

@@ -268,7 +268,7 @@ def test_silent_units_are_those_that_say_the_same_to_every_image():
     with torch.no_grad():
         model[0].weight.copy_(torch.tensor([[1.0, 0, 0], [-1.0, 0, 0], [0, 0, 0], [0, 1.0, 0]]))
     x, y = torch.tensor([[1.0, -1, 0], [2.0, -3, 0]]), torch.tensor([0, 1])
-    # The first unit is active. The others are never active or disconnected.
+    # The first unit is active. Each of the others is either never active or disconnected.
     assert measure.silent_units(model, [(x, y)]) == {"1": 3}
     assert measure.silent_units(model, [(x[:1], y[:1]), (x[1:], y[1:])]) == {"1": 3}
     mask = {"0.weight": torch.zeros(4, 3, dtype=torch.bool)}

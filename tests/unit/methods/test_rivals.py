@@ -125,7 +125,7 @@ def test_biprop_on_signed_constants_is_edge_popup_unscaled(digits):
 
 
 def test_scaled_edge_popup_is_the_unscaled_one_on_a_wider_range(digits):
-    """At density 1/4 the factor is exactly 2, and in both variants score gradients scale with the effective weights."""
+    """At density 1/4, the scale factor is exactly 2, and score gradients are proportional to the effective weights."""
     one = dataclasses.replace(BASE, method="edge_popup", density=0.25, scale=0.25)
     other = dataclasses.replace(one, scale=0.5, options={"scaled": False})
     assert search(digits, one)[1].mask == search(digits, other)[1].mask

@@ -81,5 +81,6 @@ def test_the_page_shows_every_ticket(project):
         name = f"ticket_{a.cell.spec.slug()}_seed3"
         assert Path(f"paper/figures/{name}.png").read_bytes().startswith(b"\x89PNG")
         assert f"{a.cell.spec.slug()} seed 3, density" in page
-    assert page.count('<figcaption id="fig') - page.count("The key figure") == 4  # three of the anatomy, one of `c`
+    # Besides the key figure, there are three figures of ticket anatomies and one of the experiment.
+    assert page.count('<figcaption id="fig') - page.count("The key figure") == 4
     assert page.count("The anatomy of a ticket") == 3

@@ -83,7 +83,7 @@ def test_best_rule_asks_for_more_than_every_other(project, theirs, quiet, verdic
     cell = project.cells("ours", 0.5)[0]
     where = record_store.run_folder(project.config, cell.spec, cell.seed)
     if quiet:
-        assert "+2.00 [+2.00, +2.00] against quiet" in out.evidence  # differences of pairs, which have no spread
+        assert "+2.00 [+2.00, +2.00] against quiet" in out.evidence  # all paired differences are equal
         assert f"ours at 0.5: {96.15 - theirs - 0.15:+.2f} [" in out.evidence
         (where / "evaluation.json").unlink()
         write_json(where / "record.json", read_json(where / "record.json") | {"status": "collapse", "reason": "closed"})

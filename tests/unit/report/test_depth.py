@@ -63,7 +63,7 @@ def test_what_chance_gives_depth_alone_holds_its_level():
         beyond += abs(stats.partial_rank_correlation(place, sparsity, size)) > bound
     assert 0.02 < beyond / 300 < 0.09
     assert stats.rank_correlation(place, sparsity) > 0.6, "the raw correlation would have called each of them deeper"
-    # Size is regressed out of each permutation again, as least squares does.
+    # Layer size is regressed out of each permutation too; the reference here uses least squares.
     x, y, size = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0), (2.0, 1.0, 4.0, 6.0, 3.0, 5.0), (1.0, 2.0, 3.0, 5.0, 4.0, 6.0)
 
     def left(v):

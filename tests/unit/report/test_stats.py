@@ -73,7 +73,7 @@ def test_equal_differences_have_no_spread():
 
 
 def test_holm_by_hand():
-    # In sorted order: 0.005 * 4, 0.01 * 3, 0.03 * 2, and 0.04 * 1, which is raised to the previous value.
+    # In sorted order, Holm's values are 0.005 * 4, 0.01 * 3, 0.03 * 2, and 0.04 * 1, raised to the previous value.
     assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert stats.holm([0.6, 0.7]) == [1.0, 1.0]
     assert stats.holm([]) == []

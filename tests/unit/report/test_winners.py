@@ -103,7 +103,7 @@ def test_the_figure_sets_published_points_beside_measured_ones(project, monkeypa
         put(project, "ltr", density, accuracy - 5, seconds=100.0)
     put(project, "dense", 1.0, 95.0)
     put(project, "snip", 0.1, 70.0)
-    put(project, "snip", 0.1, 60.0, control="shuffle")  # an arm with two settings at a density has no point there
+    put(project, "snip", 0.1, 60.0, control="shuffle")  # an arm with two settings at one density is not plotted there
     seen = []
     real = plt.close
     monkeypatch.setattr(plt, "close", lambda f: seen.append(f) or None)

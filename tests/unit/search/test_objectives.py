@@ -1,4 +1,4 @@
-"""Objectives of a ticket search: values by hand, gradients of gates by finite differences, and side effects."""
+"""Objectives of a ticket search: values computed by hand, gate gradients by finite differences, and side effects."""
 
 import pytest
 import torch
