@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, because workers and their processes share the cores
+    os.environ["OMP_NUM_THREADS"] = "1"  # set before torch is imported: parallel test workers share the cores
 
 import torch
 
 if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported, so that its kernels run on the CPU
+    os.environ["TRITON_INTERPRET"] = "1"  # set before Triton is imported, so that its kernels run on the CPU
 
 from crbg import cli, models
 from crbg.data.sources import load
@@ -30,7 +30,7 @@ def one_thread():
 
 @pytest.fixture(scope="session", autouse=True)
 def temporary_files_apart(tmp_path_factory):
-    """Give each worker, and the processes that it starts, its own folder for temporary files, which holds GPU locks."""
+    """Give each pytest worker its own temporary folder, so that workers do not share the GPU locks stored there."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
         yield
         return
@@ -42,7 +42,7 @@ def temporary_files_apart(tmp_path_factory):
 
 @pytest.fixture
 def crbg(capsys):
-    """Run a command of `crbg`, and return its exit status, its output and its error output."""
+    """Return a function that runs a `crbg` command and returns its exit status, stdout and stderr."""
 
     def type_in(*words):
         capsys.readouterr()
@@ -55,7 +55,10 @@ def crbg(capsys):
 
 @pytest.fixture
 def one_run(tmp_path, monkeypatch, digits):
-    """Run and verify a spec in an empty project; return its bench, spec and record, and the verifier's row."""
+    """Return a function that runs and verifies a spec in an empty project.
+
+    The function returns the workspace, the spec, the record and the result of the verifier.
+    """
 
     def do(spec):
         monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Synthetic values for tests of the report: accuracies with a known mean and interval, claims, cells of a sweep."""
+"""Synthetic values for tests of the report: accuracies with a known mean and interval, claims, and sweep cells."""
 
 import math
 
@@ -11,7 +11,7 @@ GOOD = {"id": "a", "source": "s", "quote": "q", "kind": "value", "reading": "r",
 
 
 def around(middle, spread=0.1):
-    """Return four accuracies with this mean, whose 95 % interval has a half-width of 1.3 * spread."""
+    """Return four accuracies with mean `middle` and a 95 % interval of half-width 1.3 * `spread`."""
     return [middle - spread, middle, middle, middle + spread]
 
 
@@ -28,6 +28,6 @@ def kind(penalty, weight):
 
 
 def ruled(rule, rows):
-    """Apply a rule as paper/claims.yaml would write it: the word of its verdict, and the evidence."""
+    """Apply a rule in the format of paper/claims.yaml; return the verdict and the evidence."""
     found = read_rule(rule, "here").judge(rows)
     return found.word, found.evidence

@@ -1,4 +1,4 @@
-"""The data set of the tests of `crbg.data`."""
+"""The data set used by the tests of `crbg.data`."""
 
 from crbg.data.datasets import DataInfo
 

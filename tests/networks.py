@@ -21,7 +21,7 @@ def same_bytes(a, b):
 
 
 class Tiny(nn.Module):
-    """A user's own network, outside the registry: a convolution, batch norm and a linear layer."""
+    """A user-defined network that is not in the model registry: a convolution, batch norm and a linear layer."""
 
     def __init__(self, outputs=3):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The root folder of the project."""
+"""The path of the project's root folder."""
 
 from pathlib import Path
 

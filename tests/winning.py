@@ -1,4 +1,4 @@
-"""Specs of small winning tickets that several tests use."""
+"""Specs of small winning-ticket runs, shared by several tests."""
 
 import dataclasses
 

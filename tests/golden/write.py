@@ -1,24 +1,25 @@
-"""The golden lines: what runs are called and what they gave, so that no restructuring changes it unseen.
+"""Write the golden files: names and results of all runs, so that no restructuring changes them unnoticed.
 
-    python tests/golden/write.py                          # adds what is new since the last time
-    python tests/golden/write.py --replace lenet_mu0      # and lets the lines of one experiment change or go
+    python tests/golden/write.py                          # add new lines
+    python tests/golden/write.py --replace lenet_mu0      # also replace lines of one experiment
 
-Four files beside this one, which tests/project/test_golden.py compares with the project as it is:
+tests/project/test_golden.py compares the project with four files in this folder:
 
 - cells.csv: experiment, arm, digest and seeds of every cell of config.yaml.
-- recorded.csv: of every recorded digest its seeds, `+` after those with an evaluation, and the first 16 hex digits of
-  the SHA-256 over the canonical JSON of just these runs.
-- records.json: accuracy and density of every reading in the tidy table, for the experiments listed below.
-- methods.json: the VERSION of every method and the defaults of its options.
+- recorded.csv: for every recorded digest, the seeds, marked `+` if they have an evaluation, and the first 16 hex digits
+  of the SHA-256 of the canonical JSON of these runs.
+- records.json: accuracy and density under every reading (see docs/vocabulary.md), for the experiments listed below.
+- methods.json: the VERSION and the default options of every method.
 
-Records only add: new experiments, cells, seeds, evaluations, recorded digests, methods and options may come, and this
-script takes them in. A line that changed or went is refused, and then nothing at all is written.
+Golden lines may only be added: this script writes new experiments, cells, seeds, evaluations, recorded digests, methods
+and options. If an existing line has changed or is missing, it writes nothing and exits with an error.
 
-When may a line be replaced? Only where the change is the purpose of the commit and its message says so: an experiment
-was taken out of config.yaml or tuned anew (`--replace EXPERIMENT`), a record was measured again because it was wrong
-(the same), or a method's numbers changed and its VERSION was raised (`--replace METHOD`, and every experiment that uses
-it). Never to make a test pass after code was moved: then the code is wrong. What several experiments share is replaced
-only when all of them are named; a recorded digest that belongs to none is named itself.
+A line may be replaced only if the change is the purpose of the commit and the commit message says so. Possible reasons:
+an experiment was removed from config.yaml or tuned again (`--replace EXPERIMENT`), a wrong record was measured again
+(`--replace EXPERIMENT`), or the results of a method changed and its VERSION was raised (`--replace METHOD`, together
+with every experiment that uses it). Never replace a line because a test fails after a refactoring: the code is wrong.
+Lines shared by several experiments are replaced only if all of them are named. For a recorded digest that belongs to
+no experiment, give the digest itself.
 """
 
 from __future__ import annotations
@@ -58,10 +59,10 @@ Run = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class State:
-    """What the files hold, or would hold now.
+    """The contents of the golden files, or the current state of the project.
 
-    cells: seeds by (experiment, arm, digest). recorded: by digest, (seeds, hash) of a golden line, and the runs
-    themselves of the present. numbers: [accuracy, density] by (experiment, arm, digest), reading and seed.
+    cells: the seeds for each (experiment, arm, digest). recorded: for each digest, (seeds, hash) in a golden state and
+    the runs in the current state. numbers: [accuracy, density] for each (experiment, arm, digest), reading and seed.
     """
 
     cells: Mapping[Line, Sequence[int]]
@@ -71,7 +72,7 @@ class State:
 
 
 def present() -> State:
-    """Collect everything from the configuration and the committed records; fresh runs of this machine do not count."""
+    """Return the current state, from the configuration and the committed records; new local runs are ignored."""
     made = config.read(["config.yaml"], ["results=results/none", "reuse=recorded"])
     cells: dict[Line, list[int]] = {}
     for e in made.experiments.values():
@@ -82,7 +83,7 @@ def present() -> State:
 
 
 def numbers(made: Config) -> dict[Line, dict[str, dict[str, Any]]]:
-    """Take accuracy and density of each reading out of the tidy table of the listed experiments."""
+    """Return accuracy and density under each reading, from the tidy table of the listed experiments."""
     rows = tidy(dataclasses.replace(made, experiments={name: made.experiment(name) for name in EXPERIMENTS}))
     out: dict[Line, dict[str, dict[str, Any]]] = {}
     for row in rows.itertuples():
@@ -93,7 +94,7 @@ def numbers(made: Config) -> dict[Line, dict[str, dict[str, Any]]]:
 
 
 def defaults() -> dict[str, dict[str, Any]]:
-    """Read the VERSION and the defaults of the options of every method."""
+    """Return the VERSION and the default options of every method."""
     out = {}
     for name in methods.names():
         module = methods.get(name)
@@ -103,15 +104,15 @@ def defaults() -> dict[str, dict[str, Any]]:
 
 
 def seeds_of(runs: Mapping[str, Run]) -> str:
-    """Write the seeds of recorded runs, `+` after those that have an evaluation: `10+ 11+ 12`."""
+    """Format the seeds of recorded runs, with `+` after each that has an evaluation, as in `10+ 11+ 12`."""
     return " ".join(seed + "+" * ("evaluation" in runs[seed]) for seed in sorted(runs, key=int))
 
 
 def fingerprint(runs: Mapping[str, Run], seeds: str) -> str:
-    """Hash the runs of just these seeds, evaluations where `+` says so.
+    """Hash the runs of the given seeds, including the evaluations of seeds marked `+`.
 
     Raises:
-        KeyError: one of them is not there.
+        KeyError: a run or an evaluation is missing.
     """
     chosen: dict[str, Run] = {}
     for marked in seeds.split():
@@ -122,7 +123,7 @@ def fingerprint(runs: Mapping[str, Run], seeds: str) -> str:
 
 
 def read(folder: Path = HERE) -> State:
-    """Read the golden lines; a file that is not there has none."""
+    """Read the golden files; a missing file counts as empty."""
     texts = [path.read_text() if (path := folder / name).exists() else "" for name in FILES]
     cells, recorded = (list(csv.DictReader(io.StringIO(text))) for text in texts[:2])
     records, known = (json.loads(text or "{}") for text in texts[2:])
@@ -135,7 +136,7 @@ def read(folder: Path = HERE) -> State:
 
 
 def dump(now: State) -> dict[str, str]:
-    """Write the present as golden lines: the text of each file by its name."""
+    """Return the text of each golden file for the current state, keyed by file name."""
     cells = [(*line, " ".join(map(str, seeds))) for line, seeds in sorted(now.cells.items())]
     recorded = [(d, seeds_of(runs), fingerprint(runs, seeds_of(runs))) for d, runs in sorted(now.recorded.items())]
     tables = [[("experiment", "arm", "digest", "seeds"), *cells], [("digest", "seeds", "sha256"), *recorded]]
@@ -147,7 +148,7 @@ def dump(now: State) -> dict[str, str]:
 
 
 def lost(golden: State, now: State) -> Iterator[tuple[str, str, set[str]]]:
-    """Yield the golden lines that the present has not, or not so: file, line, and the names it belongs to."""
+    """Yield (file, line, names it belongs to) for each golden line that the current state lacks or contradicts."""
     owners: dict[str, set[str]] = {}
     for experiment, _, digest in (*golden.cells, *now.cells):
         owners.setdefault(digest, set()).add(experiment)
@@ -173,12 +174,12 @@ def lost(golden: State, now: State) -> Iterator[tuple[str, str, set[str]]]:
         pairs = [("VERSION", old["VERSION"], new["VERSION"])]
         pairs += [(f"option {k}", v, new["options"].get(k, "nothing")) for k, v in old["options"].items()]
         for name, before, after in pairs:
-            if json.dumps(before) != json.dumps(after):  # 1 is not 1.0 here, and neither is True
+            if json.dumps(before) != json.dumps(after):  # unlike `!=`, distinguishes 1, 1.0 and True
                 yield FILES[3], f"{method}: {name}: {before!r} became {after!r}", {method}
 
 
 def refused(golden: State, now: State, replace: set[str]) -> list[str]:
-    """List the lost lines that nobody allowed to be lost; with unknown names in `replace`, these."""
+    """List the lost lines that `replace` does not permit; if it contains unknown names, list these instead."""
     known = {line[0] for s in (golden, now) for line in s.cells} | {*golden.methods, *now.methods, *golden.recorded}
     if unknown := sorted(replace - known):
         return [f"--replace {name}: no experiment, method or recorded digest of that name" for name in unknown]
@@ -187,11 +188,11 @@ def refused(golden: State, now: State, replace: set[str]) -> list[str]:
 
 
 def main(words: Sequence[str] | None = None, folder: Path = HERE) -> int:
-    """Write the files again, unless that would lose a line."""
+    """Write the golden files, unless an existing line would be lost."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--replace", nargs="+", action="extend", default=[], metavar="NAME",
-        help="experiments, methods or recorded digests whose lines may change or go",
+        help="experiments, methods or recorded digests with lines that may be replaced",
     )  # fmt: skip
     replace = set(parser.parse_args(words).replace)
     now = present()

@@ -56,7 +56,7 @@ def test_a_held_folder_names_its_owner_and_is_free_when_that_is_killed(tmp_path)
         pass
     process.kill()
     process.wait()
-    assert lock.owner(tmp_path)["pid"] == process.pid  # it could not say goodbye
+    assert lock.owner(tmp_path)["pid"] == process.pid  # the killed process could not release the lock
     assert lock.held(tmp_path) == ""
     with lock.hold(tmp_path):
         assert lock.owner(tmp_path)["pid"] == os.getpid()
@@ -70,7 +70,7 @@ def elsewhere(folder, age):
 
 
 def test_an_owner_on_another_host_is_believed_while_it_gives_signs_of_life(tmp_path):
-    """The kernel's lock may not reach other hosts; here it is free."""
+    """A file lock may be invisible to other hosts, so a recent heartbeat counts as well; here the file lock is free."""
     elsewhere(tmp_path, 30)
     with pytest.raises(HeldError, match="process 4 on node17, SLURM job 5"), lock.hold(tmp_path):
         pass
@@ -99,7 +99,7 @@ def test_a_damaged_sign_is_no_owner(tmp_path, text):
         pass
 
 
-# --- what happened ---
+# --- the log of attempts ---
 
 
 def test_attempts_are_told_in_order_with_their_ends(tmp_path):
@@ -109,7 +109,7 @@ def test_attempts_are_told_in_order_with_their_ends(tmp_path):
     attempts.end(tmp_path, attempts.PAUSED, RuntimeError("stopped after 3 of 9 steps"))
     attempts.begin(tmp_path)
     with (tmp_path / attempts.FILE).open("a") as out:
-        out.write('\n{"event": "end", "outco')  # killed while it wrote
+        out.write('\n{"event": "end", "outco')  # a line cut off because the process was killed while writing it
     attempts.begin(tmp_path)
     attempts.end(tmp_path, attempts.CODE, ZeroDivisionError("by nought"))
     found = attempts.read(tmp_path)
@@ -221,11 +221,12 @@ def test_a_run_that_fails_does_not_stop_the_others_and_is_not_tried_twice(run, m
     assert text.count("ZeroDivisionError: by nought") == 2
     assert "2 of 3 runs failed; `crbg status` says why" in text
     assert [(f / "record.json").exists() for f in folders()] == [False, False, True]
-    # The workflow's second attempt leaves them alone, though nothing is broken now; a first attempt does not.
+    # A second attempt of the workflow skips runs that failed with a code error, even if the code now works. A first
+    # attempt runs them again.
     status, text = run("one", "--attempt", "2")
     assert status == queue.FAILED
     assert text.count("not tried again after a code error: by nought") == 2
-    # In slices of time that are first attempts all, what failed goes last.
+    # If every time slice is a first attempt, runs that failed before are scheduled last.
     order = []
     with monkeypatch.context() as patch:
         patch.setattr(
@@ -263,7 +264,7 @@ def test_a_run_that_another_process_holds_is_waited_for(run, monkeypatch):
     naps, sleep = [], time.sleep
 
     def nap(seconds):
-        if seconds < 5:  # what waits for a command that it started, on a busy machine
+        if seconds < 5:  # short sleeps wait for a subprocess and are executed
             return sleep(seconds)
         naps.append(seconds)
         other.release()
@@ -273,7 +274,7 @@ def test_a_run_that_another_process_holds_is_waited_for(run, monkeypatch):
     assert status == 0
     assert len(naps) == 1
     lines = [line for line in text.splitlines() if "validation" in line or "waiting" in line]
-    assert "waiting: another process is working on" in lines[2]  # the other two were done first
+    assert "waiting: another process is working on" in lines[2]  # the other two runs were finished first
     assert len(lines) == 4
 
 
@@ -366,7 +367,7 @@ time.sleep(60)
 
 @pytest.fixture
 def take(tmp_path):
-    """Start processes that take a GPU of two, and say which they got."""
+    """Return a function that starts a process which claims one of two GPUs, and reports the GPU it received."""
     started = []
 
     def call(name="auto", share=1):
@@ -410,7 +411,7 @@ def test_a_process_takes_one_place_however_often_it_asks(monkeypatch, tmp_path):
         held.release()
 
 
-# --- how long, how much ---
+# --- estimates of time and memory ---
 
 
 def recorded(seconds, megabytes, gpu=False, epochs=2):
@@ -428,11 +429,11 @@ def test_estimates_come_from_recorded_runs_of_the_same_kind_even_where_nothing_i
     recorded(2.0, 100, gpu=True)
     config = configs.read(["config.yaml"], ["reuse=never"])
     cells = [c for c in config.experiment("one").cells if c.arm == "crbg"]
-    for gpu, seconds in ((False, 20.0), (True, 1.0)):  # the median, for one epoch
+    for gpu, seconds in ((False, 20.0), (True, 1.0)):  # the median of the recorded runs, scaled to one epoch
         assert list(estimates.estimate_seconds(config, cells, gpu).values()) == pytest.approx(
             [seconds + 3] * len(cells)
         )
-    # 46 seconds: twice that and five minutes; the largest peak and half as much again.
+    # The time limit is twice the estimated 46 seconds plus five minutes. The memory is 1.5 times the largest peak.
     assert estimates.slices(config, cells, False, 1440) == estimates.Slices((7, 14, 28), 3500)
     assert estimates.slices(config, cells, False, 10).minutes == (7, 10, 10)
     assert estimates.slices(config, cells, False, 2).minutes == (2,) * 6
@@ -445,7 +446,7 @@ def test_a_job_that_was_killed_counts_until_the_next_workflow(run, project):
     folder = record_store.job_folder(config, job)
     assert estimates.kills(config, job) == 0
     for n in (1, 2, 1, 2):
-        attempts.begin(folder, attempt=n)  # four tries without an end, two of them of an earlier workflow
+        attempts.begin(folder, attempt=n)  # four attempts that never ended; the first two belong to an earlier workflow
     assert estimates.kills(config, job) == 2
     assert run("one", "--job", job, "--attempt", "3", "--deadline-minutes", "0")[0] == queue.CONTINUE
     assert estimates.kills(config, job) == 2
@@ -515,7 +516,7 @@ def test_the_thread_of_a_lock_ends_with_it(tmp_path):
 
 
 def test_a_full_gpu_names_the_batch_that_would_fit(tmp_path, monkeypatch):
-    """A method that fails above 20 examples, as one does whose activations fill the memory."""
+    """A method that fails for batches of more than 20 examples imitates activations that exceed the GPU's memory."""
     from crbg import methods
     from crbg.experiments.spec import Spec
     from crbg.runs.execute import execute
@@ -545,7 +546,7 @@ def test_a_full_gpu_names_the_batch_that_would_fit(tmp_path, monkeypatch):
     ("method", "options"), [("imp", {"drop": 0.1}), ("cts", {"search": 50}), ("saliency", {"control": "reinit"})]
 )
 def test_the_batch_that_would_fit_is_tried_in_few_steps(tmp_path, monkeypatch, method, options):
-    """A rewinding point beyond the trial's one epoch, many levels or a long search are not part of the trial."""
+    """A trial of a batch size skips the warm-up, further pruning rounds and all but the first steps of the search."""
     from crbg import methods
     from crbg.experiments.spec import Spec
     from crbg.runs.execute import execute
@@ -565,4 +566,4 @@ def test_the_batch_that_would_fit_is_tried_in_few_steps(tmp_path, monkeypatch, m
     spec = Spec("digits", "lenet-16", method, 0.2, epochs=5, batch=128, options={"rewind": 2, **options})
     with pytest.raises(GpuFullError, match="a batch of 32 would fit"):
         execute(spec, 0, Workspace(tmp_path))
-    assert 2 <= len(steps) <= 6  # two a fit: the optimiser's state is there from the second on
+    assert 2 <= len(steps) <= 6  # two steps per trial: the optimiser allocates its state in the first

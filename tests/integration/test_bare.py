@@ -1,4 +1,4 @@
-"""`crbg run` where only torch and the numeric packages are installed, as on a bare GPU machine."""
+"""`crbg run` works with only torch and the numeric packages installed, as on a minimal GPU machine."""
 
 import os
 import subprocess
@@ -63,7 +63,7 @@ def test_runs_need_no_more_than_torch_and_numeric_packages(folder):
     records = sorted((folder / "results/runs").glob("*/seed0/record.json"))
     assert len(records) == 3
     before = [r.read_bytes() for r in records]
-    # The same configuration names the same runs where everything is installed.
+    # With all packages installed, the same configuration gives the same runs, so nothing is run again.
     whole = crbg(folder, "run", "e", code='import runpy; runpy.run_module("crbg", run_name="__main__")')
     assert whole.returncode == 0, whole.stderr
     assert "all runs asked for (3) are done" in whole.stdout

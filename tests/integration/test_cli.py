@@ -22,7 +22,7 @@ COMMANDS = sorted(cli.build_parser()._subparsers._group_actions[0].choices)
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A folder with a configuration whose base is MNIST, and an overlay that puts it on a few epochs of digits."""
+    """Return a folder with an MNIST configuration and an overlay that replaces it by a few epochs on `digits`."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CRBG_DATA", raising=False)
     base = {"data": "mnist", "model": "lenet-32-16", "epochs": 40, "batch": 64}
@@ -97,7 +97,7 @@ def test_a_wrong_command_is_an_argument_error(capsys):
 
 
 def test_what_is_tuned_waits_for_its_choice(project, crbg):
-    """Without one it would run with default settings under the name of tuned ones."""
+    """Without a choice, the arm would run with default settings but be labelled as tuned."""
     Path("paper/selected.yaml").unlink()
     assert "nothing is chosen yet for curve.crbg: run the tuning" in refused(crbg("run", "curve"))
     assert crbg("run", "curve", "--where", "arm=random")[0] == 0
@@ -167,7 +167,8 @@ def test_plan_tells_what_is_missing_before_and_after(project, crbg):
 
 def test_a_target_stands_for_its_experiments(project, crbg):
     body = yaml.safe_load(Path("config.yaml").read_text())
-    body["experiments"]["tuning"]["targets"] = ["part", "curve"]  # an experiment's name goes before a target's
+    # The name of an experiment takes precedence over a target of the same name.
+    body["experiments"]["tuning"]["targets"] = ["part", "curve"]
     Path("config.yaml").write_text(yaml.safe_dump(body, sort_keys=False))
     assert "tuning" in crbg("plan", "part")[1]
     assert "curve" not in crbg("plan", "part")[1]
@@ -288,7 +289,7 @@ def test_status_counts_and_says_how_to_run_what_is_missing(project, crbg):
     assert out.startswith("2 done, 0 collapsed, 0 running, 1 failed, 0 paused, 5 missing")
     commands = re.findall(r"  (crbg run curve .*)", out)
     done = sum(len(crbg(*c.split()[1:], small=False)[1].splitlines()) for c in commands)
-    assert done == 6  # five missing and one failed, and no other
+    assert done == 6  # only the five missing runs and the failed one
     assert crbg("status", "curve")[1].startswith("8 done")
     (one / "record.json").write_text('{"status": "collapse", "reason": "the loss is not finite"}')
     out = crbg("status", "curve")[1]
@@ -303,12 +304,12 @@ ONE = ("run", "curve", "--where", "arm=crbg", "density=0.5", "--seeds", "10")
 
 def test_a_run_that_is_out_of_time_goes_on_later(project, crbg, monkeypatch):
     assert crbg(*ONE, "--set", "results=whole")[0] == 0
-    # A deadline that is over when the search starts: the checkpoint is that of the first step.
+    # The deadline has passed when the search starts, so the checkpoint is written before the first step.
     code, out, _ = crbg(*ONE, "--deadline-minutes", "0.1001", "--out", "manifest.json")
     assert (code, records()) == (75, [])
     assert "stopped after 0 of 36 steps; the same command continues" in out
     assert not Path("manifest.json").exists()
-    # And one in the middle, whatever the speed of this machine.
+    # The second stop is after 23 steps, regardless of the machine's speed.
     monkeypatch.setattr("crbg.training.clock.Clock", lambda **words: Clock(**words | {"stop_after": 23}))
     code, out, _ = crbg(*ONE)
     assert code == 75
@@ -366,13 +367,13 @@ def test_only_selected_specs_of_main_experiments_are_evaluated(project, crbg):
     assert f"seed 10: test {exact:.2f} %" in out
     assert len(json.loads(Path("manifest.json").read_text())["cells"]) == 2
     assert crbg("evaluate", "curve", *where)[1] == ""
-    # The other density of the same arm is still closed.
+    # The other density of this arm is not listed, so evaluating the whole arm is refused.
     assert "is not listed" in refused(crbg("evaluate", "curve", "--where", "arm=random"))
 
 
 def test_select_needs_the_tuning_runs_and_then_opens_the_curve(project, crbg):
     assert "has not run; `crbg run tuning` first" in refused(crbg("select"))
-    # Too few epochs to land: what was missed is not chosen.
+    # With so few epochs the runs miss their target density, and such runs cannot be chosen.
     crbg("run", "tuning")
     for path in records():
         record = json.loads(path.read_text())
@@ -382,7 +383,8 @@ def test_select_needs_the_tuning_runs_and_then_opens_the_curve(project, crbg):
     assert code == 0
     lines = out.splitlines()
     assert lines[0] == "paper/selected.yaml: settings with the highest mean validation accuracy"
-    assert lines[4].split() == ["curve", "1", "1", "2", "4"]  # one choice of two trials, four specs
+    # One setting is chosen from two trials; four specs may now be evaluated on the test set.
+    assert lines[4].split() == ["curve", "1", "1", "2", "4"]
     assert crbg("select", "--verbose")[1].splitlines()[1].startswith("  curve crbg at 0.5: options.lr=")
     listed = yaml.safe_load(Path("paper/selected.yaml").read_text())["evaluate"]["curve"]
     assert set(listed) == {c.spec.digest() for c in cells()}

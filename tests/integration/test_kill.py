@@ -1,4 +1,4 @@
-"""Training killed at random moments, also while it writes a checkpoint, ends in the bytes of an uninterrupted run."""
+"""Training killed at random moments gives the same bytes as an uninterrupted run, even if killed at a checkpoint."""
 
 import os
 import random
@@ -31,7 +31,7 @@ SPECS = [
 
 
 def attempt(spec, results, digits, kill_at, seconds):
-    """Continue a run in a process of its own, killed at a step or after a time; return whether it finished."""
+    """Continue a run in a child process that is killed at a step or after some seconds; return whether it finished."""
     child = os.fork()
     if child == 0:
         status = 1
@@ -61,8 +61,8 @@ def test_killed_at_random_and_gone_on_a_run_ends_as_if_left_alone(spec, tmp_path
     execute(spec, 0, Workspace(tmp_path / "whole", loaded={"digits": digits}))
     dice, kills = random.Random(spec.method), 0
     while kills < 17:
-        # By step for a certain moment, by time for any, within the writing of a checkpoint too: here one is written at
-        # every step.
+        # Half of the kills happen at a given step, the others after a random time. A checkpoint is written at every
+        # step, so some of these hit the middle of a write.
         at, seconds = (dice.randrange(1, 30), 0) if kills % 2 else (0, dice.uniform(0.0, 0.12))
         if attempt(spec, tmp_path / "killed", digits, at, seconds):
             break
@@ -75,13 +75,13 @@ def test_killed_at_random_and_gone_on_a_run_ends_as_if_left_alone(spec, tmp_path
     assert not list(other.glob("checkpoint.*"))
 
 
-TOLERANCE = 0.5  # points of accuracy, and per cent of the kept weights, that a resumed run on a GPU may differ by
+TOLERANCE = 0.5  # largest allowed difference, in accuracy points and in per cent of the kept weights
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.method)
 def test_a_resumed_run_on_a_gpu_is_within_the_stated_tolerance(spec, tmp_path, digits):
-    """Kernels may add in another order from run to run; the streams, the data order and the schedule go on exactly."""
+    """Kernels may sum in a different order in each run; only random streams, data order and schedule resume exactly."""
     gpu, found = torch.device("cuda"), {}
     for name, stops in (("whole", ()), ("stopped", (300, 200))):
         bench = Workspace(tmp_path / name, device=gpu, loaded={"digits": digits.to(gpu)})

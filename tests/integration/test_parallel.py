@@ -1,4 +1,4 @@
-"""One run on two processes, started by torchrun: the same ticket, a single writer, the same resume."""
+"""A run that torchrun starts on two processes trains as on one, has a single writer, and resumes exactly."""
 
 import json
 import os
@@ -40,7 +40,7 @@ CONFIG = {
 
 
 def started(folder, words, processes):
-    """Return the command of `crbg run`, and how it is started."""
+    """Return the command line of `crbg run` and the arguments for `subprocess` that start it."""
     start = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"] if processes > 1 else []
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", *start, "crbg", "run", "pair", *words]
@@ -70,7 +70,7 @@ def folders(tmp_path_factory):
 
 
 def test_two_processes_find_what_one_finds(folders):
-    """The shares of a batch of 63 are 32 and 31, so an unweighted mean of means would differ."""
+    """Two processes share a batch of 63 as 32 and 31 images, so an unweighted mean of the two means would be wrong."""
     one, two = ({k: json.loads(v) for k, v in records(folders[name]).items()} for name in ("one", "two"))
     assert set(one) == set(two) == {"edge_popup", "crbg"}
     for method, ours in two.items():
@@ -88,7 +88,7 @@ def test_two_processes_find_what_one_finds(folders):
 
 
 def test_a_pause_of_two_processes_changes_no_byte(tmp_path):
-    """SIGTERM reaches torchrun only, as on a cluster; all processes stop at one step and resume from one checkpoint."""
+    """SIGTERM is sent to torchrun only, as on a cluster; all processes stop at the same step and share a checkpoint."""
     arms = {"crbg": {"method": "crbg", "set": {"options": {"noise": 0.1}, "epochs": 100}}}
     config = CONFIG | {"save_every": 1, "experiments": {"pair": CONFIG["experiments"]["pair"] | {"arms": arms}}}
     for name in ("whole", "stopped"):
@@ -103,7 +103,7 @@ def test_a_pause_of_two_processes_changes_no_byte(tmp_path):
         torchrun.send_signal(signal.SIGTERM)
         assert torchrun.wait() != 0
     assert not records(tmp_path / "stopped")
-    for _ in range(2):  # the second time there is nothing to do, and no process waits for another
+    for _ in range(2):  # the second time nothing is left to do, and no process may hang
         code, said = crbg(tmp_path / "stopped", processes=2)
         assert code == 0, said
     assert records(tmp_path / "stopped") == records(tmp_path / "whole")
@@ -114,7 +114,8 @@ def test_shares_make_up_the_batch(monkeypatch):
     feed = BatchLoader(Part(pixels, torch.arange(16), torch.zeros(1), torch.ones(1)), 7, 0, flip=True, crop=2)
     monkeypatch.setenv("WORLD_SIZE", "3")
     monkeypatch.setenv("RANK", "1")
-    assert distributed.share(feed) == (feed, 1.0)  # another program that torchrun started
+    # torchrun may start programs other than `crbg run`, which do not share batches.
+    assert distributed.share(feed) == (feed, 1.0)
     assert distributed.first()
     monkeypatch.setattr(distributed, "together", True)
     parts = []
@@ -148,7 +149,7 @@ def test_each_process_takes_its_own_gpu(monkeypatch):
         monkeypatch.setenv(name, value)
     picked.clear()
     assert distributed.place("auto", pick) == distributed.place("cuda", pick) == torch.device("cuda:1")
-    assert not picked  # the first process of the node takes the GPUs, in order
+    assert not picked  # the first process of a node claims the GPUs, one for each process in order
     monkeypatch.setenv("LOCAL_RANK", "0")
     assert distributed.place("auto", pick) == torch.device("cuda:0")
     assert picked == ["cuda:0", "cuda:1"]

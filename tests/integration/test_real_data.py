@@ -1,4 +1,4 @@
-"""Long runs on real MNIST: `make test-slow` with CRBG_DATA set."""
+"""Long tests on real MNIST, which run by `make test-slow` with CRBG_DATA set."""
 
 import re
 import subprocess
@@ -55,7 +55,7 @@ def test_one_page_example_reaches_its_promise(mnist):
 
 
 def test_a_recorded_run_can_be_repeated(mnist):
-    """A recorded run that is repeated here agrees within the differences that another CPU may cause."""
+    """Repeating a recorded run on this machine agrees with the record up to the rounding differences between CPUs."""
     from crbg.experiments import record_store
     from crbg.runs.execute import execute
     from crbg.runs.setup import Workspace

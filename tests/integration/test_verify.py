@@ -45,13 +45,13 @@ CONFIG = {
 }  # fmt: skip
 ALWAYS = ("spec", "weights", "data")
 WHOLE = (*ALWAYS, "density", "mask", "ticket", "roles", "validation accuracy")
-EVALUATED = ("crbg", "missed", "units", "popup", "random")  # seed 0 of these arms
+EVALUATED = ("crbg", "missed", "units", "popup", "random")  # arms with a test-set evaluation of seed 0
 FC1, FC2, FC3 = (f"fc{i}.weight" for i in (1, 2, 3))
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, digits):
-    """Every arm run once; the tests spoil copies."""
+    """Return a project in which every arm has been run once; tests corrupt copies of it."""
     where = tmp_path_factory.mktemp("made")
     (where / "config.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False))
     bench = Workspace(where / "results", loaded={"digits": digits}, selected=None)
@@ -87,13 +87,13 @@ class Project:
         return (verifier or self.verifier()).check(cell, found)
 
     def failures(self, arm="crbg", seed=0):
-        """Parts that fail, of a run that has to FAIL for just these."""
+        """Return the names of the checks that a run fails."""
         row = self.row(arm, seed)
         assert row.verdict == ("FAIL" if row.remarks else "PASS")
         return {r.split(":")[0] for r in row.remarks}
 
     def retake(self, change, arm="crbg", seed=0):
-        """Replace the mask of a ticket, whose own digests then agree."""
+        """Change the mask of a ticket and save it with matching digests, so that the file itself is consistent."""
         path = self.file("ticket.safetensors", arm, seed)
         ticket = Ticket.load(path)
         tensors = {n: t.clone() for n, t in ticket.mask.items()}
@@ -119,7 +119,7 @@ def test_an_honest_run_passes_in_every_part(project, arm):
     assert (row.verdict, row.remarks, row.origin) == ("PASS", (), "fresh")
     assert row.checked == (*WHOLE, "test accuracy")
     record = read_json(project.file(arm=arm))
-    # What the arms stand for: one that landed beside k, one that was cut to k, and gates on units.
+    # `crbg` came close to its target density, `missed` was cut to exactly k weights, and `units` has gates on units.
     if arm in ("crbg", "missed"):
         assert record["validation"]["density_missed"] == (arm == "missed")
         assert (record["density"] == record["spec"]["density"]) == (arm == "missed")
@@ -148,7 +148,7 @@ def test_a_run_without_its_ticket_is_held_to_its_counts(project):
     project.file("ticket.safetensors").unlink()
     row = project.row()
     assert (row.verdict, row.checked) == ("PASS without ticket", (*ALWAYS, "density", "roles"))
-    # One more is near enough to the density asked for, but is not what was recorded.
+    # One weight more is within the tolerance of the target density, but contradicts the record.
     project.edit(lambda r: r["layers"][FC1].update(kept=r["layers"][FC1]["kept"] + 1))
     assert project.failures() == {"density"}
 
@@ -170,7 +170,7 @@ def set_(part, **values):
 
 
 def role(name):
-    """Move fc2's weight to another role, or drop it."""
+    """Return a change of a record that moves fc2's weight to another role, or removes it if `name` is empty."""
 
     def spoil(r):
         r["roles"]["gated"].remove(FC2)
@@ -314,7 +314,7 @@ def test_the_ticket_of_another_architecture_fails(project):
 
 
 def forge(project, mask, arm, **units):
-    """Write a record that agrees with a ticket in everything: only the density that was asked for can tell."""
+    """Write a record that agrees with its ticket in everything, so that only the target density shows the forgery."""
 
     def spoil(r):
         density, model = finite(mask.density), initial_model(project.cell(arm, 0).spec, project.digits, 0)[0]
@@ -340,7 +340,7 @@ def keep(count):
     return change
 
 
-# 0.5 of 25 760 weights are 12 880, and 2 % of that 257.6; 0.2 of them are 5 152.
+# Of 25 760 weights, density 0.5 keeps 12 880, with a tolerance of 2 %, or 257.6; density 0.2 keeps 5 152.
 @pytest.mark.parametrize(
     ("arm", "count", "parts"),
     [
@@ -374,7 +374,8 @@ def test_each_layer_keeps_its_count(project, arm):
     ]
 
 
-# 0.5 of 832 units are 416, and 2 % of that 8.3. Of weights, 368 + 48 units keep 3.4 % less than half.
+# Density 0.5 keeps 416 of 832 units, with a tolerance of 2 %, or 8.3 units. Counted in weights, 368 + 48 kept units
+# are 3.4 % less than half.
 @pytest.mark.parametrize(("first", "parts"), [(368, set()), (360, set()), (359, {"density"})])
 def test_units_are_counted_as_units(project, first, parts):
     def cut(t):
@@ -428,7 +429,7 @@ def test_batch_normalisation_is_calibrated_under_the_mask_first(digits):
     assert len(list(checks.same_accuracy(model, mask, digits, digits.validation, said(plain)))) == 1
 
 
-# --- data, cost ---
+# --- data and cost ---
 
 
 def test_without_the_data_nothing_passes_and_faults_still_show(project, monkeypatch):
@@ -490,7 +491,7 @@ def test_the_command_says_pass_or_fail_and_so_does_its_status(project, crbg):
     assert len(failed) == 1
     assert project.cell().spec.slug() in failed[0]
     assert "validation accuracy: " in failed[0]
-    # What was not asked for is not judged.
+    # Only the selected runs are verified.
     assert crbg("verify", "curve", "--where", "arm=crbg", "--seeds", "0")[0] == 0
     assert crbg("verify", "--where", "method=edge_popup")[1].endswith(
         "2 PASS, 0 FAIL, 0 PASS without ticket, 0 unchecked\n"

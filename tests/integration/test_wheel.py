@@ -56,9 +56,9 @@ experiments:
 
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory):
-    """The sdist, and the wheel built from it: those of `make dist`, or new ones.
+    """Return a folder with an sdist and the wheel built from it: those of `make dist`, or new ones.
 
-    New ones are built from a copy, because setuptools leaves its own files beside what it builds.
+    New ones are built in a copy of the project, because setuptools leaves build files in the source tree.
     """
     if made := os.environ.get("CRBG_DIST"):
         return ROOT / made
@@ -78,7 +78,7 @@ def wheel(dist):
 
 @pytest.fixture(scope="module")
 def site(wheel, tmp_path_factory):
-    """A folder outside the clone into which the wheel alone is installed; what it needs comes from this environment."""
+    """Install only the wheel in a folder outside the clone; dependencies are those of the environment."""
     folder = tmp_path_factory.mktemp("stranger")
     python("-m", "pip", "-q", "install", "--no-deps", "--no-index", "--target", str(folder / "site"), str(wheel))
     return folder
@@ -90,7 +90,7 @@ def python(*words):
 
 
 def outside(site, *words):
-    """Run Python in that folder, with the installed package and nothing of the clone on its path."""
+    """Run Python in the folder `site`, with the installed package on its path and without the clone."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("CRBG_")} | {"PYTHONPATH": "site"}
     return subprocess.run(
         [sys.executable, "-P", *words], cwd=site, env=env, capture_output=True, text=True, check=False

@@ -23,7 +23,7 @@ PARTS = ("crbg", "config", "workflow", "profiles", "slurm", "paper", "config.yam
 
 @pytest.fixture
 def clone(tmp_path, monkeypatch):
-    """A copy without results, so that what was run on this machine changes no plan."""
+    """Return a copy of the project without results, so that runs on this machine do not affect the plans."""
     copy_project(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -49,7 +49,7 @@ def dry_run(clone, *words, options=("-n",), **site):
 
 
 def planned(text):
-    """Numbers of jobs by rule, and of search jobs by experiment."""
+    """Return the number of planned jobs for each rule, and of search jobs for each experiment."""
     table = re.search(r"Job stats:\n(.*?)\ntotal", text, re.DOTALL)
     assert table, text[-2000:]
     counts = {name: int(n) for name, n in re.findall(r"^(\w+) +(\d+)$", table[1], re.MULTILINE)}
@@ -87,7 +87,7 @@ def test_recorded_runs_spare_the_searches_but_not_on_the_cluster(clone):
     assert not {"search", "data"} & set(counts)
     assert counts["paper"] == counts["all"] == 1
 
-    # The flagship command runs everything again.
+    # The main command of the README runs everything again.
     code, text = dry_run(clone, "--profile", "slurm", "all")
     assert code == 0, text
     counts, searches = planned(text)
@@ -177,7 +177,7 @@ def test_an_unknown_key_on_the_command_line_is_named(clone):
 
 
 def test_folders_may_have_spaces(tmp_path, monkeypatch):
-    """The project, its results and an overlay: every rule runs to the end."""
+    """Every rule works if the names of the project, the results folder and an overlay contain spaces."""
     folder = tmp_path / "my project"
     folder.mkdir()
     copy_project(folder)
@@ -201,7 +201,7 @@ def test_folders_may_have_spaces(tmp_path, monkeypatch):
 
 
 def resources(text, rule):
-    """The resources of each planned job of a rule."""
+    """Return the resources of each planned job of a rule."""
     blocks = re.findall(rf"^ *rule {rule}:\n((?: {{4,}}.*\n)+?) *Shell", text, re.MULTILINE)
     lines = [re.search(r"resources: (.*)", b)[1] for b in blocks]
     return [dict(pair.split("=", 1) for pair in line.split(", ") if "=" in pair) for line in lines]
@@ -227,7 +227,7 @@ def test_only_what_asks_for_a_gpu_goes_where_gpus_are(clone):
         }
     found = resources(text, "search") + resources(text, "evaluate")
     assert {(r["slurm_partition"], r.get("gpu"), r.get("gpu_model")) for r in found} == {("slow", None, None)}
-    # Without a word about the site nothing is asked of it.
+    # Without settings for the cluster, no partition, GPU model or account is requested.
     code, text = dry_run(clone, *words)
     assert code == 0, text
     assert not {"slurm_partition", "gpu_model", "slurm_account"} & {k for r in resources(text, "search_gpu") for k in r}
@@ -264,7 +264,7 @@ def test_a_run_on_several_gpus_or_nodes_is_started_by_torchrun(clone):
 
 
 def test_what_is_asked_of_slurm_for_several_nodes():
-    """The executor's own words: GPUs by node, as many tasks on each, nothing that contradicts them."""
+    """The executor requests GPUs per node and as many tasks on each node, and no options that contradict these."""
     from types import SimpleNamespace
 
     submit = pytest.importorskip("snakemake_executor_plugin_slurm.submit_string")
@@ -292,7 +292,7 @@ def test_long_jobs_are_cut_into_slices_of_the_longest_wall_time(clone):
 
 
 def test_five_thousand_runs_plan_in_seconds():
-    """Processor time and memory: no node of the graph for each run, no file read for each pair of runs."""
+    """Planning is fast and small: the job graph has no node for each run, and no file is read for each pair of runs."""
     script = ROOT / "benchmarks/plan.py"
     done = subprocess.run([sys.executable, script, "--runs", "5000"], capture_output=True, text=True, check=True)
     runs, _, jobs, _, seconds, megabytes = (float(v) for v in done.stdout.splitlines()[-1].strip("| ").split("|"))

@@ -1,4 +1,4 @@
-"""What the documents show is run, or checked against the code, the configuration and the records."""
+"""Code in the documents is run; tables and numbers are checked against the code, configuration and records."""
 
 import ast
 import json
@@ -18,7 +18,8 @@ from crbg import cli, models
 from crbg.cli.arguments import cells_of
 from crbg.experiments import config
 
-PLAIN = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}  # printed numbers depend on the number of threads
+# Printed numbers depend on the number of threads.
+PLAIN = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
 
 
@@ -49,7 +50,7 @@ def test_library_example_of_the_readme_prints_what_it_says(tmp_path):
 
 
 def test_the_tutorial_runs_from_the_first_block_to_the_last(tmp_path):
-    """The blocks check themselves: accuracies, controls, and the ticket that comes back from its file."""
+    """The code blocks contain their own assertions on accuracies, controls and the reloaded ticket."""
     code = "\n".join(blocks("docs/tutorial.md", "python")).replace('"results/', f'"{ROOT}/results/')
     assert code.count("assert ") >= 3
     code += "\nprint(sum(int(p.count_nonzero()) for p in lenet.parameters()), recorded.mask.kept)"
@@ -144,7 +145,7 @@ def test_snakemake_targets_shown_exist():
 
 
 def test_the_table_of_targets_counts_claims_and_hours():
-    """Claims that name an experiment of the target, and the estimated hours of all its runs within a factor of two."""
+    """Each target's number of claims is exact, and its hours are within a factor of two of the estimate."""
     from crbg.experiments.estimates import estimate_seconds
 
     configuration = config.read([ROOT / "config.yaml"])
@@ -191,7 +192,7 @@ def test_paths_named_in_documents_exist():
 
 
 def test_every_page_is_in_the_navigation_of_the_site():
-    """`make docs` builds the site strictly; this test sees a page that nobody can reach."""
+    """`make docs` builds the site in strict mode; this test also detects pages missing from the navigation."""
     shown = re.findall(r": ([\w-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M)
     pages = {p.name for p in (ROOT / "docs").glob("*.md")}
     assert set(shown) == pages | {"index.md", "commands.md", "CONTRIBUTING.md", "CHANGELOG.md"}
@@ -220,7 +221,7 @@ def test_links_lead_somewhere():
 
 
 def with_models(monkeypatch, folder):
-    """Look for architectures in a folder too, as if its files lay in crbg/models."""
+    """Register the architectures of a folder as if its files were in crbg/models."""
     for path in (ROOT / "crbg/models").glob("[a-z]*.py"):
         (folder / path.name).write_text(path.read_text())
     monkeypatch.setattr(models, "__path__", [*models.__path__, str(folder)])
@@ -259,7 +260,7 @@ def test_the_page_on_architectures_runs_as_it_stands(monkeypatch, tmp_path):
     normed = [r for r in records if r["spec"]["model_args"]]
     assert all("with_search_statistics" in r["validation"]["readings"]["binary"] for r in normed)
     assert len(normed) == 2
-    assert "ruleorder: search_mine > search" in rule  # tests/integration/test_workflow.py plans with it
+    assert "ruleorder: search_mine > search" in rule  # tests/integration/test_workflow.py tests this rule
 
 
 def test_method_example_finds_tickets(monkeypatch, tmp_path):

@@ -1,4 +1,4 @@
-"""Digests, records and defaults are what they were: `tests/golden/write.py` says what may come and what may not go."""
+"""Digests, records and defaults do not change; `tests/golden/write.py` says what may be added or replaced."""
 
 import copy
 import dataclasses
@@ -53,7 +53,7 @@ def test_every_recorded_run_reads_the_same(lost, golden):
 
 
 def test_every_recorded_run_is_found_by_the_spec_in_its_record(golden, now):
-    """The same content by the way that the report takes; the spec that a record holds has its digest still."""
+    """Looking up a run by its spec, as the report does, finds the same content; the stored spec keeps its digest."""
     made = config.read(["config.yaml"], ["results=results/none", "reuse=recorded"])
     for digest in golden.recorded:
         for seed, run in now.recorded[digest].items():
@@ -77,7 +77,7 @@ def test_no_version_and_no_default_of_a_method_changed(lost, golden):
 
 @pytest.fixture(scope="module")
 def folder(now, tmp_path_factory):
-    """Golden lines of the present, so that a line lost in the committed ones fails no test of the script."""
+    """Write golden files of the current state, so that tests of the script do not depend on the committed ones."""
     made = tmp_path_factory.mktemp("golden")
     for name, text in write.dump(now).items():
         (made / name).write_text(text)
@@ -109,7 +109,7 @@ def test_additions_lose_nothing(whole, now):
 
 
 def shared(state):
-    """A recorded digest of two experiments, and their names."""
+    """Return a recorded digest that belongs to two experiments, and the names of the two."""
     for digest in state.recorded:
         names = {e for e, _, d in state.cells if d == digest}
         if len(names) == 2:

@@ -27,7 +27,7 @@ def tree(path):
 
 
 def test_packages_import_as_the_contracts_say():
-    """The contracts stand in pyproject.toml, with the reason for each."""
+    """The contracts, each with its reason, are in pyproject.toml."""
     run = [Path(sys.executable).with_name("lint-imports"), "--no-cache"]
     done = subprocess.run(run, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
@@ -53,14 +53,14 @@ def plain(name):
 
 
 def bound(requirement):
-    """Split `name>=1.2` into name and lower bound, which may be absent."""
+    """Split a requirement such as `name>=1.2` into the name and the lower bound, which is empty if absent."""
     name, _, version = requirement.partition(">=")
     assert re.fullmatch(r"[\w.-]+", name), requirement
     return plain(name), version
 
 
 EXTRAS = PYPROJECT["optional-dependencies"]
-TESTING = [r for r in EXTRAS["dev"] if bound(r)[0] in ("pytest", "hypothesis")]  # what the tests import
+TESTING = [r for r in EXTRAS["dev"] if bound(r)[0] in ("pytest", "hypothesis")]  # packages that the tests import
 CORE = dict(map(bound, PYPROJECT["dependencies"] + EXTRAS["workflow"] + TESTING))
 LOCK = {
     plain(name): version
@@ -95,7 +95,7 @@ def test_the_license_is_mit():
 
 
 def documented(path):
-    """Yield (qualified name, class or None, node) of everything public that a file defines."""
+    """Yield (qualified name, name of its class or None, node) for each public definition of a file."""
     module = tree(path)
     yield FILES[path], None, module
     for node in module.body:
@@ -114,7 +114,7 @@ def test_everything_public_says_what_it_is_for(path):
         if ast.get_docstring(node):
             continue
         if owner:
-            # A hook that overrides a base's is described there; so is the shape that a Protocol asks for.
+            # An overriding method is documented in its base class, and the methods of a Protocol in its docstring.
             kind, method = getattr(module, owner), name.split(".")[1]
             if getattr(kind, "_is_protocol", False) or any(
                 inspect.getdoc(vars(b).get(method)) for b in kind.__mro__[1:]
@@ -162,7 +162,7 @@ def test_workflows_call_stages_on_every_supported_python():
 
 
 def test_hooks_before_a_commit_are_those_of_make_lint():
-    """They run the tools of the environment, so a commit needs no network."""
+    """Pre-commit hooks run the tools of the environment, so a commit needs no network."""
     (local,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
     assert local["repo"] == "local"
     lint = re.search(r"^lint:.*?\n\n", (ROOT / "Makefile").read_text(), re.M | re.S)[0]
@@ -172,5 +172,5 @@ def test_hooks_before_a_commit_are_those_of_make_lint():
 
 
 def test_the_tests_import_this_project():
-    # A stale copy in site-packages would make every other test meaningless.
+    # If a stale copy in site-packages were imported, every other test would be meaningless.
     assert Path(sys.modules.get("crbg", importlib.import_module("crbg")).__file__) == ROOT / "crbg/__init__.py"

@@ -1,4 +1,4 @@
-"""Copies of the project that run on a real SLURM, and what the tests of this folder ask of them."""
+"""Copies of the project that run on a real SLURM cluster, with helpers for the tests in this folder."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ BIN = Path(sys.executable).parent
 
 
 def sh(*words, **kwargs):
-    """Run a command and return how it ended; one that is not installed ends with 127, as in a shell."""
+    """Run a command and return the completed process; the exit status is 127 if the command is not installed."""
     words = [str(w) for w in words]
     if shutil.which(words[0]) is None:
         return subprocess.CompletedProcess(words, 127, "", f"{words[0]}: not installed")
@@ -27,7 +27,7 @@ def sh(*words, **kwargs):
 
 
 def is_up():
-    """Tell whether a SLURM answers on this machine; one that was never installed does not."""
+    """Return whether SLURM responds on this machine; False if it is not installed."""
     return sh("sinfo").returncode == 0
 
 
@@ -37,7 +37,7 @@ def clean(**more):
 
 
 class Clone:
-    """A copy of the project with the small configuration of this folder, and nothing run in it."""
+    """A copy of the project with this folder's small configuration, in which nothing has been run yet."""
 
     def __init__(self, path, epochs=300):
         self.path = path
@@ -52,7 +52,7 @@ class Clone:
         self.dag, self.log = None, path / "dag.log"
 
     def start(self, *words, target=("all",), **env):
-        """Type the command of the README, perhaps with more words or for another target, and go on."""
+        """Start the command of the README, optionally with more arguments or another target, without waiting for it."""
         env = clean(HOME=str(self.path), CRBG_REVISION="test", **env)
         with self.log.open("a") as out:
             command = [BIN / "snakemake", "--profile", "slurm", *target, *words]
@@ -62,7 +62,7 @@ class Clone:
         return self
 
     def end(self, seconds=900):
-        """Wait for the DAG and return its exit status."""
+        """Wait until Snakemake exits and return its exit status."""
         try:
             return self.dag.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -80,11 +80,11 @@ class Clone:
         return sorted((self.path / results / "runs").glob(f"{pattern}/seed*"))
 
     def tries(self, pattern="*"):
-        """Attempts of each run that matches, by its folder."""
+        """Return the attempts of each matching run, keyed by the folder of the run."""
         return {folder: attempts.read(folder) for folder in self.runs(pattern)}
 
     def files(self, results="results"):
-        """The bytes that a result consists of."""
+        """Return the contents of all result files, keyed by path."""
         base = self.path / results / "runs"
         names = ("record.json", "evaluation.json", "ticket.safetensors", "gates.safetensors", "history.jsonl")
         return {str(f.relative_to(base)): f.read_bytes() for name in names for f in base.rglob(name)}
@@ -108,7 +108,7 @@ def wait(condition, seconds, words=lambda: ""):
 
 
 def results_of(made):
-    """The results of a clone's configuration, run here in one process."""
+    """Run a clone's configuration on this machine without SLURM, and return the contents of its result files."""
     for words in (("run", "all", "--device", "cpu"), ("evaluate", "curve")):
         done = made.crbg(*words)
         assert done.returncode == 0, done.stdout + done.stderr

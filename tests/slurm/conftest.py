@@ -1,6 +1,6 @@
-"""A real SLURM on this machine.
+"""Fixtures that start a real SLURM cluster on this machine.
 
-It installs packages and writes to /etc/slurm: only for root, with CRBG_TEST_SLURM=1.
+They install packages and write to /etc/slurm, so they run only as root and with CRBG_TEST_SLURM=1.
 """
 
 import os
@@ -21,7 +21,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def cluster():
-    """SLURM is up; it is taken down at the end unless it was up before."""
+    """Start SLURM, and stop it after the tests unless it was already running."""
     was_up = is_up()
     started = subprocess.run([HERE / "start_slurm.sh", "up"], check=False)
     assert started.returncode == 0, "start_slurm.sh could not start SLURM; what it wrote above says why"

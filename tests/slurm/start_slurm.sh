@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# A real SLURM on one machine, for tests: root on Debian, no systemd, fake GPUs.
+# Start a real SLURM cluster on one machine for tests. It needs root on Debian and no systemd; its GPUs are fake.
 #   start_slurm.sh up | down | status
-# It installs Debian's packages and writes links into /etc/slurm, and refuses to touch a configuration that is somebody else's.
-# SLURM_TEST_DIR: its folder (/tmp/slurm-test). SLURM_TEST_GPUS: fake GPUs (2). CGROUP=1: memory by cgroups, as clusters have it.
+# It installs Debian packages and creates links in /etc/slurm. It does not touch an existing configuration.
+# SLURM_TEST_DIR: its folder (default /tmp/slurm-test). SLURM_TEST_GPUS: number of fake GPUs (default 2).
+# CGROUP=1: limit memory by cgroups, as clusters do.
 set -euo pipefail
 D=${SLURM_TEST_DIR:-/tmp/slurm-test}
 CGROUP=${CGROUP:-0}
 GPUS=${SLURM_TEST_GPUS:-2}
 HOST=$(hostname -s)
-PATH=$PATH:/usr/sbin:/sbin # the daemons lie there, where `su` without `-` does not look
+PATH=$PATH:/usr/sbin:/sbin # location of the daemons, not on the path after `su` without `-`
 
 alive() { [ -s "$1" ] && kill -0 "$(cat "$1")" 2>/dev/null; }
 
@@ -21,7 +22,7 @@ wait_for() { # seconds, command...
 }
 
 install_packages() {
-  # One by one: with several names `command -v` is content with any of them.
+  # Check each name separately: with several names, `command -v` succeeds if any of them exists.
   local name missing=0
   for name in munged slurmctld slurmd sbatch; do command -v "$name" >/dev/null || missing=1; done
   [ "$missing" = 1 ] || return 0
@@ -39,7 +40,7 @@ JobAcctGatherParams=OverMemoryKill"
     task="ProctrackType=proctrack/cgroup
 TaskPlugin=task/cgroup"
   fi
-  # More CPUs than the machine has, so that jobs run side by side. MinJobAge: the executor asks squeue for jobs that ended.
+  # More CPUs than the machine has let jobs run side by side. MinJobAge: the executor asks squeue about finished jobs.
   cat >"$D/slurm.conf" <<CONF
 ClusterName=test
 SlurmctldHost=$HOST(127.0.0.1)
@@ -81,13 +82,13 @@ PartitionName=cpu Nodes=$HOST Default=YES MaxTime=INFINITE DefaultTime=60 State=
 PartitionName=gpu Nodes=$HOST MaxTime=INFINITE DefaultTime=60 State=UP PriorityTier=10 DefMemPerCPU=500
 PartitionName=low Nodes=$HOST MaxTime=INFINITE DefaultTime=60 State=UP PriorityTier=1 GraceTime=5 PreemptMode=REQUEUE DefMemPerCPU=500
 CONF
-  # Device files, and not a mere count, make SLURM set CUDA_VISIBLE_DEVICES.
+  # SLURM sets CUDA_VISIBLE_DEVICES only if GPUs have device files, not just a count.
   for i in $(seq 0 $((GPUS - 1))); do [ -e "$D/fakegpu$i" ] || mknod "$D/fakegpu$i" c 1 3; done
   echo "NodeName=$HOST Name=gpu Type=h200 File=$D/fakegpu[0-$((GPUS - 1))]" >"$D/gres.conf"
   local ram=no
   [ "$CGROUP" = 1 ] && ram=yes
   printf 'CgroupAutomount=no\nConstrainRAMSpace=%s\nConstrainSwapSpace=no\nConstrainDevices=no\n' "$ram" >"$D/cgroup.conf"
-  # The executor strips SLURM_CONF from what it starts inside a job, so the configuration must lie in the default place.
+  # The executor removes SLURM_CONF from the environment inside a job, so the configuration must be in /etc/slurm.
   mkdir -p /etc/slurm
   for f in slurm.conf gres.conf cgroup.conf; do
     if [ -e "/etc/slurm/$f" ] && [ ! -L "/etc/slurm/$f" ]; then
@@ -110,7 +111,7 @@ up() {
     munged --force --key-file="$D/munge.key" --socket="$D/munge.socket" --pid-file="$D/munged.pid" \
       --log-file="$D/munged.log" --seed-file="$D/munged.seed" >&2
   fi
-  # -c: forget the jobs of an earlier start.
+  # The option -c discards the jobs of an earlier start.
   alive "$D/slurmctld.pid" || { rm -f "$D/slurmctld.pid"; slurmctld -c -f "$D/slurm.conf" </dev/null >&2; }
   alive "$D/slurmd.pid" || { rm -f "$D/slurmd.pid"; slurmd -f "$D/slurm.conf" </dev/null >&2; }
   wait_for 20 bash -c 'sinfo -h -o %T | grep -qE "idle|mixed|allocated"'

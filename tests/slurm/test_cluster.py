@@ -1,4 +1,4 @@
-"""The helpers of this folder where no SLURM is: these tests start none and run with all others."""
+"""The helpers of this folder work without SLURM; these tests start no cluster and run with all others."""
 
 import re
 import shutil

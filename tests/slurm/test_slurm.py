@@ -1,4 +1,4 @@
-"""`snakemake --profile slurm all` on a real SLURM: nothing edited, everything killed, nothing lost."""
+"""`snakemake --profile slurm all` runs unedited on a real SLURM, and no result is lost when processes are killed."""
 
 import os
 import shutil
@@ -20,14 +20,14 @@ def queue():
 
 
 def wants_gpu(clone):
-    """States of this clone's jobs that asked SLURM for one GPU; SLURM also lists, for a time, jobs of earlier tests."""
+    """Return the states of this clone's one-GPU jobs; SLURM may still list jobs of earlier tests, which are ignored."""
     jobs = sh("scontrol", "show", "job", "--oneliner").stdout.splitlines()
     mine = [job for job in jobs if f"WorkDir={clone.path} " in f"{job} "]
     return [job.split("JobState=")[1].split()[0] for job in mine if "TresPerJob=gres:gpu:1" in job]
 
 
 def spans(tries):
-    """When each attempt of runs began and ended, in seconds."""
+    """Yield the start and end time of each attempt, in seconds."""
     for folder, found in tries.items():
         for a in found:
             ended = (folder / "provenance.json").stat().st_mtime
@@ -41,13 +41,13 @@ def finished_as_undisturbed(clone, undisturbed):
 
 
 def test_the_literal_command(clone, undisturbed):
-    """Nothing but `snakemake --profile slurm all`; jobs for GPUs queue for the two that there are."""
+    """`snakemake --profile slurm all` needs no other argument; three GPU jobs queue for the two available GPUs."""
     clone.start()
     states = wait(lambda: len(now := wants_gpu(clone)) == 3 and now, 120, clone.log.read_text)
     assert states.count("PENDING") >= 1
     assert clone.end() == 0, clone.log.read_text()[-3000:]
     finished_as_undisturbed(clone, undisturbed)
-    # Three jobs for two GPUs: the last begins when one of the others has ended.
+    # With three jobs for two GPUs, the last job starts after one of the others has ended.
     begun, ended = zip(*spans(clone.tries("edge_popup-*")), strict=True)
     assert len(begun) == 3
     assert max(begun) >= min(ended) - 2
@@ -64,7 +64,7 @@ def test_a_cancelled_job(clone, undisturbed):
 
 
 def test_out_of_memory(clone, undisturbed):
-    """The first allowance is too small for a process with torch in it; a later attempt gets more."""
+    """The first memory limit is too small for a process that imports torch; later attempts get more memory."""
     clone.start("--set-resources", "search:mem_mb=attempt*attempt*500")
     assert clone.end() == 0, clone.log.read_text()[-3000:]
     finished_as_undisturbed(clone, undisturbed)
@@ -73,7 +73,7 @@ def test_out_of_memory(clone, undisturbed):
 
 
 def test_a_time_limit_shorter_than_the_run(tmp_path, cluster):
-    """A run of minutes on a cluster that allows one minute stops before the limit, and continues in the next slice."""
+    """If the cluster allows one minute, a longer run stops before the limit and continues in the next time slice."""
     (tmp_path / "whole").mkdir()
     (tmp_path / "cut").mkdir()
     expected = results_of(Clone(tmp_path / "whole", epochs=900))
@@ -96,7 +96,7 @@ def test_preemption_with_requeue(clone, undisturbed):
 
 
 def test_a_controller_killed_while_jobs_run(clone, undisturbed):
-    """Its jobs go on; the next one submits them again, which wait for the others instead of writing beside them."""
+    """The jobs keep running; a new Snakemake process submits them again, and the new jobs wait for the old ones."""
     clone.start().searching()
     clone.kill()
     assert "RUNNING" in queue()
@@ -126,7 +126,7 @@ def test_a_node_that_goes_down_and_comes_back(clone, undisturbed):
     node = os.uname().nodename.split(".")[0]
     assert sh("scontrol", "update", f"nodename={node}", "state=down", "reason=test").returncode == 0
     time.sleep(5)
-    sh("scontrol", "update", f"nodename={node}", "state=resume")  # it may have come back by itself
+    sh("scontrol", "update", f"nodename={node}", "state=resume")  # this fails if the node has already resumed by itself
     wait(lambda: "down" not in sh("sinfo", "-h", "-o", "%T").stdout, 60)
     assert clone.end() == 0, clone.log.read_text()[-3000:]
     finished_as_undisturbed(clone, undisturbed)
@@ -134,7 +134,7 @@ def test_a_node_that_goes_down_and_comes_back(clone, undisturbed):
 
 
 def test_a_gpu_that_is_not_there_is_no_silent_cpu_run(clone):
-    """Without `device: cpu` in the configuration these fake GPUs must stop the runs that ask for one."""
+    """Without `device: cpu`, runs that request a GPU must fail here, because the GPUs of this cluster are fake."""
     clone.start("--config", "device=auto", CRBG_SLURM_RETRIES="0")
     assert clone.end() != 0
     assert not clone.runs("edge_popup-*")
@@ -143,7 +143,7 @@ def test_a_gpu_that_is_not_there_is_no_silent_cpu_run(clone):
 
 
 def test_the_quickstart(clone):
-    """Every rule and every method, as `make quickstart` runs them, by the cluster's profile."""
+    """`make quickstart`, which uses every rule and every method, also works with the SLURM profile."""
     shutil.copy(ROOT / "config.yaml", clone.path)
     clone.start(target=("--configfile", "config.yaml", "config/overlays/quickstart.yaml", "--", "quickstart"))
     assert clone.end(2400) == 0, clone.log.read_text()[-3000:]
@@ -154,11 +154,11 @@ def test_the_quickstart(clone):
 
 
 def test_a_run_on_two_gpus(clone):
-    """torchrun inside a SLURM job: two processes share each batch, one of them writes, and a cancelled job goes on."""
+    """torchrun inside a SLURM job shares each batch between two processes; a cancelled job resumes later."""
     config = yaml.safe_load((clone.path / "config.yaml").read_text())
     config["experiments"] = {"on_gpus": config["experiments"]["on_gpus"] | {"gpu": 2, "seeds": [0]}}
     (clone.path / "config.yaml").write_text(yaml.safe_dump(config))
-    # A small machine has less than a second attempt asks for two GPUs after a kill.
+    # After a kill, the second attempt on two GPUs would request more memory than a small machine has.
     job = clone.start("--set-resources", "search_wide:mem_mb=4000").searching("edge_popup-*")["slurm_job"]
     assert "TresPerJob=gres:gpu:2" in sh("scontrol", "show", "job", job, "--oneliner").stdout
     assert sh("scancel", job).returncode == 0

@@ -12,12 +12,12 @@ from crbg.report import claims
 from crbg.report.records_table import tidy
 from crbg.storage.atomic import write_json
 
-# --- a small project with made-up records ---
+# --- a small project with synthetic records ---
 
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A project folder with a configuration, and `put`, which writes synthetic runs of an arm."""
+    """Return a small project; its method `put` writes synthetic runs of an arm."""
     monkeypatch.chdir(tmp_path)
     densities = {"density": [0.5, 0.1]}
     base = {"data": "digits", "model": "lenet-16", "epochs": 2, "batch": 64}
@@ -53,7 +53,7 @@ def project(tmp_path, monkeypatch):
 
 
 class Project:
-    """Writes synthetic records with the accuracies that a test needs."""
+    """A small project that writes synthetic records with given accuracies."""
 
     def __init__(self):
         self.config = configs.read(["config.yaml"])
@@ -133,7 +133,7 @@ GRID = {
 
 @pytest.fixture
 def sweep(project):
-    """The small project with a sweep and a width experiment, and `put` for one of their specs."""
+    """Return the small project with a sweep and a width experiment; `fill` writes synthetic runs of these."""
     Path("sweep.yaml").write_text(yaml.safe_dump({"experiments": GRID}))
     project.config = configs.read(["config.yaml", "sweep.yaml"])
 

@@ -16,7 +16,7 @@ from crbg.masks.select import keep_count
 from crbg.models.initial_weights import tensor_digest
 from crbg.ticket import Ticket
 
-# a ticket outside the registry --------------------------------------------------------------------------------------
+# tickets of models outside the registry -------------------------------------------------------------------------------
 
 
 X = randn(64, 1, 6, 6)
@@ -175,7 +175,7 @@ def test_a_loss_that_changes_a_weight_is_found_out():
 
 
 class Loud(nn.Module):
-    """A network of two layers whose loss can be made to fail."""
+    """A two-layer network with batch norm."""
 
     def __init__(self):
         super().__init__()
@@ -220,7 +220,7 @@ def test_an_applied_ticket_has_the_statistics_of_the_sparse_network_and_survives
     twin = copy.deepcopy(model)
     found = find_ticket(model, (x, y), 0.5, "edge_popup", epochs=2, batch=16)
     norm = found.apply(model).norm
-    hidden = model.a(x)  # four equal batches, so the mean of their means is that of all
+    hidden = model.a(x)  # four batches of equal size, so the mean of their means is the overall mean
     torch.testing.assert_close(norm.running_mean, hidden.mean(0))
     found.ticket().save(tmp_path / "mine.safetensors")
     again = Ticket.load(tmp_path / "mine.safetensors").apply(twin)

@@ -1,4 +1,4 @@
-"""Tables and progress, with rich on a terminal and as plain lines elsewhere."""
+"""Tables and progress are shown with `rich` on a terminal and as plain lines otherwise."""
 
 import io
 import re
@@ -21,12 +21,12 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def terminal(monkeypatch):
-    """Call it to have a terminal for output and errors; it returns what holds the output."""
+    """Return a function that replaces stdout and stderr by a fake terminal, and returns the stream of the output."""
     for name in ("NO_COLOR", "CI", "TERM", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "100")
 
-    def begin():  # in the test itself: pytest has streams of its own for each phase
+    def begin():  # called within the test, because pytest replaces the streams for each phase
         monkeypatch.setattr(sys, "stdout", Terminal())
         monkeypatch.setattr(sys, "stderr", Terminal())
         return sys.stdout

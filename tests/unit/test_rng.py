@@ -81,7 +81,7 @@ def test_uniform_is_exact_in_float32_inside_the_open_interval_and_flat():
     assert u.max() < 1.0
     assert abs(u.mean() - 0.5) < 3 * math.sqrt(1 / 12 / n)
     counts = np.histogram(u, 20, (0, 1))[0]
-    assert ((counts - n / 20) ** 2 / (n / 20)).sum() < 43.8  # 99.9 % of chi-squared with 19 degrees of freedom
+    assert ((counts - n / 20) ** 2 / (n / 20)).sum() < 43.8  # 99.9 % quantile of chi-squared with 19 degrees of freedom
 
 
 def test_the_smallest_and_the_largest_integer_stay_inside(monkeypatch):

@@ -33,7 +33,7 @@ def ticket_of(model, mask, law="uniform", scale=1.0, seed=0, **options):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A valid ticket file of LeNet-300-100, as (path, bytes, mask)."""
+    """Return a valid ticket file of LeNet-300-100 as (path, bytes, mask)."""
     model = models.build("lenet-300-100", (1, 28, 28), 10)
     initialise(model, "uniform", 1.0, 0)
     mask, path = random_mask(model), tmp_path_factory.mktemp("ticket") / "t.safetensors"
@@ -42,7 +42,7 @@ def saved(tmp_path_factory):
 
 
 def edited(data, header=None, mask=None):
-    """Write a ticket file with other header fields or mask bytes; the rest is unchanged."""
+    """Return the bytes of a ticket file with changed header fields or mask bytes; the rest is unchanged."""
     size = int.from_bytes(data[:8], "little")
     old = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["crbg"])
     tensors = load_tensors(data)
@@ -108,7 +108,7 @@ def test_a_ticket_for_another_network_is_refused(saved, new_lenet):
     with pytest.raises(CrbgError, match="does not fit"):
         ticket.apply(new_lenet(name="lenet-300-100-50"))
     with pytest.raises(CrbgError, match="do not have the ticket's digest"):
-        ticket.apply(new_lenet(activation="prelu"))  # same weights, one more tensor
+        ticket.apply(new_lenet(activation="prelu"))  # PReLU adds a tensor, while the weights are the same
 
 
 @pytest.mark.parametrize("header", [{"seed": 1}, {"law": "kaiming_normal"}, {"scale": 1.5}, {"initial": "0" * 64}])
@@ -241,7 +241,7 @@ def test_random_bytes_are_refused(data, saved, tmp_path):
     sound_or_refused(data, saved[2], tmp_path)
 
 
-# a ticket outside the registry --------------------------------------------------------------------------------------
+# tickets of models outside the registry -------------------------------------------------------------------------------
 
 
 def test_a_ticket_of_given_weights_needs_those_weights(tmp_path):

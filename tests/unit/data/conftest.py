@@ -7,7 +7,7 @@ from crbg import data
 
 @pytest.fixture
 def small(tmp_path, monkeypatch):
-    """The arrays of a data set called mnist with 39 + 12 tiny images, and a function that writes its file."""
+    """Return arrays of a data set `mnist` with 39 training and 12 test images, and a function that writes its file."""
     monkeypatch.setitem(data.DATA, "mnist", SMALL)
     monkeypatch.setenv("CRBG_DATA", str(tmp_path / "data"))
     pixels = np.random.default_rng(0)

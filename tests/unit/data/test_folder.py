@@ -1,4 +1,4 @@
-"""Data sets from folders of images: pixels, splits, interruptions, and runs on one and on two processes."""
+"""Data sets from image folders: pixels, splits, interruptions, and runs on one and on two processes."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from crbg.runs.verify import BARE, PASS
 
 
 def draw(where, counts, seed=0, shape=(12, 16)):
-    """Write images in the folders a and b, one for each class; the brightness of an image tells its class."""
+    """Write images into one folder for each of the classes a and b; the brightness of an image indicates its class."""
     made = np.random.default_rng(seed)
     for part, count in counts.items():
         for i, name in enumerate("ab"):
@@ -52,9 +52,8 @@ def test_arrays_hold_the_middle_of_every_image_in_order(images):
     assert x.shape == (80, 3, 12, 12)
     assert y.tolist() == [0] * 40 + [1] * 40
     first = np.asarray(Image.open(images / "train/a/000.png"))
-    assert (
-        x[0] == first[:, 2:14].transpose(2, 0, 1)
-    ).all()  # 12 high already: no scaling, two columns cut on each side
+    # The height is already 12, so the image is not scaled, and two columns are cut on each side.
+    assert (x[0] == first[:, 2:14].transpose(2, 0, 1)).all()
     entry = info("mine")
     assert (entry.shape, entry.classes, entry.train, entry.validation, entry.test) == ((3, 12, 12), 2, 77, 3, 20)
     assert entry.mean == pytest.approx((x / 255).mean((0, 2, 3)))
@@ -109,7 +108,7 @@ def test_making_goes_on_where_it_was_interrupted_unless_the_arrays_are_lost(imag
     if lost:
         (root() / "mine.partial/train_x.npy").unlink()
     folder.prepare("mine", images, 12, root(), batch=16)
-    assert len(decoded) == 50 + (80 if lost else 32) + 20  # the rest of the training images, then the test part
+    assert len(decoded) == 50 + (80 if lost else 32) + 20  # the remaining training images, then the test images
     for file in ("train_x.npy", "train_y.npy", "test_x.npy", "index.json"):
         assert (root() / "mine" / file).read_bytes() == (root() / "whole" / file).read_bytes()
     assert not (root() / "mine.partial").exists()
@@ -199,7 +198,7 @@ def test_the_command_makes_and_shows_it(images, crbg):
     assert code == 0
     assert "train: 80 of 80 images" in out
     assert "mine: 3 x 12 x 12; 77 training, 3 validation, 20 test images" in out
-    assert crbg("data", "mine", "--images", str(images), "--size", "12")[0] == 0  # it exists already
+    assert crbg("data", "mine", "--images", str(images), "--size", "12")[0] == 0  # the data set already exists
     code, _, err = crbg("data", "mine", "--images", str(images), "--size", "16")
     assert code == 2
     assert "holds images of 12 pixels" in err

@@ -19,7 +19,7 @@ def test_inputs_are_standardised_per_channel(small):
     np.testing.assert_allclose(part.inputs(slice(0, 12)).numpy(), naive, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(part.inputs(torch.tensor([7, 3])).numpy(), naive[[7, 3]], rtol=1e-5, atol=1e-5)
     assert part.inputs(slice(0, 2)).dtype == torch.float32
-    assert (part.x.numpy() == arrays["test_x"]).all()  # and the pixels stay as they are
+    assert (part.x.numpy() == arrays["test_x"]).all()  # the stored pixels are unchanged
 
 
 def test_batches_walk_through_everything_in_order(digits):
@@ -30,7 +30,7 @@ def test_batches_walk_through_everything_in_order(digits):
 
 
 def numbered(count, shape=(1, 1, 1)):
-    """Images whose labels are their indices."""
+    """Return `count` images, each labelled with its index."""
     x = torch.arange(count).reshape(-1, 1, 1, 1).expand(count, *shape).to(torch.uint8)
     return Part(x, torch.arange(count), torch.zeros(1), torch.ones(1))
 
@@ -71,7 +71,7 @@ def test_the_order_is_a_function_of_seed_and_epoch():
     part = numbered(50)
     one = BatchLoader(part, 5, seed=1)
     list(one.epoch(0))
-    torch.manual_seed(123)  # torch's global generator has no effect
+    torch.manual_seed(123)  # the state of torch's global generator has no effect
     assert labels(one, 3) == labels(BatchLoader(part, 5, seed=1), 3)
     orders = {tuple(BatchLoader(part, 5, seed=s).order(e).tolist()) for s in (0, 1, 2) for e in (0, 1, 2)}
     assert len(orders) == 9
@@ -99,7 +99,7 @@ def test_flips_mirror_about_half_of_the_images(digits):
 
 
 def test_crops_are_those_of_a_reflected_border(digits):
-    """Naive twin: numpy's reflect padding, then a window of the image's size; every shift occurs."""
+    """Each crop equals a window of the image after numpy's reflect padding, and every shift occurs."""
     crop, n = 3, 600
     part = digits.train.take(slice(n))
     plain = torch.cat([x for x, _ in BatchLoader(part, 100, seed=0).epoch(0)]).numpy()

@@ -39,20 +39,20 @@ def test_digits_parts_are_disjoint_and_hold_every_image(digits):
 
     original = load_digits()
     small = {x.astype(np.uint8).tobytes(): y for x, y in zip(original.images, original.target, strict=True)}
-    assert len(small) == 1797  # no image occurs twice, so pixels tell them apart
+    assert len(small) == 1797  # all images differ, so their pixels identify them
     train, validation, test = map(pixels_of, (digits.train, digits.validation, digits.test))
     assert not train & validation
     assert not train & test
     assert not validation & test
     for part in (digits.train, digits.validation, digits.test):
         for x, y in zip(part.x[:50], part.y[:50], strict=True):
-            # The middle pixel of each enlarged 3x3 block, back on the scale 0..16.
+            # Take the middle pixel of each enlarged 3x3 block and rescale it to 0..16.
             back = np.rint(x[0, 3:27:3, 3:27:3].numpy() * (16 / 255)).astype(np.uint8)
             assert small[back.tobytes()] == int(y)
 
 
 def test_the_split_is_pinned(digits):
-    # Accuracies of other versions are comparable only while these images are held out.
+    # Accuracies are comparable between versions only if the same images are held out.
     assert digits.digest == "d73f20239d47882046b00adba42f92fa88d458b5e0ef26c00770de1998c5e4a7"
     held = hashlib.sha256(digits.validation.x.numpy().tobytes()).hexdigest()
     assert held[:16] == "330ee20649b7ccb2"

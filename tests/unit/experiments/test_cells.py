@@ -1,4 +1,4 @@
-"""Which cells a command chooses; `tests/integration/test_cli.py` has the messages of wrong choices."""
+"""The cells (runs of a spec with a seed) that a command selects; tests/integration/test_cli.py tests the errors."""
 
 import pytest
 
@@ -65,7 +65,7 @@ def test_settings_are_those_that_differ_within_the_arm(config):
     a = [said[c.key] for c in every if c.arm == "a" and c.spec.density == 0.5 and c.seed == 0]
     assert a == [f"scale={s} options.lr={lr}" for s in (0.2, 0.3) for lr in (0.01, 0.02)]
     assert {said[c.key] for c in every if c.arm in ("b", "conv")} == {""}
-    for c in every:  # what is said can be typed
+    for c in every:  # the printed settings can be used as an argument
         if said[c.key] and c.seed == 0:
             where = [f"arm={c.arm}", f"density={c.spec.density}", *said[c.key].split()]
             assert {o.spec.digest() for o in cells.choose_cells(config, "one", where)} == {c.spec.digest()}

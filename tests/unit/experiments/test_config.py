@@ -22,14 +22,14 @@ BASE = {"data": "digits", "model": "lenet-16", "epochs": 2, "batch": 64}
 
 @pytest.fixture(autouse=True)
 def first_versions(monkeypatch):
-    # Digests hash the method's version; pinned ones say something about the canonical form only while it is held.
+    # A digest includes the method's VERSION. It is fixed here, so that pinned digests test only the canonical form.
     for name in methods.names():
         monkeypatch.setattr(methods.get(name), "VERSION", 1)
 
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    # `paper/selected.yaml` is looked up from the working directory, so no test here may see the project's.
+    # `paper/selected.yaml` is read from the working directory, so tests must not run in the project's folder.
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -236,7 +236,7 @@ def test_targets_group_the_experiments(write):
         read(["config.yaml"]).experiment("h")
 
 
-# --- settings that the selection rule chose ---
+# --- settings chosen by the selection rule ---
 
 
 def test_chosen_settings_reach_their_own_densities_alone(write, here):
@@ -258,7 +258,7 @@ def test_chosen_settings_reach_their_own_densities_alone(write, here):
     }
     assert {k for k, v in seen.items() if v == (0.5, 0.3)} == {("e", "a", 0.2)}
     assert {c.spec.resolved().noise for c in config.experiment("e").cells} == {0.25}
-    # Without the file of that folder the same configuration plans the untuned runs.
+    # If the folder has no such file, the same configuration plans untuned runs.
     assert {c.spec.scale for c in read([path], ["paper=empty"]).experiment("e").cells} == {1.0}
 
 
@@ -293,7 +293,7 @@ def test_jobs_hold_every_run_once(write):
     jobs = e.jobs()
     done = [c.key for j in jobs for c in j.cells]
     assert len(e.cells) == 15
-    assert len(done) == len(set(done)) == 12  # both arms have density 0.2
+    assert len(done) == len(set(done)) == 12  # both arms contain the runs with density 0.2
     assert set(done) == {c.key for c in e.cells}
     assert [len(j.cells) for j in jobs] == [5, 5, 2]
     assert len({j.name for j in jobs}) == 3
@@ -373,7 +373,7 @@ def test_the_quickstart_is_a_demonstration_on_digits(monkeypatch):
 def test_every_label_names_an_arm_or_a_penalty(monkeypatch):
     monkeypatch.chdir(ROOT)
     config = read(["config.yaml"])
-    shown = (config, read(["config.yaml", QUICKSTART]))  # which has experiments of its own, and fewer points
+    shown = (config, read(["config.yaml", QUICKSTART]))  # the quickstart has additional experiments and fewer points
     cells = [c for one in shown for e in one.experiments.values() for c in e.cells]
     named = {c.arm for c in cells} | {c.spec.options["penalty"] for c in cells if "penalty" in c.spec.options}
     assert set(config.labels) <= named
@@ -610,7 +610,7 @@ def test_the_old_place_of_an_overlay_names_the_new_one(here):
 
 
 def places(value, loc=()):
-    """Every place in nested mappings and lists."""
+    """Yield the path of every node in nested mappings and lists."""
     yield loc
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in items:

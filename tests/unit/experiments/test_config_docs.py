@@ -1,4 +1,4 @@
-"""The schema for editors and the tables of docs/configuration.md say what the models say."""
+"""The JSON schema for editors and the tables in docs/configuration.md agree with the pydantic models."""
 
 import json
 from dataclasses import fields

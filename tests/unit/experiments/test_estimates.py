@@ -1,4 +1,4 @@
-"""Estimates for networks that never ran, and the slices in which missing runs come."""
+"""Time estimates for networks without recorded runs, and the time slice in which each missing run is done."""
 
 import re
 
@@ -69,8 +69,8 @@ def test_slices_follow_the_configuration_and_skip_what_is_done(three, monkeypatc
         for line in text.splitlines()
         if line.startswith(("first", "second"))
     ]
-    # A slice of two minutes has 110.4 seconds of work: 200 for a, 120 for b, nothing for the run that a has done, 50
-    # for c.
+    # A slice of two minutes leaves 110.4 seconds for runs. The missing runs need 200 s (`a`), 120 s (`b`) and 50 s
+    # (`c`). The run of `same` equals one of `a` and needs no time.
     assert rows == [
         ["first", "a", "2", "CPU", "3", "1 to 2"],
         ["first", "b", "4", "CPU", "2", "2 to 3"],
@@ -104,7 +104,7 @@ def test_all_epochs_of_a_run_count():
     )
     assert estimates.epochs_of(snip) == 10
     assert estimates.epochs_of(cts) == 10 + 6
-    assert estimates.epochs_of(imp) == 10 + 4 * 8  # 0.8, 0.64, 0.512, 0.5
+    assert estimates.epochs_of(imp) == 10 + 4 * 8  # one round for each of the densities 0.8, 0.64, 0.512 and 0.5
     assert estimates.epochs_of(Spec("digits", "lenet-16", "crbg", 0.5, epochs=10, batch=64)) == 10
 
 
@@ -119,4 +119,5 @@ def test_recorded_times_are_divided_by_all_epochs(tmp_path, monkeypatch):
     write_json(where / "record.json", {"digest": cells[0].spec.digest(), "status": "ok"})
     write_json(where / "provenance.json", {"search_seconds": 60.0})
     found = estimates.estimate_seconds(config, list(cells))
-    assert [round(found[c.key]) for c in cells] == [63, 43, 23]  # 2 a level's training and the ticket's, 3 for the rest
+    # 20 s for each training, of which there is one per pruning round and one for the ticket, plus 3 s for the rest.
+    assert [round(found[c.key]) for c in cells] == [63, 43, 23]

@@ -1,4 +1,4 @@
-"""What `crbg list` shows of networks, methods and choices."""
+"""`crbg list` shows networks, methods and chosen settings."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What is missing and what it takes, by experiment, arm and device."""
+"""`crbg plan` lists missing runs and their estimated hours for each experiment, arm and device."""
 
 import pytest
 
@@ -30,7 +30,7 @@ experiments:
 @pytest.fixture
 def read(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(estimates, "GPU_FLOPS", 1.0)  # so that both are long enough to be seen in hours
+    monkeypatch.setattr(estimates, "GPU_FLOPS", 1.0)  # slow enough that the estimates are visible in hours
     monkeypatch.setattr(estimates, "CPU_FLOPS", 0.5)
 
     def do(device="auto"):
@@ -41,7 +41,7 @@ def read(tmp_path, monkeypatch):
 
 
 def hours(config):
-    """The columns of CPU and GPU hours of each experiment, and of the total."""
+    """Return (CPU hours, GPU hours) for each experiment and for the total."""
     table = plan.table(config, cells.choose_cells(config))[0]
     return {row[0]: (float(row[4]), float(row[5])) for row in [*table.rows, table.total]}
 

@@ -11,10 +11,10 @@ from crbg.experiments import config as configs
 from crbg.experiments import estimates, record_store
 from crbg.storage.atomic import read_json
 
-calm = settings(deadline=None)  # a busy machine is no failure
+calm = settings(deadline=None)  # a slow machine must not fail the test
 
 
-# --- records that are committed ---
+# --- committed records ---
 
 
 def strip(found):
@@ -52,7 +52,7 @@ def test_a_fresh_run_goes_before_a_recorded_one(project):
     found = record_store.find(project.config, cells[1].spec, 1)
     assert found["origin"] == "this run"
     assert found["record"]["validation"]["readings"]["binary"]["accuracy"] == 69.0
-    # Asked for an evaluation, the recorded run is the one that has it.
+    # If an evaluation is required, the recorded run is found, because the new run has none.
     evaluated = record_store.find(project.config, cells[1].spec, 1, evaluated=True)
     assert evaluated["origin"] == "recorded"
     assert evaluated["evaluation"]["test"]["readings"]["binary"]["accuracy"] == 90.0
@@ -115,11 +115,11 @@ def test_times_are_estimated_from_runs_of_the_same_kind(project):
     cells = project.cells("ours", 0.5)
     blind = estimates.estimate_seconds(project.config, cells)
     assert all(v > 3 for v in blind.values())
-    project.put("ours", 0.5, [90.0, 90.0])  # 2 and 3 seconds
+    project.put("ours", 0.5, [90.0, 90.0])  # these runs took 2 and 3 seconds
     assert set(estimates.estimate_seconds(project.config, cells).values()) == {2.5 + 3}
 
 
-# --- JSON from strangers ---
+# --- untrusted JSON ---
 
 VALID = json.dumps(
     {"digest": "abc", "status": "ok", "list": [1, 2.5, None, True, {"a": "é\u2028"}], "deep": {"x": {"y": [[]]}}},

@@ -15,7 +15,7 @@ GRID = {"density": [0.5, 0.1], "scale": [0.3, 0.6], "options.lr": [0.01, 0.02]}
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A tuning experiment of four settings for each of two densities, and the main experiment that it serves."""
+    """Write a tuning experiment with four settings for each of two densities, and a main experiment that uses it."""
     monkeypatch.chdir(tmp_path)
     base = {"data": "digits", "model": "lenet-16", "epochs": 2, "batch": 64}
     arm = {"method": "crbg", "set": {"options.noise": 0.25}}
@@ -49,7 +49,7 @@ def read():
 
 def put(cell, accuracy, missed=False, status="ok"):
     where = record_store.run_folder(read(), cell.spec, cell.seed)
-    # The other readings and parts would turn the choice around, were they read.
+    # If the choice used another reading or the test split, the order of the settings would be reversed.
     readings = {
         "binary": {"accuracy": accuracy},
         "exact": {"accuracy": 100 - accuracy},
@@ -81,7 +81,7 @@ def chosen(density=0.5, arm="ours"):
 
 
 def test_the_highest_mean_validation_accuracy_wins(project):
-    # The best single run belongs to another setting than the best mean.
+    # The best single run and the best mean belong to different settings.
     put(point(0.5, 0.6, 0.01, 0), 90.0)
     put(point(0.5, 0.6, 0.01, 1), 60.0)
     put(point(0.5, 0.3, 0.02, 0), 80.0)
@@ -128,7 +128,7 @@ def test_nothing_is_chosen_where_nothing_landed(project):
     body = yaml.safe_load(Path("config.yaml").read_text())
     write_config(body["experiments"], override={"flip": False})
     assert read().demonstration
-    assert chosen(0.1)["missed"] == 4  # a demonstration goes on with what it has
+    assert chosen(0.1)["missed"] == 4  # a demonstration may choose a run that missed its target density
 
 
 def test_a_missing_run_stops_the_choice(project):
@@ -147,7 +147,7 @@ def test_varying_lists_only_what_differs():
     assert selection.varying(trials[1], trials) == {"scale": 0.3, "options.lr": 0.2}
     assert selection.varying(trials[0], trials[:2]) == {"options.lr": 0.1}
     assert selection.varying(trials[0], trials[:1]) == {}
-    # Options left at their default differ from trials that set them.
+    # A trial with the default of an option differs from trials that set the option to another value.
     default = Spec("digits", "lenet-16", "crbg", **base)
     assert selection.varying(default, [default, trials[2]])["options.noise"] == 0.5
 
@@ -167,7 +167,7 @@ def test_the_choice_reaches_the_main_experiment_and_opens_its_test_set(project):
 
     written = yaml.safe_load(Path("paper/selected.yaml").read_text())
     assert set(written) == {"curve", "evaluate"}
-    assert set(written["curve"]) == {"ours"}  # the arm that the main experiment does not have is left out
+    assert set(written["curve"]) == {"ours"}  # `spare` is not an arm of the main experiment
     listed = written["evaluate"]
     assert listed == {"curve": {c.spec.digest(): c.spec.slug() for c in curve.cells}}
     assert not before >= set(listed["curve"])
@@ -193,11 +193,11 @@ def test_an_arm_may_be_tuned_in_a_group_of_its_own(project):
         put(cell, 50.0 + 10 * (cell.spec.scale == 0.6) * (cell.spec.density == 0.2))
     config = read()
     choices = selection.suggest(config, config.experiment("tuning"))
-    assert [c["tuned_at"] for c in choices["spare"]] == [0.5, 0.1]  # not tuned at 0.2: the wider group covers it
+    assert [c["tuned_at"] for c in choices["spare"]] == [0.5, 0.1]  # not tuned at 0.2: the group of 0.5 includes it
     Path("paper").mkdir()
     selection.write(config, Path("paper/selected.yaml"))
     at = {c.spec.density: c.spec for c in read().experiment("curve").cells if c.arm == "ours"}
-    assert at[0.2].scale == 0.6  # the later group counts
+    assert at[0.2].scale == 0.6  # a later group takes precedence
     assert at[0.5].scale == 0.3
     body["tuning"]["groups"][0.4] = [0.4]
     write_config(body)

@@ -9,12 +9,12 @@ from crbg.experiments.spec import Spec, as_dict, spec_from
 
 @pytest.fixture(autouse=True)
 def first_versions(monkeypatch):
-    # Digests hash the method's version; pinned ones say something about the canonical form only while it is held.
+    # A digest includes the method's VERSION. It is fixed here, so that pinned digests test only the canonical form.
     for name in methods.names():
         monkeypatch.setattr(methods.get(name), "VERSION", 1)
 
 
-# --- what a run is called ---
+# --- digests and names of runs ---
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_whole_numbers_and_decimals_are_one_run():
     assert spec_from(values).digest() == spec_from(decimals).digest()
     assert spec_from(values).slug() == spec_from(decimals).slug()
     assert type(spec_from(values).scale) is float
-    # Python counts True as 1; a switch is not a number here.
+    # Python treats True as 1, but a boolean is not accepted as a number.
     with pytest.raises(CrbgError, match="noise = True is bool"):
         spec_from(values | {"options": {"noise": True}})
 

@@ -1,4 +1,4 @@
-"""The states of runs, and what is said about them; `tests/integration/test_attempts.py` has how a run comes to fail."""
+"""The states of runs and their summary; tests/integration/test_attempts.py tests how a run reaches each state."""
 
 import json
 
@@ -39,7 +39,7 @@ def put(config, cell, **record):
 
 @pytest.fixture
 def some(config):
-    """One run done, one collapsed, one failed, one missing."""
+    """Return four cells: one done, one collapsed, one failed and one missing."""
     done, collapsed, failed, _ = config.experiment("tuning").cells
     put(config, done, status="ok")
     put(config, collapsed, status="collapse", reason="the loss is not finite")
@@ -79,7 +79,7 @@ def test_the_summary_estimates_the_hours_of_unfinished_runs(config, some, monkey
     seconds = {c.key: 3600.0 * (i + 1) for i, c in enumerate(config.experiment("tuning").cells)}
     monkeypatch.setattr(estimates, "estimate_seconds", lambda *_: seconds)
     table = status.summary(config, some)[1]
-    assert [row[-1] for row in table.rows] == ["7.00", "0.00"]  # the third and the fourth
+    assert [row[-1] for row in table.rows] == ["7.00", "0.00"]  # hours of the third and the fourth cell
     assert table.total[-1] == "7.00"
 
 

@@ -32,7 +32,7 @@ NETWORKS = {
 
 @pytest.fixture(scope="module", params=NETWORKS)
 def original(request):
-    """One initialised network of each kind, with a batch; tests use copies."""
+    """Return an initialised network of each kind with a batch of images; tests use copies."""
     model = NETWORKS[request.param]()
     initialise(model, "kaiming_normal", 1.0, 0)
     shape = (1, 28, 28) if request.param == "lenet" else (3, 32, 32)
@@ -65,7 +65,7 @@ def gaussian(name, w):
 
 
 def layout(model):
-    """Return the class of every module and the names in the state_dict, whose order `detach` may change."""
+    """Return the class of every module and the set of state_dict keys (`detach` may change their order)."""
     return [type(m) for m in model.modules()], set(model.state_dict())
 
 
@@ -216,7 +216,7 @@ def test_no_match_is_refused_with_the_nearest_name(lenet):
     with pytest.raises(CrbgError, match=r"no weight matches 'fc1.weigth': did you mean 'fc1.weight'"):
         attach(lenet, gaussian, "fc1.weigth")
     with pytest.raises(CrbgError, match="no weight matches"):
-        attach(lenet, gaussian, "fc")  # a pattern is matched in full
+        attach(lenet, gaussian, "fc")  # a pattern must match the full name
     with pytest.raises(CrbgError, match="no weight that can be gated"):
         attach(nn.Sequential(nn.ReLU()), gaussian)
 

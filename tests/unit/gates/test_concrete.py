@@ -14,7 +14,7 @@ def tensor(*values):
 
 
 def gradient(gate, w, parameter, back):
-    """Return the effective weight, and the gradient of the parameter for a given gradient of the effective weight."""
+    """Return the effective weight and the gradient of `parameter`; `back` is the gradient of the effective weight."""
     out = gate(w)
     parameter.grad = None
     out.backward(back)
@@ -37,7 +37,8 @@ def test_supermask_draws_bernoulli_masks_and_passes_the_slope_of_the_probability
     mask = [float(a) < b for a, b in zip(u, p, strict=True)]
     gain = 4 / sum(mask) if rescale else 1.0
     assert 0 < sum(mask) < 4
-    assert gate.gain == pytest.approx(4 / sum(p) if rescale else 1.0)  # on average
+    # The gain of the gate uses the expected number of kept weights.
+    assert gate.gain == pytest.approx(4 / sum(p) if rescale else 1.0)
     assert out.tolist() == pytest.approx([gain * float(w) * m for w, m in zip(W, mask, strict=True)])
     # Dropped weights receive a gradient too.
     assert slope.tolist() == pytest.approx(
@@ -81,7 +82,7 @@ def test_relaxed_gates_against_a_loop_and_finite_differences(kind):
         for b, w, x, n in zip(BACK, W, a, noise, strict=True)
     ]
     assert slope.tolist() == pytest.approx(wanted, abs=1e-6)
-    # Without noise: CTS's gate at L = 0, and the L0 gate's value at test time.
+    # Without noise, the gates equal the CTS gate with L = 0 and the L0 gate at test time.
     gate.sampling = False
     plain = [1 / (1 + math.exp(-float(x))) for x in a]
     wanted = plain if kind == "concrete" else [min(1.0, max(0.0, p * 1.2 - 0.1)) for p in plain]
@@ -91,7 +92,7 @@ def test_relaxed_gates_against_a_loop_and_finite_differences(kind):
 
 @pytest.mark.parametrize(("kind", "threshold"), [(Concrete, 0.5), (HardConcrete, 0.0)])
 def test_open_probabilities_are_those_of_the_draws(kind, threshold):
-    """A Concrete gate's budget is its value without noise, not P(m > 1/2); a hard-concrete gate's is P(z > 0)."""
+    """Concrete gates count towards the budget by their noise-free value, hard-concrete gates by P(z > 0)."""
     a = torch.full((20000,), -1.2)
     gate = kind(a)
     gate.sampling = True

@@ -38,7 +38,7 @@ def test_the_share_of_open_gates_is_the_probability_it_says(mu, noise, source):
     gate = drawing(Gaussian(torch.full((n,), mu), noise=noise, source=source))
     torch.manual_seed(0)
     if source == "antithetic":
-        gate(torch.ones(n))  # skip to the second draw, the negative of the first
+        gate(torch.ones(n))  # skip to the second sample, which is the negative of the first
     p = gate.open_probability()[0].item()
     assert p == pytest.approx(0.5 * (1 + math.erf(mu / noise / math.sqrt(2))), abs=1e-6)
     share = (gate(torch.ones(n)) > 0).double().mean().item()
@@ -83,7 +83,7 @@ def test_every_forward_draws_anew():
 
 
 def twin(mu, w, eps, noise):
-    """The gate in plain autograd; the clip has slope 1 strictly inside (0, 1), and 0 elsewhere and at both corners."""
+    """Compute the gate with plain autograd; the clip has slope 1 strictly inside (0, 1) and slope 0 elsewhere."""
     u = mu + noise * eps
     return w * torch.where((u > 0) & (u < 1), u, u.detach().clamp(0, 1))
 
@@ -167,7 +167,7 @@ def test_the_second_antithetic_draw_mirrors_the_first():
 def test_a_checkpoint_on_the_cpu_is_taken_up_on_the_gates_device():
     gate = Gaussian(torch.empty(3, device="meta"), source="antithetic")
     gate.set_extra_state({"held": torch.ones(3), "noise": 0.1})
-    assert gate.held.device.type == "meta"  # stands for any device that is not the CPU
+    assert gate.held.device.type == "meta"  # represents any device other than the CPU
 
 
 @pytest.mark.parametrize("drawn", [1, 2])
@@ -305,7 +305,7 @@ def test_unit_gates_are_a_vector():
 
 
 class Residual(nn.Module):
-    """Two layers that read one residual stream."""
+    """Two layers that read the same residual stream."""
 
     def __init__(self):
         super().__init__()
@@ -323,7 +323,7 @@ def test_a_shared_unit_gate_draws_once_and_gets_the_sum_of_both_gradients():
     attach(net, lambda n, w: unit)
     assert set(attached_gates(net)) == {"a.weight", "b.weight"}
     with sampling(net):
-        for seed in (1, 2):  # every pass draws new noise
+        for seed in (1, 2):  # every forward pass samples new noise
             unit.mu.grad = None
             torch.manual_seed(seed)
             out = net(x)

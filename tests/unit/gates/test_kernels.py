@@ -1,4 +1,4 @@
-"""The compiled gates compared with their torch twin and the plain gate; their noise with the normal distribution."""
+"""Compiled gates agree with their torch version and with the plain gate; their noise is normally distributed."""
 
 import shutil
 
@@ -18,7 +18,7 @@ compiled = pytest.mark.skipif(kernels.compiled() is None, reason="this installat
 
 @pytest.fixture
 def in_torch(monkeypatch):
-    """Disable the compiled kernels in a test."""
+    """Return a function that disables the compiled kernels in a test."""
 
     def switch():
         monkeypatch.setattr(kernels, "compiled", lambda: None)
@@ -79,7 +79,7 @@ def test_both_forms_of_the_product_have_the_same_bits(layout, bf16, options, in_
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("leak", [0.0, 0.5])
 def test_without_noise_the_bits_are_those_of_the_plain_gate(bf16, leak):
-    """Runs that were recorded before the kernels existed must give the same results."""
+    """Runs recorded before the compiled kernels existed must be reproduced exactly."""
     mu, w = example()
     with torch.no_grad():
         mu[0, :4] = torch.tensor([0.0, 1.0, -3.0, 7.0])
@@ -168,7 +168,7 @@ def test_neighbours_are_independent(sample, lag):
 
 
 def test_draws_of_other_keys_are_independent(sample):
-    """Keys as gates draw them, and keys that share one word with the first."""
+    """The test uses keys drawn by gates and keys that share one of their two words with the first key."""
     torch.manual_seed(0)
     keys = [kernels.draw_key() for _ in range(6)]
     for key in [*keys[:2], *((KEY[0], k) for _, k in keys[2:4]), *((k, KEY[1]) for k, _ in keys[4:])]:
@@ -210,7 +210,7 @@ def test_the_memory_of_a_gradient_is_reused_only_after_its_release():
     assert torch.equal(mu.grad, slope)
     assert push.memory is None
 
-    push.reuse(mu)  # not released: gradients accumulate, as always in torch
+    push.reuse(mu)  # without a release, gradients accumulate as usual in torch
     mu.grad.fill_(3.0)
     backward()
     assert torch.equal(mu.grad, 3 + slope)
@@ -220,7 +220,7 @@ def test_the_memory_of_a_gradient_is_reused_only_after_its_release():
     backward()
     held = mu.grad
     mu.grad = None
-    assert backward() != held.data_ptr()  # an offer is for one gradient only
+    assert backward() != held.data_ptr()  # each offer of memory holds for one gradient only
     push.reuse(mu)
     push.reuse(None)
     held, mu.grad = mu.grad, None
@@ -230,7 +230,7 @@ def test_the_memory_of_a_gradient_is_reused_only_after_its_release():
 @pytest.mark.parametrize("twice", [False, True], ids=["once a step", "a weight used twice"])
 @pytest.mark.parametrize("options", [{"noise": 0.1, "source": "counter"}, {"noise": 0.0}, {"noise": 0.1}], ids=str)
 def test_a_controlled_search_is_the_same_whoever_adds_the_push(options, twice, monkeypatch):
-    """The gate's backward pass adds the gradient of the penalty, or the controller does so afterwards."""
+    """Either the gate's backward pass or the controller adds the gradient of the penalty; the search is the same."""
 
     class Twice(torch.nn.Linear):
         def forward(self, x):
@@ -245,8 +245,8 @@ def test_a_controlled_search_is_the_same_whoever_adds_the_push(options, twice, m
         return found.scores["weight"]
 
     mine = search(kernels.layout)
-    other = search(lambda t: object())  # layouts that differ: the backward pass does not add it
-    if twice:  # the three terms are summed in another order
+    other = search(lambda t: object())  # layouts never match, so the backward pass does not add it
+    if twice:  # the three terms are summed in a different order
         torch.testing.assert_close(mine, other, atol=0.02, rtol=0)
     else:
         assert torch.equal(mine, other)

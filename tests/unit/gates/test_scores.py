@@ -15,7 +15,7 @@ def randn(*shape, seed=0):
 def test_top_k_gate_keeps_exactly_the_k_largest_sizes(k):
     s, w = randn(4, 5), randn(4, 5, seed=1) + 5
     gate = TopK(s, k, gain=1.5)
-    for _ in range(3):  # scores drift, as they do in a search
+    for _ in range(3):  # scores change slightly between steps, as in a search
         expected = top_k(gate.score.detach().abs().flatten(), k).reshape(4, 5)
         out = gate(w)
         assert int((out != 0).sum()) == k

@@ -1,4 +1,4 @@
-"""The fused kernels compared with the plain gate, on a GPU if there is one, otherwise in Triton's interpreter."""
+"""Fused kernels agree with the plain gate, on a GPU if available and otherwise in Triton's interpreter."""
 
 import math
 import os
@@ -21,7 +21,8 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 @pytest.fixture(autouse=True)
 def fusing(monkeypatch):
     monkeypatch.setattr(Gaussian, "fuses", (DEVICE.type,))
-    monkeypatch.setattr(kernels, "compiled", lambda: None)  # these tests compare with the plain gate
+    # Compare with the plain gate, not with the compiled CPU kernels.
+    monkeypatch.setattr(kernels, "compiled", lambda: None)
     triton.works.cache_clear()
 
 
@@ -30,7 +31,7 @@ def numbers(*shape, seed=0):
 
 
 def both(monkeypatch, mu, w, grad, noise=0.0, leak=0.0):
-    """Return product and gradient of the fused gate, then those of the plain gate."""
+    """Return (effective weight, gradient of mu) of the fused gate, followed by those of the plain gate."""
     out = []
     for kinds in ((DEVICE.type,), ()):
         monkeypatch.setattr(Gaussian, "fuses", kinds)
@@ -53,7 +54,7 @@ def test_without_noise_products_and_gradients_are_the_plain_ones_bit_by_bit(shap
     (a, da), (b, db) = both(monkeypatch, mu, w, grad, leak=leak)
     assert torch.equal(a.nan_to_num(9.0), b.nan_to_num(9.0))
     assert a.isnan().sum() == 1
-    number = ~a.isnan()  # torch's own slopes at NaN differ between operations
+    number = ~a.isnan()  # at NaN, torch's own gradients differ between operations
     assert torch.equal(da[number], db[number])
     assert triton.layout(a) == triton.layout(b)
 
@@ -93,7 +94,8 @@ def test_with_noise_it_is_the_plain_gate_of_that_noise(leak):
     assert torch.equal(before, torch.get_rng_state()), "the backward pass leaves the generator alone"
     u = mu + 0.5 * eps
     torch.testing.assert_close(out, w * u.clamp(0, 1), rtol=0, atol=1e-5)
-    sure = (u.abs() > 1e-4) & ((u - 1).abs() > 1e-4)  # eps was recovered with rounding errors
+    # Leave out values near the corners, because eps was recovered with rounding errors.
+    sure = (u.abs() > 1e-4) & ((u - 1).abs() > 1e-4)
     slope = torch.where((u > 0) & (u < 1), 1.0, leak)
     torch.testing.assert_close(gate.mu.grad[sure], (grad * w * slope)[sure])
     assert sure.float().mean() > 0.99
@@ -108,7 +110,7 @@ def test_nothing_is_kept_for_the_backward_pass_but_gates_and_weights():
 
 
 def test_under_autocast_weights_come_rounded_and_gradients_are_the_plain_ones(monkeypatch):
-    # Values that are exact in bfloat16: Triton's interpreter truncates, whereas a GPU rounds to nearest.
+    # All values are exact in bfloat16, because Triton's interpreter truncates where a GPU rounds to nearest.
     x, w = numbers(16, 30), numbers(20, 30, seed=1).bfloat16().float()
     mu = 2.0 ** torch.randint(-3, 2, (20, 30), generator=torch.Generator().manual_seed(2)).to(DEVICE)
     results = []

@@ -19,7 +19,7 @@ def mask_of(**bits):
 
 
 def naive(scores, k, allowed=None):
-    """Sort by (-score, position) in Python, and keep the first k of the allowed weights."""
+    """Sort the allowed weights by (-score, position) in Python, and keep the first k."""
     flat = scores.flatten().tolist()
     free = [i for i in range(len(flat)) if allowed is None or bool(allowed.flatten()[i])]
     kept = set(sorted(free, key=lambda i: (-flat[i], i))[:k])
@@ -127,7 +127,7 @@ def test_keep_count_rounds_to_the_nearest():
 
 
 def test_keep_count_where_truncation_is_off_by_one():
-    assert keep_count(0.29, 100) == 29  # 0.29 * 100 is 28.999999999999996
+    assert keep_count(0.29, 100) == 29  # in floating point, 0.29 * 100 is 28.999999999999996
     assert keep_count(1 - 0.9, 10) == 1
     assert keep_count(0.0, 5) == 0
     assert keep_count(1.0, 5) == 5
@@ -192,7 +192,7 @@ def test_threshold_sorts_only_its_window(monkeypatch):
 
 def test_threshold_counts_scores_on_the_edges_of_its_window():
     threshold = Threshold(0.5)
-    threshold(torch.tensor([1.0, 1.0, 1.0]), 2)  # the window is [0.5, 1.5], both exact
+    threshold(torch.tensor([1.0, 1.0, 1.0]), 2)  # the window becomes [0.5, 1.5], with exact bounds
     for scores in ([1.5, 1.5, 0.5, 0.5], [2.0, 1.5, 1.0, 0.5], [0.5, 0.5, 0.5, 0.1], [9.0, 1.5, 1.5, 1.5]):
         for k in range(1, 5):
             threshold.last = 1.0

@@ -37,4 +37,4 @@ def test_accuracy_takes_real_multipliers_and_reads_without_dropout():
     assert measure.accuracy(model, [(x, y)]) == 100.0
     assert measure.accuracy(model, [(x, y)], {"0.weight": torch.tensor([[0.5, 1.0], [1.0, 1.0]])}) == 0.0
     tied = {"0.weight": torch.zeros(2, 2)}
-    assert measure.accuracy(model, [(x, y)], tied) == 100.0  # a tie is the first class
+    assert measure.accuracy(model, [(x, y)], tied) == 100.0  # a tie counts as a prediction of the first class

@@ -23,7 +23,8 @@ def test_flops_of_attention_are_counted_whichever_kernel_does_it():
     counted = measure.flops(model, torch.zeros(1, 3, 8, 8))["dense"]
     tokens, width = 5, 12
     linear = 2 * (4 * 3 * 16 * width + tokens * width * (3 * width + width + 8 * width) + width * 2)
-    assert counted == linear + 2 * 2 * tokens * tokens * width  # queries with keys, weights with values
+    # Attention adds two products: queries with keys, and attention weights with values.
+    assert counted == linear + 2 * 2 * tokens * tokens * width
 
 
 def test_flops_of_a_convolution_count_every_position():

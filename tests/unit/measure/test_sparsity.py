@@ -8,7 +8,7 @@ from crbg.masks.mask import Mask
 
 
 def chain():
-    """A 3 - 4 - 3 - 2 network: hidden unit a1 has no input, a2 no output; b0 reads only a1, and nothing reads b2."""
+    """Return the mask of a 3-4-3-2 network: a1 has no input, a2 and b2 have no output, and b0 reads only a1."""
     first = torch.tensor([[1, 0, 0], [0, 0, 0], [0, 1, 1], [0, 0, 1]])
     second = torch.tensor([[0, 1, 0, 0], [1, 0, 0, 1], [0, 0, 0, 1]])
     third = torch.tensor([[1, 1, 0], [0, 0, 0]])
@@ -30,7 +30,7 @@ def test_dead_channels_of_a_convolution():
 
 
 def test_alive_follows_chains_of_any_length():
-    # A dead unit makes its neighbours dead, in both directions, one layer at a time.
+    # A dead unit can make units dead in the next and the previous layer, and so on through the network.
     eye = torch.eye(3, dtype=torch.bool)
     cut = eye.clone()
     cut[1, 1] = False
@@ -50,7 +50,7 @@ def test_dropping_what_is_not_alive_changes_no_logit(new_lenet, density):
         torch.func.functional_call(model, {n: w * m[n] for n, w in weights(model).items()}, (x,)) for m in (mask, kept)
     ]
     torch.testing.assert_close(*out, rtol=1e-12, atol=1e-12)
-    # Every remaining weight is on a path from an input to an output.
+    # Every remaining weight must lie on a path from an input to an output.
     inputs, signal = torch.ones(784), []
     for t in kept.values():
         signal.append(inputs)

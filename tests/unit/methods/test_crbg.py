@@ -1,4 +1,4 @@
-"""CRBG's searches beyond gates on frozen random weights, and their records."""
+"""Variants of the CRBG search, for example on trained weights or with gates on units, and their records."""
 
 import dataclasses
 import json
@@ -47,7 +47,7 @@ def search(digits, spec=BASE, activation="leaky", seed=0):
     return model, found, same
 
 
-# --- what is trained, and what the record says about it ---
+# --- trained weights and their records ---
 
 FC = {"fc1.weight", "fc2.weight", "fc3.weight"}
 
@@ -68,7 +68,7 @@ def test_training_before_and_after_a_search_counts_as_epochs(digits):
 
 
 def test_pretrained_weights_are_frozen_during_the_search(digits):
-    spec = variant(pretrain=2, lr=0.0)  # gates do not move, so the weights are those of two dense epochs
+    spec = variant(pretrain=2, lr=0.0)  # with fixed gates, the result must equal two epochs of dense training
     model, _, _ = search(digits, spec)
     dense, _, _ = search(digits, dataclasses.replace(BASE, method="dense", density=None, epochs=2))
     assert all(torch.equal(model.state_dict()[n], dense.state_dict()[n]) for n in FC)
@@ -86,7 +86,7 @@ def test_finetuning_trains_kept_weights_alone_and_helps(digits):
     assert found.mask == plain.mask
     assert same >= FC
     for name, w in attach.weights(model).items():
-        # Dropped weights receive no gradient and keep their bytes; most of the kept ones change.
+        # Dropped weights receive no gradient and stay bit-identical, while most of the kept weights change.
         moved = w != attach.weights(other)[name]
         assert not bool((moved & ~found.mask[name]).any())
         assert moved[found.mask[name]].float().mean() > 0.5
@@ -147,12 +147,8 @@ def test_a_hard_gate_is_binary_and_passes_the_gradient_straight_through():
     out = g(w)
     assert out.tolist() == [0.0, 0.0, 3.0, -4.0]
     (out * torch.tensor([1.0, 10.0, 100.0, 1000.0])).sum().backward()
-    assert g.mu.grad.tolist() == [
-        1.0,
-        -20.0,
-        300.0,
-        -4000.0,
-    ]  # upstream * w, for closed and open gates alike, without |mu|'s sign
+    # The gradient is upstream * w for closed and open gates, without the sign of mu.
+    assert g.mu.grad.tolist() == [1.0, -20.0, 300.0, -4000.0]
 
 
 @pytest.mark.parametrize("leak", [0.0, 0.25, 1.0])
@@ -192,7 +188,7 @@ def test_polishing_makes_gates_hard_at_the_end_and_steers_the_density_alone():
             search.push[0]
             - search.weight * search.task[0] * unit(search.penalty.slope(search.gates[0].mu.detach(), 0.5))
         )
-    assert pushes[1].norm() > 0.5  # the decision
+    assert pushes[1].norm() > 0.5  # the push that decides between open and closed
     assert pushes[2].norm() < 1e-4
 
 
@@ -223,7 +219,7 @@ def test_options_that_would_do_nothing_are_refused(digits):
         search(digits, dataclasses.replace(variant(polish=0.5), density=None))
 
 
-# --- what a record keeps ---
+# --- contents of a record ---
 
 
 def test_a_record_shows_the_course_of_the_search(bench):
@@ -234,7 +230,7 @@ def test_a_record_shows_the_course_of_the_search(bench):
     low, high, count = record.anatomy["bins"]
     width = (high - low) / count
     near = round((0.5 - low) / width)
-    assert sum(mu["start"][near - 2 : near + 2]) > 0.99 * total  # mu starts as N(1/2, 0.01^2)
+    assert sum(mu["start"][near - 2 : near + 2]) > 0.99 * total  # mu is initialised from N(1/2, 0.01^2)
     assert mu["middle"] != mu["start"]
     assert mu["end"] != mu["middle"]
     rows = record.anatomy["epochs"]
@@ -257,7 +253,7 @@ def test_a_record_of_unit_gates_counts_units(bench):
     ticket = Ticket.load(folder(bench.results, variant(granularity="unit"), 0) / "ticket.safetensors")
     assert set(ticket.mask) == {"fc2.weight", "fc3.weight"}  # the first layer has no gate and stays dense
     assert bool((ticket.model().state_dict()["fc1.weight"] != 0).all())
-    # A closed unit takes its incoming weights with it, which the mask on its outgoing ones does not show.
+    # The mask covers only the outgoing weights of a unit, but a closed unit makes its incoming weights useless too.
     assert record.effective_density < record.density
 
 
@@ -272,9 +268,8 @@ def test_silent_units_are_those_that_say_the_same_to_every_image():
     with torch.no_grad():
         model[0].weight.copy_(torch.tensor([[1.0, 0, 0], [-1.0, 0, 0], [0, 0, 0], [0, 1.0, 0]]))
     x, y = torch.tensor([[1.0, -1, 0], [2.0, -3, 0]]), torch.tensor([0, 1])
-    assert measure.silent_units(model, [(x, y)]) == {
-        "1": 3
-    }  # never active, disconnected, never active; the first unit is active
+    # The first unit is active. Each of the others is either never active or disconnected.
+    assert measure.silent_units(model, [(x, y)]) == {"1": 3}
     assert measure.silent_units(model, [(x[:1], y[:1]), (x[1:], y[1:])]) == {"1": 3}
     mask = {"0.weight": torch.zeros(4, 3, dtype=torch.bool)}
     assert measure.silent_units(model, [(x, y)], mask) == {"1": 4}
@@ -311,7 +306,7 @@ def test_unit_gates_of_a_transformer_close_whole_heads(digits):
 def test_temperature_zero_gives_the_searched_outputs_their_spread(digits, spread, training):
     shape = (1, 28, 28)
     model = build("conv2", shape, 10, width=0.125, norm="batch")
-    initialise(model, "kaiming_normal", 5.0, 0)  # running statistics are still 0 and 1, far from those of a batch
+    initialise(model, "kaiming_normal", 5.0, 0)  # running statistics are still 0 and 1, unlike those of a batch
     model.train(training)
     feed, seen = BatchLoader(digits.train.take(slice(256)), 64, 0), []
 

@@ -1,4 +1,4 @@
-"""Every registered method on a small dense and a small convolutional network: results agree with its traits."""
+"""Results of every registered method agree with its declared traits, on a small dense and a convolutional network."""
 
 import math
 
@@ -15,7 +15,7 @@ from crbg.models.registry import build
 DENSITY = 0.25
 MODELS = {"lenet": ("lenet-32-16", {}), "conv": ("conv2", {"width": 0.07})}
 NORMAL, SIGNED = {"init": "kaiming_normal"}, {"init": "signed_constant", "scale": 2.0}
-# What each method needs in addition to the base below, for such a small network.
+# Settings that each method needs on such small networks, in addition to `base` below.
 WANTED = {
     "biprop": SIGNED,
     "concrete": {},
@@ -42,7 +42,7 @@ def few(part):
 
 @pytest.fixture(scope="module")
 def found(digits):
-    """Search once for each method and network; return the spec, the network before and after, and the result."""
+    """Return a function that runs each search once and returns the spec, both states of the network and the result."""
     done = {}
 
     def get(method, kind):

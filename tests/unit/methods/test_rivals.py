@@ -91,7 +91,7 @@ def test_a_run_is_recorded_and_verified(spec, one_run):
     assert (row.verdict, row.remarks) == (PASS, ())
 
 
-# (method, VERSION) -> the loss of the first and the last epoch.
+# Training loss in the first and the last epoch, for each (method, VERSION).
 NUMBERS = {
     ("edge_popup", 1): [50.34885, 2.64719],
     ("biprop", 1): [10.63043, 0.30023],
@@ -110,7 +110,7 @@ def test_numerics_of_a_version_are_pinned(digits, spec):
     history = search(digits, spec)[1].history
     first, last = NUMBERS[key]
     assert history[0]["loss"] == pytest.approx(first, rel=2e-3)
-    assert history[-1]["loss"] == pytest.approx(last, rel=5e-2)  # it is sensitive to the rounding of other machines
+    assert history[-1]["loss"] == pytest.approx(last, rel=5e-2)  # rounding differs between machines
 
 
 # --- behaviour of single methods ---
@@ -125,7 +125,7 @@ def test_biprop_on_signed_constants_is_edge_popup_unscaled(digits):
 
 
 def test_scaled_edge_popup_is_the_unscaled_one_on_a_wider_range(digits):
-    """At density 1/4 the factor is exactly 2; in both, a score's gradient is proportional to the effective weight."""
+    """At density 1/4, the scale factor is exactly 2, and score gradients are proportional to the effective weights."""
     one = dataclasses.replace(BASE, method="edge_popup", density=0.25, scale=0.25)
     other = dataclasses.replace(one, scale=0.5, options={"scaled": False})
     assert search(digits, one)[1].mask == search(digits, other)[1].mask
@@ -142,7 +142,7 @@ def test_gates_are_off_after_every_search(digits):
         assert not attach.attached_gates(model)
 
 
-# --- IteRand: not a ticket of one initial draw ---
+# --- IteRand: weights are redrawn during the search ---
 
 
 def test_redrawn_weights_come_from_the_initial_ones_and_only_outside_the_mask(digits):
@@ -173,7 +173,8 @@ def test_a_redrawn_ticket_says_so_and_is_read_with_its_own_weights(digits, one_r
     assert record.roles["redrawn"] == sorted(found.changed)
     assert record.accuracy() == pytest.approx(accuracy(model, digits.validation.batches(), found.mask))
     where = folder(bench.results, done.spec, 0)
-    assert not (where / "ticket.safetensors").exists()  # a ticket is a seed and a mask, which is not enough here
+    # A ticket stores only a seed and a mask, which cannot restore redrawn weights.
+    assert not (where / "ticket.safetensors").exists()
     again, _ = initial_model(done.spec, digits, 0)
     assert reopen(where, again).changed == found.changed
     assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), model.state_dict().values(), strict=True))
@@ -194,7 +195,7 @@ def test_without_redrawing_iterand_is_edge_popup(digits):
 def test_stg_decays_towards_the_middle_and_keeps_what_is_above_it(digits):
     _, found = search(digits, STG)
     drawn = torch.cat([s.flatten() for s in found.scores.values()])
-    assert float((drawn - 0.5).abs().max()) < 0.06  # its learning rate hardly moves a gate
+    assert float((drawn - 0.5).abs().max()) < 0.06  # its learning rate is too small to move gates far from 1/2
     assert 0.3 < found.mask.density < 0.7
     assert found.mask == Mask({n: s > 0.5 for n, s in found.scores.items()})
     model, _ = search(digits, dataclasses.replace(STG, epochs=1))

@@ -59,7 +59,7 @@ def same(a, b):
 
 
 def dense(digits, epochs, whole, lr=0.05, first=0, model=None, mask=None):
-    """A plain loop of SGD over the schedule's epochs from `first` on: the twin of all training here."""
+    """Train with a plain SGD loop, starting at epoch `first` of the schedule; it is the reference for the tests."""
     model = model or new_model(digits)
     velocity = {n: torch.zeros_like(p) for n, p in model.named_parameters()}
     feed = BatchLoader(digits.train, BASE.batch, 0)
@@ -78,7 +78,7 @@ def dense(digits, epochs, whole, lr=0.05, first=0, model=None, mask=None):
     return model
 
 
-# --- what a winning ticket is ---
+# --- definition of a winning ticket ---
 
 
 @EVERY
@@ -160,7 +160,7 @@ def test_the_search_sees_images_without_augmentation(digits, monkeypatch):
     assert flipped == [0, 1, 2, 3]
 
 
-# --- the recipe ---
+# --- the training recipe ---
 
 
 def test_the_rate_falls_at_half_and_at_three_quarters():
@@ -178,7 +178,7 @@ def test_a_search_takes_the_schedule_that_its_options_name(digits, monkeypatch):
 
 
 def test_the_sum_of_the_loss_is_clipped_as_a_whole(digits):
-    """One step of the authors' variant, by hand."""
+    """One step of the CTS authors' variant (summed loss, clipped gradient) equals a calculation by hand."""
     spec = with_options(
         dataclasses.replace(SPECS["imp"], density=1.0, epochs=1), rewind=0, clip=2.0, momentum=0.0, weight_decay=0.0
     )
@@ -230,7 +230,7 @@ def test_a_level_drops_the_smallest_trained_weights_of_what_is_left(digits):
     wanted = {n: w.detach().abs() >= threshold for n, w in attach.weights(trained).items()}
     differ = sum(int((found.mask[n] != m).sum()) for n, m in wanted.items())
     assert found.mask.kept == round(0.4 * len(sizes))
-    assert differ <= 4  # the twin rounds differently
+    assert differ <= 4  # the plain loop rounds differently
 
 
 def test_levels_are_nested_and_end_on_the_exact_count(digits, tmp_path):
@@ -260,9 +260,8 @@ def test_a_resumed_run_is_the_run_that_never_stopped(digits, spec, tmp_path, cac
     first, whole = find(digits, spec)
     checkpoint, stops = tmp_path / "checkpoint.pt", 0
     for attempt in range(40):
-        clock = Clock(
-            stop_after=(6 if spec is NORM else 25) * (1 + attempt * (not cached))
-        )  # without a cache a finished stage is done again from its last checkpoint
+        # Without a cache, a finished stage is repeated from its last checkpoint.
+        clock = Clock(stop_after=(6 if spec is NORM else 25) * (1 + attempt * (not cached)))
         stages = stage_cache_for(set_up(spec, 0, digits), tmp_path, clock) if cached else None
         try:
             second, again = find(digits, spec, checkpoint, clock, stages)
@@ -329,7 +328,8 @@ def test_a_run_is_recorded_evaluated_and_verified(digits, spec, one_run):
         BARE,
         ("its weights were trained or redrawn, which no ticket holds",),
     )
-    # Read again as the test part is read, trained tensors and rewinding point come back from the files.
+    # With the validation images as the test split, the evaluation must give the same accuracies, although it loads the
+    # trained tensors and the rewinding point from files.
     nothing_lossy = torch.tensor([], dtype=torch.int64)
     bench.loaded["digits"] = dataclasses.replace(digits, test=digits.validation, lossy_test=nothing_lossy)
     found = evaluate(done.spec, 0, bench)
@@ -337,7 +337,8 @@ def test_a_run_is_recorded_evaluated_and_verified(digits, spec, one_run):
     assert found.test.readings == readings
     network = rebuild(folder(bench.results, done.spec, 0))
     assert accuracy(network, digits.validation.batches()) == pytest.approx(readings["binary"].accuracy)
-    # What is said of the exact images is read as the headline is, which shows where all images are exact.
+    # The accuracy without lossy images uses the same reading as the main result. Only an additional image is marked
+    # lossy, so both accuracies refer to the same images.
     (folder(bench.results, done.spec, 0) / "evaluation.json").unlink()
     last = torch.tensor([len(digits.validation)])
     again = dataclasses.replace(
@@ -394,7 +395,7 @@ def test_a_strong_ticket_of_cts_verifies(one_run):
     assert (row.verdict, row.remarks) == (PASS, ())
 
 
-# (method, VERSION) -> the loss of the first and the last epoch of the ticket's training.
+# Training loss of the ticket in its first and last epoch, for each (method, VERSION).
 NUMBERS = {
     ("cts", 1): [1.22478, 0.35271],
     ("clipped", 1): [0.20925, 0.12344],
@@ -417,7 +418,7 @@ def test_numerics_of_a_version_are_pinned(digits, spec, request):
 
 
 def test_an_objective_takes_the_place_of_the_loss(digits):
-    """The plain loop of a search, with gradients by autograd through the gates."""
+    """With an objective, `fit` minimises the objective instead of the loss."""
     model = new_model(digits)
     scale = nn.Parameter(torch.ones(()))
     seen = []
@@ -483,7 +484,7 @@ def test_the_library_finds_winning_tickets_too(digits):
 
 
 def test_synflow_after_a_warm_up_looks_at_no_image(digits):
-    """Choosing the batch on which tickets are measured does not change batch norm's statistics."""
+    """SynFlow ignores images, so its mask must not depend on the batch, not even through batch norm statistics."""
     masks = [find(digits, with_options(NORM, per_class=n))[1].mask for n in (1, 10)]
     assert masks[0] == masks[1]
 

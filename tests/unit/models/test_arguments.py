@@ -1,4 +1,4 @@
-"""Names and arguments of models are checked from source code: no torch, no timm."""
+"""Names and arguments of models are checked by parsing source code, without importing torch or timm."""
 
 import os
 import subprocess

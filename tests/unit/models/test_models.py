@@ -1,4 +1,4 @@
-"""Architectures: published sizes, roles of tensors, gradients for every weight, and clear errors."""
+"""Architectures: published sizes, roles of tensors, gradients of every weight, and clear errors."""
 
 import dataclasses
 
@@ -67,7 +67,7 @@ def test_published_numbers_of_weights(name, options, everything, convolutions):
     ],
 )
 def test_every_network_is_alive_and_every_tensor_has_a_role(name, options):
-    """With random weights every gate receives a gradient, that of the head included."""
+    """With random weights, every gate receives a gradient, including those of the head."""
     model, roles = models.initial(name, GREY, 10, "kaiming_normal", 1.0, 0, **options)
     assert set(roles) == set(model.state_dict()) | {n for n, _ in model.named_buffers()}
     assert {n for n, r in roles.items() if r == "gated"} == set(weights(model))
@@ -144,7 +144,7 @@ def test_a_model_without_gateable_weights_is_refused():
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A folder with weight files as timm's hub has them, of networks with 1000 classes."""
+    """Write weight files of networks with 1000 classes, in the format of timm's hub; return these networks."""
     torch.manual_seed(3)
     source = {n: timm.create_model(n) for n in ("resnet18", "test_resnet", "vit_tiny_patch16_224")}
     for n, model in source.items():
@@ -184,9 +184,8 @@ def test_weights_that_cannot_be_downloaded_are_asked_for_once(monkeypatch):
         ):
             networks.pretrained("timm:test_resnet", COLOUR, 10)
     assert asked == ["test_resnet"]
-    with pytest.raises(
-        CrbgError, match=r"timm cannot build 'resnet18' for .* with \{'no_such': 1\}"
-    ):  # the arguments are wrong
+    # `no_such` is not an argument of this network.
+    with pytest.raises(CrbgError, match=r"timm cannot build 'resnet18' for .* with \{'no_such': 1\}"):
         networks.pretrained("timm:resnet18", COLOUR, 10, no_such=1)
 
 
@@ -285,8 +284,9 @@ def test_a_ticket_is_read_with_the_statistics_of_its_search_too(tmp_path):
     data = bench.data("digits")
     model, _ = initial_model(spec, data, 0)
     task = methods.SearchTask(training_loader(spec, data, 0), 0.5, 3, 0, torch.nn.functional.cross_entropy)
-    found = methods.get("edge_popup").find(model, task, spec.resolved())  # leaves its statistics in the model
-    grown = {n: m * 2.0**0.5 for n, m in found.mask.items()}  # the weights by which the statistics came about
+    # The search leaves its batch norm statistics in the model.
+    found = methods.get("edge_popup").find(model, task, spec.resolved())
+    grown = {n: m * 2.0**0.5 for n, m in found.mask.items()}  # weights scaled by sqrt(1/k), as during the search
     assert accuracy(model, data.validation.batches(), grown) == pytest.approx(reading.with_search_statistics)
     assert (
         accuracy(model, data.validation.batches(), grown) > accuracy(model, data.validation.batches(), found.mask) + 1

@@ -1,4 +1,4 @@
-"""What the page shows of the inside of tickets, from real small runs."""
+"""The report page shows the anatomy of tickets (gates, layers, images), here from small real runs."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.long, pytest.mark.xdist_group("anatomy")]
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory, digits):
-    """A curve of three densities on digits, each run once."""
+    """Run one seed of a small experiment with four densities on `digits`, and return the configuration."""
     here = tmp_path_factory.mktemp("anatomy")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(here)
@@ -81,5 +81,6 @@ def test_the_page_shows_every_ticket(project):
         name = f"ticket_{a.cell.spec.slug()}_seed3"
         assert Path(f"paper/figures/{name}.png").read_bytes().startswith(b"\x89PNG")
         assert f"{a.cell.spec.slug()} seed 3, density" in page
-    assert page.count('<figcaption id="fig') - page.count("The key figure") == 4  # one of the experiment
+    # Besides the key figure, there are three figures of ticket anatomies and one of the experiment.
+    assert page.count('<figcaption id="fig') - page.count("The key figure") == 4
     assert page.count("The anatomy of a ticket") == 3

@@ -55,9 +55,9 @@ def test_the_report_writes_tables_figures_verdicts_and_a_page(project):
 
     page = first["paper/report.html"].decode()
     assert first["paper/figures/main.svg"].startswith(b"<?xml")
-    assert page.count("<svg") == 3  # the key figure, main and other
+    assert page.count("<svg") == 3  # the key figure and one for each of `main` and `other`
     assert {"main", "other"} == set(re.findall(r'<article id="(.*?)">', page))
-    assert "&lt;b&gt;95 %&lt;/b&gt;" in page  # a quote is text, not markup
+    assert "&lt;b&gt;95 %&lt;/b&gt;" in page  # markup in a quote is escaped
     assert "Ours &amp; theirs" in page
     assert "demonstration" not in page.lower()
     assert not re.search(r"""(src|href)=["']?http""", page)

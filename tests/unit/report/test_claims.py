@@ -83,7 +83,7 @@ def test_best_rule_asks_for_more_than_every_other(project, theirs, quiet, verdic
     cell = project.cells("ours", 0.5)[0]
     where = record_store.run_folder(project.config, cell.spec, cell.seed)
     if quiet:
-        assert "+2.00 [+2.00, +2.00] against quiet" in out.evidence  # paired, so without spread
+        assert "+2.00 [+2.00, +2.00] against quiet" in out.evidence  # all paired differences are equal
         assert f"ours at 0.5: {96.15 - theirs - 0.15:+.2f} [" in out.evidence
         (where / "evaluation.json").unlink()
         write_json(where / "record.json", read_json(where / "record.json") | {"status": "collapse", "reason": "closed"})
@@ -130,7 +130,7 @@ def test_redrawn_weights_are_named_in_the_table(project):
 def test_gap_rule(project, gap, verdict):
     rule = {"type": "gap", "density": 0.5, "most": 2.0}
     assert project.verdict(**rule).verdict == "not run"
-    # The halves differ by seed, so an unpaired interval of the means would be far wider.
+    # The accuracies differ between seeds, so an unpaired interval of the difference would be much wider.
     hard = [80.0, 85.0, 90.0, 95.0]
     project.put("ours", 0.5, around(50.0), half=hard, mean=[h + g for h, g in zip(hard, around(gap), strict=True)])
     out = project.verdict(**rule)
@@ -176,8 +176,8 @@ def test_sanity_rule(project, reinit, invert, verdict):
     ("ours", "theirs", "verdict"),
     [
         (90.0, 80.0, "reproduced"),
-        (88.0, 80.0, "not reproduced"),  # ours is worse than theirs at twice the density
-        (90.0, 90.0, "not reproduced"),  # theirs reaches it as well
+        (88.0, 80.0, "not reproduced"),  # ours is worse than theirs at the reference density 0.5
+        (90.0, 90.0, "not reproduced"),  # theirs is as good at density 0.1
         (89.5, 80.0, "inconclusive"),
         (90.0, 89.5, "inconclusive"),
     ],
@@ -225,7 +225,7 @@ def test_goals_are_met_or_missed(project, level, word):
 
 
 @pytest.mark.parametrize(
-    ("weak", "strong", "verdict"),  # densities at weight 1 and 10, where the gates start open
+    ("weak", "strong", "verdict"),  # densities at penalty weights 1 and 10 with mu0 = 1
     [
         (0.5, 0.45, "reproduced"),
         (0.5, 0.5, "not reproduced"),
@@ -271,7 +271,7 @@ def test_order_rule_takes_the_best_of_each(sweep, gain, verdict):
     }
     assert sweep.judge(rule)[0].verdict == "not run"
 
-    base = [80.0, 85.0, 90.0, 95.0]  # paired by seed, or the spread would drown the difference
+    base = [80.0, 85.0, 90.0, 95.0]  # without pairing by seed, the spread would hide the difference
     sweep.fill("sweep", kind("induce_sparse", 1.0), base, 0.2)
     sweep.fill("sweep", kind("induce_sparse", 2.0), [b - 5 for b in base], 0.1)
     sweep.fill("sweep", kind("induce_decision", 1.0), [b - 9 for b in base], 0.4)
@@ -356,7 +356,7 @@ def test_runs_that_share_draw_and_order_are_paired(project):
         assert out.evidence.startswith("+1.00 points [")
     project.put("quiet", 0.5, base)
     assert project.judge(contrasts=[CONTRAST | {"a": "quiet", "b": "ours"}])[0].verdict == "ours is better"
-    # With a seed missing on one side there are no pairs to speak of.
+    # If one side lacks a seed, the comparison is unpaired.
     project.put("theirs", 0.5, base[:3])
     assert ", Welch, n = 3" in project.judge(contrasts=[CONTRAST | {"b": "theirs"}])[0].evidence
 
@@ -500,7 +500,7 @@ def test_claims_that_cannot_be_read_are_named(tmp_path):
 
 
 def read_by(rule):
-    """List the experiment, arm and density of all runs that a rule reads."""
+    """List (experiment, arm, density) of all runs that a rule uses."""
     here = [(rule.experiment, rule.arm, d) for d in rule.densities]
     match rule.type:
         case "best":
@@ -524,7 +524,7 @@ def test_the_projects_claims_name_what_its_configuration_runs(monkeypatch):
     lists = [declared.contrast_list(name) for name in claims.CONTRASTS]
     assert all(0 < len(listed) <= 8 for listed in lists)
     found = [c.rule for c in declared.claims if c.rule and c.rule.type != "untestable"]
-    swept = ("order", "controls", "flat", "width", "steady")  # these read all settings of an arm
+    swept = ("order", "controls", "flat", "width", "steady")  # these rules use all settings of an arm
     wanted = [w for rule in found if rule.type not in swept for w in read_by(rule)]
     for rule in (r for r in found if r.type in swept):
         assert rule.arm in {c.arm for c in config.experiment(rule.experiment).cells}

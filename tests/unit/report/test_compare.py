@@ -12,7 +12,7 @@ from crbg.report import compare
 from crbg.report.records_table import tidy
 from crbg.storage.atomic import write_json
 
-# --- methods side by side ---
+# --- comparison of methods ---
 
 
 def test_sparsity_at_equal_accuracy_is_read_both_ways(project):
@@ -74,7 +74,7 @@ def test_properties_say_what_was_tuned_what_failed_and_what_the_controls_say(pro
     assert ours["trials below 50 %"] == "1 of 4"
     assert (ours["real-valued gates"], ours["shuffle"], ours["finds weights"]) == ("97.0", "12", "yes")
     assert theirs["finds weights"] == "in part"
-    assert "accuracy at 0.1" in table  # the sparsest, where 0.05 was not asked for
+    assert "accuracy at 0.1" in table  # the lowest density, because no run has 0.05
     assert ours["step / dense"] == "", "steps were timed in another network"
     assert ours["collapsed"] == "0 of 4"
     project.put("theirs", 0.1, around(9.0), sanity={"reinit": [10.0] * 4, "shuffle": [10.0] * 4, "invert": [9.0] * 4})
@@ -83,7 +83,7 @@ def test_properties_say_what_was_tuned_what_failed_and_what_the_controls_say(pro
         .set_index("arm")
         .loc["theirs"]
     )
-    assert chance["finds weights"] == ""  # a ticket at chance is no evidence for its method
+    assert chance["finds weights"] == ""  # a ticket at chance accuracy says nothing about its method
     assert ours["gradient"] == methods.get("crbg").TRAITS.gradient
     assert methods.get("crbg").TRAITS.differentiable
     assert not methods.get("edge_popup").TRAITS.differentiable

@@ -1,4 +1,4 @@
-"""Sparsity by layer and by head: what a record says of depth, the rule that judges it, and the pictures."""
+"""Sparsity by layer and by attention head: statistics of depth, the rule that judges them, and the figures."""
 
 import dataclasses
 
@@ -35,16 +35,16 @@ def test_depth_is_the_order_of_the_network_not_of_the_names():
 
 
 def test_depth_alone_is_what_size_does_not_explain():
-    # Sparsity follows size, and size grows with depth but in two places: nothing is left for depth.
+    # Sparsity depends on layer size only, and size grows with depth except in two places. No effect of depth remains.
     sizes = [100, 300, 200, 400, 500, 700, 600, 800]
     owed = layer_ranks(*record([s / 1000 for s in sizes], sizes=sizes))
     assert (owed["by_size"], owed["depth_alone"], owed["by_chance"]) == (pytest.approx(1.0), None, None)
     assert owed["depth"] > 0.9
-    # Equal sizes: the partial correlation is the plain one.
+    # If all layers have the same size, the partial correlation equals the plain correlation.
     even = layer_ranks(*record([0.1, 0.3, 0.2, 0.7, 0.9, 0.8]))
     assert even["depth_alone"] == pytest.approx(even["depth"])
     assert even["by_size"] is None
-    # Two sizes in turn: the formula of partial correlation over the three rank correlations.
+    # Partial rank correlation, controlling for size, follows from the three pairwise rank correlations.
     x, y, g = [0.0, 1, 2, 3, 4, 5, 6, 7], [0.1, 0.4, 0.2, 0.6, 0.35, 0.9, 0.5, 0.8], [1.0, 2, 1, 2, 1, 2, 3, 3]
     xy, xg, yg = (stats.rank_correlation(*p) for p in ((x, y), (x, g), (y, g)))
     assert stats.partial_rank_correlation(x, y, g) == pytest.approx((xy - xg * yg) / ((1 - xg**2) * (1 - yg**2)) ** 0.5)
@@ -53,7 +53,7 @@ def test_depth_alone_is_what_size_does_not_explain():
 
 
 def test_what_chance_gives_depth_alone_holds_its_level():
-    # Sparsity owes everything to size and noise, and depth goes with size: 95 of 100 stay below the bound.
+    # Sparsity depends on size and noise only, and size correlates with depth. The bound should hold in 95 of 100 cases.
     rng, beyond = np.random.default_rng(1), 0
     place = tuple(float(i) for i in range(30))
     for _ in range(300):
@@ -63,7 +63,7 @@ def test_what_chance_gives_depth_alone_holds_its_level():
         beyond += abs(stats.partial_rank_correlation(place, sparsity, size)) > bound
     assert 0.02 < beyond / 300 < 0.09
     assert stats.rank_correlation(place, sparsity) > 0.6, "the raw correlation would have called each of them deeper"
-    # What is permuted is freed of size again, as least squares on it would.
+    # Layer size is regressed out of each permutation too; the reference here uses least squares.
     x, y, size = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0), (2.0, 1.0, 4.0, 6.0, 3.0, 5.0), (1.0, 2.0, 3.0, 5.0, 4.0, 6.0)
 
     def left(v):
@@ -75,7 +75,8 @@ def test_what_chance_gives_depth_alone_holds_its_level():
     assert stats.partial_by_chance(x, y, size) == pytest.approx(np.quantile(sizes, 0.95))
     many = tuple(float(i) for i in range(53))
     free = stats.partial_by_chance(many, tuple(rng.permutation(53).astype(float)), (1.0,) * 53)
-    assert free == pytest.approx(1.96 / 52**0.5, abs=0.03)  # sizes alike: layers in random order
+    # With equal sizes, the bound is that of layers in random order.
+    assert free == pytest.approx(1.96 / 52**0.5, abs=0.03)
 
 
 def rows(correlations, tensors=54, raw=0.9):
@@ -108,7 +109,7 @@ def test_deeper_is_sparser_is_judged_beside_size_and_against_layers_in_random_or
 def test_kept_weights_of_each_head_are_counted():
     model = models.build("timm:vit_tiny_patch16_224", (1, 28, 28), 10, patch_size=7, depth=2, embed_dim=12, num_heads=3)
     mask = {n: torch.zeros_like(w, dtype=torch.bool) for n, w in weights(model).items()}
-    mask["blocks.1.attn.qkv.weight"][12 + 8 : 12 + 12] = True  # the four rows of the third head's keys
+    mask["blocks.1.attn.qkv.weight"][12 + 8 : 12 + 12] = True  # the four rows for the keys of the third head
     mask["blocks.0.attn.qkv.weight"][0, :5] = True
     found = measure.heads(model, Mask(mask))
     assert found["blocks.1.attn.qkv.weight"] == {"q": [0, 0, 0], "k": [0, 0, 48], "v": [0, 0, 0]}
@@ -149,7 +150,7 @@ def test_deep_networks_are_drawn_layer_by_layer(tmp_path, monkeypatch):
     config = configs.read(["config.yaml"])
     vit, swin = depth.layers(config, config.experiment("deep"))
     assert swin.heads.shape == (2, 2, 3, 4)
-    assert np.isnan(swin.heads[:, 0, :, 2:]).all()  # its first stage has two heads
+    assert np.isnan(swin.heads[:, 0, :, 2:]).all()  # the first stage of this network has two heads
     assert not np.isnan(swin.heads[:, 1]).any()
     stage = swin.names.index("layers.0.blocks.0.attn.qkv.weight")
     assert np.allclose(swin.heads[:, 0, :, :2].mean((1, 2)), swin.sparsity[:, stage])
@@ -160,7 +161,7 @@ def test_deep_networks_are_drawn_layer_by_layer(tmp_path, monkeypatch):
     assert vit.names[-1] == "head.weight"
     assert vit.heads is not None
     assert vit.heads.shape == (2, 2, 3, 3)
-    # A head's sparsities average to that of its tensor.
+    # The mean sparsity over the heads equals the sparsity of the tensor.
     qkv = vit.names.index("blocks.1.attn.qkv.weight")
     assert np.allclose(vit.heads[:, 1].mean((1, 2)), vit.sparsity[:, qkv])
     for path in (

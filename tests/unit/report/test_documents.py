@@ -53,7 +53,7 @@ def test_the_telling_claims_are_shown_in_their_order_as_far_as_they_are_there():
 
 
 def test_long_evidence_is_cut_outside_brackets():
-    long = "a" * 100 + ", b [-1.0, +0.1], c [-1.2, -0.2]"  # the last comma that fits is inside brackets
+    long = "a" * 100 + ", b [-1.0, +0.1], c [-1.2, -0.2]"  # the last comma within the length limit is inside brackets
     cell = made(verdict(documents.TELLING[0], "exceeded", evidence=long))["verdicts"].splitlines()[-1]
     assert "| " + "a" * 100 + " … |" in cell
 

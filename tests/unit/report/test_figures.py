@@ -29,7 +29,7 @@ def test_every_view_draws_an_ablation(sweep, view):
     assert Path("paper/figures/sweep.png").read_bytes().startswith(b"\x89PNG")
     table = Path("paper/tables/sweep.md").read_text()
     assert ("mu0 0.25, weight 1.0" if view == "lines" else "penalty induce_sparse, weight 1.0") in table
-    assert ("| shared" in table) == (view != "lines")  # its only run is one of another arm's
+    assert ("| shared" in table) == (view != "lines")  # the only run of `shared` also belongs to another arm
     assert "reference" in table
     assert r"\begin{tabular}" in Path("paper/tables/sweep.tex").read_text()
 

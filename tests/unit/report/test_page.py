@@ -1,4 +1,4 @@
-"""The report page: what stands on it, and what a browser makes of it at the widths of a desk and of a phone."""
+"""The report page: its contents, and its layout in a browser at the widths of a desktop and a phone."""
 
 import re
 import shutil
@@ -49,7 +49,7 @@ PROBE = """<script>addEventListener("load", () => {
 
 
 class Tags(HTMLParser):
-    """Collects tags with their attributes."""
+    """A parser that collects tags with their attributes."""
 
     def __init__(self, text):
         super().__init__()
@@ -245,7 +245,7 @@ def test_a_browser_shows_everything_without_scrolling_sideways(sections, rows, t
     text = rendered(sections, rows, demonstration=demonstration, pictures=pictures)
     text = text.replace("<details>", "<details open>").replace('<details class="data">', '<details class="data" open>')
     file = tmp_path / "page.html"
-    # Headless windows have a least width; a frame has none.
+    # A headless browser window has a minimum width, but a frame has none.
     file.write_text(text.replace("</body>", PROBE + "</body>"))
     (tmp_path / "frame.html").write_text(
         f"<body style='margin:0'><iframe src='page.html' style='border:0;width:{width}px;height:{height}px'></iframe>"

@@ -1,4 +1,4 @@
-"""The committed figures and tables are those that a document shows; a report draws the others again."""
+"""Exactly those figures and tables are committed that a document shows; a report creates the others."""
 
 import re
 import subprocess
@@ -12,7 +12,7 @@ DOCUMENTS = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs
 
 @pytest.fixture(scope="module")
 def committed():
-    """The files of the paper's figures and tables that git knows."""
+    """Return the figures and tables of the paper that git tracks."""
     command = ["git", "ls-files", "paper/figures", "paper/tables"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode or not done.stdout:
@@ -22,7 +22,7 @@ def committed():
 
 @pytest.fixture(scope="module")
 def shown():
-    """The files that the paper or a document shows by name."""
+    """Return the files that the paper or a document shows."""
     paper = (ROOT / "paper/main.tex").read_text()
     drawn = re.findall(r"\\includegraphics(?:\[[^]]*\])?\{(.*?)\}", paper)
     out = {Path("paper") / f"{name}.pdf" for name in drawn}

@@ -1,4 +1,4 @@
-"""Claims judged by runs of a reduced schedule, claims that data cannot test, and when a rule was declared."""
+"""Claims judged by runs on a reduced schedule, claims that no data can test, and the time a rule was declared."""
 
 from types import SimpleNamespace
 
@@ -36,12 +36,12 @@ PLAIN = {
 
 
 def plain(rule):
-    """The rule without its schedule."""
+    """Return a rule without the fields of its schedule."""
     return {k: v for k, v in rule.items() if k not in ("epochs", "published_epochs", "decides")}
 
 
 def runs(arm, accuracies, asked=0.1, experiment="short", **more):
-    """One row for each seed, as a run of an experiment leaves it on the test set."""
+    """Return rows of the tidy table with test accuracies, one row for each seed."""
     common = {"experiment": experiment, "arm": arm, "asked": asked, "density": asked or 1.0, "digest": f"{arm}{asked}"}
     rows = [PLAIN | common | more | {"seed": i, "draw": i, "order": i, "accuracy": a} for i, a in enumerate(accuracies)]
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -61,9 +61,9 @@ FULL = plain(VALUE) | {"experiment": "long"}
     [
         ([85.0, 85.1, 84.9], "exceeded"),
         ([80.0, 80.1, 79.9], "reproduced"),
-        ([60.0, 60.1, 59.9], "observed"),  # at the full schedule: not reproduced
-        ([75.0, 80.0, 85.0], "observed"),  # at the full schedule: inconclusive
-        ([85.0, 85.1], "observed"),  # two seeds confirm nothing, however clear they are
+        ([60.0, 60.1, 59.9], "observed"),  # on the full schedule, this would be `not reproduced`
+        ([75.0, 80.0, 85.0], "observed"),  # on the full schedule, this would be `inconclusive`
+        ([85.0, 85.1], "observed"),  # two seeds are too few to confirm a claim
         ([85.0, 85.0], "observed"),
         ([85.0], "observed"),
         ([], "not run"),
@@ -88,9 +88,9 @@ def test_runs_of_the_full_schedule_decide_where_they_are():
     assert judged(VALUE, short, rule=FULL).verdict == "exceeded"
     out = judged(VALUE, short, runs("ours", low, experiment="long"), rule=FULL)
     assert (out.verdict, "reduced" in out.evidence) == ("not reproduced", False)
-    # One seed of the full schedule does not decide by itself, but it is what there is to judge.
+    # A single run on the full schedule is too little to decide, but it still takes precedence over the reduced rule.
     assert judged(VALUE, short, runs("ours", [60.0], experiment="long"), rule=FULL).verdict == "inconclusive"
-    # Full runs that missed their density are runs: nothing shorter stands in for them.
+    # Full runs that missed their target density are not replaced by runs on the reduced schedule.
     out = judged(VALUE, short, runs("ours", low, experiment="long", density_missed=True), rule=FULL)
     assert (out.verdict, "density missed in 3 of 3" in out.evidence) == ("not run", True)
 
@@ -108,7 +108,7 @@ def test_runs_that_missed_their_density_or_collapsed_confirm_nothing():
     gone = runs("ours", [None], part=None, reading=None, status="collapse", density_missed=None).assign(seed=3)
     out = judged(VALUE, runs("ours", [85.0, 85.1, 84.9]), gone)
     assert (out.verdict, "1 run of ours ended without a ticket" in out.evidence) == ("observed", True)
-    out = judged(VALUE, gone)  # it ran, and that is all there is to say
+    out = judged(VALUE, gone)  # the only run collapsed, which is an observation
     assert (out.verdict, "1 run of ours ended without a ticket" in out.evidence) == ("observed", True)
 
 
@@ -143,12 +143,12 @@ def test_the_fewest_seeds_of_a_comparison_count():
     assert judged(LEVEL, ours, head, runs("theirs", [70.0, 70.1, 70.2]), kind="order").verdict == "reproduced"
     out = judged(LEVEL, ours, head, runs("theirs", [70.0, 70.1]), kind="order")
     assert (out.verdict, "n = 2; reduced" in out.evidence) == ("observed", True)
-    assert judged(LEVEL, ours, head, kind="order").verdict == "not run"  # half of a comparison is none
+    assert judged(LEVEL, ours, head, kind="order").verdict == "not run"  # only one side of the comparison has runs
     two = LEVEL | {"density": [0.1, 0.5], "others": ["theirs"]}
     levels = (("ours", [80.0, 80.1, 80.2]), ("theirs", [70.0, 70.1, 70.2]))
     frames = [runs(arm, level, density) for density in (0.1, 0.5) for arm, level in levels]
     assert judged(two, *frames, kind="order").verdict == "reproduced"
-    few = [f.iloc[:2] for f in frames[2:]]  # two pairs whose differences are alike have a narrow interval, and are two
+    few = [f.iloc[:2] for f in frames[2:]]  # two similar pairs have a narrow interval but are too few
     assert ruled(plain(two), pd.concat([*frames[:2], *few]))[0] == "reproduced"
     assert judged(two, *frames[:2], *few, kind="order").verdict == "observed"
 
@@ -281,7 +281,7 @@ def test_a_published_point_stands_in_the_figure_of_the_reduced_runs(tmp_path, mo
 
 
 def named(rule):
-    """Name the arms and densities that a reduced rule reads."""
+    """Return (arm, density) of all runs that a reduced rule uses."""
     others = [o for o in getattr(rule, "others", ()) if o not in rule.whole]
     arms = [rule.arm, *others, *([rule.reference] if rule.type == "cheaper" else [])]
     found = {(arm, d) for arm in arms for d in rule.densities} | {(arm, None) for arm in getattr(rule, "whole", ())}
@@ -305,7 +305,7 @@ def test_reduced_rules_name_what_the_configuration_runs_once_it_does(monkeypatch
         assert claim.declared == "before"
         assert rule.experiment.startswith("deep_")
         if rule.experiment not in config.experiments:
-            continue  # not configured yet: its rows are empty
+            continue  # not in the configuration yet, so it has no rows
         e = config.experiments[rule.experiment]
         assert e.role == "main"
         assert named(rule) <= {(c.arm, c.spec.density) for c in e.cells}, claim.id

@@ -9,7 +9,7 @@ from scipy import stats as scipy_stats
 from crbg.errors import CrbgError
 from crbg.report import stats
 
-calm = settings(deadline=None)  # a busy machine is no failure
+calm = settings(deadline=None)  # a slow machine must not fail the test
 NUMBERS = st.lists(st.floats(-100, 100).map(lambda v: round(v, 3)), min_size=2, max_size=8).filter(
     lambda v: max(v) - min(v) > 0.01
 )
@@ -73,7 +73,7 @@ def test_equal_differences_have_no_spread():
 
 
 def test_holm_by_hand():
-    # Sorted 0.005 x 4, 0.01 x 3, 0.03 x 2, and 0.04 x 1 raised to the one before.
+    # In sorted order, Holm's values are 0.005 * 4, 0.01 * 3, 0.03 * 2, and 0.04 * 1, raised to the previous value.
     assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert stats.holm([0.6, 0.7]) == [1.0, 1.0]
     assert stats.holm([]) == []
@@ -96,10 +96,10 @@ def test_holm_is_monotone_and_knows_no_order(p, random):
     ("ours", "verdict"),
     [
         ([], "not run"),
-        ([96.0], "inconclusive"),  # one seed judges nothing
+        ([96.0], "inconclusive"),  # one seed is too few for a verdict
         ([97.25, 97.25], "exceeded"),
-        ([97.0, 97.0], "reproduced"),  # just at the margin: not beyond it
-        ([95.0, 95.0], "reproduced"),  # just at the lower margin
+        ([97.0, 97.0], "reproduced"),  # exactly at the upper margin
+        ([95.0, 95.0], "reproduced"),  # exactly at the lower margin
         ([94.75, 94.75], "not reproduced"),
         ([97.2, 97.3, 97.4], "exceeded"),
         ([96.9, 97.1, 97.3], "reproduced"),

@@ -22,7 +22,8 @@ def test_the_main_table_shows_mean_and_interval(project):
     project.put("ours", 0.1, [70.0], missed=True, sanity={"reinit": [30.0]})
     project.put("dense", None, around(98.0))
     table = tables.main_table(tidy(project.config), "main").set_index(["arm", "sparsity %"])
-    # s = 1.29099, t(0.975, 3) = 3.18245: half = 3.18245 x 1.29099 / 2 = 2.0543; for `exact` s = 0.57735, half = 0.9187.
+    # The half-width of the interval is t(0.975, 3) * s / sqrt(4) = 3.18245 * 1.29099 / 2 = 2.0543. For `exact`, where
+    # s = 0.57735, it is 0.9187.
     line = table.loc[("ours", "50.0")]
     assert line["binary %"] == "91.50 ± 2.05"
     assert line["exact %"] == "80.50 ± 0.92"
@@ -60,7 +61,7 @@ def test_an_ablation_is_compared_seed_by_seed(project):
     project.put("ours", 0.5, [90.0, 91.0, 92.0, 93.0])
     project.put("ours", 0.5, [90.5, 91.5, 92.7, 93.7], experiment="other", tested=False)
     table = tables.ablation_table(tidy(project.config), project.config.experiment("other"))
-    # Differences 0.5, 0.5, 0.7, 0.7: mean 0.6, s = 0.11547, half = 3.18245 x 0.11547 / 2 = 0.184.
+    # The differences 0.5, 0.5, 0.7, 0.7 have mean 0.6 and s = 0.11547; the half-width is 3.18245 * 0.11547 / 2 = 0.184.
     assert list(table["difference to main (paired)"]) == ["+0.60 [+0.42, +0.78], n = 4"]
     project.put("ours", 0.5, [90.5, 91.5, 92.7, 93.7], experiment="other", tested=False, order="x")
     table = tables.ablation_table(tidy(project.config), project.config.experiment("other"))
@@ -68,9 +69,8 @@ def test_an_ablation_is_compared_seed_by_seed(project):
 
 
 def test_tuning_trials_are_listed_best_first(project):
-    project.put(
-        "ours", 0.5, [80.0, 82.0, 84.0, 86.0], experiment="tuning", tested=False
-    )  # two settings, two seeds each
+    # There are two settings with two seeds each.
+    project.put("ours", 0.5, [80.0, 82.0, 84.0, 86.0], experiment="tuning", tested=False)
     project.put("ours", 0.1, [60.0, 60.0], experiment="tuning", tested=False, missed=True)
     text = tables.tuning_table(tidy(project.config))
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[2:]]
@@ -93,7 +93,7 @@ def test_every_arm_has_its_number_in_tex(project):
     wanted |= {"main.dense.none": "98.00 (n = 1)"}
     assert {k: found[k] for k in wanted} == wanted
     assert found["main.ours.0.5.digest"] == project.cells("ours", 0.5)[0].spec.digest()
-    assert found["other.ours.0.5"].startswith("90.50")  # validation, one point below
+    assert found["other.ours.0.5"].startswith("90.50")  # validation accuracy is one point lower
     assert found["other.ours.0.5.difference"].startswith("+0.00 [")
     assert (found["verdict.c-1"], found["evidence.c-1"]) == ("reproduced", "91.5 % [90, 93]")
     assert (found["runs"], found["runs.tuning"], found["verdicts.judged"]) == ("13", "4", "1")
@@ -106,7 +106,7 @@ def test_every_arm_has_its_number_in_tex(project):
 
 def test_a_paper_that_quotes_an_unknown_number_is_refused(tmp_path):
     paper = tmp_path / "main.tex"
-    numbers.check(paper, {})  # no paper, nothing to refuse
+    numbers.check(paper, {})  # without a paper there is nothing to check
     (tmp_path / "t.tex").write_text("")
     paper.write_text("% \\crbgnumber{not.read}\n\\crbgnumber{a.b} \\input{t} \\input{t.tex}\n")
     numbers.check(paper, {"a.b": "1"})
@@ -116,7 +116,7 @@ def test_a_paper_that_quotes_an_unknown_number_is_refused(tmp_path):
     first, second = str(caught.value).splitlines()
     assert first.startswith(f"{paper}:2: unknown number 'a.c': did you mean 'a.b'?")
     assert second.startswith(f"{paper}:3: figures/x is not there")
-    assert numbers.check(paper, {"a.b": "1"}, ["a", "x"]) == 2  # what waits for an unfinished experiment is no mistake
+    assert numbers.check(paper, {"a.b": "1"}, ["a", "x"]) == 2  # names of unfinished experiments are accepted
     with pytest.raises(CrbgError, match="figures/x"):
         numbers.check(paper, {"a.b": "1"}, ["a"])
 

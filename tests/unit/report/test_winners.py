@@ -1,4 +1,4 @@
-"""Tables, figure, numbers and verdicts of winning tickets, from made-up records."""
+"""Tables, figures, numbers and verdicts on winning tickets, from synthetic records."""
 
 from pathlib import Path
 
@@ -103,7 +103,7 @@ def test_the_figure_sets_published_points_beside_measured_ones(project, monkeypa
         put(project, "ltr", density, accuracy - 5, seconds=100.0)
     put(project, "dense", 1.0, 95.0)
     put(project, "snip", 0.1, 70.0)
-    put(project, "snip", 0.1, 60.0, control="shuffle")  # two settings of one arm are no point
+    put(project, "snip", 0.1, 60.0, control="shuffle")  # an arm with two settings at one density is not plotted there
     seen = []
     real = plt.close
     monkeypatch.setattr(plt, "close", lambda f: seen.append(f) or None)
@@ -132,10 +132,8 @@ def test_the_figure_of_objectives_has_a_panel_for_each_and_leaves_out_what_is_no
     path = figures.by_objective(found, {"loss": "loss", "kl": "reverse KL"}, tmp_path / "o", False, {"snip": "SNIP"})
     loss, kl = seen[0].axes[:2]
     drawn = {c.get_label(): [round(float(y), 3) for y in c.lines[0].get_ydata()] for c in loss.containers}
-    assert drawn == {
-        "cts": [3.0, 2.0],
-        "SNIP": [4.0],
-    }  # from the sparse end on, means of i + value
+    # The plotted values are means of i + value, starting at the lowest density.
+    assert drawn == {"cts": [3.0, 2.0], "SNIP": [4.0]}
     assert [len(c.lines[0].get_ydata()) for c in kl.containers] == [2, 0]
     assert path.with_name("o.png").stat().st_size > 5000
     real("all")
@@ -150,21 +148,21 @@ def test_tickets_pass_where_every_control_is_worse(project):
         verdict, evidence = ruled(rule, tidy(project))
         assert (verdict, f"shuffle loses {80 - controlled:.2f}" in evidence) == (word, True)
         assert ruled({**rule, "fail": True}, tidy(project))[0] == opposite
-    put(project, "snip", 0.1, 82.0, control="shuffle", step=-1)  # 82, 81, 80 against 80, 81, 82
+    put(project, "snip", 0.1, 82.0, control="shuffle", step=-1)  # the three pairs are (82, 80), (81, 81), (80, 82)
     assert ruled(rule, tidy(project))[0] == "inconclusive"
-    put(project, "snip", 0.1, 70.0, control="invert")  # it has to be worse under every control, and fails by one
+    put(project, "snip", 0.1, 70.0, control="invert")  # it must be worse under every control, not just one
     assert ruled(rule, tidy(project))[0] == "inconclusive"
     put(project, "snip", 0.1, 85.0, control="shuffle")
     assert ruled(rule, tidy(project))[0] == "not reproduced"
     put(project, "snip", 0.1, 70.0, control="shuffle")
     assert ruled(rule, tidy(project))[0] == "reproduced"
-    put(project, "snip", 0.1, 79.6, control="shuffle")  # worse in every seed, by less than the margin
+    put(project, "snip", 0.1, 79.6, control="shuffle")  # worse for every seed, but by less than the margin
     assert ruled(rule, tidy(project))[0] == "not reproduced"
     assert ruled(rule | {"margin": 0.3}, tidy(project))[0] == "reproduced"
 
 
 def test_the_same_seeds_are_compared_in_pairs(project):
-    # 80, 82, 84 against 80.5, 82.5, 84.5: half a point in every pair, which Welch's test could not see.
+    # Each pair of 80, 82, 84 and 80.5, 82.5, 84.5 differs by half a point, which Welch's test could not detect.
     put(project, "cts", 0.1, 80.0, step=2)
     put(project, "ltr", 0.1, 80.5, step=2)
     rule = {
@@ -212,7 +210,7 @@ def test_flat_asks_for_the_budget_too(project, expected, word):
 def test_cheaper_compares_seconds_on_one_machine(project, theirs, word):
     put(project, "cts", 0.1, 80.0, seconds=10.0)
     put(project, "ltr", 0.1, 80.0, seconds=theirs)
-    for i, seed in enumerate(SEEDS):  # seconds of pairs that differ
+    for i, seed in enumerate(SEEDS):  # the ratio of seconds differs between pairs
         cell = next(c for c in project.experiment("one").cells if (c.arm, c.spec.density, c.seed) == ("ltr", 0.1, seed))
         times = {"revision": "abc", "device": "a CPU", "search_seconds": theirs * 1.01 ** (2 * i - 1)}
         write_json(record_store.run_folder(project, cell.spec, seed) / "provenance.json", times)

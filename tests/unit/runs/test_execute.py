@@ -53,7 +53,7 @@ def kept_files(bench, spec, seed=0):
     return {n: (where / n).read_bytes() for n in names if (where / n).exists()}
 
 
-# --- repeatable ---
+# --- reproducibility ---
 
 
 @pytest.mark.long
@@ -75,7 +75,7 @@ def test_an_interrupted_run_ends_in_the_same_bytes(bench, spec):
     execute(spec, 1, bench)
     cut = another(bench, "cut")
     where = folder(cut.results, spec, 1)
-    # Inside the first epoch, then just at the start of the second, then inside it.
+    # Stop within the first epoch, then exactly at the start of the second, then within it.
     for steps in (7, 11, 5):
         with pytest.raises(OutOfTime):
             execute(spec, 1, cut, Clock(stop_after=steps))
@@ -108,13 +108,14 @@ def test_seeds_differ_and_methods_share_the_draw(bench):
     assert d.digests.initial != a.digests.initial
 
 
-# At this learning rate the controller leads, holds and decides within two epochs.
+# At this learning rate, the controller goes through all its phases within two epochs.
 PINNED = {
     "crbg": dataclasses.replace(CRBG, density=0.3, options={"lr": 0.1}),
     "edge_popup": POPUP,
     "dense": DENSE,
 }
-# (method, VERSION) -> what the two rows of history say. Later numbers feel the rounding of other machines more.
+# The two rows of the training history, for each (method, VERSION). Later numbers are more sensitive to rounding, which
+# differs between machines.
 NUMBERS = {
     ("crbg", 1): ({"loss": 1.86022, "density": 0.28800}, {"loss": 1.20395, "density": 0.28410, "undecided": 0.43870}),
     ("edge_popup", 1): ({"loss": 1.74089}, {"loss": 0.86675}),
@@ -134,7 +135,7 @@ def test_numerics_of_a_version_are_pinned(bench, method):
         assert {k: row[k] for k in wanted} == pytest.approx(wanted, rel=precision), hint
 
 
-# --- what a record says ---
+# --- contents of a record ---
 
 
 def test_a_record_knows_nothing_of_the_test_set(bench):
@@ -277,7 +278,7 @@ def test_the_test_set_is_opened_once(bench, digits):
     measured = measure.accuracy(model, digits.test.batches())
     assert first.accuracy() == pytest.approx(measured, abs=1e-9)
     assert first.test.images == 300
-    # What is there is given back, whatever has become of the run since.
+    # A stored evaluation is returned unchanged, even if files of the run are missing.
     (where / "gates.safetensors").unlink()
     assert evaluate(POPUP, 0, bench) == first
     marked = dataclasses.replace(first, data="marked")
@@ -354,7 +355,7 @@ def test_a_run_that_is_not_done_is_not_evaluated(bench):
         evaluate(POPUP, 0, bench)
 
 
-# --- what goes wrong ---
+# --- failures ---
 
 
 def test_a_run_that_another_process_holds_is_left_alone(bench):
@@ -424,7 +425,7 @@ def test_sanity_controls_are_measured_on_a_stated_number_of_images(bench):
 @pytest.mark.long
 @pytest.mark.skipif(not device.has_bfloat16(), reason="this processor has no bfloat16")
 def test_a_search_in_bf16_is_read_as_precisely_as_one_in_fp32(bench):
-    """The masks differ, and so do the accuracies; those of one mask, channels last and in other batches, agree."""
+    """A ticket found in bf16 has the same accuracies if it is evaluated again in the fp32 setup."""
     spec = dataclasses.replace(CONV, precision="bf16")
     record = execute(spec, 0, bench)
     data = bench.data("digits")

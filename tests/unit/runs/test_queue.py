@@ -1,4 +1,4 @@
-"""Lines about runs; `tests/integration/test_attempts.py` has failures, waiting and deadlines."""
+"""Lines printed about runs; tests/integration/test_attempts.py tests failures, waiting and deadlines."""
 
 import json
 from types import SimpleNamespace

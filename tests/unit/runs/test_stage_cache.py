@@ -21,12 +21,12 @@ def bench(tmp_path, digits):
     return Workspace(tmp_path / "results", loaded={"digits": digits})
 
 
-# --- stages that runs share ---
+# --- stages shared by runs ---
 
 
 @pytest.fixture
 def counted(monkeypatch):
-    """Steps of training that were actually done."""
+    """Record each training step that is actually executed."""
     done = []
     real = Clock.tell
     monkeypatch.setattr(Clock, "tell", lambda self, a, b: done.append(a) or real(self, a, b))
@@ -54,7 +54,7 @@ def test_a_shared_stage_costs_what_it_cost(tmp_path):
     cache = StageCache(tmp_path, {}, clock)
 
     def make():
-        clock.earlier += 100.0  # as an attempt that was resumed in there
+        clock.earlier += 100.0  # as if the stage had been interrupted and resumed
         clock.base += 7
         return {"a": torch.ones(2)}
 
@@ -73,7 +73,7 @@ def test_a_stage_that_another_run_is_computing_is_waited_for(tmp_path, monkeypat
     with lock.hold(path.with_suffix(".making")), pytest.raises(lock.HeldError, match="another process is working on"):
         cache("part", {}, lambda: pytest.fail("made twice"))
     assert cache("part", {}, lambda: {"a": torch.ones(1)})["a"].tolist() == [1.0]
-    with lock.hold(path.with_suffix(".making")):  # a stored stage needs no lock
+    with lock.hold(path.with_suffix(".making")):  # reading a stored stage needs no lock
         assert cache("part", {}, lambda: pytest.fail("made twice"))["a"].tolist() == [1.0]
 
 
@@ -99,7 +99,7 @@ def test_a_run_that_waits_for_a_stage_is_put_off(tmp_path, digits, monkeypatch):
     with lock.hold(part.with_suffix(".making")), pytest.raises(lock.HeldError):
         execute(spec, 0, bench)
     where = folder(tmp_path, spec, 0)
-    assert attempts.read(where) == []  # it did nothing
+    assert attempts.read(where) == []  # no attempt was started
     assert "waited" in (where / attempts.FILE).read_text()
     assert execute(spec, 0, bench).status == "ok"
     assert [a["outcome"] for a in attempts.read(where)] == [attempts.DONE]

@@ -22,7 +22,7 @@ MIXTURE = "1.5*induce_sparse + -0.25*induce_decision+decision_entropy"
 
 
 def gated(widths=(6, 5, 4), seed=0, **options):
-    """A small chain of linear layers in double precision, with gates spread around 1/2."""
+    """Attach gates with mu spread around 1/2 to a small chain of linear layers in double precision."""
     g = torch.Generator().manual_seed(seed)
     layers = [nn.Linear(a, b, bias=False, dtype=F64) for a, b in itertools.pairwise(widths)]
     for layer in layers:
@@ -139,13 +139,12 @@ def test_the_path_is_geometric_and_ends_at_the_target():
     assert search.path(0.0) == pytest.approx(start)
     assert search.path(0.2) == pytest.approx(math.sqrt(start * 0.05))
     assert [search.path(p) for p in (0.4, 0.7, 1.0)] == pytest.approx([0.05] * 3)
-    assert (
-        Controlled(gated(), "induce_sparse", 0.99).path(0.0) == 0.99
-    )  # a target above the initial density applies at once
+    # A target above the initial density applies immediately.
+    assert Controlled(gated(), "induce_sparse", 0.99).path(0.0) == 0.99
 
 
 def pushed(model, density, progress, **plan):
-    """Return what a step with a measurement adds to the gradients, and the controller."""
+    """Return the gradients that the controller adds in a step with a density measurement, and the controller."""
     search = Controlled(model, "induce_sparse", density, Plan(**plan))
     task = task_gradients(model)
     search.after_backward(progress)
@@ -233,9 +232,8 @@ def test_a_saved_controller_goes_on_as_if_nothing_had_happened(steps, tmp_path):
     again = Controlled(other, "induce_sparse", 0.3)
     again.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     go(other, again, steps, 40)
-    again.gates = [
-        Gaussian(torch.empty(2, device="meta"))
-    ]  # stands for gates on a GPU; checkpoints are loaded to the CPU
+    # The meta device represents a GPU. Checkpoints are loaded to the CPU.
+    again.gates = [Gaussian(torch.empty(2, device="meta"))]
     again.load_state_dict({"push": [torch.ones(2)]})
     assert again.push[0].device.type == "meta"
     assert again.weight == search.weight

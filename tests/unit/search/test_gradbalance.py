@@ -33,7 +33,7 @@ def test_gradbalance_weighs_the_budget_like_the_task_and_remembers():
     assert hook.weight == pytest.approx(star)
     found = [*gates[0].logit.grad.tolist(), *gates[1].logit.grad.tolist()]
     assert found == pytest.approx([t + star * s for t, s in zip(task, slopes, strict=True)])
-    step(over=False)  # under the budget lambda* is 0, and lambda falls by a hundredth
+    step(over=False)  # under budget, lambda* is 0, and lambda decreases by 1 %
     assert hook.weight == pytest.approx(0.99 * star)
     other = GradBalance(gates, keep=1)
     other.load_state_dict(hook.state_dict())
@@ -61,7 +61,7 @@ def test_gem_miner_gives_up_the_lowest_of_what_is_left_and_ends_at_the_asked_num
     for progress in (0.0, 0.2, 0.25, 0.5, 0.74, 0.75, 0.99):
         hook.before_forward(progress)
         left.append(sum(int(g.alive.sum()) for g in gates))
-    assert left == [100, 100, 46, 22, 22, 10, 10]  # 100 * 0.1 ** (i / 3)
+    assert left == [100, 100, 46, 22, 22, 10, 10]  # round(100 * 0.1 ** (i / 3)) after round i
     every = torch.cat([g.p.detach() for g in gates])
     alive = torch.cat([g.alive for g in gates])
     assert every[alive].min() > every[~alive].max()
@@ -102,7 +102,7 @@ def test_a_bernoulli_budget_counts_what_is_above_a_half(tau):
     )
     plain = Concrete(torch.full((200_000,), Concrete.start(0.1)))
     plain.sampling = True
-    assert float((plain(torch.ones(200_000)).detach() > 0.5).double().mean()) > 0.15  # by the authors' count it is 0.1
+    assert float((plain(torch.ones(200_000)).detach() > 0.5).double().mean()) > 0.15  # the authors' count gives 0.1
 
 
 @pytest.mark.parametrize("kind", ["clipped", "bernoulli", "concrete", "hard"])
@@ -123,7 +123,7 @@ def Clipped64(values):
 
 
 def test_the_multiplier_ascends_by_what_is_over_budget():
-    gate = Concrete(torch.zeros(10, dtype=torch.float64))  # openness 5 of 10, budget 1.1 x 2
+    gate = Concrete(torch.zeros(10, dtype=torch.float64))  # the expected number of open gates is 5, the budget 1.1 * 2
     search = Lagrange([gate], 2, 1.1, 1e-3)
     weight = 0.0
     for _ in range(3):

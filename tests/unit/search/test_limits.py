@@ -1,4 +1,4 @@
-"""Values of options are checked when a run is planned, and the names that torch-free files repeat are the real ones."""
+"""Option values are checked when a run is planned; name lists repeated in torch-free files match the originals."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Objectives of a ticket search: values by hand, gradients by finite differences through the gates, side effects."""
+"""Objectives of a ticket search: values computed by hand, gate gradients by finite differences, and side effects."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ LOSS = nn.functional.cross_entropy
 
 @pytest.fixture
 def gated():
-    """A small network in float64 with noise-free Concrete gates, and a batch."""
+    """Return a small network in float64 with noise-free Concrete gates, and a batch."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(4, 6, bias=False), nn.ReLU(), nn.BatchNorm1d(6), nn.Linear(6, 3, bias=False)).double()
     with attach.frozen(net):
@@ -44,9 +44,8 @@ def test_gradients_reach_every_gate_and_are_right(gated, name):
 @pytest.mark.parametrize("name", objectives.NAMES)
 def test_weights_keep_no_gradient_and_no_hook_stays(gated, name):
     net, x, y = gated
-    if (
-        name in objectives.SECOND_ORDER
-    ):  # with the others, weights that are not frozen receive a gradient, as with any loss
+    # With the other objectives, weights that are not frozen receive a gradient, as with any loss.
+    if name in objectives.SECOND_ORDER:
         for w in attach.weights(net).values():
             w.requires_grad_(True)
     objectives.objective(name, LOSS)(net, x, y).backward()
@@ -107,15 +106,14 @@ def test_the_other_objectives_by_hand(gated):
         )
 
     (h, out, loss, slopes), (h0, out0, loss0, slopes0) = run(masked), run(plain)
-    slopes = {n: g * gates[n] for n, g in slopes.items()}  # by theta, not by the gated weight
+    slopes = {n: g * gates[n] for n, g in slopes.items()}  # gradient with respect to theta, not to the gated weight
     assert ours["loss"] == pytest.approx(loss)
     assert ours["deltaloss"] == pytest.approx(abs(loss / loss0 - 1))
     assert ours["gradnorm"] == pytest.approx(-(sum(float(g.square().sum()) for g in slopes.values()) ** 0.5))
 
     def standard(t):
-        return (
-            (t - t.mean(-1, keepdim=True)) / t.std(-1, keepdim=True)
-        ).nan_to_num()  # a row in which nothing is active
+        # Rows without an active unit are 0 / 0.
+        return ((t - t.mean(-1, keepdim=True)) / t.std(-1, keepdim=True)).nan_to_num()
 
     gaps = [(standard(slopes[n].flatten()) - standard(slopes0[n].flatten())).square().mean() for n in slopes]
     assert ours["grad"] == pytest.approx(float(sum(gaps) / 2), rel=1e-6)

@@ -8,7 +8,7 @@ from crbg.search.penalties import BLOCK, PENALTIES, penalty, slope_into
 
 F64 = torch.float64
 MIXTURE = "1.5*induce_sparse + -0.25*induce_decision+decision_entropy"
-MU = torch.linspace(-1.53, 2.51, 97, dtype=F64)  # avoids 0 and 1, where decision_quad has corners
+MU = torch.linspace(-1.53, 2.51, 97, dtype=F64)  # avoids 0 and 1, where `decision_quad` is not differentiable
 
 
 # penalties ----------------------------------------------------------------------------------------------------------
@@ -20,7 +20,7 @@ def test_every_slope_is_the_derivative_of_its_value(name, sigma):
     p, h, mu = penalty(name), 1e-5, MU.clone()
     central = (p.value(mu + h, sigma) - p.value(mu - h, sigma)) / (2 * h)
     torch.testing.assert_close(p.slope(mu, sigma), central, rtol=1e-6, atol=1e-9)
-    assert torch.equal(mu, MU)  # slopes are computed in place, but not in their argument
+    assert torch.equal(mu, MU)  # slopes are computed in place, but mu is not overwritten
     assert p.slope(mu, sigma).abs().max() > 0.1
 
 
@@ -91,5 +91,5 @@ def test_slopes_block_by_block_have_the_bits_of_one_call(name):
         assert written.stride() == mu.stride() or not mu.is_contiguous()
     out = torch.empty_like(last)
     assert slope_into(out, p, last, 0.5) is out
-    out = torch.empty(last.shape)  # another memory layout
+    out = torch.empty(last.shape)  # its memory layout differs from that of `last`
     assert slope_into(out, p, last, 0.5) is not out

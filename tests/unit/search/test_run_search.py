@@ -32,7 +32,7 @@ def same(a, b):
 
 
 def network():
-    """Somebody's network in an unusual state: one module in evaluation mode, one parameter without gradient."""
+    """Return a network in an unusual state: one module in evaluation mode, one parameter that requires no gradient."""
     model = tiny()
     model.norm.eval()
     model.head.bias.requires_grad_(False)
@@ -40,7 +40,7 @@ def network():
 
 
 def meddling(error=None, changed=None, touch=True):
-    """A method that leaves everything in disorder, and then fails or says what it changed."""
+    """Return a method that does not restore the model, and then raises an error or reports the tensors it changed."""
 
     def find(model, task, options):
         attach(model, lambda name, w: Fixed(torch.ones_like(w)))
@@ -94,7 +94,7 @@ def test_what_a_method_says_it_changed_stays_changed(role):
     after = state(model)
     assert after[1:] == before[1:]
     assert after[0]["head.weight"].equal(before[0]["head.weight"] + 1)
-    # Trained weights keep the running statistics of their training.
+    # If weights were trained, the running statistics of the training are kept.
     assert after[0]["norm.running_mean"].equal(before[0]["norm.running_mean"] + (role == "trained"))
 
 

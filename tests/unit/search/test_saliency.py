@@ -1,4 +1,4 @@
-"""Pruning scores, compared with finite differences or hand calculation in float64; known defects of public code."""
+"""Pruning scores agree with finite differences or a calculation by hand; known bugs of public code are absent."""
 
 import pytest
 import torch
@@ -35,13 +35,13 @@ def value(model, batches, heat=1.0):
 
 
 def squared_gradient(model, batches, heat):
-    """Return |g|^2 / 2 of the mean loss, with one order of differentiation less than the tested code."""
+    """Return |g|^2 / 2, where g is the gradient of the mean loss; the tested code differentiates once more."""
     parts = [torch.autograd.grad(LOSS(model(x) / heat, y), list(model.parameters())) for x, y in batches]
     return 0.5 * sum(float((sum(gs) / len(batches)).square().sum()) for gs in zip(*parts, strict=True))
 
 
 def by_differences(model, what, step=1e-4):
-    """Return the derivative of what(model) with respect to each weight, by differences, one weight at a time."""
+    """Return the derivative of `what(model)` with respect to each weight, by finite differences."""
     out = {}
     for name, w in weights(model).items():
         slope = torch.zeros_like(w)
@@ -66,7 +66,7 @@ def test_snip_is_the_effect_of_a_gate_at_one(small, some):
 
 
 def test_grasp_is_theta_times_the_slope_of_the_squared_gradient_and_keeps_its_sign(small, some):
-    """H g is the gradient of |g|^2 / 2."""
+    """GraSP needs the product H g of Hessian and gradient, which is the gradient of |g|^2 / 2."""
     slopes = by_differences(small, lambda m: squared_gradient(m, some, saliency.TEMPERATURE))
     found = saliency.grasp(small, weights(small), some, LOSS, 0)
     for n, w in weights(small).items():
@@ -118,7 +118,7 @@ def test_synflow_by_hand_and_without_touching_the_network(some):
         net[2].weight.copy_(torch.tensor([[-5.0, 6.0]]))
     before = {n: t.clone() for n, t in net.state_dict().items()}
     found = saliency.synflow(net, weights(net), [(torch.zeros(1, 2), torch.zeros(1))], LOSS, 0)
-    # R = 5 (1 + 2) + 6 (3 + 4), and each score is the share of R that flows through its weight.
+    # Each score is the share of R = 5 (1 + 2) + 6 (3 + 4) that flows through its weight.
     assert found["0.weight"].tolist() == [[5.0, 10.0], [18.0, 24.0]]
     assert found["2.weight"].tolist() == [[15.0, 42.0]]
     assert all(t.equal(before[n]) for n, t in net.state_dict().items())
@@ -141,7 +141,7 @@ def test_synflow_reads_batch_norm_in_eval_mode_and_as_absolute_values():
         net[1].running_mean.copy_(torch.tensor([-3.0, 5.0]))
         net[1].running_var.copy_(torch.tensor([4.0, 1.0]))
     found = saliency.synflow(net, weights(net), [(torch.zeros(1, 2), torch.zeros(1))], LOSS, 0)
-    # The slope of a unit is |gain| / sqrt(variance), whatever the batch: 2 / 2 and 1.
+    # Each unit has the slope |gain| / sqrt(variance), independent of the batch: here 2 / 2 and 1.
     assert found["0.weight"].tolist() == [[1.0, 2.0], [3.0, 4.0]]
     assert net[1].running_mean.tolist() == [-3.0, 5.0]
 
@@ -173,7 +173,7 @@ def test_rounds_keep_exact_counts_within_what_was_kept_before(small, some, monke
     ]
     for earlier, later in zip(seen, [*seen[1:], dict(mask)], strict=True):
         assert all(bool((later[n] <= earlier[n]).all()) for n in earlier)
-        # The ranks order all weights as the rounds dropped them.
+        # Ranks follow the order in which the rounds dropped the weights.
         count = sum(int(m.sum()) for m in later.values())
         assert select(ranks, count) == Mask({n: m.bool() for n, m in later.items()})
 

@@ -23,7 +23,7 @@ SPEC = Spec("digits", "lenet-32-16", "sparse_vd", init="kaiming_normal", epochs=
 def exact(alpha):
     """Return the KL divergence of N(theta, alpha theta^2) from the log-uniform prior, by numerical integration.
 
-    E log|N(1, alpha)| - log(alpha) / 2 - E log|N(0, 1)|, which is 0 for pure noise.
+    It is E log|N(1, alpha)| - log(alpha) / 2 - E log|N(0, 1)| and approaches 0 for large alpha (pure noise).
     """
     sd = math.sqrt(alpha)
 

@@ -1,4 +1,4 @@
-"""The lock of a bare machine and that of filelock exclude each other."""
+"""The fallback lock for machines without `filelock` and the lock of `filelock` exclude each other."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""Files with one line for each run: lines can be read back, and unchanged lines keep their bytes."""
+"""Files with one line for each run: lines can be read back, and unchanged lines stay byte-identical."""
 
 import json
 import subprocess
@@ -32,7 +32,7 @@ def path(tmp_path):
 def test_what_was_put_reads_back(path):
     run_lines.put(path, {(B, 2): RUN, (B, 10): RUN | {"evaluation": {"test": 1}}, (A, 0): RUN})
     found = run_lines.lines(path)
-    assert list(found) == [(A, 0), (B, 2), (B, 10)]  # seeds by number
+    assert list(found) == [(A, 0), (B, 2), (B, 10)]  # seeds are sorted as numbers
     assert [line.number for line in found.values()] == [1, 2, 3]
     assert found[B, 2].parse() == {"digest": B, "seed": 2, **RUN}
     assert found[B, 10].parse()["evaluation"] == {"test": 1}
@@ -128,7 +128,7 @@ def test_who_waits_too_long_is_told(path, monkeypatch):
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A configuration of three specs with two seeds each; `put` writes synthetic new runs."""
+    """Return a configuration of three specs with two seeds each, its cells, and a function that writes runs."""
     monkeypatch.chdir(tmp_path)
     base = {"data": "digits", "model": "lenet-16", "epochs": 2, "batch": 64}
     arms = {"ours": {"method": "crbg", "grid": {"density": [0.5, 0.1]}}, "dense": {"method": "dense"}}
@@ -193,7 +193,7 @@ def test_recording_touches_only_what_says_something_new(project):
     (changed,) = [i for i in range(len(old)) if old[i] != new[i]]
     assert json.loads(new[changed]) == json.loads(old[changed]) | {"evaluation": {"test": {}}}
     assert paths[1].stat().st_ino == stats[1]
-    # The evaluation is kept although this machine does not have it, as long as the record is the same.
+    # The committed evaluation is kept even if this machine has none, provided that the record is the same.
     (record_store.run_folder(config, cells[0].spec, cells[0].seed) / "evaluation.json").unlink()
     record_store.record(config, cells)
     assert paths[0].read_bytes().splitlines() == new
@@ -213,7 +213,7 @@ def test_two_who_record_at_once_lose_nothing(project):
     ]
     for process in recorders:
         assert process.stdout.readline() == "ready\n"
-    # While this process holds the lock, neither process can have read what the other will write.
+    # This process holds the lock while both start, so neither can have read what the other will write.
     with run_lines.writing(record_store.recorded_folder(config)):
         for process in recorders:
             process.stdin.write("go\n")
@@ -234,7 +234,7 @@ def test_two_who_record_at_once_lose_nothing(project):
 
 @pytest.fixture
 def old(project):
-    """The new runs as files of the older layout, one for each spec, and their contents."""
+    """Write the new runs in the older layout with one file for each spec; return the configuration and the runs."""
     config, cells, _ = project
     found = {c.key: record_store.find(config, c.spec, c.seed) for c in cells}
     for run in found.values():
@@ -303,7 +303,7 @@ def test_an_older_file_that_contradicts_a_line_or_is_none_is_left_alone(project,
     assert {p: p.read_bytes() for p in Path("results/recorded").glob("*.json*")} == before
 
 
-# --- what is committed ---
+# --- committed records ---
 
 
 def test_the_committed_lines_are_sorted_compact_and_in_the_file_of_their_names(monkeypatch):

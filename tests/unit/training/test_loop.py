@@ -48,7 +48,7 @@ def lenet():
 
 
 def convolutional():
-    """A network with running statistics and dropout, both of which a resumed search has to restore."""
+    """Return a network with running statistics and dropout, because a resumed search must restore the state of both."""
     model = nn.Sequential(
         nn.Conv2d(1, 4, 5, stride=4, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(),
         nn.Dropout(0.3), nn.Linear(144, 10),
@@ -58,7 +58,7 @@ def convolutional():
 
 
 def search(kind, feed, checkpoint=None, clock=None, build=lenet, seed=1):
-    """Search on a new model, and return the result and the model's state."""
+    """Run a search on a new model; return the result and the state of the model."""
     name, options = METHODS[kind]
     model = build()
     task = SearchTask(feed, 0.4, EPOCHS, seed, nn.functional.cross_entropy, checkpoint, clock)
@@ -90,7 +90,7 @@ def whole(feed):
 
 
 def interrupted(kind, feed, path, steps, build=lenet):
-    """Stop after each number of steps in turn, then finish; every part starts from the checkpoint alone."""
+    """Run a search that stops after each number in `steps` and resumes from its checkpoint; return the final result."""
     for n in steps:
         with pytest.raises(OutOfTime):
             search(kind, feed, path, Clock(stop_after=n), build)
@@ -355,7 +355,7 @@ def test_a_loss_that_is_not_finite_is_a_collapse(bad):
     def loss(out, y):
         calls.append(1)
         value = nn.functional.cross_entropy(out, y)
-        return value * bad if len(calls) == 8 else value  # the last step of epoch 2, before the weights become NaN
+        return value * bad if len(calls) == 8 else value  # the last step of epoch 2: weights are still finite
 
     with pytest.raises(Collapse, match="epoch 2 of 3"):
         small_fit(epochs=3, loss=loss)
@@ -370,7 +370,7 @@ def test_nothing_to_train_on_is_refused():
 
 
 class OneWay:
-    """An iterator with a length."""
+    """An iterator that has a length but can be used only once."""
 
     def __len__(self):
         return 2

@@ -1,4 +1,4 @@
-"""A search in bfloat16 equals the search in float32 up to rounding, and keeps parameters in float32."""
+"""A search in bfloat16 agrees with a search in float32 up to rounding, and keeps parameters in float32."""
 
 import pytest
 import torch
