@@ -82,7 +82,7 @@ class TimedBatches:
 def search_cost(
     fresh: nn.Module, method: str, options: dict[str, Any], loader: BatchLoader, steps: int, precision: str
 ) -> tuple[float, float]:
-    """Run a short search; return seconds per step and peak MiB of GPU memory (0 on a CPU), or infinity if out of memory."""
+    """Run a short search; return seconds per step and peak MiB on the GPU (0 on a CPU), or infinity if it is full."""
     where, batches = loader.part.device, TimedBatches(loader, steps)
     model = copy.deepcopy(fresh).to(where)
     if where.type == "cuda":
