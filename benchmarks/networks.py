@@ -239,7 +239,7 @@ def main() -> None:
         "--precision",
         choices=("fp32", "bf16"),
         default="bf16",
-        help="of dense training and searches; the user's loop is always float32",
+        help="precision of dense training and searches; the user's loop is always float32",
     )
     parser.add_argument(
         "--steps", type=int, default=5, help="steps of each loop in a round; the controller measures every fifth step"
