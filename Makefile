@@ -1,8 +1,8 @@
-# `make help` lists the targets. Everything runs in .venv, made from requirements.lock.
+# `make help` lists the targets. All commands run in .venv, which is installed from requirements.lock.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Empty: PyPI's torch, which brings CUDA. `make install TORCH_BACKEND=cpu` takes the build without CUDA packages (uses uv).
+# If empty, torch comes from PyPI, with CUDA packages. `make install TORCH_BACKEND=cpu` installs a build without them (by uv).
 TORCH_BACKEND ?=
 STAMP := $(VENV)/.installed
 
@@ -12,13 +12,14 @@ STAMP := $(VENV)/.installed
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-install: $(STAMP) ## make .venv with the locked dependencies (TORCH_BACKEND=cpu: no CUDA packages)
+install: $(STAMP) ## create .venv with the locked dependencies (TORCH_BACKEND=cpu: no CUDA packages)
 
-# editable_mode=compat: a path instead of an import hook, so that a clone called crbg does not hide the package from scripts beside it.
+# editable_mode=compat adds a path instead of an import hook. Otherwise, a clone in a folder named crbg would hide the package
+# from scripts next to that folder.
 $(STAMP): requirements.lock pyproject.toml crbg/gates/kernels.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make install PYTHON=python3.11")'
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
-	@echo "installing the locked dependencies (with CUDA packages several GB; TORCH_BACKEND=cpu leaves them out)"
+	@echo "installing the locked dependencies (several GB with CUDA packages; TORCH_BACKEND=cpu omits these)"
 ifeq ($(TORCH_BACKEND),)
 	$(BIN)/python -m pip install --quiet --config-settings editable_mode=compat -c requirements.lock -e '.[workflow,dev,docs]'
 else
@@ -29,28 +30,28 @@ endif
 
 QUICK := --config config.yaml config/overlays/quickstart.yaml
 
-quickstart: $(STAMP) ## the whole pipeline on handwritten digits: minutes on two cores, no download, writes results/quickstart/
+quickstart: $(STAMP) ## run the whole pipeline on handwritten digits: three minutes on two cores, no download, writes results/quickstart/
 	$(BIN)/snakemake --cores all --quiet rules --configfile config.yaml config/overlays/quickstart.yaml -- quickstart
 	@$(BIN)/crbg report quickstart $(QUICK) --brief
 
-# Two processes with one thread each. Tests that share an expensive fixture stay in one process (pytest.mark.xdist_group).
+# Two test processes with one thread each. Tests that share an expensive fixture run in the same process (pytest.mark.xdist_group).
 TWO := -n 2 --dist loadgroup
 
-test: $(STAMP) ## all tests; those on real data run where CRBG_DATA is set
+test: $(STAMP) ## run all tests; tests on real data need CRBG_DATA
 	$(BIN)/python -m pytest $(TWO)
 
-test-fast: $(STAMP) ## the short unit tests: under a minute on two cores
+test-fast: $(STAMP) ## run the short unit tests: under a minute on two cores
 	$(BIN)/python -m pytest $(TWO) tests/unit -m "not slow and not slurm and not long"
 
-test-slow: $(STAMP) ## the tests on real MNIST that take minutes; need CRBG_DATA
+test-slow: $(STAMP) ## run the tests on real MNIST that take minutes; needs CRBG_DATA
 	$(BIN)/python -m pytest -m slow
 
-test-slurm: $(STAMP) ## the workflow on a real SLURM on this machine; root on Debian, CRBG_TEST_SLURM=1 (SLURM_TESTS="literal or cancelled" picks some)
+test-slurm: $(STAMP) ## test the workflow on a real SLURM on this machine; needs root on Debian and CRBG_TEST_SLURM=1 (SLURM_TESTS="literal or cancelled" selects some tests)
 	$(BIN)/python -m pytest tests/slurm -m slurm $(if $(SLURM_TESTS),-k "$(SLURM_TESTS)")
 
-test-extras: test-slow test-slurm ## everything that make test leaves out: real MNIST and all tests on SLURM
+test-extras: test-slow test-slurm ## run the tests that `make test` skips: real MNIST and all tests on SLURM
 
-lint: $(STAMP) ## ruff, mypy --strict, import-linter, codespell, snakefmt, snakemake --lint
+lint: $(STAMP) ## run ruff, mypy --strict, import-linter, codespell, snakefmt, snakemake --lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -64,19 +65,19 @@ format: $(STAMP) ## format all code
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow
 
-docs: $(STAMP) ## the documentation site in build/site, built strictly
+docs: $(STAMP) ## build the documentation site in build/site; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-dist: $(STAMP) ## sdist and wheel in dist/, checked, installed and used outside the clone
+dist: $(STAMP) ## build sdist and wheel in dist/, check them, and test an installation outside the clone
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation --outdir dist . >/dev/null
 	$(BIN)/twine check --strict dist/*
 	CRBG_DIST=dist $(BIN)/python -m pytest tests/integration/test_wheel.py
 
-paper: $(STAMP) ## tables, figures, verdicts and generated parts of the documents, from the records
+paper: $(STAMP) ## generate tables, figures, verdicts and parts of the documents from the records
 	$(BIN)/crbg report
 
-benchmark: $(STAMP) ## time gated against dense steps on this machine; writes benchmarks/*.md
+benchmark: $(STAMP) ## compare the speed of gated and dense steps on this machine; writes benchmarks/*.md
 	$(BIN)/python benchmarks/step.py --out benchmarks/step.md
 	$(BIN)/python benchmarks/top_k.py --out benchmarks/top_k.md
 	$(BIN)/python benchmarks/networks.py --out benchmarks/networks.md

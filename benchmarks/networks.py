@@ -1,16 +1,18 @@
-"""Images per second of training loops on deep networks, all measured in one run on this machine.
+"""Measure images per second of training loops on deep networks, all in one run on this machine.
 
     python benchmarks/networks.py [--networks resnet20 vit_tiny] [--rounds 5] [--device auto] [--threads 2]
 
-For each network it times the loop that a user of PyTorch would write (float32, a DataLoader, Adam), dense training by
-this project (bfloat16, channels last, batches computed on the device), and CRBG's search with each source of noise and
-without noise. The latter two are searches of the methods `dense` and `crbg`, as a run does them. Every round times all
-loops, and ratios are computed within a round. "share of the matrix rate" compares the FLOP rate of a step (three times
-the FLOPs of a forward pass) with that of a large matrix product in the same precision. "kept" is the share of dense
-training's gain over the user's loop, in images per second, that the search keeps.
+For each network, the benchmark times three kinds of loops: the "user's loop" that a user of PyTorch would write
+(float32, a DataLoader, Adam), dense training by this project (bfloat16, channels last, batches computed on the device),
+and CRBG's search with each source of noise and without noise. The last two run the methods `dense` and `crbg` in the
+same way as an experiment. Every round times all loops, and ratios are computed within a round. "share of matmul rate"
+compares the FLOP rate of a step (three times the FLOPs of a forward pass) with that of a large matrix product in the
+same precision. Dense training by this project processes more images per second than the user's loop; "kept" is the
+fraction of this gain that a search keeps.
 
-Goals on a CPU: at most 1.10 x dense with counter-based noise, and 90 % kept. On a GPU: at most 1.15 x dense, and at
-most 8 additional bytes of memory for each gated weight.
+Goals on a CPU: with counter-based noise, a step takes at most 1.10 times as long as a dense step, and at least 0.90 of
+the gain is kept. Goals on a GPU: a step takes at most 1.15 times as long as a dense step, and the search needs at most
+8 additional bytes of memory for each gated weight.
 """
 
 import argparse
@@ -39,7 +41,7 @@ from crbg.gates.gaussian import Gaussian
 from crbg.runs.provenance import cpu_name, revision
 from crbg.training import device
 
-# By name: model, its arguments, edge of the images, batch size.
+# By name: model, its arguments, image size in pixels, batch size.
 NETWORKS: dict[str, tuple[str, dict[str, Any], int, int]] = {
     "resnet20": ("resnet20", {}, 32, 128),
     "conv4": ("conv4", {"norm": "batch"}, 32, 128),
@@ -58,7 +60,7 @@ def wait(where: torch.device) -> None:
 
 
 class TimedBatches:
-    """The batches of a loader, which measure the time that a search spends after the first `WARM` steps."""
+    """Batches of a loader that also measure the time that a search takes after the first `WARM` steps."""
 
     def __init__(self, loader: BatchLoader, steps: int) -> None:
         self.loader, self.steps, self.seconds, self.where = loader, steps, 0.0, loader.part.device
@@ -80,7 +82,7 @@ class TimedBatches:
 def search_cost(
     fresh: nn.Module, method: str, options: dict[str, Any], loader: BatchLoader, steps: int, precision: str
 ) -> tuple[float, float]:
-    """Return seconds per step and peak memory in MiB (0 on a CPU) of a short search; infinity if memory runs out."""
+    """Run a short search; return seconds per step and peak MiB on the GPU (0 on a CPU), or infinity if it is full."""
     where, batches = loader.part.device, TimedBatches(loader, steps)
     model = copy.deepcopy(fresh).to(where)
     if where.type == "cuda":
@@ -95,7 +97,7 @@ def search_cost(
 
 
 def rate(where: torch.device, precision: str) -> float:
-    """Return the FLOPs per second of a large matrix product."""
+    """Measure a large matrix product; return its FLOPs per second."""
     n = 8192 if where.type == "cuda" else 1024
     a = torch.randn(n, n, device=where, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
     spent = []
@@ -137,7 +139,7 @@ def user_batches(part: Part, batch: int, workers: int) -> Iterator[tuple[torch.T
 def user_loop(
     fresh: nn.Module, batches: Iterator[tuple[torch.Tensor, torch.Tensor]], where: torch.device, steps: int
 ) -> float:
-    """Return the seconds per step of the plain float32 loop."""
+    """Train with the plain float32 loop; return seconds per step."""
     model = copy.deepcopy(fresh).to(where).train()
     adam = torch.optim.Adam(model.parameters(), lr=1e-3)
     began = 0.0
@@ -154,7 +156,7 @@ def user_loop(
 
 
 def loader_rate(batches: Iterator[tuple[torch.Tensor, torch.Tensor]], batch: int, count: int) -> float:
-    """Return the images per second of a DataLoader without training."""
+    """Iterate over a DataLoader without training; return images per second."""
     for _ in range(2):
         start = time.perf_counter()
         for _ in range(count):
@@ -163,7 +165,7 @@ def loader_rate(batches: Iterator[tuple[torch.Tensor, torch.Tensor]], batch: int
 
 
 def batch_rate(loader: BatchLoader) -> float:
-    """Return the images per second of this project's batches, augmented on the device, without training."""
+    """Iterate over this project's batches, augmented on the device, without training; return images per second."""
     for _ in range(2):
         wait(loader.part.device)
         start = time.perf_counter()
@@ -173,7 +175,7 @@ def batch_rate(loader: BatchLoader) -> float:
 
 
 def sides(where: torch.device) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Return the searches to time, as method and options by name."""
+    """Return the searches to time: by name, the method and its options."""
     out: dict[str, tuple[str, dict[str, Any]]] = {"dense": ("dense", {})}
     for source in ("normal", "antithetic", "counter"):
         out[f"gated, {source} noise"] = ("crbg", {"noise": 0.1, "source": source})
@@ -224,7 +226,7 @@ def measured(name: str, args: argparse.Namespace, where: torch.device, best: flo
         speeds = [f"{batch / middle:.0f}", f"{ratio:.2f}", f"{statistics.median(keeps):.2f}"]
         share = f"{100 * work / middle / best:.0f} %"
         rows.append([f"{name}, {batch}", side, *speeds, share, f"{peak:.0f}" if peak else "", more])
-        print(*rows[-1], sep="  ", flush=True)  # print at once, since a later network may fail
+        print(*rows[-1], sep="  ", flush=True)  # print immediately, because a later network may fail
     ours, plain = batch_rate(loader), loader_rate(theirs, batch, len(loader))
     print(f"{name}: batches alone {ours:.0f} images per second, the DataLoader {plain:.0f}", flush=True)
     return rows
@@ -234,7 +236,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument(
-        "--precision", choices=("fp32", "bf16"), default="bf16", help="of this project; the user's loop is float32"
+        "--precision",
+        choices=("fp32", "bf16"),
+        default="bf16",
+        help="precision of dense training and searches; the user's loop is always float32",
     )
     parser.add_argument(
         "--steps", type=int, default=5, help="steps of each loop in a round; the controller measures every fifth step"
@@ -257,16 +262,17 @@ def main() -> None:
         "images / s",
         "ratio to dense",
         "kept",
-        "share of the matrix rate",
+        "share of matmul rate",
         "peak MiB",
-        "bytes a weight over dense",
+        "bytes per weight over dense",
     ]
     chip = torch.cuda.get_device_name(where) if where.type == "cuda" else f"{cpu_name()}, {args.threads} thread(s)"
     text = (
         f"{chip}, {args.precision}, {args.rounds} rounds of {args.steps} steps, "
         f"torch {torch.__version__.split('+')[0]}, revision {revision()}, "
         f"gates {'compiled' if kernels.compiled() else 'in torch'}. "
-        f"A matrix product reaches {best / 1e9:.0f} GFLOP/s.\n\n"
+        f"A large matrix product reaches {best / 1e9:.0f} GFLOP/s. The user's loop is plain PyTorch in float32 with a "
+        "DataLoader; 'kept' is the fraction of the speed gain of dense training over this loop that a search keeps.\n\n"
         f"{tabulate(rows, head, tablefmt='pipe', disable_numparse=True)}\n"
     )
     publish(text, args.out)

@@ -1,9 +1,9 @@
-"""The cost of planning: seconds and memory of `snakemake -n` for generated configurations of growing size.
+"""Measure the cost of planning: seconds and memory of `snakemake -n` for generated configurations of growing size.
 
     python benchmarks/plan.py --runs 500 5000 --per-job 1 20
 
-The configuration has main experiments, each with 20 combinations of arm and density and 10 seeds; no run is done.
-Prints a Markdown table.
+A generated configuration contains main experiments only, each with 20 combinations of arm and density and 10 seeds. No
+run is finished. The script prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SHAPE = 20 * 10  # runs in one experiment
 
 
 def generate(folder: Path, runs: int, per_job: int) -> int:
-    """Copy the project to a folder, with a configuration of at least `runs` runs; return their exact number."""
+    """Copy the project to a folder, with a generated configuration of at least `runs` runs; return the exact number."""
     for part in ("crbg", "workflow", "profiles", "slurm", "paper/claims.yaml", "Snakefile", "environment.yml"):
         source, target = ROOT / part, folder / part
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ def generate(folder: Path, runs: int, per_job: int) -> int:
 
 
 def measure(runs: int, per_job: int) -> dict[str, object]:
-    """Time a dry run with the cluster's profile, in a process of its own."""
+    """Measure a dry run with the SLURM profile in a separate process; return one row of the table."""
     with tempfile.TemporaryDirectory() as name:
         exact = generate(Path(name), runs, per_job)
         snakemake = str(Path(sys.executable).parent / "snakemake")
@@ -66,7 +66,7 @@ def measure(runs: int, per_job: int) -> dict[str, object]:
         )
         seconds, busy = time.monotonic() - started, computed() - before
     jobs = math.ceil(SHAPE / per_job) * exact // SHAPE
-    return {"runs": exact, "runs a job": per_job, "jobs": jobs, "seconds": f"{seconds:.1f}", "CPU s": f"{busy:.1f}"}
+    return {"runs": exact, "runs per job": per_job, "jobs": jobs, "seconds": f"{seconds:.1f}", "CPU s": f"{busy:.1f}"}
 
 
 def computed() -> float:
@@ -84,7 +84,7 @@ def main() -> None:
     for runs in sorted(args.runs):
         for per_job in sorted(args.per_job, reverse=True):
             row = measure(runs, per_job)
-            # The peak of all children so far; sizes grow, so it is that of this run.
+            # This is the peak of all child processes so far. Sizes grow, so the latest process has the largest peak.
             rows.append(row | {"MB": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)})
     print(tabulate(rows, headers="keys", tablefmt="pipe"))
 

@@ -1,4 +1,4 @@
-"""The output of the benchmarks: a table on the terminal, and optionally in a file."""
+"""Output of the benchmarks: a table on the terminal and, optionally, in a file."""
 
 from pathlib import Path
 

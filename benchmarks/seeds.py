@@ -1,12 +1,11 @@
-"""Is it faster to train several seeds of one network together? Steps of several seeds, in turn and together.
+"""Measure whether it is faster to train several seeds of one network together than one after the other.
 
     python benchmarks/seeds.py [--models resnet20] [--batch 128] [--seeds 4] [--precision fp32] [--device auto]
 
-"in turn" is one step of each network after another, as one process with several runs does it. "vmap" stacks weights and
-running statistics of all seeds and maps one functional step over them (torch.func), each seed with its own batch.
-"streams" (GPUs only) gives every seed its own CUDA stream. All variants do the same SGD step on the same batches, and
-their losses are compared first. Sharing a GPU between processes (`gpu_share` in config.yaml) is a fourth variant, which
-is not measured here.
+"one by one" does one step of each network after the other. "vmap" stacks weights and running statistics of all seeds
+and maps one functional step over them (torch.func), with a separate batch for each seed. "streams" (GPUs only) uses one
+CUDA stream per seed. All variants do the same SGD step on the same batches, and their losses are compared first. A
+fourth variant, several processes on one GPU (`gpu_share` in config.yaml), is not measured here.
 """
 
 import argparse
@@ -96,7 +95,7 @@ def main() -> None:
             x = torch.randn(seeds, args.batch, 3, 32, 32, generator=noise).to(where)
             y = torch.randint(0, 10, (seeds, args.batch), generator=noise).to(where)
             ways: dict[str, Step] = {
-                "in turn": in_turn(networks(name, seeds, where), x, y, cast, streams=False),
+                "one by one": in_turn(networks(name, seeds, where), x, y, cast, streams=False),
                 "vmap": together(networks(name, seeds, where), x, y, cast),
             }
             if where.type == "cuda":
@@ -113,10 +112,10 @@ def main() -> None:
                     if round_:  # the first round warms up
                         times[way].append(time.perf_counter() - start)
             for way, t in times.items():
-                ratio = statistics.median(a / b for a, b in zip(t, times["in turn"], strict=True))
+                ratio = statistics.median(a / b for a, b in zip(t, times["one by one"], strict=True))
                 rows.append([name, seeds, way, f"{1000 * statistics.median(t) / seeds:.1f}", f"{ratio:.2f}"])
     chip = torch.cuda.get_device_name(where) if where.type == "cuda" else f"{cpu_name()}, {args.threads} thread(s)"
-    head = ["network", "seeds", "step", "ms a seed", "ratio to in turn"]
+    head = ["network", "seeds", "step", "ms per seed", "ratio to one by one"]
     publish(
         f"{chip}, batch {args.batch}, {args.precision}, {args.rounds} rounds, torch {torch.__version__.split('+')[0]}, "
         f"revision {revision()}.\n\n{tabulate(rows, head, tablefmt='pipe', disable_numparse=True)}\n",

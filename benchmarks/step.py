@@ -1,11 +1,11 @@
-"""The cost of a gated training step, relative to the dense step: LeNet-300-100, batch 256, fp32, one thread.
+"""Measure the cost of a gated training step relative to a dense step: LeNet-300-100, batch 256, fp32, one thread.
 
     python benchmarks/step.py [--model lenet-300-100] [--batch 256] [--rounds 15]
 
 Every variant does the work of one step of `fit`: hooks, forward pass, backward pass, optimiser. Each round times all
-variants, and ratios are computed within a round, so a slower machine affects both sides. Goals on one thread: at most
-2.0 x dense with independent normal draws, and at most 1.6 x with the cheapest source that is as accurate
-(`lenet_noise_source`).
+variants, and ratios are computed within a round, so a temporary slowdown of the machine affects both steps of a ratio.
+Goals on one thread: a gated step takes at most 2.0 times as long as a dense step with independent normal noise, and at
+most 1.6 times as long with the cheapest noise source that gives the same accuracy (`lenet_noise_source`).
 """
 
 import argparse
@@ -114,7 +114,7 @@ Parts = tuple[Callable[..., Gate], Callable[..., tuple[torch.optim.Optimizer, Se
 
 
 def rivals_of() -> dict[str, Parts]:
-    """Return the gate and the steering of each other method at 10 % density, by the name of the method."""
+    """Return for each other method two functions, for 10 % density: one makes its gates, one its optimiser and hook."""
     sgd = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
 
     def popup(n: str, w: torch.Tensor) -> Gate:
@@ -177,12 +177,12 @@ def main() -> None:
     for name, t in times.items():
         ratios = [a / b for a, b in zip(t, times["dense"], strict=True)]
         rows.append([name, statistics.median(t), statistics.median(ratios), min(ratios), max(ratios)])
-    table = tabulate(rows, ["step", "median ms", "ratio to dense", "least", "most"], floatfmt=".2f", tablefmt="pipe")
+    table = tabulate(rows, ["step", "median ms", "ratio to dense", "min", "max"], floatfmt=".2f", tablefmt="pipe")
     setting = (
         f"{args.model}, batch {args.batch}, fp32, {args.threads} thread(s), {args.rounds} rounds of {args.steps} steps"
     )
     where = f"{cpu_name()}, torch {torch.__version__.split('+')[0]}, revision {revision()}"
-    text = f"{setting}. {where}. Ratios are taken round by round.\n\n{table}\n"
+    text = f"{setting}. {where}. Ratios are computed within each round.\n\n{table}\n"
     publish(text, args.out)
 
 

@@ -1,10 +1,10 @@
-"""The cost of edge-popup's masks, as a share of a full sort, for the layers of ResNet-18.
+"""Measure the time to compute edge-popup's masks, relative to a full sort, for the layers of ResNet-18.
 
     python benchmarks/top_k.py [--rounds 7]
 
-Scores change a little between two masks, as between two steps of a search. Each mask is compared with that of a full
-sort, and a difference stops the benchmark. Both memory layouts are measured, contiguous and channels last. Goal: a
-fifth of the sort's time over all layers.
+Scores change a little between two masks, as they do between two steps of a search. Each mask is compared with the mask
+from a full sort, and the benchmark stops if they differ. Two memory layouts are measured, contiguous and channels last.
+The goal is at most a fifth of the time of the sort, summed over all layers.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from tabulate import tabulate
 from crbg.gates.scores import TopK
 from crbg.runs.provenance import cpu_name, revision
 
-SHAPES = {  # shapes of the weights of a ResNet-18 for CIFAR, and the number of each
+SHAPES = {  # weight shapes of a ResNet-18 for CIFAR, and the number of layers with each shape
     (64, 3, 3, 3): 1,
     (64, 64, 3, 3): 4,
     (128, 64, 3, 3): 1,
@@ -81,7 +81,7 @@ def main() -> None:
         rows.append(
             [str(layout).removeprefix("torch."), mask_ms, sort_ms, statistics.median(shares), min(shares), max(shares)]
         )
-    head = ["layout", "masks, median ms", "sorts, median ms", "share", "least", "most"]
+    head = ["layout", "masks, median ms", "sorts, median ms", "ratio", "min", "max"]
     table = tabulate(rows, head, floatfmt=("", ".1f", ".1f", ".3f", ".3f", ".3f"), tablefmt="pipe")
     total = sum(torch.Size(s).numel() * n for s, n in SHAPES.items())
     text = (

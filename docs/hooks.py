@@ -1,8 +1,8 @@
-"""Build steps of the documentation site: pages that exist elsewhere in the repository, and links to its files.
+"""Hooks that build the documentation site: they add pages from outside docs/ and rewrite links.
 
-The home page is README.md. A link from a page to a file outside docs/ (a table, a YAML file, a module) brings that
-file into the site, so every link works in the repository and in the site. The page on the command line is written
-from the parsers, so it cannot differ from `--help`.
+The home page is README.md. If a page links to a file outside docs/ (a table, a YAML file, a module), that file is added
+to the site, so every link works both in the repository and on the site. The command-line page is generated from the
+argument parsers, so it always agrees with `--help`.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ BROUGHT = ("CONTRIBUTING.md", "CHANGELOG.md")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the home page, the page on the command line, and every file that a page links to."""
+    """Add the home page, the command-line page, and every file that a page links to."""
     files.append(File.generated(config, "index.md", abs_src_path=str(ROOT / "README.md")))
     files.append(File.generated(config, "commands.md", content=command_line()))
     for name in BROUGHT:
         files.append(File.generated(config, name, abs_src_path=str(ROOT / name)))
     waiting = [_origin(f.src_uri) for f in files.documentation_pages()]
-    while waiting:  # a table that is brought in may link to further files
+    while waiting:  # an added table may link to further files
         page = waiting.pop()
         for _, link, _ in LINK.findall(page.read_text() if page.exists() else ""):
             target = _target(page, link)
@@ -43,14 +43,14 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Rewrite links that were written for the repository."""
+    """Rewrite links between files of the repository as links between pages of the site."""
     origin = _origin(page.file.src_uri)
 
     def rewrite(found: re.Match[str]) -> str:
         target = _target(origin, found[2])
         if target is None:
             return found[0]
-        if target.is_dir():  # a folder has no page
+        if target.is_dir():  # a folder has no page, so only the link text remains
             return found[1].removeprefix("[").removesuffix("](")
         return found[1] + posixpath.relpath(_place(target), posixpath.dirname(page.file.src_uri) or ".") + found[3]
 
@@ -58,11 +58,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def command_line() -> str:
-    """Write the help of every command as one page."""
+    """Return a Markdown page with the help of every command."""
     sys.path.insert(0, str(ROOT))
     from crbg.cli import main
 
-    out = ["# Command line\n", "Every command takes `--help`. This page is written from the same parsers.\n"]
+    out = ["# Command line\n", "Every command accepts `--help`. This page is generated from the argument parsers.\n"]
     width, os.environ["COLUMNS"] = os.environ.get("COLUMNS"), "90"
     for words in ([], *([name] for name in COMMANDS)):
         text = io.StringIO()
@@ -76,14 +76,14 @@ def command_line() -> str:
 
 
 def _origin(uri: str) -> Path:
-    """Find the file of the repository that a page of the site comes from."""
+    """Return the file of the repository from which a page of the site is generated."""
     if uri == "index.md":
         return ROOT / "README.md"
     return next((p for p in (ROOT / "docs" / uri, ROOT / uri) if p.exists()), ROOT / "docs" / uri)
 
 
 def _target(page: Path, link: str) -> Path | None:
-    """Resolve a link of a page to a file of the repository; None where it leads elsewhere."""
+    """Return the file of the repository that a link points to, or None if it points elsewhere."""
     if "://" in link or link.startswith(("#", "mailto:")):
         return None
     path = (page.parent / link).resolve()
@@ -91,6 +91,6 @@ def _target(page: Path, link: str) -> Path | None:
 
 
 def _place(path: Path) -> str:
-    """Give a file of the repository its place in the site: README.md is the home page, docs/ is the root."""
+    """Return the path of a repository file on the site: README.md is the home page, and docs/ is the root."""
     uri = path.relative_to(ROOT).as_posix()
     return "index.md" if uri == "README.md" else uri.removeprefix("docs/")

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Find a ticket in your own model
 #
-# A convolutional network with batch norm, its random weights frozen, on handwritten digits (no download). Open this
-# file as a notebook in VS Code, PyCharm or Jupyter (jupytext), or run it: `python examples/find_a_ticket.py`. It takes
-# about 15 seconds on one core.
+# This notebook finds a sparse subnetwork of a random convolutional network with batch norm, without training a weight.
+# The data are handwritten digits, which need no download. Open this file as a notebook in VS Code, PyCharm or Jupyter
+# (jupytext), or run `python examples/find_a_ticket.py`. It takes about 15 seconds on one core.
 
 # %%
 import torch
@@ -37,7 +37,7 @@ def network() -> nn.Module:
 
 
 def accuracy(model: nn.Module) -> float:
-    """Measure the share of correct answers on the 397 images that the search did not see."""
+    """Return the accuracy on the 397 images that the search did not use."""
     with torch.no_grad():
         return (model.eval()(images[1400:]).argmax(1) == labels[1400:]).float().mean().item()
 
@@ -45,8 +45,8 @@ def accuracy(model: nn.Module) -> float:
 # %% [markdown]
 # ## The search
 #
-# Every weight gets a gate z = clip(mu + eps, 0, 1) with eps ~ N(0, noise²). Only mu learns. A controller steers the
-# expected share of open gates to the density.
+# Every weight gets a gate z = clip(mu + eps, 0, 1) with eps ~ N(0, noise²). Only mu is trained. A controller adjusts a
+# penalty so that the share of weights with mu > 1/2, which are kept, reaches the target density.
 
 # %%
 found = find_ticket(network(), train, density=0.2, epochs=20, lr=0.05, noise=0.1)
@@ -57,8 +57,8 @@ for name, kept in found.mask.layer_kept().items():
 # %% [markdown]
 # ## The ticket
 #
-# `apply` sets dropped weights to 0 and writes batch norm's running statistics of the sparse network. All other weights
-# keep their random values.
+# `apply` sets dropped weights to 0 and sets the running statistics of batch norm to those of the sparse network. All
+# other weights keep their random values.
 
 # %%
 sparse = found.apply(network())
@@ -71,8 +71,9 @@ for name, weight in sparse.named_parameters():
 # %% [markdown]
 # ## A control
 #
-# The same number of weights in every layer, at other positions, must give about chance. Otherwise the layer densities
-# would explain the accuracy, not the choice of weights. Batch norm gets statistics of the shuffled network.
+# A shuffled mask keeps the same number of weights in every layer, but at other positions. Its accuracy should be near
+# chance. Otherwise, the layer densities would explain the accuracy of the ticket, not the choice of weights. The batch
+# norm statistics are computed again for the shuffled network.
 
 # %%
 shuffled = network()
@@ -87,9 +88,10 @@ with torch.no_grad():
 print(f"shuffled mask {accuracy(shuffled):.1%}")
 
 # %% [markdown]
-# ## A file
+# ## Save the ticket
 #
-# The file holds the mask and digests of the weights it belongs to. `apply` refuses a network with other weights.
+# The file contains the mask and digests of the weights that it was found for. `apply` raises an error if a network has
+# other weights.
 
 # %%
 found.ticket().save("ticket.safetensors")

@@ -1,13 +1,13 @@
-"""A strong lottery ticket on one page of PyTorch, without the library: LeNet-300-100 on MNIST, no weight is trained.
+"""Find a strong lottery ticket on one page of plain PyTorch: LeNet-300-100 on MNIST, without training a weight.
 
 Each weight w ~ U[-a, a] keeps its initial value and is multiplied by a gate z = clip(mu + eps, 0, 1) with
-eps ~ N(0, noise^2). Only mu learns: Adam minimises cross-entropy + lambda * mean Phi(mu / sigma), where Phi(mu / sigma)
-is the probability that a gate is open. At the end a weight is kept where mu > 1/2.
+eps ~ N(0, noise^2). Only mu is trained: Adam minimises cross-entropy + lambda * mean Phi(mu / sigma), where
+Phi(mu / sigma) is the probability that a gate is open. At the end, the weights with mu > 1/2 are kept.
 
     python examples/one_page.py
 
 A run takes a few minutes on two cores. MNIST is read from $CRBG_DATA/mnist.npz, or downloaded to ./data. The settings
-were chosen on held-out training images; the test set is read once, at the end.
+were chosen on held-out training images; the test set is used once, at the end.
 """
 
 import os
@@ -22,7 +22,7 @@ EPOCHS, BATCH, LR, ALPHA, NOISE, SIGMA, LAMBDA = 15, 256, 0.03, 0.25, 0.25, 0.5,
 
 
 def mnist():
-    """Return training and test images (N, 784) float32, standardised, and labels."""
+    """Return (images, labels) of the training and the test set; images are standardised, float32, of shape (N, 784)."""
     path = Path(os.environ.get("CRBG_DATA", "data")) / "mnist.npz"
     if path.exists():
         f = np.load(path)
@@ -37,7 +37,7 @@ def mnist():
 
 
 def forward(x, weights):
-    """Run 784-300-100-10 without biases; leaky ReLUs with slope 1/4 stand for frozen PReLUs."""
+    """Apply a 784-300-100-10 network without biases; leaky ReLUs with slope 1/4 are PReLUs with a frozen slope."""
     for w in weights[:-1]:
         x = F.leaky_relu(x @ w.T, 0.25)
     return x @ weights[-1].T
@@ -71,7 +71,7 @@ def main():
             f"epoch {epoch + 1:2d}  loss {loss.item():.3f}  kept {kept / total:.1%}  {time.time() - start:.0f} s",
             flush=True,
         )
-    assert all(torch.equal(w, d) for w, d in zip(weights, drawn, strict=True))  # no bit changed
+    assert all(torch.equal(w, d) for w, d in zip(weights, drawn, strict=True))  # every weight is bit-identical
     ticket = [w * (mu > 0.5) for w, mu in zip(weights, mus, strict=True)]
     accuracy = (forward(test_x, ticket).argmax(1) == test_y).float().mean().item()
     print(f"strong ticket: test accuracy {accuracy:.2%} at {1 - kept / total:.1%} sparsity")

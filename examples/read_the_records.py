@@ -1,8 +1,9 @@
 # %% [markdown]
 # # Read the records
 #
-# Every run of the study is one line of a JSON-lines file under `results/recorded/`, so pandas reads a file in one call.
-# Run this file in the root of a clone: `python examples/read_the_records.py`, a few seconds, no download.
+# Every recorded run is one line of a JSON-lines file under `results/recorded/`, so pandas reads a file in one call. Run
+# this notebook from the root of a clone: `python examples/read_the_records.py`. It takes a few seconds and downloads
+# nothing. `docs/records.md` explains the fields.
 
 # %%
 import pandas as pd
@@ -11,7 +12,7 @@ FILE = "results/recorded/mnist__lenet-300-100__{}.jsonl"
 
 
 def read(method: str) -> pd.DataFrame:
-    """Read all runs of a method with LeNet-300-100 on MNIST, one column for each number."""
+    """Read all runs of a method with LeNet-300-100 on MNIST into a table with one column for each recorded value."""
     runs = pd.read_json(FILE.format(method), lines=True, dtype=False, precise_float=True)
     return pd.json_normalize(runs.to_dict("records"))
 
@@ -24,8 +25,9 @@ print(
 # %% [markdown]
 # ## Accuracy against sparsity
 #
-# A digest names one setting. Tuning and ablations read validation images only, so they have no test accuracy. What is
-# left are the main runs, each setting with several seeds. A search with `polish` ends on hard gates.
+# Runs with the same digest have the same settings and differ in their seed. Tuning runs and ablations use validation
+# images only, so they have no test accuracy. The remaining runs are main runs, with several seeds for each setting. A
+# search with `polish` ends with hard gates, 1[mu > 1/2].
 
 # %%
 TEST = "evaluation.test.readings.binary.accuracy"
@@ -46,16 +48,16 @@ print(curve.round(2).to_string(index=False))
 # %% [markdown]
 # ## Controls
 #
-# With the mask shuffled, inverted, or on freshly drawn weights the same network has about chance.
+# With a shuffled or inverted mask, or with newly sampled weights (`reinit`), the network's accuracy is about chance.
 
 # %%
 controls = {f"evaluation.test.sanity.{name}.accuracy": name for name in ("reinit", "shuffle", "invert")}
 print(tested.rename(columns=controls).groupby("spec.density")[list(controls.values())].mean().round(1).to_string())
 
 # %% [markdown]
-# ## Where the weights are kept
+# ## Density of each layer
 #
-# Records hold the kept weights of every layer.
+# Each record contains the number of weights that the ticket keeps in every layer.
 
 # %%
 layers = ["fc1.weight", "fc2.weight", "fc3.weight"]
