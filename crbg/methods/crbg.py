@@ -73,8 +73,8 @@ class Options:
         tolerance: The penalty on undecided gates acts only while |log(density / planned density)| is at most this
             value. 0 selects 0.1, or 0.02 for target densities below 0.05, where the few open gates would otherwise be
             fixed too early.
-        polish: Last fraction of the search, in which the forward pass uses the hard mask 1[mu > 1/2] with straight-through
-            gradients. This is a variant; with `noise` 0 and `firmness` 0 it gave the best tickets.
+        polish: Fraction of the search, at its end, in which the forward pass uses the hard mask 1[mu > 1/2] with
+            straight-through gradients. This is a variant; with `noise` 0 and `firmness` 0 it gave the best tickets.
         granularity: `weight` for one gate per weight, `unit` for one per hidden unit (channel, attention head), or
             `unit+input` for one per hidden unit and per input of the network.
         temperature: Factor on the logits inside the loss; predictions do not change. Frozen weights cannot grow to

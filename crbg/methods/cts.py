@@ -153,7 +153,7 @@ def _check(o: Options) -> None:
             raise CrbgError(f"unknown {what} {value!r}: {suggest(value, known)}")
     if o.gate == "clipped" and o.objective in objectives.SECOND_ORDER:
         raise CrbgError(
-            f"objective {o.objective} needs second derivatives, which clipped gates do not have: use `gate: concrete`"
+            f"objective {o.objective} needs second derivatives, which clipped gates lack: use `gate: concrete`"
         )
     if distributed.size() > 1 and o.objective in objectives.WHOLE_BATCH:
         raise CrbgError(

@@ -46,7 +46,7 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     named = dict(model.named_parameters()) if options.part == "all" else norms(model)
     if not named:
         raise CrbgError(
-            "`part: norm` trains gains and shifts of normalisation layers, but there are none; use `part: all`"
+            "`part: norm` needs normalisation layers with gains or shifts, and there are none; use `part: all`"
         )
     made = optimiser(options.optimiser, list(named.values()), options.lr)
     with frozen(model):

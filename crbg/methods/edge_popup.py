@@ -1,12 +1,12 @@
 """Edge-popup (Ramanujan et al. 2020): train scores with straight-through gradients, keep the top k of |s| per layer.
 
 With `scope: global`, one threshold applies to all layers, and the density decreases from 1 to its target over the first
-fraction `reach` of the search (as in Diffenderfer & Kailkhura 2021). Without this decrease, entire layers would lose all
-their weights in the first step.
+fraction `reach` of the search (as in Diffenderfer & Kailkhura 2021). Without this decrease, entire layers would lose
+all their weights in the first step.
 
-With `scaled`, the weights are multiplied by sqrt(1 / density), as the paper states. The paper's code uses the fraction of
-removed weights in place of the density, which agrees only at density 1/2. The factor is part of the gate, so the
-initial weights are the same as for the other methods.
+With `scaled`, the weights are multiplied by sqrt(1 / density), as the paper states. The paper's code uses the
+fraction of removed weights in place of the density, which agrees only at density 1/2. The factor is part of the gate,
+so the initial weights are the same as for the other methods.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Iterative magnitude pruning: lottery tickets (Frankle & Carbin 2019), with rewinding (Frankle et al. 2020: LTR).
 
-Each level trains from the rewinding point under the current mask, removes a fraction of the remaining weights, and rewinds
-the others. It removes the weights of smallest magnitude, ranked over all tensors. The last level removes exactly as
-many as the target density requires. At density 1, the method is dense training.
+Each level trains from the rewinding point under the current mask, removes a fraction of the remaining weights, and
+rewinds the others. It removes the weights of smallest magnitude, ranked over all tensors. The last level removes
+exactly as many as the target density requires. At density 1, the method is dense training.
 """
 
 from __future__ import annotations

@@ -88,9 +88,7 @@ def fits(value: Any, hint: Any) -> bool:
         return bool in kinds
     if isinstance(value, int) and float in kinds:
         return True
-    if (
-        isinstance(value, str) and float in kinds and str not in kinds
-    ):  # YAML 1.1 parses 1e-2 (no decimal point) as a string
+    if isinstance(value, str) and float in kinds and str not in kinds:  # YAML 1.1 parses 1e-2 (no point) as a string
         with contextlib.suppress(ValueError):
             return math.isfinite(float(value))
     return any(isinstance(value, k) for k in kinds if isinstance(k, type))

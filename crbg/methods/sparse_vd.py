@@ -1,7 +1,7 @@
 """Sparse variational dropout (Molchanov et al. 2017): train weights and noise, prune weights that are mostly noise.
 
-The approximate posterior of a weight is q(w) = N(theta, sigma^2). Weights with log alpha >= 3 are pruned, where log
-alpha = log sigma^2 - log theta^2. The weights are trained, so the result is not a strong ticket. The density depends on
+The approximate posterior of a weight is q(w) = N(theta, sigma^2). With log alpha = log sigma^2 - log theta^2, weights
+with log alpha >= 3 are pruned. The weights are trained, so the result is not a strong ticket. The density depends on
 the data and cannot be chosen.
 """
 

@@ -262,7 +262,7 @@ def test_only_the_normalisation_is_trained_where_asked(tmp_path):
     trained = record.roles["trained"]
     assert len(trained) == 2 * (2 * 2 + 1), "gain and shift of two norms in each of two blocks, and of the last one"
     assert all("norm" in n for n in trained)
-    with pytest.raises(CrbgError, match="no normalisation layer of the network has gains or shifts"):
+    with pytest.raises(CrbgError, match="needs normalisation layers with gains or shifts"):
         execute(Spec("digits", "resnet20", "dense", epochs=1, batch=64, options={"part": "norm"}), 0, bench)
     with pytest.raises(CrbgError, match="part = 'head' is unknown"):
         execute(dataclasses.replace(vit, options={"part": "head"}), 0, bench)
