@@ -44,17 +44,17 @@ def find_ticket(
     the running statistics of the sparse network are estimated in one more pass over the data, and `apply` loads them.
 
     Args:
-        model: The network, on the device to search on.
+        model: The network, already on the device that the search should use.
         data: A loader of batches (inputs, labels), or a data set or a pair of tensors or arrays, from which shuffled
             batches are made.
         density: Fraction of weights to keep, kept / total; None for methods that determine the density themselves.
         method: Name of a method (`crbg list methods`).
-        loss: Function of (outputs, labels), a mean over the batch.
+        loss: Loss function of (outputs, labels) that returns the mean over the batch.
         epochs: Number of passes over the data.
-        seed: Seed of all random numbers.
+        seed: Seed of all random numbers in the search.
         batch: Batch size for a data set or a pair of tensors.
         progress: Called with (steps done, total steps).
-        **options: Settings of the method (`crbg list methods` shows them).
+        **options: Options of the method (`crbg list methods NAME` explains them).
 
     Raises:
         CrbgError: the method or an option is unknown, an argument is out of range, the model or the loss does not

@@ -223,7 +223,7 @@ def _shapes(header: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         raise CrbgError("the name of its network is longer than 200 characters")
     if "shapes" in header or not header["model"]:
         return {str(n): tuple(map(int, s)) for n, s in header["shapes"].items()}
-    # On the meta device a malicious header that names a huge network allocates no memory.
+    # On the meta device, a malicious header that names a huge network allocates no memory.
     with torch.device("meta"):
         in_shape, classes = tuple(map(int, header["in"])), int(header["classes"])
         model = models.build(str(header["model"]), in_shape, classes, **header["args"])

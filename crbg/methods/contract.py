@@ -61,7 +61,7 @@ class SearchTask:
     Attributes:
         batches: Provides the minibatches of each epoch.
         density: Fraction of weights to keep; if None, the method determines it.
-        loss: Function of (outputs, labels), a mean over the batch.
+        loss: Loss function of (outputs, labels) that returns the mean over the batch.
         checkpoint: Path of the search's checkpoint.
         precision: `fp32` or `bf16`, see `crbg.training.loop.FitOptions`.
         redraw: Returns the initial tensors for another seed.

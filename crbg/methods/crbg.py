@@ -31,8 +31,13 @@ TRAITS = Traits("pathwise, clipped Gaussian", "controlled to within 2 %, else ex
 
 LANDED = 0.02  # the mask mu > 1/2 is the ticket if its density is within this relative distance of the target
 GRANULARITY = ("weight", "unit", "unit+input")
-SOURCES = ("normal", "antithetic", "counter")  # of `crbg.gates.gaussian`, which needs torch
-PENALTIES = ("induce_sparse", "induce_decision", "decision_quad", "decision_entropy")  # of `crbg.search.penalties`
+SOURCES = ("normal", "antithetic", "counter")  # copied from `crbg.gates.gaussian`, which imports torch
+PENALTIES = (
+    "induce_sparse",
+    "induce_decision",
+    "decision_quad",
+    "decision_entropy",
+)  # copied from `crbg.search.penalties`
 
 
 def _wrong_penalty(name: str) -> str | None:

@@ -46,7 +46,7 @@ def shares(o: Options, density: float) -> list[float]:
         return []
     if o.levels:
         return [density ** ((i + 1) / o.levels) for i in range(o.levels)]
-    # A density written as a rounded power of 0.8 (0.107, 0.0074) is meant to be that power.
+    # A density that is a rounded power of 0.8 (0.107, 0.0074) counts as that power.
     count = math.ceil(round(math.log(density) / math.log(1 - o.drop), 1))
     return [(1 - o.drop) ** (i + 1) for i in range(count - 1)] + [density]
 
