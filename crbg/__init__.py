@@ -1,6 +1,6 @@
 """Find strong lottery tickets with continuously relaxed Bernoulli gates, and compare them with other methods.
 
-The public names are imported on first use, so that planning a workflow does not import torch.
+Public names are imported on first use, so that planning a workflow does not import torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`python -m crbg` is the command `crbg`."""
+"""Run the command `crbg` with `python -m crbg`."""
 
 import sys
 

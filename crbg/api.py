@@ -1,4 +1,4 @@
-"""The library in one call: search a ticket in any model, on any data."""
+"""The library in one call: search for a ticket in any model, on any data."""
 
 from __future__ import annotations
 
@@ -33,31 +33,32 @@ def find_ticket(
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> SearchResult:
-    """Search a sparse subnetwork of `model` that works with its weights as they are.
+    """Search for a sparse subnetwork of `model` that performs well without any training of its weights.
 
-    No weight changes, except with methods that train or redraw weights; `found.changed` names what they changed. The
-    model keeps its device and its modes, also if the search raises. Apply the result with `found.apply(model)`.
+    Apply the returned result with `result.apply(model)`. Weights change only with methods that train or redraw them;
+    `result.changed` names these tensors. The search restores the model's device and its train and eval modes, even if
+    it raises.
 
-    With the default loss, CRBG chooses the temperature of the logits from the first batch, since frozen weights may
-    have any scale. On a CPU its noise is counter-based (`source="counter"`). If the model has batch norm, `apply`
-    writes running statistics of the sparse network, which one more pass over the data estimates.
+    With the default loss, the method `crbg` chooses the temperature of the logits from the first batch, because frozen
+    weights can have any scale. On a CPU, it uses counter-based noise (`source="counter"`). If the model has batch norm,
+    the running statistics of the sparse network are estimated in one more pass over the data, and `apply` loads them.
 
     Args:
-        model: The network, on the device to search on.
-        data: A loader of (inputs, labels) batches; or a data set, or one pair of tensors or arrays, from which shuffled
-            batches are drawn.
-        density: Share of weights to keep, kept / total; None for methods that decide themselves.
+        model: The network, already on the device that the search should use.
+        data: A loader of batches (inputs, labels), or a data set or a pair of tensors or arrays, from which shuffled
+            batches are made.
+        density: Fraction of weights to keep, kept / total; None for methods that determine the density themselves.
         method: Name of a method (`crbg list methods`).
-        loss: Function of (outputs, labels), a mean over the batch.
-        epochs: Passes over the data.
-        seed: Seed of all random numbers.
+        loss: Loss function of (outputs, labels) that returns the mean over the batch.
+        epochs: Number of passes over the data.
+        seed: Seed of all random numbers in the search.
         batch: Batch size for a data set or a pair of tensors.
-        progress: Called with (steps done, steps in all).
-        **options: Settings of the method (`crbg list methods` shows them).
+        progress: Called with (steps done, total steps).
+        **options: Options of the method (`crbg list methods NAME` explains them).
 
     Raises:
-        CrbgError: an unknown method or option, an argument out of range, data that the model or the loss cannot take, a
-            loader without length, or a frozen tensor that changed in the search.
+        CrbgError: the method or an option is unknown, an argument is out of range, the model or the loss does not
+            accept the data, the loader has no length, or a frozen tensor changed during the search.
     """
     if method == "crbg":
         options = _crbg_defaults(model, loss) | options
@@ -79,7 +80,7 @@ def find_ticket(
 
 
 def _check_numbers(density: float | None, epochs: int, seed: int, batch: int) -> None:
-    """Check the numbers before the search, so that no search ends in an error about them."""
+    """Check the numeric arguments, so that an invalid one raises before the search and not after it."""
     if density is not None:
         if isinstance(density, bool) or not isinstance(density, int | float):
             raise CrbgError(f"density {density!r} is not a number; density = kept / total, sparsity = 1 - density")
@@ -95,7 +96,7 @@ def _check_numbers(density: float | None, epochs: int, seed: int, batch: int) ->
 
 
 def _batches(data: Examples, batch: int, seed: int, device: torch.device) -> LoaderBatches:
-    """Return minibatches on the device, from a loader, a data set or a pair of tensors or arrays."""
+    """Return minibatches on the device, made from a loader, a data set or a pair of tensors or arrays."""
     if isinstance(data, tuple | list) and len(data) == 2 and all(hasattr(t, "__array__") for t in data):
         x, y = map(torch.as_tensor, data)
         if len(x) != len(y):
@@ -111,19 +112,23 @@ def _batches(data: Examples, batch: int, seed: int, device: torch.device) -> Loa
 
 
 def _crbg_defaults(model: nn.Module, loss: Loss) -> dict[str, Any]:
-    """Return the library's defaults that differ from those of the method's `Options`, on which recorded runs rest."""
+    """Return the defaults of `find_ticket` that differ from `Options`.
+
+    The defaults in `Options` cannot change, because recorded runs depend on them.
+    """
     chosen: dict[str, Any] = {}
     if loss is nn.functional.cross_entropy:
         chosen["temperature"] = 0.0
     first = next(model.parameters(), None)
     if first is not None and first.device.type == "cpu":
-        chosen["source"] = "counter"  # as accurate as independent draws (lenet_noise_counter), and nearly free
+        # As accurate as independent samples (experiment lenet_noise_counter), at almost no cost.
+        chosen["source"] = "counter"
     return chosen
 
 
 @torch.no_grad()
 def _try(model: nn.Module, batches: LoaderBatches, loss: Loss | None) -> None:
-    """Pass two examples through model and loss, so that data of another shape or type is one clear error."""
+    """Pass two examples through the model and the loss, so that a wrong shape or type raises one clear error."""
     with torch.random.fork_rng(devices=[batches.device] if batches.device.type == "cuda" else []):
         x, y = next(iter(batches.epoch(0)))
         x, y = x[:2], y[:2]
@@ -132,7 +137,7 @@ def _try(model: nn.Module, batches: LoaderBatches, loss: Loss | None) -> None:
             out = model.eval()(x)
     except (RuntimeError, IndexError, TypeError, ValueError) as error:
         raise CrbgError(
-            f"the model cannot take the data, inputs of {tuple(x.shape[1:])} and type {x.dtype} ({_short(error)})"
+            f"the model cannot take the data, inputs of shape {tuple(x.shape[1:])} and type {x.dtype} ({_short(error)})"
         ) from None
     try:
         _ = loss(out, y) if loss else None

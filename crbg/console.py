@@ -1,6 +1,6 @@
-"""Tables and progress: drawn by rich on a terminal, plain lines everywhere else.
+"""Tables and progress: rendered by rich on a terminal, and as plain text everywhere else.
 
-Plain lines go to logs and pipes, where `NO_COLOR` or `CI` is set, and on machines without rich.
+Output is plain text if it goes to a log or a pipe, if `NO_COLOR` or `CI` is set, or if rich is not installed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _STYLES = {"PASS": "green", "FAIL": "bold red", "failed": "bold red", "running":
 
 
 def decorated() -> bool:
-    """Tell whether rich may draw: output and errors both go to a terminal, and nothing asks for plain text."""
+    """Return whether to render with rich: stdout and stderr are both terminals, and no setting requests plain text."""
     plain = os.environ.get("NO_COLOR") or os.environ.get("CI") or os.environ.get("TERM") == "dumb"
     terminal = sys.stdout.isatty() and sys.stderr.isatty()
     return terminal and not plain and importlib.util.find_spec("rich") is not None
@@ -31,24 +31,24 @@ def decorated() -> bool:
 
 @dataclass(frozen=True)
 class Table:
-    """A header, rows, and perhaps a row of totals. Columns of numbers are aligned to the right."""
+    """A header, rows, and optionally a row of totals. Columns that contain only numbers are right-aligned."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[object]]
     total: Sequence[object] = ()
 
     def body(self) -> list[list[str]]:
-        """Return all rows as text, each cell on one line."""
+        """Return all rows as strings, without line breaks inside cells."""
         rows = [*self.rows, *([self.total] if self.total else [])]
         return [[" ".join(str(cell).split()) for cell in row] for row in rows]
 
     def right(self) -> list[bool]:
-        """Tell for each column whether it holds only numbers."""
+        """Return, for each column, whether it contains only numbers."""
         body = self.body()
         return [all(_NUMBER.fullmatch(row[i]) for row in body) for i in range(len(self.head))]
 
     def text(self) -> str:
-        """Lay the table out for a log."""
+        """Format the table as plain text."""
         body, right = self.body(), self.right()
         widths = [max(len(row[i]) for row in [self.head, *body]) for i in range(len(self.head))]
         lines = [self.head, ["-" * width for width in widths], *body]
@@ -63,12 +63,12 @@ class Table:
         )
 
     def markdown(self) -> str:
-        """Lay the table out for a Markdown file."""
+        """Format the table as Markdown."""
         lines = [self.head, ["--:" if r else "---" for r in self.right()], *self.body()]
         return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines)
 
     def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
-        """Lay the table out for a terminal. Long texts are broken where it is narrow, short columns are not."""
+        """Render the table with rich; on a narrow terminal, long columns are wrapped and short ones are not."""
         from rich import box
         from rich.table import Table as RichTable
         from rich.text import Text
@@ -88,7 +88,7 @@ class Table:
 
 
 def show(*parts: str | Table) -> None:
-    """Print paragraphs and tables, with an empty line between two of them."""
+    """Print paragraphs and tables, separated by empty lines."""
     if not decorated():
         print("\n\n".join(part if isinstance(part, str) else part.text() for part in parts), flush=True)
         return
@@ -98,12 +98,12 @@ def show(*parts: str | Table) -> None:
     for i, part in enumerate(parts):
         if i:
             console.print()
-        # Commands must be copied as they are: rich gets no markup and breaks no lines in plain text.
+        # Users copy commands from this text, so rich must neither interpret markup nor insert line breaks.
         console.print(part, markup=False, soft_wrap=isinstance(part, str))
 
 
 class Progress:
-    """Progress of several runs: a bar with the time left on a terminal, else one line every `every` seconds."""
+    """Progress of several runs: a bar with the remaining time on a terminal, otherwise one line per `every` seconds."""
 
     def __init__(self, runs: int, every: float = 30.0) -> None:
         self.runs, self.every, self.done = runs, every, 0
@@ -131,7 +131,7 @@ class Progress:
             self.bar.stop()
 
     def step(self, done: int, total: int) -> None:
-        """Note that the current run has done `done` of its `total` steps."""
+        """Report that the current run has completed `done` of its `total` steps."""
         now, share = time.monotonic(), (self.done + done / total) / self.runs
         left = f"about {duration((now - self.started) * (1 / share - 1))} left" if share else ""
         if self.bar is not None:
@@ -141,7 +141,7 @@ class Progress:
             print(f"{share:6.1%} of {self.runs} runs, {left}", flush=True)
 
     def finish(self, text: str = "") -> None:
-        """Note the end of the current run, and print a line about it."""
+        """Report the end of the current run, and print the line `text` about it if it is not empty."""
         self.done += 1
         if self.bar is not None or not text:
             self.step(0, 1)
@@ -149,7 +149,7 @@ class Progress:
             self.say(text)
 
     def say(self, text: str) -> None:
-        """Print a line, above the bar where there is one."""
+        """Print a line, above the progress bar if there is one."""
         if self.bar is not None:
             self.bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
@@ -157,7 +157,7 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """Write a time with the unit that suits it."""
+    """Format a duration in seconds, minutes or hours, depending on its length."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,8 +1,9 @@
-"""Portable random streams: integers of the counter-based generator Philox4x64, mapped to floats by exact arithmetic.
+"""Portable random streams: integers from the counter-based generator Philox4x64, mapped to floats reproducibly.
 
-A seed and a path of names select an independent stream, e.g. `stream(seed, "init", "fc1.weight")`. All operations are
-on integers, or are + - * / sqrt in IEEE double precision, which every machine rounds correctly. Therefore a seed gives
-the same bytes on every machine; torch's initialisers and the C library's `log` do not guarantee this.
+A seed and a path of names select an independent stream, e.g. `stream(seed, "init", "fc1.weight")`. The mapping uses
+only integer operations and + - * / sqrt in IEEE double precision, which every machine rounds in the same way. A seed
+therefore gives byte-identical numbers on every machine, which torch's initialisers and the C library's `log` do not
+guarantee.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 F64 = NDArray[np.float64]
-BLOCK = 1 << 16  # numbers that are mapped at a time; a block fits in the cache of a CPU
+BLOCK = 1 << 16  # numbers to map at a time; a block fits into a CPU cache
 LAWS = ("uniform", "uniform_fan", "signed_constant", "kaiming_normal")  # distributions of initial weights
 
 # Coefficients of Wichura's AS 241 (PPND16), relative error below 1e-15: centre (A/B), tail (C/D), far tail (E/F).
@@ -39,7 +40,7 @@ _F = (1.0, 5.99832206555887937690e-1, 1.36929880922735805310e-1, 1.4875361290850
 
 
 def stream(seed: int, *names: str) -> np.random.Philox:
-    """Return the stream of a seed and a path of names; its key is the first 128 bits of their SHA-256."""
+    """Return the random stream for a seed and a path of names; its key is the first 128 bits of their SHA-256."""
     path = "/".join((str(int(seed)), *names)).encode()
     return np.random.Philox(key=np.frombuffer(hashlib.sha256(path).digest()[:16], np.dtype("<u8")).astype(np.uint64))
 
@@ -63,23 +64,23 @@ def sign(count: int, seed: int, *names: str) -> F64:
 
 
 def normal(count: int, seed: int, *names: str) -> F64:
-    """Draw standard normals by inverting the distribution function at 52-bit uniforms (Wichura 1988, AS 241)."""
+    """Draw standard normal numbers by applying the inverse CDF (Wichura 1988, AS 241) to 52-bit uniform numbers."""
     u = ((integers(count, seed, *names) >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
     return inverse_normal_cdf(u)
 
 
 def permutation(count: int, seed: int, *names: str) -> NDArray[np.int64]:
-    """Return a random permutation of 0, ..., count - 1: the stable order of one random integer per item."""
+    """Return a random permutation of 0, ..., count - 1, the stable argsort of one random integer per item."""
     return np.argsort(integers(count, seed, *names), kind="stable")
 
 
 def torch_seed(seed: int, *names: str) -> int:
-    """Return a seed for torch's global generator, which draws the noise of gates."""
+    """Return a seed for torch's global generator, which generates the noise of gates."""
     return int(integers(1, seed, *names)[0] >> np.uint64(1))
 
 
 def inverse_normal_cdf(u: F64) -> F64:
-    """Return x with Phi(x) = u for u in (0, 1), computed with + - * / and sqrt only, in parallel over blocks."""
+    """Return x with Phi(x) = u for u in (0, 1), using only + - * / and sqrt; blocks are computed in parallel."""
     flat = np.ascontiguousarray(u, np.float64).reshape(-1)
     out = np.empty_like(flat)
 
@@ -97,7 +98,7 @@ def inverse_normal_cdf(u: F64) -> F64:
 
 
 def processors() -> int:
-    """Return the number of processors that this process may use."""
+    """Return the number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

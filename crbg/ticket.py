@@ -1,8 +1,9 @@
-"""Tickets on disk: a seed, the distribution of the initial weights, a bit-packed mask, and digests that verify them.
+"""Tickets on disk: a seed, the distribution of the initial weights, a bit-packed mask, and digests to verify them.
 
-A ticket file holds no weights and is loaded without pickle. It is a safetensors file with a tensor `mask` (uint8, eight
-weights per byte) and the re-estimated running statistics of batch norm, if the network has any. The JSON in the header
-says how to draw the initial weights. Digests of shapes, mask and initial weights are checked.
+A ticket file contains no weights and is loaded without pickle. It is a safetensors file with a tensor `mask` (uint8,
+eight weights per byte) and the re-estimated running statistics of batch norm, if the network has any. JSON metadata in
+the header states how to generate the initial weights. Loading checks the digests of the shapes and the mask; rebuilding
+the network checks the digest of the initial weights.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from crbg.rng import LAWS
 from crbg.storage.atomic import write_bytes
 
 FORMAT = 1
-# Exceptions that reading a damaged or malicious file can raise; torch raises RuntimeError for impossible shapes.
+# Exceptions that a damaged or malicious file can cause; torch raises RuntimeError for impossible shapes.
 _UNSOUND = (
     SafetensorError,
     ValueError,
@@ -45,9 +46,10 @@ LARGEST = 2**33  # bytes; far more than the mask of any network that fits on a G
 
 @dataclass(frozen=True)
 class Ticket:
-    """Everything that is needed to rebuild a sparse network from its seed.
+    """All information needed to rebuild a sparse network from its seed.
 
-    `Ticket.load(path).model()` rebuilds a network of the registry; for any other model use `Ticket.load(path).apply`.
+    `Ticket.load(path).model()` rebuilds a network of the registry (`crbg.models`). For any other model, use
+    `Ticket.load(path).apply(model)`.
 
     Examples:
         >>> import torch
@@ -64,12 +66,12 @@ class Ticket:
         True
 
     Attributes:
-        mask: The kept weights.
+        mask: Mask of the kept weights.
         seed: Seed of the initial weights.
-        law: Distribution of the initial weights, one of `crbg.rng.LAWS`, "imagenet" (timm's pretrained weights), or
-            "given" (the user keeps them).
-        scale: Factor of the distribution.
-        model_name: Name in the registry of architectures; empty for any other model.
+        law: Distribution of the initial weights: one of `crbg.rng.LAWS`, "imagenet" for timm's pretrained weights, or
+            "given" for weights that the user provides.
+        scale: Scale of the distribution.
+        model_name: Name of the model in the registry of architectures; empty for other models.
         in_shape: Shape of an input, (channels, height, width).
         classes: Number of outputs.
         initial: Digest of all initial tensors (`crbg.models.initial_weights.tensor_digest`).
@@ -89,7 +91,7 @@ class Ticket:
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        """Name the network, what is kept of it, and how its weights are drawn; not the mask itself."""
+        """Return a short text: network, number of kept weights, seed and distribution, but not the mask itself."""
         what = self.model_name or "a network outside the registry"
         kept = f"{self.mask.kept} of {self.mask.total} weights kept ({self.mask.density:.4g})"
         return f"Ticket({what}, {kept}, seed={self.seed}, law={self.law!r}, scale={self.scale:g})"
@@ -114,7 +116,7 @@ class Ticket:
             "network": shapes_digest(self.mask.shapes),
             "mask": self.mask.digest(),
         }
-        # The mask of unit gates may not cover every weight of the network.
+        # A mask from unit gates may not cover all weights of the network.
         if not self.model_name or _shapes(header) != self.mask.shapes:
             header["shapes"] = {n: list(s) for n, s in self.mask.shapes.items()}
         tensors = {"mask": packed, **{f"statistics.{k}": v.cpu().contiguous() for k, v in self.statistics.items()}}
@@ -130,19 +132,19 @@ class Ticket:
         path = Path(path)
         try:
             if path.stat().st_size > LARGEST:
-                raise CrbgError(f"it has {path.stat().st_size} bytes, more than any ticket")
+                raise CrbgError(f"it has {path.stat().st_size} bytes, too many for a ticket")
             data = path.read_bytes()
             tensors, header = load_tensors(data), _header(data)
             shapes = _shapes(header)
             mask = Mask.unpack(tensors["mask"].numpy().tobytes(), shapes)
             if header["format"] != FORMAT:
-                raise CrbgError(f"its format is {header['format']}, and this version of crbg reads {FORMAT}")
+                raise CrbgError(f"its format is {header['format']}, but this version of crbg reads format {FORMAT}")
             if shapes_digest(shapes) != header["network"]:
-                raise CrbgError("the network in its header has other shapes than the saved one")
+                raise CrbgError("the shapes of its network do not match the digest in its header")
             if mask.digest() != header["mask"]:
-                raise CrbgError("the mask does not have the digest in the header")
+                raise CrbgError("its mask does not match the digest in its header")
             if header["law"] not in (*LAWS, "given", "imagenet"):
-                raise CrbgError(f"unknown initial law {header['law']!r}")
+                raise CrbgError(f"unknown distribution {header['law']!r} of the initial weights")
             return cls(
                 mask=mask,
                 seed=int(header["seed"]),
@@ -161,13 +163,13 @@ class Ticket:
             raise CrbgError(f"cannot read the ticket {path}: {error.strerror}") from None
         except _UNSOUND as error:
             reason = str(error) if isinstance(error, CrbgError) else f"{type(error).__name__}: {error}"
-            raise CrbgError(f"{path} is not a sound ticket: {reason}") from None
+            raise CrbgError(f"{path} is not a valid ticket: {reason}") from None
 
     def model(self) -> nn.Module:
-        """Rebuild the sparse network: draw the initial weights, check their digest, and apply the mask.
+        """Rebuild the sparse network: generate the initial weights, check their digest, and apply the mask.
 
         Raises:
-            CrbgError: the network is not in the registry, or its initial weights do not have the ticket's digest.
+            CrbgError: the network is not in the registry, or its initial weights do not match the ticket's digest.
         """
         if not self.model_name:
             raise CrbgError("this ticket is for a network outside the registry; use ticket.apply(model)")
@@ -179,31 +181,31 @@ class Ticket:
         return self.apply(models.build(self.model_name, self.in_shape, self.classes, **self.model_args))
 
     def apply(self, model: nn.Module) -> nn.Module:
-        """Turn a model into the sparse network, in place: draw its initial weights, check them, apply the mask.
+        """Turn a model into the sparse network, in place: generate its initial weights, check them, apply the mask.
 
-        With the laws "given" and "imagenet" the model must hold the initial weights already.
+        If `law` is "given" or "imagenet", the model must already contain the initial weights.
 
         Returns:
             The same model.
 
         Raises:
-            CrbgError: the shapes of the model differ from the mask's, or its initial weights do not have the ticket's
-                digest.
+            CrbgError: the shapes of the model differ from those of the mask, or its initial weights do not match the
+                ticket's digest.
         """
         self.mask.check_shapes({n: tuple(w.shape) for n, w in weights(model).items() if n in self.mask})
         if self.law in LAWS:
             initialise(model, self.law, self.scale, self.seed)
         if tensor_digest(dict(model.state_dict())) != self.initial:
             raise CrbgError(
-                "the initial weights do not have the ticket's digest; the model is another network, or was trained, or "
-                "comes from another version of its code"
+                "the initial weights do not match the ticket's digest; the model is a different network, "
+                "was trained, or comes from a different version of its code"
             )
         bake(model, self.mask)
         model.load_state_dict(dict(self.statistics), strict=False)
         return model
 
     def describe(self) -> dict[str, Any]:
-        """Return the ticket's fields as plain values, with counts in place of the mask."""
+        """Return the ticket's fields as plain values; the mask is replaced by the counts of kept and total weights."""
         plain = {k: v for k, v in asdict(self).items() if k not in ("mask", "statistics")}
         return plain | {"kept": self.mask.kept, "total": self.mask.total, "density": self.mask.density}
 
@@ -221,7 +223,7 @@ def _shapes(header: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         raise CrbgError("the name of its network is longer than 200 characters")
     if "shapes" in header or not header["model"]:
         return {str(n): tuple(map(int, s)) for n, s in header["shapes"].items()}
-    # On the meta device a malicious header that names a huge network allocates no memory.
+    # On the meta device, a malicious header that names a huge network allocates no memory.
     with torch.device("meta"):
         in_shape, classes = tuple(map(int, header["in"])), int(header["classes"])
         model = models.build(str(header["model"]), in_shape, classes, **header["args"])

@@ -1,4 +1,4 @@
-"""Data sets: shapes and sizes without loading them (no torch), and images in the modules `sources` and `loader`."""
+"""Data sets: descriptions, which need neither the data nor torch, and loading (in `sources` and `loader`)."""
 
 from crbg.data.datasets import DATA, INDEX, DataInfo, info, own, root
 

@@ -16,11 +16,11 @@ class DataInfo:
 
     Attributes:
         shape: Shape of an image, (channels, height, width).
-        train: Number of training images, without those of the validation part.
-        mean: Mean of each channel over the training images, of pixels scaled to [0, 1].
+        train: Number of training images, excluding the validation split.
+        mean: Mean of each channel over the training images, for pixels scaled to [0, 1].
         std: Standard deviation of each channel.
-        torchvision: Name of torchvision's class, if it has one.
-        digest: SHA-256 of the pixels and labels of a data set that was made from image files; otherwise empty.
+        torchvision: Name of the torchvision class; empty if there is none.
+        digest: SHA-256 of pixels and labels, if the data set was made from image files; otherwise empty.
     """
 
     name: str
@@ -52,7 +52,7 @@ DATA = {
 
 
 def info(name: str) -> DataInfo:
-    """Return the description of a data set: a known one, or one made from image files by `crbg.data.folder`.
+    """Return the description of a built-in data set, or of one that `crbg.data.folder` made from image files.
 
     Raises:
         CrbgError: the name is unknown, or the index of the data set is damaged.
@@ -84,10 +84,10 @@ def info(name: str) -> DataInfo:
 
 
 def own() -> list[DataInfo]:
-    """Return the data sets under the data root that were made from image files."""
+    """Return descriptions of all data sets under the data root that were made from image files."""
     return [info(p.parent.name) for p in sorted(root().glob(f"*/{INDEX}"))]
 
 
 def root(data_dir: str | None = None) -> Path:
-    """Return the data root: the argument, else the environment variable CRBG_DATA, else ./data."""
+    """Return the data root: `data_dir` if given, else the environment variable CRBG_DATA if set, else ./data."""
     return Path(data_dir or os.environ.get("CRBG_DATA") or "data").expanduser()

@@ -1,9 +1,9 @@
-"""Data sets from folders of images, converted once to arrays of pixels on disk.
+"""Data sets from folders of images, converted once to pixel arrays on disk.
 
 `crbg data NAME --images DIR --size S` reads DIR/train/<class>/* and DIR/val/<class>/* (or DIR/test), the layout of
-ImageNet. It scales the shorter side of each image to S pixels, crops the centre, and writes train_x.npy and test_x.npy,
-uint8 (N, 3, S, S), with labels and an index under the data root. The arrays are memory-mapped when they are used, so
-data of any size takes no GPU memory, and a batch is one gather.
+ImageNet. It scales the shorter side of each image to S pixels and crops the centre. Under the data root it writes
+train_x.npy and test_x.npy, uint8 (N, 3, S, S), the labels, and an index. The arrays are memory-mapped when used: the
+data set takes no GPU memory whatever its size, and a batch is one gather operation.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ from crbg.data.datasets import DATA, INDEX
 from crbg.errors import CrbgError
 from crbg.storage.atomic import write_json
 
-PARTS = {"train": ("train",), "test": ("val", "test")}  # folders of each part; the first that exists is used
+PARTS = {"train": ("train",), "test": ("val", "test")}  # folder names of each split; the first that exists is used
 STATE = "state.json"
 
 
 def prepare(
     name: str, images: Path, size: int, root: Path, tell: Callable[[str], None] = lambda text: None, batch: int = 256
 ) -> Path:
-    """Write the arrays of a data set and its index; an interrupted conversion continues where it stopped.
+    """Convert folders of images to the arrays and the index of a data set; continue a conversion that was interrupted.
 
     Args:
         name: Name of the new data set.
-        images: Folder with the folders train and val (or test), each with one folder of images per class.
-        size: Edge of the converted images, in pixels.
+        images: Folder that contains the folders train and val (or test), each with one folder of images per class.
+        size: Edge length of the converted images, in pixels.
         root: The data root; the data set is written to `root / name`.
-        tell: Receives lines about the progress.
-        batch: Number of images that are decoded at a time.
+        tell: Called with each line of progress output.
+        batch: Number of images to decode at a time.
 
     Returns:
         The folder of the data set.
 
     Raises:
-        CrbgError: folders or classes are missing, a file is not an image, or the name is taken.
+        CrbgError: folders or classes are missing, a file is not an image, or the name is already in use.
     """
     out, partial = root / name, root / f"{name}.partial"
     if _exists(name, out, size):
@@ -62,9 +62,9 @@ def prepare(
 
 
 def _exists(name: str, out: Path, size: int) -> bool:
-    """Return whether the data set is complete already, and refuse a name or a size that cannot be used."""
+    """Return whether the data set already exists; raise if the name or the size cannot be used."""
     if name in DATA:
-        raise CrbgError(f"{name!r} is the name of a known data set; choose another name")
+        raise CrbgError(f"{name!r} is the name of a built-in data set; choose another name")
     if out.exists() and not (out / INDEX).exists():
         raise CrbgError(f"{out} exists and is not a prepared data set; choose another name, or move the folder")
     if size < 8:
@@ -73,12 +73,12 @@ def _exists(name: str, out: Path, size: int) -> bool:
         return False
     pixels = json.loads((out / INDEX).read_text())["shape"][1]
     if pixels != size:
-        raise CrbgError(f"{out} holds images of {pixels} pixels; choose another name for images of {size}")
+        raise CrbgError(f"{out} contains images of {pixels} pixels; choose another name for images of {size} pixels")
     return True
 
 
 def _image_sets(images: Path, size: int) -> dict[str, Any]:
-    """Open the image folders of both parts, and check that they have the same classes."""
+    """Open the image folders of both splits, and check that they have the same classes."""
     from torchvision.datasets import ImageFolder
 
     sets: dict[str, ImageFolder] = {}
@@ -93,17 +93,17 @@ def _image_sets(images: Path, size: int) -> dict[str, Any]:
     if sets["train"].classes != sets["test"].classes:
         only = sorted(set(sets["train"].classes) ^ set(sets["test"].classes))
         raise CrbgError(
-            f"train and test have different classes: only one of them has {', '.join(only[:5])}; "
-            "give both a folder for every class"
+            f"train and test have different classes: only one of the two has {', '.join(only[:5])}; "
+            "add a folder for every class to both"
         )
     return sets
 
 
 def _state(partial: Path, sets: dict[str, Any], size: int) -> dict[str, Any]:
-    """Return the state of an interrupted conversion, or a fresh one if there is none that can be continued.
+    """Return the state of an interrupted conversion, or a new state if there is no conversion to continue.
 
-    The state holds the number of converted images of each part, and the sums over training pixels that the mean and
-    the standard deviation need.
+    The state contains the number of converted images in each split, and the sums over training pixels from which the
+    mean and the standard deviation are computed.
     """
     files = {p: hashlib.sha256("\n".join(f for f, _ in s.samples).encode()).hexdigest() for p, s in sets.items()}
     fresh = {"size": size, "files": files, "done": dict.fromkeys(sets, 0), "sum": [0] * 3, "squares": [0] * 3}
@@ -116,7 +116,7 @@ def _state(partial: Path, sets: dict[str, Any], size: int) -> dict[str, Any]:
 
 
 def _fill(part: str, images: Any, folder: Path, state: dict[str, Any], batch: int, tell: Callable[[str], None]) -> None:
-    """Decode the remaining images in order, and save the state from time to time."""
+    """Decode the remaining images in order, and save the state about every 10 seconds."""
     path, n, size = folder / f"{part}_x.npy", len(images), state["size"]
     pixels = np.lib.format.open_memmap(path, "r+" if state["done"][part] else "w+", np.uint8, (n, 3, size, size))
     rest = torch.utils.data.Subset(images, range(state["done"][part], n))
@@ -126,7 +126,7 @@ def _fill(part: str, images: Any, folder: Path, state: dict[str, Any], batch: in
         at = state["done"][part]
         pixels[at : at + len(x)] = x.numpy()
         if part == "train":
-            whole = x.to(torch.int64)  # integer sums do not depend on where a conversion was interrupted
+            whole = x.to(torch.int64)  # integer sums are exact, so interruptions do not change them
             for key, sums in (("sum", whole.sum((0, 2, 3))), ("squares", whole.square().sum((0, 2, 3)))):
                 state[key] = [a + int(b) for a, b in zip(state[key], sums, strict=True)]
         state["done"][part] = done = at + len(x)
@@ -151,7 +151,7 @@ def _write_index(folder: Path, sets: dict[str, Any], state: dict[str, Any]) -> N
     count = len(train) * size * size
     mean = [s / (255 * count) for s in state["sum"]]
     std = [max(1e-3, (q / (255 * 255 * count) - m * m) ** 0.5) for q, m in zip(state["squares"], mean, strict=True)]
-    validation = max(len(train.classes), len(train) // 25)  # as a share, about 50 000 images of ImageNet
+    validation = max(len(train.classes), len(train) // 25)  # 4 % of the images, about 50 000 for ImageNet
     index = {
         "shape": [3, size, size],
         "classes": len(train.classes),
@@ -168,14 +168,14 @@ def _write_index(folder: Path, sets: dict[str, Any], state: dict[str, Any]) -> N
 def _decoded(loader: Any, where: str) -> Iterator[Any]:
     try:
         yield from loader
-    except OSError as error:  # PIL's message names the file, or shows its first bytes
+    except OSError as error:  # PIL's message contains the file name or its first bytes
         raise CrbgError(
             f"{where}: an image cannot be read ({error}); repair or remove it, then repeat the command to continue"
         ) from None
 
 
 def _square(image: Any, size: int) -> torch.Tensor:
-    """Scale the shorter side to `size` and crop the centre; returns uint8 (3, size, size)."""
+    """Scale the shorter side of an image to `size`, and return the central crop, uint8 (3, size, size)."""
     from PIL import Image
 
     width, height = image.size

@@ -1,8 +1,9 @@
 """Loading of data sets.
 
-Sources, in this order: the file NAME.npz under the data root (`data_dir`, or the environment variable CRBG_DATA) with
-train_x, test_x, uint8 (N, C, H, W), and train_y, test_y; torchvision's layout under the same root; a download by
-torchvision. Data sets made from image files (`crbg.data.folder`) stay on disk, and a batch is read when it is needed.
+A data set is looked up in this order: (1) the file NAME.npz under the data root (`data_dir`, or the environment
+variable CRBG_DATA), with the arrays train_x and test_x, uint8 (N, C, H, W), and train_y and test_y; (2) torchvision's
+layout under the same root; (3) a download by torchvision. Data sets made from image files (`crbg.data.folder`) stay on
+disk, and each batch is read when it is needed.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from crbg.errors import CrbgError
 
 
 def load(name: str, data_dir: str | None = None, download: bool = True) -> Data:
-    """Load a data set; its validation part is a stratified sample of the training images, drawn with seed 0.
+    """Load a data set; its validation split is a stratified sample of the training images, with seed 0.
 
     Args:
         name: Name of a data set.
-        data_dir: The data root; by default CRBG_DATA, or ./data.
+        data_dir: The data root; by default the environment variable CRBG_DATA, or else ./data.
         download: Whether torchvision may download the data.
 
     Raises:
@@ -54,7 +55,7 @@ def load(name: str, data_dir: str | None = None, download: bool = True) -> Data:
 
 
 def _from_folder(entry: DataInfo, folder: Path) -> Data:
-    """Load a data set made from image files; its pixels are memory-mapped, not read."""
+    """Load a data set made from image files; its pixels are memory-mapped and not read into memory."""
     found = {}
     for part, count in (("train", entry.train + entry.validation), ("test", entry.test)):
         try:
@@ -63,7 +64,7 @@ def _from_folder(entry: DataInfo, folder: Path) -> Data:
             raise CrbgError(f"{folder} is damaged ({error}); delete it and run `crbg data` again") from None
         if x.dtype != np.uint8 or x.shape != (count, *entry.shape) or y.shape != (count,):
             raise CrbgError(
-                f"{folder} is damaged: {part}_x is {x.dtype} {x.shape}, but its index says "
+                f"{folder} is damaged: {part}_x is {x.dtype} {x.shape}, but the index requires "
                 f"{(count, *entry.shape)}; delete it and run `crbg data` again"
             )
         found[part] = (torch.from_numpy(x), y)
@@ -80,7 +81,7 @@ def _from_folder(entry: DataInfo, folder: Path) -> Data:
 
 
 def _digits() -> dict[str, np.ndarray]:
-    """Load scikit-learn's 1797 digits, 8x8 pixels of 0 to 16, enlarged and padded to 28x28; 300 are the test part."""
+    """Load scikit-learn's 1797 digits (8x8 pixels), enlarged and padded to 28x28; 300 are the test split."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -117,7 +118,7 @@ def _read(entry: DataInfo, folder: Path, download: bool) -> dict[str, np.ndarray
 
 
 def _short(error: Exception) -> str:
-    """Return one line that says why a download failed."""
+    """Return the reason for a failed download, on one line."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:90]}{'...' if len(text) > 90 else ''}"
 
@@ -128,11 +129,11 @@ def _torchvision(entry: DataInfo, folder: Path, download: bool) -> dict[str, np.
     maker = getattr(torchvision.datasets, entry.torchvision)
     try:
         sets = {part: maker(str(folder), train=part == "train", download=download) for part in ("train", "test")}
-    except Exception as error:  # torchvision raises RuntimeError, URLError and others for the same cause
+    except Exception as error:  # torchvision raises RuntimeError, URLError and others for failed downloads
         raise CrbgError(
             f"data set {entry.name!r} is neither at {folder / (entry.name + '.npz')} nor in torchvision's layout under "
             f"{folder}, and could not be downloaded ({_short(error)}); "
-            "set CRBG_DATA (or data_dir in config.yaml) to the folder that has it"
+            "set CRBG_DATA (or `data_dir` in config.yaml) to the folder that contains it"
         ) from None
     out: dict[str, np.ndarray] = {}
     for part, s in sets.items():

@@ -6,16 +6,16 @@ import numpy as np
 
 from crbg import rng
 
-SPLIT_SEED = 0  # every data set has one fixed validation part, drawn with this seed
+SPLIT_SEED = 0  # every data set has one fixed validation split, sampled with this seed
 
 
 def stratified(labels: np.ndarray, count: int, seed: int, stream: str) -> np.ndarray:
-    """Draw a stratified sample: `count` indices with the class shares of `labels`, by the largest remainder method.
+    """Draw `count` indices with the class proportions of `labels` (stratified, by the largest remainder method).
 
     Args:
         labels: Class of each image, shape (n,).
         count: Number of indices to draw.
-        seed: Seed of the draw.
+        seed: Seed of the sample.
         stream: Name of the random stream.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Measurements of a network: accuracy, batch norm statistics, sparsity and FLOPs."""
+"""Measurements on a network: accuracy, batch norm statistics, sparsity and FLOPs."""
 
 from crbg.measure.accuracy import accuracy, keeping_modes, without_dropout
 from crbg.measure.batch_norm import has_batch_norm, recalibrated, running, running_statistics

@@ -1,4 +1,4 @@
-"""The accuracy of a network under a mask, and contexts that set the modes of modules."""
+"""Accuracy of a network under a mask, and context managers that set the train or eval mode of modules."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from crbg.gates.attach import weights
 def accuracy(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], multipliers: Mapping[str, Tensor] | None = None
 ) -> float:
-    """Return the accuracy in per cent, in eval mode.
+    """Return the accuracy of the model in eval mode, in per cent.
 
-    If several logits are equal, the first class counts as predicted, as in argmax.
+    If the largest logit occurs several times, the first of these classes is the prediction, as in argmax.
 
     Args:
         model: A network without gates.
         batches: Pairs (inputs, labels).
-        multipliers: Factors on the weights by name: a mask, or real gate values.
+        multipliers: Factors on the weights by name: a mask, or real-valued gates.
     """
     was = model.training
     model.eval()
@@ -38,7 +38,7 @@ def accuracy(
 
 @contextmanager
 def keeping_modes(model: nn.Module) -> Iterator[dict[nn.Module, bool]]:
-    """Yield the mode of each module (whether it is in training), and restore the modes after the block."""
+    """Yield the mode of each module (True for train mode), and restore all modes at the end of the block."""
     was = {m: m.training for m in model.modules()}
     try:
         yield was
@@ -49,7 +49,7 @@ def keeping_modes(model: nn.Module) -> Iterator[dict[nn.Module, bool]]:
 
 @contextmanager
 def without_dropout(model: nn.Module) -> Iterator[None]:
-    """Disable dropout inside the block; batch norm still uses the statistics of each batch."""
+    """Disable dropout inside the block; batch norm modules keep their mode."""
     modules = [m for m in model.modules() if isinstance(m, nn.modules.dropout._DropoutNd) and m.training]
     for m in modules:
         m.eval()

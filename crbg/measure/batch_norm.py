@@ -1,4 +1,4 @@
-"""Running statistics of batch norm, re-estimated for a sparse network."""
+"""Re-estimation of batch norm's running statistics for a sparse network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from crbg.models.initial_weights import RUNNING
 
 
 def has_batch_norm(model: nn.Module) -> bool:
-    """Return whether a network has running statistics, which must be re-estimated under a binary mask."""
+    """Return whether a network has running statistics, which have to be re-estimated for each mask."""
     return any(isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats for m in model.modules())
 
 
@@ -22,12 +22,12 @@ def has_batch_norm(model: nn.Module) -> bool:
 def recalibrated(
     model: nn.Module, images: Iterable[Tensor], multipliers: Mapping[str, Tensor] | None = None
 ) -> Iterator[nn.Module]:
-    """Set the running statistics inside the block to averages over `images` under a mask, and restore them afterwards.
+    """Inside the block, replace the running statistics by averages over `images` under a mask; restore them afterwards.
 
     Args:
         model: A network without gates.
-        images: Batches of inputs, in a fixed order; each counts the same.
-        multipliers: Factors on the weights by name: a mask, or real gate values.
+        images: Batches of inputs in a fixed order; all batches have equal weight.
+        multipliers: Factors on the weights by name: a mask, or real-valued gates.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
     before = {k: v.clone() for k, v in model.state_dict().items()}
@@ -53,7 +53,7 @@ def recalibrated(
 def running_statistics(
     model: nn.Module, images: Iterable[Tensor], multipliers: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
-    """Return the running statistics that `recalibrated` estimates, by name; the model keeps its own."""
+    """Return the running statistics that `recalibrated` estimates, by name; the model does not change."""
     with recalibrated(model, images, multipliers):
         return running(model)
 

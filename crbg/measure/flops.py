@@ -1,4 +1,4 @@
-"""FLOPs of a forward pass, dense and sparse."""
+"""FLOPs of a forward pass of the dense and the sparse network."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from crbg.masks.mask import Mask
 
 
 def flops(model: nn.Module, example: Tensor, mask: Mask | None = None) -> dict[str, float]:
-    """Count the FLOPs of a forward pass of one example, two for each multiply-add.
+    """Count the FLOPs of a forward pass on one example; a multiply-add counts as two FLOPs.
 
-    Dense counts come from torch's FlopCounterMode. Under a mask a gated layer counts in proportion to its density.
-    Operations without a gate, such as attention products, count in full, and so do the input projections inside
-    `nn.MultiheadAttention`.
+    Dense counts come from torch's `FlopCounterMode`. Under a mask, the FLOPs of a gated layer are multiplied by its
+    density. Operations without gates, such as attention products, are counted in full, and so are the input projections
+    inside `nn.MultiheadAttention`.
 
     Args:
         model: Any module.
-        example: Inputs, of which the first is used.
-        mask: The mask of the sparse network.
+        example: A batch of inputs; only the first input is used.
+        mask: The mask of the sparse network; without one, both counts are equal.
 
     Returns:
-        `{"dense": ..., "kept": ...}`.
+        `{"dense": ..., "kept": ...}`, the FLOPs of the dense and of the sparse network.
     """
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
     was, fused = model.training, torch.backends.mha.get_fastpath_enabled()
     model.eval()
-    # The counter does not see the fused path of nn.MultiheadAttention, nor fused attention kernels on every device.
+    # The counter misses the fused path of nn.MultiheadAttention and, on some devices, fused attention kernels.
     torch.backends.mha.set_fastpath_enabled(False)
     with torch.no_grad(), bypass(model), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(example[:1])

@@ -1,4 +1,4 @@
-"""The structure of a mask: shares of gates, dead and silent units, attention heads, and weights without effect."""
+"""The structure of a mask: fractions of gate values, dead and silent units, attention heads, weights without effect."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Si
 
 
 def shares(soft: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
-    """Return the shares of gates that are exactly 0, exactly 1, and in between, per tensor and over all ("all")."""
+    """Return the fractions of gates that are exactly 0, exactly 1, and in between, per tensor and overall (`all`)."""
     flat = {n: z.flatten() for n, z in soft.items()}
     flat["all"] = torch.cat(list(flat.values()))
 
@@ -28,17 +28,17 @@ def shares(soft: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
 
 
 def dead_units(mask: Mask) -> dict[str, int]:
-    """Count the output units of each tensor that have no kept weight."""
+    """Count, for each weight tensor, the output units with no kept weight."""
     return {n: int((~t.flatten(1).any(1)).sum()) for n, t in mask.items()}
 
 
 def heads(model: nn.Module, mask: Mask) -> dict[str, dict[str, list[int]]]:
-    """Count the kept weights of each attention head's query, key and value.
+    """Count the kept weights in the query, key and value projection of each attention head.
 
-    Covers tensors that hold all three (`qkv.weight`, `in_proj_weight`).
+    Only tensors that contain all three projections are covered (`qkv.weight`, `in_proj_weight`).
 
     Returns:
-        `{tensor: {"q": [count of each head], "k": [...], "v": [...]}}`.
+        `{tensor: {"q": [one count per head], "k": [...], "v": [...]}}`.
     """
     out = {}
     for name, module in model.named_modules():
@@ -54,10 +54,10 @@ def heads(model: nn.Module, mask: Mask) -> dict[str, dict[str, list[int]]]:
 def silent_units(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], multipliers: Mapping[str, Tensor] | None = None
 ) -> dict[str, int]:
-    """Count the units of each activation module whose output is the same for every image.
+    """Count the silent units of each activation module: units with the same output for every image.
 
-    Such a unit is disconnected or never active. A unit is a channel: axis 1 after a convolution, and the last axis if
-    the activation is a sibling of linear layers only, as in a transformer.
+    Such a unit is disconnected or never active. A unit is a channel, which is axis 1 in general. It is the last axis if
+    the activation's parent module contains linear layers but no convolutions, as in a transformer.
     """
     lowest: dict[str, Tensor] = {}
     highest: dict[str, Tensor] = {}
@@ -86,10 +86,10 @@ def silent_units(
 
 
 def alive(mask: Mask) -> Mask:
-    """Drop the weights of a fully connected network that lead to or from a dead unit, until nothing changes.
+    """Remove weights that lead to or from a dead unit of a fully connected network, repeatedly, until none is left.
 
-    The tensors of the mask must be consecutive layers in order, as in LeNet. The dropped weights do not affect any
-    logit, so the remaining ones are all that has to be stored.
+    The tensors of the mask must be consecutive layers in order, as in LeNet. The removed weights affect no logit, so
+    only the remaining ones have to be stored.
     """
     layers = [t.clone() for t in mask.values()]
     while True:

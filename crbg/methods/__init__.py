@@ -1,9 +1,9 @@
-"""Methods that find tickets: one module each, registered by its file name.
+"""Methods that find tickets (sparse subnetworks): one module each, registered under its file name.
 
-A module defines `VERSION`, `TRAITS` for the comparison of methods, a frozen dataclass `Options` whose fields are the
-method's settings, and `find(model, task, options) -> SearchResult`; `crbg.methods.contract.Method` declares these.
-VERSION and the options enter the digest of a run, so for a method that has records VERSION and the defaults never
-change. The planner imports methods to read their options; therefore they import torch inside functions.
+A module defines `VERSION`, `TRAITS` (its row in comparisons of methods), a frozen dataclass `Options` with the method's
+settings, and `find(model, task, options) -> SearchResult`; `crbg.methods.contract.Method` declares these. `VERSION` and
+the options are hashed into the digest of a run. Once a method has recorded runs, its `VERSION` and defaults must
+therefore never change. The planner imports methods to read their options, so they import torch inside functions only.
 """
 
 from crbg.methods.contract import SearchResult, SearchTask, Traits

@@ -1,4 +1,4 @@
-"""What scored methods share: gates on frozen weights, a search, and an exact number of weights kept by score."""
+"""Shared code of the scored methods: train gates on frozen weights, then keep the k weights with the largest scores."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ def search_and_select(
     counts: Callable[[Mapping[str, Tensor]], int | dict[str, int]] | None = None,
     objective: Objective | None = None,
 ) -> SearchResult:
-    """Train gates on the frozen weights, and keep the weights with the largest scores.
+    """Train gates on frozen weights, then keep the weights with the largest scores.
 
     Args:
         model: A network without gates; its weights do not change.
         task: Batches, density, epochs, seed and loss.
-        make: Builds the gate of a weight, from its name and the weight.
+        make: Builds the gate of a weight tensor from the tensor's name and values.
         steer: Returns the optimiser and the search hook for a list of gates.
-        schedule: Factor on the learning rate as a function of the progress in [0, 1]; by default a cosine.
+        schedule: Multiplier of the learning rate as a function of progress in [0, 1]; a cosine by default.
         sampling: Whether gates draw noise during the search.
-        counts: Number of weights to keep, from the scores: over all tensors together, or for each. By default the
-            density of the task, over all tensors together.
-        objective: Takes the place of the task's loss.
+        counts: Returns the number of weights to keep, given the scores: one number over all tensors, or one per tensor.
+            By default, one number over all tensors, which follows from the task's density.
+        objective: Replaces the task's loss.
 
     Raises:
         CrbgError: the task has no density and `counts` is not given.
@@ -58,7 +58,8 @@ def search_and_select(
         optimiser, search = steer(list(gates.values()))
         history = task.fit(model, optimiser, search, schedule=schedule, objective=objective)
         scores = {n: g.scores().cpu() for n, g in gates.items()}
-        soft = {n: g.soft().cpu() for n, g in gates.items()} if sampling else {}  # the other gates are always binary
+        # Gates without noise are binary, so only sampling gates have real values to return.
+        soft = {n: g.soft().cpu() for n, g in gates.items()} if sampling else {}
         gains = {n: torch.tensor(g.gain) for n, g in gates.items() if getattr(g, "gain", 1.0) != 1.0}
     total = sum(s.numel() for s in scores.values())
     keep = counts(scores) if counts else keep_count(required_density(task, "select"), total)
@@ -69,21 +70,21 @@ def required_density(task: SearchTask, method: str) -> float:
     """Return the density of the task.
 
     Raises:
-        CrbgError: the task has none, or it is 0.
+        CrbgError: the task has no density, or a density of 0.
     """
     if not task.density:
-        raise CrbgError(f"{method} needs a density above 0, the share of weights to keep; set `density`")
+        raise CrbgError(f"{method} needs a density above 0, the fraction of weights to keep; set `density`")
     return task.density
 
 
 @dataclass(frozen=True)
 class BudgetedSearch:
-    """Settings of a search with budgeted gates.
+    """Settings of a search with a budget on the number of open gates.
 
     Attributes:
-        density: Share of weights to keep.
+        density: Fraction of weights to keep.
         lr: Learning rate of Adam.
-        drop: Share of the search after which the rate falls to a tenth.
+        drop: Fraction of the search after which the learning rate is divided by 10.
         slack: The budget of GradBalance, as a multiple of the number of weights to keep.
     """
 
@@ -101,15 +102,16 @@ def search_with_budget(
     control: Callable[[list[Any], int], SearchHook] | None = None,
     objective: Objective | None = None,
 ) -> SearchResult:
-    """Train gates with a budget by Adam, and keep the weights with the largest scores.
+    """Train gates with Adam under a density budget, then keep the weights with the largest scores.
 
     Args:
         model: A network without gates; its weights do not change.
         task: Batches, density, epochs, seed and loss.
-        make: Builds the gate of a weight; a subclass of `Budgeted`, or `Clipped`.
+        make: Builds the gate of a weight tensor; an instance of `Budgeted` or `Clipped`.
         settings: Density, learning rate and budget.
-        control: Returns the density controller for the gates and the number to keep; by default GradBalance.
-        objective: Takes the place of the task's loss.
+        control: Returns the density controller, given the gates and the number of weights to keep; GradBalance by
+            default.
+        objective: Replaces the task's loss.
     """
     import torch
 
@@ -130,7 +132,7 @@ def search_with_budget(
 
 
 def tensor_like(w: Tensor, values: np.ndarray) -> Tensor:
-    """Turn one number per weight into a float32 tensor of w's shape, on w's device."""
+    """Convert an array with one number per weight to a float32 tensor with the shape and device of `w`."""
     import torch
 
     return torch.from_numpy(values).to(torch.float32).reshape(w.shape).to(w.device)

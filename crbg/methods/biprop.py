@@ -1,8 +1,8 @@
 """Biprop (multi-prize tickets, Diffenderfer & Kailkhura 2021): edge-popup on binary weights, alpha * sign(W) per layer.
 
-For signed-constant weights alpha * sign(W) equals W, so the search is edge-popup without scaling, and it finds a strong
-ticket. Other initial distributions are refused: binarisation would change the weights, and the result would not be a
-ticket of the initial network.
+For signed-constant weights, alpha * sign(W) equals W. The search is then edge-popup without scaling, and it finds a
+strong ticket. Other initial distributions are refused: binarisation would change the weights, and the result would not
+be a subnetwork of the initial network.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ if TYPE_CHECKING:
     from torch import nn
 
 VERSION = 1
-TRAITS = Traits("straight-through, top k", "exact of all together, or by layer")
+TRAITS = Traits("straight-through, top-k", "exact, global or per layer")
 NEEDS_DENSITY = True
 
 
 @dataclass(frozen=True)
 class Options:
-    """SGD on the scores, as in edge-popup.
+    """Options of SGD on the scores, as in edge-popup.
 
     Attributes:
-        scope: `global`, one threshold for all layers, as for the paper's sparse networks, or `layer`.
-        reach: Share of the search in which the density falls from 1 to its target, with `scope: global`.
+        scope: `global` for one score threshold over all layers, as for the paper's sparse networks, or `layer` for one
+            per layer.
+        reach: Fraction of the search over which the density decreases from 1 to its target, with `scope: global`.
     """
 
     lr: float = option(0.1, least=0)
@@ -40,16 +41,16 @@ class Options:
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
-    """Search for a ticket of `task.density`, over all layers together or in each.
+    """Search for a strong ticket with `task.density`, reached globally or in every layer.
 
     Raises:
-        CrbgError: the weights of a layer differ in size.
+        CrbgError: the weights of a layer differ in magnitude.
     """
     from crbg.gates.attach import weights
 
     for name, w in weights(model).items():
         if not bool((w.abs() == w.abs().max()).all()):
             raise CrbgError(
-                f"biprop binarises weights, but those of {name!r} differ in size; use `init: signed_constant`"
+                f"biprop needs weights of equal magnitude, but those of {name!r} differ; use `init: signed_constant`"
             )
     return edge_popup.find(model, task, edge_popup.Options(**asdict(options), scaled=False))

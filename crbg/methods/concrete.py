@@ -1,7 +1,7 @@
-"""The search of Concrete Ticket Search (Arora & Teuscher 2025) for strong tickets: untrained weights, the task's loss.
+"""The gate search of Concrete Ticket Search (Arora & Teuscher 2025), on untrained weights and with the task's loss.
 
-Concrete gates with temperature 2/3 start at the logit of the density, GradBalance holds their budget, and the weights
-with the largest logits are kept. The budget counts the gates' values without noise, as in the authors' public code.
+Concrete gates with temperature 2/3 start at the logit of the density. GradBalance enforces a budget on the sum of the
+noise-free gate values, as in the authors' public code. Finally, the weights with the largest logits are kept.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from crbg.gates.base import Gate
 
 VERSION = 1
-TRAITS = Traits("pathwise, Concrete", "exact of all together (cut at the end)")
+TRAITS = Traits("pathwise, Concrete", "exact, global (final top-k)")
 NEEDS_DENSITY = True
 
 
 @dataclass(frozen=True)
 class Options:
-    """Adam on the logits.
+    """Options of Adam on the logits.
 
     Attributes:
-        drop: Share of the search after which the learning rate falls to a tenth.
+        drop: Fraction of the search after which the learning rate is divided by 10.
         slack: The budget, as a multiple of the number of weights to keep.
     """
 
@@ -38,7 +38,7 @@ class Options:
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
-    """Search for a ticket of `task.density` over all layers together; the gates start at this density."""
+    """Search for a strong ticket with the global density `task.density`, at which the gates also start."""
     import torch
 
     from crbg.gates.concrete import Concrete, logit

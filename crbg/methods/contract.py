@@ -1,4 +1,4 @@
-"""The contract of a method: what it receives (`SearchTask`) and what it returns (`SearchResult`)."""
+"""The interface of a method: its input (`SearchTask`) and its output (`SearchResult`)."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Traits:
-    """What a comparison of methods says of one.
+    """Short texts that describe a method in tables that compare methods.
 
     Attributes:
-        gradient: Where its gradient comes from.
-        density: How it meets the density asked for.
-        weights: What happens to the weights.
+        gradient: Gradient estimator that the method uses, for example "pathwise, Concrete".
+        density: How the method reaches the requested density.
+        weights: Whether the method trains, redraws or freezes the weights.
     """
 
     gradient: str
@@ -39,33 +39,33 @@ class Traits:
 
     @property
     def differentiable(self) -> bool:
-        """Whether the searched objective has this gradient, without a straight-through substitute."""
+        """Whether the search uses the pathwise gradient of its objective, without a straight-through estimator."""
         return self.gradient.startswith("pathwise")
 
 
 class Method(Protocol):
-    """A module of `crbg.methods`. It may also define `work(options, density, epochs)`."""
+    """Protocol of the modules in `crbg.methods`. A module may also define `work(options, density, epochs)`."""
 
     VERSION: int
-    TRAITS: Traits  # read by comparisons of methods only
+    TRAITS: Traits  # used only in tables that compare methods
     Options: Any
 
     def find(self, model: nn.Module, task: SearchTask, options: Any) -> SearchResult:
-        """Search a ticket in the model. `crbg.search.run_search` restores the model afterwards."""
+        """Search for a ticket in the model. `crbg.search.run_search` restores the model afterwards."""
 
 
 @dataclass(frozen=True)
 class SearchTask:
-    """The search that a method is asked to do.
+    """Input of a method: the data, the target density and the settings that are common to all methods.
 
     Attributes:
-        batches: Minibatches by epoch.
-        density: Share of weights to keep; None leaves it to the method.
-        loss: Function of (outputs, labels), a mean over the batch.
+        batches: Provides the minibatches of each epoch.
+        density: Fraction of weights to keep; if None, the method determines it.
+        loss: Loss function of (outputs, labels) that returns the mean over the batch.
         checkpoint: Path of the search's checkpoint.
         precision: `fp32` or `bf16`, see `crbg.training.loop.FitOptions`.
-        redraw: Returns the initial tensors that another seed gives.
-        stages: Cache of stages that several runs share, such as dense training before the search.
+        redraw: Returns the initial tensors for another seed.
+        stages: Cache for stages that several runs have in common, such as dense training before the search.
     """
 
     batches: Batches
@@ -80,11 +80,14 @@ class SearchTask:
     stages: Stages | None = None
 
     def cached(self, name: str, parts: Mapping[str, Any], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Return tensors that follow from the network, the data, the seed and `parts` alone: cached, or made now."""
+        """Return the cached tensors of a stage, or compute them with `make`.
+
+        The tensors must depend only on the network, the data, the seed and `parts`.
+        """
         return self.stages(name, parts, make) if self.stages else make()
 
     def stage(self, name: str, epochs: int, batches: Batches | None = None) -> SearchTask:
-        """Return the task of one stage of this search: its epochs and batches, and a checkpoint of its own."""
+        """Return the task for one stage of this search, with its own epochs, batches and checkpoint."""
         path = self.checkpoint.with_name(f"checkpoint.{name}.pt") if self.checkpoint else None
         return replace(self, epochs=epochs, checkpoint=path, batches=self.batches if batches is None else batches)
 
@@ -111,22 +114,22 @@ class SearchTask:
 
 @dataclass
 class SearchResult:
-    """What a search found. A strong ticket is `mask` on unchanged weights; the rest says what a mask alone cannot.
+    """Output of a method. A strong ticket is `mask` applied to the unchanged initial weights.
 
     Attributes:
-        mask: The ticket.
-        exact: The mask with exactly the number of weights asked for, where `mask` may have another number.
-        scores: Ranks of the weights; the largest are kept first.
-        soft: Noise-free, real-valued gates.
-        changed: Tensors that the method changed, with their role (`trained` or `redrawn`).
-        history: One row per epoch.
-        anatomy: Small plain values for the record.
-        start: For a winning ticket, whose weights were trained under the mask: the tensors at the start of that
-            training that differ from the initial ones.
-        running: Batch norm's running statistics as the search left them. `run_search` fills them in.
-        gain: Factors on the kept weights of a tensor that the search used while it collected `running`.
-        statistics: Running statistics of the sparse network on the data. `find_ticket` estimates them where the
-            network has batch norm and was not trained under its mask.
+        mask: The mask of the ticket.
+        exact: Mask with exactly the requested number of weights, if the number in `mask` can differ from it.
+        scores: One score per weight; the weights with the largest scores are kept.
+        soft: Noise-free, real-valued gate values.
+        changed: Names of the tensors that the method changed, each with its role (`trained` or `redrawn`).
+        history: One row of measurements per epoch.
+        anatomy: Details of the search for the run's record, as plain JSON values, such as histograms of the gates.
+        start: For a winning ticket (a subnetwork whose weights are trained under the mask): the tensors that differ
+            from the initial ones when this training starts.
+        running: Running statistics of batch norm at the end of the search, added by `run_search`.
+        gain: By tensor, the factor with which the search multiplied the kept weights while it collected `running`.
+        statistics: Running statistics of the sparse network on the data. `find_ticket` estimates them if the network
+            has batch norm and was not trained under its mask.
         initial: Digest of the initial tensors, added by `find_ticket`.
     """
 
@@ -144,25 +147,25 @@ class SearchResult:
     initial: str = field(default="", repr=False)
 
     def apply(self, model: nn.Module) -> nn.Module:
-        """Write the ticket into a model, in place: dropped weights become 0, running statistics those of the ticket."""
+        """Apply the ticket to a model in place: set pruned weights to 0, and load the ticket's running statistics."""
         from crbg.gates.attach import bake
 
         bake(model, self.mask).load_state_dict(self.statistics, strict=False)
         return model
 
     def ticket(self) -> Ticket:
-        """Return a `Ticket` to save: mask, running statistics and the digest of the initial weights.
+        """Return a `Ticket` that can be saved: mask, running statistics and the digest of the initial weights.
 
-        Keep the initial weights yourself: `Ticket.load(path).apply(model)` needs a model that holds them, and checks
-        their digest.
+        The ticket does not contain the weights themselves, so keep the initial weights.
+        `Ticket.load(path).apply(model)` needs a model with these weights, and checks their digest.
 
         Raises:
-            CrbgError: weights were trained or redrawn, or this was not found by `find_ticket`.
+            CrbgError: weights were trained or redrawn, or this result does not come from `find_ticket`.
         """
         from crbg.ticket import Ticket
 
         if self.changed or not self.initial:
             raise CrbgError(
-                "a ticket file holds no trained or redrawn weights; call apply(model) and save the model's state_dict"
+                "a ticket stores no trained or redrawn weights; call `apply(model)`, then save the model's state_dict"
             )
         return Ticket(self.mask, 0, "given", 1.0, "", (), 0, self.initial, statistics=self.statistics)

@@ -1,7 +1,8 @@
 """CRBG: continuously relaxed Bernoulli gates on frozen weights (Tsayag & Lindenbaum, arXiv 2603.08914).
 
-Every weight has a gate z = clip(mu + eps, 0, 1); only mu learns, by Adam, under lambda times the mean penalty. With a
-target density lambda is steered to it (`crbg.search.density_controller.Controlled`); without one lambda stays as given.
+Every weight has a gate z = clip(mu + eps, 0, 1) with Gaussian noise eps. Adam trains only mu, on the task's loss plus
+lambda times the mean penalty. If a target density is given, `crbg.search.density_controller.Controlled` adjusts lambda
+to reach it; otherwise, lambda is constant.
 """
 
 from __future__ import annotations
@@ -26,12 +27,17 @@ if TYPE_CHECKING:
     from crbg.search.density_controller import Penalised
 
 VERSION = 1
-TRAITS = Traits("pathwise, clipped Gaussian", "steered to within 2 %, else cut")
+TRAITS = Traits("pathwise, clipped Gaussian", "controlled to within 2 %, else exact top-k")
 
-LANDED = 0.02  # relative distance from the density asked for within which the mask of mu > 1/2 is the ticket
+LANDED = 0.02  # the mask mu > 1/2 is the ticket if its density is within this relative distance of the target
 GRANULARITY = ("weight", "unit", "unit+input")
-SOURCES = ("normal", "antithetic", "counter")  # of `crbg.gates.gaussian`, which needs torch
-PENALTIES = ("induce_sparse", "induce_decision", "decision_quad", "decision_entropy")  # of `crbg.search.penalties`
+SOURCES = ("normal", "antithetic", "counter")  # copied from `crbg.gates.gaussian`, which imports torch
+PENALTIES = (
+    "induce_sparse",
+    "induce_decision",
+    "decision_quad",
+    "decision_entropy",
+)  # copied from `crbg.search.penalties`
 
 
 def _wrong_penalty(name: str) -> str | None:
@@ -53,36 +59,39 @@ class Options:
     """Options of the gates, the penalty and the search.
 
     Attributes:
-        noise: Sigma of the draw; 0 is the deterministic control.
-        penalty_sigma: Sigma inside the penalty.
-        mu0: Mean of the initial gates, N(mu0, mu0_spread^2).
-        mu0_spread: Standard deviation of the initial gates.
-        penalty: induce_sparse, induce_decision, decision_quad, decision_entropy, or a sum of them such as
-            0.5*induce_sparse+0.5*induce_decision.
-        weight: lambda on the mean of the penalty, used when no density is asked for.
-        lr: Learning rate of Adam, which falls along half a cosine.
-        anneal_to: Noise after 80 % of the search, reached linearly; a negative value keeps the noise.
-        source: Draws of the noise: normal, antithetic, or counter (fast on a CPU).
-        learn_sigma: Whether each tensor learns its noise.
-        leak: Derivative of clip outside [0, 1]; 0 is the thesis's gate, 1 straight-through (an extension).
-        reach: Share of the search after which the density is to be reached.
-        decide: Share of the search from which a penalty on undecided gates rises.
-        firmness: Strength of this penalty at the end, relative to the gradient of the task.
-        tolerance: Distance of the density from its path up to which this penalty acts; 0 stands for 0.1, and for
-            0.02 below density 0.05, where the few gates lock early.
-        polish: Last share of the search, in which the forward pass uses the hard mask, straight through (a variant;
-            with noise 0 and firmness 0 it gave the best tickets).
-        granularity: One gate per weight, per hidden unit (channel, attention head), or per hidden unit and input.
-        temperature: Factor on the outputs inside the loss, which changes no prediction. Frozen weights cannot grow to
-            sharpen a loss, so networks with tiny initial outputs need it. 0 gives the outputs of the first batch the
-            standard deviation `spread`.
-        spread: See temperature.
-        pretrain: Epochs of dense training before the search. This and the options below train weights, so that the
-            result is no strong ticket; its roles say so.
-        joint_lr: Learning rate of the weights beside the gates; 0 freezes them.
-        finetune: Epochs in which the kept weights train after the search, under the fixed mask.
+        noise: Standard deviation of the noise eps; 0 gives the deterministic control.
+        penalty_sigma: Sigma in the penalty, which may differ from `noise`.
+        mu0: Mean of the initial mu ~ N(mu0, mu0_spread^2).
+        mu0_spread: Standard deviation of the initial mu.
+        penalty: `induce_sparse`, `induce_decision`, `decision_quad`, `decision_entropy`, or a weighted sum such as
+            `0.5*induce_sparse+0.5*induce_decision`.
+        weight: lambda, the factor on the mean penalty; used only if no density is requested.
+        lr: Initial learning rate of Adam, with a cosine schedule to 0.
+        anneal_to: The noise changes linearly to this value over the first 80 % of the search; a negative value keeps
+            it constant.
+        source: How the noise is generated: `normal`, `antithetic`, or `counter` (counter-based, fast on a CPU).
+        learn_sigma: Whether the standard deviation of the noise is learned, one value per tensor.
+        leak: Derivative used for clip outside [0, 1]: 0 as in the thesis, 1 for a straight-through gate (an extension).
+        reach: Fraction of the search after which the target density should be reached.
+        decide: Fraction of the search after which a penalty on undecided gates (0 < mu < 1) sets in and increases.
+        firmness: Final strength of the penalty on undecided gates, relative to the gradient of the task's loss.
+        tolerance: The penalty on undecided gates acts only while |log(density / planned density)| is at most this
+            value. 0 selects 0.1, or 0.02 for target densities below 0.05, where the few open gates would otherwise be
+            fixed too early.
+        polish: Fraction of the search, at its end, in which the forward pass uses the hard mask 1[mu > 1/2] with
+            straight-through gradients. This is a variant; with `noise` 0 and `firmness` 0 it gave the best tickets.
+        granularity: `weight` for one gate per weight, `unit` for one per hidden unit (channel, attention head), or
+            `unit+input` for one per hidden unit and per input of the network.
+        temperature: Factor on the logits inside the loss; predictions do not change. Frozen weights cannot grow to
+            scale up the logits, so networks with tiny initial outputs need this factor. 0 chooses it such that the
+            scaled logits of the first batch have the standard deviation `spread`.
+        spread: See `temperature`.
+        pretrain: Epochs of dense training before the search. This option and those below train weights, so the result
+            is not a strong ticket; `SearchResult.changed` lists the trained tensors.
+        joint_lr: Learning rate of the weights, if they are trained jointly with the gates; 0 freezes them.
+        finetune: Epochs of training of the kept weights under the fixed mask, after the search.
         weight_lr: Learning rate of Adam in `pretrain` and `finetune`.
-        train_slopes: Whether the slopes of PReLU learn beside the gates, while the weights stay frozen.
+        train_slopes: Whether PReLU slopes are trained jointly with the gates, while the weights stay frozen.
     """
 
     noise: float = option(0.5, least=0)
@@ -112,25 +121,27 @@ class Options:
 
 
 def conflicts(o: Options, density: float | None) -> Iterator[str]:
-    """Yield options that do not go together, or not with the density."""
+    """Yield one message for each combination of options, or of an option and the density, that is not allowed."""
     if o.polish and density is None:
-        yield "crbg.polish keeps a density while the gates are hard: set density"
+        yield "crbg.polish needs a target density: set `density`"
     if o.polish and o.granularity != "weight":
-        yield "crbg.polish needs gates on weights: set options.granularity to weight"
+        yield "crbg.polish needs one gate per weight: set `options.granularity` to `weight`"
 
 
 def work(o: Options, density: float | None, epochs: int) -> float:
-    """Return all epochs, those of training before and after the search included."""
+    """Return the total number of epochs: the search, and the training before and after it."""
     return o.pretrain + epochs + o.finetune
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
-    """Search gates on the weights, and keep those with mu > 1/2 (`half`).
+    """Train gates on the weights, and keep the weights with mu > 1/2 (the mask `half`).
 
-    If a density was asked for and `half` is more than 2 % away from it, the top k of mu (`exact`) are kept instead.
+    If a density is requested and that of `half` differs from it by more than 2 %, the k weights with the largest mu are
+    kept instead (the mask `exact`).
 
-    By default the weights are random and frozen. With `pretrain` they are trained first and frozen during the search,
-    with `joint_lr` they learn beside the gates, and with `finetune` the kept ones are trained afterwards.
+    By default, the weights are random and frozen. With `pretrain` they are trained before the search and frozen during
+    it; with `joint_lr` they are trained jointly with the gates; with `finetune` the kept weights are trained
+    afterwards.
     """
     from crbg.gates import attach
     from crbg.gates.base import Fixed
@@ -149,25 +160,25 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
 
 
 def _check(model: nn.Module, task: SearchTask, o: Options) -> dict[str, nn.Parameter]:
-    """Check the options against network and task; return the slopes of PReLU that are to learn, by name."""
+    """Check the options against the network and the task; return the PReLU slopes to train, by name."""
     import torch
 
     if o.granularity not in GRANULARITY:
         raise CrbgError(f"unknown granularity {o.granularity!r}: {suggest(o.granularity, GRANULARITY)}")
     if o.polish and task.density is None:
-        raise CrbgError("polish holds a density while the gates are hard; ask for a density")
+        raise CrbgError("`polish` needs a target density; set `density`")
     if not o.train_slopes:
         return {}
     slopes = {f"{name}.weight": m.weight for name, m in model.named_modules() if isinstance(m, torch.nn.PReLU)}
     if not slopes:
         raise CrbgError(
-            "train_slopes is on, but the network has no PReLU; for a LeNet set model_args.activation to prelu"
+            "`train_slopes` is on, but the network has no PReLU; for a LeNet, set `model_args.activation` to `prelu`"
         )
     return slopes
 
 
 def _train_weights(model: nn.Module, task: SearchTask, o: Options) -> None:
-    """Train the weights densely, or those that a fixed mask on the model lets through."""
+    """Train the weights; if a fixed mask is attached to the model, train only those that it keeps."""
     import torch
 
     from crbg.gates.attach import weights
@@ -176,7 +187,7 @@ def _train_weights(model: nn.Module, task: SearchTask, o: Options) -> None:
 
 
 def _search(model: nn.Module, task: SearchTask, o: Options, slopes: Mapping[str, nn.Parameter]) -> SearchResult:
-    """Learn the gates, and with `joint_lr` the weights, then cut the gates to a mask."""
+    """Train the gates (with `joint_lr`, the weights too), then turn the gates into a mask."""
     import contextlib
 
     import torch
@@ -210,9 +221,9 @@ def _search(model: nn.Module, task: SearchTask, o: Options, slopes: Mapping[str,
 
 
 def _gate_maker(model: nn.Module, task: SearchTask, o: Options) -> MakeGate:
-    """Return the function that makes the gate of a weight, or None for a weight that stays dense.
+    """Return a function that builds the gate of a weight tensor, or returns None for a tensor that stays dense.
 
-    mu starts at mu0 + mu0_spread * N(0, 1), drawn from the seed and the name of the weight.
+    The initial mu = mu0 + mu0_spread * N(0, 1) is a function of the seed and the tensor's name.
     """
     import torch
 
@@ -221,7 +232,7 @@ def _gate_maker(model: nn.Module, task: SearchTask, o: Options) -> MakeGate:
     from crbg.gates.gaussian import Gaussian, Units
 
     first = next(iter(attach.weights(model)), "")
-    # The outputs of an attention head enter the next product as neighbouring columns, which share a gate.
+    # The outputs of an attention head are adjacent input columns of the projection; these columns share a gate.
     heads = {
         f"{name}.proj.weight": m.num_heads
         for name, m in model.named_modules()
@@ -243,7 +254,7 @@ def _gate_maker(model: nn.Module, task: SearchTask, o: Options) -> MakeGate:
 
 
 def _hook(model: nn.Module, task: SearchTask, o: Options) -> Penalised:
-    """Return the penalty on the gates: with a fixed lambda, or with lambda steered to the density asked for."""
+    """Return the hook that penalises the gates: with a fixed lambda, or with lambda adjusted to the target density."""
     from crbg.search.density_controller import Controlled, Penalised, Plan
 
     anneal = None if o.anneal_to < 0 else o.anneal_to
@@ -255,7 +266,7 @@ def _hook(model: nn.Module, task: SearchTask, o: Options) -> Penalised:
 
 
 def _cut(scores: Mapping[str, Tensor], density: float | None, total: int) -> tuple[Mask, Mask]:
-    """Return the ticket and the exact mask, of the k gates with the largest mu."""
+    """Return the mask of the ticket, and the exact mask (the k gates with the largest mu)."""
     from crbg.masks.mask import Mask
     from crbg.masks.select import keep_count, select
 
@@ -266,7 +277,7 @@ def _cut(scores: Mapping[str, Tensor], density: float | None, total: int) -> tup
 
 
 def _on_weights(model: nn.Module, o: Options, gates: Mapping[str, Mapping[str, Tensor]]) -> SearchResult:
-    """Widen values of gates (mask, exact, scores, soft) to values of weights: a gate on a unit covers its columns."""
+    """Expand values per gate (mask, exact, scores, soft) to values per weight; a unit's gate covers its columns."""
     from crbg.gates.attach import weights
     from crbg.gates.base import columns
     from crbg.masks.mask import Mask
@@ -284,8 +295,8 @@ def _on_weights(model: nn.Module, o: Options, gates: Mapping[str, Mapping[str, T
 def _spread(model: nn.Module, task: SearchTask) -> float:
     """Return the standard deviation of the centred outputs over the first batch.
 
-    Gates are noise-free and dropout is off. Batch norm uses the statistics that it uses in the search, and keeps its
-    running ones. The random state is restored; a loader that shuffles is seeded with the task's seed.
+    Gates are noise-free and dropout is off. Batch norm uses the same statistics as in the search; its running
+    statistics do not change. The random state is restored; a shuffling loader is seeded with the task's seed.
     """
     import torch
 

@@ -1,8 +1,8 @@
-"""Concrete Ticket Search (Arora & Teuscher 2025): search gates on fixed weights, keep the top k, train them.
+"""Concrete Ticket Search (Arora & Teuscher 2025): train gates on frozen weights, then train the top k weights.
 
-The gates minimise one of seven objectives (`crbg.search.objectives`) under a budget held by GradBalance or a Lagrange
-multiplier. Search and training are independent: `train: false, rewind: 0` gives a strong ticket. The search sees
-batches without augmentation, and batch norm uses the statistics of each batch.
+The gates minimise one of seven objectives (`crbg.search.objectives`); GradBalance or a Lagrange multiplier enforces the
+density budget. The options `train: false, rewind: 0` skip all weight training and give a strong ticket. During the
+search, batches are not augmented and batch norm uses the statistics of each batch.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ if TYPE_CHECKING:
     from crbg.training.hooks import SearchHook
 
 VERSION = 1
-# Of `crbg.search.objectives`, which needs torch.
+# Copied from `crbg.search.objectives`, which imports torch.
 OBJECTIVES = ("loss", "deltaloss", "kl", "forward_kl", "feature", "grad", "gradnorm")
 SECOND_ORDER = ("grad", "gradnorm")
-TRAITS = Traits("pathwise, Concrete", "exact of all together (cut at the end)", "trained afterwards")
+TRAITS = Traits("pathwise, Concrete", "exact, global (final top-k)", "trained after the search")
 NEEDS_DENSITY = True
 
 
 @dataclass(frozen=True)
 class Options(Recipe):
-    """Options of the search, beside those of the training.
+    """Options of the search, in addition to those of the training.
 
     Attributes:
-        objective: loss, deltaloss, kl (reverse), forward_kl, feature, grad or gradnorm.
+        objective: `loss`, `deltaloss`, `kl` (reverse), `forward_kl`, `feature`, `grad` or `gradnorm`.
         search: Epochs of the search.
         search_lr: Learning rate of Adam in the search.
-        decay_at: Share of the search after which this rate falls to a tenth.
-        gate: concrete, or clipped (CRBG's Gaussian gate).
-        tau: Temperature of concrete gates.
-        noise: Standard deviation of clipped gates.
-        budget: What counts of a concrete gate: its noise-free value (`plain`, as in the authors' code) or the
-            probability that it is above 1/2 (`bernoulli`).
-        begin: Openness of the gates at the start; 0 for the density.
-        controller: gradbalance, or lagrange.
-        slack: The budget in units of the number of weights to keep.
-        memory: Decay of GradBalance's moving average.
+        decay_at: Fraction of the search after which `search_lr` is divided by 10.
+        gate: `concrete`, or `clipped` (CRBG's Gaussian gate).
+        tau: Temperature of Concrete gates.
+        noise: Standard deviation of the noise of clipped gates.
+        budget: How a Concrete gate counts towards the budget: with its noise-free value (`plain`, as in the authors'
+            code), or with the probability that it is above 1/2 (`bernoulli`).
+        begin: Initial openness of each gate, measured as for `budget`; 0 selects the target density.
+        controller: `gradbalance` or `lagrange`.
+        slack: The budget, as a multiple of the number of weights to keep.
+        memory: Decay rate of GradBalance's moving average.
         multiplier_lr: Learning rate of the Lagrange multiplier.
     """
 
@@ -70,23 +70,24 @@ class Options(Recipe):
 
 
 def work(o: Options, density: float | None, epochs: int) -> float:
-    """Return all epochs, those of the search included.
+    """Return the total number of epochs, including those of the search.
 
-    A step of the search with a dense reference costs a third more, and one with second derivatives twice as much.
+    Search steps count like training steps, although they cost a third more if the objective needs a dense reference
+    network, and twice as much if it needs second derivatives.
     """
     return o.epochs(epochs, o.search)
 
 
 def conflicts(o: Options, density: float | None) -> Iterator[str]:
-    """Yield options that do not go together."""
+    """Yield one message for each combination of options that is not allowed."""
     if o.gate == "clipped" and o.objective in SECOND_ORDER:
-        yield f"cts.objective {o.objective} needs second derivatives, which clipped gates lack: use gate concrete"
+        yield f"cts.objective {o.objective} needs second derivatives, which clipped gates lack: use `gate: concrete`"
     if o.gate == "clipped" and o.budget != "plain":
-        yield "cts.budget is for Concrete gates; clipped gates always count P(z > 1/2)"
+        yield "cts.budget is for Concrete gates only; clipped gates always count with P(z > 1/2)"
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
-    """Search the gates at the rewinding point, keep the top k, train them."""
+    """Train gates on the weights at the rewinding point, keep the top k weights, and train these."""
     from crbg.masks.mask import Mask
     from crbg.masks.select import keep_count, select
 
@@ -108,7 +109,7 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
 
 
 def _search(model: nn.Module, task: SearchTask, o: Options, density: float) -> dict[str, Tensor]:
-    """Search the gates; return scores, noise-free gates and history as named tensors for the stage cache."""
+    """Train the gates; return scores, noise-free gate values and history as named tensors for the stage cache."""
     import torch
 
     from crbg.gates.concrete import Bernoulli, Clipped, Concrete
@@ -136,7 +137,7 @@ def _search(model: nn.Module, task: SearchTask, o: Options, density: float) -> d
     settings = BudgetedSearch(density, o.search_lr, o.decay_at, o.slack)
     found = search_with_budget(model, stage, make, settings, control, objective)
     history = {k: torch.tensor([row[k] for row in found.history], dtype=torch.float64) for k in found.history[0]}
-    kinds = {"scores": found.scores, "soft": found.soft, "course": history}  # names in stored files
+    kinds = {"scores": found.scores, "soft": found.soft, "course": history}  # the keys are part of the stored format
     return {f"{kind}.{n}": t for kind, tensors in kinds.items() for n, t in tensors.items()}
 
 
@@ -152,16 +153,16 @@ def _check(o: Options) -> None:
             raise CrbgError(f"unknown {what} {value!r}: {suggest(value, known)}")
     if o.gate == "clipped" and o.objective in objectives.SECOND_ORDER:
         raise CrbgError(
-            f"objective {o.objective} needs second derivatives, which clipped gates lack: use gate concrete"
+            f"objective {o.objective} needs second derivatives, which clipped gates lack: use `gate: concrete`"
         )
     if distributed.size() > 1 and o.objective in objectives.WHOLE_BATCH:
         raise CrbgError(
-            f"objective {o.objective} is not a mean over examples, so several processes cannot share its batches: "
-            "use one GPU"
+            f"objective {o.objective} is not a mean over examples, so a batch cannot be split over several processes: "
+            "use one process (one GPU)"
         )
     if o.search < 1:
         raise CrbgError(f"search {o.search} must be at least one epoch")
     if o.tau <= 0:
         raise CrbgError(f"tau {o.tau} must be above 0")
     if o.gate == "clipped" and o.budget != "plain":
-        raise CrbgError("budget is for concrete gates; clipped ones always count P(z > 1/2)")
+        raise CrbgError("`budget` is for Concrete gates only; clipped gates always count with P(z > 1/2)")

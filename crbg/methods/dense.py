@@ -1,4 +1,4 @@
-"""The dense reference: train all parameters, or those of the normalisation layers only, without a mask."""
+"""The dense reference: train all parameters, or only those of the normalisation layers, without a mask."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from torch import nn
 
 VERSION = 1
-TRAITS = Traits("of the weights", "all kept", "trained")
+TRAITS = Traits("ordinary, w.r.t. weights", "all weights kept", "trained")
 
 
 @dataclass(frozen=True)
 class Options:
-    """The optimiser, with a cosine schedule to 0.
+    """Options of the optimiser; the learning rate follows a cosine schedule to 0.
 
     Attributes:
         optimiser: `adam`, or `sgd` with momentum 0.9.
-        part: What is trained: `all`, or `norm` (gains and shifts of normalisation layers).
+        part: Parameters to train: `all`, or `norm` for the gains and shifts of normalisation layers.
     """
 
     optimiser: str = option("adam", choices=("adam", "sgd"))
@@ -34,7 +34,7 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     """Train the chosen parameters; the mask keeps every weight.
 
     Raises:
-        CrbgError: the part is unknown, or no normalisation layer has gains or shifts.
+        CrbgError: `part` has an unknown value, or it is `norm` and no normalisation layer has gains or shifts.
     """
     from crbg.gates.attach import frozen, weights
     from crbg.masks.mask import Mask
@@ -42,10 +42,12 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     from crbg.training.schedules import optimiser
 
     if options.part not in ("all", "norm"):
-        raise CrbgError(f"unknown part {options.part!r}: {suggest(options.part, ('all', 'norm'))}")
+        raise CrbgError(f"unknown value {options.part!r} of `part`: {suggest(options.part, ('all', 'norm'))}")
     named = dict(model.named_parameters()) if options.part == "all" else norms(model)
     if not named:
-        raise CrbgError("part is norm, but no normalisation layer of the network has gains or shifts; use part: all")
+        raise CrbgError(
+            "`part: norm` needs normalisation layers with gains or shifts, and there are none; use `part: all`"
+        )
     made = optimiser(options.optimiser, list(named.values()), options.lr)
     with frozen(model):
         for p in named.values():

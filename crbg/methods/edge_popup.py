@@ -1,12 +1,12 @@
 """Edge-popup (Ramanujan et al. 2020): train scores with straight-through gradients, keep the top k of |s| per layer.
 
-With `scope: global` there is one threshold for all layers, and the density falls from 1 to its target over the share
-`reach` of the search (as in Diffenderfer & Kailkhura 2021). Without this, whole layers would lose all weights in the
-first step.
+With `scope: global`, one threshold applies to all layers, and the density decreases from 1 to its target over the first
+fraction `reach` of the search (as in Diffenderfer & Kailkhura 2021). Without this decrease, entire layers would lose
+all their weights in the first step.
 
-With `scaled` the weights are multiplied by sqrt(1 / density), as the paper says; its code uses the share of removed
-weights, which is the same only at density 1/2. The factor is part of the gate, so the initial weights are those of the
-other methods.
+With `scaled`, the weights are multiplied by sqrt(1 / density), as the paper states. The paper's code uses the
+fraction of removed weights in place of the density, which agrees only at density 1/2. The factor is part of the gate,
+so the initial weights are the same as for the other methods.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
 
 VERSION = 1
 SCOPES = ("layer", "global")
-TRAITS = Traits("straight-through, top k", "exact by layer, or of all together")
+TRAITS = Traits("straight-through, top-k", "exact, per layer or global")
 NEEDS_DENSITY = True
 
 
 @dataclass(frozen=True)
 class Options:
-    """SGD with momentum and weight decay on the scores, as in the paper's small-scale experiments.
+    """Options of SGD with momentum and weight decay on the scores, as in the paper's small-scale experiments.
 
     Attributes:
         scaled: Multiply the weights by sqrt(1 / density).
-        scope: `layer`, the same density in every layer, or `global`, one threshold for all layers.
-        reach: Share of the search in which the density falls from 1 to its target, with `scope: global`.
+        scope: `layer` for the same density in every layer, or `global` for one threshold over all layers.
+        reach: Fraction of the search over which the density decreases from 1 to its target, with `scope: global`.
     """
 
     lr: float = option(0.1, least=0)
@@ -55,16 +55,16 @@ class Options:
 def find(
     model: nn.Module, task: SearchTask, options: Options, hook: Callable[[list[TopK]], SearchHook] | None = None
 ) -> SearchResult:
-    """Search for a ticket of `task.density`; initial scores are U[-1, 1] / sqrt(fan_in), the default of `nn.Linear`.
+    """Search for a ticket with `task.density`; initial scores are U[-1, 1] / sqrt(fan_in), as in `nn.Linear`.
 
     Args:
         model: A network without gates; its weights do not change.
         task: Batches, density, epochs, seed and loss.
         options: Settings of the method.
-        hook: Returns the search hook for the gates, with `scope: layer`; IteRand redraws weights with it.
+        hook: Returns a search hook for the gates, used with `scope: layer` only; IteRand redraws weights with it.
 
     Raises:
-        CrbgError: the scope is unknown, or the task has no density.
+        CrbgError: `scope` has an unknown value, or the task has no density.
     """
     import torch
 
@@ -76,7 +76,7 @@ def find(
 
     o, density = options, required_density(task, "edge_popup")
     if o.scope not in ("layer", "global"):
-        raise CrbgError(f"unknown scope {o.scope!r} of edge-popup's threshold; choose layer or global")
+        raise CrbgError(f"unknown scope {o.scope!r} of edge_popup; choose `layer` or `global`")
 
     def make(name: str, w: Tensor) -> Gate:
         draw = 2.0 * rng.uniform(w.numel(), task.seed, "score", name) - 1.0

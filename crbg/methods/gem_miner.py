@@ -1,4 +1,4 @@
-"""Gem-Miner's search (Sreenivasan et al. 2022), without its fine-tuning: rounded scores, pruned for good in steps."""
+"""Gem-Miner's search (Sreenivasan et al. 2022), without its fine-tuning: rounded scores, permanent pruning in steps."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from crbg.training.hooks import SearchHook
 
 VERSION = 1
-TRAITS = Traits("straight-through, rounding", "exact of all together")
+TRAITS = Traits("straight-through, rounding", "exact, global")
 NEEDS_DENSITY = True
 
 
 @dataclass(frozen=True)
 class Options:
-    """SGD on the scores.
+    """Options of SGD on the scores.
 
     Attributes:
         decay: Weight of the L2 penalty on the scores.
-        periods: Number of times that weights are pruned.
+        periods: Number of pruning steps.
     """
 
     lr: float = option(0.1, least=0)
@@ -36,7 +36,7 @@ class Options:
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
-    """Prune in steps until `task.density` is left, over all layers together; initial scores are U[0, 1]."""
+    """Prune globally in steps until `task.density` is reached; initial scores are U[0, 1]."""
     import torch
 
     from crbg import rng

@@ -1,7 +1,7 @@
-"""Hard-concrete (L0) gates (Louizos et al. 2018) on frozen weights, held at a density by GradBalance.
+"""Hard-concrete (L0) gates (Louizos et al. 2018) on frozen weights, kept at a target density by GradBalance.
 
-The paper puts gates on units, trains the weights with them and fixes lambda. Here there is one gate per weight and the
-rest of the search is that of `concrete`, so that a comparison shows the effect of the gate alone.
+The paper puts gates on units, trains the weights jointly with the gates, and uses a fixed lambda. Here, there is one
+gate per weight, and the rest of the search is the same as in `concrete`, so the two methods differ only in their gates.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from crbg.gates.base import Gate
 
 VERSION = 1
-TRAITS = Traits("pathwise, stretched Concrete", "exact of all together (cut at the end)")
+TRAITS = Traits("pathwise, stretched Concrete", "exact, global (final top-k)")
 NEEDS_DENSITY = True
 
 
 @dataclass(frozen=True)
 class Options:
-    """Adam on log alpha.
+    """Options of Adam on log alpha, the logits of the gates.
 
     Attributes:
-        drop: Share of the search after which the learning rate falls to a tenth.
+        drop: Fraction of the search after which the learning rate is divided by 10.
         slack: The budget, as a multiple of the number of weights to keep.
-        start: Initial P(z > 0); 0 stands for the density.
+        start: Initial P(z > 0); 0 selects the target density.
         spread: Initial standard deviation of log alpha.
     """
 
@@ -42,7 +42,7 @@ class Options:
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
-    """Search for a ticket of `task.density` over all layers together."""
+    """Search for a strong ticket with the global density `task.density`."""
     from crbg import rng
     from crbg.gates.concrete import HardConcrete, logit
 

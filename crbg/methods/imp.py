@@ -1,8 +1,8 @@
-"""Iterative magnitude pruning: the lottery ticket (Frankle & Carbin 2019), with rewinding (Frankle et al. 2020: LTR).
+"""Iterative magnitude pruning: lottery tickets (Frankle & Carbin 2019), with rewinding (Frankle et al. 2020: LTR).
 
-Each level trains from the rewinding point under the current mask, drops a share of the remaining weights, the smallest
-of all tensors together, and returns to the rewinding point. The last level drops as many as the density asks for,
-exactly. At density 1 this is dense training.
+Each level trains from the rewinding point under the current mask, removes a fraction of the remaining weights, and
+rewinds the others. It removes the weights of smallest magnitude, ranked over all tensors. The last level removes
+exactly as many as the target density requires. At density 1, the method is dense training.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 VERSION = 1
-TRAITS = Traits("of the weights", "exact of all together", "trained again and again")
+TRAITS = Traits("ordinary, w.r.t. weights", "exact, global", "retrained after every pruning")
 NEEDS_DENSITY = True
 
 
 @dataclass(frozen=True)
 class Options(Recipe):
-    """Options of the levels, beside those of the training.
+    """Options of the pruning levels, in addition to those of the training.
 
     Attributes:
-        drop: Share of the remaining weights that a level drops.
-        levels: Number of levels; 1 for one-shot pruning, 0 for as many as the density needs.
+        drop: Fraction of the remaining weights that each level removes.
+        levels: Number of pruning levels: 1 for one-shot pruning, 0 for as many as the target density requires.
     """
 
     drop: float = option(0.2, above=0, below=1)
@@ -39,32 +39,35 @@ class Options(Recipe):
 
 
 def shares(o: Options, density: float) -> list[float]:
-    """Return the share of all weights that is left after each level: 0.8, 0.64, ..., the density."""
+    """Return the fraction of all weights that remains after each level: 0.8, 0.64, ..., the target density."""
     if not 0 < o.drop < 1 or o.levels < 0:
-        raise CrbgError(f"drop {o.drop} must lie between 0 and 1, and levels {o.levels} be at least 0")
+        raise CrbgError(f"drop {o.drop} must be between 0 and 1, and levels {o.levels} at least 0")
     if density >= 1:
         return []
     if o.levels:
         return [density ** ((i + 1) / o.levels) for i in range(o.levels)]
-    # A density written as a rounded power of 0.8 (0.107, 0.0074) is meant to be that power.
+    # A density that is a rounded power of 0.8 (0.107, 0.0074) counts as that power.
     count = math.ceil(round(math.log(density) / math.log(1 - o.drop), 1))
     return [(1 - o.drop) ** (i + 1) for i in range(count - 1)] + [density]
 
 
 def work(o: Options, density: float | None, epochs: int) -> float:
-    """Return all epochs: dense training, and training from the rewinding point for each level and for the ticket."""
+    """Return the total number of epochs.
+
+    They are the training up to the rewinding point, and from there the training of each level and of the ticket.
+    """
     return o.epochs(epochs) + len(shares(o, density or 1.0)) * (epochs - o.rewind)
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
-    """Train, prune and rewind, level by level; runs at several densities share the levels they have in common."""
+    """Train, prune and rewind, level by level; runs at different densities reuse the cached levels that they share."""
     from crbg.gates.attach import weights
     from crbg.masks.mask import Mask
     from crbg.masks.select import keep_count, select
     from crbg.search import saliency
 
     o, density = options, required_density(task, "imp")
-    left = shares(o, density)  # refuses wrong options before any training
+    left = shares(o, density)  # raises for invalid options before any training
 
     def draw(batch: list[tuple[Tensor, Tensor]]) -> SearchResult:
         rewound = {n: t.detach().clone() for n, t in model.state_dict().items()}
@@ -73,7 +76,7 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
         kept: list[int] = []
 
         def trained_magnitudes() -> dict[str, Tensor]:
-            """Train one level, and rank the weights by magnitude, those dropped before last."""
+            """Train one level, and rank the weights by magnitude; weights that are already pruned rank last."""
             model.load_state_dict(rewound)
             train(model, task, o, Span(f"level{len(kept) + 1}", o.rewind, task.epochs), mask)
             return saliency.ranked_after(ranks, {n: w.detach().abs() for n, w in weights(model).items()}, mask)

@@ -1,6 +1,6 @@
-"""Iterative randomisation (IteRand, Chijiwa et al. 2021): edge-popup that redraws some pruned weights as it searches.
+"""Iterative randomisation (IteRand, Chijiwa et al. 2021): edge-popup that redraws pruned weights during the search.
 
-Its result is not a strong ticket of the initial network, because it needs the redrawn weights; tables list it
+The result is not a strong ticket of the initial network, because it uses redrawn weights. Tables therefore list it
 separately.
 """
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from crbg.training.hooks import SearchHook
 
 VERSION = 1
-TRAITS = Traits("straight-through, top k", "exact by layer", "redrawn in part")
+TRAITS = Traits("straight-through, top-k", "exact, per layer", "partly redrawn")
 NEEDS_DENSITY = True
 
 
 @dataclass(frozen=True)
 class Options:
-    """Edge-popup with the same density in every layer.
+    """Options of edge-popup (with the same density in every layer), and of the redraws.
 
     Attributes:
         scaled: Multiply the weights by sqrt(1 / density).
-        period: Number of steps between two redraws.
-        rate: Probability with which a pruned weight is redrawn.
+        period: Number of training steps between redraws.
+        rate: Probability that a pruned weight is redrawn.
     """
 
     lr: float = option(0.1, least=0)
@@ -43,7 +43,7 @@ class Options:
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
-    """Search for a ticket of `task.density` in every layer; afterwards the model holds the redrawn weights."""
+    """Search for a ticket with `task.density` in every layer; the redrawn weights remain in the model."""
     from crbg.gates import attach
     from crbg.search.gradbalance import Redraw
 

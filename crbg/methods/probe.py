@@ -1,6 +1,6 @@
-"""A linear probe: train the last layer on the random features of the layers before it.
+"""A linear probe: train only the last layer, on the random features of the frozen layers before it.
 
-It shows how accurate the random network is without a ticket.
+It measures how accurate the random network is without any search for a ticket.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     from torch import nn
 
 VERSION = 1
-TRAITS = Traits("of the last weight", "all kept", "last layer trained")
+TRAITS = Traits("ordinary, w.r.t. last layer", "all weights kept", "last layer trained")
 
 
 @dataclass(frozen=True)
 class Options:
-    """Adam with a cosine schedule to 0."""
+    """Options of Adam; the learning rate follows a cosine schedule to 0."""
 
     lr: float = option(1e-3, least=0)
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
-    """Train the last weight; the mask keeps every weight."""
+    """Train the weight tensor of the last layer; the mask keeps every weight."""
     import torch
 
     from crbg.gates.attach import frozen, weights

@@ -1,4 +1,4 @@
-"""A control without a search: a random mask with the same density in every layer; at density 1 the random network."""
+"""A control without a search: a random mask with equal density in every layer (at density 1, the untrained network)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 VERSION = 1
-TRAITS = Traits("none", "exact by layer")
+TRAITS = Traits("none", "exact, per layer")
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Options:
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
-    """Draw the mask. Nothing is trained, and `task.epochs` is ignored."""
+    """Sample the mask. Nothing is trained, and `task.epochs` is ignored."""
     from crbg.gates.attach import weights
     from crbg.masks import controls
     from crbg.masks.mask import Mask

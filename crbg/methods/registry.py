@@ -49,7 +49,8 @@ def options(name: str, values: Mapping[str, Any]) -> Any:
     """Build a method's `Options` from plain values.
 
     Raises:
-        CrbgError: names all unknown options and wrong types, or else all values outside their limits.
+        CrbgError: an option is unknown, has the wrong type or is out of range. The message names all unknown options
+            and wrong types; if there are none, all values out of range.
     """
     kind = get(name).Options
     types, problems = hints(kind), []
@@ -69,13 +70,13 @@ def options(name: str, values: Mapping[str, Any]) -> Any:
 
 
 def conflicts(name: str, chosen: Any, density: float | None) -> Iterator[str]:
-    """Yield what is wrong between a method's options and the density that is asked for."""
+    """Yield one message for each conflict between a method's options and the requested density."""
     method = get(name)
     needs = getattr(method, "NEEDS_DENSITY", None)
     if needs and density is None:
-        yield f"{name} needs a density above 0: it keeps a share that you choose"
+        yield f"{name} needs a density above 0, the fraction of weights to keep; set `density`"
     if needs is False and density is not None:
-        yield f"{name} finds its own sparsity; leave density out"
+        yield f"{name} determines the density itself; leave `density` out"
     if check := getattr(method, "conflicts", None):
         yield from check(chosen, density)
 
@@ -87,14 +88,14 @@ def fits(value: Any, hint: Any) -> bool:
         return bool in kinds
     if isinstance(value, int) and float in kinds:
         return True
-    if isinstance(value, str) and float in kinds and str not in kinds:  # YAML 1.1 reads 1e-2, without a point, as text
+    if isinstance(value, str) and float in kinds and str not in kinds:  # YAML 1.1 parses 1e-2 (no point) as a string
         with contextlib.suppress(ValueError):
             return math.isfinite(float(value))
     return any(isinstance(value, k) for k in kinds if isinstance(k, type))
 
 
 def coerce(value: Any, hint: Any) -> Any:
-    """Turn 1 and "1e0" into 1.0 where the field is a float, so that all three give the same digest."""
+    """Convert 1 and "1e0" to 1.0 if the field is a float, so that all three give the same digest."""
     kinds = typing.get_args(hint) or (hint,)
     text = isinstance(value, str) and str not in kinds
     return (
@@ -103,13 +104,13 @@ def coerce(value: Any, hint: Any) -> Any:
 
 
 def work(name: str, chosen: Any, density: float | None, epochs: int) -> float:
-    """Return the epochs of training that a run costs in all: `epochs`, unless the method defines `work`."""
+    """Return the total number of training epochs of a run: `epochs`, unless the method defines `work`."""
     count = getattr(get(name), "work", None)
     return float(count(chosen, density, epochs)) if count else float(epochs)
 
 
 def differing(options: Any) -> dict[str, Any]:
-    """Return the options that differ from their defaults. Only these enter a digest."""
+    """Return the options that differ from their defaults; only these are hashed into a run's digest."""
     return {
         f.name: getattr(options, f.name) for f in dataclasses.fields(options) if getattr(options, f.name) != f.default
     }

@@ -1,7 +1,7 @@
-"""Pruning at initialisation by SNIP, GraSP, SynFlow, magnitude or random scores, and training under the mask.
+"""Pruning at initialisation by SNIP, GraSP, SynFlow, magnitude or random scores, then training under the mask.
 
-SNIP (Lee et al. 2019) and GraSP (Wang et al. 2020) score once, SynFlow (Tanaka et al. 2020) in a hundred rounds; every
-score can be used in several rounds.
+SNIP (Lee et al. 2019) and GraSP (Wang et al. 2020) score and prune once, SynFlow (Tanaka et al. 2020) in 100 rounds.
+Here, every score can be used with any number of rounds.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 VERSION = 1
-# Of `crbg.search.saliency`, which needs torch.
+# Copied from `crbg.search.saliency`, which imports torch.
 SCORES = ("magnitude", "random", "snip", "grasp", "grasp_abs", "synflow")
-TRAITS = Traits("of the weights, once", "exact of all together", "trained afterwards")
+TRAITS = Traits("saliency at initialisation", "exact, global", "trained after pruning")
 NEEDS_DENSITY = True
 
 
 @dataclass(frozen=True)
 class Options(Recipe):
-    """Options of the scoring, beside those of the training.
+    """Options of the scoring, in addition to those of the training.
 
     Attributes:
         score: `snip`, `grasp`, `grasp_abs`, `synflow`, `magnitude` or `random`.
-        rounds: Number of rounds; 0 for that of the score's paper.
+        rounds: Number of rounds of scoring and pruning; 0 selects the number in the score's paper.
     """
 
     score: str = option("snip", choices=SCORES)
@@ -39,12 +39,12 @@ class Options(Recipe):
 
 
 def work(o: Options, density: float | None, epochs: int) -> float:
-    """Return all epochs; the cost of scoring is negligible."""
+    """Return the total number of training epochs; the cost of scoring is negligible and not counted."""
     return o.epochs(epochs)
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
-    """Score the weights on one class-balanced batch, keep the best, and train them.
+    """Score the weights on one class-balanced batch, keep those with the largest scores, and train them.
 
     Raises:
         CrbgError: the score is unknown, the number of rounds is negative, or the task has no density.

@@ -1,8 +1,8 @@
-"""Sparse variational dropout (Molchanov et al. 2017): train weights with their noise, drop those that are mostly noise.
+"""Sparse variational dropout (Molchanov et al. 2017): train weights and noise, prune weights that are mostly noise.
 
-The posterior of a weight is q(w) = N(theta, sigma^2), and log alpha = log sigma^2 - log theta^2; weights with
-log alpha >= 3 are dropped. The weights are trained, so this is not a strong ticket. The density follows from the data
-and cannot be chosen.
+The approximate posterior of a weight is q(w) = N(theta, sigma^2). With log alpha = log sigma^2 - log theta^2, weights
+with log alpha >= 3 are pruned. The weights are trained, so the result is not a strong ticket. The density depends on
+the data and cannot be chosen.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from torch import nn
 
 VERSION = 1
-TRAITS = Traits("pathwise, Gaussian on outputs", "whatever the data give", "trained")
+TRAITS = Traits("pathwise, Gaussian on outputs", "determined by the data", "trained")
 NEEDS_DENSITY = False
 
 
 @dataclass(frozen=True)
 class Options:
-    """Adam on weights and noise; its rate is constant in the first half and then falls linearly to 0.
+    """Options of Adam on weights and noise; the learning rate is constant in the first half, then decays linearly to 0.
 
     Attributes:
         log_sigma2: Initial log sigma^2.
-        threshold: Weights with log alpha at or above it are dropped.
-        silent: Share of the training until which the weight of the KL term is 0.
-        full: Share of the training from which it is 1; it rises linearly between the two.
+        threshold: Weights with log alpha at or above this value are pruned.
+        silent: Fraction of the training during which the factor on the KL term is 0.
+        full: Fraction of the training after which this factor is 1; it increases linearly from `silent` to `full`.
     """
 
     lr: float = option(1e-3, least=0)
@@ -42,10 +42,10 @@ class Options:
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
-    """Train, and keep the weights whose log alpha is below the threshold.
+    """Train weights and noise, and keep the weights with log alpha below the threshold.
 
     Raises:
-        CrbgError: a density is given, several processes share the run, or a layer is neither Linear nor Conv2d.
+        CrbgError: a density is given, the run uses several processes, or a layer is neither Linear nor Conv2d.
     """
     import torch
 
@@ -55,10 +55,10 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     o = options
     if distributed.size() > 1:
         raise CrbgError(
-            "sparse_vd draws noise for every example, which does not work with several processes; use one process"
+            "sparse_vd draws noise for every example and does not support several processes; use one process"
         )
     if task.density is not None:
-        raise CrbgError("sparse_vd finds its own sparsity; leave density out")
+        raise CrbgError("sparse_vd determines the density itself; leave `density` out")
     with torch.random.fork_rng(devices=[]):  # a shuffling loader would consume random numbers of the search
         images = len(task.batches) * len(next(iter(task.batches.epoch(0)))[0])
     with Variational(model, o.log_sigma2, o.threshold, lambda p: ramp(p, o.silent, o.full) / images) as noisy:

@@ -1,8 +1,8 @@
 """Stochastic gates (STG, Yamada et al. 2020) with their published settings, on frozen weights.
 
-The paper puts gates on the input features of a network that is trained with them. Here they are on the weights, which
-stay frozen. The published learning rate hardly moves a gate in a search of usual length, so the results show these
-settings, not the potential of the gate.
+The paper puts gates on the input features of a network and trains both jointly. Here, the gates are on the weights,
+which stay frozen. With the published learning rate, gates hardly move in a search of the usual length. The results
+therefore characterise these settings, not the potential of the gate.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from crbg.gates.base import Gate
 
 VERSION = 1
-TRAITS = Traits("pathwise, clipped Gaussian", "whatever the penalty gives")
+TRAITS = Traits("pathwise, clipped Gaussian", "determined by the penalty")
 NEEDS_DENSITY = False
 
 
 @dataclass(frozen=True)
 class Options:
-    """Adam with a constant learning rate.
+    """Options of Adam with a constant learning rate.
 
     Attributes:
-        sigma: Standard deviation of the noise, and sigma of the penalty.
-        weight: Factor on the penalty, the mean of Phi(mu / sigma).
+        sigma: Standard deviation of the noise, also used as sigma in the penalty.
+        weight: Factor on the penalty, which is the mean of Phi(mu / sigma).
         weight_decay: Weight decay on mu - 1/2, as in the authors' code.
-        spread: Initial standard deviation of mu, around 1/2.
+        spread: Standard deviation of the initial mu, whose mean is 1/2.
     """
 
     sigma: float = option(0.5, above=0)
@@ -43,7 +43,7 @@ class Options:
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
-    """Train the gates, and keep the weights with mu > 1/2; the result also holds the real-valued gates.
+    """Train the gates, and keep the weights with mu > 1/2; the result also contains the real-valued gates.
 
     Raises:
         CrbgError: a density is given.
@@ -59,7 +59,7 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
 
     o = options
     if task.density is not None:
-        raise CrbgError("stg finds its own sparsity; leave density out")
+        raise CrbgError("stg determines the density itself; leave `density` out")
 
     def make(name: str, w: Tensor) -> Gate:
         mu = 0.5 + o.spread * tensor_like(w, rng.normal(w.numel(), task.seed, "mu", name))

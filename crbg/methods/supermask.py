@@ -1,6 +1,7 @@
-"""Supermasks (Zhou et al. 2019): masks drawn from Bernoulli(sigmoid(v)); v is trained through the probability.
+"""Supermasks (Zhou et al. 2019): masks sampled from Bernoulli(sigmoid(v)), with straight-through gradients for v.
 
-The paper does not control the density. Here v starts at the logit of the density, and the ticket keeps the top k of v.
+The paper does not control the density. Here, v starts at the logit of the target density, and the ticket keeps the k
+weights with the largest v.
 """
 
 from __future__ import annotations
@@ -18,16 +19,17 @@ if TYPE_CHECKING:
     from crbg.gates.base import Gate
 
 VERSION = 1
-TRAITS = Traits("straight-through, Bernoulli draws", "exact of all together (cut at the end)")
+TRAITS = Traits("straight-through, Bernoulli samples", "exact, global (final top-k)")
 NEEDS_DENSITY = True
 
 
 @dataclass(frozen=True)
 class Options:
-    """SGD with the paper's large learning rate.
+    """Options of SGD on v, with the paper's large learning rate.
 
     Attributes:
-        rescale: Multiply the kept weights by total / kept of their layer ("dynamic weight rescaling").
+        rescale: Multiply each layer's kept weights by total / kept of that layer (the paper's "dynamic weight
+            rescaling").
     """
 
     lr: float = option(100.0, least=0)
@@ -36,7 +38,7 @@ class Options:
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
-    """Search for a ticket of `task.density` over all layers together."""
+    """Search for a strong ticket with the global density `task.density`."""
     import torch
 
     from crbg import rng

@@ -1,8 +1,8 @@
-"""Architectures, one module for each family.
+"""Architectures: one module per family.
 
-A module defines `NAMES`, a regular expression of the model names that it builds, and
-`build(name, in_shape, classes, **options) -> nn.Module`. `NAMES` is read without importing the module, so planning
-needs no torch.
+A module defines `NAMES`, a regular expression that matches the names of its models, and the function
+`build(name, in_shape, classes, **options) -> nn.Module`. `NAMES` is read without importing the module, so that planning
+does not import torch.
 """
 
 from crbg.models.registry import build, families, family, initial, problems

@@ -1,4 +1,4 @@
-"""Names and arguments of models, read from source code: planning needs them and imports no torch and no timm."""
+"""Names and arguments of models, parsed from source code, so that planning can check them without torch or timm."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import Any
 
 from crbg.errors import suggest
 
-# Names with which timm registers a model: a decorated function, or a key of its table of deprecated names.
+# timm registers a model by decorating a function with its name, or as a key in a table of deprecated names.
 _REGISTERED = re.compile(r"^@register_model\b.*\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
 _DEPRECATED = re.compile(r"register_model_deprecations\(\s*__name__,\s*\{(.*?)\}\s*\)", re.DOTALL)
-FROM_DATA = {"in_chans", "num_classes", "img_size"}  # crbg.models.timm sets them
+FROM_DATA = {"in_chans", "num_classes", "img_size"}  # set by crbg.models.timm
 
 
 def problems(source: Path, name: str, arguments: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what is wrong with the arguments of a model whose `build` function stands in `source`.
+    """Yield one message for each invalid argument of a model with the `build` function defined in the file `source`.
 
-    For a network of timm that is also its name. What source code does not tell is left to the constructor.
+    For timm models, the name is checked too. Errors that cannot be seen in the source code are left to the constructor.
     """
     known, open_end = _parameters(source)
     if name.startswith("timm:"):
@@ -37,19 +37,19 @@ def problems(source: Path, name: str, arguments: Mapping[str, Any]) -> Iterator[
         return
     for key in arguments:
         if key in FROM_DATA and name.startswith("timm:"):
-            yield f"model_args.{key} follows from the data (`size` enlarges images); leave it out"
+            yield f"model_args.{key} is set from the data; leave it out (`size` enlarges the images)"
         elif key not in known:
             yield f"model {name!r} has no argument {key!r}: {suggest(key, known - FROM_DATA)}"
 
 
 def defines(source: Path, function: str) -> bool:
-    """Tell whether a file defines a function at its top level."""
+    """Return whether a file defines a function at its top level."""
     return any(isinstance(node, ast.FunctionDef) and node.name == function for node in _tree(source).body)
 
 
 @functools.cache
 def _parameters(source: Path) -> tuple[frozenset[str], bool]:
-    """Return the arguments that `build` takes besides name, shape and classes, and whether it takes any others too."""
+    """Return the arguments of `build` after name, shape and classes, and whether it also accepts arbitrary ones."""
     for node in _tree(source).body:
         if isinstance(node, ast.FunctionDef) and node.name == "build":
             names = [a.arg for a in (*node.args.posonlyargs, *node.args.args)][3:]
@@ -59,7 +59,7 @@ def _parameters(source: Path) -> tuple[frozenset[str], bool]:
 
 @functools.cache
 def timm_models() -> Mapping[str, Path]:
-    """Map each model of timm to the file that registers it; empty where timm is not installed."""
+    """Map each timm model to the file that registers it; the mapping is empty if timm is not installed."""
     folder = _timm_folder()
     out: dict[str, Path] = {}
     for path in sorted(folder.glob("*.py")) if folder else ():
@@ -73,9 +73,10 @@ def timm_models() -> Mapping[str, Path]:
 
 @functools.cache
 def _timm_parameters(path: Path) -> frozenset[str]:
-    """Collect the arguments of all functions and constructors of a file of timm and of those that it imports from.
+    """Collect the arguments of all functions and constructors in a timm file and in the timm files that it imports.
 
-    A superset of what one model takes: a wrong name is found unless a relative has it.
+    This is a superset of one model's arguments: a wrong name is detected unless a related model has an argument of that
+    name.
     """
     seen: set[Path] = set()
     todo, out = [path, path.with_name("_builder.py")], {"drop_rate"}

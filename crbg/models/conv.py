@@ -1,8 +1,8 @@
 """Conv-2, Conv-4, Conv-6 and Conv-8 (Frankle & Carbin 2019): `conv2`, `conv4`, `conv6`, `conv8`.
 
-Pairs of 3x3 convolutions, each pair followed by 2x2 max-pooling, then two hidden layers of 256 units. Layers have no
-biases. `norm="batch"` adds batch norm without gains and shifts after every layer but the last; `width` multiplies all
-hidden widths.
+The networks have pairs of 3x3 convolutions, each pair followed by 2x2 max-pooling, then two hidden layers of 256 units.
+Layers have no biases. `norm="batch"` adds batch norm without gains and shifts after every layer except the last;
+`width` multiplies all hidden widths.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ def build(name: str, in_shape: tuple[int, ...], classes: int, norm: str = "none"
     """Build the network; its layers are called conv1, conv2, ..., fc1, fc2, fc3.
 
     Raises:
-        CrbgError: the normalisation is unknown, the images are too small for the pooling, or a layer has no units.
+        CrbgError: the normalisation is unknown, the images are too small for the pooling, or a layer would have no
+            units.
     """
     if norm not in NORMS:
         raise CrbgError(f"model_args.norm: unknown normalisation {norm!r}: {suggest(norm, NORMS)}")

@@ -1,4 +1,4 @@
-"""Initial weights from a seed, the same bytes on every machine, and the roles of a network's tensors."""
+"""Initial weights from a seed, byte-identical on every machine, and the roles of a network's tensors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm
 
 
 def unit_draw(name: str, shape: tuple[int, ...], law: str, seed: int) -> np.ndarray:
-    """Draw the weights of one tensor before scaling, as float64.
+    """Sample the unscaled weights of one tensor, as float64.
 
     Args:
         name: Name of the tensor, which selects the random stream.
@@ -28,7 +28,7 @@ def unit_draw(name: str, shape: tuple[int, ...], law: str, seed: int) -> np.ndar
         seed: Seed of the network.
 
     Raises:
-        CrbgError: the law is unknown.
+        CrbgError: the distribution is unknown.
     """
     count = math.prod(shape)
     if law in ("uniform", "uniform_fan"):
@@ -38,18 +38,18 @@ def unit_draw(name: str, shape: tuple[int, ...], law: str, seed: int) -> np.ndar
     elif law == "kaiming_normal":
         flat = rng.normal(count, seed, "init", name)
     else:
-        raise CrbgError(f"unknown initial law {law!r}: {suggest(law, LAWS)}")
+        raise CrbgError(f"unknown distribution {law!r} of the initial weights: {suggest(law, LAWS)}")
     return flat.reshape(shape)
 
 
 def law_scale(shape: tuple[int, ...], law: str, scale: float) -> float:
-    """Return the factor on the unit draw.
+    """Return the factor by which the values of `unit_draw` are scaled.
 
-    - `uniform`: scale, so W ~ U[-scale, scale] in every tensor, as in the thesis with alpha = scale.
+    - `uniform`: scale. Every tensor has W ~ U[-scale, scale], as in the thesis with alpha = scale.
     - `uniform_fan`: scale * sqrt(6 / fan_in).
     - `signed_constant`, `kaiming_normal`: scale * sqrt(2 / fan_in).
 
-    fan_in is the product of all axes but the first.
+    fan_in is the product of the sizes of all axes except the first.
     """
     fan_in = math.prod(shape[1:])
     return {
@@ -64,26 +64,26 @@ def law_scale(shape: tuple[int, ...], law: str, scale: float) -> float:
 def initialise(
     model: nn.Module, law: str, scale: float, seed: int, only: Collection[str] | None = None
 ) -> dict[str, str]:
-    """Draw the initial tensors of a model in place, and return the role of each.
+    """Sample the initial tensors of a model in place, and return the role of each tensor.
 
-    - Weights that can be gated follow the law.
-    - Gains of normalisation layers and LayerScale become 1, shifts and biases 0. timm initialises some gains to 0 or
-      1e-6, which would disable residual branches for good when they are frozen.
-    - Embeddings and other tables follow U[-0.02 sqrt(3), 0.02 sqrt(3)], with standard deviation 0.02.
-    - Running statistics are reset. PReLU slopes keep their value.
+    - Weights that can be gated are sampled from the distribution `law`.
+    - Gains of normalisation layers and LayerScale are set to 1, shifts and biases to 0. timm initialises some gains to
+      0 or 1e-6; frozen at these values, they would disable their residual branches.
+    - Embeddings and other tables are sampled from U[-0.02 sqrt(3), 0.02 sqrt(3)], with standard deviation 0.02.
+    - Running statistics are reset. PReLU slopes keep their values.
 
     Args:
         model: The network; it is changed in place.
         law: Distribution of the weights, one of `crbg.rng.LAWS`.
-        scale: Factor of the law, see `law_scale`.
+        scale: Scale of the distribution, see `law_scale`.
         seed: Seed of the network.
-        only: If given, only tensors of these names are drawn.
+        only: If given, only the tensors with these names are sampled.
 
     Returns:
-        `gated`, `frozen` or `recalibrated` (running statistics), by tensor name.
+        The role of each tensor by name: `gated`, `frozen` or `recalibrated` (running statistics).
 
     Raises:
-        CrbgError: the law is unknown, or two modules share a weight.
+        CrbgError: the distribution is unknown, or two modules share a weight.
     """
     roles: dict[str, str] = {}
     gateable = weights(model)
@@ -133,7 +133,7 @@ RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of names, shapes, dtypes and bytes, with tensors sorted by name."""
+    """Return the SHA-256 of the tensors' names, shapes, dtypes and bytes, sorted by name."""
     h = hashlib.sha256()
     for name in sorted(tensors):
         t = tensors[name].detach().cpu().contiguous()

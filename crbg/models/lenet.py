@@ -1,7 +1,7 @@
 """LeNet-300-100 and other fully connected networks, named by their hidden widths: `lenet-300-100`, `lenet-16-10`.
 
-Layers have no biases. The default activation is a leaky ReLU with slope 1/4, the initial slope of the thesis's PReLU. A
-PReLU has a trained slope, so it is an option (`activation="prelu"`) and not the default.
+Layers have no biases. The thesis uses PReLU with initial slope 1/4. Since PReLU slopes are trained, the default here is
+a leaky ReLU with slope 1/4; `activation="prelu"` selects PReLU.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The registry of architectures: names, and the networks they stand for."""
+"""The registry of architectures: looks up and builds networks by name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @functools.cache
 def families() -> dict[str, str]:
-    """Return the pattern of the model names that each module of this package builds, by module name."""
+    """Map each module of this package to the pattern (`NAMES`) of the model names that it builds."""
     found = {}
     for path in sorted(p for folder in _folders() for p in folder.glob("[a-z]*.py")):
         for node in ast.parse(path.read_text()).body:
@@ -33,7 +33,7 @@ def _folders() -> list[Path]:
 
 
 def problems(name: str, arguments: Mapping[str, Any], law: str = "") -> Iterator[str]:
-    """Yield what is wrong with a model's name and arguments, and with `imagenet` weights, without importing torch."""
+    """Yield one message for each error in a model's name, arguments or `imagenet` weights, without importing torch."""
     try:
         stem = family(name)
     except CrbgError as error:
@@ -42,7 +42,7 @@ def problems(name: str, arguments: Mapping[str, Any], law: str = "") -> Iterator
     source = next(path for folder in _folders() if (path := folder / f"{stem}.py").exists())
     yield from _arguments.problems(source, name, arguments)
     if law == "imagenet" and not _arguments.defines(source, "pretrained"):
-        yield f"there are no ImageNet weights for {name!r}; `init: imagenet` is for networks of timm"
+        yield f"there are no ImageNet weights for {name!r}; `init: imagenet` works with timm models only"
 
 
 def family(name: str) -> str:
@@ -64,15 +64,15 @@ def initial(
 ) -> tuple[nn.Module, dict[str, str]]:
     """Build a network with its initial tensors.
 
-    With the law "imagenet" the tensors are timm's pretrained ones; a head or stem of another shape is drawn as
-    `kaiming_normal`.
+    With `law="imagenet"`, the tensors are timm's pretrained weights; a head or stem of a different shape is sampled
+    from `kaiming_normal`.
 
     Args:
         name: Name of the model.
         in_shape: Shape of an input, (channels, height, width).
         classes: Number of outputs.
         law: Distribution of the weights, one of `crbg.rng.LAWS`, or "imagenet".
-        scale: Factor of the law.
+        scale: Scale of the distribution.
         seed: Seed of the network.
         **options: Arguments of the model.
 
@@ -80,7 +80,7 @@ def initial(
         The network, and the role of each tensor by name.
 
     Raises:
-        CrbgError: the model, its arguments or the law are unknown, or there are no pretrained weights.
+        CrbgError: the model, one of its arguments or the distribution is unknown, or there are no pretrained weights.
     """
     from crbg.models.initial_weights import initialise
 

@@ -1,8 +1,8 @@
 """Residual networks for small images (He et al. 2016, section 4.2): `resnet20`, `resnet32`, ... with 6 n + 2 layers.
 
 Shortcuts that change the shape are 3x3 convolutions with batch norm, as in Concrete Ticket Search (291 376 weights in
-resnet20); `shortcut=1` gives the 1x1 convolutions of other codes (270 896 weights). Batch norm has gains and shifts
-only with `affine=True`, for methods that train them. `width` multiplies the widths 16, 32 and 64.
+resnet20); `shortcut=1` uses 1x1 convolutions, as other implementations do (270 896 weights). Batch norm has gains and
+shifts only with `affine=True`, for methods that train them. `width` multiplies the channel counts 16, 32 and 64.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ class Block(nn.Module):
 def build(
     name: str, in_shape: tuple[int, ...], classes: int, shortcut: int = 3, width: float = 1.0, affine: bool = False
 ) -> nn.Module:
-    """Build the network; its stages are called stage1, stage2 and stage3, its head fc.
+    """Build the network; its stages are called stage1, stage2 and stage3, and its head fc.
 
     Raises:
-        CrbgError: the shortcut is neither 1 nor 3, or a layer has no channels.
+        CrbgError: `shortcut` is neither 1 nor 3, or a layer would have no channels.
     """
     if shortcut not in (1, 3):
         raise CrbgError(f"model_args.shortcut, the kernel size of shortcuts, must be 1 or 3, not {shortcut!r}")

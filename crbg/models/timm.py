@@ -1,9 +1,9 @@
 """Any timm model: `timm:resnet50`, `timm:vit_base_patch16_224`, `timm:swin_tiny_patch4_window7_224`.
 
-The number of channels, the image size and the number of classes follow from the data. Further `model_args` go to
+The number of channels, the image size and the number of classes are set from the data. Other `model_args` are passed to
 `timm.create_model`, e.g. `patch_size: 4` for a ViT on images of 32 pixels. `stem: cifar` replaces the stem of a
-residual network by a 3x3 convolution with stride 1, without max-pooling. ImageNet weights come from timm's hub, or from
-the path in the environment variable CRBG_WEIGHTS: a file, or a folder with NAME.safetensors.
+residual network by a 3x3 convolution with stride 1, without max-pooling. ImageNet weights are downloaded by timm, or
+read from the path in the environment variable CRBG_WEIGHTS, which is a file or a folder that contains NAME.safetensors.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import nn
 from crbg.errors import CrbgError, suggest
 
 NAMES = r"timm:[\w.]+"
-# Failed downloads of this process, as error messages: a hub that cannot be reached takes a minute to fail.
+# Error messages of failed downloads in this process, so that they are not retried: each failure takes a minute.
 _absent: dict[str, str] = {}
 SUFFIXES = (".safetensors", ".pth", ".bin")
 
@@ -28,7 +28,7 @@ def build(name: str, in_shape: tuple[int, ...], classes: int, stem: str = "image
     """Build a timm model without pretrained weights.
 
     Raises:
-        CrbgError: timm has no such model, or it does not fit the images or the arguments.
+        CrbgError: timm has no such model, or the model does not accept the images or the arguments.
     """
     return _create(name, in_shape, classes, stem, options, {"pretrained": False})
 
@@ -39,10 +39,11 @@ def pretrained(
     """Build a timm model with ImageNet weights.
 
     Returns:
-        The model, and the names of the tensors without pretrained values: those of a new head or a changed stem.
+        The model, and the names of the tensors without pretrained values, which belong to a new head or a replaced
+        stem.
 
     Raises:
-        CrbgError: the weights are not on this machine and cannot be downloaded, or the file does not have them.
+        CrbgError: the weights are not on this machine and cannot be downloaded, or the file does not contain them.
     """
     plain, place = _known(name), os.environ.get("CRBG_WEIGHTS")
     if not place and plain in _absent:
@@ -55,17 +56,17 @@ def pretrained(
         model = _create(name, in_shape, classes, stem, options, how)
     except CrbgError:
         raise
-    except Exception as error:  # a damaged file, a file of another model and a failed download raise different types
+    except Exception as error:  # the type depends on the cause: a damaged file, another model's file, a failed download
         text = " ".join(str(error).split())[:160]
         if place:
             raise CrbgError(
-                f"{path} does not hold weights of {plain!r} ({type(error).__name__}: {text}); set CRBG_WEIGHTS to a "
+                f"{path} does not contain weights of {plain!r} ({type(error).__name__}: {text}); set CRBG_WEIGHTS to a "
                 "file that does"
             ) from None
         build(name, in_shape, classes, stem, **options)  # raises if the arguments of the model are the cause
         _absent[plain] = (
-            f"ImageNet weights of {plain!r} are not here and could not be downloaded ({type(error).__name__}: {text}); "
-            "set CRBG_WEIGHTS to a file that holds them, or to a folder with such files"
+            f"ImageNet weights of {plain!r} are not on this machine and could not be downloaded "
+            f"({type(error).__name__}: {text}); set CRBG_WEIGHTS to a file that contains them, or to its folder"
         )
         raise CrbgError(_absent[plain]) from None
     config: Any = model.pretrained_cfg
@@ -77,7 +78,7 @@ def pretrained(
 
 
 def _weights_file(plain: str, path: Path) -> Path:
-    """Return the file with the weights of a model, given CRBG_WEIGHTS: a file, or a folder."""
+    """Return the file with a model's weights; `path` is the value of CRBG_WEIGHTS, a file or a folder."""
     if path.is_dir():
         candidates = [path / f"{plain}{suffix}" for suffix in SUFFIXES]
         path = next((file for file in candidates if file.exists()), candidates[0])
@@ -87,13 +88,13 @@ def _weights_file(plain: str, path: Path) -> Path:
 
 
 def _known(name: str) -> str:
-    """Return timm's name of a model.
+    """Return the name of a model in timm, without the prefix `timm:`.
 
     Raises:
         CrbgError: timm has no such model.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # importing timm causes warnings about its deprecated modules
+        warnings.simplefilter("ignore")  # importing timm emits deprecation warnings about its own modules
         import timm
     plain = name.removeprefix("timm:")
     if not timm.is_model(plain):
@@ -104,9 +105,9 @@ def _known(name: str) -> str:
 def _create(
     name: str, in_shape: tuple[int, ...], classes: int, stem: str, options: dict[str, Any], how: dict[str, Any]
 ) -> nn.Module:
-    """Create a timm model for images of a shape, and check that it accepts them.
+    """Create a timm model for images of shape `in_shape`, and check that it accepts them.
 
-    `options` are the user's arguments of the model, `how` this module's arguments on pretrained weights.
+    `options` contains the user's `model_args`, and `how` the arguments that this module sets for pretrained weights.
     """
     import timm
 
@@ -117,9 +118,7 @@ def _create(
             "pretrained ones"
         )
     if given := sorted({"in_chans", "num_classes", "img_size"} & set(options)):
-        raise CrbgError(
-            f"model {name!r}: {', '.join(given)} follow from the data; leave them out (`size` enlarges the images)"
-        )
+        raise CrbgError(f"model {name!r}: leave out {', '.join(given)} (set from the data; `size` enlarges the images)")
     known = {"num_classes": classes, "in_chans": in_shape[0], **options, **how}
     try:
         try:
@@ -158,13 +157,13 @@ def _replace_stem(name: str, model: nn.Module, channels: int) -> None:
 
 @torch.no_grad()
 def _try(model: nn.Module, plain: str, in_shape: tuple[int, ...]) -> None:
-    """Run the model on one image: some models can be built for any size but accept only their own."""
+    """Run the model on one image, because some models can be built for any image size but accept only one."""
     was = model.training
     try:
         model.eval()(torch.zeros(1, *in_shape))
     except RuntimeError as error:
         own = getattr(model, "pretrained_cfg", {}).get("input_size", ("?",))
         raise CrbgError(
-            f"{plain!r} cannot take images of shape {in_shape} ({error}); it is made for {own}: set `size`"
+            f"{plain!r} cannot take images of shape {in_shape} ({error}); it expects {own}: set `size`"
         ) from None
     model.train(was)

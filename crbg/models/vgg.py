@@ -1,8 +1,8 @@
 """VGG for small images (Simonyan & Zisserman 2015, as used on CIFAR): `vgg11`, `vgg13`, `vgg16`, `vgg19`.
 
-3x3 convolutions with batch norm, four 2x2 max-poolings, global average pooling and one linear layer. The convolutions
-of vgg16 have 14 710 464 weights for colour images. Batch norm has gains and shifts only with `affine=True`, for methods
-that train them. `width` multiplies the widths 64 to 512.
+The networks consist of 3x3 convolutions with batch norm, four 2x2 max-pooling layers, global average pooling and one
+linear layer. The convolutions of vgg16 have 14 710 464 weights for colour images. Batch norm has gains and shifts only
+with `affine=True`, for methods that train them. `width` multiplies the channel counts 64 to 512.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ STAGES = {"vgg11": (1, 1, 2, 2, 2), "vgg13": (2, 2, 2, 2, 2), "vgg16": (2, 2, 3,
 
 
 def build(name: str, in_shape: tuple[int, ...], classes: int, width: float = 1.0, affine: bool = False) -> nn.Module:
-    """Build the network; its convolutions are called conv1, conv2, ..., its head fc.
+    """Build the network; its convolutions are called conv1, conv2, ..., and its head fc.
 
     Raises:
-        CrbgError: the images are smaller than 16 pixels, or a layer has no channels.
+        CrbgError: the images are smaller than 16 x 16 pixels, or a layer would have no channels.
     """
     channels, *size = in_shape
     widths = [round(w * width) for w in (64, 128, 256, 512, 512)]

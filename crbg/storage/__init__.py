@@ -1,1 +1,1 @@
-"""Atomic files, files with one line for each run, and locks."""
+"""Atomic file writes, JSON-lines files with one line per run, and locks."""

@@ -1,4 +1,4 @@
-"""The part of filelock that crbg uses, for machines where only torch and a few numeric packages are installed."""
+"""Replacement for the part of `filelock` that crbg uses, for machines on which `filelock` is not installed."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-POLL = 0.05  # seconds between two attempts
+POLL = 0.05  # seconds between attempts
 
 
-class Timeout(TimeoutError):  # noqa: N818 (the name in filelock)
+class Timeout(TimeoutError):  # noqa: N818 (same name as in filelock)
     """Another process holds the lock."""
 
 
 class FileLock:
-    """A lock on an open file by `flock`, as filelock takes it on Unix: both exclude each other."""
+    """A file lock by `flock`, which `filelock` also uses on Unix, so the two implementations exclude each other."""
 
     def __init__(self, lock_file: str | Path, timeout: float = -1) -> None:
         self.path, self.timeout = Path(lock_file), timeout
         self._descriptor: int | None = None
 
     def acquire(self, timeout: float | None = None) -> FileLock:
-        """Take the lock; wait at most `timeout` seconds, or forever if it is negative.
+        """Acquire the lock; wait at most `timeout` seconds, or without limit if `timeout` is negative.
 
         Raises:
-            Timeout: another process holds it.
+            Timeout: another process still holds the lock.
         """
         patience = self.timeout if timeout is None else timeout
         give_up = time.monotonic() + patience
@@ -43,7 +43,7 @@ class FileLock:
             time.sleep(POLL)
 
     def release(self) -> None:
-        """Free the lock, if it is held."""
+        """Release the lock if this object holds it."""
         if self._descriptor is not None:
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             os.close(self._descriptor)

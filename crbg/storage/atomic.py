@@ -1,4 +1,4 @@
-"""Atomic writes, and JSON with checks on size and contents. Imports no torch."""
+"""Atomic file writes, and JSON files with checks of size and content. Does not import torch."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from typing import Any
 from crbg.errors import CrbgError, WriteError
 
 LARGEST_JSON = 64 * 2**20  # bytes
-FULL = 16 * 2**20  # bytes; if less is free when a write fails, the error says that the disk is full
+FULL = 16 * 2**20  # bytes; a write that fails with less free space than this is reported as a full disk
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file atomically: readers see the old contents or the new ones, never a part.
+    """Write a file atomically: readers see the complete old content or the complete new content.
 
     Raises:
         WriteError: the disk is full, or the folder is not writable.
@@ -42,12 +42,14 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def cannot_write(path: Path, error: Exception) -> WriteError:
-    """Return the error that says what could not be written, why, and what to do."""
+    """Return an error that states which file could not be written, why, and how to fix it."""
     why = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
-    with suppress(OSError):  # libraries word a full disk in different ways
+    with suppress(OSError):  # libraries report a full disk with different messages
         if shutil.disk_usage(path.parent).free < FULL:
             why = os.strerror(errno.ENOSPC)
-    return WriteError(f"cannot write {path}: {why}; make room there, or choose another folder with `--set results=...`")
+    return WriteError(
+        f"cannot write {path}: {why}; free some space there, or choose another folder with `--set results=...`"
+    )
 
 
 def write_text(path: Path, text: str) -> None:
@@ -56,7 +58,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write canonical JSON atomically: sorted keys, shortest form of each number, no NaN."""
+    """Write canonical JSON atomically: sorted keys, the shortest representation of each number, no NaN."""
     write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
@@ -65,14 +67,14 @@ def read_json(path: Path, kind: str = "record") -> dict[str, Any]:
 
     Args:
         path: The file.
-        kind: What the file is, for error messages.
+        kind: Kind of file (for example "record"), for error messages.
 
     Raises:
-        CrbgError: the file is missing, too large, too deep, damaged, or not an object.
+        CrbgError: the file is missing, too large, nested too deeply, damaged, or not a JSON object.
     """
     try:
         if path.stat().st_size > LARGEST_JSON:
-            raise CrbgError(f"{path} is larger than any {kind}: {path.stat().st_size} bytes")
+            raise CrbgError(f"{path} is too large for a {kind}: {path.stat().st_size} bytes")
         value = json.loads(path.read_bytes(), parse_constant=no_constant)
     except OSError as error:
         raise CrbgError(f"cannot read the {kind} {path}: {error.strerror}") from None
@@ -86,10 +88,10 @@ def read_json(path: Path, kind: str = "record") -> dict[str, Any]:
 
 
 def finite(value: float, digits: int = 10) -> float | None:
-    """Round a number for a record; None if it is not finite. The rounding is far below any uncertainty."""
+    """Round a number for a record to `digits` decimal places; return None if it is not finite."""
     return round(float(value), digits) if math.isfinite(value) else None
 
 
 def no_constant(name: str) -> None:
-    """Refuse NaN and infinities, which are not valid JSON; the hook `parse_constant` of `json.loads`."""
-    raise ValueError(f"{name} is not a number")
+    """Raise for NaN and infinities, which are not valid JSON; used as `parse_constant` of `json.loads`."""
+    raise ValueError(f"{name} is not a valid JSON number")

@@ -1,8 +1,8 @@
-"""One writer of a run's folder, on this machine and on a file system that a cluster shares. Imports no torch.
+"""Locks that allow one writer per run folder, on one machine and on a cluster's shared file system, without torch.
 
-The kernel's lock decides where it reaches: it is free again the moment its process dies, however it dies. Not every
-network file system carries it to other hosts, so the owner also leaves its name beside it and touches that file while
-it lives.
+Processes on one host exclude each other by a kernel lock, which is released as soon as its process dies for any reason.
+Not every network file system propagates this lock to other hosts. Therefore, the owner also writes a file with its name
+next to the lock, and updates the time stamp of this file for as long as it is alive.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from crbg.storage.atomic import write_json
 if TYPE_CHECKING or importlib.util.find_spec("filelock"):
     from filelock import FileLock as FileLock
     from filelock import Timeout as Timeout
-else:  # a bare machine
+else:  # a machine without filelock
     from crbg.storage._flock import FileLock, Timeout
 
-BEAT = 20.0  # seconds between two signs of life
-SILENT = 90.0  # an owner on another host that has not been heard of for so long is dead
+BEAT = 20.0  # seconds between updates of the owner's time stamp
+SILENT = 90.0  # seconds without an update after which an owner on another host is considered dead
 
 
 class HeldError(CrbgError):
-    """Another process works on this folder; the message names it."""
+    """Another process holds the lock on a folder; the message names the process."""
 
 
 @contextmanager
 def hold(folder: Path) -> Iterator[None]:
-    """Be the only writer of `folder` within the block.
+    """Hold the lock on `folder` inside the block, so that this process is its only writer.
 
-    A lock whose owner died is taken over: at once on the host where it died, after `SILENT` seconds from another host.
+    The lock of a dead process is taken over: immediately on the same host, after `SILENT` seconds from another host.
 
     Raises:
-        HeldError: another living process has it.
+        HeldError: another live process holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     sign = folder / "owner.json"
@@ -69,7 +69,7 @@ def hold(folder: Path) -> Iterator[None]:
 
 
 def me() -> dict[str, str | int]:
-    """Say who this process is: host, process and, on a cluster, job."""
+    """Return the host, the process ID and, under SLURM, the job ID of this process."""
     out: dict[str, str | int] = {"host": socket.gethostname(), "pid": os.getpid()}
     if job := os.environ.get("SLURM_JOB_ID"):
         out["slurm_job"] = job
@@ -77,7 +77,7 @@ def me() -> dict[str, str | int]:
 
 
 def owner(folder: Path) -> dict[str, str | int]:
-    """Read who holds, or died holding, a folder; empty if nobody does."""
+    """Return the process that holds the lock on a folder or died holding it; empty if there is none."""
     try:
         found = json.loads((folder / "owner.json").read_text())
         return dict(found) if isinstance(found, dict) else {}
@@ -86,7 +86,7 @@ def owner(folder: Path) -> dict[str, str | int]:
 
 
 def held(folder: Path) -> str:
-    """Name the living owner of a folder, or return an empty string."""
+    """Return a text that names the live owner of a folder, or an empty string if there is none."""
     if not owner(folder):
         return ""
     try:
@@ -97,13 +97,13 @@ def held(folder: Path) -> str:
 
 
 def words(who: dict[str, str | int]) -> str:
-    """Put an owner into words."""
+    """Format an owner for messages."""
     job = f", SLURM job {who['slurm_job']}" if "slurm_job" in who else ""
     return f"process {who.get('pid', '?')} on {who.get('host', '?')}{job}"
 
 
 def _alive_elsewhere(folder: Path) -> bool:
-    """Tell whether an owner on another host was alive recently; on this host the kernel's lock decides."""
+    """Return whether the owner is on another host and was alive recently. On this host, the kernel lock decides."""
     who = owner(folder)
     return bool(who) and who.get("host") != socket.gethostname() and _age(folder / "owner.json") < SILENT
 
@@ -117,12 +117,12 @@ def _beat(path: Path, ended: threading.Event) -> None:
     while not ended.wait(BEAT):
         try:
             os.utime(path)
-        except OSError:  # a full or vanished disk is the run's to report
+        except OSError:  # the run itself reports a full or missing disk
             continue
 
 
 def _age(path: Path) -> float:
-    """Seconds since the last sign of life, by the clock of the file system that both hosts share."""
+    """Return the seconds since the owner's last update, by the clock of the file system that both hosts share."""
     probe = path.with_name(f".clock-{os.getpid()}")
     try:
         probe.touch()

@@ -1,7 +1,7 @@
-"""JSON-lines files with one line for each run, indexed by digest and seed. Imports no torch.
+"""JSON-lines files with one line per run, indexed by digest and seed. Does not import torch.
 
-A line is compact JSON that begins with its key, `{"digest":"...","seed":0,`. Lines are sorted by key, and a line is
-parsed only when its run is needed. A file is written as a whole; lines that do not change keep their bytes.
+A line is compact JSON that starts with its key, `{"digest":"...","seed":0,`. Lines are sorted by key, and a line is
+parsed only when its run is needed. Files are always rewritten completely; unchanged lines stay byte-identical.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from crbg.errors import CrbgError
 from crbg.storage.atomic import LARGEST_JSON, cannot_write, no_constant, write_bytes
 from crbg.storage.lock import FileLock, Timeout
 
-PATIENCE = 60.0  # seconds to wait for another writer
+PATIENCE = 60.0  # maximum number of seconds to wait for another writer
 RESTORE = "restore the line from version control"
 
 Key = tuple[str, int]  # digest of the spec, and seed
@@ -28,7 +28,7 @@ _START = re.compile(rb'\{"digest":"([^"\\]+)","seed":(-?[0-9]+),')
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a file: its number, counted from 1, and its bytes."""
+    """One line of a file: the path, the line number (counted from 1) and the bytes."""
 
     path: Path
     number: int
@@ -40,13 +40,13 @@ class Line:
         return f"{self.path}, line {self.number}"
 
     def parse(self) -> dict[str, Any]:
-        """Parse the run.
+        """Parse the line and return its run.
 
         Raises:
-            CrbgError: the line is damaged; the message names it.
+            CrbgError: the line is damaged; the message names the file and the line.
         """
         if len(self.raw) > LARGEST_JSON:
-            raise CrbgError(f"{self.place} is larger than any record: {len(self.raw)} bytes; {RESTORE}")
+            raise CrbgError(f"{self.place} is too large for a record: {len(self.raw)} bytes; {RESTORE}")
         try:
             return dict(json.loads(self.raw, parse_constant=no_constant))
         except (ValueError, RecursionError) as error:
@@ -54,10 +54,10 @@ class Line:
 
 
 def lines(path: Path) -> Mapping[Key, Line]:
-    """Return the lines of a file by key; none if there is no file. The index is cached until the file changes.
+    """Return the lines of a file by key, or nothing if the file does not exist. They are cached until the file changes.
 
     Raises:
-        CrbgError: a line has no key, is truncated, or repeats the key of another line; the message names it.
+        CrbgError: a line has no key, is truncated, or repeats the key of another line; the message names the line.
     """
     try:
         stat = path.stat()
@@ -81,19 +81,19 @@ def _lines(absolute: Path, path: Path, size: int, changed: int, inode: int) -> M
             raise CrbgError(f"{line.place} is not a recorded run; {RESTORE}")
         key = start[1].decode(errors="replace"), int(start[2])
         if key in out:
-            raise CrbgError(f"{line.place} is of the same run as line {out[key].number}; remove one of them")
+            raise CrbgError(f"{line.place} has the same digest and seed as line {out[key].number}; remove one of them")
         out[key] = line
     return out
 
 
 def encode(key: Key, parts: Mapping[str, Any]) -> bytes:
-    """Encode a run as a line: its key, then its parts in the given order."""
+    """Encode a run as a line: the key, then the fields in `parts` in their given order."""
     whole = {"digest": key[0], "seed": key[1], **parts}
     return ("{" + ",".join(f"{_compact(name)}:{_compact(value)}" for name, value in whole.items()) + "}").encode()
 
 
 def put(path: Path, runs: Mapping[Key, Mapping[str, Any]]) -> None:
-    """Add or replace the lines of these runs; other lines keep their bytes.
+    """Add or replace the lines of `runs`; all other lines stay byte-identical.
 
     The caller must hold the folder's lock (`writing`).
     """
@@ -105,10 +105,10 @@ def put(path: Path, runs: Mapping[Key, Mapping[str, Any]]) -> None:
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Hold the lock on a folder's files inside the block; other writers wait.
+    """Hold the lock on the files in a folder inside the block; other writers wait.
 
     Raises:
-        CrbgError: another process held the lock for too long.
+        CrbgError: another process held the lock for more than `PATIENCE` seconds.
         WriteError: the folder is not writable.
     """
     try:

@@ -167,11 +167,11 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path, mon
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(
-        WriteError, match=r"cannot write .*checkpoint\.pt: PytorchStreamWriter failed .*; make room there"
+        WriteError, match=r"cannot write .*checkpoint\.pt: PytorchStreamWriter failed .*; free some space there"
     ):
         save_checkpoint(path, {"step": 2})
     monkeypatch.setattr(atomic.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
-    with pytest.raises(WriteError, match=r"checkpoint\.pt: No space left on device; make room there"):
+    with pytest.raises(WriteError, match=r"checkpoint\.pt: No space left on device; free some space there"):
         save_checkpoint(path, {"step": 2})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.pt"]
     assert torch.load(path)["step"] == 1
@@ -316,7 +316,7 @@ def test_a_full_disk_stops_the_job_with_one_message(run, monkeypatch):
     monkeypatch.setattr(method, "find", full)
     status, text = run("one")
     assert status == 2
-    assert text.count("No space left on device; make room there") == 1
+    assert text.count("No space left on device; free some space there") == 1
     assert attempts.last(folders()[0])["outcome"] == "disk"
     assert not folders()[2].exists()
 

@@ -131,7 +131,7 @@ def test_shares_make_up_the_batch(monkeypatch):
         assert torch.equal(a, x[k::3])
         assert torch.equal(b, y[k::3])
     assert sum(weight * float(batches[0][0].mean()) for weight, batches in parts) / 3 == pytest.approx(float(x.mean()))
-    with pytest.raises(CrbgError, match="a batch of 2 cannot be shared by 3 processes"):
+    with pytest.raises(CrbgError, match="a batch of 2 cannot be split over 3 processes"):
         distributed.share(BatchLoader(feed.part, 2, 0))
 
 

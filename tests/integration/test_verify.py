@@ -263,7 +263,7 @@ def test_files_that_cannot_be_read_are_failures(project):
     project.file("ticket.safetensors", seed=1).write_bytes(b"ticket")
     row = project.row(seed=1)
     assert (row.verdict, row.checked) == ("FAIL", (*ALWAYS, "density", "roles"))
-    assert "ticket.safetensors is not a sound ticket" in row.remarks[0]
+    assert "ticket.safetensors is not a valid ticket" in row.remarks[0]
     project.edit(lambda r: r.pop("steps") and r.pop("roles"), arm="popup")
     assert project.row("popup").remarks == ("roles: 'roles' is missing",)
 

@@ -74,7 +74,7 @@ def test_find_ticket_names_data_that_the_model_cannot_take(x):
     model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, 3))
     model[1].eval()
     before = {n: t.clone() for n, t in model.state_dict().items()}
-    with pytest.raises(CrbgError, match=rf"cannot take the data, inputs of \({x.shape[1]},.* and type {x.dtype}"):
+    with pytest.raises(CrbgError, match=rf"cannot take the data, inputs of shape \({x.shape[1]},.* and type {x.dtype}"):
         find_ticket(model, (x, torch.zeros(32, dtype=torch.long)), 0.5, epochs=1)
     assert all(t.equal(before[n]) for n, t in model.state_dict().items())
     assert [m.training for m in model] == [True, False, True, True]

@@ -201,7 +201,7 @@ def test_the_command_makes_and_shows_it(images, crbg):
     assert crbg("data", "mine", "--images", str(images), "--size", "12")[0] == 0  # the data set already exists
     code, _, err = crbg("data", "mine", "--images", str(images), "--size", "16")
     assert code == 2
-    assert "holds images of 12 pixels" in err
+    assert "contains images of 12 pixels" in err
 
 
 def test_bad_images_are_named(images):
@@ -210,7 +210,7 @@ def test_bad_images_are_named(images):
             folder.prepare(**{"name": "mine", "images": images, "size": 12, "root": root()} | other)
         return str(error.value)
 
-    assert "known data set" in complaint(name="mnist")
+    assert "built-in data set" in complaint(name="mnist")
     assert "at least 8" in complaint(size=4)
     assert "has no folder train" in complaint(images=images / "train")
     (images / "train/a/001.png").write_text("no image")

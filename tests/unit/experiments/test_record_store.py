@@ -176,7 +176,7 @@ def test_what_is_no_record_is_refused(folder, text):
 def test_a_record_of_absurd_size_is_not_read(folder, monkeypatch):
     (folder / "big.json").write_text('{"a": 1}')
     monkeypatch.setattr("crbg.storage.atomic.LARGEST_JSON", 7)
-    with pytest.raises(CrbgError, match=r"big\.json is larger than any record: 8 bytes"):
+    with pytest.raises(CrbgError, match=r"big\.json is too large for a record: 8 bytes"):
         read_json(folder / "big.json")
     with pytest.raises(CrbgError, match=r"cannot read the record .*absent\.json"):
         read_json(folder / "absent.json")

@@ -208,14 +208,14 @@ def test_polishing_gives_a_better_binary_mask_than_stopping_undecided(digits):
 
 
 def test_units_cannot_be_polished(digits):
-    with pytest.raises(CrbgError, match="needs gates on weights"):
+    with pytest.raises(CrbgError, match="needs one gate per weight"):
         search(digits, variant(granularity="unit", polish=0.5))
 
 
 def test_options_that_would_do_nothing_are_refused(digits):
     with pytest.raises(CrbgError, match="the network has no PReLU"):
         search(digits, variant(train_slopes=True))
-    with pytest.raises(CrbgError, match="set density"):
+    with pytest.raises(CrbgError, match="set `density`"):
         search(digits, dataclasses.replace(variant(polish=0.5), density=None))
 
 

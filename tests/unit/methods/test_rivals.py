@@ -120,7 +120,7 @@ def test_biprop_on_signed_constants_is_edge_popup_unscaled(digits):
     one = dataclasses.replace(SPECS["biprop"], options={"scope": "layer"})
     other = dataclasses.replace(one, method="edge_popup", options={"scaled": False})
     assert search(digits, one)[1].mask == search(digits, other)[1].mask
-    with pytest.raises(CrbgError, match=r"'fc1\.weight' differ in size; use `init: signed_constant`"):
+    with pytest.raises(CrbgError, match=r"'fc1\.weight' differ; use `init: signed_constant`"):
         search(digits, dataclasses.replace(SPECS["biprop"], init="uniform"))
 
 
@@ -208,5 +208,5 @@ def test_stg_decays_towards_the_middle_and_keeps_what_is_above_it(digits):
         assert hook.gates[0].mu.grad.flatten()[0] == pytest.approx(
             0.1 * slope / hook.total + 0.5 * (0.3 - 0.5), rel=1e-4
         )
-    with pytest.raises(CrbgError, match="stg finds its own sparsity"):
+    with pytest.raises(CrbgError, match="stg determines the density itself"):
         search(digits, dataclasses.replace(STG, density=0.5))

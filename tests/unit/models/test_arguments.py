@@ -21,7 +21,7 @@ def said(name, law="uniform", **arguments):
         ("timm:resnet999", {}, "timm has no model 'resnet999': did you mean 'resnet"),
         ("timm:resnet50", {"stam": "cifar"}, "model 'timm:resnet50' has no argument 'stam': did you mean 'stem'?"),
         ("timm:vit_tiny_patch16_224", {"patch_sise": 4}, "did you mean 'patch_size'?"),
-        ("timm:resnet50", {"num_classes": 3}, "model_args.num_classes follows from the data"),
+        ("timm:resnet50", {"num_classes": 3}, "model_args.num_classes is set from the data"),
         (
             "conv4",
             {"nrom": "batch"},

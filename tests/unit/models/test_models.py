@@ -121,11 +121,11 @@ def test_convolutions_have_no_gain_that_could_learn():
             "timm:inception_v3",
             COLOUR,
             {},
-            r"'inception_v3' cannot take images of shape \(3, 32, 32\) .* it is made for \(3, 299, 299\): set `size`",
+            r"'inception_v3' cannot take images of shape \(3, 32, 32\) .* it expects \(3, 299, 299\): set `size`",
         ),
         ("timm:vit_tiny_patch16_224", COLOUR, {"stem": "cifar"}, "has no conv1 and maxpool"),
         ("timm:resnet18", COLOUR, {"stem": "small"}, "unknown stem 'small'"),
-        ("timm:resnet18", COLOUR, {"in_chans": 1}, "in_chans follow from the data"),
+        ("timm:resnet18", COLOUR, {"in_chans": 1}, "leave out in_chans .set from the data"),
         ("timm:resnet18", COLOUR, {"pretrained": True}, "use `init: imagenet` for pretrained ones"),
     ],
 )
@@ -180,7 +180,7 @@ def test_weights_that_cannot_be_downloaded_are_asked_for_once(monkeypatch):
     monkeypatch.setattr(timm, "create_model", offline)
     for _ in range(2):
         with pytest.raises(
-            CrbgError, match=r"weights of 'test_resnet' are not here and could not be downloaded \(OSError: no route"
+            CrbgError, match=r"'test_resnet' are not on this machine and could not be downloaded \(OSError: no route"
         ):
             networks.pretrained("timm:test_resnet", COLOUR, 10)
     assert asked == ["test_resnet"]
@@ -236,10 +236,10 @@ def test_missing_and_damaged_weight_files_are_named(hub, tmp_path):
     with pytest.raises(CrbgError, match=r"no file .*resnet34\.safetensors with ImageNet weights of 'resnet34'"):
         start("timm:resnet34")
     (tmp_path / "resnet34.safetensors").write_bytes(b"not weights")
-    with pytest.raises(CrbgError, match=r"resnet34\.safetensors does not hold weights of 'resnet34'"):
+    with pytest.raises(CrbgError, match=r"resnet34\.safetensors does not contain weights of 'resnet34'"):
         start("timm:resnet34")
     (tmp_path / "resnet50.safetensors").write_bytes((tmp_path / "resnet18.safetensors").read_bytes())
-    with pytest.raises(CrbgError, match=r"resnet50\.safetensors does not hold weights of 'resnet50'"):
+    with pytest.raises(CrbgError, match=r"resnet50\.safetensors does not contain weights of 'resnet50'"):
         start("timm:resnet50")
     with pytest.raises(CrbgError, match="no ImageNet weights for 'resnet20'"):
         start("resnet20")
@@ -261,7 +261,7 @@ def test_only_the_normalisation_is_trained_where_asked(tmp_path):
     trained = record.roles["trained"]
     assert len(trained) == 2 * (2 * 2 + 1), "gain and shift of two norms in each of two blocks, and of the last one"
     assert all("norm" in n for n in trained)
-    with pytest.raises(CrbgError, match="no normalisation layer of the network has gains or shifts"):
+    with pytest.raises(CrbgError, match="needs normalisation layers with gains or shifts"):
         execute(Spec("digits", "resnet20", "dense", epochs=1, batch=64, options={"part": "norm"}), 0, bench)
     with pytest.raises(CrbgError, match="part = 'head' is unknown"):
         execute(dataclasses.replace(vit, options={"part": "head"}), 0, bench)

@@ -129,7 +129,7 @@ def test_it_finds_a_sparse_accurate_network_and_resumes_exactly(digits, tmp_path
 def test_a_density_cannot_be_asked_for(digits):
     from dataclasses import replace
 
-    with pytest.raises(CrbgError, match="finds its own sparsity"):
+    with pytest.raises(CrbgError, match="determines the density itself"):
         search(digits, spec=replace(SPEC, density=0.1))
 
 

@@ -68,7 +68,7 @@ def test_a_file_is_read_again_when_it_changed(path):
         (lambda lines: [lines[0], "<<<<<<< HEAD", *lines[1:]], "line 2 is not a recorded run"),
         (lambda lines: [lines[0], "", *lines[1:]], "line 2 is not a recorded run"),
         (lambda lines: [lines[0], lines[1].replace("digest", "Digest"), lines[2]], "line 2 is not a recorded run"),
-        (lambda lines: [lines[0], lines[1], lines[0]], "line 3 is of the same run as line 1; remove one of them"),
+        (lambda lines: [lines[0], lines[1], lines[0]], "line 3 has the same digest and seed as line 1; remove one"),
     ],
 )
 def test_a_damaged_line_is_named_and_nothing_is_written_over_it(path, damage, words):
@@ -99,7 +99,7 @@ def test_a_line_that_is_no_json_is_named_when_it_is_read_and_stands_in_nobodys_w
 def test_a_line_of_absurd_size_is_not_read(path, monkeypatch):
     run_lines.put(path, {(A, 0): RUN})
     monkeypatch.setattr(run_lines, "LARGEST_JSON", 20)
-    with pytest.raises(CrbgError, match="line 1 is larger than any record"):
+    with pytest.raises(CrbgError, match="line 1 is too large for a record"):
         run_lines.lines(path)[A, 0].parse()
 
 
