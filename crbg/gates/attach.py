@@ -139,7 +139,7 @@ def attached_gates(model: nn.Module) -> dict[str, Gate]:
 
 
 def detach(model: nn.Module) -> nn.Module:
-    """Remove all gates and return the same model; its weights are again the raw weights, byte for byte."""
+    """Remove all gates and return the same model, with its raw weights unchanged."""
     for name in attached_gates(model):
         module, attribute = _owners(model)[name]
         _own_class(module)
@@ -167,7 +167,7 @@ def bake(model: nn.Module, mask: Mapping[str, Tensor] | None = None) -> nn.Modul
         The same model.
 
     Raises:
-        CrbgError: the mask names a weight that the model lacks, or its shape differs from the shape of the weight.
+        CrbgError: the mask names a weight that the model lacks, or a mask tensor and its weight differ in shape.
     """
     raw = weights(model)
     for name, value in (mask or {}).items():
@@ -265,7 +265,7 @@ class _OneEvaluation:
 
 
 def _own_class(module: nn.Module) -> None:
-    """Replace the class of a parametrised module by a copy that no other module uses.
+    """Replace the class of a parametrised module with a copy that no other module uses.
 
     torch creates one class per parametrised module, on which the weight is a property. After `copy.deepcopy`, both
     copies have the same class, so removing the gates of one copy would break the other.

@@ -51,7 +51,7 @@ class Budgeted(Gate):
         return self.logit
 
     def expected(self) -> Tensor:
-        """Return p for each gate."""
+        """Return the value p with which each gate counts towards the budget."""
         return (self.logit.detach() + self.shift).sigmoid()
 
     def slope(self) -> Tensor:
@@ -83,7 +83,7 @@ class Clipped(Gaussian):
         return self.mu
 
     def expected(self) -> Tensor:
-        """Return p for each gate."""
+        """Return the value p with which each gate counts towards the budget."""
         return cast(Tensor, torch.special.ndtr((self.mu.detach() - 0.5) / self.penalty_sigma))
 
     def slope(self) -> Tensor:

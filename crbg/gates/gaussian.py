@@ -41,8 +41,8 @@ class Gaussian(Gate):
             the previous one; this halves the cost, and each sample is still exactly normal. `counter`: a hash of
             (key, position); `crbg.gates.kernels` computes the noise, adds it and clips in one pass over memory.
         learn_sigma: Train one noise level per tensor, using the reparametrisation gradient.
-        leak: Derivative of the clip outside (0, 1). With 0, the thesis's gate, closed and fully open gates receive no
-            gradient; with 1 the gradient is straight-through. Values above 0 are an extension of this project.
+        leak: Derivative of the clip outside (0, 1). With 0, as in the thesis, closed and fully open gates receive no
+            gradient; with 1, the gradient is straight-through. Values above 0 are an extension of this project.
 
     Attributes:
         redraws: Device types on which the backward pass regenerates the noise instead of storing it.

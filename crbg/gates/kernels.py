@@ -24,7 +24,7 @@ Key = tuple[int, int]
 
 
 def draw_key() -> Key:
-    """Draw a key of two 32-bit integers from torch's global generator, whose state checkpoints save."""
+    """Draw a key of two 32-bit integers from torch's global generator; checkpoints save the generator's state."""
     first, second = torch.randint(-(1 << 31), 1 << 31, (2,)).tolist()
     return first, second
 
@@ -67,7 +67,10 @@ class Push:
         return value
 
     def output(self, w: Tensor) -> Tensor:
-        """Return memory for a gradient of w's shape and layout: that set by `reuse` if it fits, used once, or new."""
+        """Return memory for a gradient of w's shape and layout.
+
+        If the memory offered by `reuse` fits, it is returned, but only once; otherwise new memory is allocated.
+        """
         parameter, memory = self.parameter, self.memory
         self.reuse(None)
         if parameter is None or parameter.grad is not None or memory is None:
@@ -224,7 +227,7 @@ class _Slope(torch.autograd.Function):
 
 
 def _torch_forward(mu: Tensor, w: Tensor, noise: float, hard: bool, key: Key, inside: Tensor) -> Tensor:
-    """Compute the same as `crbg_gate_forward` in kernels.c, bit-identically, and fill `inside`."""
+    """Compute the result of `crbg_gate_forward` (kernels.c) bit-identically in torch, and fill `inside`."""
     if hard:
         inside.fill_(1)
         return w * (mu > 0.5)
@@ -238,7 +241,7 @@ def _torch_forward(mu: Tensor, w: Tensor, noise: float, hard: bool, key: Key, in
 
 
 def _torch_normal(count: int, key: Key, device: torch.device | None = None) -> Tensor:
-    """Compute the same as `crbg_normal` in kernels.c, bit-identically."""
+    """Compute the result of `crbg_normal` (kernels.c) bit-identically in torch."""
     blocks = -(-count // (2 * HALF))
     words = _mix(torch.arange(blocks * 2 * HALF, dtype=torch.int32, device=device), key).reshape(blocks, 2, HALF)
     return torch.stack(_box_muller(words[:, 0], words[:, 1]), 1).reshape(-1)[:count]

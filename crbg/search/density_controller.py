@@ -1,4 +1,4 @@
-"""Search hooks that add penalty gradients to Gaussian gates, with a fixed lambda or controlled by the density.
+"""Search hooks that add penalty gradients to Gaussian gates, with a fixed lambda or with a density controller.
 
 Terms such as gate, reading and natural density are defined in docs/vocabulary.md.
 """
@@ -113,8 +113,8 @@ class Plan:
     """Schedule and gains of the density controller; times are fractions of the whole search.
 
     Attributes:
-        reach: Time at which the path, the density that the controller aims at, reaches the target. The path is
-            geometric and starts at the initial density.
+        reach: Time at which the path reaches the target. The path is the density that the controller aims at; it starts
+            at the initial density and changes geometrically.
         decide: Time at which the decision penalty starts. From then on its weight rises linearly, so that the gates are
             binary at the end.
         firmness: Final norm of the decision penalty's gradient, relative to the norm of the task gradient.
@@ -145,9 +145,9 @@ class Controlled(Penalised):
     `Plan.every` steps and reused in between.
 
     The penalty gradients are scaled to the norm of the task gradient, averaged over the search so far, so lambda is of
-    order one for any network, loss and stage of the search. (GradBalance of Concrete Ticket Search has the same idea.)
-    The density penalty has one scale for all gates. The decision penalty is scaled per tensor: the last layer has few
-    gates with such large task gradients that a common scale would leave them undecided.
+    order one for any network, loss and stage of the search. The idea comes from GradBalance of Concrete Ticket Search.
+    The density penalty has one scale for all gates. The decision penalty is scaled per tensor, because the few gates of
+    the last layer have such large task gradients that a common scale would leave them undecided.
 
     mu is clamped to [-2 sigma, 1 + 2 sigma]. Outside this interval, the gradient of a penalty such as Phi(mu / sigma)
     vanishes and could not move a gate back.
@@ -173,7 +173,7 @@ class Controlled(Penalised):
         self.decision = penalty("induce_decision")
         self.start = max(self.density(), density)
         self.integral, self.steps = 0.0, 0
-        self.task = [0.0] * len(self.gates)  # norm of the task gradient, averaged so far, per gate tensor
+        self.task = [0.0] * len(self.gates)  # mean norm of the task gradient so far, per gate tensor
         self.push = [torch.zeros_like(g.mu) for g in self.gates]  # gradients of the penalties
         self.spare: list[torch.Tensor] = []  # memory for the derivatives of the decision penalty
         self.given = [False] * len(self.gates)  # whether the gate's backward pass adds the gradient itself

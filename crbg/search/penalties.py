@@ -1,9 +1,9 @@
 """Penalties on Gaussian gates, each as a value and its derivative.
 
 A penalty is a pair of functions of mu and sigma. The search adds the derivative to `mu.grad` directly. This is exact,
-costs one exponential per weight instead of a pass through autograd, and keeps the task gradient separate, as the
-controllers need it. Controllers use the mean penalty over all gates of the network, so lambda does not depend on the
-number of gates N. The thesis uses the sum: lambda_thesis = lambda / N.
+costs one exponential per weight instead of a pass through autograd, and keeps the task gradient separate for the
+controllers. Controllers use the mean penalty over all gates of the network, so lambda does not depend on the number of
+gates N. The thesis uses the sum: lambda_thesis = lambda / N.
 """
 
 from __future__ import annotations

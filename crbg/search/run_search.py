@@ -36,7 +36,7 @@ def run_search(
             change. By default, parameters are `frozen` and buffers are `recalibrated`.
 
     Raises:
-        CrbgError: the model has gates, or the search changed a tensor that must not change according to its role.
+        CrbgError: the model has gates, or the search changed a tensor with any other role.
     """
     if attached_gates(model):
         raise CrbgError("the model already has gates; call detach(model) or bake(model) first")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 DROPS = {"halves": (1 / 2, 3 / 4), "thirds": (1 / 3, 2 / 3, 8 / 9)}
 CONTROLS = ("none", "shuffle", "invert", "random", "reinit")
-REDRAW = 2_000_003  # added to the seed for the fresh weights of the reinit control
+REDRAW = 2_000_003  # offset added to the seed for the new weights of the control `reinit`
 
 
 @dataclass(frozen=True)

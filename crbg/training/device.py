@@ -14,7 +14,7 @@ import torch
 from crbg.errors import CrbgError
 from crbg.storage.lock import FileLock, Timeout
 
-_taken: dict[str, FileLock] = {}  # by GPU; the operating system releases a lock when the process ends
+_taken: dict[str, FileLock] = {}  # lock of each reserved GPU; the operating system releases it when the process ends
 
 
 def pick(name: str, share: int = 1, tell: Callable[[str], None] = print) -> torch.device:

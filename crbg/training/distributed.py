@@ -49,7 +49,7 @@ def place(name: str, pick: Callable[[str], torch.device]) -> torch.device:
 
     Args:
         name: Name of a device, as for `crbg.training.device.pick`.
-        pick: Returns the device for a name.
+        pick: Function that returns the device for a name.
     """
     import torch
 

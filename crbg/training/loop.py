@@ -99,7 +99,7 @@ def fit(
                 raise Collapse(f"the loss is not finite in epoch {epoch + 1} of {epochs}")
             state.history.append({"epoch": float(epoch + 1), "loss": mean, **search.log()})
     clock.base += total
-    modules.to(memory_format=torch.contiguous_format)  # later evaluations must not depend on the format of training
+    modules.to(memory_format=torch.contiguous_format)  # later evaluations must not use channels-last
     return state.history
 
 
