@@ -147,10 +147,10 @@ class Gaussian(Gate):
 class Units(Gaussian):
     """One clipped Gaussian gate per unit, applied to the input columns of the next layer: w[:, j] * z[j // span].
 
-    This is equivalent to gating the unit's output, for any activation and bias, and can also gate the network's inputs.
-    `span` is the number of columns per unit: 1, or more if each channel is flattened into several inputs of a linear
-    layer. If several layers read the same residual stream, attach the same `Units` to the weight of each; all of them
-    then use the same sample in a forward pass.
+    This is equivalent to gating the unit's output, for any activation and bias. The network's inputs can be gated in
+    the same way. `span` is the number of columns per unit: 1, or more if each channel is flattened into several inputs
+    of a linear layer. If several layers read the same residual stream, attach the same `Units` to the weight of each;
+    all of them then use the same sample in a forward pass.
 
     Args:
         mu: Initial means, shape (units,).

@@ -52,7 +52,7 @@ class TopK(Gate):
 class Sampled(Gate):
     """The supermask gate (Zhou et al. 2019): w * m, with m ~ Bernoulli(sigmoid(v)).
 
-    The gradient is straight-through: that of w * sigmoid(v). Without sampling, m = 1[sigmoid(v) > 1/2].
+    The straight-through gradient is that of w * sigmoid(v). Without sampling, m = 1[sigmoid(v) > 1/2].
 
     Args:
         initial: Initial values of v, of the weight's shape.

@@ -100,7 +100,7 @@ def works(device: torch.device) -> bool:
     try:
         with torch.random.fork_rng(devices=[]), torch.autocast(device.type, enabled=False):
             fault = _fault(device)
-    except Exception as error:  # compilers and drivers raise many types
+    except Exception as error:  # compilers and drivers raise many exception types
         fault = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     if fault:
         warnings.warn(

@@ -188,8 +188,8 @@ class Controlled(Penalised):
         if self.plan.polish:
             for g in self.gates:
                 g.hard = progress >= 1 - self.plan.polish
-        # Between measurements, the gate's backward pass adds the penalty gradient itself if the layouts agree. With
-        # several processes it cannot, because the task gradients have to be averaged first.
+        # Between measurements, the gate's backward pass adds the penalty gradient itself if the layouts agree and there
+        # is only one process. Several processes must average the task gradients first.
         in_backward = self.steps % self.plan.every and distributed.size() == 1
         for g, push in zip(self.gates, self.push, strict=True):
             g.push.value = push if in_backward and layout(push) == layout(g.mu) else None

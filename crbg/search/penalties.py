@@ -51,7 +51,7 @@ def slope_into(out: Tensor | None, penalty: Penalty, mu: Tensor, sigma: float) -
         out: Memory for the result, of mu's shape. If it is None or has another layout, new memory is allocated.
         penalty: The penalty.
         mu: Gate parameters.
-        sigma: Sigma of the penalty.
+        sigma: The parameter sigma of the penalty, as in Phi(mu / sigma).
 
     Returns:
         The derivative, of mu's shape and layout.

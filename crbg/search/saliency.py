@@ -216,7 +216,7 @@ def _leaves(weights: Weights) -> dict[str, Tensor]:
 
 
 def _mean_gradient(model: nn.Module, leaves: Weights, batches: BatchList, loss: Loss) -> list[Tensor]:
-    """Return dL/dtheta averaged over the batches by their size, without an autograd graph."""
+    """Return the mean of dL/dtheta over all batches, weighted by batch size, without an autograd graph."""
     total = [torch.zeros_like(w) for w in leaves.values()]
     for (x, y), share in zip(batches, _shares(batches), strict=True):
         value = loss(functional_call(model, dict(leaves), (x,)), y)

@@ -70,7 +70,7 @@ class Variational(SearchHook):
 
     def __exit__(self, *error: object) -> None:
         for layer, _ in self.layers:
-            del layer.forward  # restores the method of the class
+            del layer.forward  # restores the forward method of the layer's class
 
     def _forward(self, layer: Any, log_sigma2: Tensor) -> Callable[[Tensor], Tensor]:
         def apply(x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:

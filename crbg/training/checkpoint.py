@@ -45,7 +45,7 @@ def load_checkpoint(path: Path | None) -> dict[str, Any] | None:
         if candidate.exists():
             try:
                 return dict(torch.load(candidate, weights_only=True, map_location="cpu"))
-            except Exception as error:  # torch raises many types for a damaged file
+            except Exception as error:  # torch raises many exception types for a damaged file
                 warnings.warn(
                     f"the checkpoint {candidate} is damaged ({type(error).__name__}); continuing from the previous "
                     "one, or from the start",
@@ -90,9 +90,10 @@ class TrainingState:
 
     def resume(self, path: Path | None, clock: Clock) -> None:
         """Restore the checkpoint at `path`, if there is one, and add the time of earlier attempts to the clock."""
+        # Only the first process reads the file: on some file systems, the others may not see the newest version yet.
         saved = load_checkpoint(path) if distributed.first() else None
         if distributed.size() > 1:
-            saved = distributed.broadcast(saved)  # on some file systems, others may not see the newest file yet
+            saved = distributed.broadcast(saved)
         if not saved:
             return
         self.modules.load_state_dict(saved["modules"])

@@ -29,7 +29,7 @@ def pick(name: str, share: int = 1, tell: Callable[[str], None] = print) -> torc
         tell: Called with a line of text if the process has to wait.
 
     Raises:
-        CrbgError: the name is unknown, or torch does not find the GPU. The CPU is never used silently instead.
+        CrbgError: the name is unknown, or torch does not find the GPU. There is no silent fallback to the CPU.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
