@@ -86,7 +86,7 @@ class Recipe:
 def winning(model: nn.Module, task: SearchTask, o: Recipe, draw: Draw) -> SearchResult:
     """Train densely to the rewinding point, draw the ticket there, apply the control, train under the mask.
 
-    When `draw(batch)` is called, the model's weights are at the rewinding point. `draw` may leave the model in any state.
+    When `draw(batch)` is called, the weights are at the rewinding point. `draw` may leave the model in any state.
     """
     from crbg.search import saliency
 
