@@ -1,7 +1,7 @@
 """Attach gates to the weights of any unmodified `nn.Module`, and remove them again.
 
-A gate is registered as a parametrisation of one weight (`torch.nn.utils.parametrize`, used in this file only). Every
-read of the weight evaluates the gate, and the raw weight stays in `parametrizations.<name>.original`. No layer is
+A gate is registered as a parametrisation of one weight (`torch.nn.utils.parametrize`, used in this file only). Each
+access to the weight evaluates the gate, and the raw weight stays in `parametrizations.<name>.original`. No layer is
 subclassed or replaced.
 """
 
@@ -32,10 +32,10 @@ _ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight
 def weights(model: nn.Module) -> dict[str, Tensor]:
     """Return the raw weights that can be gated, by name, in the order of `model.named_modules()`.
 
-    These are the weights of linear, bilinear, convolution and attention layers, whether a gate is attached or not.
+    These are the weights of linear, bilinear, convolution and attention layers, with or without an attached gate.
 
     Raises:
-        CrbgError: two modules share one weight. A gate on one of them would leave the other dense.
+        CrbgError: two modules share one weight. A gate attached to one of them would not affect the other.
     """
     found: dict[str, Tensor] = {}
     # All parameters are compared, because an embedding may share its table with the last layer.
@@ -51,7 +51,7 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
             twin = owners.get(id(raw), name)
             if twin not in (name, f"{prefix}.parametrizations.{attribute}.original".lstrip(".")):
                 raise CrbgError(
-                    f"{name!r} and {twin!r} share one weight; tied weights cannot be gated, untie them first"
+                    f"{name!r} and {twin!r} share one weight; tied weights cannot be gated: untie them first"
                 )
             found[name] = raw
     return found
@@ -60,7 +60,7 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
 def attach(model: nn.Module, make: MakeGate, where: str = ".*") -> nn.Module:
     """Attach the gate `make(name, weight)` to every weight whose name matches `where`.
 
-    Each gate is evaluated once in a forward pass. `nn.MultiheadAttention` reads its weights several times, so torch's
+    Each gate is evaluated once per forward pass. `nn.MultiheadAttention` reads its weights several times, so torch's
     parametrisation cache is active during the forward pass of `model`: call `model` itself, not its submodules.
 
     Examples:
@@ -79,14 +79,14 @@ def attach(model: nn.Module, make: MakeGate, where: str = ".*") -> nn.Module:
 
     Args:
         model: Any module; it is changed in place.
-        make: Builds the gate of one weight. If it returns None, the weight stays dense.
-        where: Regular expression that has to match the full name of a weight.
+        make: Builds the gate for one weight. If it returns None, the weight gets no gate.
+        where: Regular expression that must match the full name of a weight.
 
     Returns:
         The same model.
 
     Raises:
-        CrbgError: no weight matches, a weight has a gate already, or two modules share a weight.
+        CrbgError: no weight matches, a weight already has a gate, or two modules share a weight.
     """
     owners = _owners(model)
     # All gates are built before the first is attached, so that the model is unchanged if `make` raises.
@@ -99,7 +99,7 @@ def attach(model: nn.Module, make: MakeGate, where: str = ".*") -> nn.Module:
         if isinstance(gate, Units):
             gate.shared = any(g is gate for g in attached_gates(model).values())
         _own_class(module)
-        # unsafe=True skips torch's trial evaluation, which would consume random numbers of the search.
+        # unsafe=True skips torch's trial evaluation, which would advance the random generator of the search.
         parametrize.register_parametrization(module, attribute, gate, unsafe=True)
         several_reads |= isinstance(module, nn.MultiheadAttention | NonDynamicallyQuantizableLinear)
     shared = [g for g in attached_gates(model).values() if isinstance(g, Units) and g.shared]
@@ -111,19 +111,19 @@ def attach(model: nn.Module, make: MakeGate, where: str = ".*") -> nn.Module:
 
 
 def _selected(model: nn.Module, where: str) -> list[str]:
-    """Return the names of the weights that match `where`, and check that they have no gates."""
+    """Return the names of the weights that match `where`, after checking that none of them has a gate."""
     raw, taken = weights(model), attached_gates(model)
     names = [n for n in raw if re.fullmatch(where, n)]
     if not raw:
         raise CrbgError(
-            f"{type(model).__name__} has no weight that can be gated; gates are for linear, convolution and attention "
-            "layers"
+            f"{type(model).__name__} has no weight that can be gated; only weights of linear, bilinear, convolution "
+            "and attention layers can"
         )
     if not names:
         raise CrbgError(f"no weight matches {where!r}: {suggest(where, raw)}")
     for name in names:
         if name in taken:
-            raise CrbgError(f"{name!r} has a gate already; call bake(model) or detach(model) first")
+            raise CrbgError(f"{name!r} already has a gate; call bake(model) or detach(model) first")
     return names
 
 
@@ -139,7 +139,7 @@ def attached_gates(model: nn.Module) -> dict[str, Gate]:
 
 
 def detach(model: nn.Module) -> nn.Module:
-    """Remove all gates and keep the raw weights, which are unchanged to the byte. Returns the same model."""
+    """Remove all gates and return the same model, with its raw weights unchanged."""
     for name in attached_gates(model):
         module, attribute = _owners(model)[name]
         _own_class(module)
@@ -160,21 +160,22 @@ def bake(model: nn.Module, mask: Mapping[str, Tensor] | None = None) -> nn.Modul
 
     Args:
         model: A model with or without gates; it is changed in place.
-        mask: Factors of the weights by name, booleans or real gate values. Without a mask every gate is evaluated
-            without noise.
+        mask: One tensor of factors for each weight, by name: booleans or real gate values. Without a mask, each gate is
+            evaluated without noise.
 
     Returns:
         The same model.
 
     Raises:
-        CrbgError: the mask names a weight that the model lacks, or has another shape.
+        CrbgError: the mask names a weight that the model lacks, or a mask tensor and its weight differ in shape.
     """
     raw = weights(model)
     for name, value in (mask or {}).items():
         if name not in raw:
             raise CrbgError(f"the model has no weight {name!r}: {suggest(name, raw)}")
         if value.shape != raw[name].shape:
-            raise CrbgError(f"{name!r} is {tuple(raw[name].shape)} in the model and {tuple(value.shape)} in the mask")
+            model_shape, mask_shape = tuple(raw[name].shape), tuple(value.shape)
+            raise CrbgError(f"{name!r} has shape {model_shape} in the model but {mask_shape} in the mask")
     if mask is None:
         with sampling(model, False):
             baked = {name: gate(raw[name]) for name, gate in attached_gates(model).items()}
@@ -198,7 +199,7 @@ def gated(model: nn.Module, make: MakeGate) -> Iterator[nn.Module]:
 
 @contextmanager
 def bypass(model: nn.Module) -> Iterator[nn.Module]:
-    """Compute with the raw weights inside the block: every gate returns its weight and draws no noise."""
+    """Use the raw weights inside the block: each gate returns its weight unchanged and draws no noise."""
     with _flag(model, "bypassed", True):
         yield model
 
@@ -212,9 +213,9 @@ def sampling(model: nn.Module, on: bool = True) -> Iterator[nn.Module]:
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[nn.Module]:
-    """Set `requires_grad` of all parameters to False inside the block, so that no gradients of weights are computed.
+    """Set `requires_grad` of all parameters to False inside the block, so that no weight gradients are computed.
 
-    Enter the block before `attach`, so that the parameters of the gates stay trainable.
+    Enter the block before calling `attach`, so that the parameters of the gates stay trainable.
     """
     before = [(p, p.requires_grad) for p in model.parameters()]
     for p, _ in before:
@@ -239,7 +240,7 @@ def _flag(model: nn.Module, name: str, value: bool) -> Iterator[None]:
 
 
 class _OneEvaluation:
-    """Forward hooks of the root module by which each gate is evaluated once per pass; re-entrant, safe to deepcopy."""
+    """Forward hooks on the root module that evaluate each gate once per pass; re-entrant and safe to deepcopy."""
 
     def __init__(self, cache: bool) -> None:
         self.cache, self.open = cache, list[Any]()
@@ -257,17 +258,17 @@ class _OneEvaluation:
 
     @staticmethod
     def _clear(model: nn.Module) -> None:
-        """Drop the values that shared unit gates drew in the previous pass."""
+        """Discard the values that shared unit gates sampled in the previous pass."""
         for gate in attached_gates(model).values():
             if isinstance(gate, Units):
                 gate.current = None
 
 
 def _own_class(module: nn.Module) -> None:
-    """Give a parametrised module a class of its own.
+    """Replace the class of a parametrised module with a copy that no other module uses.
 
-    torch creates one class per parametrised module and defines the weight on it as a property. `copy.deepcopy` shares
-    that class between the copies, so removing the gates of one copy would break the other.
+    torch creates one class per parametrised module, on which the weight is a property. After `copy.deepcopy`, both
+    copies have the same class, so removing the gates of one copy would break the other.
     """
     if parametrize.is_parametrized(module):
         shared = type(module)

@@ -1,8 +1,10 @@
 """The base class of gates: modules that map a frozen weight to an effective weight.
 
-A gate draws noise if its `sampling` flag is set, whatever `self.training` says, because some searches run the network
+A gate draws noise if its `sampling` flag is set, regardless of `self.training`, because some searches run the network
 in eval mode. Noise comes from torch's global generator, which the training loop seeds; a `torch.Generator` per gate
 would cause graph breaks in a compiled model.
+
+Terms such as gate, mask, score and reading are defined in docs/vocabulary.md.
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ from crbg.errors import CrbgError
 class Gate(nn.Module):
     """Base class of all gates.
 
-    A subclass implements `effective`, `scores` and `soft`. Its parameters are what a search trains; the weight itself
-    stays frozen.
+    A subclass implements `effective`, `scores` and `soft`. A search trains the parameters of the gate; the weight
+    itself stays frozen.
 
     Attributes:
         sampling: Whether `forward` draws noise.
@@ -38,42 +40,43 @@ class Gate(nn.Module):
         raise NotImplementedError
 
     def scores(self) -> Tensor:
-        """Return scores that rank the weights; larger = keep first. They are not clamped, so open gates do not tie."""
+        """Return one score per weight; larger = keep first. Scores are not clamped, so fully open gates do not tie."""
         raise NotImplementedError
 
     def soft(self) -> Tensor:
-        """Return the noise-free value of the gate, in [0, 1] (the reading `mean`)."""
+        """Return the gate values without noise, in [0, 1] (the reading `mean`)."""
         raise NotImplementedError
 
     def open_probability(self) -> Tensor:
         """Return P(z > 0) for each weight.
 
         Raises:
-            CrbgError: the gate is not random.
+            CrbgError: the gate is deterministic.
         """
         raise CrbgError(f"{type(self).__name__} has no open probability: it is deterministic")
 
 
 def columns(values: Tensor, w: Tensor) -> Tensor:
-    """Repeat one value per unit over the input columns of w; the result broadcasts against w.
+    """Repeat the value of each unit over the unit's input columns of w; the result broadcasts against w.
 
     Args:
         values: Shape (units,).
         w: Weight of shape (out, in, ...), where `in` is a multiple of the number of units.
 
     Raises:
-        CrbgError: the number of units does not divide the number of input columns.
+        CrbgError: the number of input columns is not a multiple of the number of units.
     """
     span, rest = divmod(w.shape[1], values.numel())
     if rest or not span:
         raise CrbgError(
-            f"{values.numel()} units do not divide the {w.shape[1]} input columns of a weight {tuple(w.shape)}"
+            f"a weight of shape {tuple(w.shape)} has {w.shape[1]} input columns, "
+            f"which is not a multiple of the {values.numel()} units"
         )
     return values.repeat_interleave(span).reshape(1, -1, *([1] * (w.ndim - 2)))
 
 
 class Fixed(Gate):
-    """A gate without parameters: w * values, for a boolean mask or for real gate values."""
+    """A gate without parameters: it multiplies w by `values`, a boolean mask or real gate values."""
 
     values: Tensor
 
@@ -94,13 +97,13 @@ class Fixed(Gate):
 def straight_through(value: Tensor, w: Tensor, keep: Tensor, gain: float = 1.0) -> Tensor:
     """Compute w * keep * gain with a straight-through gradient for `value`.
 
-    The gradient is that of w * value * gain, so dropped weights receive a gradient too.
+    The gradient for `value` is that of w * value * gain, so it is also non-zero where `keep` is False.
     """
     return cast(Tensor, StraightThrough.apply(value, w, keep, gain, False))
 
 
 class StraightThrough(torch.autograd.Function):
-    """w * keep * gain, with the gradient of w * score * gain, or of w * |score| * gain if `by_size`."""
+    """w * keep * gain; the gradient for `score` is that of w * score * gain, or of w * |score| * gain if `by_size`."""
 
     @staticmethod
     def forward(ctx: Any, score: Tensor, w: Tensor, keep: Tensor, gain: float, by_size: bool = True) -> Tensor:

@@ -1,4 +1,8 @@
-"""Gates with a budget on the sum of their expected values: Concrete, Bernoulli, hard-concrete and clipped Gaussian."""
+"""Gates for searches with a budget: Concrete, Bernoulli, hard-concrete and clipped Gaussian.
+
+Each gate counts towards the budget with a value p in (0, 1): a probability that it is open, or its value without noise.
+The budget limits the sum of p over all gates, and controllers such as `crbg.search.gradbalance.GradBalance` enforce it.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +32,7 @@ def logit(p: float) -> float:
 
 
 class Budgeted(Gate):
-    """A gate with a parameter `logit`, whose share of the budget is p = sigmoid(logit + shift)."""
+    """A gate with a parameter `logit`, which counts towards the budget with p = sigmoid(logit + shift)."""
 
     shift = 0.0
 
@@ -37,17 +41,17 @@ class Budgeted(Gate):
         self.logit = nn.Parameter(initial.detach().clone())
 
     def noise(self) -> Tensor:
-        """Draw one standard logistic variable, log u - log(1 - u), for each gate."""
+        """Draw one standard logistic sample, log u - log(1 - u), for each gate."""
         u = torch.rand_like(self.logit).clamp(1e-7, 1 - 1e-7)
         return u.log() - (1 - u).log()
 
     @property
     def learnt(self) -> nn.Parameter:
-        """The parameter that a controller adds gradients to."""
+        """The trained parameter. Controllers add to its gradient."""
         return self.logit
 
     def expected(self) -> Tensor:
-        """Return p for each gate."""
+        """Return the value p with which each gate counts towards the budget."""
         return (self.logit.detach() + self.shift).sigmoid()
 
     def slope(self) -> Tensor:
@@ -60,7 +64,7 @@ class Budgeted(Gate):
 
 
 class Clipped(Gaussian):
-    """CRBG's clipped Gaussian gate, whose share of the budget is p = P(z > 1/2) = Phi((mu - 1/2) / sigma)."""
+    """CRBG's clipped Gaussian gate. It counts towards the budget with p = P(z > 1/2) = Phi((mu - 1/2) / sigma)."""
 
     @classmethod
     def at(cls, p: float, w: Tensor, noise: float) -> Clipped:
@@ -75,11 +79,11 @@ class Clipped(Gaussian):
 
     @property
     def learnt(self) -> nn.Parameter:
-        """The parameter that a controller adds gradients to."""
+        """The trained parameter. Controllers add to its gradient."""
         return self.mu
 
     def expected(self) -> Tensor:
-        """Return p for each gate."""
+        """Return the value p with which each gate counts towards the budget."""
         return cast(Tensor, torch.special.ndtr((self.mu.detach() - 0.5) / self.penalty_sigma))
 
     def slope(self) -> Tensor:
@@ -91,8 +95,8 @@ class Clipped(Gaussian):
 class Concrete(Budgeted):
     """The Concrete gate of CTS (Arora & Teuscher 2025): m = sigmoid(L / tau + a), with L standard logistic.
 
-    `logit` is a, the paper's logit divided by tau. Its share of the budget is sigmoid(a), the value without noise, as
-    in the authors' public code.
+    `logit` is a, the paper's logit divided by tau. The gate counts towards the budget with p = sigmoid(a), its value
+    without noise, as in the authors' public code.
     """
 
     def __init__(self, initial: Tensor, tau: float = TAU) -> None:
@@ -104,7 +108,7 @@ class Concrete(Budgeted):
 
     @classmethod
     def start(cls, p: float, tau: float = TAU) -> float:
-        """Return the parameter a at which the gate's share of the budget is p."""
+        """Return the value of a for which the gate counts towards the budget with p."""
         return logit(p)
 
     def soft(self) -> Tensor:
@@ -116,11 +120,11 @@ class Concrete(Budgeted):
 
 
 class Bernoulli(Concrete):
-    """The Concrete gate with the keep probability as its share of the budget: p = P(m > 1/2) = sigmoid(tau a)."""
+    """The Concrete gate, counted towards the budget with its keep probability: p = P(m > 1/2) = sigmoid(tau a)."""
 
     @classmethod
     def start(cls, p: float, tau: float = TAU) -> float:
-        """Return the parameter a at which the gate's share of the budget is p."""
+        """Return the value of a for which the gate counts towards the budget with p."""
         return logit(p) / tau
 
     def expected(self) -> Tensor:
@@ -135,7 +139,7 @@ class HardConcrete(Budgeted):
     """The hard-concrete (L0) gate of Louizos et al. 2018, on frozen weights.
 
     z = clip(sigmoid((L + log alpha) / beta) (zeta - gamma) + gamma, 0, 1), with L standard logistic; `logit` is
-    log alpha. Its share of the budget is P(z > 0) = sigmoid(log alpha - beta log(-gamma / zeta)).
+    log alpha. The gate counts towards the budget with p = P(z > 0) = sigmoid(log alpha - beta log(-gamma / zeta)).
     """
 
     shift = -BETA * math.log(-GAMMA / ZETA)

@@ -1,4 +1,4 @@
-"""CRBG's gate, a clipped Gaussian for each weight or for each unit."""
+"""CRBG's gate: a clipped Gaussian variable for each weight or for each unit."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ class Gaussian(Gate):
         [0.345, 0.841, 0.995]
 
     Args:
-        mu: Initial means, of the weight's shape; the trained parameter of the gate.
-        noise: Standard deviation of the noise while sampling. 0 is the deterministic control.
-        penalty_sigma: Sigma in the penalty Phi(mu / sigma). The thesis uses one sigma for both.
-        source: Where noise comes from. "normal": torch's generator. "antithetic": every second draw is the negative
-            of the draw before, which halves the cost, and each draw is still exactly normal. "counter": a hash of
-            (key, position), with which `crbg.gates.kernels` draws, adds and clips in one pass over memory.
-        learn_sigma: Train one noise level per tensor, with its reparametrised gradient.
-        leak: Derivative of the clip outside (0, 1), so that closed and fully open gates still receive a gradient. 0 is
-            the thesis's gate, 1 is straight-through. An extension of this project.
+        mu: Initial means, of the weight's shape. `mu` is the trained parameter of the gate.
+        noise: Standard deviation of the noise while sampling. With 0, the gate is deterministic.
+        penalty_sigma: Sigma in the penalty Phi(mu / sigma). The thesis uses one sigma for the noise and the penalty.
+        source: Source of the noise. `normal`: torch's generator. `antithetic`: every second sample is the negative of
+            the previous one; this halves the cost, and each sample is still exactly normal. `counter`: a hash of
+            (key, position); `crbg.gates.kernels` computes the noise, adds it and clips in one pass over memory.
+        learn_sigma: Train one noise level per tensor, using the reparametrisation gradient.
+        leak: Derivative of the clip outside (0, 1). With 0, as in the thesis, closed and fully open gates receive no
+            gradient; with 1, the gradient is straight-through. Values above 0 are an extension of this project.
 
     Attributes:
-        redraws: Device types on which the backward pass draws the same noise again instead of storing it.
-        fuses: Device types on which one fused kernel (`crbg.gates.triton`) is used where it supports the tensors.
-        hard: Use the binary gate 1[mu > 1/2] with a straight-through gradient.
+        redraws: Device types on which the backward pass regenerates the noise instead of storing it.
+        fuses: Device types on which the fused kernels of `crbg.gates.triton` are used, if they support the tensors.
+        hard: Whether to use the binary gate 1[mu > 1/2] with a straight-through gradient.
 
     Raises:
         CrbgError: an argument is out of range, or the source is unknown.
@@ -67,7 +67,7 @@ class Gaussian(Gate):
     ) -> None:
         super().__init__()
         if not 0 <= leak <= 1 or (leak and learn_sigma):
-            raise CrbgError(f"leak {leak} must be in [0, 1], and 0 with learn_sigma")
+            raise CrbgError(f"leak {leak} must be in [0, 1], and must be 0 if learn_sigma is set")
         if noise < 0 or penalty_sigma <= 0:
             raise CrbgError(f"noise {noise} must be >= 0 and penalty_sigma {penalty_sigma} must be > 0")
         if source not in NOISE_SOURCES:
@@ -77,7 +77,7 @@ class Gaussian(Gate):
         self.mu = nn.Parameter(mu.detach().clone())
         self.log_sigma = nn.Parameter(torch.tensor(math.log(noise))) if learn_sigma else None
         self.noise, self.penalty_sigma, self.source, self.leak = noise, penalty_sigma, source, leak
-        # The draw whose negative comes next. It is saved with the gate, so that a resumed search draws the same noise.
+        # The next antithetic sample is the negative of this one. It is saved, so a resumed search draws the same noise.
         self.held: Tensor | None = None
         self.hard = False
         self.push = kernels.Push()
@@ -96,7 +96,7 @@ class Gaussian(Gate):
 
             if triton.suits(self.mu, w):
                 return triton.product(self.mu, w, self.noise if sampled else 0.0, self.leak)
-        # Without noise the compiled kernel gives the same bits as the plain form, so it serves every source.
+        # Without noise, the compiled kernel and the torch version are bit-identical, so any source may use the kernel.
         if (self.source == "counter" if sampled else kernels.compiled()) and kernels.suits(self.mu, w):
             return kernels.gated_product(self.mu, w, self.noise if sampled else 0.0, self.leak, push=self.push)
         again = sampled and self.source == "normal" and self.mu.device.type in self.redraws
@@ -106,12 +106,12 @@ class Gaussian(Gate):
         )
 
     def draw(self) -> Tensor:
-        """Draw one standard normal variable per gate."""
+        """Draw one standard normal sample per gate."""
         if self.source == "normal":
             return torch.randn_like(self.mu)
         if self.source == "counter":
             eps = torch.empty_like(self.mu)
-            # Like the kernels, number the positions in memory order.
+            # Positions are numbered in memory order, as in the kernels.
             eps.as_strided((eps.numel(),), (1,)).copy_(kernels.normal(eps.numel(), kernels.draw_key(), eps.device))
             return eps
         if self.held is None:
@@ -147,10 +147,10 @@ class Gaussian(Gate):
 class Units(Gaussian):
     """One clipped Gaussian gate per unit, applied to the input columns of the next layer: w[:, j] * z[j // span].
 
-    This equals gating the unit's output, for any activation and bias, and it also covers the network's inputs. The span
-    is the number of columns per unit: one, or several where a channel is flattened into a linear layer. Layers that
-    read the same residual stream share a gate: attach the same `Units` to each of their weights, and all of them use
-    one draw in a forward pass.
+    This is equivalent to gating the unit's output, for any activation and bias. The network's inputs can be gated in
+    the same way. `span` is the number of columns per unit: 1, or more if each channel is flattened into several inputs
+    of a linear layer. If several layers read the same residual stream, attach the same `Units` to the weight of each;
+    all of them then use the same sample in a forward pass.
 
     Args:
         mu: Initial means, shape (units,).
@@ -162,9 +162,9 @@ class Units(Gaussian):
 
     def __init__(self, mu: Tensor, **options: Any) -> None:
         if mu.ndim != 1:
-            raise CrbgError(f"mu of unit gates must be a vector, one value per unit, not of shape {tuple(mu.shape)}")
+            raise CrbgError(f"mu of unit gates must be a vector, one value per unit, but has shape {tuple(mu.shape)}")
         if options.get("leak"):
-            raise CrbgError("leak is for gates on weights, not on units; set leak to 0")
+            raise CrbgError("leak works for gates on weights, not on units; set leak to 0")
         super().__init__(mu, **options)
         self.shared = False
         self.current: Tensor | None = None
@@ -192,8 +192,8 @@ def _generator(device: torch.device) -> torch.Generator:
 class _GatedProduct(torch.autograd.Function):
     """w * clip(mu + noise * eps, 0, 1) with its exact derivatives, in few passes over memory.
 
-    `state` is the generator's state before eps was drawn. If it is given, the backward pass draws eps again, and only
-    mu and w are saved.
+    `state` is the generator's state before eps was drawn. If it is given, the backward pass regenerates eps from it, so
+    only mu and w are saved.
     """
 
     @staticmethod

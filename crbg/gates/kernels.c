@@ -1,11 +1,11 @@
 /* CRBG's gated product on a CPU: noise, clip, product and rounding in one pass over memory.
  *
- * The noise is a function of (key, position): a 32-bit hash and the Box-Muller transform in single
- * precision. Only integer operations and + - * / sqrt are used, without fused multiply-adds, so every
- * instruction set gives the same bits, and so does the torch version in crbg/gates/kernels.py.
+ * The noise is a function of (key, position): a 32-bit hash followed by the Box-Muller transform in
+ * single precision. Only integer operations and + - * / sqrt are used, without fused multiply-adds, so
+ * results are bit-identical on all instruction sets and to the torch version in crbg/gates/kernels.py.
  *
- * Work is divided among the threads of torch's OpenMP runtime, which the caller passes as a function
- * pointer. A second runtime would start threads that compete with torch's.
+ * Work is divided among the threads of torch's OpenMP runtime; the caller passes a pointer to the
+ * runtime's entry point. A second runtime would start threads that compete with torch's.
  */
 #include <stdint.h>
 #include <string.h>
@@ -13,7 +13,7 @@
 #define HALF 1024 /* pairs per block: elements j and j + HALF share one Box-Muller pair */
 #define BLOCK (2 * HALF)
 #define BLOCKS_AT_A_TIME 16
-#define VERSION 2 /* raise it when a signature or a result changes; crbg/gates/kernels.py checks it */
+#define VERSION 2 /* increase it when a signature or a result changes; crbg/gates/kernels.py checks it */
 
 #if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
 #define EACH_INSTRUCTION_SET __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
@@ -36,11 +36,11 @@ typedef struct {
     const void *grad; /* backward only */
     const float *add; /* backward: a tensor to add to the gradient, or null */
     uint8_t *inside;  /* 1 where 0 < mu + noise * eps < 1, else 0 */
-    int64_t next;     /* the next block that a thread takes */
+    int64_t next;     /* the first block that no thread has taken yet */
 } Job;
 
 /* Hash a position with a key: the rounds and multipliers of triple32 (C. Wellons), with a word of the key in each
- * round. Keys that share one word still give independent draws. */
+ * round. Two keys that share one word still give independent samples. */
 static inline uint32_t mix(uint32_t x, uint32_t key0, uint32_t key1) {
     x ^= key0;
     x ^= x >> 17;
@@ -80,7 +80,7 @@ static inline void box_muller(uint32_t a, uint32_t b, float *first, float *secon
     float log_m = s * (2.0f + q * (0.66666669f + q * (0.4f + q * 0.28571430f)));
     float square = -2.0f * ((float)e * 0.69314718f + log_m);
     float radius = __builtin_sqrtf(square > 0.0f ? square : 0.0f);
-    /* t in (-pi/4, pi/4); two further bits choose the axis and the sign. */
+    /* t in (-pi/4, pi/4); two more bits select the axis and the sign. */
     float t = ((float)(int32_t)(b >> 9) + (0.5f - 4194304.0f)) * 1.8725352e-07f;
     float p = t * t;
     float sine = t * (1.0f + p * (-0.16666667f + p * (0.0083333310f + p * -0.00019840874f)));

@@ -1,8 +1,8 @@
 """CRBG's gated product on a CPU, with counter-based noise, in few passes over memory.
 
-The compiled form is `kernels.c`; an installation builds it if there is a C compiler. Without it torch computes the
-same bits in more passes. Noise is a hash of (key, position) followed by the Box-Muller transform, and both forms use
-correctly rounded single-precision operations only.
+The C version is `kernels.c`; it is compiled at installation if a C compiler is available. Otherwise, torch operations
+compute bit-identical results in more passes. The noise is a hash of (key, position), followed by the Box-Muller
+transform; both versions use only correctly rounded single-precision operations.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ Key = tuple[int, int]
 
 
 def draw_key() -> Key:
-    """Draw a key of 2 x 32 bits from torch's global generator, so that checkpoints cover it."""
+    """Draw a key of two 32-bit integers from torch's global generator; checkpoints save the generator's state."""
     first, second = torch.randint(-(1 << 31), 1 << 31, (2,)).tolist()
     return first, second
 
 
 def normal(count: int, key: Key, device: torch.device | None = None) -> Tensor:
-    """Return `count` standard normals, float32, which depend on the key alone."""
+    """Return `count` standard normal samples in float32; they depend only on the key."""
     library = compiled() if device is None or device.type == "cpu" else None
     if library is None:
         return _torch_normal(count, key, device)
@@ -40,16 +40,16 @@ def normal(count: int, key: Key, device: torch.device | None = None) -> Tensor:
 
 
 class Push:
-    """What a search passes to the next backward pass of a gate: a tensor to add to the gradient, and memory for it.
+    """Inputs for the next backward pass of a gate: a tensor to add to the gradient, and memory to write the result to.
 
-    The density controller adds the gradient of its penalties in this way, without another pass over memory. Reusing the
-    memory of the previous gradient matters because allocating new memory costs as much as the pass itself.
+    The density controller uses it to add the gradients of its penalties without another pass over memory. The memory
+    of the previous gradient is reused, because allocating new memory costs as much as the pass itself.
 
     Attributes:
         value: A tensor that the kernel adds to the gradient.
-        parameter: The parameter whose gradient is computed.
-        memory: The previous gradient of the parameter. The new one is written to its memory if the parameter has
-            released it, as after `zero_grad`.
+        parameter: The gate's parameter, for which the gradient is computed.
+        memory: The previous gradient of the parameter. The new gradient is written to its memory if the parameter no
+            longer holds it, for example after `zero_grad`.
     """
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class Push:
         self.memory: Tensor | None = None
 
     def reuse(self, parameter: Tensor | None) -> None:
-        """Offer the memory of a parameter's current gradient for the next one; None withdraws the offer."""
+        """Let the next gradient reuse the memory of the parameter's current gradient; None disables this."""
         self.parameter, self.memory = parameter, None if parameter is None else parameter.grad
 
     def take(self) -> Tensor | None:
@@ -67,7 +67,10 @@ class Push:
         return value
 
     def output(self, w: Tensor) -> Tensor:
-        """Return memory for a gradient of w's shape and layout, and withdraw the offer."""
+        """Return memory for a gradient of w's shape and layout.
+
+        If the memory offered by `reuse` fits, it is returned, but only once; otherwise new memory is allocated.
+        """
         parameter, memory = self.parameter, self.memory
         self.reuse(None)
         if parameter is None or parameter.grad is not None or memory is None:
@@ -84,14 +87,14 @@ def gated_product(
     Args:
         mu: Gate parameters, float32.
         w: Frozen weights of mu's shape and memory layout, float32.
-        noise: Standard deviation of the noise; 0 draws none.
+        noise: Standard deviation of the noise; with 0, no noise is drawn.
         leak: Derivative of the clip outside (0, 1). The gradient of hard gates is straight-through.
-        hard: Use the binary gate.
-        push: Added to the gradient of mu in the next backward pass; of mu's memory layout.
+        hard: Whether to use the binary gate.
+        push: Provides a tensor of mu's memory layout, which the next backward pass adds to the gradient of mu.
 
     Returns:
-        The gated weight, of w's shape, with a gradient for mu only. Under autocast it has type bfloat16, the type to
-        which the next layer would cast it.
+        The gated weight, of w's shape, with a gradient for mu only. Under autocast to bfloat16 its dtype is bfloat16,
+        because the next layer would cast it anyway.
     """
     half = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
     key = draw_key() if noise > 0 and not hard else (0, 0)
@@ -99,7 +102,7 @@ def gated_product(
 
 
 def suits(mu: Tensor, w: Tensor) -> bool:
-    """Return whether the kernels support a pair: float32 on a CPU, equal dense layouts, no gradient for w."""
+    """Return whether the kernels support mu and w: float32 on a CPU, equal dense layouts, no gradient for w."""
     return (
         mu.device.type == w.device.type == "cpu"
         and mu.dtype == w.dtype == torch.float32
@@ -124,7 +127,7 @@ def is_dense(t: Tensor) -> bool:
 
 @cache
 def compiled() -> Any:
-    """Load the compiled kernels; None if this installation has none."""
+    """Load the compiled kernels, or return None if this installation has none."""
     paths = sorted(Path(__file__).parent.glob("_kernels*.so"))
     if not paths:
         return None
@@ -224,7 +227,7 @@ class _Slope(torch.autograd.Function):
 
 
 def _torch_forward(mu: Tensor, w: Tensor, noise: float, hard: bool, key: Key, inside: Tensor) -> Tensor:
-    """Compute what `crbg_gate_forward` computes, with the same bits, and fill `inside`."""
+    """Compute the result of `crbg_gate_forward` (kernels.c) bit-identically in torch, and fill `inside`."""
     if hard:
         inside.fill_(1)
         return w * (mu > 0.5)
@@ -238,7 +241,7 @@ def _torch_forward(mu: Tensor, w: Tensor, noise: float, hard: bool, key: Key, in
 
 
 def _torch_normal(count: int, key: Key, device: torch.device | None = None) -> Tensor:
-    """Compute what `crbg_normal` computes, with the same bits."""
+    """Compute the result of `crbg_normal` (kernels.c) bit-identically in torch."""
     blocks = -(-count // (2 * HALF))
     words = _mix(torch.arange(blocks * 2 * HALF, dtype=torch.int32, device=device), key).reshape(blocks, 2, HALF)
     return torch.stack(_box_muller(words[:, 0], words[:, 1]), 1).reshape(-1)[:count]
@@ -273,7 +276,7 @@ def _box_muller(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     q = s * s
     log_m = s * _polynomial(q, (2.0, 0.66666669, 0.4, 0.28571430))
     square = (-2.0 * (exponent * 0.69314718 + log_m)).clamp(min=0)
-    radius = square.double().sqrt().float()  # torch's single-precision root is not always correctly rounded
+    radius = square.double().sqrt().float()  # torch's float32 square root is not always correctly rounded
     t = (_shift(b, 9).float() + (0.5 - 4194304.0)) * 1.8725352e-07
     p = t * t
     sine = t * _polynomial(p, (1.0, -0.16666667, 0.0083333310, -0.00019840874))

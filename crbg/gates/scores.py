@@ -27,14 +27,14 @@ class TopK(Gate):
         super().__init__()
         self.score = nn.Parameter(initial.detach().clone())
         self.k, self.gain, self.threshold = k, gain, Threshold()
-        self.level: Tensor | None = None  # a global threshold, which takes the place of k (`GlobalThreshold` sets it)
+        self.level: Tensor | None = None  # a global threshold, set by `GlobalThreshold` and used instead of k
 
     def effective(self, w: Tensor) -> Tensor:
         return cast(Tensor, StraightThrough.apply(self.score, w, self.kept(), self.gain))
 
     @torch.no_grad()
     def kept(self) -> Tensor:
-        """Mark the k largest |s|, with ties broken by position; if `level` is set, all |s| >= level."""
+        """Return a mask of the k largest |s|, ties broken by position, or of all |s| >= level if `level` is set."""
         size = self.score.detach().abs().flatten()
         if self.level is not None:
             return (size >= self.level).reshape(self.score.shape)
@@ -52,7 +52,7 @@ class TopK(Gate):
 class Sampled(Gate):
     """The supermask gate (Zhou et al. 2019): w * m, with m ~ Bernoulli(sigmoid(v)).
 
-    The gradient is straight-through: that of w * sigmoid(v). Without sampling m = 1[sigmoid(v) > 1/2].
+    The straight-through gradient is that of w * sigmoid(v). Without sampling, m = 1[sigmoid(v) > 1/2].
 
     Args:
         initial: Initial values of v, of the weight's shape.
@@ -99,7 +99,7 @@ class Rounded(Gate):
         return straight_through(self.p, w * self.alive, self.p.detach() > 0.5)
 
     def scores(self) -> Tensor:
-        """Return p, with pruned weights behind all others."""
+        """Return p, reduced by 2 for pruned weights so that they rank below all others."""
         return torch.where(self.alive, self.p.detach(), self.p.detach() - 2.0)
 
     def soft(self) -> Tensor:

@@ -1,8 +1,8 @@
-"""CRBG's gated product on a GPU, as two Triton kernels with one pass over memory each, forward and backward.
+"""CRBG's gated product on a GPU: two Triton kernels, forward and backward, each with one pass over memory.
 
-The plain form is `crbg.gates.gaussian._GatedProduct`; the kernels are tested against it, and it is used where they do
-not work. Noise is a function of (seed, position), by Philox and Box-Muller, so the backward pass computes it again and
-only mu and w are saved.
+The torch version is `crbg.gates.gaussian._GatedProduct`. The kernels are tested against it, and gates use it on devices
+where the kernels do not work. The noise is a function of (seed, position), computed by Philox and Box-Muller, so the
+backward pass can recompute it, and only mu and w are saved.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ if triton is not None:
 class _Fused(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, mu: Tensor, w: Tensor, noise: float, leak: float, dtype: torch.dtype) -> Tensor:
-        # The CPU's generator is part of a checkpoint like the GPU's, and reading it does not synchronise with the GPU.
+        # The seed comes from the CPU's generator: checkpoints save its state, and no synchronisation with the GPU is
+        # needed.
         ctx.seed = int(torch.randint(1 << 40, 1 << 62, ())) if noise else 1 << 40
         ctx.save_for_backward(mu, w)
         ctx.noise, ctx.leak = noise, leak
@@ -75,9 +76,10 @@ class _Fused(torch.autograd.Function):
 
 
 def product(mu: Tensor, w: Tensor, noise: float, leak: float = 0.0) -> Tensor:
-    """Compute w * clip(mu + noise * eps, 0, 1), of w's shape, with a gradient for mu only; noise 0 draws none.
+    """Compute w * clip(mu + noise * eps, 0, 1), of w's shape, with a gradient for mu only.
 
-    Under autocast the result has the autocast type, to which the next layer would cast it.
+    If `noise` is 0, no noise is drawn. Under autocast the result has the autocast dtype, because the next layer would
+    cast it anyway.
     """
     kind = mu.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else w.dtype
@@ -85,20 +87,20 @@ def product(mu: Tensor, w: Tensor, noise: float, leak: float = 0.0) -> Tensor:
 
 
 def suits(mu: Tensor, w: Tensor) -> bool:
-    """Return whether the kernels support a pair: float32, equal dense layouts, no gradient for w."""
+    """Return whether the kernels support mu and w: float32, equal dense layouts, no gradient for w."""
     same = mu.shape == w.shape and layout(mu) == layout(w)
     return same and is_dense(mu) and mu.dtype == w.dtype == torch.float32 and not w.requires_grad and works(mu.device)
 
 
 @cache
 def works(device: torch.device) -> bool:
-    """Test the kernels once on a device; if they fail, warn, and the plain form is used instead."""
+    """Return whether the kernels work on a device, tested once; if not, warn that gates use the torch version."""
     if triton is None:
         return False
     try:
         with torch.random.fork_rng(devices=[]), torch.autocast(device.type, enabled=False):
             fault = _fault(device)
-    except Exception as error:  # whatever a compiler or a driver may raise
+    except Exception as error:  # compilers and drivers raise many exception types
         fault = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     if fault:
         warnings.warn(
@@ -108,7 +110,7 @@ def works(device: torch.device) -> bool:
 
 
 def _fault(device: torch.device, n: int = 1 << 14) -> str:
-    """Compare the kernels with their definition on a device; return what is wrong, or an empty string."""
+    """Check the kernels against their definition on a device; return a description of the fault, or an empty string."""
     with torch.enable_grad():
         mu = torch.linspace(-0.5, 1.5, n, device=device).requires_grad_(True)
         w = torch.linspace(-1, 1, n, device=device)
@@ -121,5 +123,5 @@ def _fault(device: torch.device, n: int = 1 << 14) -> str:
         z = _Fused.apply(middle, ones, 0.5, 0.0, torch.float32)
         z.sum().backward()
         if middle.grad is None or not torch.equal(middle.grad != 0, (z > 0) & (z < 1)):
-            return "the backward pass draws other noise"
+            return "the backward pass draws different noise"
     return ""

@@ -1,8 +1,8 @@
 """Control masks (sanity checks of Frankle et al. 2021, "Pruning Neural Networks at Initialization").
 
-They test whether a ticket depends on which weights it keeps, or only on how many it keeps in each layer. A strong
-ticket is not trained afterwards, so its accuracy must fall to about chance under these controls. The fourth control,
-`reinit`, draws new weights and keeps the mask; it is part of a run's readings.
+They test whether the accuracy of a ticket depends on which weights it keeps, or only on how many it keeps in each
+layer. A strong ticket is never trained, so with one of these masks its accuracy should be at chance level. The fourth
+control, `reinit`, keeps the mask and draws new weights, so it has no function in this module.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from crbg.masks.select import keep_count, select
 
 
 def shuffle(mask: Mask, seed: int) -> Mask:
-    """Permute the mask at random within each tensor: every layer keeps its density, at other positions."""
+    """Permute the mask at random within each tensor, so that every layer keeps its density."""
     with ThreadPoolExecutor(rng.processors()) as pool:  # numpy releases the GIL while it sorts
         orders = pool.map(lambda name: rng.permutation(mask[name].numel(), seed, "shuffle", name), mask)
         pairs = zip(mask.items(), orders, strict=True)
@@ -27,7 +27,7 @@ def shuffle(mask: Mask, seed: int) -> Mask:
 
 
 def invert(scores: Mapping[str, Tensor], mask: Mask) -> Mask:
-    """Keep the lowest scores of each tensor, as many as `mask` keeps in that tensor."""
+    """Return the mask of the lowest scores in each tensor, with as many kept weights per tensor as in `mask`."""
     return select({n: -scores[n] for n in mask}, mask.layer_kept())
 
 

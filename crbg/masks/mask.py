@@ -32,10 +32,10 @@ class Mask(Mapping[str, Tensor]):
         True
 
     Args:
-        tensors: One boolean tensor for each weight; they are copied.
+        tensors: One boolean tensor for each weight tensor, by name; the tensors are copied.
 
     Raises:
-        CrbgError: there is no tensor, a tensor is empty, or a tensor is not boolean.
+        CrbgError: `tensors` is empty, a tensor has no elements, or a tensor is not boolean.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
@@ -43,7 +43,7 @@ class Mask(Mapping[str, Tensor]):
             raise CrbgError("a mask needs at least one tensor")
         for name, t in tensors.items():
             if t.numel() == 0:
-                raise CrbgError(f"the mask of {name!r} is empty")
+                raise CrbgError(f"the mask of {name!r} is empty; a mask tensor needs at least one element")
             if t.dtype != torch.bool:
                 raise CrbgError(f"the mask of {name!r} has dtype {t.dtype}; a mask must be boolean, True = keep")
         self._tensors = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
@@ -73,7 +73,7 @@ class Mask(Mapping[str, Tensor]):
 
     @property
     def total(self) -> int:
-        """Number of weights that the mask covers, kept or dropped."""
+        """Total number of weights in the mask, kept or pruned."""
         return sum(t.numel() for t in self.values())
 
     @property
@@ -87,7 +87,7 @@ class Mask(Mapping[str, Tensor]):
         return {name: tuple(t.shape) for name, t in self.items()}
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Return `{"kept": ..., "total": ...}` for each tensor, as records store it."""
+        """Return `{"kept": ..., "total": ...}` for each tensor, the format used in records of runs."""
         return {n: {"kept": int(t.sum()), "total": t.numel()} for n, t in self.items()}
 
     def layer_kept(self) -> dict[str, int]:
@@ -109,7 +109,7 @@ class Mask(Mapping[str, Tensor]):
         """Check that the mask fits tensors of these shapes.
 
         Raises:
-            CrbgError: a name or a shape differs; the message names the first.
+            CrbgError: a name or a shape differs; the message names the first difference.
         """
         own = self.shapes
         for name in [*own, *shapes]:
@@ -120,11 +120,11 @@ class Mask(Mapping[str, Tensor]):
                 )
 
     def digest(self) -> str:
-        """Return the SHA-256 of names, shapes and bits, with tensors sorted by name."""
+        """Return the SHA-256 hash of names, shapes and mask bits, with tensors sorted by name."""
         return hashlib.sha256(shapes_digest(self.shapes).encode() + self.pack()).hexdigest()
 
     def pack(self) -> bytes:
-        """Pack eight weights into each byte; tensors are sorted by name, and the last byte is padded with zeros."""
+        """Return the mask as bytes with one bit per weight: tensors sorted by name, the last byte padded with zeros."""
         bits = torch.cat([self[name].flatten() for name in sorted(self)])
         return np.packbits(bits.numpy()).tobytes()
 
@@ -135,10 +135,10 @@ class Mask(Mapping[str, Tensor]):
 
     @classmethod
     def unpack(cls, data: bytes, shapes: Shapes) -> Mask:
-        """Invert `pack` for tensors of these shapes.
+        """Restore a mask with tensors of these shapes from the bytes that `pack` returned.
 
         Raises:
-            CrbgError: the number of bytes does not fit the shapes, or a padding bit is set.
+            CrbgError: the number of bytes does not match the shapes, or a padding bit is set.
         """
         total = sum(math.prod(s) for s in shapes.values())
         if len(data) != (total + 7) // 8:
@@ -152,6 +152,6 @@ class Mask(Mapping[str, Tensor]):
 
 
 def shapes_digest(shapes: Shapes) -> str:
-    """Return the SHA-256 of names and shapes, which identifies a network's architecture."""
+    """Return the SHA-256 hash of names and shapes, which identifies a network's architecture."""
     text = "\n".join(f"{name}:{','.join(map(str, shapes[name]))}" for name in sorted(shapes))
     return hashlib.sha256(text.encode()).hexdigest()

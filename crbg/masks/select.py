@@ -14,7 +14,7 @@ from crbg.masks.mask import Mask
 def keep_count(density: float, total: int) -> int:
     """Return density * total, rounded to the nearest integer.
 
-    Public codes truncate, int((1 - density) * total), which is off by one for many densities.
+    Public implementations often truncate, as in int((1 - density) * total), which is off by one for many densities.
 
     Raises:
         CrbgError: the density is not in [0, 1].
@@ -25,12 +25,12 @@ def keep_count(density: float, total: int) -> int:
 
 
 def layer_counts(scores: Mapping[str, Tensor], density: float) -> dict[str, int]:
-    """Return the counts with which `select` keeps the same density in every tensor."""
+    """Return the number of weights to keep in each tensor, for `select`, so that all tensors have the same density."""
     return {name: keep_count(density, s.numel()) for name, s in scores.items()}
 
 
 def select(scores: Mapping[str, Tensor], k: int | Mapping[str, int], within: Mask | None = None) -> Mask:
-    """Keep the weights with the largest scores.
+    """Return the mask that keeps the weights with the largest scores.
 
     Examples:
         >>> import torch
@@ -42,9 +42,9 @@ def select(scores: Mapping[str, Tensor], k: int | Mapping[str, int], within: Mas
         {'a': [0, 1, 1], 'b': [0, 0]}
 
     Args:
-        scores: One tensor for each weight, on any device; they are compared in their own dtype.
-        k: Number of weights to keep over all tensors together, or of each tensor by name.
-        within: If given, only weights that this mask keeps are candidates.
+        scores: One tensor of scores for each weight tensor, by name, on any device. Scores keep their dtype.
+        k: Number of weights to keep in all tensors together, or one number for each tensor, by name.
+        within: If given, only weights that this mask keeps can be selected.
 
     Raises:
         CrbgError: a score is NaN, the names of `k` differ from those of `scores`, or k exceeds the number of
@@ -66,7 +66,7 @@ def select(scores: Mapping[str, Tensor], k: int | Mapping[str, int], within: Mas
 
 
 def top_k(scores: Tensor, k: int, allowed: Tensor | None = None, name: str = "all tensors") -> Tensor:
-    """Mark the k largest values of a flat tensor: all above the k-th largest, then ties in order of position."""
+    """Return a boolean tensor that marks the k largest values of a flat tensor; ties are broken by position."""
     eligible = scores if allowed is None else scores[allowed]
     if not 0 <= k <= eligible.numel():
         raise CrbgError(f"cannot keep {k} of {eligible.numel()} weights of {name}")
@@ -80,7 +80,7 @@ def top_k(scores: Tensor, k: int, allowed: Tensor | None = None, name: str = "al
 
 
 def keep_above(scores: Tensor, k: int, threshold: Tensor) -> Tensor:
-    """Mark the k largest values, given that `threshold` is the k-th largest."""
+    """Return a boolean tensor that marks the k largest values; `threshold` must be the k-th largest value."""
     keep = scores > threshold
     ties = (scores == threshold).nonzero().flatten()
     keep[ties[: k - int(keep.sum())]] = True
@@ -90,8 +90,8 @@ def keep_above(scores: Tensor, k: int, threshold: Tensor) -> Tensor:
 class Threshold:
     """Find the exact k-th largest value of scores that change little from call to call.
 
-    Only the scores within `width` (relative) of the last result are searched, or all of them if the result has left
-    that window. Scores must be non-negative, as |s| in edge-popup is.
+    First, only scores within a relative distance `width` of the previous result are searched. If the k-th largest value
+    is not among them, all scores are searched. Scores must be non-negative, like |s| in edge-popup.
     """
 
     def __init__(self, width: float = 0.05) -> None:

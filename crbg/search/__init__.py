@@ -1,1 +1,1 @@
-"""The parts of a search: penalties, density controllers, objectives and scores."""
+"""Components of a ticket search: penalties, density controllers, objectives and pruning scores."""

@@ -1,4 +1,7 @@
-"""Search hooks that add penalties to the gradients of Gaussian gates and hold the search at a density."""
+"""Search hooks that add penalty gradients to Gaussian gates, with a fixed lambda or with a density controller.
+
+Terms such as gate, reading and natural density are defined in docs/vocabulary.md.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from crbg.training import distributed
 from crbg.training.clock import Collapse
 from crbg.training.hooks import Row, SearchHook
 
-BINS = (-1.0, 2.0, 60)  # histograms of mu: lowest edge, highest edge, number of bins; the end bins hold the rest
+BINS = (-1.0, 2.0, 60)  # histograms of mu: lowest edge, highest edge, number of bins; outliers are in the end bins
 
 
 class Penalised(SearchHook):
@@ -29,7 +32,8 @@ class Penalised(SearchHook):
         model: A network with Gaussian gates.
         name: Name of the penalty, as for `crbg.search.penalties.penalty`.
         weight: The factor lambda on the mean penalty.
-        anneal_to: Noise level that is reached linearly over the first 80 % of the search.
+        anneal_to: Final noise level. The noise level changes linearly over the first 80 % of the search; None keeps it
+            constant.
 
     Raises:
         CrbgError: the model has no Gaussian gates, or the penalty is unknown.
@@ -60,12 +64,12 @@ class Penalised(SearchHook):
             _gradient(g).add_(self.penalty.slope(g.mu, g.penalty_sigma), alpha=self.weight / self.total)
 
     def density(self) -> float:
-        """Return the share of gates with mu > 1/2, the density of the reading `half`."""
+        """Return the fraction of gates with mu > 1/2: the density of the mask 1[mu > 1/2] (the reading `half`)."""
         # One transfer for all tensors, because each transfer from a GPU waits for all work queued before it.
         return int(torch.stack([torch.count_nonzero(g.mu.detach() > 0.5) for g in self.gates]).sum()) / self.total
 
     def undecided(self) -> float:
-        """Return the share of gates with 0 < mu < 1."""
+        """Return the fraction of gates with 0 < mu < 1."""
         inside = [((g.mu.detach() > 0) & (g.mu.detach() < 1)).sum() for g in self.gates]
         return int(torch.stack(inside).sum()) / self.total
 
@@ -106,18 +110,20 @@ class Centred(Penalised):
 
 @dataclass(frozen=True)
 class Plan:
-    """The schedule and the gains of a controlled search; times are shares of the whole search.
+    """Schedule and gains of the density controller; times are fractions of the whole search.
 
     Attributes:
-        reach: When the density reaches the target, on a geometric path from its initial value.
-        decide: When the decision penalty starts. It rises linearly, so that the gates are binary at the end.
-        firmness: Weight of the decision penalty at the end, relative to the task's gradient.
+        reach: Time at which the path reaches the target. The path is the density that the controller aims at; it starts
+            at the initial density and changes geometrically.
+        decide: Time at which the decision penalty starts. From then on its weight rises linearly, so that the gates are
+            binary at the end.
+        firmness: Final norm of the decision penalty's gradient, relative to the norm of the task gradient.
         integral: Integral gain of the controller, per measurement.
         proportional: Proportional gain of the controller.
-        tolerance: The decision penalty pauses while |log(density / path)| is larger.
-        every: Number of steps between two measurements.
-        polish: Share at the end in which the gates are hard, 1[mu > 1/2], with straight-through gradients, and only the
-            density is controlled: the search then optimises the ticket itself.
+        tolerance: The decision penalty is suspended while |log(density / path)| exceeds this value.
+        every: Number of steps between two measurements of the density.
+        polish: Fraction of the search, at its end, with hard gates 1[mu > 1/2] and straight-through gradients. Only the
+            density is controlled then, so the search optimises the ticket itself.
     """
 
     reach: float = 0.4
@@ -131,29 +137,30 @@ class Plan:
 
 
 class Controlled(Penalised):
-    """A feedback controller of lambda that holds the search at a target density and makes its gates binary.
+    """A feedback controller that adjusts lambda so that the density meets its target and all gates become binary.
 
-    The error is log(density / path), clipped to [-1, 1], and lambda is the sum of an integral and a proportional term.
-    A negative lambda opens gates; without it, a target above the natural density could not be held. Error and penalties
-    are computed every `Plan.every` steps and kept in between.
+    The error is log(density / path), clipped to [-1, 1], where `path` is the density aimed at now. lambda is the sum of
+    an integral and a proportional term. A negative lambda opens gates; without it, the controller could not reach a
+    target above the density of a search without a penalty. The error and the penalty gradients are computed every
+    `Plan.every` steps and reused in between.
 
-    Penalties are scaled to the norm of the task's gradient, averaged over the search so far (after CTS's GradBalance),
-    so lambda is of order one for any network, loss and stage. The density penalty has one scale for all gates. The
-    decision penalty is scaled per tensor, because the gradients of a last layer's few gates are so large that a common
-    scale would leave these gates undecided.
+    The penalty gradients are scaled to the norm of the task gradient, averaged over the search so far, so lambda is of
+    order one for any network, loss and stage of the search. The idea comes from GradBalance of Concrete Ticket Search.
+    The density penalty has one scale for all gates. The decision penalty is scaled per tensor, because the few gates of
+    the last layer have such large task gradients that a common scale would leave them undecided.
 
-    mu is clamped to [-2 sigma, 1 + 2 sigma], because the gradient of a penalty like Phi(mu / sigma) vanishes further
-    out, where it could not move a gate back.
+    mu is clamped to [-2 sigma, 1 + 2 sigma]. Outside this interval, the gradient of a penalty such as Phi(mu / sigma)
+    vanishes and could not move a gate back.
 
     Args:
         model: A network with Gaussian gates.
         name: Name of the density penalty.
-        density: Target density, the share of gates with mu > 1/2.
+        density: Target density, the fraction of gates with mu > 1/2.
         plan: Schedule and gains.
-        anneal_to: Noise level that is reached linearly over the first 80 % of the search.
+        anneal_to: Final noise level, as for `Penalised`.
 
     Raises:
-        CrbgError: the model has no Gaussian gates, or unit gates with `polish`.
+        CrbgError: the model has no Gaussian gates, or has unit gates although `polish` is set.
     """
 
     def __init__(
@@ -162,17 +169,17 @@ class Controlled(Penalised):
         super().__init__(model, name, 0.0, anneal_to)
         self.target, self.plan = density, plan or Plan()
         if self.plan.polish and any(isinstance(g, Units) for g in self.gates):
-            raise CrbgError("polish (hard gates at the end) is for gates on weights, not on units; set polish to 0")
+            raise CrbgError("polish (hard gates at the end) works for gates on weights, not on units; set polish to 0")
         self.decision = penalty("induce_decision")
         self.start = max(self.density(), density)
         self.integral, self.steps = 0.0, 0
-        self.task = [0.0] * len(self.gates)  # mean norm of the task's gradient so far, per gate tensor
+        self.task = [0.0] * len(self.gates)  # mean norm of the task gradient so far, per gate tensor
         self.push = [torch.zeros_like(g.mu) for g in self.gates]  # gradients of the penalties
-        self.spare: list[torch.Tensor] = []  # memory for the slopes of the decision penalty
+        self.spare: list[torch.Tensor] = []  # memory for the derivatives of the decision penalty
         self.given = [False] * len(self.gates)  # whether the gate's backward pass adds the gradient itself
 
     def path(self, progress: float) -> float:
-        """Return the density that the controller aims at, at a stage of the search."""
+        """Return the density that the controller aims at when the fraction `progress` of the search is done."""
         done = min(1.0, progress / self.plan.reach)
         return float(self.start ** (1 - done) * self.target**done)
 
@@ -181,8 +188,8 @@ class Controlled(Penalised):
         if self.plan.polish:
             for g in self.gates:
                 g.hard = progress >= 1 - self.plan.polish
-        # Between measurements the gate's own backward pass adds the penalty, if the layouts agree. Several processes
-        # have to average the task's gradients first.
+        # Between measurements, the gate's backward pass adds the penalty gradient itself if the layouts agree and there
+        # is only one process. Several processes must average the task gradients first.
         in_backward = self.steps % self.plan.every and distributed.size() == 1
         for g, push in zip(self.gates, self.push, strict=True):
             g.push.value = push if in_backward and layout(push) == layout(g.mu) else None
@@ -202,7 +209,7 @@ class Controlled(Penalised):
             torch._foreach_add_([_gradient(g) for g, _ in missing], [push for _, push in missing])
 
     def _measure(self, progress: float) -> None:
-        """Measure the density, and compute both penalties for the next few steps, in which gates change little."""
+        """Measure the density and compute the penalty gradients, which are reused until the next measurement."""
         error = math.log(max(self.density(), 1e-9) / self.path(progress))
         error = max(-1.0, min(1.0, error))
         self.integral = max(-5.0, min(5.0, self.integral + self.plan.integral * error))
@@ -216,8 +223,8 @@ class Controlled(Penalised):
         pull = self.weight * math.hypot(*self.task) / (math.hypot(*norms[len(slopes) :]) + _TINY)
         self.push = [slope.mul_(pull) for slope in slopes]
         firmness = self.plan.firmness * max(0.0, (progress - self.plan.decide) / (1 - self.plan.decide))
-        # Deciding gates while the density is off its path would fix the wrong number of open gates. Hard gates are
-        # binary already.
+        # If the decision penalty acted while the density is off its path, it would fix the wrong number of open gates.
+        # Hard gates are already binary.
         if firmness and not self.gates[0].hard and abs(error) <= self.plan.tolerance:
             slopes = self._slopes(self.decision, self.spare)
             self.spare = slopes if on_cpu else []
@@ -225,7 +232,7 @@ class Controlled(Penalised):
                 push.add_(slope, alpha=firmness * task / (norm + _TINY))
 
     def _slopes(self, of: Penalty, memory: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Compute the slopes of a penalty for all gates, in the given memory if there is any."""
+        """Compute the derivatives of a penalty for all gates, and write them to `memory` unless it is empty."""
         out: Sequence[torch.Tensor | None] = memory or [None] * len(self.gates)
         return [slope_into(o, of, g.mu, g.penalty_sigma) for o, g in zip(out, self.gates, strict=True)]
 
@@ -242,7 +249,7 @@ class Controlled(Penalised):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        # A checkpoint is loaded to the CPU.
+        # Checkpoints are loaded to the CPU.
         self.push = [p.to(g.mu.device) for p, g in zip(self.push, self.gates, strict=True)]
 
 
@@ -256,6 +263,6 @@ def _norms(tensors: list[torch.Tensor]) -> list[float]:
 def _gradient(gate: Gaussian) -> torch.Tensor:
     if gate.mu.grad is None:
         raise CrbgError(
-            "a gate received no gradient; its weight is not used in the forward pass: leave it without a gate"
+            "a gate received no gradient because the forward pass does not use its weight; do not gate this weight"
         )
     return gate.mu.grad

@@ -1,4 +1,4 @@
-"""Search hooks of the other methods: GradBalance, a Lagrange multiplier, a global threshold, Gem-Miner and IteRand."""
+"""Search hooks of methods other than CRBG: GradBalance, Lagrange multiplier, global threshold, Gem-Miner, IteRand."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ from crbg.training.hooks import Row, SearchHook
 
 
 class GradBalance(SearchHook):
-    """The density controller of CTS (Arora & Teuscher 2025): add lambda * dS/da to the task's gradients g_R.
+    """The density controller of Concrete Ticket Search (CTS, Arora & Teuscher 2025).
 
-    S = sum(p) / (slack * keep) - 1 is the excess of the gates' expected values p over the budget, and g_S its gradient.
-    lambda* = |g_R| / |g_S| (Euclidean norms over all gates) if S > 0, else 0. lambda is the exponential mean of
-    lambda*, with factor `memory`, and starts at the first lambda*. The paper's constant factor of S cancels.
+    It adds lambda * g_S to the task gradient g_R. S = sum(p) / (slack * keep) - 1 is the relative excess of the sum of
+    the gates' expected values p over the budget, and g_S = dS/da is its gradient with respect to the gate parameters a.
+    lambda is an exponential moving average of lambda* and starts at the first lambda*, with lambda* = |g_R| / |g_S|
+    (Euclidean norms over all gates) if S > 0, else 0. The paper's constant factor on S cancels.
 
     Args:
-        gates: Gates with a budget.
+        gates: Gates that count towards the budget.
         keep: Number of weights to keep.
         slack: The budget is `slack * keep`.
-        memory: Weight of the past in lambda's exponential mean.
+        memory: Decay of the moving average: the weight of its previous value.
 
     Raises:
-        CrbgError: there are no gates.
+        CrbgError: `gates` is empty.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class GradBalance(SearchHook):
 
 
 class Lagrange(GradBalance):
-    """The multiplier method that CTS compares with: loss + lambda * 100 S, with gradient ascent on lambda from 0."""
+    """The Lagrange multiplier baseline of the CTS paper: loss + lambda * 100 S, gradient ascent on lambda from 0."""
 
     def __init__(self, gates: Sequence[Budgeted | Clipped], keep: int, slack: float, rate: float) -> None:
         super().__init__(gates, keep, slack)
@@ -98,10 +99,11 @@ class Lagrange(GradBalance):
 
 
 class GlobalThreshold(SearchHook):
-    """One threshold for all edge-popup gates; the density falls linearly from 1 to `density` over the share `reach`.
+    """Use one threshold for the scores of all edge-popup gates.
 
-    With the final density from the start, a layer with small initial scores would lose all its weights in the first
-    step and never receive a gradient (Diffenderfer & Kailkhura 2021 anneal for the same reason).
+    The density falls linearly from 1 to `density` during the first fraction `reach` of the search. If it started at its
+    final value, a layer with small initial scores would lose all its weights in the first step and never receive a
+    gradient. Diffenderfer & Kailkhura (2021) anneal the density for the same reason.
     """
 
     def __init__(self, gates: Sequence[TopK], density: float, reach: float) -> None:
@@ -118,10 +120,11 @@ class GlobalThreshold(SearchHook):
 
 
 class GemMinerPruning(SearchHook):
-    """Gem-Miner's schedule (Sreenivasan et al. 2022): prune the lowest scores for good, at `periods` equidistant times.
+    """Gem-Miner's schedule (Sreenivasan et al. 2022): prune the lowest scores permanently, `periods` times.
 
-    Each step prunes the same share of the remaining weights, globally, so that exactly `keep` remain after the last
-    one. Pruning is idempotent, so a resumed search needs no state. The loss includes `decay` / 2 * |p|^2.
+    Pruning steps are equally spaced. Each prunes the same fraction of the remaining weights, globally, so that exactly
+    `keep` weights remain after the last step. Pruning is idempotent: a resumed search can repeat it, so no state is
+    saved. The loss includes `decay` / 2 * |p|^2.
     """
 
     def __init__(self, gates: Sequence[Rounded], keep: int, periods: int, decay: float) -> None:
@@ -142,7 +145,7 @@ class GemMinerPruning(SearchHook):
 
     @torch.no_grad()
     def before_forward(self, progress: float) -> None:
-        # The last step is one period before the end, so that the final set of weights is still searched.
+        # The last pruning step is one period before the end, so that the search still trains the remaining gates.
         while self.done < self.periods and progress >= (self.done + 1) / (self.periods + 1):
             every = torch.cat([g.scores().flatten() for g in self.gates])
             keep = self.left[self.done]
@@ -159,10 +162,10 @@ class GemMinerPruning(SearchHook):
 
 
 class Redraw(SearchHook):
-    """IteRand's rerandomisation (Chijiwa et al. 2021) of pruned weights, every `period` steps with probability `rate`.
+    """IteRand (Chijiwa et al. 2021): every `period` steps, redraw each pruned weight with probability `rate`.
 
-    A new value is picked at random from the tensor's initial values, which gives the initial distribution whatever it
-    is. The choice depends on the seed and the step only, so a resumed search makes the same one.
+    New values are sampled from the tensor's initial values, so they follow the initial distribution, whatever it is.
+    The samples depend only on the seed, the weight's name and the step, so a resumed search draws the same values.
 
     Raises:
         CrbgError: the period or the rate is out of range.

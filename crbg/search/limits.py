@@ -1,4 +1,4 @@
-"""Which values an option of a method may have, declared where the option is, and checked before any run starts."""
+"""Limits on the options of methods: declared together with the option, and checked before any run starts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of a number, or the names that an option may have. `check` returns what is wrong with a value, or None."""
+    """Limits on an option: bounds of a number, a set of allowed names, or a function that checks the value.
+
+    `check` returns None if a value is allowed, and otherwise a text that says why not.
+    """
 
     least: float | None = None
     above: float | None = None
@@ -23,7 +26,7 @@ class Limits:
     check: Callable[[Any], str | None] | None = None
 
     def problem(self, value: Any) -> str | None:
-        """Say what is wrong with a value; None if it is allowed."""
+        """Return a text that says why a value is not allowed, or None if it is allowed."""
         if self.choices is not None and value not in self.choices:
             return f"is unknown: {suggest(str(value), self.choices)}"
         if self.least is not None and not value >= self.least:
@@ -38,12 +41,12 @@ class Limits:
 
 
 def option(default: T, **limits: Any) -> T:
-    """Declare an option with its default and its `Limits`. The default alone enters digests, as with a plain field."""
+    """Declare an option with its default and its `Limits`. Limits do not affect the digest of a run."""
     return field(default=default, metadata={"limits": Limits(**limits)})
 
 
 def problems(method: str, chosen: Any) -> Iterator[str]:
-    """Yield what is wrong with the values of a method's options."""
+    """Yield one error text for each option of a method with a value that is not allowed."""
     for f in fields(chosen):
         limits, value = f.metadata.get("limits"), getattr(chosen, f.name)
         if limits and (text := limits.problem(value)):
@@ -51,5 +54,5 @@ def problems(method: str, chosen: Any) -> Iterator[str]:
 
 
 def share(default: float) -> float:
-    """Declare an option between 0 and 1."""
+    """Declare an option with values in [0, 1]."""
     return option(default, least=0, most=1)

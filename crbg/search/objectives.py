@@ -1,7 +1,8 @@
 """Objectives of a ticket search: the six of Concrete Ticket Search (Arora & Teuscher 2025), and forward KL.
 
-Each is a function (model, x, y) of a gated network. Its dense reference is the same network with all gates bypassed, on
-the same batch. The constant factors come from the authors' public code; only the Lagrange controller depends on them.
+Each is a function (model, x, y) of a gated network and a batch. Its dense reference is the same network with all gates
+bypassed, on the same batch. The constant factors in `FACTORS` come from the authors' public code; only the Lagrange
+controller depends on them.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ FACTORS = {
 }
 NAMES = tuple(FACTORS)
 SECOND_ORDER = ("grad", "gradnorm")  # their gradient needs second derivatives
-WHOLE_BATCH = ("deltaloss", *SECOND_ORDER)  # not a mean over examples, so a batch cannot be split over processes
+WHOLE_BATCH = ("deltaloss", *SECOND_ORDER)  # not a mean over examples, so a batch cannot be split across processes
 
 
 def objective(name: str, loss: Loss) -> Objective:
-    """Return an objective by name: a function (model, x, y) to minimise, without its factor.
+    """Return an objective by name: a function (model, x, y) to minimise, without its factor in `FACTORS`.
 
     With p the network's output probabilities, L the loss, and "dense" the network without gates:
 
@@ -43,9 +44,9 @@ def objective(name: str, loss: Loss) -> Objective:
     - `deltaloss`: |L / L_dense - 1|
     - `kl`: KL(p || p_dense), the reverse KL of the paper
     - `forward_kl`: KL(p_dense || p)
-    - `feature`: squared distance between standardised activations, sparse and dense
-    - `grad`: squared distance between standardised gradients of the weights, sparse and dense
-    - `gradnorm`: -|dL/dtheta|, the Euclidean norm over all weights
+    - `feature`: squared distance between the standardised activations of the sparse and the dense network
+    - `grad`: squared distance between the standardised weight gradients of the sparse and the dense network
+    - `gradnorm`: -|dL/dtheta|, with the Euclidean norm over all weights
 
     Args:
         name: One of `NAMES`.
@@ -75,12 +76,12 @@ def measure(
 
     Args:
         model: A network without gates.
-        mask: The mask, by weight name.
+        mask: The mask, one tensor for each weight name.
         batches: Pairs (x, y).
         loss: The training loss.
 
     Returns:
-        The mean over batches, weighted by batch size, by objective name.
+        The value of each objective, by name: the mean over batches, weighted by batch size.
     """
     from crbg.gates.attach import gated
     from crbg.gates.base import Fixed
@@ -92,7 +93,7 @@ def measure(
 
 @torch.no_grad()
 def dense(model: nn.Module, x: Tensor) -> Tensor:
-    """Return the outputs of the dense reference, without a graph."""
+    """Return the outputs of the dense reference, without an autograd graph."""
     with bypass(model):
         return model(x)  # type: ignore[no-any-return]
 
@@ -135,7 +136,7 @@ def _features(model: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def _gradient_match(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> Tensor:
-    """Compute the squared distance between standardised gradients, sparse and dense, averaged over tensors."""
+    """Compute the squared distance between standardised sparse and dense gradients, averaged over tensors."""
     sparse = _gradients(model, x, y, loss)
     with bypass(model), torch.no_grad():
         reference = _gradients(model, x, y, loss)
@@ -147,9 +148,9 @@ def _gradient_match(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> Tenso
 
 
 def _gradients(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> list[Tensor]:
-    """Compute dL/dtheta of every weight that can be gated, with a graph through the gates if gradients are enabled.
+    """Compute dL/dtheta for all weights that can be gated; the `grad` fields of the model do not change.
 
-    The weights of the model receive no gradient.
+    If gradients are enabled, the result has an autograd graph through the gates.
     """
     graph = torch.is_grad_enabled()
     raw = {id(w) for w in weights(model).values()}

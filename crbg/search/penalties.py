@@ -1,8 +1,8 @@
 """Penalties on Gaussian gates, each as a value and its derivative.
 
-A penalty is a pair of functions of mu and sigma. The search adds the derivative to `mu.grad` directly: this is exact,
-costs one exponential per weight instead of a pass through autograd, and keeps the task's gradient separate, which the
-controllers need. Controllers use the mean over all gates of the network, so lambda does not depend on the number of
+A penalty is a pair of functions of mu and sigma. The search adds the derivative to `mu.grad` directly. This is exact,
+costs one exponential per weight instead of a pass through autograd, and keeps the task gradient separate for the
+controllers. Controllers use the mean penalty over all gates of the network, so lambda does not depend on the number of
 gates N. The thesis uses the sum: lambda_thesis = lambda / N.
 """
 
@@ -19,13 +19,13 @@ from torch import Tensor
 from crbg.errors import CrbgError, suggest
 from crbg.gates.kernels import is_dense, layout
 
-BLOCK = 1 << 17  # elements that are computed at a time, so that temporaries stay in the cache
+BLOCK = 1 << 17  # number of elements computed at a time, so that temporaries stay in the CPU cache
 
 _PHI0 = 1.0 / math.sqrt(2.0 * math.pi)
 
 
 def _pdf(x: Tensor) -> Tensor:
-    """Compute the density of the standard normal distribution, in place."""
+    """Compute the probability density of the standard normal distribution, in place."""
     return x.square_().mul_(-0.5).exp_().mul_(_PHI0)
 
 
@@ -42,16 +42,16 @@ class Penalty:
 
 
 def slope_into(out: Tensor | None, penalty: Penalty, mu: Tensor, sigma: float) -> Tensor:
-    """Compute `penalty.slope(mu, sigma)`, on a CPU block by block and in the memory of `out`.
+    """Compute `penalty.slope(mu, sigma)`; on a CPU, compute it block by block and write it to `out`.
 
-    The result has the bits of one call on the whole tensor. On a CPU, allocating temporaries for a large tensor costs
-    more than the arithmetic; blocks avoid it.
+    The result is bit-identical to one call on the whole tensor. On a CPU, allocating temporaries for a large tensor
+    would cost more than the arithmetic.
 
     Args:
         out: Memory for the result, of mu's shape. If it is None or has another layout, new memory is allocated.
         penalty: The penalty.
         mu: Gate parameters.
-        sigma: Sigma of the penalty.
+        sigma: The parameter sigma of the penalty, as in Phi(mu / sigma).
 
     Returns:
         The derivative, of mu's shape and layout.
@@ -68,7 +68,7 @@ def slope_into(out: Tensor | None, penalty: Penalty, mu: Tensor, sigma: float) -
 
 
 def _sparse(mu: Tensor, s: float) -> Tensor:
-    """Compute P(z > 0) = Phi(mu / sigma), the thesis's regulariser: its mean is the expected share of open gates."""
+    """Compute P(z > 0) = Phi(mu / sigma), the thesis's regulariser: its mean is the expected fraction of open gates."""
     return _cdf(mu / s)
 
 
@@ -77,9 +77,9 @@ def _sparse_slope(mu: Tensor, s: float) -> Tensor:
 
 
 def _decision(mu: Tensor, s: float) -> Tensor:
-    """Compute P(0 < z < 1) = Phi((1 - mu) / sigma) - Phi(-mu / sigma), the expected share of undecided gates.
+    """Compute P(0 < z < 1) = Phi((1 - mu) / sigma) - Phi(-mu / sigma), the expected fraction of undecided gates.
 
-    The thesis names a regulariser "induce-decision" without a formula; this is our interpretation.
+    The thesis mentions a regulariser "induce-decision" without giving a formula; this is our interpretation.
     """
     return _cdf((1 - mu) / s) - _cdf(-mu / s)
 
@@ -104,7 +104,7 @@ def _entropy(mu: Tensor, s: float) -> Tensor:
 
 
 def _entropy_slope(mu: Tensor, s: float) -> Tensor:
-    # d H_b(p) / dp = log((1 - p) / p), from log-CDFs, so that it is finite in the tails.
+    # d H_b(p) / dp = log((1 - p) / p), computed from log-CDFs so that it is finite in the tails.
     odds = torch.special.log_ndtr(-mu / s) - torch.special.log_ndtr(mu / s)
     return cast(Tensor, _sparse_slope(mu, s) * odds)
 

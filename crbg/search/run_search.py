@@ -1,4 +1,4 @@
-"""One search, as the library and the runner do it: the method searches, the model is checked and restored."""
+"""Run one search, for `find_ticket` and for recorded runs: call the method, then check and restore the model."""
 
 from __future__ import annotations
 
@@ -20,25 +20,26 @@ if TYPE_CHECKING:
 def run_search(
     model: nn.Module, task: SearchTask, method: Method, options: Any, roles: Mapping[str, str] | None = None
 ) -> SearchResult:
-    """Search a ticket with `method`, check which tensors it changed, and restore the model.
+    """Search for a ticket with `method`, check which tensors it changed, and restore the model.
 
-    Afterwards every tensor has its initial bytes, except those that the result names as changed, and, where weights
-    were trained, the running statistics that belong to them. Each module has its mode (training or not), and each
-    parameter its `requires_grad`. If the search raises, all tensors are restored and gates are removed.
+    Afterwards, every tensor is byte-identical to its initial value, except the tensors that the result lists in
+    `changed` and, if weights were trained, the running statistics that belong to them. Each module is back in its
+    original mode (training or evaluation), and each parameter has its original `requires_grad`. If the search raises,
+    all tensors are restored and all gates are removed.
 
     Args:
-        model: The network. The search works on it in place.
+        model: The network; the search modifies it in place.
         task: Batches, density, epochs, seed and loss.
         method: A module of `crbg.methods`.
         options: The method's `Options`.
-        roles: Role of each tensor by name. Only tensors whose role is `trained`, `redrawn` or `recalibrated` may
-            change. By default parameters are `frozen` and buffers `recalibrated`.
+        roles: Role of each tensor by name. Only tensors with the role `trained`, `redrawn` or `recalibrated` may
+            change. By default, parameters are `frozen` and buffers are `recalibrated`.
 
     Raises:
-        CrbgError: the model carries gates, or the search changed a tensor whose role does not allow it.
+        CrbgError: the model has gates, or the search changed a tensor with any other role.
     """
     if attached_gates(model):
-        raise CrbgError("the model carries gates already; detach() or bake() it first")
+        raise CrbgError("the model already has gates; call detach(model) or bake(model) first")
     initial = {n: t.detach().clone() for n, t in model.state_dict().items() if isinstance(t, Tensor)}
     needs_gradient = {n: p.requires_grad for n, p in model.named_parameters()}
     if roles is None:
@@ -46,7 +47,7 @@ def run_search(
     try:
         with keeping_modes(model):
             found = method.find(model, task, options)
-        detach(model)  # a method that leaves gates on would hide the tensors under other names
+        detach(model)  # if the method left gates attached, the tensors would have other names
         guard_roles(initial, model.state_dict(), {**roles, **found.changed})
     except BaseException:
         detach(model).load_state_dict(initial, strict=False)
@@ -57,13 +58,13 @@ def run_search(
     if found.running is None:
         found.running = running(model)
     if "trained" not in found.changed.values():
-        # The running statistics of the search belong to its noisy network.
+        # The running statistics were computed on the noisy network of the search.
         model.load_state_dict({n: t for n, t in initial.items() if n not in found.changed}, strict=False)
     return found
 
 
 def guard_roles(before: Mapping[str, Tensor], after: Mapping[str, Tensor], roles: Mapping[str, str]) -> None:
-    """Check that only tensors with the role trained, redrawn or recalibrated changed, byte by byte.
+    """Check, byte by byte, that only tensors with the role `trained`, `redrawn` or `recalibrated` have changed.
 
     Raises:
         CrbgError: another tensor changed; the message names it and its role.
@@ -71,7 +72,9 @@ def guard_roles(before: Mapping[str, Tensor], after: Mapping[str, Tensor], roles
     for name, old in before.items():
         role = roles.get(name, "frozen")
         if role not in ("trained", "redrawn", "recalibrated") and not _same_bytes(old, after[name]):
-            raise CrbgError(f"the search changed {name!r}, whose role is {role!r}: its ticket is not a strong one")
+            raise CrbgError(
+                f"the search changed {name!r}, which has the role {role!r}; a strong ticket must leave it unchanged"
+            )
 
 
 def _same_bytes(a: Tensor, b: Tensor) -> bool:

@@ -1,9 +1,9 @@
 """Pruning scores of an untrained network: magnitude, random, SNIP, GraSP and SynFlow. Larger = keep first.
 
-Every score is a function (model, weights, batches, loss, seed) -> scores, by weight name. `weights` are the raw weights
-times the current mask; they take the place of the model's own. `batches` is a class-balanced list of (x, y), over which
-gradients are averaged. Batch norm uses the statistics of each batch and may update its running statistics, which the
-caller restores.
+Each score is a function (model, weights, batches, loss, seed) that returns one tensor of scores for each weight name.
+`weights` are the raw weights times the current mask; they replace the model's own weights. `batches` is a
+class-balanced list of pairs (x, y), over which gradients are averaged. Batch norm uses the statistics of each batch and
+may update its running statistics; the caller restores them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Weights = Mapping[str, Tensor]
 BatchList = Sequence[tuple[Tensor, Tensor]]
 Score = Callable[[nn.Module, Weights, BatchList, Loss, int], dict[str, Tensor]]
 
-TEMPERATURE = 200.0  # GraSP divides the logits by it
+TEMPERATURE = 200.0  # GraSP divides the logits by this value
 
 
 def magnitude(model: nn.Module, weights: Weights, batches: BatchList, loss: Loss, seed: int) -> dict[str, Tensor]:
@@ -36,7 +36,7 @@ def magnitude(model: nn.Module, weights: Weights, batches: BatchList, loss: Loss
 
 
 def random(model: nn.Module, weights: Weights, batches: BatchList, loss: Loss, seed: int) -> dict[str, Tensor]:
-    """Return uniform random numbers, which depend on the seed and are the same on every machine."""
+    """Return uniform random numbers, which depend on the seed and are identical on all machines."""
     return {
         n: torch.from_numpy(rng.uniform(w.numel(), seed, "random score", n)).reshape(w.shape).to(w.device)
         for n, w in weights.items()
@@ -53,15 +53,15 @@ def snip(model: nn.Module, weights: Weights, batches: BatchList, loss: Loss, see
 def grasp(model: nn.Module, weights: Weights, batches: BatchList, loss: Loss, seed: int) -> dict[str, Tensor]:
     """Return GraSP's score (Wang et al. 2020): theta * (H g), with g and H the gradient and the Hessian of the loss.
 
-    The logits are divided by 200. Weights whose removal would lower the norm of the gradient most are kept first. The
-    sign matters; `grasp_abs` takes the absolute value.
+    The logits are divided by 200. A large score means that removing the weight would lower the gradient norm, so the
+    weight is kept. The sign matters; `grasp_abs` takes the absolute value.
     """
     leaves = _leaves(weights)
 
     def tempered(out: Tensor, y: Tensor) -> Tensor:
         return loss(out / TEMPERATURE, y)
 
-    # Weights that an earlier round pruned contribute neither to g nor to H.
+    # Weights pruned in an earlier round contribute neither to g nor to H.
     gradients = _mean_gradient(model, leaves, batches, tempered)
     slopes = [g * (w != 0) for g, w in zip(gradients, leaves.values(), strict=True)]
     total = [torch.zeros_like(w) for w in leaves.values()]
@@ -84,8 +84,8 @@ def synflow(model: nn.Module, weights: Weights, batches: BatchList, loss: Loss, 
     """Return SynFlow's score (Tanaka et al. 2020): theta * dR/dtheta.
 
     R is the sum of the outputs for one input of ones, with every parameter and buffer replaced by its absolute value.
-    The score uses no data. It is computed in float64, since R of a deep network overflows float32, on a copy in eval
-    mode, so the model itself does not change.
+    The score uses no data. It is computed in float64, because R overflows float32 for deep networks, and on a copy in
+    eval mode, so that the model does not change.
     """
     twin = copy.deepcopy(model).double().eval()
     with torch.no_grad():
@@ -101,7 +101,7 @@ SCORES: dict[str, Score] = {f.__name__: f for f in (magnitude, random, snip, gra
 
 
 def by_name(name: str) -> Score:
-    """Return the score of this name.
+    """Return the score function with this name.
 
     Raises:
         CrbgError: the name is unknown.
@@ -114,23 +114,26 @@ def by_name(name: str) -> Score:
 def prune(
     model: nn.Module, name: str, density: float, rounds: int, batches: BatchList, loss: Loss, seed: int
 ) -> dict[str, Tensor]:
-    """Prune in rounds: score the remaining weights and keep the best, at density^(t / rounds) after round t.
+    """Prune in rounds and return a ranking of the weights.
+
+    Each round scores the remaining weights and keeps those with the largest scores. After round t the density is
+    density^(t / rounds).
 
     Args:
-        model: An untrained network; it is not changed, except for running statistics of batch norm.
+        model: An untrained network; only its batch norm running statistics may change.
         name: Name of the score.
         density: Density after the last round.
         rounds: Number of rounds.
         batches: Class-balanced pairs (x, y).
         loss: The training loss.
-        seed: Seed of random scores.
+        seed: Seed of the score `random`.
 
     Returns:
-        One ranking of all weights for `select`: weights that were pruned in a later round rank higher, and weights of
-        the same round rank by their score in it.
+        One ranking of all weights, to be passed to `select`. Weights pruned in a later round rank higher, and weights
+        pruned in the same round are ranked by their scores in that round.
 
     Raises:
-        CrbgError: the score is unknown, or rounds is less than 1.
+        CrbgError: the score is unknown, or `rounds` is less than 1.
     """
     from crbg.gates.attach import weights
 
@@ -148,12 +151,15 @@ def prune(
 
 
 def ranked_after(ranks: Mapping[str, Tensor], scores: Mapping[str, Tensor], within: Mask) -> dict[str, Tensor]:
-    """Rank the weights of a round above all that were pruned earlier: by their place in [0, 1) plus the round's number.
+    """Rank the weights that are left in a round above all weights that were pruned earlier.
+
+    A weight's rank is the position of its score among them, scaled to [0, 1), plus an integer that grows by 1 in each
+    round.
 
     Args:
         ranks: The ranking after the previous rounds.
         scores: Scores of this round.
-        within: The weights that were kept before this round.
+        within: The weights that previous rounds kept.
     """
     device = next(iter(ranks.values())).device
     together = torch.cat([s.flatten() for s in scores.values()]).to(device)
@@ -179,10 +185,10 @@ def balanced_batch(model: nn.Module, batches: Batches, per_class: int, size: int
     If a class has fewer examples, all of them are used. If labels are not class indices, the first batch is returned.
 
     Args:
-        model: Its number of outputs is the number of classes.
+        model: The network; its number of outputs is the number of classes.
         batches: The training batches.
         per_class: Number of examples of each class.
-        size: Largest size of a returned batch.
+        size: Maximum size of a returned batch.
 
     Returns:
         Pairs (x, y).
@@ -210,7 +216,7 @@ def _leaves(weights: Weights) -> dict[str, Tensor]:
 
 
 def _mean_gradient(model: nn.Module, leaves: Weights, batches: BatchList, loss: Loss) -> list[Tensor]:
-    """Return dL/dtheta averaged over the batches, without a graph."""
+    """Return the mean of dL/dtheta over all batches, weighted by batch size, without an autograd graph."""
     total = [torch.zeros_like(w) for w in leaves.values()]
     for (x, y), share in zip(batches, _shares(batches), strict=True):
         value = loss(functional_call(model, dict(leaves), (x,)), y)

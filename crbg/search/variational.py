@@ -20,28 +20,28 @@ K1, K2, K3 = 0.63576, 1.87320, 1.48695  # constants of the approximate KL diverg
 def kl(log_alpha: Tensor) -> Tensor:
     """Return the KL divergence of each weight from the log-uniform prior, approximated by equation 14 of the paper.
 
-    K1 (1 - sigmoid(K2 + K3 log alpha)) + log(1 + 1 / alpha) / 2, shifted by a constant so that it tends to 0 as alpha
-    grows.
+    KL = K1 (1 - sigmoid(K2 + K3 log alpha)) + log(1 + 1 / alpha) / 2, up to a constant. The constant is chosen so that
+    KL tends to 0 as alpha grows.
     """
     return K1 * (1.0 - torch.sigmoid(K2 + K3 * log_alpha)) + 0.5 * F.softplus(-log_alpha)
 
 
 def ramp(progress: float, silent: float, full: float) -> float:
-    """Return the weight of the KL term: 0 before the share `silent` of the training, 1 from `full`, linear between."""
+    """Return the weight of the KL term: it rises linearly from 0 at progress `silent` to 1 at progress `full`."""
     return min(1.0, max(0.0, (progress - silent) / (full - silent)))
 
 
 class Variational(SearchHook):
-    """A context in which every linear and convolution layer has Gaussian weights, q(w) = N(theta, sigma^2).
+    """A context manager that gives linear and convolution layers Gaussian weights, q(w) = N(theta, sigma^2).
 
-    A layer computes X theta + sqrt(X^2 sigma^2 + 1e-8) eps while training, with a new eps for each output, and X theta
-    in eval mode. Weights with log alpha >= `threshold` are left out of the mean during training too; the variance keeps
-    them.
+    In training mode a layer computes X theta + sqrt(X^2 sigma^2 + 1e-8) eps, with a new eps for each output; in eval
+    mode it computes X theta. Weights with log alpha >= `threshold` are excluded from X theta in both modes, but not
+    from the variance.
 
     Args:
-        model: Its weights are theta, and are trained.
+        model: The network; its weights are theta, and they are trained.
         start: Initial log sigma^2.
-        threshold: Weights with log alpha at or above it count as dropped.
+        threshold: Weights with log alpha >= `threshold` count as pruned.
         scale: The weight of the KL term as a function of the progress in [0, 1].
 
     Raises:
@@ -70,7 +70,7 @@ class Variational(SearchHook):
 
     def __exit__(self, *error: object) -> None:
         for layer, _ in self.layers:
-            del layer.forward  # restores the method of the class
+            del layer.forward  # restores the forward method of the layer's class
 
     def _forward(self, layer: Any, log_sigma2: Tensor) -> Callable[[Tensor], Tensor]:
         def apply(x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
@@ -92,7 +92,7 @@ class Variational(SearchHook):
         self.progress = progress
 
     def penalty(self) -> Tensor:
-        """Return the KL divergence summed over all weights, times its current weight."""
+        """Return the KL divergence summed over all weights, times the current weight of the KL term."""
         return self.scale(self.progress) * sum((kl(a).sum() for a in self._alphas().values()), start=torch.zeros(()))
 
     def log_alpha(self) -> dict[str, Tensor]:

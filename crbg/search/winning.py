@@ -1,7 +1,8 @@
-"""Winning tickets: dense training to the rewinding point, a ticket drawn there, a control, training under the mask.
+"""Winning tickets: train to the rewinding point, draw a ticket there, apply a control, train under the mask.
 
-This is the procedure of Frankle et al. (2020, 2021), which iterative pruning, Concrete Ticket Search and pruning at
-initialisation share. They differ in how the ticket is drawn.
+Iterative pruning, Concrete Ticket Search and pruning at initialisation share this procedure of Frankle et al. (2020,
+2021) and differ only in how they draw the ticket. docs/vocabulary.md defines terms such as ticket, control and
+rewinding point.
 """
 
 from __future__ import annotations
@@ -27,30 +28,32 @@ if TYPE_CHECKING:
 
 DROPS = {"halves": (1 / 2, 3 / 4), "thirds": (1 / 3, 2 / 3, 8 / 9)}
 CONTROLS = ("none", "shuffle", "invert", "random", "reinit")
-REDRAW = 2_000_003  # added to the seed for the fresh weights of the reinit control
+REDRAW = 2_000_003  # offset added to the seed for the new weights of the control `reinit`
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How weights train, densely and under a mask; by default as Concrete Ticket Search trains on CIFAR-10.
+    """Hyperparameters of weight training, dense and under a mask.
+
+    The defaults are those of Concrete Ticket Search (Arora & Teuscher 2025) on CIFAR-10.
 
     Attributes:
-        optimiser: sgd or adam.
-        lr: Learning rate at its highest.
-        momentum: Momentum of sgd.
-        weight_decay: Factor of the L2 penalty.
-        drops: When the rate falls to a tenth: after a half and three quarters of the epochs (`halves`), or after one
-            and two thirds and eight ninths (`thirds`, usual on ImageNet).
-        warmup: Epochs in which the rate rises linearly from 0.
-        clip: 0 minimises the mean loss; above 0, the sum over the batch with the norm of its gradient clipped to this
-            value, as the authors do.
-        rewind: Epochs of dense training after which the ticket is drawn, and to which weights, statistics and schedule
-            return before the ticket is trained.
-        train: Whether to train the ticket. Without training and with rewind 0 it is a strong ticket.
-        control: A sanity check (Frankle et al. 2021): `shuffle` the mask within each tensor, `invert` its ranking
-            within each tensor, a `random` mask of one density in all tensors, or `reinit`, fresh weights of another
-            seed for the epochs that remain.
-        per_class: Examples of each class in the batch on which scores and objectives are measured.
+        optimiser: `sgd` or `adam`.
+        lr: Peak learning rate.
+        momentum: Momentum of `sgd`.
+        weight_decay: Coefficient of the L2 penalty.
+        drops: When the learning rate is divided by 10: after 1/2 and 3/4 of the epochs (`halves`), or after 1/3, 2/3
+            and 8/9 (`thirds`, common on ImageNet).
+        warmup: Number of epochs in which the learning rate rises linearly from 0.
+        clip: If 0, the mean loss is minimised. If above 0, the sum of the losses over the batch is minimised, with the
+            gradient norm clipped to this value, as in the code of Concrete Ticket Search.
+        rewind: Number of epochs of dense training before the ticket is drawn. Weights, batch norm statistics and
+            schedule return to this point before the ticket is trained.
+        train: Whether to train the ticket. If it is not trained and `rewind` is 0, it is a strong ticket.
+        control: A sanity check (Frankle et al. 2021). `shuffle` permutes the mask within each tensor, `invert` keeps
+            the lowest scores of each tensor, `random` draws a mask of equal density in all tensors, and `reinit` draws
+            new weights from another seed, which are trained for the remaining epochs.
+        per_class: Number of examples per class in the batch on which scores and objectives are computed.
     """
 
     optimiser: str = option("sgd", choices=("sgd", "adam"))
@@ -66,24 +69,24 @@ class Recipe:
     per_class: int = option(10, least=1)
 
     def training(self) -> dict[str, Any]:
-        """Return the fields that dense training depends on."""
+        """Return the options that dense training depends on, by name."""
         return {
             f.name: getattr(self, f.name) for f in fields(Recipe) if f.name not in ("train", "control", "per_class")
         }
 
     def parts(self) -> dict[str, Any]:
-        """Return the fields that the ticket depends on: all but its control and its training."""
+        """Return the options that the drawn ticket depends on, by name: all except `train` and `control`."""
         return {k: v for k, v in asdict(self).items() if k not in ("train", "control")}
 
     def epochs(self, whole: int, search: float = 0.0) -> float:
-        """Return the epochs of dense training, search and training under the mask together."""
+        """Return the total number of epochs: dense training, search, and training under the mask."""
         return self.rewind + search + (whole - self.rewind if self.train else 0)
 
 
 def winning(model: nn.Module, task: SearchTask, o: Recipe, draw: Draw) -> SearchResult:
     """Train densely to the rewinding point, draw the ticket there, apply the control, train under the mask.
 
-    `draw(batch)` finds the model with its weights at the rewinding point, and may leave it in any state.
+    When `draw(batch)` is called, the weights are at the rewinding point. `draw` may leave the model in any state.
     """
     from crbg.search import saliency
 
@@ -95,17 +98,17 @@ def winning(model: nn.Module, task: SearchTask, o: Recipe, draw: Draw) -> Search
         model.load_state_dict(task.cached("warmup", o.training(), lambda: _warm_up(model, task, o)))
     rewound = _copy(model)
     batch = saliency.balanced_batch(model, plain(task), o.per_class)
-    model.load_state_dict(rewound)  # drawing the batch moved batch norm's statistics
+    model.load_state_dict(rewound)  # building the batch updated the batch norm statistics
     found = _draw(model, task, draw, batch, rewound)
     model.load_state_dict(rewound)
     _apply_control(model, task, o, found)
     if o.train:
         found.start = {n: t.cpu() for n, t in _copy(model).items() if not t.equal(initial[n])}
         found.history = train(model, task, o, Span("ticket", o.rewind, task.epochs), found.mask)
-        found.soft = {}  # gates on weights that training has changed
+        found.soft = {}  # the gate values belonged to weights that training has changed
     role = "trained" if o.train or o.rewind else "redrawn"
     found.changed = {n: role for n, p in model.named_parameters() if not p.equal(initial[n])}
-    found.running = {}  # training, or going back to the rewinding point, has replaced those of the search
+    found.running = {}  # training, or the return to the rewinding point, replaced the search's statistics
     model.train(training)
     return found
 
@@ -120,7 +123,7 @@ def _check(model: nn.Module, task: SearchTask, o: Recipe) -> None:
     if not 0 <= o.rewind <= task.epochs or (o.train and o.rewind == task.epochs):
         raise CrbgError(f"rewind {o.rewind} must lie between 0 and the {task.epochs} epochs of training")
     if o.control == "reinit" and task.redraw is None:
-        raise CrbgError("control reinit needs the law of the initial weights: use `crbg run`, or pass `redraw`")
+        raise CrbgError("control reinit needs the distribution of initial weights: use `crbg run`, or pass `redraw`")
     if not any(p.requires_grad for p in model.parameters()):
         raise CrbgError("every parameter of the model is frozen, so there is nothing to train; set requires_grad")
     if o.per_class < 1:
@@ -138,14 +141,14 @@ def _warm_up(model: nn.Module, task: SearchTask, o: Recipe) -> dict[str, Tensor]
 
 
 def _draw(model: nn.Module, task: SearchTask, draw: Draw, batch: Examples, rewound: dict[str, Tensor]) -> SearchResult:
-    """Draw the ticket without dropout, and measure it on every objective."""
+    """Draw the ticket with dropout disabled, and evaluate every objective for it."""
     from crbg import measure
     from crbg.search import objectives
     from crbg.training import distributed
 
     with measure.without_dropout(model):
         found = draw(batch)
-        if distributed.size() > 1:  # every process scored for itself, and rounding may differ
+        if distributed.size() > 1:  # each process computed its own scores, and rounding may differ
             found.mask, found.scores = distributed.broadcast((found.mask, found.scores))
         model.load_state_dict(rewound)
         values = objectives.measure(model, found.mask, batch, task.loss)
@@ -156,7 +159,7 @@ def _draw(model: nn.Module, task: SearchTask, draw: Draw, batch: Examples, rewou
 
 
 def _apply_control(model: nn.Module, task: SearchTask, o: Recipe, found: SearchResult) -> None:
-    """Replace the mask or, for `reinit`, the weights by those of the control."""
+    """Replace the mask by the control mask, or, for `reinit`, the weights by new initial weights."""
     from crbg.masks import controls
 
     if o.control == "shuffle":
@@ -172,7 +175,7 @@ def _apply_control(model: nn.Module, task: SearchTask, o: Recipe, found: SearchR
 
 @dataclass(frozen=True)
 class Span:
-    """Epochs `first` to `last` of the whole schedule, trained as the stage `name`, which has its own checkpoint."""
+    """Epochs `first` to `last` of the whole schedule, trained as one stage with its own checkpoint."""
 
     name: str
     first: int
@@ -180,7 +183,7 @@ class Span:
 
 
 def train(model: nn.Module, task: SearchTask, o: Recipe, span: Span, mask: Mask | None = None) -> list[Row]:
-    """Train all parameters over a span of the schedule, the weights under a mask if there is one.
+    """Train all parameters over a span of the schedule, with the weights multiplied by the mask if one is given.
 
     Raises:
         CrbgError: the checkpoint of the span belongs to another mask.
@@ -196,10 +199,10 @@ def train(model: nn.Module, task: SearchTask, o: Recipe, span: Span, mask: Mask 
 
     under = attach.gated(model, lambda n, w: Fixed(mask[n].to(w.device, w.dtype))) if mask else contextlib.nullcontext()
     with under:
-        asleep = [m for m in model.modules() if not m.training]  # dropout, where a search trains in between
+        asleep = [m for m in model.modules() if not m.training]  # such as dropout, disabled while `draw` runs
         model.train()
         parameters = [p for p in model.parameters() if p.requires_grad]
-        # With several processes, the size of the whole batch, of which this process sees a share.
+        # With several processes, `size` is the size of the whole batch, and this process gets only a share of it.
         size = getattr(task.batches, "size", 0) if distributed.size() > 1 else 0
         loss: Loss = task.loss if not o.clip else lambda out, y: task.loss(out, y) * (size or len(y))
         clip = Clip(parameters, o.clip) if o.clip else None
@@ -223,9 +226,9 @@ def train(model: nn.Module, task: SearchTask, o: Recipe, span: Span, mask: Mask 
 
 
 def steps(progress: float, drops: str = "halves", warmup: float = 0.0) -> float:
-    """Return the factor on the learning rate: linear up to `warmup`, then a tenth after every drop.
+    """Return the factor on the learning rate: it rises linearly up to `warmup`, and each drop divides it by 10.
 
-    `progress` and `warmup` are shares of the training.
+    `progress` and `warmup` are fractions of the whole training.
     """
     rise = min(1.0, progress / warmup) if warmup else 1.0
     return (1.0, 0.1, 0.01, 0.001)[sum(progress >= d for d in DROPS[drops])] * rise

@@ -1,1 +1,1 @@
-"""The training loop, and its batches, hooks, checkpoints, devices and processes."""
+"""The training loop, with batches, hooks, checkpoints, devices and distributed training."""

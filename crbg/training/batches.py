@@ -1,4 +1,4 @@
-"""Minibatches by epoch: the protocol, batches from a user's loader, and batches that start at a later epoch."""
+"""Sources of minibatches: the protocol, an adapter for a user's loader, and a source that starts at a later epoch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from crbg.errors import CrbgError
 
 
 class Batches(Protocol):
-    """Minibatches by epoch, as `BatchLoader` and `LoaderBatches` provide them.
+    """The protocol of a source of minibatches; `BatchLoader` and `LoaderBatches` implement it.
 
     `len` is the number of batches in an epoch. `epoch(e, start)` yields the pairs (inputs, labels) of epoch e, from
     batch `start` on.
@@ -24,7 +24,7 @@ class Batches(Protocol):
 
 
 class Later:
-    """The batches of another source from epoch `first` on, for a schedule that continues an earlier training."""
+    """A source that starts at epoch `first` of another source, to continue an earlier training stage."""
 
     def __init__(self, batches: Batches, first: int) -> None:
         self.batches, self.first = batches, first
@@ -37,7 +37,7 @@ class Later:
         return self.batches.epoch(self.first + epoch, start)
 
     def shared(self, k: int, n: int) -> tuple[Later, float]:
-        """Return the share of process k of n, as `BatchLoader.shared` does."""
+        """Return the batches of process k of n and the factor on its mean loss, as `BatchLoader.shared` does."""
         own, weight = cast(Any, self.batches).shared(k, n)
         return Later(own, self.first), weight
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a training, including the state of the random generators."""
+"""Training checkpoints, which include the state of the random generators."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Write a checkpoint atomically, and keep the previous one as a fallback.
 
     Raises:
-        WriteError: the disk is full, or the folder is not writable; earlier checkpoints still exist.
+        WriteError: the disk is full, or the folder is not writable; earlier checkpoints are kept.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(".new")
@@ -37,15 +37,15 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path | None) -> dict[str, Any] | None:
-    """Load the newest intact checkpoint to the CPU, without pickle; None if there is none.
+    """Load the newest intact checkpoint to the CPU with `weights_only=True`; return None if there is none.
 
-    A damaged checkpoint causes a warning, and the previous one is loaded.
+    If a checkpoint is damaged, a warning is issued and the previous checkpoint is loaded.
     """
     for candidate in (path, path.with_suffix(".previous")) if path else ():
         if candidate.exists():
             try:
                 return dict(torch.load(candidate, weights_only=True, map_location="cpu"))
-            except Exception as error:  # torch raises many types for a damaged file
+            except Exception as error:  # torch raises many exception types for a damaged file
                 warnings.warn(
                     f"the checkpoint {candidate} is damaged ({type(error).__name__}); continuing from the previous "
                     "one, or from the start",
@@ -70,14 +70,14 @@ class GateNoise:
 
 
 class TrainingState:
-    """The state of a training that changes from step to step, and its checkpoint."""
+    """The state that changes during training; it is saved to and restored from a checkpoint."""
 
     def __init__(
         self, modules: nn.ModuleList, optimiser: torch.optim.Optimizer, search: SearchHook, device: torch.device
     ) -> None:
         self.modules, self.optimiser, self.search, self.device = modules, optimiser, search, device
         self.step, self.history = 0, list[Row]()
-        # The sum of the epoch's losses stays on the device: reading every loss would wait for every step.
+        # The sum of the epoch's losses stays on the device: reading each loss would make the CPU wait for each step.
         self.running = torch.zeros((), dtype=torch.float64, device=device)
         self.began = self.saved = time.monotonic()
         self.began_cpu = time.process_time()
@@ -89,10 +89,11 @@ class TrainingState:
         return mean
 
     def resume(self, path: Path | None, clock: Clock) -> None:
-        """Restore the checkpoint at `path`, if there is one, and add the seconds of earlier attempts to the clock."""
+        """Restore the checkpoint at `path`, if there is one, and add the time of earlier attempts to the clock."""
+        # Only the first process reads the file: on some file systems, the others may not see the newest version yet.
         saved = load_checkpoint(path) if distributed.first() else None
         if distributed.size() > 1:
-            saved = distributed.broadcast(saved)  # on some file systems not all processes see the same file yet
+            saved = distributed.broadcast(saved)
         if not saved:
             return
         self.modules.load_state_dict(saved["modules"])

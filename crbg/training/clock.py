@@ -1,4 +1,4 @@
-"""The clock of a training: its deadline, the interval of checkpoints, and reports of progress."""
+"""The clock of a training run: deadline, checkpoint interval and progress reports."""
 
 from __future__ import annotations
 
@@ -9,30 +9,31 @@ from dataclasses import dataclass, field
 
 
 class OutOfTime(Exception):  # noqa: N818 - an outcome, not an error
-    """The deadline passed before the training ended; the checkpoint holds its state."""
+    """The deadline passed before training ended; the checkpoint contains the training state."""
 
 
 class Collapse(Exception):  # noqa: N818 - an outcome, not an error
-    """The training failed numerically: the loss is not finite, or a layer lost all its weights."""
+    """Training failed numerically: the loss is not finite, or a layer lost all its weights."""
 
 
 @dataclass
 class Clock:
-    """When a training stops, how often it saves a checkpoint, and who is informed of its progress.
+    """Deadline, checkpoint interval and progress reports of a training run.
 
-    A run may call `fit` several times; the clock counts the steps of all of them.
+    A run may call `fit` several times; the clock counts the steps of all calls.
 
     Attributes:
-        deadline: When to stop, a value of `time.monotonic()`.
+        deadline: Time at which to stop, as a value of `time.monotonic()`.
         save_every: Seconds between two checkpoints.
-        asked: Returns whether the process was asked to stop.
-        report: Called with the number of steps done and in total, after every step.
-        stop_after: Stop after this number of steps of this process; tests use it.
-        steps: Steps of this process so far.
-        earlier: Seconds of search in earlier attempts at this run.
-        earlier_cpu: CPU seconds of all threads in earlier attempts, in which a suspended process does not count.
-        base: Steps of the fits of this run that have ended.
-        whole: Steps of all fits of this run, if known.
+        asked: Function that returns whether the process was asked to stop.
+        report: Function called after every step with the number of steps done and the total number of steps.
+        stop_after: Number of steps of this process after which to stop; used in tests.
+        steps: Number of steps of this process so far.
+        earlier: Wall-clock seconds of search in earlier attempts at this run.
+        earlier_cpu: CPU seconds of all threads in earlier attempts; they exclude time in which the process was
+            suspended.
+        base: Total number of steps of the calls to `fit` that have ended in this run.
+        whole: Total number of steps of all calls to `fit` in this run, if known.
     """
 
     deadline: float = math.inf
@@ -47,7 +48,7 @@ class Clock:
     whole: int = 0
 
     def over(self) -> bool:
-        """Return whether to stop now."""
+        """Return whether training has to stop now."""
         return (
             time.monotonic() >= self.deadline
             or self.asked()
@@ -55,11 +56,11 @@ class Clock:
         )
 
     def count(self, done: int, total: int) -> None:
-        """Count one step of this process, and report that the current fit has done `done` of `total` steps."""
+        """Count one step of this process, and report that this call to `fit` has done `done` of `total` steps."""
         self.steps += 1
         self.tell(done, total)
 
     def tell(self, done: int, total: int) -> None:
-        """Report the progress of the current fit as progress of the whole run."""
+        """Convert the progress of the current call to `fit` to progress of the whole run, and report it."""
         whole = max(self.whole, total)
         self.report(min(self.base + done, whole), whole)

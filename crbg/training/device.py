@@ -1,4 +1,4 @@
-"""The device of a process. On a machine with several GPUs each process takes a free one, by lock files."""
+"""Choose the device of a process. On a machine with several GPUs, each process reserves a free GPU by a lock file."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ import torch
 from crbg.errors import CrbgError
 from crbg.storage.lock import FileLock, Timeout
 
-_taken: dict[str, FileLock] = {}  # by GPU; the operating system releases a lock when the process ends
+_taken: dict[str, FileLock] = {}  # lock of each reserved GPU; the operating system releases it when the process ends
 
 
 def pick(name: str, share: int = 1, tell: Callable[[str], None] = print) -> torch.device:
-    """Return the device for a name, and wait if all its GPUs are taken.
+    """Return the device for a name; wait while all GPUs that match the name are taken.
 
-    At most `share` processes of a user run on one GPU, and empty GPUs are taken first. In a cluster job only the
-    assigned GPUs are visible.
+    At most `share` processes of a user run on one GPU, and empty GPUs are taken first. In a cluster job, only the GPUs
+    assigned to the job are visible.
 
     Args:
-        name: `cpu`, `cuda`, `cuda:N`, or `auto` for a GPU if there is one, else the CPU.
-        share: Largest number of processes on one GPU.
-        tell: Receives a line of text if the process has to wait.
+        name: `cpu`, `cuda`, `cuda:N`, or `auto`: a GPU if one is available, otherwise the CPU.
+        share: Maximum number of processes on one GPU.
+        tell: Called with a line of text if the process has to wait.
 
     Raises:
-        CrbgError: the name is unknown, or torch does not find the GPU. The CPU never takes its place silently.
+        CrbgError: the name is unknown, or torch does not find the GPU. There is no silent fallback to the CPU.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -40,12 +40,13 @@ def pick(name: str, share: int = 1, tell: Callable[[str], None] = print) -> torc
     if device.type != "cuda":
         return device
     if not torch.cuda.is_available():
-        raise CrbgError(f"device {name!r} was asked for, but torch finds no GPU; use --device cpu to run on the CPU")
-    # By default torch rounds convolutions on a GPU to 10 bits (TF32), and accuracies would differ from those on a CPU.
+        raise CrbgError(f"device {name!r} was requested, but torch finds no GPU; use --device cpu to run on the CPU")
+    # By default, torch computes convolutions on a GPU with a 10-bit mantissa (TF32), so accuracies would differ from
+    # those on a CPU.
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     gpus = identities()
     if device.index is not None and device.index >= len(gpus):
-        raise CrbgError(f"device {name!r} was asked for, but the last of {len(gpus)} GPUs is cuda:{len(gpus) - 1}")
+        raise CrbgError(f"device {name!r} was requested, but the last of {len(gpus)} GPUs is cuda:{len(gpus) - 1}")
     wanted = list(enumerate(gpus)) if device.index is None else [(device.index, gpus[device.index])]
     return torch.device("cuda", _wait(wanted, share, tell))
 
@@ -65,7 +66,7 @@ def check_precision(precision: str, device: torch.device) -> None:
     """
     if precision == "bf16" and device.type == "cpu" and not has_bfloat16():
         raise CrbgError(
-            "precision is bf16, but this processor has no bfloat16 instructions (AVX512-BF16, AMX or Arm BF16); "
+            "precision is bf16, but this CPU has no bfloat16 instructions (AVX512-BF16, AMX or Arm BF16); "
             "set `precision: fp32`, or use a GPU"
         )
 

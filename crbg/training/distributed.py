@@ -1,9 +1,10 @@
-"""Data parallelism: one run on several GPUs or nodes. Each process computes a share of a batch; gradients are averaged.
+"""Data parallelism: one run on several GPUs or nodes.
 
-torchrun starts the processes and sets their environment variables. All processes draw the same gate noise, so the
-average is the gradient of the whole batch, up to rounding. Batch norm uses the statistics of a process's share, as in
-PyTorch's DistributedDataParallel. The first process decides what runs, and writes all files. torch is imported inside
-functions, because the command line imports this module.
+Each process computes the gradient of its share of every batch, and gradients are averaged. torchrun starts the
+processes and sets their environment variables. All processes draw the same gate noise, so the average is the gradient
+of the whole batch, up to rounding. Batch norm uses the statistics of each process's share, as in PyTorch's
+DistributedDataParallel. The first process decides what to run and writes all files. torch is imported inside functions,
+because the command line also imports this module for commands that do not need torch.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-together = False  # set by `crbg run`; in other programs torchrun's variables are not meant for this module
+together = False  # set by `crbg run`; other programs may use torchrun's variables for their own purposes
 
 
 def started() -> bool:
@@ -32,23 +33,23 @@ def size() -> int:
 
 
 def rank() -> int:
-    """Return the rank of this process, from 0."""
+    """Return the rank of this process, counted from 0."""
     return int(os.environ.get("RANK", 0)) if size() > 1 else 0
 
 
 def first() -> bool:
-    """Return whether this is the first process, which decides, reports and writes."""
+    """Return whether this is the first process, which decides what to run, reports progress and writes files."""
     return rank() == 0
 
 
 def place(name: str, pick: Callable[[str], torch.device]) -> torch.device:
-    """Return the device of this process: its own GPU of the node, if GPUs are used.
+    """Return the device of this process; if GPUs are used, each process of a node has its own.
 
-    The first process of a node takes all GPUs of the node in order, so that two runs cannot deadlock.
+    The first process of a node reserves the GPUs of all its processes, in order, so that two runs cannot deadlock.
 
     Args:
         name: Name of a device, as for `crbg.training.device.pick`.
-        pick: Returns the device for a name.
+        pick: Function that returns the device for a name.
     """
     import torch
 
@@ -67,7 +68,8 @@ def join(device: torch.device) -> None:
     if size() > 1 and not dist.is_initialized():
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        # The other processes wait while the first one measures a ticket, or waits for a run that another job holds.
+        # The timeout is long because the other processes wait while the first one evaluates a ticket, or while it waits
+        # for a run that another job has locked.
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=1))
 
 
@@ -80,7 +82,7 @@ def leave() -> None:
 
 
 def broadcast(what: Any = None) -> Any:
-    """Return the object that the first process passes, in every process."""
+    """Return, in every process, the object that the first process passes as `what`."""
     from torch import distributed as dist
 
     box = [what]
@@ -91,13 +93,13 @@ def broadcast(what: Any = None) -> Any:
 def share(batches: Any) -> tuple[Any, float]:
     """Return this process's share of all batches, and the factor on its mean loss.
 
-    With this factor the average over processes is the mean over the batch, for shares of unequal size too.
+    With this factor, the average over processes is the mean over the batch, even if shares have unequal sizes.
     """
     return (batches, 1.0) if size() == 1 else batches.shared(rank(), size())
 
 
 def agree(flag: bool, device: torch.device) -> bool:
-    """Return whether the flag is true in any process."""
+    """Return whether the flag is true in at least one process."""
     if size() == 1:
         return flag
     import torch
@@ -109,7 +111,7 @@ def agree(flag: bool, device: torch.device) -> bool:
 
 
 def average(parameters: Iterable[Tensor], loss: Tensor) -> Tensor:
-    """Average the gradients over all processes in place, and return the average of the loss."""
+    """Average the gradients in place over all processes, and return the average loss."""
     if size() == 1:
         return loss
     import torch

@@ -1,4 +1,4 @@
-"""Hooks of a training step, the interface of controllers and schedules."""
+"""Hooks that run in every training step: the interface of penalties, controllers and schedules."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ Row = dict[str, float]
 
 
 class SearchHook:
-    """Hooks of a training step, for work across tensors: penalties, controllers, annealing, global thresholds.
+    """Hooks that run in every training step and may use several tensors, for example penalties or controllers.
 
-    All methods do nothing by default. `progress` is the share of the training that is done, from 0 at the first step
-    towards 1 at the last. The state of a hook is part of the checkpoint.
+    By default, all methods do nothing. `progress` is the fraction of training that is done: 0 at the first step, just
+    below 1 at the last. The state of a hook is part of the checkpoint.
     """
 
     def before_forward(self, progress: float) -> None:
-        """Prepare a step, before the forward pass."""
+        """Prepare a step; called before the forward pass."""
 
     def after_backward(self, progress: float) -> None:
-        """Change gradients, before the optimiser's step."""
+        """Change gradients; called before the optimiser's step."""
 
     def after_step(self, progress: float) -> None:
-        """Inspect or project parameters, after the optimiser's step."""
+        """Inspect or project parameters; called after the optimiser's step."""
 
     def log(self) -> Row:
         """Return values for the history; called once per epoch."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state that a resumed training needs."""
+        """Return the state that is needed to resume training."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -39,7 +39,7 @@ class SearchHook:
 
 
 class Clip(SearchHook):
-    """Clip the norm of the gradient, taken over all parameters together, to `norm`."""
+    """Clip the gradient norm, computed over all parameters together, to `norm`."""
 
     def __init__(self, parameters: Sequence[Tensor], norm: float) -> None:
         self.parameters, self.norm = list(parameters), norm

@@ -1,7 +1,7 @@
-"""The training loop of all searches: trains gates, scores or weights, resumes exactly, and stops at a deadline.
+"""The training loop of all searches. It trains gates, scores or weights, resumes exactly, and stops at a deadline.
 
-Everything random is either a pure function of (seed, epoch), such as the data order, or drawn from torch's global
-generator, which produces the gate noise. `fit` seeds this generator, saves it with every checkpoint, and restores it.
+All randomness is either a pure function of (seed, epoch), such as the data order, or comes from torch's global
+generator, such as the gate noise. `fit` seeds this generator, and checkpoints save and restore its state.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class FitOptions:
-    """How `fit` trains.
+    """Options of `fit`.
 
     Attributes:
-        loss: Function of (outputs, labels), a mean over the batch.
-        objective: Function of (model, inputs, labels) that replaces the loss where outputs are not enough.
-        search: Hooks of each step.
+        loss: Function of (outputs, labels) that returns the mean loss over the batch.
+        objective: Function of (model, inputs, labels). If given, it is minimised instead of `loss`.
+        search: Hooks that are called in every step.
         schedule: Factor on the learning rates as a function of progress in [0, 1).
-        carried: Modules beside the model whose state is saved in checkpoints.
+        carried: Additional modules to be saved in checkpoints.
         checkpoint: Path of the checkpoint. `fit` resumes from it; the caller deletes it.
         clock: Deadline, checkpoint interval and progress reports.
         precision: `fp32`, or `bf16` for a forward pass under autocast with channels-last images. Parameters and
@@ -63,7 +63,8 @@ def fit(
 ) -> list[Row]:
     """Train the parameters of the optimiser and return one history row per epoch.
 
-    Checkpoints hold the whole model (raw weights and gates), the optimiser, the hooks and the random state.
+    Checkpoints contain the state of the model (raw weights and gates), the optimiser, the hooks and the random
+    generators.
 
     Raises:
         CrbgError: there is no batch to train on.
@@ -98,7 +99,7 @@ def fit(
                 raise Collapse(f"the loss is not finite in epoch {epoch + 1} of {epochs}")
             state.history.append({"epoch": float(epoch + 1), "loss": mean, **search.log()})
     clock.base += total
-    modules.to(memory_format=torch.contiguous_format)  # later measurements then round as on any other machine
+    modules.to(memory_format=torch.contiguous_format)  # later evaluations must not use channels-last
     return state.history
 
 
@@ -107,8 +108,8 @@ def _step(
 ) -> Callable[[Tensor, Tensor, float], Tensor]:
     """Return a function (inputs, labels, progress) that takes one optimiser step and returns the loss.
 
-    `weight` is this process's share of the batch. Learning rates are relative to those the optimiser has now, before a
-    checkpoint is loaded.
+    `weight` is the factor on this process's loss. The schedule scales the learning rates that the optimiser has now,
+    before a checkpoint is loaded.
     """
     device = next(model.parameters()).device
     rates = [float(group["lr"]) for group in optimiser.param_groups]

@@ -1,4 +1,4 @@
-"""Learning rate schedules, and the optimisers for weights."""
+"""The cosine learning rate schedule, and the optimisers for training weights."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from crbg.errors import CrbgError, suggest
 
 
 def cosine(progress: float) -> float:
-    """Return the factor on the learning rate, half a cosine from 1 to 0."""
+    """Return the factor on the learning rate: half a cosine wave, from 1 at progress 0 to 0 at progress 1."""
     return 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
 def optimiser(
     name: str, parameters: list[nn.Parameter], lr: float, momentum: float = 0.9, weight_decay: float = 0.0
 ) -> torch.optim.Optimizer:
-    """Build the optimiser `sgd` (with momentum) or `adam` for weights.
+    """Build the optimiser `sgd` (with momentum) or `adam` for a list of parameters.
 
     Raises:
         CrbgError: the name is unknown.

@@ -347,7 +347,7 @@ def test_devices_by_name(monkeypatch):
     assert device.pick("auto") == torch.device("cpu")
     assert device.pick("cpu") == torch.device("cpu")
     for name in ("cuda", "cuda:1"):
-        with pytest.raises(CrbgError, match=f"'{name}' was asked for, but torch finds no GPU"):
+        with pytest.raises(CrbgError, match=f"'{name}' was requested, but torch finds no GPU"):
             device.pick(name)
     with pytest.raises(CrbgError, match="unknown device 'gpu'"):
         device.pick("gpu")
@@ -405,7 +405,7 @@ def test_a_process_takes_one_place_however_often_it_asks(monkeypatch, tmp_path):
     monkeypatch.setattr(device, "_taken", {})
     assert device.pick("auto") == device.pick("cuda") == torch.device("cuda:0")
     assert len(list((tmp_path / "slots").iterdir())) == 1
-    with pytest.raises(CrbgError, match="'cuda:3' was asked for, but the last of 1 GPUs is cuda:0"):
+    with pytest.raises(CrbgError, match="'cuda:3' was requested, but the last of 1 GPUs is cuda:0"):
         device.pick("cuda:3")
     for held in device._taken.values():
         held.release()

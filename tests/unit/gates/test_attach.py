@@ -184,7 +184,7 @@ def attention():
 
 def test_a_second_gate_is_refused(lenet):
     attach(lenet, gaussian, "fc1.weight")
-    with pytest.raises(CrbgError, match=r"'fc1.weight' has a gate already"):
+    with pytest.raises(CrbgError, match=r"'fc1.weight' already has a gate"):
         attach(lenet, gaussian)
     assert list(attached_gates(lenet)) == ["fc1.weight"]
     attach(lenet, gaussian, "fc[23].weight")

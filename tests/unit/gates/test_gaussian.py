@@ -295,7 +295,7 @@ def test_columns_repeat_each_unit_over_its_span():
     assert columns(torch.tensor([1, 2, 3]), torch.empty(4, 6)).tolist() == [[1, 1, 2, 2, 3, 3]]
     assert columns(torch.tensor([1, 2]), torch.empty(4, 2, 3, 3)).shape == (1, 2, 1, 1)
     for units in (4, 7, 12):
-        with pytest.raises(CrbgError, match=f"{units} units do not divide the 6 input columns"):
+        with pytest.raises(CrbgError, match=f"6 input columns, which is not a multiple of the {units} units"):
             columns(torch.zeros(units), torch.empty(4, 6))
 
 

@@ -157,7 +157,7 @@ def test_kernels_that_fail_their_check_are_left_alone_with_a_warning(broken, mon
     gate, w = Gaussian(torch.full((6, 4), 0.5, device=DEVICE), noise=0.0), numbers(6, 4)
     with pytest.warns(
         UserWarning,
-        match={"raises": "no compiler", "wrong noise": "noise is not normal", "no slope": "draws other noise"}[broken],
+        match={"raises": "no compiler", "wrong noise": "noise is not normal", "no slope": "different noise"}[broken],
     ):
         out = gate(w)
     assert type(out.grad_fn).__name__ == "_GatedProductBackward"

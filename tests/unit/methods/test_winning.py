@@ -463,10 +463,10 @@ def test_nonsense_is_refused(digits, spec, message):
         find(digits, spec())
 
 
-def test_reinit_needs_to_know_the_law(digits):
+def test_reinit_needs_to_know_the_distribution(digits):
     model = new_model(digits)
     task = methods.SearchTask(BatchLoader(digits.train, 64, 0), 0.5, 2, 0, nn.functional.cross_entropy)
-    with pytest.raises(CrbgError, match="law of the initial weights"):
+    with pytest.raises(CrbgError, match="distribution of initial weights"):
         methods.get("saliency").find(model, task, methods.options("saliency", {"control": "reinit"}))
 
 

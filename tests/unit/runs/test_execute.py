@@ -194,7 +194,7 @@ def test_a_method_that_touches_a_weight_leaves_no_record(bench, monkeypatch):
         return honest(model, task, options)
 
     monkeypatch.setattr(method, "find", find)
-    with pytest.raises(CrbgError, match=r"changed 'fc2\.weight'.*not a strong one"):
+    with pytest.raises(CrbgError, match=r"changed 'fc2\.weight'.*a strong ticket must leave it unchanged"):
         execute(RANDOM, 0, bench)
     assert not (folder(bench.results, RANDOM, 0) / "record.json").exists()
 
@@ -452,7 +452,7 @@ def test_a_pause_costs_seconds_but_no_processor_seconds(bench):
 
 def test_bf16_without_bf16_instructions_is_an_error_that_names_the_setting(bench, monkeypatch):
     monkeypatch.setattr(device, "has_bfloat16", lambda: False)
-    with pytest.raises(CrbgError, match="precision is bf16, but this processor has no bfloat16"):
+    with pytest.raises(CrbgError, match="precision is bf16, but this CPU has no bfloat16"):
         execute(dataclasses.replace(CONV, precision="bf16"), 0, bench)
     device.check_precision("fp32", torch.device("cpu"))
     device.check_precision("bf16", torch.device("cuda"))
