@@ -214,13 +214,13 @@ def _goal(goal: Goal, rows: pd.DataFrame) -> Judgement:
     quote = f"{goal.arm} reaches {at} sparsity"
     mine = values(rows, goal.experiment, goal.arm, goal.density)
     if mine.empty:
-        return Judgement(name, "our aim", quote, "not run", "no runs", experiment=goal.experiment)
+        return Judgement(name, "our goal", quote, "not run", "no runs", experiment=goal.experiment)
     i = stats.t_interval(list(mine.accuracy))
     word = "met" if i.low >= goal.least else "met in the mean" if i.mean >= goal.least else "missed"
     if mine.density_missed.astype(bool).any():
         word = "missed"
     evidence = f"{i.mean:.2f} %{span(i, '.2f')} at {100 * (1 - mine.density.mean()):.1f} % sparsity, n = {i.n}"
-    return Judgement(name, "our aim", quote, word, evidence, experiment=goal.experiment)
+    return Judgement(name, "our goal", quote, word, evidence, experiment=goal.experiment)
 
 
 def _contrasts(declared: Sequence[Contrast], rows: pd.DataFrame, label: str, source: str) -> list[Judgement]:
