@@ -19,7 +19,7 @@ COMPARISON = (
     "The thesis's comparison table for LeNet on MNIST, measured again: "
     "test accuracy, mean ± half-width of the 95 % t interval over n seeds."
 )
-SHORT = ("curve", "methods", "winners")  # views whose main experiments have a short table in the paper
+SHORT = ("curve", "methods", "winners")  # main experiments with these views have a short table in the paper
 
 
 def build(

@@ -46,7 +46,7 @@ def on_data(title: str, experiments: Iterable[str], rows: pd.DataFrame) -> str:
 
 
 def data_names(found: Iterable[object]) -> str:
-    """Return the plain-text names of data sets as one list in words."""
+    """Return the plain-text names of data sets, joined into one phrase."""
     return words([DATA.get(str(d), str(d)) for d in found])
 
 

@@ -23,7 +23,7 @@ ROWS = {
     "supermask_rescaled": "supermask",
 }
 AT = 0.05  # density shown in single-density columns, if the experiment has it
-NEAR_CHANCE = 25.0  # accuracy in %; the claim `finds-weights` has the same bound
+NEAR_CHANCE = 25.0  # accuracy in %, as in the bounds of the claim `finds-weights`
 MARGIN = 0.5  # points within which accuracies count as equal
 
 

@@ -39,7 +39,7 @@ VIEWS = {  # title of a figure, by the `view` of its experiment
 class Section:
     """An experiment with its table and figure.
 
-    figure: path without suffix. origin: a sentence on where the numbers come from. beside: additional tables.
+    figure: path without suffix. origin: text that describes the origin of the numbers. beside: additional tables.
     """
 
     experiment: Experiment
@@ -137,7 +137,7 @@ def _counts(found: Iterable[Judgement]) -> list[tuple[str, str, int]]:
 
 
 def _kind(word: str) -> str:
-    """Return the kind of a verdict: verdicts that name an arm or a data set share one kind."""
+    """Return the kind of a verdict, such as "one is better" for every verdict that names the better arm."""
     if word.endswith(" is better"):
         return "one is better"
     return "not testable" if word.startswith("not testable") else word

@@ -36,7 +36,9 @@ def read_published() -> dict[str, Any]:
 
 
 def width_points() -> list[dict[str, float]]:
-    """Return the digitised width sweep: `weights` in % of LeNet-300-100, `accuracy` in %, % of gates at `zero`, `one`.
+    """Return the points of the digitised width sweep.
+
+    Each point gives `weights` in % of LeNet-300-100, `accuracy` in %, and the % of gates at 0 (`zero`) and 1 (`one`).
 
     Raises:
         CrbgError: the file has no width sweep.

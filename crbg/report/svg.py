@@ -31,7 +31,7 @@ class Figures:
 
 
 def inline(text: str, name: str) -> Any:
-    """Return an SVG file as markup for a template: without file header and metadata, with prefixed identifiers."""
+    """Return the SVG as template markup, without file header and metadata and with prefixed identifiers."""
     from markupsafe import Markup, escape
 
     head, body = text[text.index("<svg") :].split(">", 1)

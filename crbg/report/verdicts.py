@@ -9,7 +9,7 @@ from crbg.report.claims import Judgement
 from crbg.report.tables.markup import pipe, tex
 
 DECLARED = "declared before / after the results were known"
-WIDTHS = (0.23, 0.12, 0.07, 0.48)  # of the LaTeX columns, as fractions of the line width
+WIDTHS = (0.23, 0.12, 0.07, 0.48)  # widths of the LaTeX columns, as fractions of the line
 
 
 def verdict_table(found: Sequence[Judgement], config: Config) -> str:

@@ -1,4 +1,4 @@
-"""The figure of an experiment, drawn in the kind that its `view` selects."""
+"""The figure of an experiment; its field `view` selects the kind of figure."""
 
 from __future__ import annotations
 

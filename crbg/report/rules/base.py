@@ -110,7 +110,7 @@ def missed(mine: pd.DataFrame, mask: str, density: float | None) -> str:
 
 
 def compare(a: pd.DataFrame, b: pd.DataFrame) -> stats.Contrast:
-    """Test a - b: paired if each run has the seed, initial draw and data order of one in the other arm, else Welch."""
+    """Return the test of a - b: paired if all runs match in seed, initial draw and data order, otherwise Welch's."""
     pairs = a.merge(b, on=["seed", "draw", "order"])
     if len(pairs) == len(a) == len(b):
         return stats.paired(list(pairs.accuracy_x), list(pairs.accuracy_y))

@@ -79,7 +79,8 @@ class Best(ArmRule):
     """An arm is more accurate than each of `others` at one or more densities: all intervals of differences are above 0.
 
     within: the arm may be worse by less than this many points.
-    among: the experiment of `others`; they then have no density. whole: those of `others` that have no density.
+    among: the experiment of `others`, if it is a different one; its arms have no target density.
+    whole: those of `others` that have no target density.
     part: the data split; on validation, each arm is compared at its best setting.
     wider: an experiment with more seeds of the same specs, used for the arms that both experiments contain.
     """

@@ -43,7 +43,7 @@ class Order(ArmRule):
 
 @register("controls")
 class Controls(ArmRule):
-    """The option `knob` controls sparsity: it is higher at the largest value than at the smallest, at each `other`."""
+    """An option controls sparsity: from the smallest to the largest `knob`, sparsity rises at each value of `other`."""
 
     knob: str
     other: str
