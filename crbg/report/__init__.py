@@ -1,6 +1,6 @@
 """Records -> tables, figures, numbers, verdicts, one HTML page and the paper.
 
-Reads result files only and never imports torch.
+This package only reads result files and never imports torch.
 """
 
 from crbg.report.brief import brief

@@ -1,4 +1,4 @@
-"""What a ticket looks like inside: layer densities, dead units, first-layer mask, histogram of mu, gates over time."""
+"""The structure of a ticket: layer densities, dead units, first-layer mask, histogram of mu, gates over training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from crbg.experiments.spec import Spec
 class Anatomy:
     """One ticket with its record.
 
-    `first` counts, for each input pixel, the kept weights that leave it: shape (rows, columns).
+    first: the number of kept first-layer weights connected to each input pixel, shape (rows, columns).
     """
 
     cell: Cell
@@ -29,7 +29,7 @@ class Anatomy:
 
 
 def shown(config: Config) -> list[Cell]:
-    """Choose the tickets to show: the densest, the middle and the sparsest of each arm of a curve, first seed."""
+    """Choose the tickets to show: the densest, a middle and the sparsest one of each arm of a curve, at one seed."""
     out = []
     for e in config.experiments.values():
         arms: dict[str, dict[float, Cell]] = {}
@@ -43,7 +43,7 @@ def shown(config: Config) -> list[Cell]:
 
 
 def tickets(config: Config) -> list[Anatomy]:
-    """Find those of the chosen tickets that exist, new or committed, and whose record describes the search."""
+    """Load the tickets chosen by `shown` that exist, new or committed, if their record has search statistics."""
     out = []
     for c in shown(config):
         path, run = record_store.ticket_path(config, c.spec, c.seed), record_store.find(config, c.spec, c.seed)
@@ -53,7 +53,7 @@ def tickets(config: Config) -> list[Anatomy]:
 
 
 def _first_layer(path: Path, spec: Spec) -> np.ndarray:
-    """Read the mask of the first layer. A ticket packs tensors in the order of their names, eight weights in a byte."""
+    """Count the kept first-layer weights by input pixel. The file packs all masks in name order, one bit per weight."""
     inputs, units = spec.layer_sizes()[0]
     bits = np.unpackbits(load_file(path)["mask"])[: units * inputs]
     return np.asarray(bits.reshape(units, *info(spec.data).shape).sum((0, 1)))

@@ -1,4 +1,4 @@
-"""What happened, in ten lines for a terminal."""
+"""A summary of the runs in about ten lines, for the terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from crbg.report.records_table import tidy
 
 
 def brief(config: Config, experiments: Iterable[Experiment]) -> str:
-    """Say in ten lines what was run, the best ticket of each method, and which files to open."""
+    """Summarise in about ten lines what was run, the best ticket of each method, and which files to open."""
     experiments = list(experiments)
     rows = tidy(config)
     rows = rows[rows.experiment.isin([e.name for e in experiments])]
@@ -23,7 +23,7 @@ def brief(config: Config, experiments: Iterable[Experiment]) -> str:
     out += _best(key(e for e in known if e.view != "winners"), rows, "untrained weights", 3)
     out += _best(key(e for e in known if e.view == "winners"), rows, "weights trained under the mask", 2)
     if config.demonstration:
-        out.append("DEMONSTRATION on 1 797 toy digits: it shows that the pipeline works and is evidence for no claim.")
+        out.append("DEMONSTRATION on 1 797 toy digits: it shows that the pipeline works, not that any claim is true.")
     whole, shown = config.paper / "report.html", key(known)
     out.append(f"Open {whole} (everything on one page)." if whole.exists() else f"`crbg report` writes {whole}.")
     picture = config.paper / "figures" / f"{shown.name}.png" if shown else None
@@ -33,7 +33,7 @@ def brief(config: Config, experiments: Iterable[Experiment]) -> str:
 
 
 def _runs(rows: pd.DataFrame) -> str:
-    """Count the runs of each experiment, or all of them if there are many experiments."""
+    """Count the runs by experiment, or in total if there are more than twelve experiments."""
     counts = rows.drop_duplicates(["experiment", "digest", "seed"]).experiment.value_counts(sort=False)
     if len(counts) > 12:
         return f"Runs: {counts.sum()} of {len(counts)} experiments."
@@ -41,7 +41,7 @@ def _runs(rows: pd.DataFrame) -> str:
 
 
 def _best(e: Experiment | None, rows: pd.DataFrame, kind: str, lines: int) -> list[str]:
-    """List the best ticket of each method of an experiment, in at most so many lines."""
+    """List the best ticket of each method of an experiment, in at most `lines` lines."""
     best = tables.best_tickets(rows, e.name) if e else pd.DataFrame()
     if e is None or best.empty:
         return []

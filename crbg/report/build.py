@@ -1,4 +1,4 @@
-"""Records -> tables, figures, verdicts, the numbers of the paper, and one page."""
+"""Build the whole report from the records: tables, figures, verdicts, the numbers of the paper, and one HTML page."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from crbg.storage.atomic import write_text
 
 COMPARISON = (
     "The thesis's comparison table for LeNet on MNIST, measured again: "
-    "test accuracy, mean ± half of the 95 % t interval over n seeds."
+    "test accuracy, mean ± half-width of the 95 % t interval over n seeds."
 )
-SHORT = ("curve", "methods", "winners")  # views whose main experiments have a short table in the paper
+SHORT = ("curve", "methods", "winners")  # main experiments with these views have a short table in the paper
 
 
 def build(
@@ -28,10 +28,16 @@ def build(
     page_copy: Path | None = None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> list[str]:
-    """Write everything under the configuration's paper folder, and return what was written and what is missing.
+    """Write all tables, figures, numbers and the page into the configuration's paper folder.
 
-    only: write just the table and the figure of this experiment. page_copy: a second place for the page.
-    tell: called with each line as soon as the files that it names exist.
+    Args:
+        config: the configuration whose records are reported.
+        only: write just the table and the figure of this experiment.
+        page_copy: path of a second copy of the page.
+        tell: called with each returned line as soon as the files that it names exist.
+
+    Returns:
+        One line for each written file or group of files, and one for each experiment with missing runs.
     """
     out = list[str]()
 
@@ -65,10 +71,10 @@ def build(
         documents.refresh([e for e in mains if e.name not in content.missing], rows, content.verdicts)
         known = numbers.collect(rows, content.verdicts, config)
         waiting = numbers.check(folder / "main.tex", known, content.missing)
-        unready = f"{folder / 'main.tex'}: {waiting} places wait for experiments that are not finished"
+        unready = f"{folder / 'main.tex'}: not typeset; {waiting} numbers or files need unfinished experiments"
         say(unready if waiting else paper.typeset(folder))
     for name, count in content.missing.items():
-        say(f"{name}: {count} runs are missing; `crbg run {name}` does them")
+        say(f"{name}: {count} runs are missing; `crbg run {name}` runs them")
     return out
 
 
@@ -84,7 +90,7 @@ def _section(e: Experiment, rows: pd.DataFrame, claims: Claims, config: Config) 
 
 
 def _beside(s: page.Section, rows: pd.DataFrame, config: Config) -> None:
-    """Write the further tables of an experiment that compares methods."""
+    """Write the additional tables of an experiment that compares methods."""
     s.beside.update(_compared(s.experiment, rows, config))
     for caption, table in s.beside.items():
         name = f"{s.experiment.name}_{caption.split()[0]}"
@@ -94,14 +100,14 @@ def _beside(s: page.Section, rows: pd.DataFrame, config: Config) -> None:
 
 
 def _compared(e: Experiment, rows: pd.DataFrame, config: Config) -> dict[str, pd.DataFrame]:
-    """Make the further tables of an experiment by caption; the first word of a caption is the name of its file."""
+    """Return the additional tables of an experiment by caption; the first word of a caption names the file."""
     if e.view == "winners":
         found = winners.measured(config, e)
-        caption = "objectives of the tickets before their training, means over seeds"
+        caption = "objectives of the tickets before training, means over seeds"
         return {caption: winners.objectives(found)} if len(found) else {}
     if e.view != "methods":
         return {}
-    seen = f"properties of the methods, and what was observed at density {compare.shown_at(e):g}"
+    seen = f"properties of the methods, and measurements at density {compare.shown_at(e):g}"
     out = {seen: compare.properties(rows, e, config)}
     if len({c.spec.density for c in e.cells} - {None}) > 1:
         out["sparsity at equal accuracy"] = compare.equal_accuracy(rows, e)
@@ -109,7 +115,7 @@ def _compared(e: Experiment, rows: pd.DataFrame, config: Config) -> dict[str, pd
 
 
 def _comparison(claims: Claims, rows: pd.DataFrame, config: Config) -> pd.DataFrame:
-    """Write the thesis's comparison table with our measurements; a demonstration has none."""
+    """Write the thesis's comparison table with our measurements; the table is empty for a demonstration."""
     table = tables.comparison(() if config.demonstration else claims.comparison, rows)
     if len(table):
         path = config.paper / "tables" / "comparison"
@@ -119,7 +125,7 @@ def _comparison(claims: Claims, rows: pd.DataFrame, config: Config) -> pd.DataFr
 
 
 def _write(config: Config, content: page.Content, page_copy: Path | None, say: Callable[[str], None]) -> None:
-    """Write what covers all experiments: results.csv, tuning trials, verdicts, numbers and the page."""
+    """Write the files that cover all experiments: results.csv, tuning trials, verdicts, numbers and the page."""
     folder, results, rows = config.paper, config.results / "results.csv", content.rows
     write_text(results, rows.to_csv(index=False))
     write_text(folder / "tables" / "tuning.md", tables.tuning_table(rows))

@@ -1,7 +1,7 @@
-"""Published claims and the verdicts on them, by rules that are data in paper/claims.yaml.
+"""Published claims and the verdicts on them. The rules that judge the claims are data in paper/claims.yaml.
 
-Rules are declared before anybody reads the runs that they name. An entry says so if its rule was declared or changed
-later. A claim may have a second rule, `reduced`, for runs of a far shorter schedule than the published one.
+A rule is declared before anybody sees the results of the runs that it names. If a rule was declared or changed later,
+its entry says so. A claim may have a second rule, `reduced`, for runs on a far shorter schedule than the published one.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from crbg.report.records_table import values
 from crbg.report.rules import ArmRule, Reduced, Rule, Verdict, compare, not_run, read_reduced, read_rule, span
 
 CLAIMS = Path("paper/claims.yaml")
-MOST = 8  # contrasts in one list, over which Holm's correction runs
-CONTRASTS = {  # lists of paired comparisons by when they were declared
+MOST = 8  # largest number of contrasts in one list; Holm's correction is applied to each list
+CONTRASTS = {  # lists of contrasts, by the time at which they were declared
     "first_contrasts": ("first round", "contrast declared before the first round"),
-    "contrasts": ("", "contrast declared before the second round, after the first had been read"),
-    "later_contrasts": ("asked later", "contrast declared after both rounds had been read"),
+    "contrasts": ("", "contrast declared before the second round, when the results of the first were known"),
+    "later_contrasts": ("asked later", "contrast declared when the results of both rounds were known"),
 }
 
 
 class Claim(Declared):
     """A published claim.
 
-    reading: how we read the claim. rule: None if nothing was run for it. first: what an earlier rule had given.
-    declared: before or after the runs that the rule names were first read.
+    reading: how we interpret the claim. rule: None if nothing was run for it. first: the outcome of an earlier rule.
+    declared: whether the rule was declared before or after the results of its runs were first seen.
     """
 
     id: str
@@ -50,12 +50,12 @@ class Claim(Declared):
 
     @property
     def rules(self) -> list[Rule]:
-        """The rule of the claim and the one for reduced schedules, as far as they exist."""
+        """The rule of the claim and its rule for reduced schedules, if they exist."""
         return [r for r in (self.rule, self.reduced.rule if self.reduced else None) if r is not None]
 
 
 class Contrast(Declared):
-    """A comparison of two arms at one density; `b` may belong to another experiment, `against`."""
+    """A comparison of the arms `a` and `b` at one density. `against`: the experiment of `b`, if it is another one."""
 
     experiment: str
     a: str
@@ -86,7 +86,7 @@ class Comparison(Declared):
 
 
 class Claims(Declared):
-    """The whole file. `schedules` holds YAML anchors for reduced rules and is not read."""
+    """All entries of the file. `schedules` only contains YAML anchors for reduced rules; it is not used otherwise."""
 
     claims: tuple[Claim, ...] = ()
     contrasts: tuple[Contrast, ...] = ()
@@ -97,7 +97,7 @@ class Claims(Declared):
     schedules: Mapping[str, Any] = Field(default_factory=dict)
 
     def contrast_list(self, name: str) -> tuple[Contrast, ...]:
-        """Give a list of contrasts by its name in CONTRASTS."""
+        """Return a list of contrasts by its name in CONTRASTS."""
         return tuple(getattr(self, name))
 
 
@@ -105,8 +105,8 @@ class Claims(Declared):
 class Judgement:
     """A claim, goal or contrast with its verdict and the evidence in words.
 
-    reading: how the claim is read. declared: before or after the first reading of the runs, if the entry says so.
-    experiment: the one whose runs were judged.
+    reading: how we interpret the claim. declared: whether the rule was declared before or after the results of its runs
+    were first seen, if the entry says so. experiment: the experiment whose runs were judged.
     """
 
     id: str
@@ -120,20 +120,20 @@ class Judgement:
 
     @property
     def judged(self) -> bool:
-        """Whether a rule has decided. What was not run, only observed or cannot be tested is not judged."""
+        """Whether the rule gave a verdict. False for entries that were not run, only observed, or are not testable."""
         return self.verdict not in ("not run", "observed") and not self.verdict.startswith("not testable")
 
     @property
     def evidence(self) -> str:
-        """The measured evidence followed by the reading of the claim."""
-        return f"{self.measured}. Reading: {self.reading}" if self.reading else self.measured
+        """The measured evidence, followed by our interpretation of the claim."""
+        return f"{self.measured}. Interpretation: {self.reading}" if self.reading else self.measured
 
 
 def read_claims(path: Path = CLAIMS) -> Claims:
     """Read paper/claims.yaml.
 
     Raises:
-        CrbgError: the file cannot be read, or entries have the wrong form; the message names all of them.
+        CrbgError: the file cannot be read, or entries are malformed; the message names all malformed entries.
     """
     try:
         raw = yaml.safe_load(path.read_text())
@@ -143,10 +143,10 @@ def read_claims(path: Path = CLAIMS) -> Claims:
 
 
 def parse_claims(raw: Mapping[str, Any], place: str = str(CLAIMS)) -> Claims:
-    """Check the form of all entries and make objects of them.
+    """Validate all entries and convert them to objects.
 
     Raises:
-        CrbgError: names every entry of the wrong form, with its place.
+        CrbgError: names every malformed entry, with its place.
     """
     kinds: dict[str, type[Declared]] = {"claims": Claim, "goals": Goal, "comparison": Comparison}
     kinds |= dict.fromkeys(CONTRASTS, Contrast)
@@ -156,7 +156,7 @@ def parse_claims(raw: Mapping[str, Any], place: str = str(CLAIMS)) -> Claims:
         out[name] = [_entry(kind, name, i, entry, place, problems) for i, entry in enumerate(entries, start=1)]
         if name in CONTRASTS and len(entries) > MOST:
             words = name.replace("_", " ")
-            problems.append(f"{place}: {len(entries)} {words} are declared; the protocol allows {MOST}")
+            problems.append(f"{place}: {len(entries)} {words} are declared; the protocol allows at most {MOST}")
     ids = [str(c.get("id")) for c in raw.get("claims", ())]
     problems += [f"{place}: claim {name!r} is declared twice" for name in dict.fromkeys(ids) if ids.count(name) > 1]
     if problems:
@@ -165,7 +165,7 @@ def parse_claims(raw: Mapping[str, Any], place: str = str(CLAIMS)) -> Claims:
 
 
 def _entry(kind: type[D], name: str, i: int, raw: dict[str, Any], file: str, problems: list[str]) -> D | None:
-    """Read one entry of a list; what is wrong with it is added to the problems."""
+    """Read one entry of a list; error messages are appended to `problems`."""
     place = f"{file}: claim {raw.get('id', i)!r}" if kind is Claim else f"{file}: {name}, entry {i}"
     entry, found = dict(raw), len(problems)
     for key, read in (("rule", read_rule), ("reduced", read_reduced)) if kind is Claim else ():
@@ -183,9 +183,9 @@ def _entry(kind: type[D], name: str, i: int, raw: dict[str, Any], file: str, pro
 
 
 def judge(claims: Claims, rows: pd.DataFrame, config: Config) -> list[Judgement]:
-    """Apply every rule to the test accuracies of this configuration. A demonstration judges nothing."""
+    """Apply every rule to the runs of this configuration. In a demonstration, nothing is judged."""
     if config.demonstration:
-        unjudged = not_run("a demonstration judges nothing")
+        unjudged = not_run("nothing is judged in a demonstration")
         return [_of_claim(claim, unjudged) for claim in claims.claims]
     out = [_of_claim(claim, _verdict(claim, rows)) for claim in claims.claims]
     out += [_goal(goal, rows) for goal in claims.goals]
@@ -195,36 +195,36 @@ def judge(claims: Claims, rows: pd.DataFrame, config: Config) -> list[Judgement]
 
 
 def _verdict(claim: Claim, rows: pd.DataFrame) -> Verdict:
-    """Apply the rule of a claim, or its reduced rule if the runs that the first one names do not exist."""
+    """Apply the rule of a claim, or its reduced rule if the runs that the main rule names do not exist."""
     found = claim.rule.judge(rows) if claim.rule else not_run("no runs in this version")
     return claim.reduced.judge(claim.kind, rows) if claim.reduced and found.absent else found
 
 
 def _of_claim(claim: Claim, found: Verdict) -> Judgement:
-    first = f". First outcome: {claim.first}" if claim.first else ""
+    first = f". Outcome of the earlier rule: {claim.first}" if claim.first else ""
     experiment = next((r.experiment for r in claim.rules if isinstance(r, ArmRule)), "")
     text = (claim.id, claim.source, claim.quote, found.word, found.evidence + first, claim.reading)
     return Judgement(*text, claim.declared, experiment)
 
 
 def _goal(goal: Goal, rows: pd.DataFrame) -> Judgement:
-    """Judge an aim of our own: the interval, or at least the mean, has to reach an accuracy."""
+    """Judge one of our own goals: met if the whole interval reaches the accuracy, met in the mean if the mean does."""
     at = f"{goal.least} % at {100 * (1 - goal.density):g} %"
     name = f"goal {at}, {goal.label}" if goal.label else f"goal {at}"
     quote = f"{goal.arm} reaches {at} sparsity"
     mine = values(rows, goal.experiment, goal.arm, goal.density)
     if mine.empty:
-        return Judgement(name, "our aim", quote, "not run", "no runs", experiment=goal.experiment)
+        return Judgement(name, "our goal", quote, "not run", "no runs", experiment=goal.experiment)
     i = stats.t_interval(list(mine.accuracy))
     word = "met" if i.low >= goal.least else "met in the mean" if i.mean >= goal.least else "missed"
     if mine.density_missed.astype(bool).any():
         word = "missed"
     evidence = f"{i.mean:.2f} %{span(i, '.2f')} at {100 * (1 - mine.density.mean()):.1f} % sparsity, n = {i.n}"
-    return Judgement(name, "our aim", quote, word, evidence, experiment=goal.experiment)
+    return Judgement(name, "our goal", quote, word, evidence, experiment=goal.experiment)
 
 
 def _contrasts(declared: Sequence[Contrast], rows: pd.DataFrame, label: str, source: str) -> list[Judgement]:
-    """Compare two arms for each entry of a list, with Holm's correction over the whole list."""
+    """Compare the two arms of each entry of a list, with Holm's correction over the whole list."""
     done: list[tuple[Contrast, stats.Contrast | None]] = []
     for c in declared:
         a, b = (

@@ -1,4 +1,4 @@
-"""Tables that compare methods: their properties, what was observed, and the sparsity at equal accuracy."""
+"""Tables that compare methods: properties, measurements at one density, and the sparsity at equal accuracy."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ ROWS = {
     "biprop": "edge_popup_global",
     "supermask_rescaled": "supermask",
 }
-AT = 0.05  # density of the columns that show a single one, if an experiment has it
-NEAR_CHANCE = 25.0  # per cent; the bound of the claim that gates find weights
+AT = 0.05  # density shown in single-density columns, if the experiment has it
+NEAR_CHANCE = 25.0  # accuracy in %, as in the bounds of the claim `finds-weights`
 MARGIN = 0.5  # points within which accuracies count as equal
 
 
 def properties(rows: pd.DataFrame, experiment: Experiment, config: Config) -> pd.DataFrame:
-    """Describe each arm with a density: its method, what was tuned, what failed, and what its tickets consist of."""
+    """Describe each arm that has a target density: its method, tuned options, failed runs, and measured tickets."""
     mine, steps, out = headline(rows, experiment.name), step_ratios(), []
     for arm in mine[mine.asked.notna()].arm.unique():
         spec = next(c.spec for c in experiment.cells if c.arm == arm)
@@ -43,9 +43,9 @@ def properties(rows: pd.DataFrame, experiment: Experiment, config: Config) -> pd
 
 
 def _method(spec: Spec) -> dict[str, str]:
-    """Describe a method by its traits."""
+    """Return the traits of a method, as table columns."""
     traits = methods.get(spec.method).TRAITS
-    hard = getattr(spec.resolved(), "polish", 0.0)  # the last share of a search, in which gates are hard
+    hard = getattr(spec.resolved(), "polish", 0.0)  # fraction of the search, at its end, that uses hard gates
     smooth = f"until the last {100 * hard:g} %" if hard else "yes"
     differentiable = smooth if traits.differentiable else "no"
     said = {"gradient": traits.gradient, "density": traits.density, "weights": traits.weights}
@@ -53,7 +53,7 @@ def _method(spec: Spec) -> dict[str, str]:
 
 
 def _tuning(rows: pd.DataFrame, experiment: Experiment, config: Config, arm: str) -> dict[str, str]:
-    """Name the options that were tuned, and count the trials that gave a useless ticket or none."""
+    """Name the tuned options, and count the trials without a ticket or with an accuracy below 50 %."""
     tuned = [c.spec for name in experiment.tuned_by for c in config.experiment(name).cells if c.arm == arm]
     fields = {
         k.removeprefix("options.") for s in tuned for k in varying(s, [t for t in tuned if t.density == s.density])
@@ -66,12 +66,12 @@ def _tuning(rows: pd.DataFrame, experiment: Experiment, config: Config, arm: str
 
 
 def _ticket(rows: pd.DataFrame, experiment: Experiment, arm: str, part: str) -> dict[str, str]:
-    """Compare the tickets of an arm at one density with its real-valued gates and with its controls."""
+    """Compare the accuracy of an arm's tickets at one density with that of its real-valued gates and its controls."""
     at = shown_at(experiment)
     here = values(rows, experiment.name, arm, at, part=part)
     soft = values(rows, experiment.name, arm, at, part=part, reading="mean")
     controls = {c: here[c].astype(float).mean() for c in CONTROLS if here[c].notna().any()}
-    learnt = len(here) and here.accuracy.mean() > 2 * NEAR_CHANCE  # otherwise the controls say nothing
+    learnt = len(here) and here.accuracy.mean() > 2 * NEAR_CHANCE  # otherwise the controls are not informative
     line = {f"accuracy at {at:g}": interval(list(here.accuracy)) if len(here) else ""}
     line["real-valued gates"] = f"{soft.accuracy.mean():.1f}" if len(soft) and soft.accuracy.notna().any() else ""
     line |= {c: f"{controls[c]:.0f}" if c in controls else "" for c in CONTROLS}
@@ -80,13 +80,13 @@ def _ticket(rows: pd.DataFrame, experiment: Experiment, arm: str, part: str) -> 
 
 
 def shown_at(experiment: Experiment) -> float:
-    """Choose the density of the columns that show a single one: AT, or else the lowest of the experiment."""
+    """Choose the density for single-density columns: AT if the experiment has it, otherwise its lowest density."""
     asked = {c.spec.density for c in experiment.cells if c.spec.density is not None}
     return AT if AT in asked else min(asked)
 
 
 def step_ratios(path: Path = STEPS) -> dict[str, str]:
-    """Read from the benchmark how long a training step takes relative to a dense one; empty if it was not run."""
+    """Read the duration of a training step relative to a dense one from the benchmark; empty if it was not run."""
     text = path.read_text() if path.exists() else ""
     return dict(re.findall(r"^\| *(.+?) *\| *[\d.]+ *\| *([\d.]+) *\|", text, re.MULTILINE))
 
@@ -94,9 +94,9 @@ def step_ratios(path: Path = STEPS) -> dict[str, str]:
 def equal_accuracy(
     rows: pd.DataFrame, experiment: Experiment, references: tuple[str, ...] = ("edge_popup", "crbg")
 ) -> pd.DataFrame:
-    """Give the largest sparsity at which each arm stays within MARGIN of the best accuracy of a reference.
+    """Return the largest sparsity at which each arm is within MARGIN of the best accuracy of a reference arm.
 
-    Only sparsities that were run count. Every larger one fails, because the search starts at the sparse end.
+    Only the sparsities that were run are considered, without interpolation.
     """
     mine, out = headline(rows, experiment.name), []
     mine = mine[mine.asked.notna()]

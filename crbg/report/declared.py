@@ -1,4 +1,4 @@
-"""Entries of paper/claims.yaml as frozen, typed objects, and one readable error for an entry of the wrong form."""
+"""Entries of paper/claims.yaml as frozen, typed objects, and one readable error for a malformed entry."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from crbg.errors import CrbgError, suggest
 
 
 class Declared(BaseModel):
-    """An entry with typed fields. Unknown fields are refused, so that a misspelt one cannot be ignored."""
+    """An entry with typed fields. An unknown field is an error, so a misspelt name is never ignored."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -19,7 +19,7 @@ D = TypeVar("D", bound=Declared)
 
 
 def parse(kind: type[D], raw: object, place: str) -> D:
-    """Read an entry.
+    """Validate an entry and convert it to an object.
 
     Raises:
         CrbgError: names the place, and every field that is missing, unknown or of the wrong type.

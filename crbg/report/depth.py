@@ -1,4 +1,4 @@
-"""Where in a deep network a ticket is sparse: by layer, and by attention head."""
+"""Sparsity of tickets in deep networks, by layer and by attention head."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import numpy as np
 from crbg.experiments import record_store
 from crbg.experiments.config import Config, Experiment
 
-DEEP = 5  # tensors from which on the layers of a network are drawn
+DEEP = 5  # smallest number of gated tensors for which the sparsity by layer is drawn
 
 
 @dataclass(frozen=True)
 class Layers:
     """Tickets of one arm at one density.
 
-    sparsity: in %, shape (seeds, layers). heads: in %, shape (seeds, blocks, 3, heads) with q, k and v, or None. Blocks
-    with fewer heads than others (Swin) are filled with NaN.
+    sparsity: in %, shape (seeds, layers). heads: sparsity in %, shape (seeds, blocks, 3, heads) for q, k and v, or None
+    without attention. Blocks with fewer heads than others (Swin) are padded with NaN.
     """
 
     arm: str
@@ -29,7 +29,7 @@ class Layers:
 
 
 def layers(config: Config, e: Experiment) -> list[Layers]:
-    """Collect the tickets of an experiment with deep networks whose layers differ in density."""
+    """Collect the layer sparsities of an experiment's deep networks, for tickets whose layers differ in density."""
     found: dict[tuple[str, float], list[dict[str, Any]]] = {}
     for c in {(c.arm, *c.key): c for c in e.cells}.values():
         run = record_store.find(config, c.spec, c.seed)
@@ -48,7 +48,7 @@ def layers(config: Config, e: Experiment) -> list[Layers]:
 
 
 def _heads(records: list[dict[str, Any]]) -> np.ndarray | None:
-    """Give the sparsity of each head; None if fewer than two blocks have attention."""
+    """Return the sparsity of each head; None if fewer than two blocks have attention."""
     blocks = [n for n in records[0]["depth"] if n in records[0].get("heads", {})]
     if len(blocks) < 2:
         return None

@@ -1,4 +1,4 @@
-"""The generated parts of README.md and docs/results.md: what stands between two marks is written from the records."""
+"""Generated blocks of README.md and docs/results.md: the text between two markers is written from the records."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ TELLING = (
     "lenet-structured-88-at-77", "robust-to-width-weights", "lenet-cts-near-imp",
 )  # fmt: skip
 WORDS = ("exceeded", "reproduced", "inconclusive", "not reproduced", "observed", "not testable", "not run")
-WIDEST = 110  # characters of a cell in the README's table of verdicts
+WIDEST = 110  # maximum number of characters of a cell in the README's table of verdicts
 
 
 class Judged(Protocol):
-    """What a document shows of a claim, goal or contrast with its verdict."""
+    """The fields of a judged claim, goal or contrast that a document shows."""
 
     @property
     def id(self) -> str: ...
@@ -48,7 +48,7 @@ class Judged(Protocol):
 
 
 def refresh(mains: Iterable[Experiment], rows: pd.DataFrame, verdicts: Sequence[Judged]) -> None:
-    """Rewrite the marked blocks of the documents that are there; everything outside the marks stays.
+    """Rewrite the generated blocks of all documents that exist; text outside the markers is kept.
 
     Args:
         mains: the finished main experiments whose accuracies the tables show.
@@ -62,15 +62,15 @@ def refresh(mains: Iterable[Experiment], rows: pd.DataFrame, verdicts: Sequence[
 
 
 def filled(text: str, made: dict[str, str], prefix: str = "") -> str:
-    """Put each block between its marks.
+    """Return a document with each block inserted between its markers.
 
     Args:
-        text: a document with marks.
-        made: the blocks by name; their links lead from the root of the repository.
-        prefix: the way from the document's folder to the root, as `../`.
+        text: a document with markers.
+        made: the blocks by name; their links are relative to the root of the repository.
+        prefix: the relative path from the document's folder to the root, such as `../`.
 
     Raises:
-        CrbgError: a mark names a block that does not exist.
+        CrbgError: a marker names a block that does not exist.
     """
 
     def put(found: re.Match[str]) -> str:
@@ -82,7 +82,7 @@ def filled(text: str, made: dict[str, str], prefix: str = "") -> str:
 
 
 def blocks(mains: Sequence[Experiment], rows: pd.DataFrame, verdicts: Sequence[Judged]) -> dict[str, str]:
-    """Write every block by name."""
+    """Return the text of every block, by name."""
     claims = [v for v in verdicts if not (v.id.startswith("goal ") or v.source.startswith("contrast"))]
     return {
         "numbers": "\n".join(tables.readme_table(e, rows) for e in mains),
@@ -93,7 +93,7 @@ def blocks(mains: Sequence[Experiment], rows: pd.DataFrame, verdicts: Sequence[J
 
 
 def _results(rows: pd.DataFrame, claims: Sequence[Judged]) -> str:
-    """Say in three lines what was found: MNIST, Fashion-MNIST, and the published claims."""
+    """Summarise the results in three lines: MNIST, Fashion-MNIST, and the published claims."""
     out = []
     for name, where in (("lenet_curve", "MNIST"), ("lenet_fashion", "Fashion-MNIST")):
         mine = tables.headline(rows, name)
@@ -101,8 +101,8 @@ def _results(rows: pd.DataFrame, claims: Sequence[Judged]) -> str:
             continue
         at = {arm: _accuracy(mine[(mine.arm == arm) & (mine.asked == 0.05)]) for arm in mine.arm.unique()}
         out.append(
-            f"- **{where}, LeNet-300-100, 95 % sparse, no weight trained:** CRBG {at.get('crbg')} %, with hard gates at"
-            f" the end {at.get('crbg_polished')} %, edge-popup {at.get('edge_popup')} %; the trained dense network"
+            f"- **{where}, LeNet-300-100, 95 % sparse, no weight trained:** CRBG {at.get('crbg')} %, polished CRBG"
+            f" {at.get('crbg_polished')} %, edge-popup {at.get('edge_popup')} %; the trained dense network"
             f" {_accuracy(mine[mine.arm == 'dense_trained'])} %."
         )
     return "\n".join([*out, f"- **Published claims:** {_counts(claims)}", ""])
@@ -120,7 +120,7 @@ def _counts(claims: Sequence[Judged]) -> str:
 
 
 def _telling(claims: Sequence[Judged]) -> str:
-    """Tabulate the claims that say most about the method."""
+    """Tabulate the claims in TELLING, which are the most informative about the method."""
     known = {v.id: v for v in claims}
     rows = [known[name] for name in TELLING if name in known]
     return tables.pipe(
@@ -129,7 +129,7 @@ def _telling(claims: Sequence[Judged]) -> str:
 
 
 def _short(text: str) -> str:
-    """Cut a text that is longer than a cell at a comma or semicolon outside brackets."""
+    """Shorten a text that is too long for a cell, at a comma or semicolon outside brackets."""
     if len(text) <= WIDEST:
         return text
     ends = [m.start() for m in re.finditer("[,;]", text[:WIDEST])]

@@ -1,4 +1,4 @@
-"""Every number that the paper's prose may quote, as a LaTeX macro, and the check that it quotes no other."""
+"""The numbers of the paper as LaTeX macros, and a check that the paper quotes no other number."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from crbg.report.records_table import specs
 from crbg.report.tables import differences, headline, interval, tex
 
 HEAD = (
-    "% Written by `crbg report`. \\crbgnumber{KEY} gives mean ± half of the 95 % interval, KEY.n the number of seeds,\n"
-    "% KEY.sparsity the sparsity in %, KEY.digest the spec.\n"
+    "% Written by `crbg report`. \\crbgnumber{KEY} gives mean ± half-width of the 95 % interval, KEY.n the number of\n"
+    "% seeds, KEY.sparsity the sparsity in %, KEY.digest the digest of the spec.\n"
     "\\makeatletter\n"
     "\\newcommand{\\crbgnumber}[1]{\\@ifundefined{crbg@#1}{\\errmessage{unknown number #1}}{\\@nameuse{crbg@#1}}}\n"
 )
 
 
 def collect(rows: pd.DataFrame, verdicts: Sequence[Judgement], config: Config) -> dict[str, str]:
-    """Name each number: EXPERIMENT.ARM[.SETTING].DENSITY, verdict.CLAIM, evidence.CLAIM, and counts of runs."""
+    """Return all numbers by key: EXPERIMENT.ARM[.SETTING].DENSITY, verdict.CLAIM, evidence.CLAIM, counts of runs."""
     out: dict[str, str] = {}
     for e in config.experiments.values():
         if e.role != "tune":
@@ -40,7 +40,7 @@ def collect(rows: pd.DataFrame, verdicts: Sequence[Judgement], config: Config) -
 
 
 def _of_experiment(rows: pd.DataFrame, e: Experiment) -> dict[str, str]:
-    """Name the numbers of one experiment."""
+    """Return the numbers of one experiment by key."""
     out: dict[str, str] = {}
     mine = headline(rows, e.name)
     if mine.empty:
@@ -71,19 +71,19 @@ def _plain(text: str) -> str:
 
 
 def macros(numbers: dict[str, str]) -> str:
-    """Write the numbers as macros."""
+    """Return the numbers as LaTeX macros."""
     lines = (f"\\@namedef{{crbg@{key}}}{{{tex(value)}}}\n" for key, value in numbers.items())
     return f"{HEAD}{''.join(lines)}\\makeatother\n"
 
 
 def check(paper: Path, numbers: dict[str, str], unfinished: Iterable[str] = ()) -> int:
-    r"""Refuse a paper that quotes a number which no record gives, or inputs a file that is not there.
+    r"""Check that the paper quotes only known numbers and inputs only files that exist.
 
-    A number is quoted by \\crbgnumber or by the paper's short names for it, \\num and \\pct. Places that wait for an
-    unfinished experiment are not mistakes of the paper: they are counted and returned.
+    A number is quoted by \\crbgnumber or by the paper's short forms \\num and \\pct. A number or file of an unfinished
+    experiment is not an error; the number of such places is returned.
 
     Raises:
-        CrbgError: names every unknown key with its line and the nearest known one.
+        CrbgError: names every unknown key with its line and the nearest known key, and every missing file.
     """
     if not paper.exists():
         return 0
@@ -100,14 +100,14 @@ def check(paper: Path, numbers: dict[str, str], unfinished: Iterable[str] = ()) 
 
 
 def _wrong(line: str, folder: Path, numbers: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """Find the unknown numbers and missing files of a line: the key or the file's stem, and the problem."""
+    """Yield each unknown number or missing file in a line: the key or the file's stem, and the error message."""
     for key in _QUOTED.findall(line):
         if key not in numbers:
             yield key, f"unknown number {key!r}: {suggest(key, numbers)[:200]}"
     for name in _FILES.findall(line):
         wanted = [folder / name, *((folder / name).with_suffix(s) for s in (".tex", ".pdf"))]
         if not any(p.is_file() for p in wanted):
-            yield Path(name).stem, f"{name} is not there; `crbg report` writes it once its experiment has run"
+            yield Path(name).stem, f"{name} does not exist; `crbg report` writes it after its experiment has run"
 
 
 _QUOTED = re.compile(r"\\(?:crbgnumber|num|pct)\{([^}#]+)\}")

@@ -16,17 +16,18 @@ from crbg.report.claims import Judgement
 from crbg.report.svg import Figures
 
 TEMPLATES = Path(__file__).parent / "templates"
-COLOURS = (  # how the word of a verdict begins, and its colour
+COLOURS = (  # prefixes of verdicts and their colour
     (("reproduced", "exceeded", "met"), "good"),
     (("not reproduced", "missed"), "bad"),
     (("not run", "not testable"), "none"),
 )
-KINDS = ("reproduced", "exceeded", "met", "met in the mean", "not reproduced", "missed", "inconclusive")  # in order
-VIEWS = {  # what a figure shows, by the view of its experiment
+# Kinds of verdicts, the most informative first.
+KINDS = ("reproduced", "exceeded", "met", "met in the mean", "not reproduced", "missed", "inconclusive")
+VIEWS = {  # title of a figure, by the `view` of its experiment
     "curve": "Accuracy against sparsity",
     "dots": "Accuracy of each arm",
     "lines": "Accuracy against the setting that varies",
-    "width": "Test error by width of the network, and the loss against dense training",
+    "width": "Test error by network width, and the accuracy gap to dense training",
     "penalties": "Accuracy and sparsity under each penalty",
     "cost": "Accuracy against the cost of the search",
     "methods": "Accuracy of each method, one panel for each sparsity",
@@ -36,7 +37,10 @@ VIEWS = {  # what a figure shows, by the view of its experiment
 
 @dataclass(frozen=True)
 class Section:
-    """An experiment with its table, its figure's path without suffix, the origin of its numbers, further tables."""
+    """An experiment with its table and figure.
+
+    figure: path without suffix. origin: text that describes the origin of the numbers. beside: additional tables.
+    """
 
     experiment: Experiment
     table: pd.DataFrame
@@ -47,7 +51,10 @@ class Section:
 
 @dataclass(frozen=True)
 class Picture:
-    """A further figure of an experiment, by its path without suffix. `ticket`: it shows the inside of one ticket."""
+    """An additional figure of an experiment.
+
+    figure: path without suffix. ticket: whether the figure shows the structure of a single ticket.
+    """
 
     experiment: str
     caption: str
@@ -57,7 +64,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Content:
-    """All that the page shows. missing: the number of missing runs by experiment."""
+    """The content of the page. missing: the number of missing runs by experiment."""
 
     rows: pd.DataFrame
     sections: Sequence[Section] = ()
@@ -68,7 +75,7 @@ class Content:
 
 
 def html(config: Config, content: Content) -> str:
-    """Write the page. Figures are embedded, nothing is fetched, and everything is visible without scripts."""
+    """Return the page as HTML. It embeds all figures, loads nothing, and is complete without scripts."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -99,7 +106,7 @@ def html(config: Config, content: Content) -> str:
 
 
 def _summary(rows: pd.DataFrame, shown: Experiment | None, missing: Mapping[str, int]) -> dict[str, Any]:
-    """Count what was run, and take the best ticket of each method from the experiment of the key figure."""
+    """Return the values of the summary: counts of runs, and the best ticket of each method in experiment `shown`."""
     runs = rows.drop_duplicates(["digest", "seed"])
     dates = sorted(d for d in runs.finished.dropna().unique() if d)
     best = tables.best_tickets(rows, shown.name) if shown else pd.DataFrame()
@@ -120,7 +127,7 @@ def _summary(rows: pd.DataFrame, shown: Experiment | None, missing: Mapping[str,
 
 
 def _counts(found: Iterable[Judgement]) -> list[tuple[str, str, int]]:
-    """Count the verdicts by their kind, the most informative kinds first: word, colour, number."""
+    """Count the verdicts by kind, the most informative kinds first; each item is (word, colour, count)."""
     kinds = [_kind(v.verdict) for v in found]
 
     def rank(word: str) -> tuple[int, bool, str]:
@@ -130,7 +137,7 @@ def _counts(found: Iterable[Judgement]) -> list[tuple[str, str, int]]:
 
 
 def _kind(word: str) -> str:
-    """Collect the verdicts that name an arm or data under one word."""
+    """Return the kind of a verdict, such as "one is better" for every verdict that names the better arm."""
     if word.endswith(" is better"):
         return "one is better"
     return "not testable" if word.startswith("not testable") else word
@@ -141,7 +148,7 @@ def _colour(word: str) -> str:
 
 
 def _chapters(content: Content, drawn: Figures) -> list[dict[str, Any]]:
-    """Group the experiments by chapter."""
+    """Group the sections of the page by chapter."""
     groups: dict[tuple[str, str], list[Section]] = {known: [] for known in ORDER}
     for s in content.sections:
         groups.setdefault(chapter(s.experiment.name), []).append(s)
@@ -173,7 +180,7 @@ def _section(s: Section, pictures: Sequence[Picture], drawn: Figures) -> dict[st
 
 
 def _grouped(found: Sequence[Judgement], rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """Group verdicts by the chapter of the experiment that their rule names."""
+    """Group the verdicts by the chapter of the experiment that their rule names."""
     groups: dict[tuple[str, str], list[Judgement]] = {known: [] for known in ORDER}
     for v in found:
         groups.setdefault(chapter(v.experiment), []).append(v)

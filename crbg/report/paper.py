@@ -1,4 +1,4 @@
-"""The paper as a PDF."""
+"""Typesetting of the paper."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 
 def typeset(folder: Path) -> str:
-    """Make paper.pdf if LaTeX is installed, and say in one line what happened."""
+    """Build paper.pdf if LaTeX is installed; return one line that says what happened."""
     source, made = folder / "main.tex", folder / "paper.pdf"
     if not source.exists():
-        return f"{source} is not there, so no PDF"
+        return f"{source} does not exist, so there is no PDF"
     if shutil.which("latexmk") is None:
-        return f"{made}: not made, LaTeX is not installed (Debian: apt install latexmk texlive-latex-extra)"
+        return f"{made}: not built, because LaTeX is not installed (Debian: apt install latexmk texlive-latex-extra)"
     command = ["latexmk", "-pdf", "-interaction=nonstopmode", "-halt-on-error", "-jobname=paper", source.name]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace")
     if done.returncode == 0:

@@ -1,4 +1,4 @@
-"""Figures beside those of the experiments' views: single tickets, gates under penalties, objectives, layers, heads."""
+"""Additional figures: single tickets, gates under each penalty, objectives, sparsity by layer and by head."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from crbg.report.page import Picture
 
 
 def draw_all(config: Config, folder: Path) -> list[Picture]:
-    """Draw all further figures for which there are records."""
+    """Draw all additional figures for which records exist."""
     out = [_ticket(a, folder) for a in anatomy.tickets(config)]
     for e in config.experiments.values():
         out += _of_experiment(config, e, folder)
@@ -49,7 +49,7 @@ def _of_experiment(config: Config, e: Experiment, folder: Path) -> Iterator[Pict
 
 
 def _one_seed(config: Config, e: Experiment) -> dict[str, Mapping[str, Any]]:
-    """Select one record for each penalty of an experiment's first arm: the middle lambda, the first seed."""
+    """Select one record for each penalty of an experiment's first arm, at the middle lambda and the first seed."""
     first = [c for c in e.cells if c.arm == e.cells[0].arm and c.seed == e.cells[0].seed]
     weights = sorted({c.spec.resolved().weight for c in first})
     middle = [c for c in first if c.spec.resolved().weight == weights[len(weights) // 2]]

@@ -1,4 +1,4 @@
-"""Published results that stand beside measured ones in figures, from paper/published.yaml and paper/claims.yaml."""
+"""Published results, shown next to measured ones in figures. Read from paper/published.yaml and paper/claims.yaml."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import yaml
 from crbg.errors import CrbgError
 from crbg.experiments.config import Config, Experiment
 
-if TYPE_CHECKING:  # rules read the width sweep from here
+if TYPE_CHECKING:  # importing it at run time would be circular: rules import this module
     from crbg.report.claims import Claims
 
 PUBLISHED = Path("paper/published.yaml")
@@ -19,7 +19,7 @@ PUBLISHED = Path("paper/published.yaml")
 
 @dataclass(frozen=True)
 class Published:
-    """What was published about one experiment.
+    """Published results for one experiment.
 
     points: density, accuracy in % and source. width: points of the width sweep, digitised from its figure.
     winners: accuracies in % by arm and density.
@@ -31,24 +31,26 @@ class Published:
 
 
 def read_published() -> dict[str, Any]:
-    """Read paper/published.yaml; a project without this file has published nothing."""
+    """Read paper/published.yaml; return an empty dict if the file does not exist."""
     return dict(yaml.safe_load(PUBLISHED.read_text())) if PUBLISHED.exists() else {}
 
 
 def width_points() -> list[dict[str, float]]:
-    """Give the digitised width sweep: `weights` in % of LeNet-300-100, `accuracy`, gates at `zero` and `one` in %.
+    """Return the points of the digitised width sweep.
+
+    Each point gives `weights` in % of LeNet-300-100, `accuracy` in %, and the % of gates at 0 (`zero`) and 1 (`one`).
 
     Raises:
         CrbgError: the file has no width sweep.
     """
     points = read_published().get("width")
     if not points:
-        raise CrbgError(f"{PUBLISHED} has no points under `width`, which a rule of type width compares with")
+        raise CrbgError(f"{PUBLISHED} has no points under `width`, but a rule of type `width` needs them")
     return list(points)
 
 
 def of_experiment(claims: Claims, experiment: Experiment, config: Config) -> Published:
-    """Collect what was published about an experiment: the points of its claims, the width sweep, accuracies by arm."""
+    """Collect the published results for an experiment: points of its claims, the width sweep, accuracies by arm."""
     if config.demonstration:
         return Published()
     rules = [(c, r) for c in claims.claims for r in c.rules if getattr(r, "experiment", "") == experiment.name]

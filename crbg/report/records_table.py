@@ -1,4 +1,7 @@
-"""All records of a configuration as one tidy table: a row for each run, part and reading."""
+"""All records of a configuration as one tidy table, with one row for each run, part and reading.
+
+A part is a data split (validation or test). A reading is a way to turn gates into multipliers (docs/vocabulary.md).
+"""
 
 from __future__ import annotations
 
@@ -25,10 +28,10 @@ COLUMNS = [
 
 
 def tidy(config: Config) -> pd.DataFrame:
-    """Collect every run that is there.
+    """Return the table of all runs that have a record.
 
     Raises:
-        CrbgError: a record is not what this version writes.
+        CrbgError: a record does not have the format of this version.
     """
     rows: list[dict[str, Any]] = []
     for e in config.experiments.values():
@@ -40,7 +43,7 @@ def tidy(config: Config) -> pd.DataFrame:
 
 
 def _settings(e: Experiment) -> dict[tuple[str, str], dict[str, Any]]:
-    """Return for each arm and spec the fields in which it differs from the others of its arm at its density."""
+    """Return, for each arm and spec, the fields that differ from the arm's other specs at the same density."""
     arms: dict[tuple[str, float | None], dict[str, Cell]] = {}
     for c in e.cells:
         arms.setdefault((c.arm, c.spec.density), {})[c.spec.digest()] = c
@@ -52,7 +55,7 @@ def _settings(e: Experiment) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def _rows(e: Experiment, cell: Cell, run: Run, setting: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return a row for each part and reading of a run; a collapsed run has neither, and gives one row all the same."""
+    """Return one row for each part and reading of a run; a collapsed run was not evaluated and gives a single row."""
     base = _base(e, cell, run, setting)
     evaluation = run.evaluation if e.role == "main" else None
     clean = evaluation.test_without_lossy.binary.accuracy if evaluation and evaluation.test_without_lossy else None
@@ -70,7 +73,7 @@ def _rows(e: Experiment, cell: Cell, run: Run, setting: dict[str, Any]) -> list[
 
 
 def _base(e: Experiment, cell: Cell, run: Run, setting: dict[str, Any]) -> dict[str, Any]:
-    """Return what all rows of a run share."""
+    """Return the columns that all rows of a run share."""
     record, provenance, spec = run.record, run.provenance, cell.spec
     anatomy, roles, layers, lossy = (
         record.anatomy or {},
@@ -97,21 +100,22 @@ def _base(e: Experiment, cell: Cell, run: Run, setting: dict[str, Any]) -> dict[
         **layer_ranks(layers, record.depth or []), "tensors": len(layers),
         "lossy": sum(lossy.values()), "lossy_test": lossy.get("test", 0),
     }  # fmt: skip
-    # GradBalance holds sum p / (slack k) at 1; how far above it ended.
+    # GradBalance keeps sum p / (slack k) at 1; `over` is how far above 1 the search ended.
     if "expected" in (last := anatomy.get("search", {})) and (slack := getattr(spec.resolved(), "slack", None)):
         base["over"] = last["expected"] / (slack * spec.density) - 1
-    # A step costs three forward passes of its batch: one forward, and one for each of the two gradients.
+    # A step costs as much as three forward passes: the forward pass, and the gradients of weights and of activations.
     base["work"] = 3 * record.flops["dense"] * record.steps * spec.batch if record.flops else None
     return base
 
 
 def layer_ranks(layers: Mapping[str, Count], order: Sequence[str]) -> dict[str, float | None]:
-    """Rank correlations (Spearman) of a layer's sparsity over a network; None for few layers or no differences.
+    """Return Spearman rank correlations with layer sparsity; None for fewer than four layers or constant ranks.
 
     `order` names the layers from input to output.
 
-    depth: with its place; by_size: with its number of weights, whose logarithm has the same ranks; depth_alone: with
-    its place given its size; by_chance: what that stays below in 95 of 100 networks with layers in random order.
+    depth: correlation with the layer's position. by_size: with its number of weights. depth_alone: with its position,
+    controlling for its number of weights. by_chance: the value that |depth_alone| stays below in 95 % of random layer
+    orders.
     """
     if len(order) < 4:
         return dict.fromkeys(("depth", "by_size", "depth_alone", "by_chance"))
@@ -127,18 +131,18 @@ def layer_ranks(layers: Mapping[str, Count], order: Sequence[str]) -> dict[str, 
 
 
 def unfinished(config: Config, rows: pd.DataFrame) -> dict[str, int]:
-    """Count the missing runs of each experiment that has any."""
+    """Return the number of missing runs by experiment; complete experiments are left out."""
     done = set(zip(rows.digest, rows.seed, strict=True))
     return {e.name: n for e in config.experiments.values() if (n := len({c.key for c in e.cells} - done))}
 
 
 def setting(text: str) -> dict[str, str]:
-    """Take the words of a row's setting apart again: "weight 3.0, penalty decision_quad" by field."""
+    """Parse the text of a row's setting, such as "weight 3.0, penalty decision_quad", into values by field."""
     return dict(part.split(" ", 1) for part in text.split(", ") if part)
 
 
 def by_width(mine: pd.DataFrame) -> dict[str, dict[float, list[float]]]:
-    """Accuracies of each arm by the number of weights, in % of the largest network, in the order of the seeds."""
+    """Return the accuracies of each arm, ordered by seed, by the number of weights in % of the largest network."""
     full = mine.gated.max()
     return {
         str(arm): {100 * float(str(n)) / full: list(g.sort_values("seed").accuracy) for n, g in group.groupby("gated")}
@@ -149,13 +153,13 @@ def by_width(mine: pd.DataFrame) -> dict[str, dict[float, list[float]]]:
 def values(
     rows: pd.DataFrame, experiment: str, arm: str, asked: float | None, part: str = "test", reading: str = "binary"
 ) -> pd.DataFrame:
-    """Pick the rows of one arm at one density, one for each seed, in the order of the seeds."""
+    """Select the rows of one arm at one density, one for each seed, ordered by seed."""
     mine = rows[(rows.experiment == experiment) & (rows.arm == arm) & (rows.part == part) & (rows.reading == reading)]
     mine = mine[mine.asked.isna()] if asked is None else mine[(mine.asked - asked).abs() < 1e-9]
     return mine.sort_values("seed")
 
 
 def specs(rows: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Walk through rows spec by spec, in the order of the configuration: arm, setting, the rows."""
+    """Yield the arm, the setting and the rows of each spec, in the order of the configuration."""
     for (arm, setting, _), group in rows.groupby(["arm", "setting", "digest"], sort=False):
         yield str(arm), str(setting), group

@@ -16,7 +16,7 @@ from crbg.errors import CrbgError
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its two-sided t interval. With n = 1 the ends are infinite: one seed has no spread."""
+    """A mean with its two-sided t interval. With n = 1 the ends are infinite."""
 
     mean: float
     low: float
@@ -25,12 +25,12 @@ class Interval:
 
     @property
     def half(self) -> float:
-        """Half the width."""
+        """Half-width of the interval."""
         return (self.high - self.low) / 2
 
     @property
     def bar(self) -> float:
-        """Half the width as an error bar; 0 for two values, whose interval is 13 times as wide as their distance."""
+        """Half-width for an error bar; 0 if n <= 2, because two values give an interval 13 times their distance."""
         return self.half if self.n > 2 else 0.0
 
 
@@ -53,7 +53,7 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> Interval:
 
 @dataclass(frozen=True)
 class Contrast:
-    """Difference of two arms, a - b, with its interval, two-sided p and the name of the test."""
+    """Difference of two arms, a - b, with its interval, two-sided p value and the name of the test."""
 
     difference: Interval
     p: float
@@ -61,7 +61,7 @@ class Contrast:
 
 
 def paired(a: Sequence[float], b: Sequence[float]) -> Contrast:
-    """Paired t test, for runs that share initial draw and data order seed by seed.
+    """Paired t test, for runs whose initial weights (before scaling) and data order are the same at each seed.
 
     Raises:
         CrbgError: a and b differ in length.
@@ -92,9 +92,10 @@ def welch(a: Sequence[float], b: Sequence[float]) -> Contrast:
 
 
 def holm(p_values: Sequence[float], declared: int | None = None) -> list[float]:
-    """Holm's step-down adjusted p values, in the order given, over `declared` contrasts (also those without data).
+    """Return Holm's step-down adjusted p values, in the order of `p_values`.
 
-    A NaN, for a contrast without a test, stays NaN and does not affect the others.
+    declared: the number of declared contrasts, including those without data. NaN marks a contrast without a test; it
+    stays NaN and does not affect the others.
     """
     known = sorted((i for i, p in enumerate(p_values) if not math.isnan(p)), key=lambda i: p_values[i])
     total, adjusted, worst = max(declared or 0, len(p_values)), [math.nan] * len(p_values), 0.0
@@ -108,7 +109,7 @@ def value_verdict(ours: Sequence[float], published: float, margin: float) -> tup
     """Judge d = ours - published against a margin, by the 95 % interval of d.
 
     exceeded: the interval lies above +margin. reproduced: its lower end is >= -margin. not reproduced: its upper end is
-    < -margin. Otherwise inconclusive. Without runs: not run, and no interval.
+    < -margin. Otherwise inconclusive. Without runs, the verdict is "not run" and there is no interval.
     """
     if not ours:
         return "not run", None
@@ -126,9 +127,10 @@ def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
 
 
 def partial_rank_correlation(x: Sequence[float], y: Sequence[float], given: Sequence[float]) -> float | None:
-    """Spearman's rank correlation of x and y given a third quantity: that of the residuals of their ranks on its ranks.
+    """Spearman's partial rank correlation of x and y, controlling for `given`.
 
-    None if the residuals of one of the two are zero.
+    The correlation of the residuals of their ranks after linear regression on the ranks of `given`. None if the
+    residuals of x or y are zero.
     """
     a, b = _residuals(_ranks(x), _ranks(given)), _residuals(_ranks(y), _ranks(given))
     least = 1e-9 * len(x)
@@ -141,10 +143,10 @@ def partial_rank_correlation(x: Sequence[float], y: Sequence[float], given: Sequ
 def partial_by_chance(
     x: tuple[float, ...], y: tuple[float, ...], given: tuple[float, ...], level: float = 0.95, draws: int = 1999
 ) -> float:
-    """Give the bound on the size of the partial rank correlation in this share of permutations (Freedman and Lane).
+    """Return the `level` quantile of the absolute partial rank correlation over permutations (Freedman and Lane).
 
-    The residuals of y are permuted and regressed on the third quantity again, so that y keeps the part that this
-    quantity explains. The permutations are always the same.
+    The residuals of y are permuted and regressed on `given` again, so the part of y that `given` explains is preserved.
+    The permutations have a fixed seed.
     """
     fixed = _ranks(given)
     a, b = _residuals(_ranks(x), fixed), _residuals(_ranks(y), fixed)
@@ -160,7 +162,7 @@ def _ranks(values: Sequence[float]) -> np.ndarray[Any, Any]:
 
 
 def _residuals(values: np.ndarray[Any, Any], given: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Give the residuals of values, or of each column of them, after a linear regression on another quantity."""
+    """Return the residuals of `values`, column by column, after a linear regression on `given`."""
     fixed = given - given.mean()
     out: np.ndarray[Any, Any] = values - values.mean(axis=0)
     size = float(fixed @ fixed)

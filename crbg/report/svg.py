@@ -1,4 +1,4 @@
-"""Figures inside an HTML page: SVG without what only a file needs, or PNG if the SVG is large."""
+"""Figures embedded in an HTML page: as inline SVG, or as PNG if the SVG is large."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import re
 from pathlib import Path
 from typing import Any
 
-LARGEST = 300_000  # characters from which on a figure is embedded as PNG
-WIDE = 400  # points of width from which on a figure takes the whole page
+LARGEST = 300_000  # an SVG with more characters is embedded as PNG
+WIDE = 400  # a figure wider than this, in points, takes the whole width of the page
 
 
 class Figures:
-    """The figures of one page. The identifiers of each SVG get a prefix of their own."""
+    """The figures of one page. The identifiers of each SVG get a prefix that is unique on the page."""
 
     def __init__(self) -> None:
         self.count = 0
 
     def figure(self, path: Path, title: str) -> dict[str, Any]:
-        """Read a figure by its path without suffix, for the template."""
+        """Load a figure for the template; `path` has no suffix."""
         self.count += 1
         name = f"fig{self.count}"
         text = path.with_name(path.name + ".svg").read_text()
@@ -31,7 +31,7 @@ class Figures:
 
 
 def inline(text: str, name: str) -> Any:
-    """Remove from an SVG file what only a file needs, and prefix its identifiers; returns markup for a template."""
+    """Return the SVG as template markup, without file header and metadata and with prefixed identifiers."""
     from markupsafe import Markup, escape
 
     head, body = text[text.index("<svg") :].split(">", 1)

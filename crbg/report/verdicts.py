@@ -1,4 +1,4 @@
-"""The verdicts as tables: Markdown for readers, a LaTeX longtable for the paper."""
+"""The verdicts as tables: in Markdown, and as a LaTeX longtable for the paper."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from crbg.experiments.config import Config
 from crbg.report.claims import Judgement
 from crbg.report.tables.markup import pipe, tex
 
-DECLARED = "declared before / after the first reading"
-WIDTHS = (0.23, 0.12, 0.07, 0.48)  # of the LaTeX columns, as shares of the line
+DECLARED = "declared before / after the results were known"
+WIDTHS = (0.23, 0.12, 0.07, 0.48)  # widths of the LaTeX columns, as fractions of the line
 
 
 def verdict_table(found: Sequence[Judgement], config: Config) -> str:
@@ -26,7 +26,7 @@ def verdict_table(found: Sequence[Judgement], config: Config) -> str:
 
 
 def verdict_latex(found: Sequence[Judgement]) -> str:
-    """Write what was judged or observed as a LaTeX longtable: claim, verdict, when its rule was declared, evidence."""
+    """Write all verdicts except "not run" as a LaTeX longtable: claim, verdict, time of declaration, evidence."""
     shown = [v for v in found if v.verdict != "not run"]
     lines = [" & ".join(map(tex, (v.id, v.verdict, v.declared, v.measured))) + r" \\" for v in shown]
     widths = "".join(rf">{{\raggedright\arraybackslash}}p{{{w}\linewidth}}" for w in WIDTHS)

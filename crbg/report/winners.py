@@ -1,4 +1,4 @@
-"""The value of every search objective for winning tickets before they are trained."""
+"""Values of all search objectives for winning tickets, measured before the tickets are trained."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ TITLES = {
 
 
 def measured(config: Config, experiment: Experiment) -> pd.DataFrame:
-    """List the objectives of every ticket, one row for each run; None stands for a value that is not finite."""
+    """Return the objectives of every ticket, one row for each run; None marks a value that is not finite."""
     out = []
     for c in experiment.cells:
         found = record_store.find(config, c.spec, c.seed)
         values = found["record"].get("anatomy", {}).get("objectives") if found else None
-        # A control keeps the ticket of the search, so its objectives would repeat those of the ticket without it.
+        # A control starts from the ticket of the same search, so its objectives are those of the run without a control.
         if values and getattr(c.spec.resolved(), "control", "none") == "none" and (c.spec.density or 1.0) < 1.0:
             out.append({"arm": c.arm, "density": c.spec.density, **{name: values.get(name) for name in TITLES}})
     return pd.DataFrame(out)
 
 
 def objectives(found: pd.DataFrame) -> pd.DataFrame:
-    """Give the objectives of each arm by density, means over seeds. All of them are minimised."""
+    """Return the mean of each objective over seeds, by arm and density. Lower is better for all objectives."""
     out = []
     for (arm, density), group in found.groupby(["arm", "density"], sort=False):
         line = {"arm": arm, "sparsity %": f"{100 * (1 - float(str(density))):.4g}"}

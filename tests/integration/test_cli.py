@@ -402,7 +402,7 @@ def test_record_and_report(project, crbg):
     code, out, _ = crbg("report", "--page", "copy.html")
     assert code == 0
     assert Path("copy.html").read_bytes() == Path("paper/report.html").read_bytes()
-    assert "curve: 4 runs are missing; `crbg run curve` does them" in out
+    assert "curve: 4 runs are missing; `crbg run curve` runs them" in out
 
 
 def test_data_says_what_a_set_holds(project, crbg):

@@ -1,8 +1,8 @@
-# Shared by the rules: which jobs remain, and which resources a job needs.
+# Functions that the rules share: which jobs remain, and which resources a job needs.
 
 
 def planned(experiment):
-    """Return the manifests of the jobs of an experiment that have a cell without a record."""
+    """Return the manifests of an experiment's jobs that exist already, or that have a cell without a record."""
     todo = [
         job.name
         for job in CONFIG.experiments[experiment].jobs()
@@ -27,7 +27,7 @@ def data_of(job):
 
 
 GPU_MODEL = os.environ.get("CRBG_SLURM_GPU_MODEL")
-# The command of every search.
+# Command line of all searches.
 RUN = (
     "crbg run {params.experiment} {params.common} --job {wildcards.job} --threads {threads} "
     "${{SLURM_JOB_ID:+--deadline-minutes {resources.runtime} --attempt {resources.attempt} --slices {resources.slices}}} "
@@ -48,12 +48,12 @@ def minutes(wildcards, attempt):
 
 
 def memory(wildcards):
-    """Return the memory of a job: the estimate, plus the same again for each time it was killed, at most four times."""
+    """Return the memory of a job: the estimate, increased by the same amount after each kill, to at most four times."""
     killed = min(3, estimates.kills(CONFIG, wildcards.job))
     return cut(wildcards).memory_mb * max(1, gpus(wildcards.job)) * (1 + killed)
 
 
-# What a search requests from a cluster, and what its command gets to know.
+# Resources that a search requests from a cluster, and values that are passed to its command.
 LIMITS = {
     "runtime": minutes,
     "mem_mb": memory,
@@ -63,10 +63,10 @@ LIMITS = {
 
 
 def one_of(names):
-    """Return a pattern that matches these names; without names, nothing."""
+    """Return a pattern that matches these names; without names, it matches nothing."""
     return "|".join(names) or "(?!)"
 
 
 def reports(target):
-    """Return the input of a target: its page, which needs all its runs, evaluations, tables and figures."""
+    """Return the input of a target: its report page, which depends on all its runs, evaluations, tables and figures."""
     return f"{RESULTS}/report-{target}.html"

@@ -1,4 +1,4 @@
-# Data sets are found or downloaded, and checked, before any search starts.
+# Data sets are located or downloaded, and verified, before any search starts.
 
 
 localrules:

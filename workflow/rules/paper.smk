@@ -1,4 +1,4 @@
-# Records -> tables, figures, verdicts. These rules are cheap and run where the command was started.
+# Records -> tables, figures, verdicts. These rules are cheap and run on the machine where Snakemake was started.
 
 
 localrules:
@@ -7,7 +7,7 @@ localrules:
     paper,
 
 
-# The choice of settings, repeated from the tuning records, for comparison with the committed choice.
+# Repeats the choice of settings from the tuning records, to compare it with the committed choice.
 rule selection:
     input:
         lambda wildcards: [
@@ -55,7 +55,7 @@ rule chapter:
         "python -m crbg report {wildcards.experiment} {params.common} > {log:q} 2>&1"
 
 
-# Verdicts, numbers and the page from everything that was run or recorded.
+# Verdicts, numbers and the page, from all new and committed records.
 rule paper:
     input:
         lambda wildcards: [

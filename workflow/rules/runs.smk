@@ -1,6 +1,6 @@
 # Searches and evaluations. A job runs many short cells in one process, because importing torch takes longer than a small run.
-# Experiments that need a GPU have rules of their own, so that a cluster profile can send them to another partition.
-# Deadline and number of attempts are passed inside SLURM jobs only: elsewhere nothing would restart the job.
+# Experiments that need a GPU have separate rules, so that a cluster profile can send them to another partition.
+# Deadline and number of attempts are passed only inside SLURM jobs, because elsewhere nothing restarts a job.
 
 GPU_JOBS = [name for name in JOBS if gpus(name) == 1 and nodes(name) == 1]
 WIDE_JOBS = [name for name in JOBS if gpus(name) > 1 and nodes(name) == 1]
@@ -35,7 +35,7 @@ use rule search as search_gpu with:
         gpu=lambda wildcards: gpus(wildcards.job),
 
 
-# One run on all GPUs of an experiment (`gpu: 4`), which share each batch.
+# One run on several GPUs of one node (`gpu: 4`). Each batch is split over the GPUs.
 rule search_wide:
     input:
         lambda wildcards: ancient(data_of(wildcards.job)),
@@ -61,8 +61,8 @@ rule search_wide:
         f"-m {RUN}"
 
 
-# The same on several nodes (`nodes: 2`): one torchrun on each node; they meet at the node of this shell. Needs SLURM. With `mpi` the
-# executor leaves srun to this command. The executor sets --gpus itself, so GPUs are requested per node.
+# One run on several nodes (`nodes: 2`), which needs SLURM: one torchrun per node, with the rendezvous on the node of this shell. Because
+# of `mpi`, the executor does not call srun itself. It does set --gpus, so `gres` requests the GPUs per node.
 rule search_nodes:
     input:
         lambda wildcards: ancient(data_of(wildcards.job)),

@@ -1,4 +1,4 @@
-"""Accuracy along an axis: sparsity, the cost of the search, a setting, the width of the network."""
+"""Accuracy against sparsity, the cost of the search, a setting, or the width of the network."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from crbg.report.records_table import by_width, setting, specs
 from crbg.report.stats import t_interval
 from crbg.report.tables import best_part
 
-FAR = 8  # points below the best from which on an arm is named instead of drawn, so that it does not flatten the rest
+FAR = 8  # an arm more than this many points below the best is only named, because it would flatten the other curves
 
 
 def curve(mine: pd.DataFrame, published: Sequence[tuple[float, float, str]], labels: Labels) -> None:
@@ -49,7 +49,7 @@ def curve(mine: pd.DataFrame, published: Sequence[tuple[float, float, str]], lab
     sparsity_axis(axes, sorted({float(d) for d in mine.asked.dropna()}))
     axes.invert_xaxis()
     means = [g.accuracy.mean() for _, g in mine[mine.arm.isin(shown)].groupby(["arm", "asked"], dropna=False)]
-    # A point that collapsed must not flatten all the others. It leaves the picture and stays in the table.
+    # A collapsed point would flatten all other curves, so it may lie outside the axes. The table lists it.
     means = [m for m in means if m >= max(means) - 12] + [accuracy for _, accuracy, _ in published]
     margin = 0.15 * (max(means) - min(means)) + 0.3
     axes.set_ylim(max(0.0, min(means) - 2 * margin), min(100.5, max(means) + margin))
@@ -59,7 +59,7 @@ def curve(mine: pd.DataFrame, published: Sequence[tuple[float, float, str]], lab
 
 
 def _arm(axes: Any, group: pd.DataFrame, i: int, text: str) -> None:
-    """Draw an arm along density, or as a level if it has no density."""
+    """Draw an arm against density, or as a horizontal line if it has no density."""
     if group.asked.isna().all():
         level = t_interval(list(group.accuracy)).mean
         axes.axhline(level, color=colour(i), lw=1, ls="--", label=f"{text}: {level:.1f} %")
@@ -69,20 +69,20 @@ def _arm(axes: Any, group: pd.DataFrame, i: int, text: str) -> None:
 
 
 def cost(mine: pd.DataFrame, labels: Labels) -> None:
-    """Draw accuracy against what the search costs, in arithmetic and in time, one line for each arm."""
+    """Draw accuracy against the cost of the search, in FLOP and in seconds, one line for each arm."""
     figure, panels = plt.subplots(1, 2, figsize=(6.8, 2.4), sharey=True)
     means = mine.groupby(["arm", "epochs"], sort=False).accuracy.mean()
     lowest = means.max() - FAR
     for i, arm in enumerate(mine.arm.unique()):
         by = list(mine[mine.arm == arm].groupby("epochs", sort=True))
-        text = label(arm, labels) + (" (leaves the picture)" if means[arm].min() < lowest else "")
+        text = label(arm, labels) + (" (partly off the axes)" if means[arm].min() < lowest else "")
         for axes, field, unit in zip(panels, ("work", "search_seconds"), (1e12, 1.0), strict=True):
             x = [g[field].astype(float).mean() / unit for _, g in by]
             band(axes, x, [list(g.accuracy) for _, g in by], i, text if field == "work" else None)
     fit(panels[0], list(means[means >= lowest]))
     for axes, text in zip(panels, ("forward and backward TFLOP of the search", "seconds of the search"), strict=True):
         axes.set_xlabel(text)
-        if axes.dataLim.minpos[0] < math.inf:  # old records do not say what a run cost
+        if axes.dataLim.minpos[0] < math.inf:  # old records do not contain the cost of a run
             axes.set_xscale("log")
             log_ticks(axes.xaxis)
     panels[0].set_ylabel(f"{best_part(mine)} accuracy (%)")
@@ -90,7 +90,7 @@ def cost(mine: pd.DataFrame, labels: Labels) -> None:
 
 
 def lines(mine: pd.DataFrame, experiment: Experiment, labels: Labels) -> None:
-    """Draw accuracy, and sparsity if it was not set, against the field `x` of the experiment."""
+    """Draw accuracy, and sparsity if no target density was set, against the experiment's field `x`."""
     free = bool(mine.asked.isna().all())
     figure, panels = plt.subplots(1 + free, 1, figsize=(3.4, 1.9 * (1 + free)), sharex=True, squeeze=False)
     top, low = panels[0, 0], panels[-1, 0]
@@ -121,7 +121,7 @@ def lines(mine: pd.DataFrame, experiment: Experiment, labels: Labels) -> None:
 
 
 def _by_setting(mine: pd.DataFrame, field: str, labels: Labels) -> dict[str, dict[float, pd.DataFrame]]:
-    """Group the rows into lines: one for each arm and setting of the other fields, its points by the field."""
+    """Group the rows into lines, one for each arm and setting of the other fields; points are keyed by the field."""
     found: dict[str, dict[float, pd.DataFrame]] = {}
     for arm, text, g in specs(mine):
         rest = ", ".join(f"{k} {v}" for k, v in setting(text).items() if k != field)
@@ -131,7 +131,7 @@ def _by_setting(mine: pd.DataFrame, field: str, labels: Labels) -> dict[str, dic
 
 
 def _missed(axes: Any, found: Mapping[str, Mapping[float, pd.DataFrame]]) -> None:
-    """Mark the points of runs that missed their density and were cut to it."""
+    """Mark the points of runs that did not reach their target density and were cut to it."""
     cut = False
     for i, points in enumerate(found.values()):
         for x in (x for x in sorted(points) if points[x].density_missed.astype(bool).any()):
@@ -139,7 +139,7 @@ def _missed(axes: Any, found: Mapping[str, Mapping[float, pd.DataFrame]]) -> Non
             axes.plot(x, points[x].accuracy.mean(), marker(i), **look)
             cut = True
     if cut:
-        axes.plot([], [], "o", color="black", ms=5, mfc="white", lw=0, label="hollow: density missed, cut to it")
+        axes.plot([], [], "o", color="black", ms=5, mfc="white", lw=0, label="hollow: cut to the target density")
 
 
 def width(mine: pd.DataFrame, published: Sequence[Mapping[str, float]], labels: Labels) -> None:
@@ -151,7 +151,7 @@ def width(mine: pd.DataFrame, published: Sequence[Mapping[str, float]], labels: 
         band(top, order, [[100 - v for v in found[x]] for x in order], i, label(arm, labels))
     if published:
         points = [p["weights"] for p in published], [100 - p["accuracy"] for p in published]
-        top.plot(*points, "*", color="black", ms=5, mfc="none", label="thesis (read from its figure)")
+        top.plot(*points, "*", color="black", ms=5, mfc="none", label="thesis (digitised figure)")
     dense = level.get("dense_trained", {})
     for i, arm in enumerate(level):
         shared = sorted(set(level[arm]) & set(dense), reverse=True)
@@ -171,11 +171,12 @@ def width(mine: pd.DataFrame, published: Sequence[Mapping[str, float]], labels: 
 
 def winners(mine: pd.DataFrame, published: Mapping[str, Mapping[float, float]], labels: Labels) -> None:
     """Draw accuracy of trained tickets against sparsity and against the total seconds of each; hollow: published."""
-    # One point cannot stand for several settings of an arm; the table has them.
+    # An arm with several settings at one density cannot be drawn as a line. The table lists it.
     mine = mine.groupby("arm", sort=False).filter(lambda g: g.groupby("asked").setting.nunique().max() == 1)
     figure, (left, right) = plt.subplots(1, 2, figsize=(6.8, 2.6), sharey=True)
     shown, arms = sorted({float(d) for d in mine.asked if d < 1}), list(mine.arm.unique())
-    apart = (shown[-1] / shown[0]) ** 0.008 if len(shown) > 1 else 1.01  # so that intervals stand beside each other
+    # Horizontal offset between arms, so that their intervals do not overlap.
+    apart = (shown[-1] / shown[0]) ** 0.008 if len(shown) > 1 else 1.01
     for i, arm in enumerate(arms):
         group, text, theirs = mine[mine.arm == arm], label(arm, labels), published.get(arm, {})
         if (group.asked >= 1).all():
@@ -195,8 +196,8 @@ def winners(mine: pd.DataFrame, published: Mapping[str, Mapping[float, float]], 
     left.set_ylabel(f"{best_part(mine)} accuracy (%)")
     right.set_xscale("log")
     log_ticks(right.xaxis)
-    right.set_xlabel("seconds of a ticket, its training included")
-    # Random masks may fall far out of the picture; their numbers are in the table.
+    right.set_xlabel("seconds per ticket, including its training")
+    # Random masks may lie far below the axes. The table lists them.
     fit(left, [g.accuracy.mean() for (arm, _), g in mine.groupby(["arm", "asked"]) if arm != "random"])
     if published:
         text = "hollow: published or public code, other settings"

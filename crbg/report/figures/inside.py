@@ -1,4 +1,4 @@
-"""The inside of tickets: one ticket, gates under each penalty, sparsity by layer and by attention head."""
+"""Figures of a single ticket, of gates under each penalty, and of sparsity by layer and by attention head."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STAGES = ("start", "middle", "end")
 
 
 def _mu(record: Mapping[str, Any], stage: str) -> tuple[np.ndarray, np.ndarray]:
-    """Give the share of the gates in each bin in %, kept above 0 for a log axis, and the edges of the bins."""
+    """Return the share of the gates in each bin in %, kept above 0 for a log axis, and the edges of the bins."""
     low, high, count = record["anatomy"]["bins"]
     counts = np.array(record["anatomy"]["mu"][stage], float)
     return 100 * counts / counts.sum() + 1e-4, np.linspace(low, high, int(count) + 1)
@@ -39,7 +39,7 @@ def histograms(records: Mapping[str, Mapping[str, Any]], path: Path, labels: Lab
             row[3].plot(x, y, "-o", ms=2.5, lw=1, color=COLOURS[1])
             row[3].set_ylim(-3, 103)
             row[0].set_ylabel(label(name, labels).replace(", ", ",\n"), fontsize=6.5)
-        for axes, text in zip(panels[0], ("start", "half time", "end", "fractional gates (%)"), strict=True):
+        for axes, text in zip(panels[0], ("start", "halfway", "end", "fractional gates (%)"), strict=True):
             axes.set_title(text)
         for axes in panels[:-1].flat:
             axes.tick_params(labelbottom=False)
@@ -79,7 +79,7 @@ def inside(anatomy: Anatomy, path: Path) -> Path:
 
 
 def _densities(axes: Any, anatomy: Anatomy) -> None:
-    """Draw the density of each layer, with the units that no kept weight reaches."""
+    """Draw the density of each layer, and the number of units that no kept weight reaches."""
     record, sizes = anatomy.record, anatomy.cell.spec.layer_sizes()
     names = list(record["layers"])
     density = [100 * n["kept"] / n["total"] for n in record["layers"].values()]

@@ -1,4 +1,4 @@
-"""How figures name arms and fields."""
+"""Names of arms and fields in figures."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ FIELDS = {
 
 
 def label(arm: str, labels: Labels) -> str:
-    """Name an arm in a figure: by its label, or else by its own name."""
+    """Return the name of an arm in figures: its label, or its key with spaces if it has none."""
     return labels.get(arm, arm.replace("_", " "))

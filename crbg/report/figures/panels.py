@@ -1,4 +1,4 @@
-"""Many arms side by side: dots, one panel for each sparsity, one panel for each initial law or objective."""
+"""Many arms side by side: dots, one panel for each sparsity, one panel for each initial distribution or objective."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from crbg.report.tables import best_part
 
 
 def dots(mine: pd.DataFrame, published: Mapping[str, Mapping[float, float]], labels: Labels) -> None:
-    """Draw one row for each arm and setting: accuracy with its interval; hollow: published."""
+    """Draw one row for each arm and setting: accuracy with its interval; published values are hollow markers."""
     groups = list(specs(mine))[::-1]
     _, axes = plt.subplots(figsize=(3.4, 0.35 + 0.19 * len(groups)))
     order = {arm: i for i, arm in enumerate(mine.arm.unique())}
@@ -49,14 +49,14 @@ def dots(mine: pd.DataFrame, published: Mapping[str, Mapping[float, float]], lab
 
 
 def _name(arm: str, text: str, g: pd.DataFrame) -> str:
-    """Name a row by arm, setting and how much was removed."""
+    """Return the name of a row: arm, setting, and the fraction of units or weights removed."""
     closed, sparse = 100 * (1 - g.units.astype(float).mean()), 100 * (1 - g.density.mean())
     much = f"{closed:.0f} % of units closed" if g.units.notna().all() else f"{sparse:.1f} % sparse" if sparse else ""
     return ", ".join(filter(None, [arm, text, much]))
 
 
 def methods(mine: pd.DataFrame, labels: Labels) -> None:
-    """Draw one panel for each density and one row for each arm; references without a density are named below."""
+    """Draw one panel for each density and one row for each arm; arms without a density are listed below the panels."""
     rivals, levels = mine[mine.asked.notna()], mine[mine.asked.isna()].groupby("arm", sort=False).accuracy.mean()
     rows, densities = list(rivals.arm.unique())[::-1], sorted(rivals.asked.unique(), reverse=True)
     size: Any = (6.8, 0.7 + 0.15 * len(rows))
@@ -80,7 +80,7 @@ def methods(mine: pd.DataFrame, labels: Labels) -> None:
 
 
 def penalties(mine: pd.DataFrame, labels: Labels) -> None:
-    """Draw accuracy and sparsity against lambda: one column for each initial law, one line for each penalty."""
+    """Draw accuracy and sparsity against lambda: one column for each initial distribution, one line per penalty."""
     arms, said = list(mine.arm.unique()), mine.setting.map(setting)
     size: Any = {"figsize": (1.75 * len(arms) + 0.3, 3.3), "sharex": True, "sharey": "row", "squeeze": False}
     page, panels = plt.subplots(2, len(arms), **size)
@@ -125,7 +125,7 @@ def by_objective(
 
 
 def _objective(axes: Any, found: pd.DataFrame, name: str, arms: Mapping[str, str]) -> None:
-    """Draw one objective of every arm; values that are not finite are left out."""
+    """Draw one objective for all arms; values that are not finite are omitted."""
     for i, (arm, text) in enumerate(arms.items()):
         mine = found[(found.arm == arm) & np.isfinite(found[name].astype(float))]
         by = [(float(str(d)), list(g[name].astype(float))) for d, g in mine.groupby("density", sort=True)]

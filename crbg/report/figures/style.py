@@ -40,7 +40,7 @@ HOLLOW: Any = {"mfc": "none", "lw": 0}
 
 @contextmanager
 def figure(path: Path, demonstration: bool = False) -> Iterator[None]:
-    """Write the current figure as PDF, PNG and SVG, without dates: the same records give the same bytes."""
+    """Write the current figure as PDF, PNG and SVG, without dates: the same records give byte-identical files."""
     with mpl.rc_context(STYLE):
         yield
         current = plt.gcf()
@@ -53,17 +53,17 @@ def figure(path: Path, demonstration: bool = False) -> Iterator[None]:
 
 
 def colour(i: int) -> str:
-    """Choose the colour of the i-th line."""
+    """Return the colour of the i-th line."""
     return COLOURS[i % 7]
 
 
 def marker(i: int) -> str:
-    """Choose the marker of the i-th line: no other line of the same colour has it."""
+    """Return the marker of the i-th line; lines of the same colour have different markers."""
     return MARKERS[(i + i // 7) % 7]
 
 
 def line(i: int) -> str:
-    """Choose the line style of the i-th line."""
+    """Return the line style of the i-th line."""
     return LINES[i // 7 % 4]
 
 
@@ -78,7 +78,7 @@ def band(
 
 
 def dot(axes: Any, y: int, found: Interval, lowest: float, i: int, mark: str) -> None:
-    """Draw one accuracy with its interval in row y; one below the lowest shown is written at the left edge."""
+    """Draw one accuracy with its interval in row y; an accuracy below `lowest` is printed at the left edge instead."""
     if found.mean < lowest:
         at: Any = {"xycoords": ("axes fraction", "data"), "fontsize": 6, "va": "center"}
         axes.annotate(f"$\\leftarrow$ {found.mean:.1f}", (0.02, y), **at)
@@ -87,20 +87,20 @@ def dot(axes: Any, y: int, found: Interval, lowest: float, i: int, mark: str) ->
 
 
 def fit(axes: Any, means: Sequence[float], share: float = 0.25, least: float = 0.5) -> None:
-    """Choose the range of accuracies by the means, so that a wide interval does not flatten the rest."""
+    """Set the range of the accuracy axis from the means, so that one wide interval does not flatten the curves."""
     margin = share * (max(means) - min(means)) + least
     axes.set_ylim(max(0.0, min(means) - margin), min(100.5, max(means) + margin))
 
 
 def log_ticks(axis: Any) -> None:
-    """Mark 1, 2, 5, 10, 20 and so on along a logarithmic axis."""
+    """Put ticks at 1, 2, 5, 10, 20 and so on along a logarithmic axis."""
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_ticks([], minor=True)
 
 
 def ticks(axes: Any, at: Sequence[float], texts: Sequence[str]) -> None:
-    """Mark these places along x and no others."""
+    """Put ticks at these positions along x and at no others."""
     axes.set_xticks(at, texts)
     axes.set_xticks([], minor=True)
 

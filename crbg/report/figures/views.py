@@ -1,4 +1,4 @@
-"""The figure of an experiment, drawn as its `view` says."""
+"""The figure of an experiment; its field `view` selects the kind of figure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from crbg.report.tables import headline
 
 
 def draw(rows: pd.DataFrame, experiment: Experiment, path: Path, published: Published, demonstration: bool) -> Path:
-    """Draw the headline numbers of an experiment, with what was published about it; `path` has no suffix."""
+    """Draw the headline numbers of an experiment together with published results; `path` has no suffix."""
     mine, labels = headline(rows, experiment.name), experiment.labels
     with figure(path, demonstration):
         match experiment.view:

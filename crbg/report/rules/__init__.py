@@ -1,6 +1,6 @@
-"""One small class for each rule that judges a claim, with the fields that an entry of paper/claims.yaml has.
+"""Rules that judge claims: one small class for each rule type, whose fields are those of an entry in paper/claims.yaml.
 
-A new rule is a class with a name: `@register("name")`, typed fields, and `judge(rows) -> Verdict`.
+To add a rule, write a class with `@register("name")`, typed fields, and a method `judge(rows) -> Verdict`.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ def read_rule(raw: Mapping[str, object], place: str) -> Rule:
 
 
 def read_reduced(raw: Mapping[str, object], place: str) -> Reduced:
-    """Read a rule together with the schedule of the runs that it judges.
+    """Read a rule together with the reduced schedule of the runs that it judges.
 
     Raises:
-        CrbgError: as `read_rule`, or the rule is not about runs.
+        CrbgError: as for `read_rule`, or the rule does not judge runs.
     """
     schedule, rest = split(raw)
     rule = read_rule(rest, place)

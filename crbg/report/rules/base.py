@@ -1,4 +1,4 @@
-"""What all rules share: the verdict, typed fields, the runs that a rule names, and comparisons of two arms."""
+"""Code that all rules share: the verdict, typed fields, selection of runs, and comparisons of two arms."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from crbg.report.records_table import values
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a rule says about the measured runs.
+    """The outcome of a rule for the measured runs.
 
-    seeds: the smallest number of seeds among the compared arms; None where nothing was compared.
-    absent: the runs that the rule names do not exist, as opposed to runs that cannot be judged.
+    seeds: the smallest number of seeds among the compared arms; None if nothing was compared.
+    absent: whether the verdict is "not run" because the runs do not exist, and not because they cannot be judged.
     """
 
     word: str
@@ -31,7 +31,7 @@ class Verdict:
 
 
 def not_run(evidence: str = "no runs", absent: bool = True) -> Verdict:
-    """Say that a rule cannot be applied, and why."""
+    """Return the verdict of a rule that cannot be applied; `evidence` gives the reason."""
     return Verdict("not run", evidence, absent=absent)
 
 
@@ -42,7 +42,7 @@ class Rule(Declared, ABC):
 
     @property
     def point(self) -> tuple[float, float] | None:
-        """The published density and accuracy in %, to be shown in a figure."""
+        """The published density and accuracy in %, for figures; None if the rule has no such point."""
         return None
 
     @abstractmethod
@@ -55,7 +55,7 @@ RULES: dict[str, type[Rule]] = {}
 
 
 def register(name: str) -> Callable[[R], R]:
-    """Make a rule available as `type: name`."""
+    """Register a rule as `type: name`."""
 
     def add(rule: R) -> R:
         rule.type = name
@@ -73,12 +73,12 @@ class ArmRule(Rule, ABC):
 
     @property
     def densities(self) -> tuple[float | None, ...]:
-        """The densities that the rule reads; None stands for runs without a target density."""
+        """The densities that the rule uses; None selects runs without a target density."""
         return (None,)
 
 
 class DensityRule(ArmRule, ABC):
-    """A rule about one arm at one density, the share of weights that are kept. None: no target density was set."""
+    """A rule about one arm at one density (fraction of weights kept); None selects runs without a target density."""
 
     density: float | None
 
@@ -88,29 +88,29 @@ class DensityRule(ArmRule, ABC):
         return (self.density,)
 
     def runs(self, rows: pd.DataFrame, arm: str | None = None, reading: str = "binary") -> pd.DataFrame:
-        """Select the test rows of an arm of the rule's experiment at its density, by default those of its own arm."""
+        """Select the test rows of an arm at the rule's density; `arm` defaults to the arm of the rule."""
         return values(rows, self.experiment, arm or self.arm, self.density, reading=reading)
 
 
 def collapsed(rows: pd.DataFrame, experiment: str, arm: str, density: float) -> int:
-    """Count the runs that ended without a ticket. They have no test accuracy to compare."""
+    """Count the runs that ended without a ticket and therefore have no test accuracy."""
     mine = rows[(rows.experiment == experiment) & (rows.arm == arm) & (rows.status == "collapse")]
     return len(mine[(mine.asked - density).abs() < 1e-9].drop_duplicates(["digest", "seed"]))
 
 
 def missed(mine: pd.DataFrame, mask: str, density: float | None) -> str:
-    """Say how many runs missed their density and therefore cannot be judged; empty if none did.
+    """Say how many runs did not reach their target density and cannot be judged; empty if there are none.
 
-    The natural mask (`mask: half`) can be judged wherever it is at least as sparse as required.
+    With `mask: half` (the mask mu > 1/2), a run can also be judged if its mask is sparser than required.
     """
     wrong = mine[mine.density_missed.astype(bool)]
     if mask == "half" and density is not None:
         wrong = wrong[~(wrong.natural.astype(float) <= (1 + LANDED) * density)]
-    return f"density missed in {len(wrong)} of {len(mine)} runs" if len(wrong) else ""
+    return f"{len(wrong)} of {len(mine)} runs did not reach the target density" if len(wrong) else ""
 
 
 def compare(a: pd.DataFrame, b: pd.DataFrame) -> stats.Contrast:
-    """Test a - b: paired if all runs share seed, initial draw and data order with a run of the other, else Welch's."""
+    """Return the test of a - b: paired if all runs match in seed, initial draw and data order, otherwise Welch's."""
     pairs = a.merge(b, on=["seed", "draw", "order"])
     if len(pairs) == len(a) == len(b):
         return stats.paired(list(pairs.accuracy_x), list(pairs.accuracy_y))
@@ -118,25 +118,25 @@ def compare(a: pd.DataFrame, b: pd.DataFrame) -> stats.Contrast:
 
 
 def paired(a: pd.DataFrame, b: pd.DataFrame) -> stats.Interval:
-    """Give the mean paired difference a - b of two tables whose rows stand in the same order of seeds."""
+    """Return the mean paired difference a - b of two tables that list the same seeds in the same order."""
     return stats.paired(list(a.accuracy), list(b.accuracy)).difference
 
 
 def decide(holds: bool, fails: bool) -> str:
-    """Choose the word of a verdict: neither is inconclusive."""
+    """Return the word of a verdict; it is "inconclusive" if neither condition is true."""
     return "reproduced" if holds else "not reproduced" if fails else "inconclusive"
 
 
 def span(i: stats.Interval, form: str = "+.2f") -> str:
-    """Write the ends of an interval after its mean; one seed has no interval."""
+    """Format the ends of an interval, to follow its mean; empty for a single seed, which has no interval."""
     return f" [{i.low:{form}}, {i.high:{form}}]" if math.isfinite(i.low) and math.isfinite(i.high) else ""
 
 
 def count(n: int, what: str) -> str:
-    """Write a number with its noun: 1 run, 2 runs."""
+    """Format a count with its noun: 1 run, 2 runs."""
     return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def mean(column: Any) -> float:
-    """Average a column that may hold numbers as objects."""
+    """Return the mean of a column whose dtype may be `object`."""
     return float(column.astype(float).mean())

@@ -1,4 +1,4 @@
-"""Rules that compare arms: a loss against a reference, the best of several, a ratio of sparsities, a ratio of costs."""
+"""Rules that compare arms: accuracy drop against a reference, best of several, ratio of sparsities, ratio of costs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from crbg.report.rules.base import (
 
 @register("loss")
 class Loss(DensityRule):
-    """An arm loses at most `most` points against a reference arm, which may belong to another experiment."""
+    """An arm is at most `most` points less accurate than a reference arm, which may be in another experiment."""
 
     reference: str
     most: float
@@ -46,8 +46,8 @@ class Loss(DensityRule):
 class Frontier(DensityRule):
     """Our method reaches `density` where another reaches only `reference_density`, at comparable accuracy.
 
-    Both halves have to hold: ours at `density` is within the margin of theirs at `reference_density`, and theirs at
-    `density` is not. `reference` names the arm at `reference_density` if it is not `other`.
+    Two conditions are required: ours at `density` is within the margin of theirs at `reference_density`, and theirs at
+    `density` is not. `reference` names the arm that is evaluated at `reference_density` if it is not `other`.
     """
 
     other: str
@@ -68,7 +68,7 @@ class Frontier(DensityRule):
         m, loss = self.margin, stats.Interval(-down.mean, -down.high, -down.low, down.n)
         evidence = (
             f"{self.arm} at {self.density} - {reference} at {self.reference_density} = {up.mean:+.2f}{span(up)}; "
-            f"{self.other} at {self.density} itself loses {loss.mean:.2f}{span(loss, '.2f')}; margin {m}, n = {up.n}"
+            f"{self.other} at {self.density} is lower by {loss.mean:.2f}{span(loss, '.2f')}; margin {m}, n = {up.n}"
         )
         word = decide(up.low >= -m and down.high < -m, up.high < -m or down.low >= -m)
         return Verdict(word, evidence, up.n)
@@ -76,12 +76,13 @@ class Frontier(DensityRule):
 
 @register("best")
 class Best(ArmRule):
-    """An arm is better than each of the others, at one density or at each of several: all intervals lie above 0.
+    """An arm is more accurate than each of `others` at one or more densities: all intervals of differences are above 0.
 
     within: the arm may be worse by less than this many points.
-    among: the experiment of the others, which then have no density. whole: those of the others without a density.
-    part: on validation, each arm is compared at its best setting.
-    wider: an experiment with more seeds of the same specs, used for the arms that are in it.
+    among: the experiment of `others`, if it is a different one; its arms have no target density.
+    whole: those of `others` that have no target density.
+    part: the data split; on validation, each arm is compared at its best setting.
+    wider: an experiment with more seeds of the same specs, used for the arms that both experiments contain.
     """
 
     density: float | tuple[float, ...]
@@ -132,7 +133,7 @@ class Best(ArmRule):
             seeds.append(len(theirs))
             differences[other] = f"{d.mean:+.2f}{span(d)}" + (f" (n = {d.n})" if both else "")
         listed = ", ".join(f"{text} against {other}" for other, text in differences.items())
-        allowed = f"; at most {self.within} below allowed" if self.within else ""
+        allowed = f"; at most {self.within} points lower allowed" if self.within else ""
         where = ", validation" if self.part == "validation" else ""
         evidence = f"{self.arm} at {density}: {listed}{allowed}; n = {min(seeds)}{where}"
         return Verdict(decide(holds, refuted), evidence, min(seeds))
@@ -147,7 +148,7 @@ class Best(ArmRule):
         return found if set(found.digest) == set(mine.digest) else mine
 
     def _chosen(self, rows: pd.DataFrame, experiment: str, arm: str, density: float | None) -> pd.DataFrame:
-        """Select the rows of an arm. Of several settings, validation gives the best mean and test gives none."""
+        """Select the rows of an arm. If it has several settings: the best one on validation, no rows on test."""
         mine = values(rows, experiment, arm, density, part=self.part)
         if mine.digest.nunique() <= 1:
             return mine
@@ -158,9 +159,9 @@ class Best(ArmRule):
 
 @register("cheaper")
 class Cheaper(DensityRule):
-    """An arm costs a `times`-th of the reference: the ratio of their seconds, a geometric mean over seeds.
+    """An arm costs 1 / `times` of the reference: ratio of their search seconds, as a geometric mean over seeds.
 
-    It holds from nine tenths of the claimed ratio on. Runs on different machines are not compared.
+    The claim holds if the ratio is at least nine tenths of `times`. Runs on different machines are not compared.
     """
 
     reference: str

@@ -1,4 +1,4 @@
-"""Rules for runs whose schedule is far shorter than the published one."""
+"""Rules for runs on a far shorter schedule than the published one."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from crbg.report.declared import Declared
 from crbg.report.records_table import values
 from crbg.report.rules.base import ArmRule, Verdict, collapsed, count
 
-ENOUGH = 3  # seeds from which on runs of a reduced schedule may confirm a claim
+ENOUGH = 3  # smallest number of seeds with which runs on a reduced schedule may confirm a claim
 
 
 class Schedule(Declared):
-    """How long the runs are and the published ones were, and which runs would decide the claim.
+    """The epochs of our runs and of the published ones, and `decides`: the runs that would decide the claim.
 
-    With `confirms: false` the schedule is too short to confirm the claim.
+    With `confirms: false`, the schedule is too short to confirm the claim.
     """
 
     epochs: int
@@ -26,16 +26,16 @@ class Schedule(Declared):
 
 
 class Reduced(Declared):
-    """A rule with its schedule. Three seeds or more may confirm a claim; no number of seeds refutes one."""
+    """A rule with its reduced schedule. Such runs may confirm a claim with three seeds or more, but never refute it."""
 
     rule: ArmRule
     schedule: Schedule
 
     def judge(self, kind: str, rows: pd.DataFrame) -> Verdict:
-        """Judge a claim of this kind: anything but a confirmation is `observed`.
+        """Judge a claim of this kind: any outcome other than a confirmation is `observed`.
 
-        A cost is only observed, because it depends on the schedule. So are runs of which some collapsed or missed
-        their density.
+        A cost is only observed, because it depends on the schedule. The verdict is also `observed` if some runs
+        collapsed or did not reach their target density.
         """
         rule = self.rule
         mine = {d: values(rows, rule.experiment, rule.arm, d) for d in rule.densities}
@@ -47,15 +47,15 @@ class Reduced(Declared):
         parts = [found.evidence]
         if found.seeds is None:
             parts += [f"{rule.arm} {f.accuracy.mean():.2f} %, n = {len(f)}" for f in mine.values() if len(f)]
-        parts += [f"density missed in {count(missed, 'run')} of {rule.arm}"] if missed else []
+        parts += [f"{count(missed, 'run')} of {rule.arm} did not reach the target density"] if missed else []
         parts += [f"{count(lost, 'run')} of {rule.arm} ended without a ticket"] if lost else []
-        parts += [self._length(rows), f"what would decide: {self.schedule.decides}"]
+        parts += [self._length(rows), f"runs that would decide: {self.schedule.decides}"]
         sound = not missed and not lost and (found.seeds or 0) >= ENOUGH
         confirmed = found.word in ("exceeded", "reproduced") and kind != "cost" and self.schedule.confirms
         return Verdict(found.word if sound and confirmed else "observed", "; ".join(parts), found.seeds)
 
     def _length(self, rows: pd.DataFrame) -> str:
-        """Say for how many epochs the runs were trained, whatever was declared, and how many were published."""
+        """Say how many epochs the runs had, how many were declared if that differs, and how many were published."""
         mine = rows[(rows.experiment == self.rule.experiment) & (rows.arm == self.rule.arm)]
         ran, said = sorted({int(e) for e in mine.epochs}), self.schedule
         declared = "" if ran == [said.epochs] else f", {said.epochs} declared"
@@ -64,6 +64,6 @@ class Reduced(Declared):
 
 
 def split(raw: Mapping[str, object]) -> tuple[dict[str, object], dict[str, object]]:
-    """Split an entry into the fields of its schedule and those of its rule."""
+    """Split an entry into the fields of its schedule and the fields of its rule."""
     schedule = {k: v for k, v in raw.items() if k in Schedule.model_fields}
     return schedule, {k: v for k, v in raw.items() if k not in schedule}

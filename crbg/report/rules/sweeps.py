@@ -1,4 +1,4 @@
-"""Rules about the settings of an ablation, read on validation: which is better, what a knob controls, how flat."""
+"""Rules about the settings of an ablation on validation images: which is better, what an option controls, how flat."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from crbg.report.rules.base import ArmRule, Verdict, decide, not_run, paired, re
 
 
 def cells(rows: pd.DataFrame, rule: ArmRule) -> dict[str, pd.DataFrame]:
-    """Give the binary validation rows of a rule's arm by setting, each in the order of its seeds."""
+    """Return the binary validation rows of a rule's arm by setting, ordered by seed."""
     mine = rows[(rows.experiment == rule.experiment) & (rows.arm == rule.arm)]
     mine = mine[(mine.part == "validation") & (mine.reading == "binary")].sort_values("seed")
     return {str(k): g for k, g in mine.groupby("setting", sort=False)}
@@ -18,7 +18,7 @@ def cells(rows: pd.DataFrame, rule: ArmRule) -> dict[str, pd.DataFrame]:
 
 @register("order")
 class Order(ArmRule):
-    """Of two values of a field, `a` gives the better ticket: each at the best of its other settings, on validation."""
+    """Value `a` of a field gives a better ticket than `b`, each at the best of its other settings, on validation."""
 
     field: str
     a: str
@@ -43,7 +43,7 @@ class Order(ArmRule):
 
 @register("controls")
 class Controls(ArmRule):
-    """A knob controls sparsity: from its smallest to its largest value sparsity rises at each value of `other`."""
+    """An option controls sparsity: from the smallest to the largest `knob`, sparsity rises at each value of `other`."""
 
     knob: str
     other: str
@@ -69,9 +69,9 @@ class Controls(ArmRule):
 
 @register("flat")
 class Flat(ArmRule):
-    """Accuracy stays near its best over a range: the worst setting loses at most `most` points against the best.
+    """Accuracy stays near its best over a range: the worst setting is at most `most` points below the best.
 
-    over: the share of open gates has to end within this fraction of its budget in every setting.
+    over: in every setting, the final share of open gates may deviate from its budget by at most this relative amount.
     """
 
     most: float

@@ -1,4 +1,4 @@
-"""Rules about what a ticket consists of: controls without training, controls with training, depth of sparse layers."""
+"""Rules about the structure of a ticket: controls without training, controls with training, sparsity by depth."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from crbg.report.rules.base import DensityRule, Rule, Verdict, compare, decide, 
 
 @register("sanity")
 class Sanity(DensityRule):
-    """Without training, accuracy drops under every control: the upper end of each interval is below its bound."""
+    """Without training, accuracy is low under every control: the upper end of each interval is at most its bound."""
 
     at_most: dict[Literal["reinit", "shuffle", "invert"], float]
 
@@ -31,9 +31,9 @@ class Sanity(DensityRule):
 
 @register("passes")
 class Passes(DensityRule):
-    """Tickets pass the sanity checks: trained under every control they lose more than the margin.
+    """Tickets pass the sanity checks: with training, every control lowers accuracy by more than the margin.
 
-    A control that costs less than the margin fails them. With `fail`, the claim is that they fail.
+    If any control costs less than the margin, the tickets fail. With `fail`, the claim is that they fail.
     """
 
     margin: float
@@ -48,7 +48,7 @@ class Passes(DensityRule):
         losses = {name: compare(by["none"], g).difference for name, g in by.items() if name != "none"}
         passes = all(d.low > self.margin for d in losses.values())
         fails = any(d.high < self.margin for d in losses.values())
-        parts = ", ".join(f"{name} loses {d.mean:.2f}{span(d, '.2f')}" for name, d in losses.items())
+        parts = ", ".join(f"{name} costs {d.mean:.2f}{span(d, '.2f')}" for name, d in losses.items())
         n, where = min(map(len, by.values())), ", validation" if self.part == "validation" else ""
         evidence = f"{self.arm} at {self.density}: {parts}; margin {self.margin}, n = {n}{where}"
         return Verdict(decide(fails, passes) if self.fail else decide(passes, fails), evidence, n)
@@ -56,10 +56,10 @@ class Passes(DensityRule):
 
 @register("deeper")
 class Deeper(DensityRule):
-    """Deeper layers are sparser: the rank correlation of sparsity with depth given layer size, one for each run.
+    """Deeper layers are sparser: rank correlation of sparsity with depth in each run, controlling for layer size.
 
-    Large layers can be sparser wherever they are, and in many networks the deep layers are the large ones. The claim
-    holds if the whole interval is above what layers in random order give in 95 of 100 draws, and fails if it is below.
+    Large layers can be sparser at any depth, and in many networks the deep layers are the large ones. The claim holds
+    if the whole interval is above the value that 95 % of random layer orders stay below, and fails if it is below.
     """
 
     def judge(self, rows: pd.DataFrame) -> Verdict:
@@ -69,8 +69,8 @@ class Deeper(DensityRule):
             return not_run()
         i, bound = stats.t_interval([float(d) for d in mine.depth_alone]), float(mine.by_chance.max())
         evidence = (
-            f"rank correlation of layer sparsity with depth, given layer size, {i.mean:+.2f}{span(i)} over "
-            f"{int(mine.tensors.max())} layers; layers in random order give up to {bound:.2f}; "
+            f"rank correlation of layer sparsity with depth, controlling for layer size, is {i.mean:+.2f}{span(i)} "
+            f"over {int(mine.tensors.max())} layers; layers in random order give up to {bound:.2f}; "
             f"with depth alone {mine.depth.mean():+.2f}, with size alone {mine.by_size.mean():+.2f}, n = {i.n}"
         )
         return Verdict(decide(i.low > bound, i.high < bound), evidence, i.n)
@@ -78,7 +78,7 @@ class Deeper(DensityRule):
 
 @register("untestable")
 class Untestable(Rule):
-    """Data on which the claim cannot be tested, whatever is measured, and why."""
+    """A claim that cannot be tested on the data set `on`, whatever the results; `why` gives the reason."""
 
     on: str
     why: str

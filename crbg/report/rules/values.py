@@ -15,11 +15,11 @@ Mask = Literal["binary", "exact", "half", "mean"]
 
 @register("value")
 class Value(DensityRule):
-    """A published accuracy at a published sparsity: d = ours - published, against the margin.
+    """A published accuracy at a published sparsity: d = ours - published is compared with the margin.
 
-    at: the published density. Without a target density a ticket that keeps more than this is not a reproduction.
-    mask: the reading that is compared. shorter: the share of the published budget that was run; with it, an accuracy
-    below the published one is inconclusive.
+    at: the published density. If no target density is set, a ticket that keeps more weights is not a reproduction.
+    mask: how gates become a mask (docs/vocabulary.md, "reading"). shorter: the share of the published search that was
+    run, in words; with it, an accuracy below the published one is inconclusive.
     """
 
     published: float
@@ -46,7 +46,7 @@ class Value(DensityRule):
         if d is None:
             return not_run()
         if self.density is None and self.at is not None and mine.density.mean() > self.at:
-            word = "not reproduced"  # whatever the accuracy: fewer weights were removed
+            word = "not reproduced"  # at any accuracy, because fewer weights were removed
         units = self._units(mine)
         if self.shorter and word == "not reproduced":
             word, units = "inconclusive", f" after {self.shorter} of the published search{units}"
@@ -63,7 +63,7 @@ class Value(DensityRule):
 
 @register("floor")
 class Floor(DensityRule):
-    """A minimum accuracy, in %."""
+    """An accuracy of at least `least`, in %."""
 
     least: float
     mask: Mask = "binary"
@@ -81,7 +81,7 @@ class Floor(DensityRule):
 
 @register("gap")
 class Gap(DensityRule):
-    """Binarising the gates loses at most `most` points against the real-valued gates."""
+    """Binarising the gates lowers accuracy by at most `most` points."""
 
     most: float
 

@@ -14,14 +14,14 @@ from crbg.report.rules.base import ArmRule, Verdict, decide, not_run, register
 
 
 def _widths(rows: pd.DataFrame, experiment: str, arm: str, reading: str = "binary") -> dict[float, list[float]]:
-    """Give the test accuracies of an arm by the number of weights, in % of the largest network."""
+    """Return the test accuracies of an arm by the number of weights, in % of the largest network."""
     mine = rows[(rows.experiment == experiment) & (rows.part == "test") & (rows.reading == reading)]
     return by_width(mine).get(arm, {})
 
 
 @register("width")
 class Width(ArmRule):
-    """Each published point of the width sweep, against the margin. The claim holds if none is missed."""
+    """Each published point of the width sweep is reached within the margin."""
 
     margin: float
 
@@ -42,7 +42,7 @@ class Width(ArmRule):
         return Verdict(word, f"{evidence}{points}; n = {n}", n)
 
     def _against(self, ours: Mapping[float, list[float]]) -> list[tuple[str, str]]:
-        """Judge each published point by our network whose number of weights is nearest."""
+        """Judge each published point by our network with the nearest number of weights."""
         found = []
         for point in width_points():
             near = min(ours, key=lambda w: abs(w - point["weights"]))

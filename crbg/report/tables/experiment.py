@@ -1,4 +1,4 @@
-"""The table of one experiment: a row for each arm and setting, with notes on its columns and on where it comes from."""
+"""The table of one experiment: a row for each arm and setting, with notes on its columns and the origin of its runs."""
 
 from __future__ import annotations
 
@@ -14,50 +14,51 @@ from crbg.report.tables.markup import booktabs, interval, percent, pipe
 LATEX = ("arm", "setting", "sparsity %", "units closed %", "binary %", "untrained %", "mean %", "reinit %", "n")
 READINGS = ("binary", "exact", "half", "mean", "untrained")
 CONTROLS = ("reinit", "shuffle", "invert")
-OPTIONAL = (  # columns that are left out if they are empty in every row
+OPTIONAL = (  # columns that are omitted if they are empty in every row
     *("setting", "units closed %", "weights cut %", "silent units", "trained", "fractional %"),
     *("not recalibrated %", "recalibrated %", "exact images %"),
     *(f"{r} %" for r in READINGS[1:]),
 )
-NOTES = {  # what a column says, where a table has it
+NOTES = {  # explanations of columns, printed if the table has the column
     "binary %": (
         "`binary`: the ticket, a binary mask on untrained weights (mu > 1/2 for gates whose density is within 2 % of "
         "the target, otherwise the top k of mu; all weights if they were trained without a mask)."
     ),
-    "exact %": "`exact`: the top k of mu.",
-    "half %": "`half`: mu > 1/2, whatever its density.",
+    "exact %": "`exact`: the mask of the k gates with the largest mu.",
+    "half %": "`half`: the mask mu > 1/2, at whatever density it has.",
     "mean %": "`mean`: real-valued gates, which are not a strong ticket.",
     "reinit %": (
-        "Controls change one thing about the ticket, without training: `reinit` draws fresh weights from the same "
+        "Controls change one property of the ticket, without training: `reinit` draws fresh weights from the same "
         "distribution, `shuffle` permutes the mask within each layer, `invert` keeps the lowest scores."
     ),
     "missed": "`missed`: runs whose natural density (mu > 1/2) differs from the target by more than 2 %.",
     "not recalibrated %": "`not recalibrated`: the ticket with the batch norm statistics of the search.",
-    "exact images %": "`exact images`: without the test images that were decoded from JPEG copies.",
+    "exact images %": "`exact images`: accuracy without the test images that were decoded from JPEG copies.",
 }
 WINNING = (
     "These are winning tickets: `binary` is the mask on weights that were trained under it, with the running "
     "statistics of that training; `recalibrated` estimates them again. `untrained` is the same mask on the weights for "
-    "which it was found, initial ones or those of the rewinding point. `search s` is the total time for a ticket, "
-    "including its training and a shared warm-up."
+    "which it was found: the initial weights or those of the rewinding point. `search s` is the total time in seconds "
+    "for a ticket, including its training and a shared warm-up."
 )
 
 
 def best_part(rows: pd.DataFrame) -> str:
-    """Say which part the headline numbers come from: test if it was opened for these rows, else validation."""
+    """Return the split of the headline numbers: `test` if these rows have test accuracies, otherwise `validation`."""
     return "test" if (rows.part == "test").any() else "validation"
 
 
 def headline(rows: pd.DataFrame, experiment: str) -> pd.DataFrame:
-    """Select the binary rows of an experiment, from the part that its headline numbers come from."""
+    """Select an experiment's rows for binary masks, on the split that its headline numbers are reported for."""
     mine = rows[(rows.experiment == experiment) & (rows.reading == "binary")]
     return mine[mine.part == best_part(mine)]
 
 
 def main_table(rows: pd.DataFrame, experiment: str) -> pd.DataFrame:
-    """One row for each arm and setting: mean with 95 % half interval of each reading, controls, n, seconds.
+    """Return one row for each arm and setting: mean ± 95 % half-width of each reading, controls, n, seconds.
 
-    Columns without information in this experiment (no settings, no unit gates, no silent units) are left out.
+    A reading is a way to turn gates into a mask (docs/vocabulary.md). Columns that are empty in this experiment (no
+    settings, no unit gates, no silent units) are omitted.
     """
     mine = rows[rows.experiment == experiment]
     mine = mine[mine.part == best_part(mine)]
@@ -71,7 +72,7 @@ def main_table(rows: pd.DataFrame, experiment: str) -> pd.DataFrame:
 
 
 def _line(arm: str, setting: str, group: pd.DataFrame) -> dict[str, str]:
-    """Write one row of the main table."""
+    """Return one row of the main table."""
     binary = group[group.reading == "binary"]
     units = bool(binary.units.notna().all())
     line = {"arm": arm, "setting": setting, "sparsity %": percent(binary.density.mean())}
@@ -96,20 +97,20 @@ def _line(arm: str, setting: str, group: pd.DataFrame) -> dict[str, str]:
 
 
 def _mean(column: pd.Series[Any], form: str) -> str:
-    """Write the mean of the known values; nothing if none is known."""
+    """Format the mean of the known values; empty if none is known."""
     known = column.dropna()
     return f"{known.mean():{form}}" if len(known) else ""
 
 
 def ablation_table(rows: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
-    """Add the paired difference to the reference to the table of an ablation."""
+    """Return the table of an ablation: the main table with a column for the paired difference to the reference."""
     table = main_table(rows, experiment.name)
     table[f"difference to {experiment.against or 'the reference'} (paired)"] = differences(rows, experiment)
     return table
 
 
 def differences(rows: pd.DataFrame, experiment: Experiment) -> list[str]:
-    """Compare each spec with the same arm of the experiment `against`, or with the first row of the same density."""
+    """Return the paired difference of each spec to its arm in `against`, or to the first row of the same density."""
     mine = rows[(rows.experiment == experiment.name) & (rows.part == "validation") & (rows.reading == "binary")]
     first: dict[float, pd.DataFrame] = {}
     found = []
@@ -131,20 +132,20 @@ def differences(rows: pd.DataFrame, experiment: Experiment) -> list[str]:
 
 
 def markdown(table: pd.DataFrame, experiment: Experiment, config: Config, rows: pd.DataFrame) -> str:
-    """Write a table with what a reader needs to judge it."""
+    """Format a table as Markdown, with its title and the notes that explain it."""
     mine = rows[rows.experiment == experiment.name]
     head = "**A demonstration on a toy data set, not evidence for any claim.**\n\n" if config.demonstration else ""
     where = f"{', '.join(mine.model.unique())} on {', '.join(mine.data.unique())}"
     winning = (mine.reading == "untrained").any()
     notes = [text for column, text in NOTES.items() if column in table and not (winning and column == "binary %")]
     notes += [WINNING] if winning else []
-    said = f"accuracy on the {best_part(mine)} part, mean ± half of the 95 % t interval over n seeds"
+    said = f"{best_part(mine)} accuracy, mean ± half-width of the 95 % t interval over n seeds"
     body = pipe(table.to_dict("records"))
     return f"{head}{experiment.about}: {where}, {said}.\n\n{body}\n\n{' '.join([*notes, origin(rows, experiment)])}\n"
 
 
 def origin(rows: pd.DataFrame, experiment: Experiment) -> str:
-    """Say where the numbers come from: new runs or recorded ones, dates, devices, versions of methods, revisions."""
+    """Describe the origin of the numbers: new or recorded runs, dates, versions of methods, devices, revisions."""
     mine = rows[rows.experiment == experiment.name].drop_duplicates(["digest", "seed"])
     counts = ", ".join(f"{n} {o}" for o, n in mine.origin.value_counts().items())
     versions = sorted({f"{run.split('-')[0]} {version}" for run, version in zip(mine.run, mine.version, strict=True)})
@@ -157,14 +158,14 @@ def origin(rows: pd.DataFrame, experiment: Experiment) -> str:
 
 
 def copies(mine: pd.DataFrame) -> str:
-    """Say how many images of the data were decoded from JPEG copies; nothing if none was."""
+    """Say how many images of the data set were decoded from JPEG copies; empty if there are none."""
     lossy = mine[mine.lossy > 0]
     if lossy.empty:
         return ""
     total, test = f"{lossy.lossy.max():.0f}", f"{lossy.lossy_test.max():.0f}"
-    return f"{total} images of the data ({test} of the test part) come from JPEG copies. "
+    return f"{total} images of the data set ({test} of them test images) were decoded from JPEG copies. "
 
 
 def latex(table: pd.DataFrame) -> str:
-    """Write the columns of a table that fit a page as booktabs LaTeX; the Markdown table has them all."""
+    """Format the columns that fit on a page as booktabs LaTeX; the Markdown table has all columns."""
     return booktabs(table[[c for c in table.columns if c in LATEX or c.startswith("difference")]])

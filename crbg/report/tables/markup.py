@@ -1,4 +1,4 @@
-"""Rows and numbers as Markdown and LaTeX."""
+"""Formatting of rows and numbers as Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from crbg.report.stats import t_interval
 
 
 def interval(values: list[float]) -> str:
-    """Write mean ± half of the 95 % t interval; for one or two values, whose interval says nothing, the mean with n."""
+    """Format mean ± half-width of the 95 % t interval; for one or two values, format the mean and n instead."""
     i = t_interval(values)
     return f"{i.mean:.2f} ± {i.half:.2f}" if i.n > 2 else f"{i.mean:.2f} (n = {i.n})"
 
 
 def percent(density: float, form: str = ".1f") -> str:
-    """Write the sparsity that belongs to a density, in %."""
+    """Format a density as sparsity in %."""
     return f"{100 * (1 - density):{form}}"
 
 
 def pipe(rows: Sequence[Mapping[Any, Any]]) -> str:
-    """Write rows as a Markdown table."""
+    """Format rows as a Markdown table."""
     return tabulate([dict(r) for r in rows], headers="keys", tablefmt="pipe", disable_numparse=True)
 
 
 def booktabs(table: pd.DataFrame) -> str:
-    """Write a whole table as booktabs LaTeX."""
+    """Format a table as booktabs LaTeX."""
     plain = table.map(tex)
     plain.columns = [tex(c) for c in plain.columns]
     body = tabulate(plain.to_dict("records"), headers="keys", tablefmt="latex_raw", disable_numparse=True)

@@ -1,4 +1,4 @@
-"""Short tables for the paper and for readers in a hurry: arms by sparsity, best tickets, published beside measured."""
+"""Short tables for the paper and the README: arms by sparsity, best tickets, published against measured values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from crbg.report.tables.markup import booktabs, interval, percent, pipe
 
 
 def by_sparsity(experiment: Experiment, rows: pd.DataFrame) -> list[dict[str, str]]:
-    """One line for each arm with one cell for each sparsity."""
+    """Return one row for each arm that has a target density, with one column for each sparsity."""
     mine = headline(rows, experiment.name)
     asked = sorted(mine.asked.dropna().unique(), reverse=True)
     out = []
@@ -27,12 +27,12 @@ def by_sparsity(experiment: Experiment, rows: pd.DataFrame) -> list[dict[str, st
 
 
 def short_latex(experiment: Experiment, rows: pd.DataFrame) -> str:
-    """Write the accuracies by arm and sparsity as booktabs LaTeX, for the width of a page."""
+    """Format the accuracies by arm and sparsity as booktabs LaTeX that fits the width of a page."""
     return booktabs(pd.DataFrame(by_sparsity(experiment, rows)))
 
 
 def readme_table(experiment: Experiment, rows: pd.DataFrame) -> str:
-    """Write the headline accuracies of an experiment as Markdown: what was measured, the table, what has no mask."""
+    """Format the headline accuracies of an experiment as Markdown: title, table, and the arms without a mask."""
     mine = headline(rows, experiment.name)
     flat = mine[mine.asked.isna()].groupby("arm", sort=False).accuracy.apply(lambda a: interval(list(a)))
     others = [f"{arm} {text}" for arm, text in flat.items()]
@@ -44,17 +44,17 @@ def readme_table(experiment: Experiment, rows: pd.DataFrame) -> str:
 
 
 def _what(experiment: Experiment, mine: pd.DataFrame) -> str:
-    """Say what the accuracies are of: network, data, part, kind of ticket, interval, seeds."""
+    """Describe the accuracies: network, data set, split, kind of ticket, interval, seeds."""
     counts = sorted(set(mine.groupby(["arm", "digest"]).seed.nunique()))
     seeds = f"n = {counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "") + " seeds"
     winning = experiment.view == "winners"
     kind = "winning tickets, trained under their masks," if winning else "binary tickets on untrained weights"
     where = f"{', '.join(mine.model.unique())} on {', '.join(mine.data.unique())}: {best_part(mine)} accuracy in %"
-    return f"{where} of {kind} by sparsity, mean ± half of the 95 % t interval, {seeds}."
+    return f"{where} of {kind} by sparsity, mean ± half-width of the 95 % t interval, {seeds}."
 
 
 def comparison(lines: Sequence[Comparison], rows: pd.DataFrame) -> pd.DataFrame:
-    """Set what was published beside what was measured, for the rows that the claims file declares."""
+    """Return published and measured values side by side, for the rows declared in paper/claims.yaml."""
     return pd.DataFrame([_compared(line, rows) for line in lines])
 
 
@@ -70,16 +70,16 @@ def _compared(line: Comparison, rows: pd.DataFrame) -> dict[str, str]:
             units = f"{percent(mine.units.astype(float).mean())} of the units" if mine.units.notna().all() else ""
             sparsity = units or percent(mine.density.mean())
             if missed := int(mine.density_missed.astype(bool).sum()):
-                sparsity += f" ({count(missed, 'run')} missed it, cut to it)"
+                sparsity += f" ({count(missed, 'run')} did not reach it before the cut)"
     known_as = {"row": line.row, "published": line.published, "measured %": ours}
     return known_as | {"sparsity %": sparsity, "n": n, "weights trained": trained}
 
 
 def best_tickets(rows: pd.DataFrame, experiment: str) -> pd.DataFrame:
-    """Give the best ticket of each method at the density that most arms of an experiment share, the best method first.
+    """Return the best ticket of each method, best first, at the density that most arms of an experiment share.
 
-    A ticket is an arm with its setting, its accuracy the mean over seeds. Columns: method, arm, accuracy, interval,
-    density.
+    Tickets are compared by their mean accuracy over seeds, one for each arm and setting. Columns: method, arm,
+    accuracy, interval, density.
     """
     mine = headline(rows, experiment)
     mine = mine[mine.asked.notna() & (mine.asked < 1)]

@@ -1,4 +1,4 @@
-"""All tuning trials, so that a reader sees from what the settings were chosen."""
+"""Tables of all tuning trials, from which the settings were chosen."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from crbg.report.tables.markup import pipe
 
 
 def tuning_table(rows: pd.DataFrame) -> str:
-    """Write every tuning trial as Markdown."""
+    """Format all tuning trials as a Markdown table."""
     trials = tuning_trials(rows)
     return pipe(trials.to_dict("records")) + "\n" if len(trials) else "No tuning runs yet.\n"
 
 
 def tuning_trials(rows: pd.DataFrame) -> pd.DataFrame:
-    """List every tuning trial with its mean validation accuracy, the best of each arm and density first."""
+    """Return all tuning trials with their mean validation accuracy, the best of each arm and density first."""
     mine = rows[(rows.role == "tune") & (rows.part == "validation") & (rows.reading == "binary")]
     if mine.empty:
         return pd.DataFrame()

@@ -70,7 +70,7 @@ def test_the_report_writes_tables_figures_verdicts_and_a_page(project):
     assert "old" not in readme
     rows = Path("results/results.csv").read_text().splitlines()
     assert len(rows) - 1 == len(tidy(project.config))
-    assert any("tuning: 6 runs are missing; `crbg run tuning` does them" in line for line in lines)
+    assert any("tuning: 6 runs are missing; `crbg run tuning` runs them" in line for line in lines)
 
     build(project.config)
     assert written("paper") == first, "the same records must give the same bytes"

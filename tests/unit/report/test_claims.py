@@ -27,14 +27,14 @@ def test_value_rule(project, middle, verdict):
     out = project.verdict(**rule)
     assert out.verdict == verdict
     assert f"{middle:.2f} % at 50.0 % sparsity" in out.evidence
-    assert out.evidence.endswith("Reading: r")
+    assert out.evidence.endswith("Interpretation: r")
 
 
 def test_value_rule_does_not_judge_a_missed_density(project):
     project.put("ours", 0.5, around(96.0), missed=True)
     out = project.verdict(type="value", density=0.5, published=96.0, margin=1.0)
     assert out.verdict == "not run"
-    assert "density missed in 4 of 4 runs" in out.evidence
+    assert "4 of 4 runs did not reach the target density" in out.evidence
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_the_readme_says_with_its_numbers_what_comes_from_jpeg(project):
     assert "JPEG" not in tables.readme_table(project.config.experiment("main"), rows)
     rows["lossy"], rows["lossy_test"] = 104, 23
     text = tables.readme_table(project.config.experiment("main"), rows)
-    assert text.endswith("104 images of the data (23 of the test part) come from JPEG copies.\n")
+    assert text.endswith("104 images of the data set (23 of them test images) were decoded from JPEG copies.\n")
 
 
 def test_redrawn_weights_are_named_in_the_table(project):
@@ -393,7 +393,7 @@ def test_contrasts_say_when_they_were_declared_and_are_corrected_list_by_list(pr
         " (asked later)",
     ]
     assert "before the first round" in first.source
-    assert "the first had been read" in second.source
+    assert "the results of the first were known" in second.source
     assert first.evidence == second.evidence == alone.evidence
     assert later.evidence != alone.evidence
 
@@ -416,7 +416,7 @@ def test_a_demonstration_judges_nothing(project):
         {"type": "value", "experiment": "main", "arm": "ours", "density": 0.5, "published": 96.0, "margin": 1.0}, None
     )
     assert [v.verdict for v in out] == ["not run", "not run"]
-    assert all("a demonstration judges nothing" in v.evidence for v in out)
+    assert all("nothing is judged in a demonstration" in v.evidence for v in out)
     assert len(project.judge(contrasts=[CONTRAST])) == 0
     assert verdicts.verdict_table(out, project.config).startswith("**A demonstration: nothing is judged.**")
 
@@ -452,7 +452,7 @@ def test_claims_of_the_wrong_form_are_refused(claim, words):
     [
         ({"goals": [{"experiment": "e", "arm": "a", "density": 0.1}]}, "goals, entry 1: field 'least' is missing"),
         ({"contrasts": [CONTRAST, CONTRAST | {"B": "b"}]}, "contrasts, entry 2: unknown field 'B'"),
-        ({"contrasts": [CONTRAST] * 9}, "9 contrasts are declared; the protocol allows 8"),
+        ({"contrasts": [CONTRAST] * 9}, "9 contrasts are declared; the protocol allows at most 8"),
         ({"later_contrasts": [CONTRAST] * 9}, "9 later contrasts are declared"),
         ({"claims": [], "clams": []}, "unknown field 'clams': did you mean 'claims'?"),
         ({"claims": [GOOD, GOOD]}, "claim 'a' is declared twice"),

@@ -198,6 +198,6 @@ def test_tables_say_what_batch_norm_and_inexact_images_change(tmp_path, monkeypa
     table = tables.main_table(rows, "deep")
     assert table["exact images %"].tolist() == [f"{test.clean.mean():.2f}"]
     assert table["not recalibrated %"].tolist() == [f"{test.plain.mean():.2f}"]
-    assert "7 images of the data (3 of the test part) come from JPEG copies." in tables.origin(
+    assert "7 images of the data set (3 of them test images) were decoded from JPEG copies." in tables.origin(
         rows, config.experiment("deep")
     )

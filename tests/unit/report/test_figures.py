@@ -62,7 +62,7 @@ def test_the_comparison_sets_published_beside_measured(project):
     project.put("ours", 0.5, around(90.0), missed=True)
     assert (
         tables.comparison(lines, tidy(project.config)).set_index("row").loc["ours", "sparsity %"]
-        == "50.0 (4 runs missed it, cut to it)"
+        == "50.0 (4 runs did not reach it before the cut)"
     )
 
 

@@ -159,11 +159,11 @@ def test_verdicts_stand_by_chapter_and_quotes_are_text(sections, rows):
     assert [re.search(r"<h3[^>]*>(.*?)</h3>", g)[1] for g in groups] == [
         "LeNet-300-100 on MNIST",
         "Winning tickets",
-        "Without runs of their own",
+        "Not tied to an experiment",
     ]
     assert "Beta &lt;b&gt;claim&lt;/b&gt;" in groups[0]
     assert "alpha claim" in groups[0]
-    assert "<details><summary>How the claim is read</summary>the test set</details>" in groups[0]
+    assert "<details><summary>How we interpret the claim</summary>the test set</details>" in groups[0]
     assert "hidden" in re.search(r'<form class="filter".*?>', part)[0], (
         "what only scripts can do is shown by the script"
     )

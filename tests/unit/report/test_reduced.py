@@ -77,10 +77,10 @@ def test_a_reduced_schedule_may_confirm_a_value_and_never_refutes_one(accuracies
     if accuracies:
         mean = sum(accuracies) / len(accuracies)
         assert f"{mean:.2f} % at 90.0 % sparsity, d = {mean - 80:+.2f}" in out.evidence
-        said = "reduced schedule of 10 epochs (published: 160); what would decide: three seeds of"
+        said = "reduced schedule of 10 epochs (published: 160); runs that would decide: three seeds of"
         assert f"n = {len(accuracies)}; {said}" in out.evidence
         assert ("[" in out.evidence) == (len(accuracies) > 1)
-        assert out.measured.endswith("what would decide: three seeds of 160 epochs")
+        assert out.measured.endswith("runs that would decide: three seeds of 160 epochs")
 
 
 def test_runs_of_the_full_schedule_decide_where_they_are():
@@ -92,7 +92,7 @@ def test_runs_of_the_full_schedule_decide_where_they_are():
     assert judged(VALUE, short, runs("ours", [60.0], experiment="long"), rule=FULL).verdict == "inconclusive"
     # Full runs that missed their target density are not replaced by runs on the reduced schedule.
     out = judged(VALUE, short, runs("ours", low, experiment="long", density_missed=True), rule=FULL)
-    assert (out.verdict, "density missed in 3 of 3" in out.evidence) == ("not run", True)
+    assert (out.verdict, "3 of 3 runs did not reach the target density" in out.evidence) == ("not run", True)
 
 
 def test_the_epochs_that_were_run_are_said_whatever_was_declared():
@@ -104,7 +104,7 @@ def test_runs_that_missed_their_density_or_collapsed_confirm_nothing():
     out = judged(VALUE, runs("ours", [85.0, 85.1, 84.9], density_missed=True))
     assert out.verdict == "observed"
     assert "85.00 % at" in out.evidence
-    assert "density missed in 3 runs of ours" in out.evidence
+    assert "3 runs of ours did not reach the target density" in out.evidence
     gone = runs("ours", [None], part=None, reading=None, status="collapse", density_missed=None).assign(seed=3)
     out = judged(VALUE, runs("ours", [85.0, 85.1, 84.9]), gone)
     assert (out.verdict, "1 run of ours ended without a ticket" in out.evidence) == ("observed", True)
@@ -204,7 +204,7 @@ def test_sanity_checks_read_one_seed():
     frames = [runs("ours", [a], setting=f"control {c}", digest=c) for c, a in kinds]
     out = judged(rule, *frames, kind="order")
     assert out.verdict == "observed"
-    assert out.evidence.startswith("ours at 0.1: reinit loses 0.20, shuffle loses 10.00; margin 0.5, n = 1; reduced")
+    assert out.evidence.startswith("ours at 0.1: reinit costs 0.20, shuffle costs 10.00; margin 0.5, n = 1; reduced")
     assert judged(rule, frames[0], kind="order").verdict == "not run"
 
 
@@ -220,12 +220,12 @@ UNTESTABLE = {"type": "untestable", "on": "MNIST", "why": "both methods saturate
 def test_what_data_cannot_test_is_said_with_the_first_outcome(tmp_path):
     out = judged(None, runs("ours", [80.0]), rule=UNTESTABLE, first="not reproduced, by another rule", declared="after")
     assert out.verdict == "not testable on MNIST"
-    assert out.measured == "both methods saturate. First outcome: not reproduced, by another rule"
+    assert out.measured == "both methods saturate. Outcome of the earlier rule: not reproduced, by another rule"
     table, latex = verdicts.verdict_table([out], REAL), verdicts.verdict_latex([out])
     head, _, line = table.splitlines()
-    assert "declared before / after the first reading" in head
+    assert "declared before / after the results were known" in head
     assert [c.strip() for c in line.strip("|").split("|")][3:5] == ["**not testable on MNIST**", "after"]
-    assert r"c & not testable on MNIST & after & both methods saturate. First outcome" in latex
+    assert r"c & not testable on MNIST & after & both methods saturate. Outcome of the earlier rule" in latex
 
 
 def test_the_tables_show_what_was_observed_and_count_what_was_judged(tmp_path):
@@ -241,7 +241,7 @@ def test_the_tables_show_what_was_observed_and_count_what_was_judged(tmp_path):
     assert "declared before" not in verdicts.verdict_table(rest, REAL)
     frame = pd.DataFrame(columns=COLUMNS)
     whole = page.html(REAL, page.Content(frame, verdicts=[seen, *rest]))
-    assert ">declared before / after the first reading</th>" in whole
+    assert ">declared before / after the results were known</th>" in whole
     assert "observed" in whole
     assert ">declared" not in page.html(REAL, page.Content(frame, verdicts=rest))
 

@@ -115,7 +115,7 @@ def test_a_paper_that_quotes_an_unknown_number_is_refused(tmp_path):
         numbers.check(paper, {"a.b": "1"})
     first, second = str(caught.value).splitlines()
     assert first.startswith(f"{paper}:2: unknown number 'a.c': did you mean 'a.b'?")
-    assert second.startswith(f"{paper}:3: figures/x is not there")
+    assert second.startswith(f"{paper}:3: figures/x does not exist")
     assert numbers.check(paper, {"a.b": "1"}, ["a", "x"]) == 2  # names of unfinished experiments are accepted
     with pytest.raises(CrbgError, match="figures/x"):
         numbers.check(paper, {"a.b": "1"}, ["a"])

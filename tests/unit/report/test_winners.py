@@ -146,7 +146,7 @@ def test_tickets_pass_where_every_control_is_worse(project):
     for controlled, word, opposite in ((70.0, "reproduced", "not reproduced"), (85.0, "not reproduced", "reproduced")):
         put(project, "snip", 0.1, controlled, control="shuffle")
         verdict, evidence = ruled(rule, tidy(project))
-        assert (verdict, f"shuffle loses {80 - controlled:.2f}" in evidence) == (word, True)
+        assert (verdict, f"shuffle costs {80 - controlled:.2f}" in evidence) == (word, True)
         assert ruled({**rule, "fail": True}, tidy(project))[0] == opposite
     put(project, "snip", 0.1, 82.0, control="shuffle", step=-1)  # the three pairs are (82, 80), (81, 81), (80, 82)
     assert ruled(rule, tidy(project))[0] == "inconclusive"
