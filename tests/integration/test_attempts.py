@@ -224,7 +224,7 @@ def test_a_run_that_fails_does_not_stop_the_others_and_is_not_tried_twice(run, m
     # The workflow's second attempt leaves them alone, though nothing is broken now; a first attempt does not.
     status, text = run("one", "--attempt", "2")
     assert status == queue.FAILED
-    assert text.count("not tried again after a code error: by nought") == 2
+    assert text.count("not repeated after a code error: by nought") == 2
     # In slices of time that are first attempts all, what failed goes last.
     order = []
     with monkeypatch.context() as patch:

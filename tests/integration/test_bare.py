@@ -75,7 +75,7 @@ def test_runs_need_no_more_than_torch_and_numeric_packages(folder):
     [
         ({"arms": {"a": {"method": "crbg", "set": {"options.noise": -1}}}}, "crbg.noise = -1.0 must be at least 0"),
         ({"arms": [1]}, "config.yaml: the configuration is malformed"),
-        ({"arms": {"a": {"method": "random", "seeds": 3}}}, "install pydantic, whose check names the place"),
+        ({"arms": {"a": {"method": "random", "seeds": 3}}}, "install pydantic to see the exact place"),
     ],
 )
 def test_mistakes_are_one_message_there_too(folder, change, words):

@@ -327,7 +327,7 @@ def test_a_run_is_recorded_evaluated_and_verified(digits, spec, one_run):
     bench, record = done.bench, done.record
     assert (done.row.verdict, done.row.remarks) == (
         BARE,
-        ("its weights were trained or redrawn, which no ticket holds",),
+        ("its weights were trained or redrawn, so it has no ticket file",),
     )
     # Read again as the test part is read, trained tensors and rewinding point come back from the files.
     nothing_lossy = torch.tensor([], dtype=torch.int64)
