@@ -16,7 +16,7 @@ from crbg.training import distributed
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Build the parser of all commands; its attribute `do` of the parsed arguments is the function to call."""
+    """Build the parser of all commands. The attribute `do` of the parsed arguments is the function to call."""
     parser = argparse.ArgumentParser(
         prog="crbg", description="Find strong lottery tickets, compare methods, and verify the results."
     )

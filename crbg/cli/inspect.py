@@ -39,7 +39,7 @@ def add(commands: Commands) -> None:
     sub = add_command(commands, "data", show_data, about, "crbg data mnist")
     sub.add_argument("name", help="a data set listed by `crbg list data`, or a name for your own (with --images)")
     sub.add_argument(
-        "--images", type=Path, metavar="DIR", help="make it from the images DIR/train/<class>/* and DIR/val/<class>/*"
+        "--images", type=Path, metavar="DIR", help="make the data set from DIR/train/<class>/* and DIR/val/<class>/*"
     )
     sub.add_argument(
         "--size", type=int, default=224, metavar="S", help="with --images: image size in pixels (default: 224)"

@@ -47,7 +47,7 @@ def _add_run(commands: Commands) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="used by the workflow: the number of its attempt at the job; from the second attempt on, runs that failed "
+        help="used by the workflow: number of this attempt at the job; from the second attempt on, runs that failed "
         "because of invalid input or an error in the code are not repeated",
     )
     sub.add_argument(

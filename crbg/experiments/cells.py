@@ -1,4 +1,4 @@
-"""Select the cells (a spec with a seed) that a command works on: by experiment or target, `--where`, `--seeds` or job.
+"""Select the cells (specs with a seed) that a command works on: by experiment or target, `--where`, `--seeds` or job.
 
 This module does not import torch.
 """

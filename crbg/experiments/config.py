@@ -42,7 +42,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Job:
-    """Cells that one process runs one after the other."""
+    """Cells that one process executes one after the other."""
 
     name: str
     experiment: str
@@ -67,7 +67,7 @@ class Experiment:
     targets: tuple[str, ...]
     cells_per_job: int
     tuned_by: tuple[str, ...]
-    chosen: frozenset[str]  # arms for which paper/selected.yaml has a choice
+    chosen: frozenset[str]  # arms for which paper/selected.yaml contains settings
     groups: Mapping[float | None, tuple[float | None, ...]]
     cells: tuple[Cell, ...]
     gpu: int

@@ -266,7 +266,7 @@ def _problem(loc: tuple[str, ...], kind: str, value: Any, context: Mapping[str, 
     elif len(loc) in (2, 4) and kind.startswith("model"):
         text = f"{'.'.join(loc)} must be a mapping, not {value!r}"
     else:
-        key = f"entry {int(key) + 1}" if key.isdecimal() else key  # of a list
+        key = f"entry {int(key) + 1}" if key.isdecimal() else key  # an index in a list
         text = f"{before}{key} = {value!r} must be {TEXT_OF_TYPE.get(kind, 'of another type')}"
     return Problem(loc, text)
 

@@ -70,7 +70,7 @@ def specs(
 
 
 def grid_points(grids: Any, place: str) -> Iterator[dict[str, Any]]:
-    """Yield the points of a grid, all combinations of its lists; a list of grids is their union.
+    """Yield the points of a grid: all combinations of its lists, or for a list of grids, the points of each grid.
 
     Raises:
         CrbgError: a grid is not a mapping of non-empty lists.
@@ -88,7 +88,7 @@ def grid_points(grids: Any, place: str) -> Iterator[dict[str, Any]]:
 
 
 def _values(values: dict[str, Any], chosen: Sequence[Mapping[str, Any]], common: Common) -> dict[str, Any]:
-    """Override the values of a grid point by the settings chosen for its density, and both by the override."""
+    """Apply the settings chosen for the density of a grid point to its values, then the override."""
     for choice in chosen:
         if values.get("density") in choice["densities"]:
             values = lay_over(values, expand(choice["set"]))

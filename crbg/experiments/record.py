@@ -86,8 +86,10 @@ class Digests(_Json):
 
     Attributes:
         initial: Initial tensors.
-        draw: Initial weights before scaling, which runs that differ only in `scale` share.
+        draw: Initial weights before scaling. Runs that differ only in `scale` share this digest.
+        data: Images and labels of the data set.
         order: Order of the training images.
+        mask: Mask of the ticket.
         gates: Tensors in the gate file.
     """
 
@@ -115,7 +117,7 @@ class Measurement(_Json):
         constant: Accuracy in % of always predicting the most frequent training class.
         sanity: Controls of the binary ticket (`shuffle`, `invert`, `reinit`), for tickets on untrained weights.
         sanity_images: Number of images on which the controls were measured, if not on all.
-        density_missed: Whether the search did not reach its target density, so that its gates were cut to it.
+        density_missed: Whether the search did not reach its target density, so that the ticket is its top k gates.
     """
 
     readings: Mapping[str, Reading] = field(metadata={"read": _each(Reading)})
@@ -197,7 +199,7 @@ class Record(_Json):
 
     @property
     def missed_density(self) -> bool:
-        """Whether the search did not reach its target density, so that its gates were cut to it."""
+        """Whether the search did not reach its target density, so that the ticket is its top k gates."""
         return bool(self.validation and self.validation.density_missed)
 
     def accuracy(self, reading: str = "binary") -> float | None:
@@ -224,7 +226,7 @@ class WithoutLossy(_Json):
 
 @dataclass(frozen=True)
 class Evaluation(_Json):
-    """The evaluation of a finished run on the test set, with the digests of its spec, mask and data."""
+    """The evaluation of a finished run on the test set, with its seed and the digests of its spec, mask and data."""
 
     digest: str
     seed: int

@@ -50,8 +50,8 @@ def job_folder(config: Config, job: str) -> Path:
 def find(config: Config, spec: Spec, seed: int, evaluated: bool = False) -> dict[str, Any] | None:
     """Return {"record", "provenance", "evaluation"?, "origin"} of a run as plain JSON values, or None if it is missing.
 
-    A fresh run takes precedence over a recorded one. Recorded runs count only with `reuse: recorded`. With `evaluated`,
-    a run that was not evaluated on the test set counts as missing, unless its search collapsed.
+    A fresh run takes precedence over a recorded one. Recorded runs are used only with `reuse: recorded`. If
+    `evaluated` is true, a run that was not evaluated on the test set counts as missing, unless its search collapsed.
 
     Raises:
         CrbgError: a file is damaged, or contains a different run from the one that its key names.
@@ -143,7 +143,7 @@ def _run(line: Line) -> dict[str, Any]:
 
 
 def recorded_ticket(config: Config, spec: Spec, seed: int) -> Path:
-    """Return the path at which the ticket of a run is committed. Only a few tickets are."""
+    """Return the path at which the ticket of a run is committed. Only a few tickets are committed."""
     return recorded_folder(config) / "tickets" / f"{spec.slug()}-seed{seed}.safetensors"
 
 

@@ -31,13 +31,13 @@ HEAD = (
 
 
 def suggest(config: Config, tuning: Experiment, partial: bool = False) -> dict[str, list[dict[str, Any]]]:
-    """Choose settings for each arm of a tuning experiment; with `partial`, only for arms whose trials have all run.
+    """Choose settings for each arm of a tuning experiment; with `partial`, only for arms whose trials are all done.
 
     Returns:
         For each arm a list of choices, one for each tuned density.
 
     Raises:
-        CrbgError: a tuning run is missing, or no point of an arm reached its density.
+        CrbgError: a tuning run is missing, or no point of an arm reached its target density.
     """
     untuned = sorted(set(tuning.groups) - {c.spec.density for c in tuning.cells}, key=str)
     if untuned and not config.demonstration:  # a demonstration tunes at few densities
@@ -87,7 +87,7 @@ def _choice(config: Config, tuning: Experiment, trials: list[Cell], arm: list[Ce
         "missed": len(missed),
         "validation": round(able[best], 3),
         "digest": best,
-        # Compared with all trials of the arm: a field that is constant at this density may differ at another one.
+        # Compared with the trials at all densities, since a field may be constant at this one and vary between them.
         "set": {k: v for k, v in varying(specs[best], every).items() if k not in ("density", "epochs")},
     }
 

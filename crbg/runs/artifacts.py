@@ -61,7 +61,7 @@ def reopen(where: Path, model: nn.Module, expected: str | None = None) -> method
 
     Args:
         where: Folder of the run.
-        model: A model as `initial_model` builds it.
+        model: A model built by `initial_model`.
         expected: Digest of the gate file according to the record of the run; None for older records, which lack it.
 
     Raises:

@@ -80,7 +80,7 @@ def _sum(counts: Mapping[str, Mapping[str, int]]) -> tuple[int, int]:
 
 
 def drawn_again(cell: Cell, model: nn.Module, feed: BatchLoader) -> Mask | None:
-    """Return the mask of the method `random`, drawn again from its seed; None for methods that need a search."""
+    """Return the mask of the method `random`, drawn again from its seed; None for all other methods."""
     if cell.spec.method != "random":
         return None
     method = methods.get("random")
@@ -100,7 +100,7 @@ def same_mask(mask: Mask, record: Mapping[str, Any]) -> Iterator[str]:
 
 
 def whole_units(t: Tensor, total: int) -> dict[str, int]:
-    """Count the units whose weights are kept as a whole. If a unit is kept in part, `kept` is -1, an invalid count."""
+    """Count the kept units. If only some of the weights of a unit are kept, `kept` is -1, an invalid count."""
     columns = t.movedim(1, 0).reshape(total, -1)
     whole, any_kept = columns.all(1), columns.any(1)
     return {"kept": int(whole.sum()) if torch.equal(whole, any_kept) else -1, "total": total}

@@ -56,7 +56,7 @@ def evaluate(spec: Spec, seed: int, workspace: Workspace) -> Evaluation | None:
 
 
 def check_selected(spec: Spec, selected: Path) -> None:
-    """Check that the file of selected settings lists a spec, so that the test set may be opened for it.
+    """Check that the file of selected settings lists a spec, which may then be evaluated on the test set.
 
     Raises:
         CrbgError: the file is missing, damaged, or does not list the spec.

@@ -47,7 +47,7 @@ FAILED = 1  # exit status when runs failed
 
 @dataclass(frozen=True)
 class Call:
-    """The limits, devices and output files of one call of `crbg run`.
+    """The arguments of one call of `crbg run`: time limit, device and output file.
 
     `attempt` counts the attempts of the workflow at one job; after `slices` attempts, the job is abandoned (0: never).
     """
@@ -64,8 +64,7 @@ class Call:
 def do(config: Config, cells: list[Cell], call: Call) -> int:
     """Execute runs, alone or as one of several processes that share each run, and return an exit status.
 
-    A job of the workflow logs its start before it loads anything large, so that the log reveals a kill for lack of
-    memory.
+    A job of the workflow logs its start before it loads anything large, so that a kill for lack of memory is noticed.
     """
     distributed.together = distributed.started()
     if not (call.job and distributed.first()):
@@ -129,7 +128,7 @@ def _say_done(config: Config, cells: list[Cell]) -> None:
     differing = settings(config, cells[:10])
     for c in cells[:10]:
         print(line(c, *record_store.outcome(config, c.spec, c.seed), differing=differing[c.key]))
-    print(f"all runs asked for ({len(cells)}) are done or recorded; `--set reuse=never results=FOLDER` runs them again")
+    print(f"all {len(cells)} requested runs are done or recorded; `--set reuse=never results=FOLDER` runs them again")
 
 
 def write_manifest(path: Path | None, cells: Iterable[Cell]) -> None:

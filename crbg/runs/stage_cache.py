@@ -31,7 +31,7 @@ PATIENCE = 20.0  # seconds to wait for a stage that another run is computing, be
 
 @dataclass(frozen=True)
 class _Stored:
-    """A stored stage and what it cost."""
+    """A stored stage and its cost."""
 
     tensors: dict[str, Tensor]
     seconds: float
@@ -44,7 +44,7 @@ class StageCache:
     """The shared stages of all runs with the same network, data and seed.
 
     Attributes:
-        folder: Where stages are stored.
+        folder: Folder in which stages are stored.
         of: Everything on which all stages of this cache depend; `parts` adds what one stage depends on.
         clock: Receives the cost of stages that are read instead of computed.
     """
@@ -71,7 +71,7 @@ class StageCache:
             stored = self._read(path) if distributed.first() else None
             if distributed.first() and stored is None:
                 _claim(stack, path.with_suffix(".making"))
-                stored = self._read(path)  # another run may have stored it just now
+                stored = self._read(path)  # another run may have stored it in the meantime
             if distributed.size() > 1:
                 stored = distributed.broadcast(stored)
             if stored is None:

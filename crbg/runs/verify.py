@@ -65,7 +65,7 @@ class Verification:
     def summary(self) -> str:
         """Return one line that counts the verdicts."""
         counts = Counter(row.verdict for row in self.rows)
-        undone = f"; {self.undone} of the runs asked for are not done" if self.undone else ""
+        undone = f"; {self.undone} of the requested runs are not done" if self.undone else ""
         return ", ".join(f"{counts[v]} {v}" for v in VERDICTS) + undone
 
     def table(self) -> Table:
@@ -96,12 +96,12 @@ def verify(config: Config, cells: Sequence[Cell], bench: Workspace) -> Verificat
     """Verify the finished runs among the cells.
 
     Raises:
-        CrbgError: none of them is done.
+        CrbgError: none of the cells is done.
     """
     runs = finished(config, cells)
     if not runs:
         raise CrbgError(
-            f"none of the {len(cells)} runs asked for is done, so nothing can be verified; "
+            f"none of the {len(cells)} requested runs is done, so nothing can be verified; "
             "`crbg status` shows what is missing"
         )
     verifier = Verifier(config, bench)

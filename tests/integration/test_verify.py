@@ -473,7 +473,7 @@ def test_the_command_says_pass_or_fail_and_so_does_its_status(project, crbg):
     code, out, err = crbg("verify", "curve", "--out", "rows.md")
     assert (code, err) == (0, "")
     lines = out.splitlines()
-    end = "7 PASS, 0 FAIL, 2 PASS without ticket, 0 unchecked; 5 of the runs asked for are not done"
+    end = "7 PASS, 0 FAIL, 2 PASS without ticket, 0 unchecked; 5 of the requested runs are not done"
     assert lines[-1] == end
     assert [line.split()[0] for line in lines[2:-2]] == ["PASS"] * 9
     text = Path("rows.md").read_text()
@@ -511,7 +511,7 @@ def test_the_command_names_data_that_is_missing_once(project, crbg, monkeypatch)
 def test_nothing_to_verify_is_no_success(project, crbg):
     code, out, err = crbg("verify", "curve", "--seeds", "7")
     assert (code, out) == (2, "")
-    assert "none of the 7 runs asked for is done" in err
+    assert "none of the 7 requested runs is done" in err
     assert "`crbg status`" in err
 
 

@@ -123,7 +123,7 @@ def test_nothing_is_chosen_where_nothing_landed(project):
     for cell in read().experiment("tuning").cells:
         if cell.arm == "ours" and cell.spec.density == 0.1:
             put(cell, 90.0, missed=True)
-    with pytest.raises(CrbgError, match=r"tuning: no setting of ours at density 0\.1 reached it"):
+    with pytest.raises(CrbgError, match=r"tuning: no setting of ours reached the density 0\.1"):
         chosen()
     body = yaml.safe_load(Path("config.yaml").read_text())
     write_config(body["experiments"], override={"flip": False})
