@@ -128,7 +128,7 @@ def _say_done(config: Config, cells: list[Cell]) -> None:
     differing = settings(config, cells[:10])
     for c in cells[:10]:
         print(line(c, *record_store.outcome(config, c.spec, c.seed), differing=differing[c.key]))
-    print(f"all {len(cells)} requested runs are done or recorded; `--set reuse=never results=FOLDER` runs them again")
+    print(f"all requested runs ({len(cells)}) are done or recorded; `--set reuse=never results=FOLDER` runs them again")
 
 
 def write_manifest(path: Path | None, cells: Iterable[Cell]) -> None:

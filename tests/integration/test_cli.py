@@ -213,7 +213,7 @@ def test_one_cell_runs_once(project, crbg):
     stamp = records()[0].stat().st_mtime_ns
     code, out, _ = crbg("run", "curve", *where)
     assert code == 0
-    assert out.startswith(f"{line.rstrip()} ({records()[0].parent})\nall 1 requested runs are done or recorded")
+    assert out.startswith(f"{line.rstrip()} ({records()[0].parent})\nall requested runs (1) are done or recorded")
     assert records()[0].stat().st_mtime_ns == stamp
 
 
