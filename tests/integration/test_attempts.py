@@ -219,7 +219,7 @@ def test_a_run_that_fails_does_not_stop_the_others_and_is_not_tried_twice(run, m
         status, text = run("one")
     assert status == queue.FAILED
     assert text.count("ZeroDivisionError: by nought") == 2
-    assert "2 of 3 runs failed; `crbg status` says why" in text
+    assert "2 of 3 runs failed; `crbg status` shows why" in text
     assert [(f / "record.json").exists() for f in folders()] == [False, False, True]
     # The workflow's second attempt leaves them alone, though nothing is broken now; a first attempt does not.
     status, text = run("one", "--attempt", "2")
@@ -251,7 +251,7 @@ def test_what_was_paused_is_tried_again_as_often_as_the_slices_allow(run, projec
     attempts.end(folders()[0], attempts.PAUSED)
     status, text = run("one", "--attempt", "4", "--slices", "3")
     assert status == 2
-    assert "3 runs are not done after 3 tries" in text
+    assert "3 runs are not done after 3 attempts" in text
     assert run("one", "--attempt", "3", "--slices", "3")[0] == 0
 
 
