@@ -1,6 +1,6 @@
 """The command line: crbg run | evaluate | verify | plan | status | list | data | select | record | report.
 
-Each command parses its arguments, calls the package that does the work, and prints the result.
+Each command parses its arguments, calls a function of the package, and prints the result.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from crbg.training import distributed
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Build the parser of all commands; `do` of the parsed arguments is the function to call."""
+    """Build the parser of all commands. The attribute `do` of the parsed arguments is the function to call."""
     parser = argparse.ArgumentParser(
         prog="crbg", description="Find strong lottery tickets, compare methods, and verify the results."
     )
@@ -27,11 +27,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status; a user's mistake prints one message and gives status 2."""
+    """Run one command and return its exit status; on invalid input, print one message and return status 2."""
     args = build_parser().parse_args(argv)
     try:
         if distributed.started() and args.do is not run.run:
-            raise CrbgError("only `crbg run` works in several processes; start this command without torchrun")
+            raise CrbgError("only `crbg run` supports several processes; start this command without torchrun")
         return int(args.do(args) or 0)
     except CrbgError as error:
         print(f"crbg: {error}", file=sys.stderr)

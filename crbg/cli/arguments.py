@@ -16,7 +16,7 @@ Commands = Any  # argparse's own type of subparsers is private
 def add_command(
     commands: Commands, name: str, do: Callable[[argparse.Namespace], int | None], about: str, example: str
 ) -> argparse.ArgumentParser:
-    """Add a command with its help, an example, and the arguments that say which configuration it reads."""
+    """Add a command with its help, an example, and the arguments that select its configuration."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=about,
@@ -39,7 +39,7 @@ def add_command(
 
 
 def add_cells(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that choose runs."""
+    """Add the arguments that select runs."""
     parser.add_argument("experiment", nargs="?", metavar="NAME", help="an experiment or a target (default: everything)")
     parser.add_argument(
         "--where",
@@ -48,26 +48,26 @@ def add_cells(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="only runs with these settings, e.g. arm=crbg density=0.05",
     )
-    parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="these seeds instead of the configured ones")
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="use these seeds, not the configured ones")
     parser.add_argument("--job", metavar="JOB", help="only the runs of this job of the workflow")
 
 
 def config_of(args: argparse.Namespace) -> Config:
-    """Read the configuration that a command was given."""
+    """Read the configuration that the arguments select."""
     return configs.read(args.config, args.set)
 
 
 def cells_of(args: argparse.Namespace, config: Config) -> list[Cell]:
-    """Return the cells that a command was asked for, also those that several experiments share."""
+    """Return the selected cells; a run that several experiments share is listed once for each of them."""
     return choose_cells(config, args.experiment, args.where, args.seeds, args.job)
 
 
 def runs_of(args: argparse.Namespace, config: Config) -> list[Cell]:
-    """Return each run that a command was asked for once."""
+    """Return the selected runs, each of them once."""
     return list(distinct(cells_of(args, config)).values())
 
 
 def given(args: argparse.Namespace) -> str:
-    """Repeat the configuration that a command was given, for the commands that it suggests."""
+    """Return the arguments `--config` and `--set` as text, to append them to suggested commands."""
     files = " --config " + " ".join(args.config) if args.config != ["config.yaml"] else ""
     return files + (" --set " + " ".join(args.set) if args.set else "")

@@ -1,4 +1,4 @@
-"""crbg plan | status | list | data: what there is, what is missing, and what it would cost."""
+"""crbg plan | status | list | data: show what exists, what is missing, and what it would cost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from crbg.errors import CrbgError
 from crbg.experiments import listing, plan, status
 from crbg.storage.atomic import write_json
 
-# What `crbg list` can list: a title, and a function that makes the lines.
+# What `crbg list` can list: the title, and a function that returns the lines.
 LISTS: dict[str, tuple[str, Callable[[argparse.Namespace], Iterable[str]]]] = {
     "experiments": ("experiments, for `crbg run NAME`", lambda args: listing.experiments(config_of(args))),
     "methods": ("methods and their options", lambda args: listing.method_names()),
@@ -24,11 +24,11 @@ LISTS: dict[str, tuple[str, Callable[[argparse.Namespace], Iterable[str]]]] = {
 
 
 def add(commands: Commands) -> None:
-    """Add the commands of this file."""
+    """Add the commands of this module."""
     about = "Show which runs are missing, how long they take, and what they need."
     sub = add_command(commands, "plan", show_plan, about, "crbg plan lenet_curve")
     add_cells(sub)
-    sub.add_argument("--minutes", type=float, metavar="M", help="cut what is missing into slices of M minutes")
+    sub.add_argument("--minutes", type=float, metavar="M", help="split the missing runs into time slices of M minutes")
     about = "Show which runs are done, running, failed (and why) or missing."
     add_cells(add_command(commands, "status", show_status, about, "crbg status"))
     about = "List experiments, methods with their options, networks and data sets."
@@ -37,24 +37,24 @@ def add(commands: Commands) -> None:
     sub.add_argument("name", nargs="?", help="with `methods`: explain this method and its options")
     about = "Find or download a data set, check it, and describe it."
     sub = add_command(commands, "data", show_data, about, "crbg data mnist")
-    sub.add_argument("name", help="a data set that `crbg list data` shows, or the name of your own")
+    sub.add_argument("name", help="a data set listed by `crbg list data`, or a name for your own (with --images)")
     sub.add_argument(
-        "--images", type=Path, metavar="DIR", help="make it from DIR/train/<class>/* and DIR/val/<class>/*"
+        "--images", type=Path, metavar="DIR", help="make the data set from DIR/train/<class>/* and DIR/val/<class>/*"
     )
     sub.add_argument(
-        "--size", type=int, default=224, metavar="S", help="with --images: edge of the images in pixels (default: 224)"
+        "--size", type=int, default=224, metavar="S", help="with --images: image size in pixels (default: 224)"
     )
-    sub.add_argument("--out", type=Path, metavar="FILE", help="write the description (JSON)")
+    sub.add_argument("--out", type=Path, metavar="FILE", help="write the description to FILE (JSON)")
 
 
 def show_plan(args: argparse.Namespace) -> None:
-    """Show what is missing and what it takes."""
+    """Show the missing runs, and the time and disk space that they need."""
     config = config_of(args)
     cells = cells_of(args, config)
     if args.minutes is None:
         show(*(plan.table if args.experiment or args.job else plan.summary)(config, cells))
     elif args.minutes < 1:
-        raise CrbgError(f"--minutes {args.minutes:g}: a slice has at least one minute")
+        raise CrbgError(f"--minutes {args.minutes:g}: a slice must be at least one minute long")
     else:
         name = f" {args.experiment}" if args.experiment else ""
         show(*plan.schedule(config, cells, args.minutes, name + given(args)))
@@ -69,11 +69,11 @@ def show_status(args: argparse.Namespace) -> None:
 
 
 def show_list(args: argparse.Namespace) -> None:
-    """List what there is to choose from."""
+    """List experiments, methods, networks and data sets, or explain one method."""
     if args.name:
         if args.kind != "methods":
             raise CrbgError(
-                f"`crbg list {args.kind}` takes no name; only methods have more to show, e.g. `crbg list methods crbg`"
+                f"`crbg list {args.kind}` takes no name; only methods have details, e.g. `crbg list methods crbg`"
             )
         show(listing.explain(args.name))
         return
@@ -98,7 +98,7 @@ def show_data(args: argparse.Namespace) -> None:
     sizes = {part: len(getattr(found, part)) for part in ("train", "validation", "test")}
     shape = " x ".join(map(str, found.in_shape))
     images = f"{sizes['train']} training, {sizes['validation']} validation, {sizes['test']} test images"
-    lossy = f" ({len(found.lossy_test)} of the test images from lossy copies)" if len(found.lossy_test) else ""
+    lossy = f" ({len(found.lossy_test)} of the test images with lossy compression)" if len(found.lossy_test) else ""
     show(f"{found.name}: {shape}; {images}{lossy}; SHA-256 {found.digest}")
     if args.out:
         write_json(args.out, {"name": found.name, "digest": found.digest, "images": sizes})

@@ -1,4 +1,4 @@
-"""crbg select | record | report: from finished runs to committed records, tables and figures."""
+"""crbg select | record | report: turn finished runs into chosen settings, committed records, tables and figures."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from crbg.experiments.cells import choose_experiments
 
 
 def add(commands: Commands) -> None:
-    """Add the commands of this file."""
+    """Add the commands of this module."""
     about = "Choose settings from the tuning runs and write paper/selected.yaml."
     sub = add_command(commands, "select", select, about, "crbg select")
     sub.add_argument(
-        "--out", type=Path, metavar="FILE", help="write another file, to compare with the committed choice"
+        "--out", type=Path, metavar="FILE", help="write to FILE instead, to compare it with the committed choices"
     )
     sub.add_argument("--partial", action="store_true", help="leave out the arms whose tuning runs are not all done")
     sub.add_argument("--verbose", action="store_true", help="list every choice with its settings")
     about = "Copy finished runs into results/recorded, to be committed."
     sub = add_command(commands, "record", record, about, "crbg record lenet_curve")
     add_cells(sub)
-    sub.add_argument("--tickets", action="store_true", help="copy their tickets to results/recorded/tickets, too")
+    sub.add_argument("--tickets", action="store_true", help="also copy their tickets to results/recorded/tickets")
     about = "Make tables, figures, verdicts and the HTML page from the finished runs."
     sub = add_command(commands, "report", report, about, "crbg report")
-    sub.add_argument("experiment", nargs="?", metavar="NAME", help="only the table and figure of this experiment")
-    sub.add_argument("--brief", action="store_true", help="write nothing; print a summary of ten lines")
-    sub.add_argument("--page", type=Path, metavar="FILE", help="write the HTML page to this file, too")
+    sub.add_argument("experiment", nargs="?", metavar="NAME", help="write only the table and figure of this experiment")
+    sub.add_argument("--brief", action="store_true", help="print a summary of ten lines, and write no files")
+    sub.add_argument("--page", type=Path, metavar="FILE", help="also write the HTML page to FILE")
 
 
 def select(args: argparse.Namespace) -> None:
@@ -49,7 +49,7 @@ def select(args: argparse.Namespace) -> None:
 
 
 def record(args: argparse.Namespace) -> None:
-    """Copy finished runs, and files of an older layout, into the committed records."""
+    """Copy finished runs into the committed records, and convert committed files of an older layout."""
     config = config_of(args)
     if old := record_store.convert_old_files(config):
         show(f"{old} files of the older layout converted")

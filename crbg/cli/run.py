@@ -1,4 +1,4 @@
-"""crbg run | evaluate | verify."""
+"""crbg run | evaluate | verify: execute runs, evaluate them on the test set, and verify their records."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from crbg.storage.atomic import write_text
 
 
 def add(commands: Commands) -> None:
-    """Add the commands of this file."""
+    """Add the commands of this module."""
     _add_run(commands)
     about = "Measure the selected specs of a main experiment on the test set, once."
     sub = add_command(commands, "evaluate", evaluate, about, "crbg evaluate lenet_curve")
     add_cells(sub)
-    sub.add_argument("--out", type=Path, metavar="FILE", help="write a list of the runs (JSON)")
-    about = "Check finished runs against their spec, seed, data and ticket; the status is 1 if one of them fails."
+    sub.add_argument("--out", type=Path, metavar="FILE", help="write a list of the runs to FILE (JSON)")
+    about = "Check finished runs against their spec, seed, data and ticket; the exit status is 1 if a run fails."
     example = "crbg verify lenet_curve --where arm=crbg --out verified.md"
     sub = add_command(commands, "verify", verify, about, example)
     add_cells(sub)
-    sub.add_argument("--out", type=Path, metavar="FILE", help="write the table as Markdown, too")
+    sub.add_argument("--out", type=Path, metavar="FILE", help="also write the table to FILE (Markdown)")
 
 
 def _add_run(commands: Commands) -> None:
@@ -39,32 +39,32 @@ def _add_run(commands: Commands) -> None:
         type=float,
         default=math.inf,
         metavar="M",
-        help=f"stop within M minutes, with a checkpoint and status {queue.CONTINUE} if runs are left",
+        help=f"stop within M minutes; if runs are left, write a checkpoint and exit with status {queue.CONTINUE}",
     )
-    sub.add_argument("--out", type=Path, metavar="FILE", help="write a list of the runs (JSON)")
+    sub.add_argument("--out", type=Path, metavar="FILE", help="write a list of the runs to FILE (JSON)")
     sub.add_argument(
         "--attempt",
         type=int,
         default=1,
         metavar="N",
-        help="for the workflow: this is its N-th attempt at the job; from the second on, runs that failed "
-        "because of wrong input or an error in the code are not repeated",
+        help="used by the workflow: number of this attempt at the job; from the second attempt on, runs that failed "
+        "because of invalid input or an error in the code are not repeated",
     )
     sub.add_argument(
         "--slices",
         type=int,
         default=0,
         metavar="N",
-        help="for the workflow: give the job up after N attempts (default: never)",
+        help="used by the workflow: give up on the job after N attempts (default: never)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run cells of experiments."""
+    """Execute the selected runs."""
     config = config_of(args)
     if not (args.experiment or args.job or args.where or math.isfinite(args.deadline_minutes)):
         raise CrbgError(
-            "say what to run: an experiment or a target (`crbg list experiments`), or all; "
+            "name an experiment or a target to run (see `crbg list experiments`), or `all`; "
             "`crbg plan` estimates the time"
         )
     call = queue.Call(
@@ -74,13 +74,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    """Open the test set for selected specs."""
+    """Evaluate the selected specs on the test set."""
     config = config_of(args)
     queue.evaluate(config, runs_of(args, config), f"crbg select{given(args)}", args.out)
 
 
 def verify(args: argparse.Namespace) -> int:
-    """Check finished runs."""
+    """Verify finished runs."""
     config = config_of(args)
     cells = runs_of(args, config)
     from crbg.runs.verify import verify as verify_runs

@@ -1,1 +1,1 @@
-"""Experiments without torch: specs, configuration, records, selection, estimates."""
+"""Specs, configuration, records, selection and estimates of experiments. Nothing here imports torch."""

@@ -1,6 +1,7 @@
-"""The log of attempts at a run: one line when a process begins it, one line when it ends. Imports no torch.
+"""The log of attempts at a run: one line when a process starts the run, one line when the attempt ends.
 
-Lines are appended and never changed, so that a kill loses nothing: an attempt without an end was killed.
+Lines are appended and never changed, so a kill loses nothing: an attempt without an end line was killed. This module
+does not import torch.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from typing import Any
 from crbg.storage import lock
 
 FILE = "attempts.jsonl"
-# How an attempt can end. After an outcome in FINAL another attempt with the same program and input cannot succeed.
+# The possible outcomes of an attempt. After an outcome in FINAL, a retry with the same code and input would fail again.
 DONE, PAUSED, MEMORY, DISK, INPUT, CODE, KILLED, FAILED, WAITED = (
     "done", "paused", "out of memory", "disk", "bad input", "code error", "killed", "failed", "waited",
 )  # fmt: skip
 FINAL = (INPUT, CODE)
-# What SLURM writes into a job's log when it ends a job.
+# Text that SLURM writes into the log of a job when it ends the job, and the reason that `crbg status` shows.
 _SLURM = (
     ("DUE TO TIME LIMIT", "time limit"),
     ("oom-kill", "out of memory"), ("oom_kill", "out of memory"), ("memory limit", "out of memory"),
@@ -28,12 +29,12 @@ _SLURM = (
 
 
 def begin(folder: Path, **about: Any) -> None:
-    """Log that this process begins a run."""
+    """Log the start of an attempt by this process; `about` adds fields to the line."""
     _append(folder, {"event": "begin", "time": _now(), **lock.me(), **about})
 
 
 def end(folder: Path, outcome: str, error: BaseException | None = None) -> None:
-    """Log the outcome of an attempt, and the message of an error; for a code error also the end of its traceback."""
+    """Log the outcome of an attempt and, if it failed, the error message; for a code error, also its traceback."""
     line: dict[str, Any] = {"event": "end", "time": _now(), "outcome": outcome}
     if error is not None:
         line["message"] = (str(error) or type(error).__name__)[:2000]
@@ -43,9 +44,9 @@ def end(folder: Path, outcome: str, error: BaseException | None = None) -> None:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """Return the attempts in order, each as one mapping with the fields of its begin and its end.
+    """Return the attempts in order, each as one mapping that merges its start line and its end line.
 
-    Lines cut short by a kill are ignored, and so are attempts that only waited for a stage of another run.
+    Lines cut short by a kill are ignored, and so are attempts that only waited for a stage that another run computed.
     """
     out: list[dict[str, Any]] = []
     try:
@@ -70,7 +71,7 @@ def last(folder: Path) -> dict[str, Any] | None:
 
 
 def reason(tries: list[dict[str, Any]], logs: Path) -> tuple[str, str]:
-    """Return the outcome of the last attempt and its message, or SLURM's message on a job that it killed."""
+    """Return the outcome and the message of the last attempt; if SLURM killed its job, SLURM's reason and log line."""
     if not tries:
         return "", ""
     attempt = tries[-1]
@@ -82,11 +83,12 @@ def reason(tries: list[dict[str, Any]], logs: Path) -> tuple[str, str]:
         word, line = slurm(path.read_text(errors="replace"))
         if word:
             return word, line
-    return KILLED, f"nothing was logged after {attempt.get('time', '?')} ({where}): memory, time limit, or by hand"
+    causes = "out of memory, over the time limit, or killed by hand"
+    return KILLED, f"nothing was logged after {attempt.get('time', '?')} ({where}): {causes}"
 
 
 def slurm(text: str) -> tuple[str, str]:
-    """Return why SLURM ended a job and the line of its log that says so; two empty strings if it did not."""
+    """Return why SLURM ended a job, and the log line that states it; two empty strings if SLURM did not end it."""
     for mark, word in _SLURM:
         if mark in text:
             return word, " ".join(next(line for line in text.splitlines() if mark in line).split())
@@ -96,9 +98,8 @@ def slurm(text: str) -> tuple[str, str]:
 def _append(folder: Path, line: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / FILE).open("a") as out:
-        out.write(
-            "\n" + json.dumps(line, sort_keys=True)
-        )  # begins with a newline, since a kill may have cut the line before
+        # The newline comes first because a kill may have cut the previous line short.
+        out.write("\n" + json.dumps(line, sort_keys=True))
 
 
 def _now() -> str:

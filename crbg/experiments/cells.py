@@ -1,6 +1,6 @@
-"""The cells that a command is asked for: of an experiment or target, by `--where`, by `--seeds`, or of one job.
+"""Select the cells (specs with a seed) that a command works on: by experiment or target, `--where`, `--seeds` or job.
 
-Imports no torch.
+This module does not import torch.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ Key = tuple[str, int]
 
 
 def choose_experiments(config: Config, name: str | None) -> list[Experiment]:
-    """Return one experiment, the experiments of a target, or all of them. An experiment's name wins over a target's.
+    """Return the experiment `name`, or the experiments of the target `name`; all experiments if `name` is None.
+
+    If an experiment and a target have the same name, the experiment is returned.
 
     Raises:
-        CrbgError: there is no such name.
+        CrbgError: no experiment or target has this name.
     """
     targets = config.targets()
     if name in targets and name not in config.experiments:
@@ -37,18 +39,19 @@ def choose_cells(
     seeds: Sequence[int] | None = None,
     job: str | None = None,
 ) -> list[Cell]:
-    """Return the cells of an experiment or target that fulfil every condition KEY=VALUE; with `job`, those of that job.
+    """Return the cells of an experiment or target that match every condition KEY=VALUE.
 
-    `seeds` replace the configured ones. A run that several experiments share is listed under each of them.
+    `seeds` replaces the configured seeds. If `job` is given, the cells of this job are returned, and `where` and
+    `seeds` are ignored. A run that several experiments share is listed once for each of them.
 
     Raises:
-        CrbgError: a name, key, value or seed does not exist; the message names the nearest one.
+        CrbgError: a name, key or value does not exist (the message suggests the nearest one), or a seed is negative.
     """
     chosen = choose_experiments(config, name)
     if job:
         jobs = {j.name: j for e in chosen for j in e.jobs()}
         if job not in jobs:
-            raise CrbgError(f"no job {job!r}: {suggest(job, jobs)}; did the configuration change since it was planned?")
+            raise CrbgError(f"no job {job!r}: {suggest(job, jobs)}; did the configuration change after planning?")
         return list(jobs[job].cells)
     cells = [c for e in chosen for c in e.cells]
     for condition in where:
@@ -59,7 +62,7 @@ def choose_cells(
 
 
 def distinct(cells: Iterable[Cell]) -> dict[Key, Cell]:
-    """Return each run once, by its key, under the first experiment that has it."""
+    """Map the key of each run to its cell; if several experiments share the run, to the cell of the first one."""
     out: dict[Key, Cell] = {}
     for c in cells:
         out.setdefault(c.key, c)
@@ -67,9 +70,10 @@ def distinct(cells: Iterable[Cell]) -> dict[Key, Cell]:
 
 
 def settings(config: Config, cells: Iterable[Cell]) -> dict[Key, str]:
-    """Say for each cell, by its key, which settings tell it apart from the other runs of its arm.
+    """Map the key of each cell to the settings in which it differs from the other runs of its arm.
 
-    They are written as `--where` takes them. The density is left out: the name of a run has it already.
+    The settings are written in the form that `--where` accepts. The density is omitted because the name of a run
+    contains it.
     """
     varied: dict[tuple[str, str], list[str]] = {}
     out = {}
@@ -82,7 +86,7 @@ def settings(config: Config, cells: Iterable[Cell]) -> dict[Key, str]:
 
 
 def _setting(spec: Spec, key: str) -> Any:
-    """Read a field of a spec, or one of its options or model arguments by a dotted name."""
+    """Return a field of a spec, or one of its options or model arguments, given by a dotted name."""
     head, _, rest = key.partition(".")
     if head == "model_args":
         return spec.model_args.get(rest)
@@ -96,7 +100,7 @@ def _fulfilling(cells: list[Cell], condition: str) -> list[Cell]:
     if keep := [c for c in cells if _matches(c, key, value)]:
         return keep
     seen = sorted({str(_value(c, key)) for c in cells})
-    raise CrbgError(f"--where {condition}: no cell has that; {key} is one of {', '.join(seen)}")
+    raise CrbgError(f"--where {condition}: no run matches; {key} is one of {', '.join(seen)}")
 
 
 def _value(cell: Cell, key: str) -> Any:

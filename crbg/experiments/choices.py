@@ -1,4 +1,4 @@
-"""The committed choices of the selection rule: paper/selected.yaml. No torch."""
+"""Read paper/selected.yaml, the settings chosen by the selection rule. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import yaml
 from crbg.errors import CrbgError
 from crbg.experiments.config_files import expand
 
-COMMITTED = Path("paper/selected.yaml")  # the choices of the selection rule, and the specs that may be evaluated
+COMMITTED = Path("paper/selected.yaml")  # chosen settings, and the specs that may be evaluated on the test set
 
 
 def choices(paper: Path) -> Path:
-    """Return the file of choices that a paper folder uses: its own, or the committed one where it has none."""
+    """Return the file of chosen settings in a paper folder, or the committed file if the folder has none."""
     own = paper / COMMITTED.name
     return own if own.exists() else COMMITTED
 
 
 def read_selected(path: Path) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """Read the committed choices of the selection rule: experiment -> arm -> [{densities, set, ...}]."""
+    """Read a file of chosen settings: experiment -> arm -> [{densities, set, ...}]; empty if there is no file."""
     if not path.exists():
         return {}
     try:

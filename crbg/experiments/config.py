@@ -1,6 +1,6 @@
-"""config.yaml -> experiments -> cells. A cell is one spec with one seed, under the experiment and arm it serves.
+"""Read config.yaml into experiments and their cells. A cell is one spec with one seed, in one arm of an experiment.
 
-No torch. Where pydantic is missing, keys and types of the files stay unchecked; everything else works.
+This module does not import torch. Without pydantic, keys and types in the files are not checked; all else works.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ class Cell:
 
     @property
     def key(self) -> tuple[str, int]:
-        """What identifies a run, also where several experiments share it."""
+        """The digest of the spec and the seed: they identify a run, even if several experiments share it."""
         return self.spec.digest(), self.seed
 
 
 @dataclass(frozen=True)
 class Job:
-    """Cells that one process runs one after the other."""
+    """Cells that one process executes one after the other."""
 
     name: str
     experiment: str
@@ -51,11 +51,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A group of arms with one purpose. role: `tune` and `ablation` read validation only; `main` is evaluated on test.
+    """Arms that are compared to answer one question.
 
-    `against` names an experiment whose arms of the same names an ablation is compared with, on validation. `view` is
-    the kind of its figure, `x` the field of the spec along the axis of a `lines` figure. `gpu` is the number of GPUs on
-    each of `nodes` nodes that share the batches of one run; 0 asks for none. `labels` name its arms in figures.
+    Attributes:
+        role: `tune` and `ablation` use validation images only; `main` is evaluated on the test set.
+        gpu: Number of GPUs on each of `nodes` nodes that share the batches of one run; 0 if no GPU is required.
+        against: Experiment with arms of the same names, with which this one is compared on validation images.
+        view: Kind of its figure; `x` is the spec field on the x-axis of a `lines` figure.
+        labels: Names of arms and penalties in figures.
     """
 
     name: str
@@ -64,7 +67,7 @@ class Experiment:
     targets: tuple[str, ...]
     cells_per_job: int
     tuned_by: tuple[str, ...]
-    chosen: frozenset[str]  # arms for which paper/selected.yaml has a choice
+    chosen: frozenset[str]  # arms for which paper/selected.yaml contains settings
     groups: Mapping[float | None, tuple[float | None, ...]]
     cells: tuple[Cell, ...]
     gpu: int
@@ -75,11 +78,11 @@ class Experiment:
     labels: Mapping[str, str] = field(default_factory=dict)
 
     def label(self, name: str) -> str:
-        """Return what figures call an arm or a penalty: its label in the configuration, else its name."""
+        """Return the name of an arm or a penalty in figures: its label in the configuration if any, else `name`."""
         return self.labels.get(name, name)
 
     def jobs(self) -> list[Job]:
-        """Cut the cells into jobs. The cut depends on the configuration alone, never on which runs are done."""
+        """Split the cells into jobs. The split depends on the configuration only, not on which runs are done."""
         unique = list({c.key: c for c in self.cells}.values())
         parts = [unique[i : i + self.cells_per_job] for i in range(0, len(unique), self.cells_per_job)]
         out = []
@@ -91,7 +94,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Config:
-    """The whole of config.yaml, checked."""
+    """The whole configuration, after all checks."""
 
     files: tuple[str, ...]
     results: Path
@@ -102,18 +105,18 @@ class Config:
     device: str
     experiments: Mapping[str, Experiment]
     demonstration: bool
-    gpu_share: int  # processes that may work on one GPU at a time
+    gpu_share: int  # processes that may use one GPU at the same time
     save_every: int  # seconds between two checkpoints of a run
     labels: Mapping[str, str] = field(default_factory=dict)  # names of arms and penalties in figures
 
     def experiment(self, name: str) -> Experiment:
-        """Look an experiment up by name."""
+        """Return the experiment with this name, or raise CrbgError."""
         if name not in self.experiments:
             raise CrbgError(f"no experiment {name!r} in {', '.join(self.files)}: {suggest(name, self.experiments)}")
         return self.experiments[name]
 
     def unchosen(self, cells: Iterable[Cell]) -> list[str]:
-        """Name the arms among these cells that a tuning experiment tunes, but for which nothing has been chosen yet."""
+        """Return the arms of these cells that a tuning experiment tunes, but for which no settings were chosen yet."""
         tuned = {
             e.name: {c.arm for t in e.tuned_by for c in self.experiments[t].cells} for e in self.experiments.values()
         }
@@ -126,7 +129,7 @@ class Config:
         )
 
     def targets(self) -> dict[str, list[Experiment]]:
-        """Group the experiments by the targets they serve; `all` has every one."""
+        """Group the experiments by target; the target `all` contains every experiment."""
         out: dict[str, list[Experiment]] = {"all": list(self.experiments.values())}
         for e in self.experiments.values():
             for t in e.targets:
@@ -135,27 +138,27 @@ class Config:
 
 
 def read(paths: Sequence[str | Path], settings: Iterable[str] = ()) -> Config:
-    """Read configuration files, later ones laid over earlier ones, then `key=value` settings; check everything.
+    """Read and check configuration files. Later files override earlier ones; `key=value` settings override files.
 
     Raises:
-        CrbgError: names every problem found, with its place, before anything runs.
+        CrbgError: the configuration has problems; the message lists all of them with their places.
     """
     merged = merge(paths, settings)
     return check(merged.values, tuple(map(str, paths)), merged)
 
 
 def check(raw: Mapping[str, Any], files: tuple[str, ...], merged: Merged | None = None) -> Config:
-    """Turn plain values into a Config. `merged` tells which file each value came from.
+    """Build a Config from plain values. `merged` contains the file from which each value was read.
 
     Raises:
-        CrbgError: lists all problems found, one on each line.
+        CrbgError: the values have problems; the message lists one on each line.
     """
     origin, place = merged or Merged(), ", ".join(files)
     shape = _wrong_shape(raw)
     problems = [f"{origin.place(w.loc, place)}: {w.text}" for w in shape or ()]
     if any(w.loc[0] != "experiments" or len(w.loc) == 1 for w in shape or ()):
         raise CrbgError("\n".join(problems))
-    # Experiments and arms of a wrong shape are left out, so that the values of the others are checked too.
+    # Malformed experiments and arms are skipped, so that the values of the others are still checked.
     broken = {(w.loc[1], w.loc[3] if len(w.loc) > 3 and w.loc[2] == "arms" else "") for w in shape or ()}
     try:
         experiments = _experiments(raw, broken, origin, place, problems)
@@ -165,7 +168,7 @@ def check(raw: Mapping[str, Any], files: tuple[str, ...], merged: Merged | None 
     except (TypeError, AttributeError, KeyError) as error:
         if shape is not None:
             raise
-        text = f"{place}: the configuration is malformed ({error}); install pydantic, whose check names the place"
+        text = f"{place}: the configuration is malformed ({error}); install pydantic to see the exact place"
         raise CrbgError(text) from None
 
 
@@ -191,7 +194,7 @@ def _config(raw: Mapping[str, Any], files: tuple[str, ...], place: str, experime
 def _experiments(
     raw: Mapping[str, Any], broken: set[tuple[str, str]], origin: Merged, place: str, problems: list[str]
 ) -> dict[str, Experiment]:
-    """Build the experiments in their order; what is wrong with them is added to `problems`."""
+    """Build the experiments in the configured order, and append the problems found to `problems`."""
     paper = Path(path_of(raw.get("paper") or "paper", f"{place}: paper"))
     selected = read_selected(choices(paper) if not raw.get("override") else COMMITTED)
     bodies, out = raw.get("experiments") or {}, {}
@@ -211,14 +214,14 @@ def _experiments(
 
 
 def _look_up(e: Experiment, names: Iterable[str]) -> None:
-    """Refuse names of other experiments that do not exist."""
+    """Raise an error if `tuned_by` or `against` names an experiment that does not exist."""
     for key, other in (*(("tuned_by", t) for t in e.tuned_by), ("against", e.against)):
         if other and other not in names:
             raise CrbgError(f"experiments.{e.name}.{key}: unknown experiment {other!r}: {suggest(other, names)}")
 
 
 def _wrong_shape(raw: Mapping[str, Any]) -> list[Problem] | None:
-    """Compare keys and types with the models; None where pydantic is not installed."""
+    """Check keys and types against the pydantic models; return None if pydantic is not installed."""
     try:
         from crbg.experiments import config_models
     except ImportError as error:
@@ -230,7 +233,7 @@ def _wrong_shape(raw: Mapping[str, Any]) -> list[Problem] | None:
 
 
 def _ordered(names: Iterable[str], order: Sequence[str], place: str) -> list[str]:
-    """Put experiments in the order asked for; those that it does not name follow as they come."""
+    """Return the experiment names: first those in `order`, then the others in their original order."""
     names = list(names)
     if unknown := [name for name in order if name not in names]:
         raise CrbgError("\n".join(f"{place}: order: unknown experiment {n!r}: {suggest(n, names)}" for n in unknown))
@@ -238,7 +241,7 @@ def _ordered(names: Iterable[str], order: Sequence[str], place: str) -> list[str
 
 
 def _experiment(name: str, body: Mapping[str, Any], raw: Mapping[str, Any], selected: Mapping[str, Any]) -> Experiment:
-    """Build one experiment; every problem of its arms is named at once."""
+    """Build one experiment. An error lists the problems of all its arms."""
     place = f"experiments.{name}"
     arms, seeds = body["arms"], body.get("seeds", [0])
     if not arms:
@@ -247,7 +250,7 @@ def _experiment(name: str, body: Mapping[str, Any], raw: Mapping[str, Any], sele
     x = body.get("x", "density")
     axes = {f for c in cells for f in (*vars(c.spec), *(f"options.{o}" for o in vars(c.spec.resolved())))}
     if cells and x not in axes:
-        raise CrbgError(f"{place}.x: no arm has {x!r}: {suggest(x, axes)}")
+        raise CrbgError(f"{place}.x: no arm has a field {x!r}: {suggest(x, axes)}")
     gpu, nodes, role = body.get("gpu", 0), body.get("nodes", 1), body.get("role", "ablation")
     if nodes > 1 and gpu < 2:
         raise CrbgError(f"{place}: several nodes need at least `gpu: 2` on each")
@@ -292,12 +295,12 @@ def _cells(name: str, body: Mapping[str, Any], raw: Mapping[str, Any], selected:
 
 
 def _density(value: Any) -> float | None:
-    """Read a density of `groups`; null stands for runs without one, such as those of dense networks."""
+    """Convert a density of `groups`. None means runs without a density, such as those of dense networks."""
     return None if value is None else float(value)
 
 
 def with_seed(cells: Iterable[Cell], seeds: Iterable[int]) -> list[Cell]:
-    """Give each distinct spec of these cells the seeds of the command line."""
+    """Return one cell for each distinct spec of `cells` and each of the given seeds."""
     wanted = list(seeds)
     first = {c.spec.digest(): c for c in cells}
     return [replace(c, seed=s) for c in first.values() for s in wanted]

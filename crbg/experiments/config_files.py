@@ -1,4 +1,4 @@
-"""Read configuration files and lay them over one another, into one mapping of plain values that is not yet checked."""
+"""Merge configuration files into one mapping of plain values, which `config.check` checks afterwards."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ import yaml
 
 from crbg.errors import CrbgError, suggest
 
-# Top-level keys with one value, which `--set` and `snakemake --config` accept.
+# Top-level keys with a scalar value, which can be set by `--set` and `snakemake --config`.
 _TEXTS, _NUMBERS = (
     ("about", "results", "paper", "data_dir", "reuse", "device"),
     ("threads", "gpu_share", "save_every", "seeds_at_most", "points_at_most", "jobs_at_most"),
 )
 SCALARS: dict[str, type] = dict.fromkeys(_TEXTS, str) | dict.fromkeys(_NUMBERS, int)
-RENAMED = {"scale": "override"}  # old top-level keys, and what replaced them
+RENAMED = {"scale": "override"}  # old top-level keys, and their new names
 
 
 @dataclass
 class Merged:
-    """Plain values of all files together, and the files that gave each top-level key and each experiment."""
+    """The merged values of all files, and the files that set each top-level key and each experiment."""
 
     values: dict[str, Any] = field(default_factory=dict)
     origin: dict[tuple[str, ...], list[str]] = field(default_factory=dict)
 
     def place(self, loc: Sequence[str | int], default: str) -> str:
-        """Name the files that a problem at this place comes from."""
+        """Return the files that set the key at this location, or `default` if no file did."""
         for length in (2, 1):
             if files := self.origin.get(tuple(map(str, loc[:length]))):
                 return ", ".join(files)
@@ -38,10 +38,10 @@ class Merged:
 
 
 def merge(paths: Sequence[str | Path], settings: Iterable[str] = ()) -> Merged:
-    """Lay files over one another in this order, each over the files that it includes, then `key=value` settings.
+    """Merge files, then `key=value` settings. Later values override earlier ones; a file overrides its includes.
 
     Raises:
-        CrbgError: a file cannot be read, gives a key twice, or has a key that is not text; or a setting is unknown.
+        CrbgError: a file cannot be read, or has a duplicate or non-string key; or a setting is unknown.
     """
     merged = Merged()
     for path in paths:
@@ -56,7 +56,7 @@ def merge(paths: Sequence[str | Path], settings: Iterable[str] = ()) -> Merged:
 
 
 def lay_over(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge two mappings field by field; lists and plain values of `over` replace those of `under`."""
+    """Merge two mappings recursively; lists and scalars in `over` replace those in `under`."""
     out = dict(under)
     for key, value in over.items():
         both = isinstance(out.get(key), Mapping) and isinstance(value, Mapping)
@@ -77,13 +77,13 @@ def path_of(text: str, place: str) -> str:
     """Expand `~` and environment variables in a path.
 
     Raises:
-        CrbgError: a variable is not set, or the path has a character that Snakemake reads as a wildcard.
+        CrbgError: a variable is not set, or the path is empty or contains a character that has a meaning in Snakemake.
     """
     out = os.path.expanduser(os.path.expandvars(text))  # noqa: PTH111
     if "$" in out:
         raise CrbgError(f"{place} = {text!r}: the environment variable in this path is not set")
     if not out or any(c in out for c in "{}<>\n"):
-        raise CrbgError(f"{place} = {text!r}: a path needs at least one character, and none of {{ }} < >")
+        raise CrbgError(f"{place} = {text!r}: a path must not be empty, nor contain {{ }} < > or a line break")
     return out
 
 
@@ -111,7 +111,7 @@ def _lay_file(merged: Merged, path: Path, chain: tuple[Path, ...]) -> None:
 
 
 def _includes(values: dict[str, Any], path: Path) -> Iterator[Path]:
-    """Yield the files that a file includes; their names are relative to its folder."""
+    """Yield the paths of the files that a file includes. Included names are relative to the folder of the file."""
     given = values.pop("include", None) or []
     names = [given] if isinstance(given, str) else given
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -125,7 +125,7 @@ def _includes(values: dict[str, Any], path: Path) -> Iterator[Path]:
 
 
 def _name_bases(values: dict[str, Any]) -> dict[str, Any]:
-    """Write `base: NAME` and `set: NAME` as mappings that extend NAME, so that an overlay can add fields to them."""
+    """Replace `base: NAME` and `set: NAME` by mappings that extend NAME, so that an overlay can add fields to them."""
 
     def body(value: Any) -> Any:
         return {"extends": value} if isinstance(value, str) else value
@@ -151,17 +151,17 @@ def _name_bases(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _value(key: str, text: str, setting: str) -> Any:
-    """Read the value of a setting: text as it stands, numbers as YAML reads them."""
+    """Parse the value of a setting. Strings are taken literally; numbers are parsed as YAML."""
     if SCALARS[key] is str:
         return None if key == "data_dir" and text in ("", "null", "None") else text
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
-        raise CrbgError(f"--set {setting}: {text!r} is not a value that YAML can read") from None
+        raise CrbgError(f"--set {setting}: {text!r} is not valid YAML") from None
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader that notes the keys which a mapping gives twice; YAML silently keeps the last one."""
+    """A safe loader that collects duplicate keys. PyYAML itself silently keeps the last one."""
 
     twice: list[str]
 
@@ -179,10 +179,10 @@ class _Loader(yaml.SafeLoader):
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read one YAML file whose keys are all text and unique.
+    """Read one YAML file and check that all its keys are strings and unique.
 
     Raises:
-        CrbgError: it cannot be read or is no such file; the message names each wrong key.
+        CrbgError: the file cannot be read, is not a YAML mapping, or has wrong keys, which the message lists.
     """
     try:
         loader = _Loader(path.read_text())
@@ -202,7 +202,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def _no_text(value: Any, loc: tuple[str, ...]) -> Iterator[str]:
-    """Find keys that are not text. Densities may be numbers: they are the keys of `groups`."""
+    """Yield a message for each key that is not a string. The keys of `groups` are densities and may be numbers."""
     if isinstance(value, list):
         for i, item in enumerate(value):
             yield from _no_text(item, (*loc, str(i)))
@@ -217,19 +217,19 @@ def _no_text(value: Any, loc: tuple[str, ...]) -> Iterator[str]:
 
 
 NAME = frozenset(string.ascii_letters + string.digits + "_")
-# The rules of the workflow, which makes a rule of each target too.
+# The rules of the workflow. A target becomes a rule too, so it cannot have one of these names.
 RULES = frozenset(
     "data search search_gpu search_wide search_nodes evaluate evaluate_gpu selection chapter paper".split()  # noqa: SIM905
 )
 
 
 def wrong_name(kind: str, name: str) -> str | None:
-    """Say why a name cannot stand in a file name, a wildcard or a rule of the workflow; None if it can."""
+    """Return why a name cannot be used in a file name, wildcard or rule of the workflow; None if it can be used."""
     more = frozenset("+.-*") if kind == "arm" else frozenset()
     if not name or not set(name) <= NAME | more or name[0] in ".-":
-        extra = ", and inside it + . - *" if more else ""
+        extra = ", and + . - * (. and - not as the first character)" if more else ""
         article = "a" if kind == "target" else "an"
-        return f"the name {name!r} of {article} {kind} is used in file names: use letters, digits and _{extra}"
+        return f"the name {name!r} of {article} {kind} is used in file names: use only letters, digits and _{extra}"
     if kind == "target" and (name in RULES or name[0].isdigit()):
         return (
             f"the target {name!r} has the name of a rule of the workflow, or begins with a digit; choose another name"

@@ -1,4 +1,4 @@
-"""The shape of a configuration file as pydantic models, from which the check, the JSON Schema and the docs are made.
+"""Pydantic models of a configuration file, used to check it and to generate its JSON Schema and documentation.
 
 Only `config.check` and `config_docs` import this module, so `crbg run` works without pydantic.
 """
@@ -17,7 +17,7 @@ from crbg.errors import suggest
 from crbg.experiments.config_files import wrong_name
 from crbg.experiments.spec import Spec
 
-DOTTED = ("options", "model_args")  # fields of a run whose parts can be named
+DOTTED = ("options", "model_args")  # mappings in a run whose entries can be set singly, as in `options.noise`
 RUN_FIELDS = {f.name: str(f.metadata["help"]) for f in fields(Spec)}
 TEXT_OF_TYPE = {
     "int_type": "a whole number", "string_type": "text", "bool_type": "true or false", "dict_type": "a mapping",
@@ -30,7 +30,7 @@ def _refuse(text: str) -> PydanticCustomError:
 
 
 def _body(value: Any) -> Any:
-    """Check the keys of a body: fields of a run, `options.NAME`, `model_args.NAME`, `extends`."""
+    """Check that all keys of a mapping are fields of a run, `options.NAME`, `model_args.NAME` or `extends`."""
     if isinstance(value, str):
         return value
     if not isinstance(value, Mapping):
@@ -50,17 +50,17 @@ def _is_names(value: Any) -> bool:
 
 def _texts(value: Any) -> Any:
     if not _is_names(value):
-        raise _refuse(f"must be text or a list of texts, not {value!r}")
+        raise _refuse(f"must be text or a list of text values, not {value!r}")
     return value
 
 
 def _grid(value: Any) -> Any:
     for grid in value if isinstance(value, list) else [value]:
         if not isinstance(grid, dict):
-            raise _refuse(f"must be a mapping of lists, or a list of such mappings, not {grid!r} in it")
+            raise _refuse(f"must be a mapping of lists or a list of such mappings; {grid!r} is not a mapping")
         _body(grid)
         if "extends" in grid:
-            raise _refuse("cannot extend a base: name it in `set`")
+            raise _refuse("cannot extend a base; name the base in `set`")
         if empty := [k for k, v in grid.items() if not isinstance(v, list) or not v]:
             raise _refuse("; ".join(f".{k} must be a list of at least one value, not {grid[k]!r}" for k in empty))
     return value
@@ -112,62 +112,70 @@ Body = Annotated[str | dict[str, Any], BeforeValidator(_body)]
 
 
 class Arm(BaseModel):
-    """What an experiment compares: a method, with fixed fields and a grid."""
+    """One side of a comparison: a method with fixed fields of a run and a grid of other fields."""
 
     model_config = Strict
 
     about: str = Field("", description="a note for readers of the file")
-    label: str = Field("", description="its name in figures; otherwise `labels` of the top level, otherwise its key")
-    method: str | None = Field(None, description="a method; otherwise the one in `base`")
+    label: str = Field("", description="its name in figures (default: its entry in the top-level `labels`, or its key)")
+    method: str | None = Field(None, description="name of a method (default: the method in `base`)")
     set: Body = Field({}, description="fields of a run that differ from `base`, or the name of a base")
     grid: Annotated[dict[str, list[Any]] | list[dict[str, list[Any]]], BeforeValidator(_grid)] = Field(
-        {}, description="lists of values by field; all combinations are run. A list of grids is their union"
+        {},
+        description="a list of values for each field; all combinations are run. Several grids may be given in a list",
     )
-    seeds: Seeds | None = Field(None, description="its seeds, where they differ from the experiment's")
+    seeds: Seeds | None = Field(None, description="seeds of this arm (default: the seeds of the experiment)")
 
 
 class Experiment(BaseModel):
-    """Arms with one purpose."""
+    """Arms that are compared to answer one question."""
 
     model_config = Strict
 
-    about: str = Field("", description="what it asks; the headline of its table")
+    about: str = Field("", description="what it asks, in one phrase; used as the caption of its table")
     role: Literal["tune", "ablation", "main"] = Field(
         "ablation",
-        description="`tune` (trials from which `crbg select` chooses) and `ablation` read validation images only; "
-        "`main` is evaluated once on the test part",
+        description="`tune` (trials from which `crbg select` chooses) and `ablation` use validation images only; "
+        "`main` is evaluated once on the test set",
     )
     targets: Annotated[list[str], AfterValidator(_names("target"))] = Field(
-        [], description="names under which several experiments run: `crbg run lenet`, `snakemake lenet`"
+        [], description="names that run several experiments at once, as in `crbg run lenet` or `snakemake lenet`"
     )
-    seeds: Seeds = Field([0], description="seeds of every point; tuning and main experiments share none")
-    base: Body = Field({}, description="fields of a run that all arms have, or the name of a base")
-    arms: Annotated[dict[str, Arm], AfterValidator(_names("arm"))] = Field({}, description="what is compared, by name")
+    seeds: Seeds = Field(
+        [0], description="seeds of every grid point; use different seeds for tuning and main experiments"
+    )
+    base: Body = Field({}, description="fields of a run that all arms share, or the name of a base")
+    arms: Annotated[dict[str, Arm], AfterValidator(_names("arm"))] = Field({}, description="the compared arms by name")
     tuned_by: Texts = Field(
         [],
-        description="tuning experiments whose choice, in `paper/selected.yaml`, is laid over arms of the same names",
+        description="tuning experiments whose chosen settings (in `paper/selected.yaml`) override those of the arms "
+        "with the same names",
     )
     groups: Annotated[dict[Any, list[Any]], BeforeValidator(_groups)] = Field(
         {},
-        description="in a tuning experiment: a tuned density, and the densities that use its choice; null stands "
-        "for runs without a density",
+        description="in a tuning experiment: maps each tuned density to the densities that use the settings chosen at "
+        "it; null means runs without a density",
     )
     cells_per_job: Count | None = Field(
-        None, description="runs in one job of the workflow; otherwise as many as there are seeds"
+        None, description="number of runs in one job of the workflow (default: the number of seeds)"
     )
     gpu: Annotated[int, Field(ge=0)] = Field(
-        0, description="GPUs on each node that share the batches of one run; 0 for none"
+        0, description="number of GPUs on each node that share the batches of one run; 0: no GPU is required"
     )
-    nodes: Count = Field(1, description="nodes that share the batches of one run; several need `gpu: 2` or more")
+    nodes: Count = Field(
+        1, description="number of nodes that share the batches of one run; more than one needs `gpu: 2` or more"
+    )
     view: Literal["curve", "methods", "winners", "cost", "dots", "lines", "width", "penalties"] | None = Field(
         None,
-        description="its figure: `curve` (accuracy against sparsity), `methods` (one panel per density), `winners` "
-        "(with published curves), `cost` (against the length of the search), `dots`, `lines` (along `x`), "
-        "`width`, `penalties`; otherwise `curve` for main experiments and `dots` for others",
+        description="kind of its figure: `curve` (accuracy against sparsity), `methods` (one panel per density), "
+        "`winners` (with published curves), `cost` (accuracy against the length of the search), `dots`, `lines` "
+        "(accuracy against `x`), `width` or `penalties`; default: `curve` for main experiments, `dots` for others",
     )
-    x: str = Field("density", description="the field along the axis of `lines`, such as `scale` or `options.noise`")
+    x: str = Field(
+        "density", description="the field on the x-axis of a `lines` figure, such as `scale` or `options.noise`"
+    )
     against: str | None = Field(
-        None, description="an experiment with arms of the same names with which it is compared on validation images"
+        None, description="an experiment with arms of the same names, with which it is compared on validation images"
     )
 
 
@@ -176,19 +184,19 @@ class Settings(BaseModel):
 
     model_config = Strict
 
-    about: str = Field("", description="one sentence on the whole")
+    about: str = Field("", description="one sentence that describes this configuration")
     include: Texts = Field(
-        [], description="files that lie under this one, relative to its folder; later ones lie over earlier ones"
+        [],
+        description="files to include, relative to the folder of this file; later ones override earlier ones, and this "
+        "file overrides all of them",
     )
     order: list[str] = Field(
-        [], description="experiments in the order in which they run and are reported; others follow"
+        [], description="the order in which experiments run and are reported; experiments not listed follow"
     )
     bases: dict[str, Body] = Field(
-        {}, description="named bodies: fields of a run that `base`, `set` and other bases extend"
+        {}, description="named mappings of run fields that `base`, `set` and other bases can extend"
     )
-    defaults: Experiment | None = Field(
-        None, description="fields of the experiments that this file introduces, where they do not give them"
-    )
+    defaults: Experiment | None = Field(None, description="default fields of the experiments that this file introduces")
     labels: dict[str, str] = Field({}, description="names of arms and penalties in figures")
     experiments: Annotated[dict[str, Experiment], AfterValidator(_names("experiment"))] = Field(
         {}, description="the experiments by name"
@@ -196,36 +204,41 @@ class Settings(BaseModel):
     results: str = Field(
         "results", description="folder of runs, records, tables and logs; `~` and `$NAME` are expanded"
     )
-    paper: str = Field("paper", description="folder of the committed tables, figures and choices; expanded likewise")
-    data_dir: str | None = Field(None, description="folder of the data sets; otherwise `CRBG_DATA`, otherwise `data`")
+    paper: str = Field(
+        "paper", description="folder of committed tables, figures and chosen settings; `~` and `$NAME` are expanded"
+    )
+    data_dir: str | None = Field(
+        None, description="folder of the data sets (default: the environment variable `CRBG_DATA`, else `data`)"
+    )
     reuse: Literal["recorded", "never"] = Field(
         "recorded",
-        description="`recorded` takes a record under `results/recorded` in place of a run; `never` runs everything",
+        description="`recorded`: runs with a record under `results/recorded` are not repeated; `never`: every run is "
+        "executed",
     )
     device: Annotated[str, AfterValidator(_device)] = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`")
-    threads: Count = Field(1, description="CPU threads of one run")
-    gpu_share: Count = Field(1, description="processes that may use one GPU at the same time")
+    threads: Count = Field(1, description="number of CPU threads of one run")
+    gpu_share: Count = Field(1, description="number of processes that may use one GPU at the same time")
     save_every: Count = Field(60, description="seconds between two checkpoints of a run")
     override: Body = Field(
         {},
-        description="fields laid over every run, such as a small data set and few epochs; results are marked as a "
-        "demonstration",
+        description="fields that override those of every run, for example with a small data set and few epochs; the "
+        "results are marked as a demonstration",
     )
-    seeds_at_most: Count | None = Field(None, description="use at most so many seeds of each arm")
-    points_at_most: Count | None = Field(None, description="use at most so many points of a grid for each density")
-    jobs_at_most: Count | None = Field(None, description="cut each experiment into at most so many jobs")
+    seeds_at_most: Count | None = Field(None, description="maximum number of seeds of each arm")
+    points_at_most: Count | None = Field(None, description="maximum number of grid points for each density")
+    jobs_at_most: Count | None = Field(None, description="maximum number of jobs of each experiment")
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong, and where: the keys that lead there."""
+    """A problem in a configuration: its location, given by the keys that lead to it, and the message."""
 
     loc: tuple[str, ...]
     text: str
 
 
 def problems(values: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield everything in which merged files differ from the models."""
+    """Yield each key and type in the merged files that does not conform to the models."""
     try:
         Settings.model_validate(dict(values))
     except ValidationError as error:
@@ -253,13 +266,13 @@ def _problem(loc: tuple[str, ...], kind: str, value: Any, context: Mapping[str, 
     elif len(loc) in (2, 4) and kind.startswith("model"):
         text = f"{'.'.join(loc)} must be a mapping, not {value!r}"
     else:
-        key = f"entry {int(key) + 1}" if key.isdecimal() else key  # of a list
+        key = f"entry {int(key) + 1}" if key.isdecimal() else key  # an index in a list
         text = f"{before}{key} = {value!r} must be {TEXT_OF_TYPE.get(kind, 'of another type')}"
     return Problem(loc, text)
 
 
 def _model_at(loc: tuple[str, ...]) -> type[BaseModel]:
-    """Find the model whose key stands last in a place."""
+    """Return the model that should contain the last key of a location."""
     if loc[0] == "defaults":
         return Experiment if len(loc) == 2 else Arm
     by_depth: dict[int, type[BaseModel]] = {1: Settings, 3: Experiment, 5: Arm}

@@ -1,4 +1,4 @@
-"""The specs of an arm, from bases, grids, choices of the selection rule and the override of a demonstration."""
+"""Build the specs of an arm from bases, grids, chosen settings and the override of a demonstration."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from crbg.experiments.spec import Spec, spec_from
 
 @dataclass(frozen=True)
 class Common:
-    """What the configuration lays under and over the points of every arm."""
+    """Parts of the configuration that apply to all arms: bases, override, and the maximum number of grid points."""
 
     bases: Mapping[str, Any]
     override: Mapping[str, Any]
@@ -24,7 +24,7 @@ class Common:
 def resolve(
     body: Mapping[str, Any], bases: Mapping[str, Any], place: str, chain: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """Lay the fields of a body over those of the bases that it extends, the last base on top.
+    """Merge `body` with the bases that it extends. Later bases override earlier ones; `body` overrides all of them.
 
     Raises:
         CrbgError: a base is unknown, or extends itself.
@@ -44,10 +44,12 @@ def resolve(
 def specs(
     base: Mapping[str, Any], arm: Mapping[str, Any], place: str, chosen: Sequence[Mapping[str, Any]], common: Common
 ) -> list[Spec]:
-    """Build the spec of each point of an arm. Fields come from `base`, `set`, the grid, the choice, and the override.
+    """Build the spec of each grid point of an arm.
+
+    Fields come from `base`, `set`, the grid, the chosen settings and the override; later ones override earlier ones.
 
     Raises:
-        CrbgError: names what is wrong with the points, at `place`.
+        CrbgError: a point is invalid, or two points are the same run; the message begins with `place`.
     """
     fixed = lay_over(base, resolve(arm.get("set") or {}, common.bases, f"{place}.set"))
     fixed["method"] = arm.get("method", fixed.get("method"))
@@ -68,14 +70,16 @@ def specs(
 
 
 def grid_points(grids: Any, place: str) -> Iterator[dict[str, Any]]:
-    """Yield the points of a grid, all combinations of its lists; a list of grids is their union.
+    """Yield the points of a grid: all combinations of its lists, or for a list of grids, the points of each grid.
 
     Raises:
-        CrbgError: a grid is no mapping of lists.
+        CrbgError: a grid is not a mapping of non-empty lists.
     """
     for grid in grids if isinstance(grids, list) else [grids]:
         if not isinstance(grid, dict):
-            raise CrbgError(f"{place}.grid must be a mapping of lists, or a list of such mappings, not {grid!r} in it")
+            raise CrbgError(
+                f"{place}.grid must be a mapping of lists or a list of such mappings; {grid!r} is not a mapping"
+            )
         for key, values in grid.items():
             if not isinstance(values, list) or not values:
                 raise CrbgError(f"{place}.grid.{key} must be a list of at least one value, not {values!r}")
@@ -84,7 +88,7 @@ def grid_points(grids: Any, place: str) -> Iterator[dict[str, Any]]:
 
 
 def _values(values: dict[str, Any], chosen: Sequence[Mapping[str, Any]], common: Common) -> dict[str, Any]:
-    """Lay the settings that were chosen for a point's density over its values, and the override over both."""
+    """Apply the settings chosen for the density of a grid point to its values, then the override."""
     for choice in chosen:
         if values.get("density") in choice["densities"]:
             values = lay_over(values, expand(choice["set"]))
@@ -93,7 +97,7 @@ def _values(values: dict[str, Any], chosen: Sequence[Mapping[str, Any]], common:
 
 
 def _thin(points: list[Spec], most: int | None) -> list[Spec]:
-    """Keep at most so many points of each density, evenly spread over the grid; for demonstrations."""
+    """Keep at most `most` points for each density, evenly spread over the grid; used for demonstrations."""
     if not most:
         return points
     by_density: dict[float | None, list[Spec]] = {}

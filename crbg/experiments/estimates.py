@@ -1,6 +1,6 @@
-"""How long runs take, how much memory they need, and how a job is cut for a cluster: estimates from recorded runs.
+"""Estimate the time and memory of runs from recorded runs, and split jobs into time slices for a cluster.
 
-Imports no torch.
+This module does not import torch.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from crbg.experiments.config import Cell, Config, Experiment
 from crbg.experiments.spec import Spec
 from crbg.storage import run_lines
 
-# Floating-point operations a second that one core, or one GPU, sustains in a gated step: only used where no run of
-# the same kind was recorded.
+# Floating-point operations per second that one core or one GPU sustains in a training step with gates. They are used
+# only if no run of the same kind was recorded.
 CPU_FLOPS = 2.5e10
 CPU_FLOPS_BF16 = 2e11
 GPU_FLOPS = 5.0e13
 
-# Gated weights and multiply-adds of one image, as `measure.flops` gives them for colour images of 32 x 32 pixels (for
-# LeNet 28 x 28 grey ones), and how the network was built: with timm's stem for small images, or patches of some size.
+# For each network: the number of gated weights; the multiply-adds per image, counted by `measure.flops` for 32 x 32
+# colour images (28 x 28 grey images for LeNet); and how it was built: with the stem for small images, or a patch size.
 SIZES: dict[str, tuple[float, float, Any]] = {
     "lenet-300-100": (2.66e5, 2.66e5, None),
     "conv2": (4.30e6, 4.38e7, None), "conv4": (2.43e6, 9.83e7, None), "conv6": (2.26e6, 1.54e8, None),
@@ -47,7 +47,7 @@ UNKNOWN = (2.5e7, 1.3e9, None)
 
 
 def size(spec: Spec) -> tuple[float, float]:
-    """Estimate the gated weights of a network and its multiply-adds for one image, from its name and arguments."""
+    """Estimate the number of gated weights of a network and its multiply-adds per image, from name and arguments."""
     if spec.model.startswith("lenet-"):
         weights = float(sum(a * b for a, b in spec.layer_sizes()))
         return weights, weights
@@ -55,7 +55,7 @@ def size(spec: Spec) -> tuple[float, float]:
     width, edge = float(spec.model_args.get("width", 1.0)), spec.size or info(spec.data).shape[1]
     products *= (width * edge / 32) ** 2
     if built == "cifar" and spec.model_args.get("stem") != "cifar":
-        products /= 15  # a stride of 2 and a maximum at the start leave a sixteenth of the pixels
+        products /= 15  # the standard stem (stride 2, then max pooling) leaves 1/16 of the pixels
     elif isinstance(built, int):
         default = 16 if ":vit" in spec.model else 4
         products *= (built / int(spec.model_args.get("patch_size", default))) ** 2
@@ -64,7 +64,7 @@ def size(spec: Spec) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Cost:
-    """What runs of one kind took: median seconds of search for one image in one epoch, and peak memory in MB."""
+    """The cost of runs of one kind: median search time in seconds per image and epoch, and peak memory in MB."""
 
     image_seconds: float
     memory_mb: float
@@ -76,10 +76,10 @@ Kind = tuple[Any, ...]
 def costs(config: Config, specs: Iterable[Spec]) -> dict[Kind, Cost]:
     """Return the cost of each kind of run, from recorded runs with the data, model and method of one of the specs.
 
-    Recorded runs count also where `reuse` is `never`.
+    Recorded runs are used even if `reuse` is `never`.
 
     Raises:
-        CrbgError: there are recorded files of an older layout, which would not be read.
+        CrbgError: the folder of recorded runs contains files of an older layout, which would be ignored.
     """
     next(record_store.recorded_with_specs(record_store.recorded_folder(config)), None)  # raises the error
     out: dict[Kind, Cost] = {}
@@ -107,8 +107,8 @@ def _costs(path: Path, changed: int) -> dict[Kind, Cost]:
 def search_seconds(provenance: Mapping[str, Any]) -> float:
     """Return the seconds that a search takes on an idle machine.
 
-    On a CPU these are the CPU seconds of the search divided by its threads, where the record has them: pauses and other
-    processes on the same cores do not count.
+    On a CPU, this is the CPU time of the search divided by its number of threads, if it was recorded. It excludes
+    pauses and the time of other processes on the same cores.
     """
     if not provenance.get("gpu") and "search_cpu_seconds" in provenance:
         return float(provenance["search_cpu_seconds"]) / float(provenance.get("threads", 1))
@@ -116,27 +116,27 @@ def search_seconds(provenance: Mapping[str, Any]) -> float:
 
 
 def cost_key(spec: Spec, gpu: bool) -> Kind:
-    """Return the kind of a run, a key of `costs`."""
+    """Return the kind of a run, which is its key in the result of `costs`."""
     return _kind(vars(spec), gpu)
 
 
 def _kind(spec: Mapping[str, Any], gpu: bool) -> Kind:
-    """Collect what the cost of an image depends on. Older records lack some fields, which then have their defaults."""
+    """Return all fields on which the cost per image depends. Fields missing in older records take their defaults."""
     network = json.dumps(dict(spec.get("model_args") or {}), sort_keys=True)
     return spec["method"], spec["model"], network, spec["data"], spec.get("size", 0), spec.get("precision", "fp32"), gpu
 
 
 def _images(spec: Spec) -> int:
-    """Count the images of an epoch."""
+    """Return the number of images in one epoch."""
     entry = info(spec.data)
     every = entry.train + (entry.validation if spec.fit_on == "all" else 0)
     return min(spec.limit, every) if spec.limit else every
 
 
 def on_gpu(config: Config, experiment: Experiment) -> bool:
-    """Tell whether the runs of an experiment are planned for a GPU.
+    """Return whether the runs of an experiment are planned for a GPU.
 
-    They are where `device` names one, and where the experiment asks for one unless `device` is `cpu`.
+    This is the case if `device` names a GPU, or if the experiment requires a GPU and `device` is not `cpu`.
     """
     return config.device.startswith("cuda") or (config.device != "cpu" and experiment.gpu > 0)
 
@@ -144,11 +144,11 @@ def on_gpu(config: Config, experiment: Experiment) -> bool:
 def estimate_seconds(
     config: Config, cells: Iterable[Cell], gpu: bool = False, found: Mapping[Key, Any] | None = None
 ) -> dict[Key, float]:
-    """Estimate each cell from what an image took in runs of the same kind; else from FLOPs.
+    """Estimate the seconds of each cell (a spec with a seed).
 
-    Those of the cells that are done count before recorded runs, which may come from another machine. One step costs 6
-    FLOPs for each multiply-add of an example. `found` holds what `record_store.find` gave for each cell, if that is
-    known already.
+    The estimate uses the time per image in runs of the same kind. Finished runs among `cells` take precedence over
+    recorded runs, which may come from another machine. If there is no run of the same kind, training is assumed to
+    cost 6 FLOPs for each multiply-add and image. `found` may contain the results of `record_store.find` by key.
     """
     mine = distinct(cells)
     if found is None:
@@ -168,39 +168,39 @@ def estimate_seconds(
 
 
 def _unseen(spec: Spec, gpu: bool) -> float:
-    """Estimate the seconds for one image where no run of the same kind was recorded."""
+    """Estimate the training time per image in seconds from FLOPs, if no run of the same kind was recorded."""
     cpu = CPU_FLOPS_BF16 if spec.precision == "bf16" else CPU_FLOPS
     return 6.0 * size(spec)[1] / (GPU_FLOPS if gpu else cpu)
 
 
 def epochs_of(spec: Spec) -> float:
-    """Count all epochs of training that a run needs.
+    """Return the total number of training epochs of a run.
 
-    A stage that several runs share (`crbg.runs.stage_cache`) is counted in each of them.
+    A stage that several runs share (`crbg.runs.stage_cache`) is counted for each of them.
     """
     return methods.work(spec.method, spec.resolved(), spec.density, spec.epochs)
 
 
 @dataclass(frozen=True)
 class Slices:
-    """How a job is cut for a cluster: the minutes of each slice it may take, and its memory in MB."""
+    """The time slices of a job on a cluster: the minutes of each slice, and the memory in MB."""
 
     minutes: tuple[int, ...]
     memory_mb: int
 
     @property
     def most(self) -> int:
-        """Return the number of slices that the job may take."""
+        """Return the maximum number of slices of the job."""
         return len(self.minutes)
 
 
 def slices(config: Config, cells: list[Cell], gpu: bool, longest: int) -> Slices:
-    """Cut a job into slices of at most `longest` minutes, the wall time that the cluster allows.
+    """Split a job into slices of at most `longest` minutes, the wall-time limit of the cluster.
 
-    The first slice asks for twice the estimate and five minutes, and each further one for twice as much. A job that
-    does not fit into one slice continues in the next from its checkpoint. Two more slices than the estimate needs are
-    allowed, for a slow machine and for a kill. The memory is that of the first slice; the workflow raises it for a job
-    that was killed.
+    The first slice requests twice the estimated time plus five minutes, and each further slice requests twice as much
+    as the one before. A job that does not finish in one slice continues from its checkpoint in the next. Two slices
+    more than the estimate requires are allowed, in case the machine is slow or the job is killed. The memory is that
+    of the first slice; the workflow increases it if the job was killed.
     """
     seconds = sum(estimate_seconds(config, cells, gpu).values())
     need = math.ceil(seconds / 30) + 5
@@ -214,13 +214,13 @@ def slices(config: Config, cells: list[Cell], gpu: bool, longest: int) -> Slices
 def margin(minutes: float) -> float:
     """Return the seconds kept free before a deadline.
 
-    A checkpoint is written in them, and a scheduler has started its clock before this process did.
+    They leave time to write a checkpoint, and allow for a scheduler whose clock starts before this process does.
     """
     return min(120.0, 6.0 + 1.8 * minutes)
 
 
 def kills(config: Config, job: str) -> int:
-    """Count how often a job was killed, for whatever reason, since the latest workflow first tried it."""
+    """Return how often a job was killed, for any reason, since the latest workflow first started it."""
     tries = attempts.read(record_store.job_folder(config, job))
     first = max((i for i, a in enumerate(tries) if a.get("attempt") == 1), default=0)
     return sum(a["outcome"] == attempts.KILLED for a in tries[first:])

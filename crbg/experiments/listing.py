@@ -1,6 +1,6 @@
-"""What there is to choose from, as lines of at most 100 columns: experiments, methods, networks, data sets.
+"""The output of `crbg list`: experiments, methods, networks and data sets, in lines of at most 100 columns.
 
-Imports no torch.
+This module does not import torch.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from crbg.experiments.estimates import SIZES
 
 WIDTH = 98  # `crbg list` indents by 2
 COLUMN = 38
-# Families with unlimited names: how a name is formed, and what it builds.
+# Families with arbitrarily many networks: the form of a name, and the network that it builds.
 _OPEN = {
     "lenet": ("lenet-A-B-...", "fully connected, hidden layers of A, B, ... units"),
-    "timm": ("timm:NAME", "any network of timm, built for the images at hand; some examples:"),
+    "timm": ("timm:NAME", "any network of timm, adapted to the data set; some examples:"),
 }
 
 
 def experiments(config: Config) -> Iterator[str]:
-    """Name each experiment with its role, its number of runs and its purpose."""
+    """Yield the name, role, number of runs and description of each experiment."""
     for e in config.experiments.values():
         yield f"{e.name:24s} {e.role:8s} {len(distinct(e.cells)):5d} runs"
         if e.about:
@@ -37,7 +37,7 @@ def experiments(config: Config) -> Iterator[str]:
 
 
 def method_names() -> Iterator[str]:
-    """Name each method with what it is and its options."""
+    """Yield the name, summary and options of each method."""
     for name in methods.names():
         method = methods.get(name)
         knobs = ", ".join(f"{f.name}={f.default}" for f in dataclasses.fields(method.Options))
@@ -46,13 +46,13 @@ def method_names() -> Iterator[str]:
 
 
 def explain(name: str) -> str:
-    """Return what a method does and what its options mean, from its docstrings."""
+    """Return the docstrings of a method and of its options."""
     method = methods.get(name)
     return "\n\n".join(inspect.cleandoc(str(o.__doc__)) for o in (method, *method.Options.__mro__[:-1]))
 
 
 def networks() -> Iterator[str]:
-    """Name the networks of each family with their weights, and their multiply-adds for one image."""
+    """Yield the networks of each family, with their numbers of weights and of multiply-adds per image."""
     for stem, pattern in models.families().items():
         known = [name for name in SIZES if re.fullmatch(pattern, name)]
         if stem in _OPEN:
@@ -62,7 +62,7 @@ def networks() -> Iterator[str]:
             yield f"{stem:{COLUMN}s}names that match {pattern}"
         for name in known:
             yield f"{'  ' * (stem in _OPEN) + name:{COLUMN}s}{_size(name)}"
-    yield _wrap("", "Sizes are for lenet on 28 x 28 grey pixels, for all others on 32 x 32 colour pixels.")
+    yield _wrap("", "Counts are for 28 x 28 grey images for lenet, and for 32 x 32 colour images for all others.")
 
 
 def _size(name: str) -> str:
@@ -72,14 +72,14 @@ def _size(name: str) -> str:
 
 
 def data_sets() -> Iterator[str]:
-    """Name each data set with the shape of its images and the number in each part, also those under the data root."""
+    """Yield each data set, including your own under the data root, with its image shape and the size of each split."""
     for d in (*DATA.values(), *own()):
         shape = " x ".join(map(str, d.shape))
         yield f"{d.name:20s}  {shape:12s}  {d.train} training, {d.validation} validation, {d.test} test images"
 
 
 def chosen(path: Path) -> Table:
-    """Tabulate a file of chosen settings by experiment: arms, choices, trials, and specs open for the test set."""
+    """Return a table that counts arms, choices, trials and specs for the test set in a file of chosen settings."""
     selected = read_selected(path)
     evaluate = selected.pop("evaluate", {})
     rows = []
@@ -93,7 +93,7 @@ def chosen(path: Path) -> Table:
 
 
 def _wrap(head: str, text: str) -> str:
-    """Put text beside a name; lines that would be too long go on below, at the same column."""
+    """Append text to a heading; further lines are indented to the column where the text starts."""
     return textwrap.fill(
         text,
         WIDTH,
@@ -105,7 +105,7 @@ def _wrap(head: str, text: str) -> str:
 
 
 def _short(count: float) -> str:
-    """Write a count with three digits: 266 k, 1.47 M, 5.52 G."""
+    """Format a count with three significant digits: 266 k, 1.47 M, 5.52 G."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if count >= size:
             return f"{count / size:.3g} {unit}"

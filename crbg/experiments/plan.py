@@ -1,6 +1,6 @@
-"""What is still to do, how long it takes and what it needs: the tables of `crbg plan`.
+"""The tables of `crbg plan`: the missing runs, and the time and disk space that they need.
 
-Imports no torch.
+This module does not import torch.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from crbg.experiments.cells import Key, distinct
 from crbg.experiments.config import Cell, Config, Experiment
 
 NEEDS = ("runs", "done", "missing", "CPU hours", "GPU hours", "disk MiB")
-ALONE = "Hours are those of one process at a time on an idle machine."
+ALONE = "Hours are estimates for one process at a time on an idle machine."
 
 
 @dataclass
 class Need:
-    """Runs, and the time and disk space that the missing ones take."""
+    """Numbers of runs, and the time and disk space that the missing ones need."""
 
     runs: int = 0
     done: int = 0
@@ -34,7 +34,7 @@ class Need:
         return Need(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Need)))
 
     def columns(self) -> tuple[str, ...]:
-        """Write the columns `NEEDS`."""
+        """Return the values of the columns `NEEDS` as text."""
         hours = (f"{seconds / 3600:.2f}" for seconds in (self.cpu_seconds, self.gpu_seconds))
         return (*map(str, (self.runs, self.done, self.missing)), *hours, f"{self.megabytes:.0f}")
 
@@ -42,9 +42,9 @@ class Need:
 def needs(
     config: Config, cells: Iterable[Cell], found: Mapping[Key, Any] | None = None
 ) -> Iterator[tuple[Key, Cell, Need]]:
-    """Estimate what each run needs. A run that several experiments share is yielded once for each of them.
+    """Yield the estimated needs of each run. A run that several experiments share is yielded once for each of them.
 
-    `found` holds what `record_store.find` gave for each cell, if that is known already.
+    `found` may contain the results of `record_store.find` by key, if they are known already.
     """
     by_experiment: dict[str, list[Cell]] = {}
     for c in cells:
@@ -66,23 +66,23 @@ def _need(cell: Cell, done: bool, seconds: float, gpu: bool) -> Need:
 
 
 def summary(config: Config, cells: Iterable[Cell]) -> list[str | Table]:
-    """Tabulate what every experiment needs, by target. In the total, a run that experiments share counts once."""
+    """Return a table of the needs of each experiment, grouped by target. The total counts shared runs once."""
     rows, total = _rows(needs(config, cells), lambda c: c.experiment)
     body = [(*place, *rows[name].columns()) for name, place in by_target(config.experiment(n) for n in rows)]
-    first = "An experiment that serves several targets is listed under the first of them."
+    first = "An experiment with several targets is listed under the first of them."
     more = "`crbg plan NAME` shows the arms of an experiment or the experiments of a target."
-    cut = "`crbg plan NAME --minutes M` cuts what is missing into slices of M minutes."
+    cut = "`crbg plan NAME --minutes M` splits the missing runs into time slices of M minutes."
     head = ("target", "experiment", "role", *NEEDS)
-    return [Table(head, body, ("together", "", "", *total.columns())), "\n".join((ALONE, first, more, cut))]
+    return [Table(head, body, ("total", "", "", *total.columns())), "\n".join((ALONE, first, more, cut))]
 
 
 def table(config: Config, cells: list[Cell]) -> list[str | Table]:
-    """Tabulate what each experiment needs, or each arm where all cells are of one experiment."""
+    """Return a table of the needs of each experiment, or of each arm if all cells belong to one experiment."""
     names = list(dict.fromkeys(c.experiment for c in cells))
     one = len(names) == 1
     rows, total = _rows(needs(config, cells), lambda c: c.arm if one else c.experiment)
     body = [(name, *need.columns()) for name, need in rows.items()]
-    last = (names[0] if one else "together", *total.columns())
+    last = (names[0] if one else "total", *total.columns())
     return [Table(("arm" if one else "experiment", *NEEDS), body, last), ALONE]
 
 
@@ -96,9 +96,9 @@ def _rows(found: Iterable[tuple[Key, Cell, Need]], place: Callable[[Cell], str])
 
 
 def by_target(experiments: Iterable[Experiment]) -> Iterator[tuple[str, tuple[str, str, str]]]:
-    """Group experiments by the first target of each: its name, and the columns target, experiment and role.
+    """Yield the name of each experiment and its columns target, experiment and role, grouped by first target.
 
-    The target is written once for each group.
+    The column target is filled only in the first row of each group.
     """
     groups: dict[str, list[Experiment]] = {}
     for e in experiments:
@@ -109,9 +109,10 @@ def by_target(experiments: Iterable[Experiment]) -> Iterator[tuple[str, tuple[st
 
 
 def schedule(config: Config, cells: list[Cell], minutes: float, given: str = "") -> list[str | Table]:
-    """Say in which slice of `minutes` minutes the missing runs of each arm fall, in the order of the configuration.
+    """Return a table of the time slices in which the missing runs of each arm will be executed.
 
-    A slice is one call of `crbg run`, which does missing runs in that order and leaves a checkpoint at its deadline.
+    A slice is one call of `crbg run` that takes `minutes` minutes. It executes missing runs in the order of the
+    configuration, and writes a checkpoint at its deadline.
     """
     names = dict.fromkeys(c.experiment for c in cells)
     gpu = {name: estimates.on_gpu(config, config.experiment(name)) for name in names}
@@ -131,9 +132,7 @@ def schedule(config: Config, cells: list[Cell], minutes: float, given: str = "")
         rows.append((*place, len(mine), "GPU" if gpu[place[0]] else "CPU", f"{need / 60:.0f}", which))
     count = math.ceil(spent / bound)
     command = f"  crbg run{given} --deadline-minutes {minutes:g}"
-    text = (
-        f"{count} slices of {minutes:g} minutes. Each is the same command, until it ends with status 0 instead of 75:"
-    )
+    text = f"{count} slices of {minutes:g} minutes. Repeat this command until its exit status is 0 instead of 75:"
     return [Table(("experiment", "arm", "runs", "on", "minutes", "slices"), rows), f"{text}\n{command}"]
 
 

@@ -1,7 +1,7 @@
-"""The record of one run, typed and versioned. Imports no torch.
+"""The record of one run, typed and versioned. This module does not import torch.
 
-`Record` and `Evaluation` mirror record.json and evaluation.json. Keys that are absent from a file are None here, and
-None is not written. Numbers that a run could not measure (NaN) are null in the file, and None here as well.
+`Record` and `Evaluation` mirror record.json and evaluation.json. A key that is absent from a file is None here, and
+None is not written. A number that a run could not measure (NaN) is null in the file and None here.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ SCHEMA = 1
 
 
 class _Json:
-    """Reading from plain JSON values and writing to them, for the dataclasses of this module."""
+    """Base class of the dataclasses in this module: conversion from plain JSON values and back."""
 
     @classmethod
     def from_json(cls, body: Any, place: str) -> Self:
-        """Build this part of a record from plain JSON values. Unknown keys are ignored.
+        """Build an instance from plain JSON values. Unknown keys are ignored.
 
         Raises:
             CrbgError: a required key is missing, or a value has the wrong type; the message names `place`.
@@ -33,7 +33,7 @@ class _Json:
                 read: Callable[[Any, str], Any] = f.metadata.get("read") or _READERS[str(f.type)]
                 values[f.name] = read(body[f.name], f"{place}: {f.name}")
             elif f.default is dataclasses.MISSING:
-                raise CrbgError(f"{place} lacks {f.name!r}; delete it and run the cell again")
+                raise CrbgError(f"{place} lacks {f.name!r}; delete it and repeat the run")
         return cls(**values)
 
     def to_json(self) -> dict[str, Any]:
@@ -48,14 +48,16 @@ class _Json:
 
 @dataclass(frozen=True)
 class Reading(_Json):
-    """Accuracy of one reading of a ticket, in %, and its density.
+    """Accuracy in % and density of one reading of a ticket.
+
+    A reading is a way to turn gates into multipliers of the weights (see docs/vocabulary.md).
 
     Attributes:
-        accuracy: Measured with batch norm's statistics estimated again; for trained weights, with their own.
-        density: Kept / total of gated weights. Sanity controls have the density of the ticket, which is not repeated.
-        recalibrated: For trained weights, the accuracy with statistics estimated again.
-        with_search_statistics: The accuracy with the running statistics that the search left.
-        without_recalibration: The same quantity as older records name it.
+        accuracy: Accuracy after re-estimating the batch-norm statistics; for trained weights, with their statistics.
+        density: Kept / total of the gated weights. None for sanity controls, which have the density of the ticket.
+        recalibrated: For trained weights, the accuracy after re-estimating the batch-norm statistics.
+        with_search_statistics: Accuracy with the running batch-norm statistics at the end of the search.
+        without_recalibration: Older name of `with_search_statistics`, found in older records.
     """
 
     accuracy: float | None
@@ -67,7 +69,7 @@ class Reading(_Json):
 
 @dataclass(frozen=True)
 class Count(_Json):
-    """Number of kept weights (or units) of one tensor, and number of all."""
+    """Number of kept weights (or units) of one tensor, and total number."""
 
     kept: int
     total: int
@@ -80,7 +82,16 @@ class Count(_Json):
 
 @dataclass(frozen=True)
 class Digests(_Json):
-    """SHA-256 digests of what a run used and made: initial weights, unit draw, data, data order, mask, gate file."""
+    """SHA-256 digests of the inputs and outputs of a run.
+
+    Attributes:
+        initial: Initial tensors.
+        draw: Initial weights before scaling. Runs that differ only in `scale` share this digest.
+        data: Images and labels of the data set.
+        order: Order of the training images.
+        mask: Mask of the ticket.
+        gates: Tensors in the gate file.
+    """
 
     initial: str
     draw: str
@@ -91,21 +102,22 @@ class Digests(_Json):
 
 
 def _each(kind: type[_Json]) -> Callable[[Any, str], dict[str, Any]]:
-    """Return a reader of mappings from names to parts of a record."""
+    """Return a parser of mappings from names to instances of `kind`."""
     return lambda body, place: {n: kind.from_json(v, f"{place}: {n}") for n, v in _mapping(body, place).items()}
 
 
 @dataclass(frozen=True)
 class Measurement(_Json):
-    """What was measured on one part of the data (validation or test).
+    """What was measured on one split of the data (validation or test).
 
     Attributes:
-        readings: By name: `binary` (the ticket), `exact`, `mean`, `open`, `half` (see docs/vocabulary.md), `untrained`.
-        images: Number of images of the part.
-        constant: Accuracy of always answering the most frequent training class, in %.
+        readings: Readings by name: `binary` (the ticket), `exact`, `mean`, `open`, `half`, `untrained` (see
+            docs/vocabulary.md).
+        images: Number of images in the split.
+        constant: Accuracy in % of always predicting the most frequent training class.
         sanity: Controls of the binary ticket (`shuffle`, `invert`, `reinit`), for tickets on untrained weights.
-        sanity_images: Number of images of the controls, where they saw fewer.
-        density_missed: Whether the search missed the density asked for and its gates were cut to it.
+        sanity_images: Number of images on which the controls were measured, if not on all.
+        density_missed: Whether the search did not reach its target density, so that the ticket is its top k gates.
     """
 
     readings: Mapping[str, Reading] = field(metadata={"read": _each(Reading)})
@@ -116,31 +128,31 @@ class Measurement(_Json):
     density_missed: bool | None = None
 
     def accuracy(self, reading: str = "binary") -> float | None:
-        """Return the accuracy of a reading in %, or None where there is no such reading."""
+        """Return the accuracy of a reading in %, or None if there is no such reading."""
         found = self.readings.get(reading)
         return found.accuracy if found else None
 
     def controls(self) -> dict[str, float | None]:
-        """Return the accuracy in % of each sanity control, and of a constant answer."""
+        """Return the accuracy in % of each sanity control and of a constant prediction, by name."""
         return {name: control.accuracy for name, control in (self.sanity or {}).items()} | {"constant": self.constant}
 
 
 @dataclass(frozen=True)
 class Record(_Json):
-    """All that a finished run says of itself, apart from times and machines. Never holds a test accuracy.
+    """The results of a finished run, without times and machines. It never contains a test accuracy.
 
     Attributes:
         status: `ok`, or `collapse` with a `reason`.
-        steps: Optimiser steps of the whole run.
-        lossy_images: Number of images per part that their source holds in a compressed, altered form.
+        steps: Number of optimiser steps of the whole run.
+        lossy_images: Number of images in each split that their source provides only with lossy compression.
         roles: Names of the tensors by role: gated, frozen, trained, redrawn, recalibrated.
         layers: Kept and total weights of each gated tensor; `depth` lists these tensors in the order of the model.
-        dead_units: Output units per tensor that no kept weight reaches.
-        silent_units: Units per activation whose output is the same for every image.
-        effective_density: Density of the weights on a path from input to output.
+        dead_units: Number of output units of each tensor that no kept weight reaches.
+        silent_units: Number of units of each activation whose output is the same for every image.
+        effective_density: Density if only kept weights on a path from input to output are counted.
         heads: Kept weights of each attention head.
-        anatomy: Small plain values of the method: histograms of mu, units, objectives, epochs.
-        shares: Fractions of gates at 0, at 1 and in between, per tensor and for `all`.
+        anatomy: Further results of the method: histograms of mu, kept units, objectives, values by epoch.
+        shares: Fractions of gates at 0, at 1 and in between, for each tensor and for `all`.
     """
 
     schema: int
@@ -174,10 +186,10 @@ class Record(_Json):
         """Build a record from plain JSON values.
 
         Raises:
-            CrbgError: another schema, a missing key, or a value of the wrong type; the message names `place`.
+            CrbgError: the schema is unknown, a key is missing, or a value has a wrong type; the message names `place`.
         """
         if (schema := _mapping(body, place).get("schema", SCHEMA)) != SCHEMA:
-            raise CrbgError(f"{place} has schema {schema!r}, and this version of crbg reads {SCHEMA}; update crbg")
+            raise CrbgError(f"{place} has schema {schema!r}, but this version of crbg reads {SCHEMA}; update crbg")
         return super().from_json(body, place)
 
     @property
@@ -187,26 +199,26 @@ class Record(_Json):
 
     @property
     def missed_density(self) -> bool:
-        """Whether the search missed the density asked for, so that its gates were cut to it."""
+        """Whether the search did not reach its target density, so that the ticket is its top k gates."""
         return bool(self.validation and self.validation.density_missed)
 
     def accuracy(self, reading: str = "binary") -> float | None:
-        """Return the validation accuracy of a reading in %, or None where it was not measured."""
+        """Return the validation accuracy of a reading in %, or None if it was not measured."""
         return self.validation.accuracy(reading) if self.validation else None
 
     def controls(self) -> dict[str, float | None]:
-        """Return the validation accuracy in % of each control; empty where it was not measured."""
+        """Return the validation accuracy in % of each control; empty if validation was not measured."""
         return self.validation.controls() if self.validation else {}
 
     def units(self) -> dict[str, Count]:
-        """Return kept and total units of each tensor whose gates stand on units; empty for gates on weights."""
+        """Return kept and total units of each tensor that has one gate for each unit; empty for gates on weights."""
         found = (self.anatomy or {}).get("units", {})
         return {name: Count.from_json(count, f"units of {name}") for name, count in found.items()}
 
 
 @dataclass(frozen=True)
 class WithoutLossy(_Json):
-    """The ticket measured on the test images that their source holds unaltered."""
+    """The ticket measured on those test images that their source provides without lossy compression."""
 
     images: int
     binary: Reading = field(metadata={"read": Reading.from_json})
@@ -214,7 +226,7 @@ class WithoutLossy(_Json):
 
 @dataclass(frozen=True)
 class Evaluation(_Json):
-    """What the test set said of a finished run, and of which run and mask."""
+    """The evaluation of a finished run on the test set, with its seed and the digests of its spec, mask and data."""
 
     digest: str
     seed: int
@@ -224,13 +236,13 @@ class Evaluation(_Json):
     test_without_lossy: WithoutLossy | None = field(default=None, metadata={"read": WithoutLossy.from_json})
 
     def accuracy(self, reading: str = "binary") -> float | None:
-        """Return the test accuracy of a reading in %, or None where there is no such reading."""
+        """Return the test accuracy of a reading in %, or None if there is no such reading."""
         return self.test.accuracy(reading)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run as the record store finds it.
+    """A finished run, as returned by the record store.
 
     Attributes:
         provenance: Times, device and versions (provenance.json).
@@ -266,7 +278,7 @@ def _of(kind: type | tuple[type, ...], name: str, optional: bool = False) -> Cal
     return read
 
 
-# How a value is read, by the annotation of its field. Mappings whose values carry no type are checked to be mappings.
+# Parsers of values, keyed by the type annotation of the field. Of plain mappings only the outer type is checked.
 _READERS: dict[str, Callable[[Any, str], Any]] = {
     "int": _of(int, "a whole number"),
     "int | None": _of(int, "a whole number", optional=True),

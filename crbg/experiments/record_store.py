@@ -1,7 +1,8 @@
-"""The store of records: fresh ones under results/runs, committed ones under results/recorded. Imports no torch.
+"""The store of records: fresh ones under results/runs, committed ones under results/recorded.
 
-Recorded runs of one data set, model and method share a file, with one line per run: {"digest", "seed", "spec",
-"record", "provenance", "evaluation"}, the last only for evaluated runs.
+Recorded runs with the same data set, model and method share a file with one line per run: {"digest", "seed", "spec",
+"record", "provenance", "evaluation"}. Only runs evaluated on the test set have "evaluation". This module does not
+import torch.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ PARTS = ("record", "provenance", "evaluation")
 
 
 def recorded_folder(config: Config) -> Path:
-    """Return the folder of committed records. A demonstration reads none and writes none."""
+    """Return the folder of committed records. A demonstration neither reads nor writes committed records."""
     return Path("results/recorded")
 
 
 def recorded_file(config: Config, spec: Spec) -> Path:
-    """Return the file of the recorded runs of all specs with this data set, model and method."""
+    """Return the file of the recorded runs that have the data set, model and method of this spec."""
     return _file(recorded_folder(config), spec.data, spec.model, spec.method)
 
 
@@ -49,11 +50,11 @@ def job_folder(config: Config, job: str) -> Path:
 def find(config: Config, spec: Spec, seed: int, evaluated: bool = False) -> dict[str, Any] | None:
     """Return {"record", "provenance", "evaluation"?, "origin"} of a run as plain JSON values, or None if it is missing.
 
-    A fresh run takes precedence over a recorded one. Recorded runs count only with `reuse: recorded`. With `evaluated`,
-    a run that was not evaluated on the test set counts as missing, unless its search collapsed.
+    A fresh run takes precedence over a recorded one. Recorded runs are used only with `reuse: recorded`. If
+    `evaluated` is true, a run that was not evaluated on the test set counts as missing, unless its search collapsed.
 
     Raises:
-        CrbgError: a file is damaged, or holds another run than its name or its key says.
+        CrbgError: a file is damaged, or contains a different run from the one that its key names.
     """
     where = run_folder(config, spec, seed)
     if (where / "record.json").exists() and (not evaluated or _evaluated(where)):
@@ -71,16 +72,16 @@ def find(config: Config, spec: Spec, seed: int, evaluated: bool = False) -> dict
             entry = _run(line)
             if not evaluated or "evaluation" in entry or entry["record"]["status"] != "ok":
                 if entry["record"].get("digest") != spec.digest():
-                    raise CrbgError(f"{line.place} holds the record of another spec than its key names; {RESTORE}")
+                    raise CrbgError(f"{line.place} contains the record of another spec than its key; {RESTORE}")
                 return entry | {"origin": "recorded"}
     return None
 
 
 def find_run(config: Config, spec: Spec, seed: int, evaluated: bool = False) -> Run | None:
-    """Return a finished run, or None while it is missing; `find` returns the same run as plain JSON values.
+    """Return a finished run, or None if it is missing; `find` returns the same run as plain JSON values.
 
     Raises:
-        CrbgError: its files are damaged, or not what this version writes.
+        CrbgError: its files are damaged, or have a format that this version cannot read.
     """
     found = find(config, spec, seed, evaluated)
     if found is None:
@@ -91,12 +92,12 @@ def find_run(config: Config, spec: Spec, seed: int, evaluated: bool = False) -> 
 
 
 def find_best(config: Config, spec: Spec, seed: int) -> Run | None:
-    """Return a finished run, preferably one that was evaluated on the test set; None while it is missing."""
+    """Return a finished run, preferably one that was evaluated on the test set; None if it is missing."""
     return find_run(config, spec, seed, evaluated=True) or find_run(config, spec, seed)
 
 
 def outcome(config: Config, spec: Spec, seed: int) -> tuple[Record, float | None, str]:
-    """Return the record of a finished run, its test accuracy if it was evaluated, and the path of what holds it.
+    """Return the record of a finished run, its test accuracy if it was evaluated, and the path of its folder or file.
 
     Raises:
         CrbgError: the run is not finished.
@@ -110,7 +111,7 @@ def outcome(config: Config, spec: Spec, seed: int) -> tuple[Record, float | None
 
 
 def recorded(config: Config) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
-    """Yield the committed records: the digest of each spec, and its runs by seed."""
+    """Yield the digest of each spec that has committed records, and its runs by seed."""
     _refuse_old(recorded_folder(config))
     for path in _files(recorded_folder(config)):
         runs: dict[str, dict[str, dict[str, Any]]] = {}
@@ -120,7 +121,7 @@ def recorded(config: Config) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
 
 
 def recorded_with_specs(folder: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Yield the committed records in a folder: the fields of each run's spec, and the run."""
+    """Yield the spec of each committed run in a folder, as plain values, and the contents of its whole line."""
     _refuse_old(folder)
     for path in _files(folder):
         for line in lines(path).values():
@@ -133,7 +134,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _run(line: Line) -> dict[str, Any]:
-    """Return the parts of a run, without its key and spec."""
+    """Return the record, the provenance and any evaluation in a line, without the key and the spec."""
     whole = line.parse()
     run = {part: whole[part] for part in PARTS if part in whole}
     if not all(isinstance(run.get(part), dict) for part in PARTS[:2]):
@@ -142,12 +143,12 @@ def _run(line: Line) -> dict[str, Any]:
 
 
 def recorded_ticket(config: Config, spec: Spec, seed: int) -> Path:
-    """Return the path of a run's committed ticket. Only a few runs have one."""
+    """Return the path at which the ticket of a run is committed. Only a few tickets are committed."""
     return recorded_folder(config) / "tickets" / f"{spec.slug()}-seed{seed}.safetensors"
 
 
 def ticket_path(config: Config, spec: Spec, seed: int) -> Path | None:
-    """Return the path of a run's ticket, the fresh one or else the committed one; None if there is neither."""
+    """Return the path of a run's ticket: the fresh one if it exists, else the committed one, else None."""
     places = [run_folder(config, spec, seed) / "ticket.safetensors"]
     if config.reuse == "recorded" and not config.demonstration:
         places.append(recorded_ticket(config, spec, seed))
@@ -159,7 +160,7 @@ def _evaluated(where: Path) -> bool:
 
 
 def record(config: Config, cells: Iterable[Cell]) -> int:
-    """Copy finished fresh runs into results/recorded, and return their number. Other recorded runs are kept.
+    """Copy finished fresh runs into results/recorded and return their number. Records of other runs are kept.
 
     Raises:
         CrbgError: the configuration is a demonstration, or a file is damaged.
@@ -185,7 +186,7 @@ def record(config: Config, cells: Iterable[Cell]) -> int:
                     entry["evaluation"] = read_json(where / "evaluation.json")
                 elif "evaluation" in before and before["record"] == entry["record"]:
                     entry["evaluation"] = before["evaluation"]
-                if entry != before:  # an equal line keeps its bytes
+                if entry != before:  # unchanged lines are not rewritten
                     new[key] = {"spec": as_dict(c.spec)} | entry
                 count += 1
             put(path, new)
@@ -196,7 +197,7 @@ def convert_old_files(config: Config) -> int:
     """Convert files of the older layout (one file per spec) to lines, delete them, and return their number.
 
     Raises:
-        CrbgError: a file cannot be read, or contradicts a line on the same run. Nothing is changed in that case.
+        CrbgError: a file cannot be read, or contradicts an existing line for the same run. Nothing is changed then.
     """
     folder = recorded_folder(config)
     if not (old := _old(folder)):
@@ -209,7 +210,7 @@ def convert_old_files(config: Config) -> int:
                 if any(before[part] != entry[part] for part in PARTS if part in before and part in entry):
                     raise CrbgError(
                         f"{folder / name} and {path} contradict each other on the run {key[0]}, seed {key[1]}; "
-                        "delete one of the two"
+                        "delete one of them"
                     )
                 if not entry.keys() - {"spec"} <= before.keys():
                     new.setdefault(path, {})[key] = entry
@@ -221,7 +222,10 @@ def convert_old_files(config: Config) -> int:
 
 
 def _old_runs(path: Path) -> Iterator[tuple[Path, Key, dict[str, Any]]]:
-    """Yield the runs in a file of the old layout, {"spec", "digest", "runs": {seed: run}}: new file, key and parts."""
+    """Yield the new file, the key and the new line of each run in a file of the old layout.
+
+    A file of the old layout contains {"spec", "digest", "runs": {seed: run}}.
+    """
     body = read_json(path)
     try:
         spec, digest = body["spec"], str(body["digest"])
@@ -240,7 +244,7 @@ def _refuse_old(folder: Path) -> None:
     """Raise if there are files of the old layout, since their runs would otherwise be ignored."""
     if old := _old(folder):
         raise CrbgError(
-            f"{folder} holds {len(old)} files of an older layout, such as {old[0]}; `crbg record` converts them"
+            f"{folder} contains {len(old)} files of an older layout, such as {old[0]}; `crbg record` converts them"
         )
 
 
@@ -257,7 +261,7 @@ def _json_files(folder: Path, changed: int) -> tuple[str, ...]:
 
 
 def record_tickets(config: Config, cells: Iterable[Cell]) -> int:
-    """Copy the tickets of finished fresh runs beside the records, and return their number.
+    """Copy the tickets of finished fresh runs into results/recorded/tickets, and return their number.
 
     A run that trained weights has no ticket file.
     """

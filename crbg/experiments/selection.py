@@ -1,9 +1,10 @@
-"""The selection rule: tuning records -> paper/selected.yaml. Reads validation accuracy only. Imports no torch.
+"""The selection rule, which chooses settings from tuning records and writes them to paper/selected.yaml.
 
-For each arm and tuned density, the point with the highest mean validation accuracy over the tuning seeds is chosen,
-among points whose runs all reached the density (the accuracy of a run that missed it belongs to another density). The
-first point of the grid wins a tie. Where two groups name one density, the later one counts for the arms that were tuned
-in it. The file also lists the digests of the main specs for which `evaluate` may open the test set.
+For each arm and tuned density, the rule chooses the grid point with the highest mean validation accuracy over the
+tuning seeds. It considers only points whose runs all reached the target density, since the accuracy of any other run
+belongs to another density. On a tie, the first point of the grid is chosen. If a density is listed in two `groups`, the
+later group decides for the arms that were tuned at its density. The file also lists the digests of the main specs that
+`crbg evaluate` may measure on the test set. The rule uses validation accuracy only. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -22,24 +23,24 @@ from crbg.experiments.spec import Spec
 from crbg.storage.atomic import write_text
 
 HEAD = (
-    "# Written by `crbg select` from the tuning records; not edited by hand. "
-    "The rule stands in crbg/experiments/selection.py.\n"
-    "# `set` is laid over the arm of config.yaml for the densities named; "
-    "`evaluate` lists the specs that may see the test set.\n"
+    "# Written by `crbg select` from the tuning records; do not edit. "
+    "The rule is described in crbg/experiments/selection.py.\n"
+    "# `set` overrides the settings of the arm in config.yaml at the densities listed; "
+    "`evaluate` lists the specs that may be evaluated on the test set.\n"
 )
 
 
 def suggest(config: Config, tuning: Experiment, partial: bool = False) -> dict[str, list[dict[str, Any]]]:
-    """Choose settings for each arm of a tuning experiment; with `partial`, only for arms whose trials have all run.
+    """Choose settings for each arm of a tuning experiment; with `partial`, only for arms whose trials are all done.
 
     Returns:
         For each arm a list of choices, one for each tuned density.
 
     Raises:
-        CrbgError: a tuning run is missing, or no point of an arm reached its density.
+        CrbgError: a tuning run is missing, or no point of an arm reached its target density.
     """
     untuned = sorted(set(tuning.groups) - {c.spec.density for c in tuning.cells}, key=str)
-    if untuned and not config.demonstration:  # which tunes at few densities
+    if untuned and not config.demonstration:  # a demonstration tunes at few densities
         raise CrbgError(f"{tuning.name}.groups names density {untuned[0]}, at which no arm is tuned; add it to a grid")
     out: dict[str, list[dict[str, Any]]] = {}
     for arm in dict.fromkeys(c.arm for c in tuning.cells):
@@ -48,33 +49,35 @@ def suggest(config: Config, tuning: Experiment, partial: bool = False) -> dict[s
             continue
         for density in tuning.groups:
             trials = [c for c in mine if c.spec.density == density]
-            if trials:  # not every arm is tuned at every density; a wider group covers this one
+            if trials:  # not every arm is tuned at every density; another group then includes this one
                 out.setdefault(arm, []).append(_choice(config, tuning, trials, mine))
     return out
 
 
 def _choice(config: Config, tuning: Experiment, trials: list[Cell], arm: list[Cell]) -> dict[str, Any]:
-    """Choose the best of an arm's trials at one density; `arm` holds the trials at all densities."""
+    """Choose the best of an arm's trials at one density; `arm` contains its trials at all densities."""
     density, name = trials[0].spec.density, trials[0].arm
     specs = {c.spec.digest(): c.spec for c in trials}
     if len({s.epochs for s in specs.values()}) > 1:
         raise CrbgError(
-            f"{tuning.name}: trials of {name} at density {density} have different epochs, so they cannot compete"
+            f"{tuning.name}: trials of {name} at density {density} have different epochs, so they cannot be compared"
         )
     scores: dict[str, list[float]] = {}
     missed: set[str] = set()
     for c in trials:
         run = record_store.find_run(config, c.spec, c.seed)
         if run is None:
-            raise CrbgError(f"{tuning.name}: {c.spec.slug()} seed {c.seed} has not run; `crbg run {tuning.name}` first")
+            raise CrbgError(
+                f"{tuning.name}: {c.spec.slug()} seed {c.seed} is not done; `crbg run {tuning.name}` runs it"
+            )
         if not run.record.ok or run.record.missed_density:
             missed.add(c.spec.digest())
         if run.record.ok and (accuracy := run.record.accuracy()) is not None:
             scores.setdefault(c.spec.digest(), []).append(accuracy)
-    # A demonstration is too short to reach a density, and uses whatever it has.
+    # The searches of a demonstration are too short to reach a target density, so all its trials may be chosen.
     able = {d: sum(v) / len(v) for d, v in scores.items() if config.demonstration or d not in missed}
     if not able:
-        raise CrbgError(f"{tuning.name}: no setting of {name} at density {density} reached it; widen its grid")
+        raise CrbgError(f"{tuning.name}: no setting of {name} reached the density {density}; widen its grid")
     best = max(able, key=lambda d: able[d])
     every = list({c.spec.digest(): c.spec for c in arm}.values())
     return {
@@ -84,13 +87,13 @@ def _choice(config: Config, tuning: Experiment, trials: list[Cell], arm: list[Ce
         "missed": len(missed),
         "validation": round(able[best], 3),
         "digest": best,
-        # A field that has one value here may have another at the arm's other densities, or by default.
+        # Compared with the trials at all densities, since a field may be constant at this one and vary between them.
         "set": {k: v for k, v in varying(specs[best], every).items() if k not in ("density", "epochs")},
     }
 
 
 def varying(chosen: Spec, trials: list[Spec]) -> dict[str, Any]:
-    """Return the fields of the chosen point that differ among the trials, as dotted names."""
+    """Return the values of the chosen point in all fields that differ among the trials, by dotted name."""
 
     def flat(spec: Spec) -> dict[str, Any]:
         plain = {
@@ -106,12 +109,13 @@ def varying(chosen: Spec, trials: list[Spec]) -> dict[str, Any]:
 def write(config: Config, path: Path, partial: bool = False) -> str:
     """Choose settings for every main experiment that is tuned, write the file, and return the choices as text.
 
-    With `partial`, arms whose trials have not all run are left out. They can be run and evaluated once they are chosen.
+    With `partial`, arms whose trials are not all done are left out. Their main runs cannot start before settings are
+    chosen for them.
     """
     out: dict[str, Any] = {}
     for e in config.experiments.values():
         if e.tuned_by:
-            # A target may leave some tuning out; a choice written elsewhere for comparison has what was run.
+            # A file for comparison, written elsewhere, contains only the experiments whose tuning runs are all done.
             tunings = [config.experiment(name) for name in e.tuned_by]
             todo = (c for t in tunings for c in t.cells if record_store.find(config, c.spec, c.seed) is None)
             if not partial and path != config.paper / "selected.yaml" and next(todo, None):
@@ -122,7 +126,7 @@ def write(config: Config, path: Path, partial: bool = False) -> str:
             }
     write_text(path, HEAD + yaml.safe_dump(out, sort_keys=False))
     if path == config.paper / "selected.yaml" and not config.demonstration:
-        # The choice changes the main specs, so they are read again before their digests are listed.
+        # The chosen settings change the main specs, so the configuration is read again before digests are listed.
         again = configs.read(config.files)
         mains = [e for e in again.experiments.values() if e.role == "main"]
         ready = {e.name: [c for c in e.cells if not again.unchosen([c])] for e in mains}
@@ -135,6 +139,6 @@ def write(config: Config, path: Path, partial: bool = False) -> str:
         for arm, choices in out[name].items():
             for c in choices:
                 settings = ", ".join(f"{k}={v}" for k, v in c["set"].items())
-                outcome = f"{c['validation']} %, {c['trials']} trials, {c['missed']} missed"
+                outcome = f"{c['validation']} %, {c['trials']} trials, {c['missed']} missed the density"
                 lines.append(f"  {name} {arm} at {c['tuned_at']}: {settings} ({outcome})")
     return "\n".join(lines)

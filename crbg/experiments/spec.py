@@ -1,4 +1,4 @@
-"""What a run is: a frozen description with a canonical form and a digest. Imports no torch."""
+"""`Spec`, the frozen description of a run, with a canonical form and a digest. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -22,59 +22,62 @@ from crbg.errors import CrbgError, suggest
 
 @dataclass(frozen=True)
 class Spec:
-    """One point of one experiment, without its seed. The `help` of each field explains it.
+    """Everything that defines a run, except its seed. The `help` text of each field explains it.
 
-    Names and defaults of the fields enter the digest of every record: they never change.
+    The names and defaults of the fields enter the digest of every record, so they must never change.
     """
 
-    data: str = field(metadata={"help": "a data set that `crbg list data` shows, or your own (`crbg data`)"})
-    model: str = field(metadata={"help": "a network that `crbg list models` shows, or `timm:NAME`"})
-    method: str = field(metadata={"help": "a method that `crbg list methods` shows"})
+    data: str = field(metadata={"help": "a data set listed by `crbg list data`, including your own (see `crbg data`)"})
+    model: str = field(metadata={"help": "a network listed by `crbg list models`, or `timm:NAME`"})
+    method: str = field(metadata={"help": "a method listed by `crbg list methods`"})
     density: float | None = field(
         default=None,
-        metadata={"help": "share of the gated weights to keep (1 - sparsity); absent where the method decides"},
+        metadata={"help": "fraction of the gated weights to keep (1 - sparsity); absent if the method decides it"},
     )
     init: str = field(
         default="uniform",
         metadata={
-            "help": "law of the initial weights: `uniform` on [-scale, scale]; `uniform_fan`, `signed_constant` and "
-            "`kaiming_normal`, which follow the fan of each layer, times `scale`; or `imagenet`, the weights of timm"
+            "help": "distribution of the initial weights: `uniform` on [-scale, scale]; `uniform_fan`, "
+            "`signed_constant` or `kaiming_normal`, which depend on the fan of each layer and are multiplied by "
+            "`scale`; or `imagenet`, the pretrained weights of timm"
         },
     )
     scale: float = field(default=1.0, metadata={"help": "range of the initial weights, or a factor on it (see `init`)"})
     epochs: int = field(
-        default=40, metadata={"help": "epochs of the search, or of training where weights are trained; 0: no search"}
+        default=40, metadata={"help": "epochs of the search, or of training if the method trains weights; 0: no search"}
     )
-    batch: int = field(default=256, metadata={"help": "images in a batch"})
-    flip: bool = field(default=False, metadata={"help": "mirror images at random during the search"})
-    crop: int = field(default=0, metadata={"help": "shift images at random by up to this many pixels"})
+    batch: int = field(default=256, metadata={"help": "number of images in a batch"})
+    flip: bool = field(default=False, metadata={"help": "mirror training images at random"})
+    crop: int = field(default=0, metadata={"help": "shift training images at random by up to this many pixels"})
     size: int = field(
-        default=0, metadata={"help": "edge in pixels to which images are enlarged; 0 leaves them as they are"}
+        default=0, metadata={"help": "edge length in pixels to which images are enlarged; 0: the size of the data set"}
     )
     precision: str = field(
         default="fp32",
         metadata={
-            "help": "`fp32`, or `bf16`: products of the search in bfloat16. Parameters and all measurements stay fp32"
+            "help": "`fp32` or `bf16`; with `bf16`, the search runs under autocast to bfloat16, and parameters and "
+            "measurements stay in fp32"
         },
     )
     fit_on: str = field(
         default="train",
         metadata={
-            "help": "`train`, or `all`: train on the validation part too, which leaves only the test part to measure on"
+            "help": "`train` or `all`; `all` trains on the validation images too, so accuracy is measured on the test "
+            "set only"
         },
     )
-    limit: int = field(default=0, metadata={"help": "use only the first images of the training part; 0 uses all"})
+    limit: int = field(default=0, metadata={"help": "number of training images to use, from the first on; 0: all"})
     control_images: int = field(
         default=0,
-        metadata={"help": "images of the measured part on which the sanity controls are measured; 0 uses all"},
+        metadata={"help": "number of images of a split on which the sanity controls are measured; 0: all"},
     )
     model_args: Mapping[str, Any] = field(
         default_factory=dict,
-        metadata={"help": "arguments of the network's constructor; one of them is `model_args.NAME`"},
+        metadata={"help": "arguments of the network's constructor; `model_args.NAME` sets one of them"},
     )
     options: Mapping[str, Any] = field(
         default_factory=dict,
-        metadata={"help": "options of the method (`crbg list methods NAME`); one of them is `options.NAME`"},
+        metadata={"help": "options of the method (see `crbg list methods NAME`); `options.NAME` sets one of them"},
     )
 
     def __post_init__(self) -> None:
@@ -89,12 +92,12 @@ class Spec:
             except CrbgError as error:
                 yield str(error)
         yield from models.problems(self.model, self.model_args, self.init)
-        with contextlib.suppress(CrbgError):  # unknown options were named above
+        with contextlib.suppress(CrbgError):  # unknown options were reported above
             yield from methods.conflicts(self.method, self.resolved(), self.density)
         if self.density is not None and not 0 < self.density <= 1:
             yield f"density {self.density} is not in (0, 1]; density = kept / total"
         if self.init not in (known := (*rng.LAWS, "imagenet")):
-            yield f"unknown initial law {self.init!r}: {suggest(self.init, known)}"
+            yield f"unknown init {self.init!r}: {suggest(self.init, known)}"
         if self.precision not in ("fp32", "bf16"):
             yield f"precision is 'fp32' or 'bf16', not {self.precision!r}"
         if self.fit_on not in ("train", "all"):
@@ -106,22 +109,23 @@ class Spec:
                 yield f"{name} {getattr(self, name)} must be >= 0"
         if self.batch < 1:
             yield f"batch {self.batch} must be >= 1"
-        with contextlib.suppress(CrbgError):  # unknown data were named above
+        with contextlib.suppress(CrbgError):  # an unknown data set was reported above
             images = info(self.data).train + (info(self.data).validation if self.fit_on == "all" else 0)
-            if self.batch > (min(self.limit, images) if self.limit else images):
-                yield f"batch {self.batch} is larger than the training part of {self.data} as used here"
+            images = min(self.limit, images) if self.limit else images
+            if self.batch > images:
+                yield f"batch {self.batch} is larger than the {images} training images of {self.data} used here"
 
     def resolved(self) -> Any:
         """Return the method's `Options` with every default filled in."""
         return methods.options(self.method, self.options)
 
     def layer_sizes(self) -> list[tuple[int, int]]:
-        """(inputs, outputs) of each layer of a fully connected network, from its name."""
+        """Return (inputs, outputs) of each layer of a fully connected network, from its name."""
         entry = info(self.data)
         return list(itertools.pairwise([math.prod(entry.shape), *map(int, self.model.split("-")[1:]), entry.classes]))
 
     def canonical(self) -> dict[str, Any]:
-        """Return the fields that differ from their defaults, with the method's version: what the digest hashes."""
+        """Return the input of the digest: all fields that differ from their defaults, and the method's version."""
         fields = {}
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
@@ -132,18 +136,22 @@ class Spec:
         return fields | ({"options": own} if own else {}) | {"version": methods.get(self.method).VERSION}
 
     def digest(self) -> str:
-        """Sixteen hex digits of the SHA-256 of the canonical form."""
+        """Return the first sixteen hex digits of the SHA-256 of the canonical form."""
         text = json.dumps(self.canonical(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def slug(self) -> str:
-        """Name the run for people: method, model, data, density, digest."""
+        """Return a readable name of the run: method, model, data, density, digest."""
         parts = [self.method, self.model, self.data, *([f"d{self.density:g}"] if self.density is not None else [])]
         return re.sub(r"[^\w.-]+", "-", "-".join(parts)) + "-" + self.digest()
 
 
 def spec_from(values: Mapping[str, Any], place: str = "spec") -> Spec:
-    """Build a Spec from plain values; every unknown key and wrong type is named at once, with the place."""
+    """Build a Spec from plain values.
+
+    Raises:
+        CrbgError: keys are unknown or missing, or values are wrong; the message begins with `place` and lists them all.
+    """
     hints, problems = methods.hints(Spec), []
     for key, value in values.items():
         if key not in hints:
@@ -168,12 +176,12 @@ def spec_from(values: Mapping[str, Any], place: str = "spec") -> Spec:
 
 
 def as_dict(spec: Spec) -> dict[str, Any]:
-    """Return a spec in full as plain values, for records."""
+    """Return all fields of a spec as plain values, with the defaults of all options filled in."""
     out = dataclasses.asdict(spec)
     out["options"] = dataclasses.asdict(spec.resolved())
     return out
 
 
 def folder(results: Path, spec: Spec, seed: int) -> Path:
-    """Name the folder of a run."""
+    """Return the folder of a run."""
     return results / "runs" / spec.slug() / f"seed{seed}"

@@ -1,6 +1,6 @@
-"""The state of every run: done, collapsed, running (and where), failed (and why) or missing; and how to continue.
+"""The output of `crbg status`: the state of every run, why runs failed, and the commands that continue.
 
-Imports no torch.
+This module does not import torch.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from crbg.experiments.plan import by_target, needs
 from crbg.storage import lock
 
 STATES = ("done", "collapsed", "running", "failed", "paused", "missing")
-LEFT = ("failed", "paused", "missing")  # states of runs that are to be done
+LEFT = ("failed", "paused", "missing")  # states in which a run still has to be done
 MOST_ROWS = 40
 MOST_LOGS = 10
 MOST_COMMANDS = 5
-LAST_LINES = 5  # lines of a log that are quoted
+LAST_LINES = 5  # number of lines that are quoted from a log
 
 COLLAPSED = (
-    "A collapsed run is finished: its loss was no longer finite, or a layer lost all its weights. This outcome is\n"
-    "recorded and counted, and there is nothing to repair: the same settings would collapse again. `crbg select` does\n"
-    "not choose such settings; a lower learning rate or a higher density avoids the collapse."
+    "A collapsed run is finished: its loss became infinite or NaN, or a layer lost all its weights. This outcome is\n"
+    "recorded, and there is nothing to repair: the same settings would collapse again. `crbg select` does not choose\n"
+    "such settings; a lower learning rate or a higher density avoids the collapse."
 )
 
 
 @dataclass(frozen=True)
 class State:
-    """One run: its state, how often it was tried, why it is in this state, and the last words of its log."""
+    """The state of one run: its name, the number of attempts, the reason, and the message to quote."""
 
     cell: Cell
     name: str
@@ -59,9 +59,10 @@ def state_of(config: Config, cell: Cell, found: Mapping[str, Any] | None) -> Sta
 
 
 def summary(config: Config, cells: list[Cell], given: str = "") -> list[str | Table]:
-    """Count the states of the runs of each experiment, by target, and list the runs that started and did not finish.
+    """Return a table that counts the states of the runs of each experiment, and a list of the unfinished runs.
 
-    Failures are explained, and the commands that continue follow; `given` is appended to them.
+    The list contains the runs that started but did not finish. It is followed by explanations of failures and by the
+    commands that continue, to which `given` is appended.
     """
     states: dict[Key, State] = {}
     runs: dict[str, set[Key]] = {}
@@ -81,18 +82,18 @@ def summary(config: Config, cells: list[Cell], given: str = "") -> list[str | Ta
         (*place, counts[name].total(), *(counts[name][s] for s in shown), hours.get(name, "0.00"))
         for name, place in by_target(config.experiment(n) for n in counts)
     ]
-    last = ("together", "", "", total.total(), *(total[s] for s in shown), together)
+    last = ("total", "", "", total.total(), *(total[s] for s in shown), together)
     begun = [s for s in states.values() if s.name in ("running", "failed", "paused")]
     parts: list[str | Table] = [
         _line(total),
         Table(("target", "experiment", "role", "runs", *shown, "hours left"), rows, last),
     ]
-    more = "`crbg status NAME` lists the runs of an experiment or target; `crbg plan` tells CPU from GPU hours."
+    more = "`crbg status NAME` lists the runs of an experiment or target; `crbg plan` separates CPU and GPU hours."
     return [*parts, more, *_rows(begun), *_explain(config, list(states.values()), given)]
 
 
 def _hours_left(config: Config, cells: list[Cell], found: Mapping[Key, Any]) -> tuple[dict[str, str], str]:
-    """Estimate the hours that the unfinished runs of each experiment take, and of all of them together."""
+    """Estimate the hours that the unfinished runs take, for each experiment and in total."""
     left: dict[str, float] = {}
     once: dict[Key, float] = {}
     for key, c, need in needs(config, cells, found):
@@ -103,10 +104,10 @@ def _hours_left(config: Config, cells: list[Cell], found: Mapping[Key, Any]) -> 
 
 
 def table(config: Config, cells: list[Cell], given: str = "") -> list[str | Table]:
-    """List every distinct run that is not done: its state, the number of attempts, and the reason.
+    """Return a table of all runs that are not done, with state, number of attempts and reason.
 
-    The last lines of those that failed follow, and the commands that do just these runs; `given` is appended to the
-    commands, so that they read the same configuration.
+    It is followed by the last log lines of failed runs and by the commands that execute only the runs that are not
+    done. `given` is appended to these commands, so that they read the same configuration.
     """
     states = [state_of(config, c, record_store.find(config, c.spec, c.seed)) for c in distinct(cells).values()]
     rows = sorted((s for s in states if s.name != "done"), key=lambda s: s.name == "missing")
@@ -129,7 +130,7 @@ def _rows(states: list[State]) -> list[str | Table]:
 
 
 def _explain(config: Config, states: list[State], given: str) -> list[str]:
-    """Say what to do about collapsed, failed and missing runs, with the last lines of their logs."""
+    """Return what to do about collapsed, failed and missing runs, with the last lines of their logs."""
     failed = [s for s in states if s.name == "failed" and s.said]
     todo = [s.cell for s in states if s.name in LEFT]
     untried = [s.cell for s in states if s.name in LEFT and not s.tries]
@@ -140,7 +141,7 @@ def _explain(config: Config, states: list[State], given: str) -> list[str]:
 
 
 def _absent_data(config: Config, todo: list[Cell]) -> list[str]:
-    """Quote the logs of data sets that could not be loaded: the runs that need them were never started."""
+    """Quote the logs of data sets that could not be loaded, so that the runs that need them were never started."""
     out = []
     for name in dict.fromkeys(c.spec.data for c in todo):
         log = config.results / "logs" / f"data-{name}.log"
@@ -150,7 +151,7 @@ def _absent_data(config: Config, todo: list[Cell]) -> list[str]:
 
 
 def _never_begun(config: Config, todo: list[Cell]) -> list[str]:
-    """Quote the logs of jobs that ended before their first run began: killed while loading, or given wrong input."""
+    """Quote the logs of jobs that ended before their first run started, because of a kill or invalid input."""
     out, logs = list[str](), config.results / "logs"
     if not logs.exists():
         return out
@@ -161,7 +162,7 @@ def _never_begun(config: Config, todo: list[Cell]) -> list[str]:
             if not log.exists() or not any((e, c.key) in keys for c in job.cells):
                 continue
             text = log.read_text(errors="replace")
-            if not text.strip():  # SLURM's own logs are numbered by job
+            if not text.strip():  # look into SLURM's own log, which is named after the SLURM job number
                 newest = max(logs.glob(f"slurm/*/{job.name}/*.log"), key=lambda p: p.stat().st_mtime, default=None)
                 word, line = attempts.slurm(newest.read_text(errors="replace")) if newest else ("", "")
                 text = f"{word}: {line}" if word else f"it ended without a message{f', see {newest}' if newest else ''}"
@@ -174,14 +175,14 @@ def _last_lines(text: str) -> str:
 
 
 def _retry(config: Config, todo: Iterable[Cell], given: str) -> str:
-    """Write the commands that do these runs and no others: one for each spec, for each job, or for each experiment."""
+    """Return the commands that execute only these runs: one for each spec, for each job, or for each experiment."""
     seeds: dict[tuple[str, str], list[int]] = {}
     for c in todo:
         seeds.setdefault((c.experiment, c.spec.digest()), []).append(c.seed)
     names = list(dict.fromkeys(name for name, _ in seeds))
     if len(names) > MOST_COMMANDS:
         those = textwrap.fill(", ".join(names), 100, initial_indent="  ", subsequent_indent="  ")
-        return f"`crbg run NAME{given}` runs what is left of one of these:\n{those}"
+        return f"`crbg run NAME{given}` executes the unfinished runs of one of these experiments:\n{those}"
     if len(seeds) <= 3:
         lines = [f"{e} --where digest={d} --seeds {' '.join(map(str, s))}" for (e, d), s in seeds.items()]
     else:
@@ -189,4 +190,4 @@ def _retry(config: Config, todo: Iterable[Cell], given: str) -> str:
         mine = [j for j in jobs if any(c.seed in seeds.get((j.experiment, c.spec.digest()), ()) for c in j.cells)]
         lines = [f"{j.experiment} --job {j.name}" for j in mine]
         lines = names if len(lines) > MOST_COMMANDS else lines
-    return "To run just what is left:\n" + "\n".join(f"  crbg run {line}{given}" for line in lines)
+    return "To execute only the unfinished runs:\n" + "\n".join(f"  crbg run {line}{given}" for line in lines)

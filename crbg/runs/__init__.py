@@ -1,1 +1,1 @@
-"""One run, from its spec to its record, and many of them."""
+"""Execute runs from spec to record, one or many, and evaluate and verify finished runs."""

@@ -1,4 +1,4 @@
-"""The files of a finished run (ticket, gates, history), and the network rebuilt from them."""
+"""Write the files of a finished run (ticket, gates, history), and rebuild its network from them."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ def reopen(where: Path, model: nn.Module, expected: str | None = None) -> method
 
     Args:
         where: Folder of the run.
-        model: A model as `initial_model` builds it.
-        expected: Digest of the gate file in the run's record, which older records lack.
+        model: A model built by `initial_model`.
+        expected: Digest of the gate file according to the record of the run; None for older records, which lack it.
 
     Raises:
-        CrbgError: the file is missing, damaged, or not the one that the record names.
+        CrbgError: the file is missing or damaged, or its digest differs from `expected`.
     """
     path = where / "gates.safetensors"
     try:
@@ -74,7 +74,7 @@ def reopen(where: Path, model: nn.Module, expected: str | None = None) -> method
             about = file.metadata() or {}
             changed = json.loads(about.get("winning", about.get("changed", "{}")))
         if expected and tensor_digest(tensors) != expected:
-            raise CrbgError(f"{path} is not the file that its record names; run the cell again")
+            raise CrbgError(f"{path} does not have the digest in its record; repeat the run")
         shapes = {n: tuple(w.shape) for n, w in weights(model).items()}
         names = ("soft", "scores", "changed", "start", "running", "gain", "statistics")
         groups: dict[str, dict[str, Tensor]] = {n: {} for n in names}
@@ -87,7 +87,7 @@ def reopen(where: Path, model: nn.Module, expected: str | None = None) -> method
         mask = Mask.unpack(tensors["mask"].numpy().tobytes(), gated)
         exact = Mask.unpack(tensors["exact"].numpy().tobytes(), gated) if "exact" in tensors else None
     except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise CrbgError(f"{path} cannot be read ({error}); run the cell again before it is evaluated") from None
+        raise CrbgError(f"{path} cannot be read ({error}); repeat the run before evaluating it") from None
     model.load_state_dict(groups["changed"], strict=False)
     start = groups["start"] if "winning" in about else None
     found = methods.SearchResult(mask, exact, groups["scores"], groups["soft"], changed, start=start)
@@ -101,13 +101,13 @@ def rebuild(where: Path | str) -> nn.Module:
     Strong tickets are rebuilt from their seed, others from the tensors in the gate file.
 
     Raises:
-        CrbgError: the folder holds no run, its search collapsed, or its files are damaged.
+        CrbgError: the folder contains no run, its search collapsed, or its files are damaged.
     """
     where = Path(where)
     path = where / "record.json"
     record = Record.from_json(read_json(path), str(path))
     if not record.ok:
-        raise CrbgError(f"{where} holds no ticket: {record.reason or record.status}")
+        raise CrbgError(f"{where} contains no ticket: {record.reason or record.status}")
     if (where / "ticket.safetensors").exists():
         return Ticket.load(where / "ticket.safetensors").model()
     spec = spec_from(record.spec, str(path))

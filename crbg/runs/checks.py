@@ -1,6 +1,6 @@
-"""Comparisons of a finished run's record with what its spec, seed and ticket give.
+"""Compare the record of a finished run with values derived again from its spec, seed and ticket.
 
-Each function yields one sentence for each difference; what it yields nothing for, agrees.
+Each function yields one message for each difference, and nothing if the values agree.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from crbg.methods.crbg import LANDED
 from crbg.runs.readings import accuracy
 from crbg.storage.atomic import finite
 
-TOLERANCE = 0.05  # percentage points, 5 of 10 000 images: rounding differs between processors
-PER_LAYER = ("edge_popup", "random")  # methods that keep exactly the density asked for in every tensor
+TOLERANCE = 0.05  # percentage points (5 of 10 000 images), since rounding differs between devices
+PER_LAYER = ("edge_popup", "random")  # methods that keep exactly the target density in every tensor
 WITHOUT_DENSITY = ("dense", "probe", "sparse_vd")
 
 
 def differ(what: str, here: str, recorded: Any) -> Iterator[str]:
-    """Compare a digest with the recorded one."""
+    """Compare a digest with the recorded one; `what` names it in the message."""
     if here != recorded:
         yield f"{what}: digest {here[:12]}..., recorded {str(recorded)[:12]}..."
 
@@ -37,50 +37,50 @@ def same_spec(cell: Cell, record: Mapping[str, Any], evaluation: Mapping[str, An
     """Compare the recorded spec, seed and version of the method with those of the cell."""
     named, asked = spec_from(record["spec"], "the spec in the record").digest(), cell.spec.digest()
     if not named == record["digest"] == asked:
-        yield f"the spec in the record has digest {named}, the record says {record['digest']}, asked for was {asked}"
+        yield f"the spec in the record has digest {named}, the record names {record['digest']}, {asked} was expected"
     version = methods.get(cell.spec.method).VERSION
     if record["version"] != version:
         yield f"{cell.spec.method} is at version {version}, recorded {record['version']}"
     if record["seed"] != cell.seed:
-        yield f"the record is of seed {record['seed']}, not {cell.seed}"
+        yield f"the record belongs to seed {record['seed']}, not {cell.seed}"
     if record["status"] not in ("ok", "collapse"):
         yield f"unknown status {record['status']!r}"
     if evaluation and [evaluation[k] for k in ("digest", "seed", "mask")] != [
         *(record[k] for k in ("digest", "seed")),
         record["digests"]["mask"],
     ]:
-        yield "the evaluation is of another run or another mask"
+        yield "the evaluation belongs to another run or another mask"
 
 
 def same_density(spec: Spec, record: Mapping[str, Any], evaluation: Mapping[str, Any]) -> Iterator[str]:
-    """Compare the recorded counts with the recorded density, and with the one asked for."""
+    """Compare the recorded counts with the recorded density and with the target density."""
     counts = record["layers"]
     kept, total = _sum(counts)
     read = [part for part in (record.get("validation"), evaluation.get("test")) if part]
     for said in (record["density"], *(part["readings"]["binary"]["density"] for part in read)):
         if said != finite(kept / total):
-            yield f"{kept} of {total} kept is {kept / total:.6g}, recorded {said:.6g}"
+            yield f"{kept} of {total} kept gives density {kept / total:.6g}, recorded {said:.6g}"
     if spec.density is None or spec.method in WITHOUT_DENSITY:
         return
     if spec.method in PER_LAYER and getattr(spec.resolved(), "scope", "layer") == "layer":
         for name, c in counts.items():
             if c["kept"] != (k := keep_count(spec.density, c["total"])):
-                yield f"{c['kept']} kept of {name}, exactly {k} were asked for"
+                yield f"{c['kept']} kept of {name}, the target is exactly {k}"
         return
     units = record.get("anatomy", {}).get("units")
     what, (kept, total) = ("units", _sum(units)) if units else ("weights", (kept, total))
     k, missed = keep_count(spec.density, total), any(part.get("density_missed") for part in read)
     if abs(kept - k) > (0 if missed else LANDED * k):
-        yield f"{kept} {what} kept, {k} were asked for" + (" (cut to exactly that)" if missed else "")
+        yield f"{kept} {what} kept, the target is {k}" + (" (cut to exactly that)" if missed else "")
 
 
 def _sum(counts: Mapping[str, Mapping[str, int]]) -> tuple[int, int]:
-    """Add up kept and total of all tensors."""
+    """Return the kept and the total counts, summed over all tensors."""
     return sum(c["kept"] for c in counts.values()), sum(c["total"] for c in counts.values())
 
 
 def drawn_again(cell: Cell, model: nn.Module, feed: BatchLoader) -> Mask | None:
-    """Derive the mask of a random control from its seed. The mask of any other method is known to its search only."""
+    """Return the mask of the method `random`, drawn again from its seed; None for all other methods."""
     if cell.spec.method != "random":
         return None
     method = methods.get("random")
@@ -100,7 +100,7 @@ def same_mask(mask: Mask, record: Mapping[str, Any]) -> Iterator[str]:
 
 
 def whole_units(t: Tensor, total: int) -> dict[str, int]:
-    """Count the units whose input columns are kept. If a unit is kept in part, `kept` is -1, which no record has."""
+    """Count the kept units. If only some of the weights of a unit are kept, `kept` is -1, an invalid count."""
     columns = t.movedim(1, 0).reshape(total, -1)
     whole, any_kept = columns.all(1), columns.any(1)
     return {"kept": int(whole.sum()) if torch.equal(whole, any_kept) else -1, "total": total}
@@ -114,10 +114,10 @@ def same_counts(here: Mapping[str, Any], recorded: Mapping[str, Any]) -> Iterato
 
 
 def same_roles(record: Mapping[str, Any], fresh: Mapping[str, str], strong: bool) -> Iterator[str]:
-    """Check that every tensor has one role: its initial one, or `trained` or `redrawn` where the method trains."""
+    """Check that each tensor has one role: its initial role, or `trained` or `redrawn` if the method changes it."""
     listed = Counter(name for names in record["roles"].values() for name in names)
     for name in [n for n in {**fresh, **listed} if listed[n] != 1 or n not in fresh]:
-        yield f"{name} has {listed[name]} roles" + ("" if name in fresh else " and is no tensor of the network")
+        yield f"{name} has {listed[name]} roles" + ("" if name in fresh else " and is not a tensor of the network")
     for role, names in record["roles"].items():
         changed = role in ("trained", "redrawn")
         for name in (n for n in names if n in fresh and role != fresh[n] and (strong or not changed)):
@@ -125,8 +125,8 @@ def same_roles(record: Mapping[str, Any], fresh: Mapping[str, str], strong: bool
 
 
 def same_accuracy(model: nn.Module, mask: Mask, data: Data, part: Part, said: Mapping[str, Any]) -> Iterator[str]:
-    """Measure the accuracy under a mask again and compare it within `TOLERANCE`."""
+    """Measure the accuracy with a mask again, and compare it with the recorded one within `TOLERANCE`."""
     recorded = float(said["readings"]["binary"]["accuracy"])
     again = float(accuracy(model, mask, data, part).accuracy or 0.0)
     if not abs(again - recorded) <= TOLERANCE + 1e-9:
-        yield f"{again:.2f} % again, recorded {recorded:.2f} %"
+        yield f"measured {again:.2f} %, recorded {recorded:.2f} %"

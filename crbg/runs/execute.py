@@ -1,7 +1,8 @@
-"""One run, from its spec and seed to its files. The workflow, the command line and the tests all enter here.
+"""Execute one run, from its spec and seed to its files. The workflow, the command line and the tests use `execute`.
 
-`results/runs/<slug>/seed<k>/` holds record.json (deterministic), provenance.json (times, device, versions), ticket and
-gates (safetensors), history.jsonl, evaluation.json once the test set was opened, and checkpoints during the run.
+The folder `results/runs/<slug>/seed<k>/` contains record.json (deterministic), provenance.json (times, device,
+versions), the ticket and the gates (safetensors), history.jsonl, evaluation.json if the run was evaluated on the test
+set, and checkpoints during the run.
 """
 
 from __future__ import annotations
@@ -33,13 +34,15 @@ from crbg.training.device import check_precision
 
 
 def execute(spec: Spec, seed: int, workspace: Workspace, clock: Clock | None = None) -> Record:
-    """Do one run and return its record; a finished run is only read. The attempt is logged in the run's folder.
+    """Execute one run and return its record; if the run is finished, only read its record.
+
+    Each attempt is logged in the folder of the run.
 
     Raises:
         OutOfTime: the clock's deadline passed; call again to resume.
-        HeldError: another process works on the run.
-        WriteError: the results' disk is full or read-only.
-        CrbgError: the input is wrong, or the search changed a tensor that it may not change.
+        HeldError: another process is executing the run.
+        WriteError: the disk of the results folder is full or read-only.
+        CrbgError: the input is invalid, or the search changed a tensor that it must not change.
     """
     where = folder(workspace.results, spec, seed)
     path = where / "record.json"
@@ -65,7 +68,7 @@ def execute(spec: Spec, seed: int, workspace: Workspace, clock: Clock | None = N
 
 
 def run_as_worker(workspace: Workspace, clock: Clock) -> None:
-    """Take part in the runs that the first of several processes leads, until it has no more."""
+    """Take part in the runs that the first of several processes starts, until it has no more."""
     while order := distributed.broadcast():
         spec, seed = order
         with suppress(OutOfTime):
@@ -113,7 +116,7 @@ def _run(spec: Spec, seed: int, workspace: Workspace, clock: Clock, where: Path)
 
 @dataclass(frozen=True)
 class _Stopwatch:
-    """Wall and processor time since it was made."""
+    """Measures wall time and CPU time since its creation."""
 
     started: float = field(default_factory=time.monotonic)
     started_cpu: float = field(default_factory=time.process_time)
@@ -146,7 +149,7 @@ def _begin(setup: RunSetup) -> Record:
 def _search(
     setup: RunSetup, workspace: Workspace, clock: Clock, where: Path
 ) -> tuple[methods.SearchResult | None, str]:
-    """Search the ticket. Returns (None, reason) if the search collapsed.
+    """Search for the ticket. Return (None, reason) if the search collapsed.
 
     Raises:
         GpuFullError: the GPU's memory is full; the message names a batch size that fits.
@@ -169,7 +172,7 @@ def _search(
         if found.changed and found.running:  # changed weights are measured with the statistics of their search
             setup.model.load_state_dict(found.running, strict=False)
         return found, ""
-    # Outside the handler, whose traceback would keep the tensors of the search in memory.
+    # Raised outside the `except` block, because the traceback would keep the tensors of the search in memory.
     raise GpuFullError(f"{spec.slug()}: the GPU's memory is full ({full}); {_advice(setup)}")
 
 
@@ -179,14 +182,14 @@ def _describe(setup: RunSetup, record: Record, found: methods.SearchResult, wher
     gates = save_artifacts(setup, found, where)
     record = replace(record, digests=replace(record.digests, mask=found.mask.digest(), gates=gates))
     empty = [n for n, count in (record.layers or {}).items() if count.kept == 0]
-    # Trained weights can do without a layer that a shortcut bypasses.
+    # A network with trained weights can work without a layer that a skip connection bypasses.
     if empty and found.start is None:
         record = replace(record, status="collapse", reason=f"nothing is left of {', '.join(empty)}")
     return record
 
 
 def _advice(setup: RunSetup) -> str:
-    """Name the largest batch size that fits, by trying a search of two steps with ever smaller ones."""
+    """Return advice for the user: a batch size that fits, found by halving it until a search of two steps succeeds."""
     spec, size = setup.spec, setup.spec.batch // 2
     while size and distributed.size() == 1:
         gc.collect()
@@ -202,7 +205,7 @@ def _advice(setup: RunSetup) -> str:
             run_search(small.model, task, methods.get(spec.method), replace(own, **short), small.roles)
         except torch.OutOfMemoryError:
             size //= 2
-        except Collapse:  # it ran, which is all that was asked
+        except Collapse:  # both steps fitted into memory, so the collapse does not matter
             break
         else:
             break

@@ -1,4 +1,4 @@
-"""The test set, opened once for a finished run whose spec was selected."""
+"""Evaluate finished runs on the test set: each run once, and only runs whose spec was selected."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def evaluate(spec: Spec, seed: int, workspace: Workspace) -> Evaluation | None:
 
     Raises:
         CrbgError: the spec is not listed in `workspace.selected` (paper/selected.yaml), the run is not finished, or
-            its mask is not the one that its record names.
+            its mask does not have the digest in its record.
     """
     if workspace.selected is not None:
         check_selected(spec, workspace.selected)
@@ -40,7 +40,7 @@ def evaluate(spec: Spec, seed: int, workspace: Workspace) -> Evaluation | None:
     setup = set_up(spec, seed, data)
     found = reopen(where, setup.model, record.digests.gates)
     if found.mask.digest() != record.digests.mask:
-        raise CrbgError(f"{where}: the mask is not the one that its record names; run the cell again")
+        raise CrbgError(f"{where}: the mask does not have the digest in the record; repeat the run")
     without_lossy = None
     test = read_all(setup, found, data.test)
     if len(data.lossy_test):
@@ -56,7 +56,7 @@ def evaluate(spec: Spec, seed: int, workspace: Workspace) -> Evaluation | None:
 
 
 def check_selected(spec: Spec, selected: Path) -> None:
-    """Check that the file of selected settings lists a spec, so that the test set may be opened for it.
+    """Check that the file of selected settings lists a spec, which may then be evaluated on the test set.
 
     Raises:
         CrbgError: the file is missing, damaged, or does not list the spec.
@@ -67,8 +67,8 @@ def check_selected(spec: Spec, selected: Path) -> None:
         listed = frozenset()
     if spec.digest() not in listed:
         raise CrbgError(
-            f"{spec.slug()} is not listed in {selected}; the test set opens only for specs listed there, "
-            "which `crbg select` writes"
+            f"{spec.slug()} is not listed in {selected}; only specs listed there may be evaluated on the test set; "
+            "`crbg select` writes this file"
         )
 
 

@@ -1,4 +1,4 @@
-"""The machine and the code that made a run."""
+"""Describe the machine and the code that produced a run."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def provenance(device: torch.device, searched: float, searched_cpu: float, total
 
     Args:
         device: Device of the run.
-        searched: Wall seconds of the search, in all attempts.
-        searched_cpu: Its processor seconds, summed over threads.
-        total: Wall seconds of this attempt, search and measurements.
+        searched: Wall time of the search in seconds, summed over all attempts.
+        searched_cpu: CPU time of the search in seconds, summed over all attempts and threads.
+        total: Wall time of this attempt in seconds, including measurements.
     """
     import resource
 
@@ -54,7 +54,7 @@ def provenance(device: torch.device, searched: float, searched_cpu: float, total
 
 
 def cpu_name() -> str:
-    """Return the name of the processor, or of its architecture where the system does not say more."""
+    """Return the model name of the CPU, or its architecture if the system does not report a name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -66,9 +66,9 @@ def cpu_name() -> str:
 def revision() -> str:
     """Return the git revision of the source, with `+` for uncommitted changes.
 
-    Outside git it is the environment variable CRBG_REVISION, or `unknown`.
+    Outside a git repository, return the environment variable CRBG_REVISION, or `unknown` if it is not set.
     """
-    here = Path(__file__).parents[1]  # the whole package
+    here = Path(__file__).parents[1]  # the folder of the package
     try:
         run = {"cwd": here, "capture_output": True, "text": True, "timeout": 10, "check": True}
         head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], **run).stdout.strip()  # type: ignore[call-overload]

@@ -1,7 +1,7 @@
-"""Many runs in one process, one after the other, until all are done or the time is up.
+"""Execute many runs in one process, one after the other, until all are done or the time is up.
 
-Other processes may work on the same runs: one that is done is not run again, and one that is held is waited for.
-Importing this module imports no torch.
+Several processes may share the same runs: a finished run is not repeated, and a run that another process is executing
+is waited for. Importing this module does not import torch.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ FAILED = 1  # exit status when runs failed
 
 @dataclass(frozen=True)
 class Call:
-    """The limits and places of one call of `crbg run`.
+    """The arguments of one call of `crbg run`: time limit, device and output file.
 
-    `attempt` counts the workflow's tries of one job; after `slices` of them the job is given up (0: never).
+    `attempt` counts the attempts of the workflow at one job; after `slices` attempts, the job is abandoned (0: never).
     """
 
     minutes: float = math.inf
@@ -62,15 +62,15 @@ class Call:
 
 
 def do(config: Config, cells: list[Cell], call: Call) -> int:
-    """Do runs, alone or as one of several processes that share each run, and return an exit status.
+    """Execute runs, alone or as one of several processes that share each run, and return an exit status.
 
-    A job of the workflow logs its start before anything large is loaded, so that a kill for lack of memory shows.
+    A job of the workflow logs its start before it loads anything large, so that a kill for lack of memory is noticed.
     """
     distributed.together = distributed.started()
     if not (call.job and distributed.first()):
         return _do(config, cells, call)
     folder, outcome = record_store.job_folder(config, call.job), attempts.FAILED
-    with suppress(OSError):  # a full disk is reported by what needs it
+    with suppress(OSError):  # a full disk is reported later, when results are written
         attempts.begin(folder, attempt=call.attempt)
     try:
         code = _do(config, cells, call)
@@ -90,9 +90,10 @@ def _do(config: Config, cells: list[Cell], call: Call) -> int:
     todo = [c for c in cells if not record_store.find(config, c.spec, c.seed)]
     if (unchosen := config.unchosen(todo)) and not config.demonstration:
         raise CrbgError(
-            f"nothing is chosen yet for {', '.join(unchosen)}: run the tuning that `tuned_by` names, then `crbg select`"
+            f"no settings are chosen yet for {', '.join(unchosen)}: run the experiments that `tuned_by` names, then "
+            "`crbg select`"
         )
-    if todo or distributed.size() > 1:  # several processes meet even where there is nothing to do
+    if todo or distributed.size() > 1:  # several processes must all join, even if no run is missing
         if code := _do_missing(config, cells, todo, call):
             return code
     else:
@@ -102,10 +103,10 @@ def _do(config: Config, cells: list[Cell], call: Call) -> int:
 
 
 def _do_missing(config: Config, cells: list[Cell], todo: list[Cell], call: Call) -> int:
-    """Do the missing runs, except for those that failed in an earlier attempt of this job and would fail again."""
+    """Execute the missing runs, except those that failed in an earlier attempt of this job and would fail again."""
     if todo and 0 < call.slices < call.attempt:
         raise CrbgError(
-            f"{len(todo)} runs are not done after {call.slices} tries, more than they should need by their estimate; "
+            f"{len(todo)} runs are not done after {call.slices} attempts, more than the estimate requires; "
             "`crbg status` shows their state, and `crbg run` without --slices continues"
         )
     before = sure_to_fail(config, todo)
@@ -113,7 +114,7 @@ def _do_missing(config: Config, cells: list[Cell], todo: list[Cell], call: Call)
     for why in lost.values():
         print(why, flush=True)
     worth_trying = [c for c in todo if c.key not in lost]
-    # Runs that failed before are last. Otherwise each slice of time would begin with them.
+    # Runs that failed before are executed last. Otherwise each time slice would be spent on them first.
     worth_trying.sort(key=lambda c: c.key in before)
     code = 0
     if worth_trying or distributed.size() > 1:
@@ -127,20 +128,22 @@ def _say_done(config: Config, cells: list[Cell]) -> None:
     differing = settings(config, cells[:10])
     for c in cells[:10]:
         print(line(c, *record_store.outcome(config, c.spec, c.seed), differing=differing[c.key]))
-    print(f"all runs asked for ({len(cells)}) are done or recorded; `--set reuse=never results=FOLDER` runs them again")
+    print(f"all requested runs ({len(cells)}) are done or recorded; `--set reuse=never results=FOLDER` runs them again")
 
 
 def write_manifest(path: Path | None, cells: Iterable[Cell]) -> None:
-    """List runs in a file, if one is asked for."""
+    """Write a list of the runs to a file, if a path is given."""
     if path:
         write_json(path, {"cells": [{"run": c.spec.slug(), "seed": c.seed} for c in cells]})
 
 
 def bench(config: Config, cells: Iterable[Cell] = (), device: str | None = None, threads: int | None = None) -> Any:
-    """Choose the device and the threads of this process. Cells of an experiment that asks for a GPU need one.
+    """Set the number of threads, choose the device, and return the `Workspace` of this process.
+
+    If the device is `auto`, a GPU is used if available; it is required if an experiment of the cells asks for one.
 
     Raises:
-        CrbgError: the command line or an experiment asks for a GPU, and there is none.
+        CrbgError: the command line or an experiment asks for a GPU, but there is none.
     """
     import torch
 
@@ -163,7 +166,7 @@ def bench(config: Config, cells: Iterable[Cell] = (), device: str | None = None,
 
 
 def search(bench: Any, config: Config, cells: Sequence[Cell], minutes: float) -> int:
-    """Do the runs, or take part in them where another process leads; see `lead`."""
+    """Execute the runs (see `lead`), or take part in them if another process leads."""
     from crbg.runs.execute import run_as_worker
     from crbg.training.clock import Clock
 
@@ -180,12 +183,13 @@ def search(bench: Any, config: Config, cells: Sequence[Cell], minutes: float) ->
 
 
 def lead(bench: Any, config: Config, cells: Sequence[Cell], minutes: float) -> int:
-    """Do the runs and return an exit status: 0, FAILED, CONTINUE or INTERRUPTED.
+    """Execute the runs and return an exit status: 0, FAILED, CONTINUE or INTERRUPTED.
 
-    A run that fails does not stop the others. A run that another process holds is moved to the end and waited for.
+    A run that fails does not stop the others. A run that another process is executing is moved to the end of the
+    queue and waited for.
 
     Raises:
-        WriteError: the results' disk is full or read-only, which would stop the others too.
+        WriteError: the disk of the results folder is full or read-only, so the other runs would fail too.
     """
     from crbg.runs.execute import execute
     from crbg.training.clock import Clock, OutOfTime
@@ -193,7 +197,7 @@ def lead(bench: Any, config: Config, cells: Sequence[Cell], minutes: float) -> i
     deadline = time.monotonic() + 60 * minutes - estimates.margin(minutes)
     _check_inputs(bench, cells)
     waiting, differing, failed = deque(cells), settings(config, cells), 0
-    held, said = 0, False  # runs seen in a row that other processes hold, and whether that was printed
+    held, said = 0, False  # consecutive runs held by other processes, and whether a message was printed
     with Stop() as asked, Progress(len(cells)) as progress:
         while waiting:
             cell = waiting.popleft()
@@ -226,12 +230,12 @@ def lead(bench: Any, config: Config, cells: Sequence[Cell], minutes: float) -> i
             if waiting and (asked() or time.monotonic() >= deadline):
                 return asked.status or CONTINUE
     if failed:
-        print(f"{failed} of {len(cells)} runs failed; `crbg status` says why, and how to run them again", flush=True)
+        print(f"{failed} of {len(cells)} runs failed; `crbg status` shows why, and how to repeat them", flush=True)
     return FAILED if failed else 0
 
 
 def _check_inputs(bench: Any, cells: Sequence[Cell]) -> None:
-    """Raise an error for an impossible precision or missing data before the first run, not after an hour of them."""
+    """Check the precision and the data of all runs before the first one starts, so that errors appear at once."""
     from crbg.training.device import check_precision
 
     for precision in {c.spec.precision for c in cells}:
@@ -241,10 +245,10 @@ def _check_inputs(bench: Any, cells: Sequence[Cell]) -> None:
 
 
 def evaluate(config: Config, cells: Sequence[Cell], select: str, manifest: Path | None = None) -> None:
-    """Open the test set for selected specs of main experiments, once. `select` is the command that selects them.
+    """Evaluate selected specs of main experiments on the test set, once. Messages suggest the command `select`.
 
     Raises:
-        CrbgError: no cell is of a main experiment, or a spec is not selected.
+        CrbgError: no cell belongs to a main experiment, or a spec is not selected.
     """
     mine = [c for c in cells if config.experiment(c.experiment).role == "main"]
     if not mine:
@@ -254,8 +258,8 @@ def evaluate(config: Config, cells: Sequence[Cell], select: str, manifest: Path 
     for c in mine:
         if not config.demonstration and c.spec.digest() not in selected.get(c.experiment, {}):
             raise CrbgError(
-                f"{c.spec.slug()} is not listed in {listed}; the test set opens only for specs listed there: "
-                f"run `{select}`, which writes {config.paper / listed.name}"
+                f"{c.spec.slug()} is not listed in {listed}; only specs listed there may be evaluated on the test "
+                f"set: run `{select}`, which writes {config.paper / listed.name}"
             )
     todo = [c for c in mine if not record_store.find(config, c.spec, c.seed, evaluated=True)]
     if todo:
@@ -275,28 +279,28 @@ def _evaluate(config: Config, todo: Collection[Cell]) -> None:
 
 
 def sure_to_fail(config: Config, cells: Iterable[Cell]) -> dict[Key, str]:
-    """Find the runs whose last attempt failed in a way that would repeat itself, and say how."""
+    """Return the runs whose last attempt failed in a way that a retry would repeat, with a message for each."""
     out = {}
     for c in cells:
         last = attempts.last(record_store.run_folder(config, c.spec, c.seed))
         if last and last["outcome"] in attempts.FINAL:
-            out[c.key] = f"{title(c)}: not tried again after a {last['outcome']}: {last.get('message')}"
+            out[c.key] = f"{title(c)}: not repeated after a {last['outcome']}: {last.get('message')}"
     return out
 
 
 def title(cell: Cell, differing: str = "") -> str:
-    """Name a cell in a log line, with the settings in which it differs from the other runs of its arm."""
+    """Return the name of a run in log lines, with the settings in which it differs from the other runs of its arm."""
     return f"{cell.arm} {cell.spec.slug()} seed {cell.seed}" + (f" ({differing})" if differing else "")
 
 
 def line(cell: Cell, record: Record, tested: float | None = None, where: str = "", differing: str = "") -> str:
-    """Write the outcome of a run as a line of a log, with its test accuracy and its place where these are given."""
+    """Format the outcome of a run as a log line, with its test accuracy and path if these are given."""
     name, best, constant = title(cell, differing), record.accuracy(), record.controls().get("constant")
     if best is None:
         return f"{name}: {record.status}"
     text = f"{name}: validation {best:.2f} % at density {record.density:.4g}"
     if record.missed_density:
-        text += ", cut to this density after the search missed it"
+        text += ", cut to this density because the search did not reach it"
     if constant is not None and best <= constant:  # older records lack it
-        text += ", no better than always answering the most common class"
+        text += ", no better than always predicting the most frequent class"
     return text + (f", test {tested:.2f} %" if tested is not None else "") + (f" ({where})" if where else "")

@@ -1,4 +1,7 @@
-"""What a record says of a ticket: accuracy in every reading, sanity controls, sparsity, cost."""
+"""Measure a ticket for its record: accuracy of every reading, sanity controls, sparsity, cost.
+
+A reading is a way to turn gates into multipliers of the weights (see docs/vocabulary.md).
+"""
 
 from __future__ import annotations
 
@@ -21,17 +24,17 @@ from crbg.storage.atomic import finite
 from crbg.training.hooks import Row
 
 RECALIBRATION_IMAGES = 2000
-EVALUATION_BATCH = 64  # of deep networks, channels last: larger batches do not fit into a CPU's cache
-REINIT_OFFSET = 1_000_003  # added to the seed for the fresh weights of the reinit control
-EPOCHS_KEPT = 12  # rows of the history that a record keeps for the figures of a search's progress
+EVALUATION_BATCH = 64  # for deep networks in channels-last format: larger batches do not fit into a CPU's cache
+REINIT_OFFSET = 1_000_003  # added to the seed to draw the weights of the control `reinit`
+EPOCHS_KEPT = 12  # number of rows of the training history in a record, for figures of the search's progress
 
 
 def describe_ticket(setup: RunSetup, found: methods.SearchResult) -> dict[str, Any]:
-    """Measure what a search found.
+    """Measure the ticket that a search found.
 
     Returns:
-        Fields of the `Record`: roles, densities, dead and silent units, cost, and validation accuracy where the
-        validation images were held out.
+        Fields of the `Record`: roles, densities, dead and silent units, cost, and validation accuracy unless the
+        validation images were used for training.
     """
     spec, data, model = setup.spec, setup.data, setup.model
     roles = {**setup.roles, **found.changed}
@@ -61,7 +64,7 @@ def describe_ticket(setup: RunSetup, found: methods.SearchResult) -> dict[str, A
 
 
 def _thinned(history: list[Row]) -> list[dict[str, float | None]]:
-    """Return at most `EPOCHS_KEPT` rows, evenly spread up to the last one, rounded to four digits."""
+    """Return at most `EPOCHS_KEPT` evenly spread rows including the last one, rounded to four significant digits."""
     picked = set(range(len(history)))
     if len(history) > EPOCHS_KEPT:
         picked = {round((i + 1) * len(history) / EPOCHS_KEPT) - 1 for i in range(EPOCHS_KEPT)} - {-1}
@@ -69,25 +72,25 @@ def _thinned(history: list[Row]) -> list[dict[str, float | None]]:
 
 
 def evaluation_batch(spec: Spec) -> int:
-    """Return the images in a batch of a reading; 0 leaves it to the part."""
+    """Return the batch size for measuring accuracy; 0 means the default of `Part.batches`."""
     return EVALUATION_BATCH if spec.precision == "bf16" else 0
 
 
 def read_all(setup: RunSetup, found: methods.SearchResult, part: Part) -> Measurement:
-    """Measure the accuracy of every reading on one part of the data, and of the sanity controls of the binary ticket.
+    """Measure the accuracy of every reading and of the sanity controls of the binary ticket on one split of the data.
 
-    The model of `setup` holds the initial tensors, or the trained ones where the method trained them.
+    The model of `setup` must contain the initial tensors, or the trained tensors if the method trains weights.
     """
     spec, data, model = setup.spec, setup.data, setup.model
     if spec.precision == "bf16":
-        model.to(memory_format=torch.channels_last)  # as in the search; accuracy is measured in fp32 all the same
+        model.to(memory_format=torch.channels_last)  # as in the search; accuracy is still measured in fp32
     multipliers = _readings(found)
     most_frequent = int(data.train.y.bincount().argmax())
     return Measurement(
         readings=_read_each(setup, found, part, multipliers),
         images=len(part),
         constant=finite(100.0 * float((part.y == most_frequent).double().mean())),
-        # A search that reached its density keeps mu > 1/2; one that missed it was cut.
+        # If the search reached its target density, the ticket is mu > 1/2; otherwise it was cut to the top k.
         density_missed=multipliers["half"] != found.mask if found.soft and found.exact is not None else None,
         **_controls(setup, found, part),
     )
@@ -113,13 +116,14 @@ def _read_each(
     """Measure each reading. A mask that equals the ticket is not measured again."""
     spec, data, model = setup.spec, setup.data, setup.model
     batch = evaluation_batch(spec)
-    trained = found.start is not None  # under the mask: read with batch norm's own statistics
+    trained = found.start is not None  # with the mask: measured with the model's own batch-norm statistics
     out: dict[str, Reading] = {}
     for name, values in multipliers.items():
         if name != "binary" and isinstance(values, Mask) and values == found.mask:
             read = out["binary"]
         else:
-            # The search's own statistics need a second pass over all images: deep runs use them for the ticket alone.
+            # Measuring with the statistics of the search takes a second pass over all images. Runs that limit the
+            # images of the controls (deep networks) do this for the ticket only.
             search = found if name == "binary" or not spec.control_images else None
             read = accuracy(model, values, data, part, trained, search, batch)
         count = sum(int((t != 0).sum()) for t in values.values())
@@ -133,7 +137,7 @@ def _read_each(
 
 
 def _controls(setup: RunSetup, found: methods.SearchResult, part: Part) -> dict[str, Any]:
-    """Measure the sanity controls of a ticket on untrained weights; there are none for trained weights."""
+    """Measure the sanity controls of a ticket on untrained weights; return no controls for trained weights."""
     if "trained" in found.changed.values():
         return {}
     spec, data, seed = setup.spec, setup.data, setup.seed
@@ -152,7 +156,7 @@ def _controls(setup: RunSetup, found: methods.SearchResult, part: Part) -> dict[
 
 
 def recalibration_images(data: Data) -> Iterator[Tensor]:
-    """Yield the training images from which batch norm's statistics are estimated again."""
+    """Yield the training images on which batch-norm statistics are re-estimated."""
     return (x for x, _ in data.train.take(slice(RECALIBRATION_IMAGES)).batches(200))
 
 
@@ -165,12 +169,12 @@ def accuracy(
     search: methods.SearchResult | None = None,
     batch: int = 0,
 ) -> Reading:
-    """Measure the accuracy of a model times its multipliers on a part, in %.
+    """Measure the accuracy in % of a model on one split of the data, with its weights times `multipliers`.
 
-    In a network with batch norm, `accuracy` is measured with statistics estimated again from training images. For a
-    model that was `trained` under these multipliers it is measured with the model's own statistics, and `recalibrated`
-    with those estimated again. Where the `search` left running statistics, `with_search_statistics` is measured with
-    these, and with the gains under which they were collected.
+    If the network has batch norm, `accuracy` is measured after its statistics were re-estimated on training images. If
+    the model was `trained` with these multipliers, `accuracy` is measured with the model's own statistics, and
+    `recalibrated` after re-estimating them. If the `search` returned running statistics, `with_search_statistics` is
+    measured with these statistics and with the gains that were in use when they were collected.
     """
     if not measure.has_batch_norm(model):
         return Reading(finite(measure.accuracy(model, part.batches(batch), multipliers)))

@@ -1,4 +1,4 @@
-"""What a run works with: workspace, data, batches, and the network with its initial weights."""
+"""Prepare a run: workspace, data, batches, and the network with its initial weights."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from crbg.training.clock import Clock
 
 @dataclass
 class Workspace:
-    """Where runs happen. Holds no state that a result depends on.
+    """Folders, device and loaded data sets of the runs in one process. No result depends on its state.
 
     Attributes:
         results: Folder of the runs.
         data_dir: Folder of the data sets.
-        device: Where models and images lie.
+        device: Device of models and images.
         loaded: Data sets in memory, by name.
-        selected: File that lists the specs for which `evaluate` may open the test set. None stands for a
-            demonstration, whose results are no evidence.
+        selected: File that lists the specs that may be evaluated on the test set. None in a demonstration, where all
+            specs may be evaluated because the results are not evidence.
     """
 
     results: Path
@@ -38,7 +38,7 @@ class Workspace:
     selected: Path | None = Path("paper/selected.yaml")
 
     def data(self, name: str, download: bool = True) -> Data:
-        """Load a data set, once for all runs of this process."""
+        """Return a data set, which is loaded once for all runs of this process."""
         if name not in self.loaded:
             self.loaded[name] = load(name, self.data_dir, download=download).to(self.device)
         return self.loaded[name]
@@ -46,11 +46,11 @@ class Workspace:
 
 @dataclass(frozen=True)
 class RunSetup:
-    """What every stage of a run receives.
+    """The inputs that all stages of a run share.
 
     Attributes:
         data: The data set, at the image size of the spec.
-        model: The network on its device, with initial tensors at first.
+        model: The network on its device. It contains the initial tensors until the search changes them.
         roles: Role of each tensor by name: gated, frozen, recalibrated.
         initial: Digest of the initial tensors.
         loader: Minibatches of the training images.
@@ -82,7 +82,7 @@ def initial_model(spec: Spec, data: Data, seed: int) -> tuple[nn.Module, dict[st
 
 
 def training_part(spec: Spec, data: Data) -> Part:
-    """Return the images that a search may see."""
+    """Return the training images of a run."""
     part = data.train
     if spec.fit_on == "all":
         part = part.join(data.validation)
@@ -90,7 +90,7 @@ def training_part(spec: Spec, data: Data) -> Part:
 
 
 def training_loader(spec: Spec, data: Data, seed: int) -> BatchLoader:
-    """Return the minibatches of a run."""
+    """Return the loader of the training batches of a run."""
     return BatchLoader(training_part(spec, data), spec.batch, seed, spec.flip, spec.crop)
 
 
@@ -99,11 +99,11 @@ def stage_cache_for(setup: RunSetup, results: Path, clock: Clock) -> StageCache:
     shared = replace(setup.spec, density=None, method="random", options={}).canonical()
     machine = {"device": setup.data.train.device.type, "torch": torch.__version__}
     key = {"spec": shared, "seed": setup.seed, "data": setup.data.digest, **machine}
-    return StageCache(results / "shelf", key, clock)  # an old name, under which results folders hold stages
+    return StageCache(results / "shelf", key, clock)  # an old name, kept so that existing stages are found
 
 
 def draw_digest(spec: Spec, model: nn.Module, seed: int) -> str:
-    """Return the digest of the unit draw. Runs that differ only in the scale of their weights share it, as pairs."""
+    """Return the digest of the initial weights before scaling. Runs that differ only in `scale` share it."""
     if spec.init == "imagenet":
         return tensor_digest(weights(model))
     draws = {n: torch.from_numpy(unit_draw(n, tuple(w.shape), spec.init, seed)) for n, w in weights(model).items()}

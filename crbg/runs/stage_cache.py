@@ -1,7 +1,7 @@
-"""Stages that several runs share: dense training, levels of iterative pruning, one search for all controls.
+"""Cache of stages that several runs share: dense training, levels of iterative pruning, one search for all controls.
 
-A stage is stored under the digest of all that it follows from, and read by every run that needs it. Its seconds and
-steps are added to each of these runs, so that a run's cost is that of finding its ticket alone.
+A stage is stored under the digest of everything on which it depends, and read by every run that needs it. Its seconds
+and steps are added to each of these runs, so that the cost of a run is the same as without the cache.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from crbg.storage.atomic import write_bytes
 from crbg.training import distributed
 from crbg.training.clock import Clock
 
-VERSION = 1  # raised whenever the numerics of any stage change
-PATIENCE = 20.0  # seconds to wait for a stage that another run is computing, before this run is put off
+VERSION = 1  # increased whenever the numerical results of any stage change
+PATIENCE = 20.0  # seconds to wait for a stage that another run is computing, before this run is postponed
 
 
 @dataclass(frozen=True)
 class _Stored:
-    """A stored stage and what it cost."""
+    """A stored stage and its cost."""
 
     tensors: dict[str, Tensor]
     seconds: float
@@ -44,8 +44,8 @@ class StageCache:
     """The shared stages of all runs with the same network, data and seed.
 
     Attributes:
-        folder: Where stages are stored.
-        of: What all stages of this cache follow from; `parts` names the rest, stage by stage.
+        folder: Folder in which stages are stored.
+        of: Everything on which all stages of this cache depend; `parts` adds what one stage depends on.
         clock: Receives the cost of stages that are read instead of computed.
     """
 
@@ -59,9 +59,9 @@ class StageCache:
         return self.folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.safetensors"
 
     def __call__(self, name: str, parts: Mapping[str, Any], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Return the tensors of a stage, computed now with `make` if they are not stored.
+        """Return the tensors of a stage; if they are not stored, compute them with `make` and store them.
 
-        Of several processes of one run the first one reads and writes for all.
+        If several processes share a run, the first one reads and writes for all of them.
 
         Raises:
             HeldError: another run is computing the stage.
@@ -71,7 +71,7 @@ class StageCache:
             stored = self._read(path) if distributed.first() else None
             if distributed.first() and stored is None:
                 _claim(stack, path.with_suffix(".making"))
-                stored = self._read(path)  # another run may have stored it just now
+                stored = self._read(path)  # another run may have stored it in the meantime
             if distributed.size() > 1:
                 stored = distributed.broadcast(stored)
             if stored is None:
@@ -82,20 +82,20 @@ class StageCache:
             return stored.tensors
 
     def _make(self, path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Compute a stage and store it with its cost, that of the stages within it included."""
+        """Compute a stage and store it with its cost, which includes the cost of the stages that it uses."""
         began, earlier, base = time.monotonic(), self.clock.earlier, self.clock.base
         began_cpu, earlier_cpu = time.process_time(), self.clock.earlier_cpu
         made = {n: t.detach().cpu().contiguous() for n, t in make().items()}
         seconds = time.monotonic() - began + self.clock.earlier - earlier
         cpu = time.process_time() - began_cpu + self.clock.earlier_cpu - earlier_cpu
-        # Where locks do not reach, another run may have stored it first, and goes on with its own tensors.
+        # If locks do not work across machines, another run may have stored the stage first; its file is kept.
         if distributed.first() and not path.exists():
             about = {"seconds": repr(seconds), "steps": str(self.clock.base - base), "cpu_seconds": repr(cpu)}
             write_bytes(path, save(made, about))
         return made
 
     def _read(self, path: Path) -> _Stored | None:
-        """Read a stored stage. A damaged one is deleted, with a warning."""
+        """Return a stored stage, or None if there is none. A damaged file is deleted with a warning."""
         if not path.exists():
             return None
         try:
@@ -110,9 +110,10 @@ class StageCache:
 
 
 def _claim(stack: ExitStack, folder: Path) -> None:
-    """Hold the lock of a stage as long as the stack lasts.
+    """Acquire the lock of a stage until the stack is closed, waiting if another run holds it.
 
-    Waits for another run that holds it: a run of one process for `PATIENCE` seconds, then it raises HeldError.
+    Raises:
+        HeldError: another run still holds the lock after `PATIENCE` seconds, and this run has only one process.
     """
     end = time.monotonic() + PATIENCE
     while True:

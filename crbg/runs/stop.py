@@ -1,4 +1,4 @@
-"""Signals that end a run at its next step, with a checkpoint."""
+"""Handle SIGTERM and Ctrl-C: end a run at its next step, with a checkpoint."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import sys
 import threading
 from typing import Any
 
-CONTINUE = 75  # exit status when time ran out and a checkpoint was left: the same command continues
-INTERRUPTED = 130  # after Ctrl-C, as shells have it
+CONTINUE = 75  # exit status if time ran out and a checkpoint was written: the same command continues
+INTERRUPTED = 130  # exit status after Ctrl-C, by the convention of shells
 
 
 class Stop:
-    """Lets SIGTERM and Ctrl-C end a run at its next step, with a checkpoint; a second one ends the process at once.
+    """Context in which SIGTERM or Ctrl-C ends a run at its next step, with a checkpoint.
 
-    `status` is 0 until then, and the exit status afterwards.
+    A second signal ends the process at once. `status` is 0 until a signal arrives, and the exit status afterwards.
     """
 
     def __init__(self) -> None:

@@ -1,8 +1,8 @@
-"""Finished runs, checked by deriving again what their records claim from spec, seed and ticket.
+"""Verify finished runs: derive the values in their records again from spec, seed and ticket, and compare.
 
-No search is repeated. Weights, unit draw and data order are drawn again from the seed. The mask is that of the ticket,
-or is drawn again where it is random, and accuracies are measured again under it. Of a run without a ticket only counts
-and digests are checked.
+No search is repeated. Initial weights and data order are drawn again from the seed. The mask is read from the ticket,
+or drawn again for the method `random`, and accuracies are measured again with this mask. For a run without a ticket,
+only counts and digests are checked.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from crbg.runs.setup import Workspace, draw_digest, initial_model, training_load
 from crbg.ticket import Ticket
 
 PASS, FAIL, BARE, UNCHECKED = VERDICTS = ("PASS", "FAIL", "PASS without ticket", "unchecked")
-# What reading a record that somebody wrote by hand can raise.
+# Errors that a malformed record can raise, for example one edited by hand.
 _MALFORMED = (TypeError, AttributeError, ValueError, LookupError, ArithmeticError, RuntimeError)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One run: the verdict, the parts that were compared, and what failed (or why less than all was compared)."""
+    """The result for one run: the verdict, what was compared, and what failed (or why something was not compared)."""
 
     cell: Cell
     origin: str
@@ -45,7 +45,7 @@ class Row:
     remarks: tuple[str, ...]
 
     def words(self) -> tuple[str, str]:
-        """Write what was compared, and the remarks."""
+        """Return what was compared and the remarks, as two texts."""
         return ", ".join(self.checked), "; ".join(self.remarks)
 
 
@@ -59,17 +59,17 @@ class Verification:
 
     @property
     def failed(self) -> bool:
-        """Tell whether any run fails."""
+        """Return whether any run failed."""
         return any(row.verdict == FAIL for row in self.rows)
 
     def summary(self) -> str:
-        """Count the verdicts in one line."""
+        """Return one line that counts the verdicts."""
         counts = Counter(row.verdict for row in self.rows)
-        undone = f"; {self.undone} of the runs asked for are not done" if self.undone else ""
+        undone = f"; {self.undone} of the requested runs are not done" if self.undone else ""
         return ", ".join(f"{counts[v]} {v}" for v in VERDICTS) + undone
 
     def table(self) -> Table:
-        """Tabulate the rows."""
+        """Return the rows as a table."""
         head = ("verdict", "experiment", "arm", "run", "seed", "record", "compared", "failed, or why not compared")
         return Table(
             head,
@@ -82,26 +82,26 @@ class Verification:
     def parts(self) -> list[str | Table]:
         """Return what `crbg verify` prints."""
         absent = [
-            f"data set {name!r} is not on this machine, so its runs are not checked; `crbg data {name}` gets it ({why})"
+            f"data set {name!r} is not on this machine: its runs are not checked; `crbg data {name}` fetches it ({why})"
             for name, why in self.missing.items()
         ]
         return [self.table(), "\n".join([*absent, self.summary()])]
 
     def markdown(self) -> str:
-        """Return the same as a Markdown file."""
+        """Return the summary and the table as a Markdown document."""
         return f"# Result of `crbg verify`\n\n{self.summary()}.\n\n{self.table().markdown()}\n"
 
 
 def verify(config: Config, cells: Sequence[Cell], bench: Workspace) -> Verification:
-    """Check the finished runs among cells.
+    """Verify the finished runs among the cells.
 
     Raises:
-        CrbgError: none of them is done.
+        CrbgError: none of the cells is done.
     """
     runs = finished(config, cells)
     if not runs:
         raise CrbgError(
-            f"none of the {len(cells)} runs asked for is done, so nothing can be verified; "
+            f"none of the {len(cells)} requested runs is done, so nothing can be verified; "
             "`crbg status` shows what is missing"
         )
     verifier = Verifier(config, bench)
@@ -111,7 +111,7 @@ def verify(config: Config, cells: Sequence[Cell], bench: Workspace) -> Verificat
 
 
 def finished(config: Config, cells: Iterable[Cell]) -> list[tuple[Cell, dict[str, Any]]]:
-    """Find the finished runs among cells. A run whose files cannot be read has an `error` instead of a record."""
+    """Return the finished runs among the cells. Runs with unreadable files have an `error` instead of a record."""
     out: list[tuple[Cell, dict[str, Any]]] = []
     for cell in cells:
         try:
@@ -124,14 +124,14 @@ def finished(config: Config, cells: Iterable[Cell]) -> list[tuple[Cell, dict[str
 
 @dataclass
 class _Findings:
-    """The parts of a run that were compared, the differences, and notes on what could not be compared."""
+    """What was compared in a run, the differences that were found, and notes on what could not be compared."""
 
     checked: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def compare(self, part: str, differences: Iterable[str]) -> None:
-        """Take in the differences of one part; a malformed record is one, too."""
+        """Add the differences in one part of a record. An error caused by a malformed record counts as a difference."""
         self.checked.append(part)
         try:
             for difference in differences:
@@ -144,7 +144,10 @@ class _Findings:
 
 @dataclass
 class Verifier:
-    """Checks runs one by one and keeps what they share. `missing` says for each data set that is not here why."""
+    """Verifies runs one by one and caches what they share.
+
+    `missing` maps the name of each data set that could not be loaded to the error message.
+    """
 
     config: Config
     bench: Workspace
@@ -154,7 +157,7 @@ class Verifier:
     _network: tuple[Any, nn.Module, dict[str, str]] | None = None
 
     def rows(self, runs: Sequence[tuple[Cell, dict[str, Any]]], tick: Callable[[], None]) -> list[Row]:
-        """Check all runs, those with the same initial weights one after the other; rows keep the order of the runs."""
+        """Verify all runs, grouped by initial weights to build each network once; rows are in the order of `runs`."""
         done: dict[int, Row] = {}
         for i in sorted(range(len(runs)), key=lambda i: _weights_key(runs[i][0])):
             done[i] = self.check(*runs[i])
@@ -162,7 +165,7 @@ class Verifier:
         return [done[i] for i in range(len(runs))]
 
     def check(self, cell: Cell, found: Mapping[str, Any]) -> Row:
-        """Compare the record of one run with what its spec, seed and ticket give."""
+        """Compare the record of one run with values derived from its spec, seed and ticket."""
         if "error" in found:
             return Row(cell, "", FAIL, (), (f"record: {found['error']}",))
         record, evaluation, here = found["record"], found.get("evaluation") or {}, _Findings()
@@ -171,7 +174,7 @@ class Verifier:
         here.compare("weights", self._weights(cell, record))
         here.compare("data", self._order_and_data(cell, record, evaluation, data))
         if not data:
-            here.notes.append(f"data not here: {cell.spec.data}")
+            here.notes.append(f"data set {cell.spec.data!r} is not on this machine")
         mask: Mask | None = None
         if record.get("status") == "collapse":
             here.notes.append(f"collapsed: {record.get('reason', 'no reason recorded')}")
@@ -180,13 +183,13 @@ class Verifier:
         verdict = FAIL if here.failed else UNCHECKED if not data else PASS if mask is not None else BARE
         if verdict == BARE and "roles" in record:
             changed = {"trained", "redrawn"} & set(record["roles"])
-            why = "its weights were trained or redrawn, which no ticket holds" if changed else "its ticket is not here"
-            here.notes.append(why)
+            trained = "its weights were trained or redrawn, so it has no ticket file"
+            here.notes.append(trained if changed else "its ticket file is not on this machine")
         origin = "recorded" if found["origin"] == "recorded" else "fresh"
         return Row(cell, origin, verdict, tuple(here.checked), (*here.failed, *here.notes))
 
     def _check_mask(self, cell: Cell, found: Mapping[str, Any], data: Data | None, here: _Findings) -> Mask | None:
-        """Compare all that follows from the mask, and return it where it is known."""
+        """Compare everything that depends on the mask; return the mask, or None if it is unknown."""
         record, evaluation, (network, born) = found["record"], found.get("evaluation") or {}, self._fresh(cell)
         ticket: Ticket | None = None
         mask: Mask | None = None
@@ -203,13 +206,13 @@ class Verifier:
         here.compare("roles", checks.same_roles(record, born, strong=mask is not None))
         for name, said in (("validation", record.get("validation")), ("test", evaluation.get("test"))):
             if mask is not None and data and said:
-                # The test part is read only here, and only for runs that were evaluated on it before.
+                # The test images are read only here, and only for runs that were evaluated on them before.
                 part = getattr(data, name)
                 here.compare(f"{name} accuracy", checks.same_accuracy(network, mask, data, part, said))
         return mask
 
     def _data(self, spec: Spec) -> Data | None:
-        """Load a run's data set once. Nothing is downloaded: a check must not fetch what it checks against."""
+        """Return the data set of a run, or None if it is not on this machine. Verification never downloads data."""
         if spec.data not in self.missing:
             try:
                 return self.bench.data(spec.data, download=False).sized(spec.size)
@@ -218,7 +221,7 @@ class Verifier:
         return None
 
     def _sizes(self, spec: Spec) -> Data:
-        """Make a stand-in for a run's data set, with its shapes and no images: weights and data order need no more."""
+        """Return a placeholder for a data set, with its shapes but no images: enough for weights and data order."""
         name = spec.data
         if name not in self._hollow:
             entry = info(name)
@@ -238,7 +241,7 @@ class Verifier:
         return training_loader(cell.spec, self._sizes(cell.spec), cell.seed)
 
     def _fresh(self, cell: Cell) -> tuple[nn.Module, dict[str, str]]:
-        """Draw the initial network and its roles again. The last ones are kept, because runs come sorted by them."""
+        """Draw the initial network of a run and its roles again. Only the latest network is cached."""
         key = _weights_key(cell)
         if self._network is None or self._network[0] != key:
             self._network = (key, *initial_model(cell.spec, self._sizes(cell.spec), cell.seed))
@@ -253,12 +256,12 @@ class Verifier:
         return self._once(("initial", _weights_key(cell)), lambda: tensor_digest(self._fresh(cell)[0].state_dict()))
 
     def _weights(self, cell: Cell, record: Mapping[str, Any]) -> Iterator[str]:
-        # All of the key but the scale, which the unit draw does not know.
+        # The weights before scaling do not depend on the scale, which is the last entry of the key.
         draw = self._once(
             ("draw", _weights_key(cell)[:-1]), lambda: draw_digest(cell.spec, self._fresh(cell)[0], cell.seed)
         )
         yield from checks.differ("initial weights of this seed", self._initial(cell), record["digests"]["initial"])
-        yield from checks.differ("unit draw of this seed", draw, record["digests"]["draw"])
+        yield from checks.differ("unscaled weights of this seed", draw, record["digests"]["draw"])
 
     def _order_and_data(
         self, cell: Cell, record: Mapping[str, Any], evaluation: Mapping[str, Any], data: Data | None
@@ -269,10 +272,10 @@ class Verifier:
         if evaluation:
             yield from checks.differ("data of the evaluation", evaluation["data"], record["digests"]["data"])
         if data:
-            yield from checks.differ(f"{data.name} as it is here", data.digest, record["digests"]["data"])
+            yield from checks.differ(f"{data.name} on this machine", data.digest, record["digests"]["data"])
 
     def _ticket(self, cell: Cell, origin: str) -> Ticket | None:
-        """Load the ticket beside the record. A fresh record never takes a committed ticket, nor the reverse."""
+        """Load the ticket of a record: a committed ticket for a committed record, a fresh one for a fresh record."""
         fresh = record_store.run_folder(self.config, cell.spec, cell.seed) / "ticket.safetensors"
         path = record_store.recorded_ticket(self.config, cell.spec, cell.seed) if origin == "recorded" else fresh
         return Ticket.load(path) if path.exists() else None
@@ -291,11 +294,11 @@ class Verifier:
         }
         for name, value in wanted.items():
             if getattr(ticket, name) != value:
-                yield f"{name} is {getattr(ticket, name)!r}, not {value!r} as the spec and the seed give"
+                yield f"{name} is {getattr(ticket, name)!r}, but the spec and the seed require {value!r}"
 
 
 def _weights_key(cell: Cell) -> tuple[Any, ...]:
-    """What initial weights depend on, the scale last."""
+    """Return all values on which the initial weights depend, with the scale last."""
     s, entry = cell.spec, info(cell.spec.data)
     network = (s.model, json.dumps(dict(s.model_args), sort_keys=True))
     return (entry.shape, s.size, entry.classes, *network, s.init, cell.seed, s.scale)

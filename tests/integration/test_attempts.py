@@ -219,13 +219,13 @@ def test_a_run_that_fails_does_not_stop_the_others_and_is_not_tried_twice(run, m
         status, text = run("one")
     assert status == queue.FAILED
     assert text.count("ZeroDivisionError: by nought") == 2
-    assert "2 of 3 runs failed; `crbg status` says why" in text
+    assert "2 of 3 runs failed; `crbg status` shows why" in text
     assert [(f / "record.json").exists() for f in folders()] == [False, False, True]
     # A second attempt of the workflow skips runs that failed with a code error, even if the code now works. A first
     # attempt runs them again.
     status, text = run("one", "--attempt", "2")
     assert status == queue.FAILED
-    assert text.count("not tried again after a code error: by nought") == 2
+    assert text.count("not repeated after a code error: by nought") == 2
     # If every time slice is a first attempt, runs that failed before are scheduled last.
     order = []
     with monkeypatch.context() as patch:
@@ -252,7 +252,7 @@ def test_what_was_paused_is_tried_again_as_often_as_the_slices_allow(run, projec
     attempts.end(folders()[0], attempts.PAUSED)
     status, text = run("one", "--attempt", "4", "--slices", "3")
     assert status == 2
-    assert "3 runs are not done after 3 tries" in text
+    assert "3 runs are not done after 3 attempts" in text
     assert run("one", "--attempt", "3", "--slices", "3")[0] == 0
 
 

@@ -66,7 +66,7 @@ def test_runs_need_no_more_than_torch_and_numeric_packages(folder):
     # With all packages installed, the same configuration gives the same runs, so nothing is run again.
     whole = crbg(folder, "run", "e", code='import runpy; runpy.run_module("crbg", run_name="__main__")')
     assert whole.returncode == 0, whole.stderr
-    assert "all runs asked for (3) are done" in whole.stdout
+    assert "all requested runs (3) are done" in whole.stdout
     assert [r.read_bytes() for r in records] == before
 
 
@@ -75,7 +75,7 @@ def test_runs_need_no_more_than_torch_and_numeric_packages(folder):
     [
         ({"arms": {"a": {"method": "crbg", "set": {"options.noise": -1}}}}, "crbg.noise = -1.0 must be at least 0"),
         ({"arms": [1]}, "config.yaml: the configuration is malformed"),
-        ({"arms": {"a": {"method": "random", "seeds": 3}}}, "install pydantic, whose check names the place"),
+        ({"arms": {"a": {"method": "random", "seeds": 3}}}, "install pydantic to see the exact place"),
     ],
 )
 def test_mistakes_are_one_message_there_too(folder, change, words):

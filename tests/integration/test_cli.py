@@ -99,7 +99,7 @@ def test_a_wrong_command_is_an_argument_error(capsys):
 def test_what_is_tuned_waits_for_its_choice(project, crbg):
     """Without a choice, the arm would run with default settings but be labelled as tuned."""
     Path("paper/selected.yaml").unlink()
-    assert "nothing is chosen yet for curve.crbg: run the tuning" in refused(crbg("run", "curve"))
+    assert "no settings are chosen yet for curve.crbg: run the experiments" in refused(crbg("run", "curve"))
     assert crbg("run", "curve", "--where", "arm=random")[0] == 0
 
 
@@ -117,7 +117,7 @@ def test_list_explains_the_options_of_a_method(project, crbg):
     for said in ("the lottery ticket (Frankle", "drop: Share of the remaining", "rewind: Epochs of dense training"):
         assert said in out
     assert "did you mean 'imp'" in refused(crbg("list", "methods", "impp"))
-    assert "only methods have more to show" in refused(crbg("list", "data", "mnist"))
+    assert "only methods have details" in refused(crbg("list", "data", "mnist"))
 
 
 def test_list_names_everything_there_is_to_choose(project, crbg):
@@ -152,7 +152,7 @@ def test_plan_tells_what_is_missing_before_and_after(project, crbg):
     assert out.splitlines()[0].split() == head
     assert out.splitlines()[2].split()[:6] == ["none", "tuning", "tune", "2", "0", "2"]
     assert out.splitlines()[3].split()[:5] == ["curve", "main", "8", "0", "8"]
-    assert row(out, "together")[1:4] == ["10", "0", "10"]
+    assert row(out, "total")[1:4] == ["10", "0", "10"]
     assert "`crbg plan NAME` shows the arms" in out
     whole = crbg("plan", "curve")[1]
     real = crbg("plan", "curve", small=False)[1]
@@ -188,8 +188,8 @@ def test_a_run_says_how_it_came_out():
         for more in ({}, {"constant": 9.9}, {"constant": 9.9, "density_missed": True})
     ]
     common = f"{queue.title(cell)}: validation 10.00 % at density 0.5"
-    poor = ", no better than always answering the most common class"
-    cut = ", cut to this density after the search missed it"
+    poor = ", no better than always predicting the most frequent class"
+    cut = ", cut to this density because the search did not reach it"
     assert says == [common + poor, common, common + cut]
     old = record(density=0.5, validation=Measurement(reading["readings"]))
     assert queue.line(cell, old) == common
@@ -204,8 +204,8 @@ def test_one_cell_runs_once(project, crbg):
     record = json.loads(records()[0].read_text())
     assert (record["spec"]["density"], record["seed"], record["spec"]["data"]) == (0.2, 10, "digits")
     accuracy = record["validation"]["readings"]["binary"]["accuracy"]
-    missed = ", cut to this density after the search missed it" * record["validation"]["density_missed"]
-    poor = ", no better than always answering the most common class" * (accuracy <= record["validation"]["constant"])
+    missed = ", cut to this density because the search did not reach it" * record["validation"]["density_missed"]
+    poor = ", no better than always predicting the most frequent class" * (accuracy <= record["validation"]["constant"])
     name = f"crbg {records()[0].parts[-3]} seed 10"
     line = f"{name}: validation {accuracy:.2f} % at density {record['density']:.4g}{missed}{poor}\n"
     assert out == line
@@ -214,7 +214,7 @@ def test_one_cell_runs_once(project, crbg):
     stamp = records()[0].stat().st_mtime_ns
     code, out, _ = crbg("run", "curve", *where)
     assert code == 0
-    assert out.startswith(f"{line.rstrip()} ({records()[0].parent})\nall runs asked for (1) are done or recorded")
+    assert out.startswith(f"{line.rstrip()} ({records()[0].parent})\nall requested runs (1) are done or recorded")
     assert records()[0].stat().st_mtime_ns == stamp
 
 
@@ -242,15 +242,15 @@ def test_choices_are_those_of_the_paper_folder_or_else_the_committed_ones(projec
 
 
 def test_where_filters_by_arm_field_and_option(project, crbg):
-    assert row(crbg("plan", "--where", "arm=crbg")[1], "together")[1] == "6"
-    assert row(crbg("plan", "--where", "arm=crbg", "density=0.5")[1], "together")[1] == "4"
+    assert row(crbg("plan", "--where", "arm=crbg")[1], "total")[1] == "6"
+    assert row(crbg("plan", "--where", "arm=crbg", "density=0.5")[1], "total")[1] == "4"
     assert row(crbg("plan", "tuning", "--where", "options.lr=0.1")[1], "tuning")[1] == "1"
     assert row(crbg("plan", "curve", "--where", "density=.20", "epochs=2")[1], "curve")[1] == "2"
     assert row(crbg("plan", "curve", "--seeds", "1", "2", "3")[1], "curve")[1] == "12"
 
 
 def test_where_with_a_wrong_name_or_value_names_the_choices(project, crbg):
-    assert "no cell has that; density is one of 0.2, 0.5" in refused(crbg("run", "curve", "--where", "density=0.3"))
+    assert "no run matches; density is one of 0.2, 0.5" in refused(crbg("run", "curve", "--where", "density=0.3"))
     assert "density is one of" in refused(crbg("run", "curve", "--where", "density=half"))
     text = refused(crbg("plan", "curve", "--where", "arm=crbg", "lr=0.1"))
     assert "this is an option of the method, write options.lr" in text
@@ -372,7 +372,7 @@ def test_only_selected_specs_of_main_experiments_are_evaluated(project, crbg):
 
 
 def test_select_needs_the_tuning_runs_and_then_opens_the_curve(project, crbg):
-    assert "has not run; `crbg run tuning` first" in refused(crbg("select"))
+    assert "is not done; `crbg run tuning` runs it" in refused(crbg("select"))
     # With so few epochs the runs miss their target density, and such runs cannot be chosen.
     crbg("run", "tuning")
     for path in records():

@@ -159,7 +159,7 @@ def test_each_process_takes_its_own_gpu(monkeypatch):
 def test_other_commands_refuse_to_be_several(monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert cli.main(["list"]) == 2
-    assert "only `crbg run` works in several processes" in capsys.readouterr().err
+    assert "only `crbg run` supports several processes" in capsys.readouterr().err
 
 
 def test_a_process_that_vanished_is_no_mistake_in_the_code(monkeypatch):

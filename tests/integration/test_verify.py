@@ -386,7 +386,7 @@ def test_units_are_counted_as_units(project, first, parts):
     units = {n: {"kept": k, "total": total} for n, k, total in ((FC1, first, 784), (FC2, 32, 32), (FC3, 16, 16))}
     forge(project, project.retake(cut, "units"), "units", units=units)
     assert project.failures("units") == parts
-    assert [r.split(": ")[1] for r in project.row("units").remarks] == ["407 units kept, 416 were asked for"] * len(
+    assert [r.split(": ")[1] for r in project.row("units").remarks] == ["407 units kept, the target is 416"] * len(
         parts
     )
 
@@ -443,7 +443,7 @@ def test_without_the_data_nothing_passes_and_faults_still_show(project, monkeypa
     verifier = verify.Verifier(project.config, Workspace(project.config.results))
     for arm, seed in (("crbg", 0), ("dense", 0), ("crbg", 1)):
         row = project.row(arm, seed, verifier)
-        assert (row.verdict, row.remarks) == ("unchecked", ("data not here: digits",))
+        assert (row.verdict, row.remarks) == ("unchecked", ("data set 'digits' is not on this machine",))
     assert asked == [False]
     assert verifier.missing == {"digits": "it is nowhere"}
     assert project.row(verifier=verifier).checked == (*ALWAYS, "density", "mask", "ticket", "roles")
@@ -474,7 +474,7 @@ def test_the_command_says_pass_or_fail_and_so_does_its_status(project, crbg):
     code, out, err = crbg("verify", "curve", "--out", "rows.md")
     assert (code, err) == (0, "")
     lines = out.splitlines()
-    end = "7 PASS, 0 FAIL, 2 PASS without ticket, 0 unchecked; 5 of the runs asked for are not done"
+    end = "7 PASS, 0 FAIL, 2 PASS without ticket, 0 unchecked; 5 of the requested runs are not done"
     assert lines[-1] == end
     assert [line.split()[0] for line in lines[2:-2]] == ["PASS"] * 9
     text = Path("rows.md").read_text()
@@ -505,14 +505,14 @@ def test_the_command_names_data_that_is_missing_once(project, crbg, monkeypatch)
     monkeypatch.setattr(setup, "load", absent)
     code, out, _ = crbg("verify", "curve", "--where", "arm=crbg")
     assert code == 0
-    assert out.count("`crbg data digits` gets it (it is nowhere)") == 1
+    assert out.count("`crbg data digits` fetches it (it is nowhere)") == 1
     assert out.endswith("0 PASS, 0 FAIL, 0 PASS without ticket, 2 unchecked\n")
 
 
 def test_nothing_to_verify_is_no_success(project, crbg):
     code, out, err = crbg("verify", "curve", "--seeds", "7")
     assert (code, out) == (2, "")
-    assert "none of the 7 runs asked for is done" in err
+    assert "none of the 7 requested runs is done" in err
     assert "`crbg status`" in err
 
 
@@ -542,8 +542,8 @@ def test_recorded_runs_are_checked_with_and_without_their_tickets(project, crbg)
     for arm, seed, verdict in (
         ("crbg", 0, "PASS"),
         ("popup", 0, "PASS"),
-        ("popup", 1, "PASS without ticket: its ticket is not here"),
-        ("dense", 0, "PASS without ticket: its weights were trained or redrawn, which no ticket holds"),
+        ("popup", 1, "PASS without ticket: its ticket file is not on this machine"),
+        ("dense", 0, "PASS without ticket: its weights were trained or redrawn, so it has no ticket file"),
     ):
         row = project.row(arm, seed)
         assert (": ".join([row.verdict, *row.remarks]), row.origin) == (verdict, "recorded")

@@ -63,7 +63,7 @@ def test_runs_are_planned_for_a_gpu_only_where_they_will_use_one(read):
 def test_the_total_counts_a_shared_run_once(read):
     found = hours(read("cpu"))
     assert found["second"][0] == pytest.approx(found["third"][0])
-    assert found["together"][0] == pytest.approx(found["first"][0] + found["third"][0], abs=0.02)
+    assert found["total"][0] == pytest.approx(found["first"][0] + found["third"][0], abs=0.02)
 
 
 def test_the_summary_groups_experiments_by_their_first_target(read):

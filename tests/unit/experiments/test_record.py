@@ -77,13 +77,13 @@ def test_keys_of_a_later_version_are_ignored():
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("schema",), 2, r"^here has schema 2, and this version of crbg reads 1"),
+        (("schema",), 2, r"^here has schema 2, but this version of crbg reads 1"),
         (("digest",), None, r"^here: digest: text was expected, not None"),
         (("seed",), True, r"^here: seed: a whole number was expected, not True"),
         (("steps",), 1.5, r"^here: steps: a whole number"),
         (("density",), "0.25", r"^here: density: a number was expected, not '0\.25'"),
         (("spec",), [], r"^here: spec: an object was expected, not \[\]"),
-        (("digests", "draw"), ..., r"^here: digests lacks 'draw'; delete it and run the cell again"),
+        (("digests", "draw"), ..., r"^here: digests lacks 'draw'; delete it and repeat the run"),
         (("layers", "fc1.weight"), 3, r"^here: layers: fc1\.weight: an object was expected, not 3"),
         (("layers", "fc1.weight", "kept"), "1", r"^here: layers: fc1\.weight: kept: a whole number"),
         (("validation", "readings"), ..., r"^here: validation lacks 'readings'"),

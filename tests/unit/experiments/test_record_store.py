@@ -90,7 +90,7 @@ def test_a_demonstration_is_never_recorded_nor_filled_from_records(project):
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda b: b["record"].update(digest="0" * 16), "holds the record of another spec than its key names"),
+        (lambda b: b["record"].update(digest="0" * 16), "contains the record of another spec than its key"),
         (lambda b: b.pop("record"), "is not a recorded run: it has no record"),
         (lambda b: b.update(provenance=5), "is not a recorded run: it has no record or no provenance"),
     ],

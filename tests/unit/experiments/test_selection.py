@@ -123,7 +123,7 @@ def test_nothing_is_chosen_where_nothing_landed(project):
     for cell in read().experiment("tuning").cells:
         if cell.arm == "ours" and cell.spec.density == 0.1:
             put(cell, 90.0, missed=True)
-    with pytest.raises(CrbgError, match=r"tuning: no setting of ours at density 0\.1 reached it"):
+    with pytest.raises(CrbgError, match=r"tuning: no setting of ours reached the density 0\.1"):
         chosen()
     body = yaml.safe_load(Path("config.yaml").read_text())
     write_config(body["experiments"], override={"flip": False})
@@ -134,7 +134,7 @@ def test_nothing_is_chosen_where_nothing_landed(project):
 def test_a_missing_run_stops_the_choice(project):
     cell = point(0.1, 0.6, 0.01, 1)
     (record_store.run_folder(read(), cell.spec, 1) / "record.json").unlink()
-    with pytest.raises(CrbgError, match=rf"tuning: {cell.spec.slug()} seed 1 has not run; `crbg run tuning` first"):
+    with pytest.raises(CrbgError, match=rf"tuning: {cell.spec.slug()} seed 1 is not done; `crbg run tuning` runs it"):
         chosen()
 
 
@@ -157,7 +157,7 @@ def test_the_choice_reaches_the_main_experiment_and_opens_its_test_set(project):
     put(point(0.1, 0.3, 0.02, 0), 90.0)
     before = {c.spec.digest() for c in read().experiment("curve").cells}
     text = selection.write(read(), Path("paper/selected.yaml"))
-    assert "curve ours at 0.5: scale=0.6, options.lr=0.02 (70.0 %, 4 trials, 0 missed)" in text
+    assert "curve ours at 0.5: scale=0.6, options.lr=0.02 (70.0 %, 4 trials, 0 missed the density)" in text
 
     curve = read().experiment("curve")
     settings = {c.spec.density: (c.spec.scale, c.spec.resolved().lr) for c in curve.cells if c.arm == "ours"}

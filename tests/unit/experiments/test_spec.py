@@ -186,7 +186,7 @@ def test_all_wrong_names_and_ranges_of_a_spec_are_in_one_error():
     )
     assert "unknown data set 'mnst': did you mean 'mnist'?" in text
     assert "unknown model 'lenett-16': did you mean 'lenet-300-100'?" in text
-    assert "unknown initial law 'unifrom': did you mean 'uniform'?" in text
+    assert "unknown init 'unifrom': did you mean 'uniform'?" in text
     assert "crbg has no option 'nois': did you mean 'noise'?" in text
     for part in (
         "crbg.lr = 'x' is str, not float",

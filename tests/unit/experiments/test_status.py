@@ -71,7 +71,7 @@ def test_the_summary_has_a_line_for_each_experiment_and_counts_shared_runs_once(
     assert [row[:8] for row in table.rows] == [
         ("section", "tuning", "tune", 4, 1, 1, 1, 1), ("", "again", "ablation", 1, 1, 0, 0, 0)
     ]  # fmt: skip
-    assert table.total[:8] == ("together", "", "", 4, 1, 1, 1, 1)
+    assert table.total[:8] == ("total", "", "", 4, 1, 1, 1, 1)
     assert "`crbg status NAME` lists the runs" in texts(parts)
 
 
@@ -99,7 +99,7 @@ def test_the_list_has_every_run_that_is_not_done_and_missing_ones_last(config, s
     parts = status.table(config, some)
     assert [row[0] for row in parts[1].rows] == ["collapsed", "failed", "missing"]
     assert parts[1].rows[0][-1] == "the loss is not finite"
-    (command,) = [p for p in parts if isinstance(p, str) and p.startswith("To run just what is left")]
+    (command,) = [p for p in parts if isinstance(p, str) and p.startswith("To execute only the unfinished runs")]
     assert command.count("crbg run tuning --where digest=") == 1
     assert command.endswith(" --seeds 0 1")
 
@@ -107,7 +107,7 @@ def test_the_list_has_every_run_that_is_not_done_and_missing_ones_last(config, s
 def test_many_experiments_are_named_instead_of_a_command_for_each(config, some, monkeypatch):
     monkeypatch.setattr(status, "MOST_COMMANDS", 0)
     text = texts(status.table(config, some, " --set x=y"))
-    assert "`crbg run NAME --set x=y` runs what is left of one of these:\n  tuning" in text
+    assert "`crbg run NAME --set x=y` executes the unfinished runs of one of these experiments:\n  tuning" in text
 
 
 def test_long_lists_are_cut_and_say_so(config, some, monkeypatch):

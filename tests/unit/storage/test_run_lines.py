@@ -257,7 +257,7 @@ def test_files_of_the_older_layout_are_refused_until_they_are_taken_in(project, 
         lambda: estimates.costs(config, []),
     ):
         with pytest.raises(
-            CrbgError, match=r"holds 3 files of an older layout, such as .*\.json; `crbg record` converts them"
+            CrbgError, match=r"contains 3 files of an older layout, such as .*\.json; `crbg record` converts them"
         ):
             use()
     code, out, _ = crbg("record", "main")
