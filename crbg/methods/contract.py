@@ -106,9 +106,15 @@ class SearchTask:
         from crbg.training.schedules import cosine
 
         options = FitOptions(
-            loss=loss or self.loss, objective=objective, search=search, schedule=schedule or cosine, carried=carried,
-            checkpoint=self.checkpoint, clock=self.clock, precision=self.precision,
-        )  # fmt: skip
+            loss=loss or self.loss,
+            objective=objective,
+            search=search,
+            schedule=schedule or cosine,
+            carried=carried,
+            checkpoint=self.checkpoint,
+            clock=self.clock,
+            precision=self.precision,
+        )
         return fit(model, self.batches, optimiser, self.epochs, self.seed, options)
 
 

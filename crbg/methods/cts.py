@@ -146,9 +146,11 @@ def _check(o: Options) -> None:
     from crbg.training import distributed
 
     for what, value, known in (
-        ("gate", o.gate, ("concrete", "clipped")), ("budget", o.budget, ("plain", "bernoulli")),
-        ("controller", o.controller, ("gradbalance", "lagrange")), ("objective", o.objective, objectives.NAMES),
-    ):  # fmt: skip
+        ("gate", o.gate, ("concrete", "clipped")),
+        ("budget", o.budget, ("plain", "bernoulli")),
+        ("controller", o.controller, ("gradbalance", "lagrange")),
+        ("objective", o.objective, objectives.NAMES),
+    ):
         if value not in known:
             raise CrbgError(f"unknown {what} {value!r}: {suggest(value, known)}")
     if o.gate == "clipped" and o.objective in objectives.SECOND_ORDER:

@@ -60,9 +60,10 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
 
     def draw(batch: list[tuple[Tensor, Tensor]]) -> SearchResult:
         scores = task.cached(
-            "scores", {**o.parts(), "density": density, "saliency": VERSION},
+            "scores",
+            {**o.parts(), "density": density, "saliency": VERSION},
             lambda: saliency.prune(model, o.score, density, rounds, batch, task.loss, task.seed),
-        )  # fmt: skip
+        )
         return SearchResult(select(scores, keep_count(density, sum(s.numel() for s in scores.values()))), scores=scores)
 
     return winning(model, task, o, draw)

@@ -48,9 +48,17 @@ def save_artifacts(setup: RunSetup, found: methods.SearchResult, where: Path) ->
     write_bytes(where / "gates.safetensors", save(tensors, about))
     if not found.changed:
         ticket = Ticket(
-            found.mask, setup.seed, spec.init, spec.scale, spec.model, data.in_shape, data.classes, setup.initial,
-            dict(spec.model_args), statistics,
-        )  # fmt: skip
+            found.mask,
+            setup.seed,
+            spec.init,
+            spec.scale,
+            spec.model,
+            data.in_shape,
+            data.classes,
+            setup.initial,
+            dict(spec.model_args),
+            statistics,
+        )
         ticket.save(where / "ticket.safetensors")
     write_text(where / "history.jsonl", "".join(json.dumps(row) + "\n" for row in found.history))
     return tensor_digest(tensors)

@@ -156,10 +156,17 @@ def _search(
     """
     spec, data = setup.spec, setup.data
     task = methods.SearchTask(
-        setup.loader, spec.density, spec.epochs, setup.seed, nn.functional.cross_entropy, where / "checkpoint.pt",
-        clock, spec.precision, redraw=lambda seed: initial_model(spec, data, seed)[0].state_dict(),
+        setup.loader,
+        spec.density,
+        spec.epochs,
+        setup.seed,
+        nn.functional.cross_entropy,
+        where / "checkpoint.pt",
+        clock,
+        spec.precision,
+        redraw=lambda seed: initial_model(spec, data, seed)[0].state_dict(),
         stages=stage_cache_for(setup, workspace.results, clock),
-    )  # fmt: skip
+    )
     if workspace.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(workspace.device)
     try:
