@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from crbg.data.datasets import info
 from crbg.experiments import record_store
 from crbg.experiments.config import Cell, Config
+from crbg.experiments.record import Record
 from crbg.experiments.spec import Spec
 
 
@@ -20,11 +21,13 @@ from crbg.experiments.spec import Spec
 class Anatomy:
     """One ticket with its record.
 
-    first: the number of kept first-layer weights connected to each input pixel, shape (rows, columns).
+    statistics: what the search recorded about its gates (`Record.anatomy`). first: the number of kept first-layer
+    weights connected to each input pixel, shape (rows, columns).
     """
 
     cell: Cell
-    record: Mapping[str, Any]
+    record: Record
+    statistics: Mapping[str, Any]
     first: np.ndarray
 
 
@@ -46,9 +49,9 @@ def tickets(config: Config) -> list[Anatomy]:
     """Load the tickets chosen by `shown` that exist, new or committed, if their record has search statistics."""
     out = []
     for c in shown(config):
-        path, run = record_store.ticket_path(config, c.spec, c.seed), record_store.find(config, c.spec, c.seed)
-        if path and run and "anatomy" in run["record"]:
-            out.append(Anatomy(c, run["record"], _first_layer(path, c.spec)))
+        path, run = record_store.ticket_path(config, c.spec, c.seed), record_store.find_run(config, c.spec, c.seed)
+        if path and run and run.record.anatomy:
+            out.append(Anatomy(c, run.record, run.record.anatomy, _first_layer(path, c.spec)))
     return out
 
 

@@ -22,10 +22,10 @@ def draw_all(config: Config, folder: Path) -> list[Picture]:
 
 def _ticket(a: anatomy.Anatomy, folder: Path) -> Picture:
     slug, seed = a.cell.spec.slug(), a.cell.seed
-    accuracy = a.record.get("validation", {}).get("readings", {}).get("binary", {}).get("accuracy")
+    accuracy = a.record.accuracy()
     caption = f"{a.cell.experiment}, {a.cell.arm}: {slug} seed {seed}"
     if accuracy is not None:
-        caption += f", density {a.record['density']:.4f}, validation accuracy {accuracy:.2f} %"
+        caption += f", density {a.record.density:.4f}, validation accuracy {accuracy:.2f} %"
     drawn = figures.inside(a, folder / f"ticket_{slug}_seed{seed}")
     return Picture(a.cell.experiment, caption, drawn, ticket=True)
 
@@ -49,9 +49,9 @@ def _of_experiment(config: Config, e: Experiment, folder: Path) -> Iterator[Pict
 
 
 def _one_seed(config: Config, e: Experiment) -> dict[str, Mapping[str, Any]]:
-    """Select one record for each penalty of an experiment's first arm, at the middle lambda and the first seed."""
+    """Return the gate statistics of one run for each penalty of the first arm: the middle lambda, the first seed."""
     first = [c for c in e.cells if c.arm == e.cells[0].arm and c.seed == e.cells[0].seed]
     weights = sorted({c.spec.resolved().weight for c in first})
     middle = [c for c in first if c.spec.resolved().weight == weights[len(weights) // 2]]
-    found = {c.spec.resolved().penalty: record_store.find(config, c.spec, c.seed) for c in middle}
-    return {penalty: run["record"] for penalty, run in found.items() if run and "anatomy" in run["record"]}
+    found = {c.spec.resolved().penalty: record_store.find_run(config, c.spec, c.seed) for c in middle}
+    return {penalty: run.record.anatomy for penalty, run in found.items() if run and run.record.anatomy}

@@ -22,8 +22,8 @@ def measured(config: Config, experiment: Experiment) -> pd.DataFrame:
     """Return the objectives of every ticket, one row for each run; None marks a value that is not finite."""
     out = []
     for c in experiment.cells:
-        found = record_store.find(config, c.spec, c.seed)
-        values = found["record"].get("anatomy", {}).get("objectives") if found else None
+        run = record_store.find_run(config, c.spec, c.seed)
+        values = (run.record.anatomy or {}).get("objectives") if run else None
         # A control starts from the ticket of the same search, so its objectives are those of the run without a control.
         if values and getattr(c.spec.resolved(), "control", "none") == "none" and (c.spec.density or 1.0) < 1.0:
             out.append({"arm": c.arm, "density": c.spec.density, **{name: values.get(name) for name in TITLES}})

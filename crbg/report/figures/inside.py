@@ -17,24 +17,24 @@ from crbg.report.figures.style import COLOURS, MARKERS, band, figure, legend_out
 STAGES = ("start", "middle", "end")
 
 
-def _mu(record: Mapping[str, Any], stage: str) -> tuple[np.ndarray, np.ndarray]:
+def _mu(statistics: Mapping[str, Any], stage: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the share of the gates in each bin in %, kept above 0 for a log axis, and the edges of the bins."""
-    low, high, count = record["anatomy"]["bins"]
-    counts = np.array(record["anatomy"]["mu"][stage], float)
+    low, high, count = statistics["bins"]
+    counts = np.array(statistics["mu"][stage], float)
     return 100 * counts / counts.sum() + 1e-4, np.linspace(low, high, int(count) + 1)
 
 
-def histograms(records: Mapping[str, Mapping[str, Any]], path: Path, labels: Labels) -> Path:
-    """Draw mu at three stages and the share of fractional gates over training, one row for each record."""
+def histograms(found: Mapping[str, Mapping[str, Any]], path: Path, labels: Labels) -> Path:
+    """Draw mu at three stages and the share of fractional gates over training, one row for each run."""
     with figure(path):
-        page, panels = plt.subplots(len(records), 4, figsize=(6.8, 1.05 * len(records) + 0.4), squeeze=False)
-        for row, (name, record) in zip(panels, records.items(), strict=True):
+        page, panels = plt.subplots(len(found), 4, figsize=(6.8, 1.05 * len(found) + 0.4), squeeze=False)
+        for row, (name, statistics) in zip(panels, found.items(), strict=True):
             for axes, stage in zip(row, STAGES, strict=False):
-                axes.stairs(*_mu(record, stage), fill=True, color=COLOURS[0])
+                axes.stairs(*_mu(statistics, stage), fill=True, color=COLOURS[0])
                 axes.set_yscale("log")
                 axes.set_ylim(0.01, 150)
                 axes.set_yticks([0.01, 1, 100], ["0.01", "1", "100"])
-            epochs = record["anatomy"]["epochs"]
+            epochs = statistics["epochs"]
             x, y = [e["epoch"] for e in epochs], [100 * e["undecided"] for e in epochs]
             row[3].plot(x, y, "-o", ms=2.5, lw=1, color=COLOURS[1])
             row[3].set_ylim(-3, 103)
@@ -63,12 +63,12 @@ def inside(anatomy: Anatomy, path: Path) -> Path:
         page.colorbar(image, ax=pixels, shrink=0.8)
         _densities(layers, anatomy)
         for i, stage in enumerate(STAGES):
-            mus.stairs(*_mu(anatomy.record, stage), color=COLOURS[i], label=stage)
+            mus.stairs(*_mu(anatomy.statistics, stage), color=COLOURS[i], label=stage)
         mus.set_yscale("log")
         mus.set_ylim(0.01, 300)
         mus.set_title("$\\mu$ (% of gates, log)")
         mus.legend(frameon=False, fontsize=5.5)
-        epochs = anatomy.record["anatomy"]["epochs"]
+        epochs = anatomy.statistics["epochs"]
         for i, (key, text) in enumerate((("density", "open, $\\mu > 1/2$"), ("undecided", "$0 < \\mu < 1$"))):
             look: Any = {"marker": MARKERS[i], "ms": 2.5, "lw": 1, "color": COLOURS[i], "label": text}
             course.plot([e["epoch"] for e in epochs], [100 * e[key] for e in epochs], **look)
@@ -81,14 +81,14 @@ def inside(anatomy: Anatomy, path: Path) -> Path:
 def _densities(axes: Any, anatomy: Anatomy) -> None:
     """Draw the density of each layer, and the number of units that no kept weight reaches."""
     record, sizes = anatomy.record, anatomy.cell.spec.layer_sizes()
-    names = list(record["layers"])
-    density = [100 * n["kept"] / n["total"] for n in record["layers"].values()]
-    axes.bar(range(len(names)), density, color=COLOURS[0])
-    for i, (name, value) in enumerate(zip(names, density, strict=True)):
-        text = f"{value:.1f}\n{record['dead_units'][name]}/{sizes[i][1]} cut off"
+    layers, dead = record.layers or {}, record.dead_units or {}
+    density = [100 * count.kept / count.total for count in layers.values()]
+    axes.bar(range(len(layers)), density, color=COLOURS[0])
+    for i, (name, value) in enumerate(zip(layers, density, strict=True)):
+        text = f"{value:.1f}\n{dead[name]}/{sizes[i][1]} cut off"
         axes.annotate(text, (i, value), ha="center", va="bottom", fontsize=5)
     axes.set_ylim(0, 1.45 * max(density))
-    axes.set_xticks(range(len(names)), [n.removesuffix(".weight") for n in names])
+    axes.set_xticks(range(len(layers)), [n.removesuffix(".weight") for n in layers])
     axes.set_title("density (%), units that\nno kept weight reaches")
 
 
