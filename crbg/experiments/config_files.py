@@ -77,7 +77,8 @@ def path_of(text: str, place: str) -> str:
     """Expand `~` and environment variables in a path.
 
     Raises:
-        CrbgError: a variable is not set, or the path is empty or contains a character that has a meaning in Snakemake.
+        CrbgError: an environment variable is not set, or the path is empty or contains a line break or a character with
+            a special meaning in Snakemake.
     """
     out = os.path.expanduser(os.path.expandvars(text))  # noqa: PTH111
     if "$" in out:
@@ -111,7 +112,7 @@ def _lay_file(merged: Merged, path: Path, chain: tuple[Path, ...]) -> None:
 
 
 def _includes(values: dict[str, Any], path: Path) -> Iterator[Path]:
-    """Yield the paths of the files that a file includes. Included names are relative to the folder of the file."""
+    """Yield the paths of the files that a file includes, which are given relative to the folder of that file."""
     given = values.pop("include", None) or []
     names = [given] if isinstance(given, str) else given
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):

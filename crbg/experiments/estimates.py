@@ -105,7 +105,7 @@ def _costs(path: Path, changed: int) -> dict[Kind, Cost]:
 
 
 def search_seconds(provenance: Mapping[str, Any]) -> float:
-    """Return the seconds that a search takes on an idle machine.
+    """Return the time that a search takes on an idle machine, in seconds.
 
     On a CPU, this is the CPU time of the search divided by its number of threads, if it was recorded. It excludes
     pauses and the time of other processes on the same cores.
@@ -144,7 +144,7 @@ def on_gpu(config: Config, experiment: Experiment) -> bool:
 def estimate_seconds(
     config: Config, cells: Iterable[Cell], gpu: bool = False, found: Mapping[Key, Any] | None = None
 ) -> dict[Key, float]:
-    """Estimate the seconds of each cell (a spec with a seed).
+    """Estimate the time of each cell (a spec with a seed), in seconds.
 
     The estimate uses the time per image in runs of the same kind. Finished runs among `cells` take precedence over
     recorded runs, which may come from another machine. If there is no run of the same kind, training is assumed to
@@ -212,9 +212,9 @@ def slices(config: Config, cells: list[Cell], gpu: bool, longest: int) -> Slices
 
 
 def margin(minutes: float) -> float:
-    """Return the seconds kept free before a deadline.
+    """Return the safety margin before a deadline, in seconds.
 
-    They leave time to write a checkpoint, and allow for a scheduler whose clock starts before this process does.
+    It leaves time to write a checkpoint, and allows for a scheduler whose clock starts before this process does.
     """
     return min(120.0, 6.0 + 1.8 * minutes)
 

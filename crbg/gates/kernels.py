@@ -69,7 +69,8 @@ class Push:
     def output(self, w: Tensor) -> Tensor:
         """Return memory for a gradient of w's shape and layout.
 
-        If the memory offered by `reuse` fits, it is returned, but only once; otherwise new memory is allocated.
+        If the memory offered by `reuse` has the right type, shape and layout, it is returned, but only once. Otherwise
+        new memory is allocated.
         """
         parameter, memory = self.parameter, self.memory
         self.reuse(None)

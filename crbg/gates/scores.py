@@ -56,7 +56,8 @@ class Sampled(Gate):
 
     Args:
         initial: Initial values of v, of the weight's shape.
-        rescale: Multiply the kept weights by total / kept of the tensor ("dynamic weight rescaling").
+        rescale: Multiply the kept weights by (number of weights) / (number of kept weights), both counted in this
+            tensor ("dynamic weight rescaling").
     """
 
     def __init__(self, initial: Tensor, rescale: bool) -> None:
@@ -71,7 +72,7 @@ class Sampled(Gate):
 
     @property
     def gain(self) -> float:
-        """The expected factor on the kept weights: total / (expected number kept), or 1 without `rescale`."""
+        """The expected factor: (number of weights) / (expected number of kept weights), or 1 without `rescale`."""
         p = self.v.detach().sigmoid()
         return p.numel() / float(p.sum()) if self.rescale else 1.0
 

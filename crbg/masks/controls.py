@@ -2,7 +2,8 @@
 
 They test whether the accuracy of a ticket depends on which weights it keeps, or only on how many it keeps in each
 layer. A strong ticket is never trained, so with one of these masks its accuracy should be at chance level. The fourth
-control, `reinit`, keeps the mask and draws new weights, so it has no function in this module.
+control, `reinit`, keeps the mask and draws new weights; it is not implemented here, because this module only changes
+masks.
 """
 
 from __future__ import annotations

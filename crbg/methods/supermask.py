@@ -28,8 +28,8 @@ class Options:
     """Options of SGD on v, with the paper's large learning rate.
 
     Attributes:
-        rescale: Multiply each layer's kept weights by total / kept of that layer (the paper's "dynamic weight
-            rescaling").
+        rescale: Multiply the kept weights of each layer by (number of weights) / (number of kept weights), the paper's
+            "dynamic weight rescaling".
     """
 
     lr: float = option(100.0, least=0)

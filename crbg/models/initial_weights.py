@@ -69,7 +69,7 @@ def initialise(
     - Weights that can be gated are sampled from the distribution `law`.
     - Gains of normalisation layers and LayerScale are set to 1, shifts and biases to 0. timm initialises some gains to
       0 or 1e-6; frozen at these values, they would disable their residual branches.
-    - Embeddings and other tables are sampled from U[-0.02 sqrt(3), 0.02 sqrt(3)], with standard deviation 0.02.
+    - Embeddings and all other parameters are sampled from U[-0.02 sqrt(3), 0.02 sqrt(3)], with standard deviation 0.02.
     - Running statistics are reset. PReLU slopes keep their values.
 
     Args:

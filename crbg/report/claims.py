@@ -120,7 +120,7 @@ class Judgement:
 
     @property
     def judged(self) -> bool:
-        """Whether the rule gave a verdict. False for entries that were not run, only observed, or are not testable."""
+        """Whether the rule gave a verdict other than `not run`, `observed` or `not testable`."""
         return self.verdict not in ("not run", "observed") and not self.verdict.startswith("not testable")
 
     @property

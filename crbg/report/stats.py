@@ -16,7 +16,7 @@ from crbg.errors import CrbgError
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its two-sided t interval. With n = 1 the ends are infinite."""
+    """A mean with its two-sided t interval. With n = 1, the endpoints are infinite."""
 
     mean: float
     low: float
@@ -30,7 +30,7 @@ class Interval:
 
     @property
     def bar(self) -> float:
-        """Half-width for an error bar; 0 if n <= 2, because two values give an interval 13 times their distance."""
+        """Half-width for an error bar; 0 if n <= 2: the interval of two values is 13 times as wide as their range."""
         return self.half if self.n > 2 else 0.0
 
 
@@ -61,7 +61,7 @@ class Contrast:
 
 
 def paired(a: Sequence[float], b: Sequence[float]) -> Contrast:
-    """Paired t test, for runs whose initial weights (before scaling) and data order are the same at each seed.
+    """Paired t test, for runs whose initial weights (before scaling) and data order are the same for each seed.
 
     Raises:
         CrbgError: a and b differ in length.
@@ -106,7 +106,7 @@ def holm(p_values: Sequence[float], declared: int | None = None) -> list[float]:
 
 
 def value_verdict(ours: Sequence[float], published: float, margin: float) -> tuple[str, Interval | None]:
-    """Judge d = ours - published against a margin, by the 95 % interval of d.
+    """Compare the difference d = ours - published with a margin, using the 95 % confidence interval of d.
 
     exceeded: the interval lies above +margin. reproduced: its lower end is >= -margin. not reproduced: its upper end is
     < -margin. Otherwise inconclusive. Without runs, the verdict is "not run" and there is no interval.

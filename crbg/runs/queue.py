@@ -49,7 +49,8 @@ FAILED = 1  # exit status when runs failed
 class Call:
     """The arguments of one call of `crbg run`: time limit, device and output file.
 
-    `attempt` counts the attempts of the workflow at one job; after `slices` attempts, the job is abandoned (0: never).
+    `attempt` is the number of times that the workflow has tried this job, this call included. After `slices` attempts,
+    the workflow gives up; with `slices` = 0, it never gives up.
     """
 
     minutes: float = math.inf
@@ -245,7 +246,7 @@ def _check_inputs(bench: Any, cells: Sequence[Cell]) -> None:
 
 
 def evaluate(config: Config, cells: Sequence[Cell], select: str, manifest: Path | None = None) -> None:
-    """Evaluate selected specs of main experiments on the test set, once. Messages suggest the command `select`.
+    """Evaluate selected specs of main experiments on the test set, once. Error messages suggest the command `select`.
 
     Raises:
         CrbgError: no cell belongs to a main experiment, or a spec is not selected.
@@ -279,7 +280,7 @@ def _evaluate(config: Config, todo: Collection[Cell]) -> None:
 
 
 def sure_to_fail(config: Config, cells: Iterable[Cell]) -> dict[Key, str]:
-    """Return the runs whose last attempt failed in a way that a retry would repeat, with a message for each."""
+    """Return the runs whose last attempt failed with an error that a retry would repeat, and a message for each."""
     out = {}
     for c in cells:
         last = attempts.last(record_store.run_folder(config, c.spec, c.seed))

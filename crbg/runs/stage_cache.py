@@ -1,4 +1,4 @@
-"""Cache of stages that several runs share: dense training, levels of iterative pruning, one search for all controls.
+"""Cache of stages that several runs share: dense training, levels of iterative pruning, the search behind all controls.
 
 A stage is stored under the digest of everything on which it depends, and read by every run that needs it. Its seconds
 and steps are added to each of these runs, so that the cost of a run is the same as without the cache.
@@ -46,7 +46,7 @@ class StageCache:
     Attributes:
         folder: Folder in which stages are stored.
         of: Everything on which all stages of this cache depend; `parts` adds what one stage depends on.
-        clock: Receives the cost of stages that are read instead of computed.
+        clock: Clock to which the recorded time and steps of stages loaded from the cache are added.
     """
 
     folder: Path
@@ -110,7 +110,7 @@ class StageCache:
 
 
 def _claim(stack: ExitStack, folder: Path) -> None:
-    """Acquire the lock of a stage until the stack is closed, waiting if another run holds it.
+    """Acquire the lock of a stage and hold it until the stack is closed. Wait if another run holds it.
 
     Raises:
         HeldError: another run still holds the lock after `PATIENCE` seconds, and this run has only one process.

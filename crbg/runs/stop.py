@@ -12,7 +12,7 @@ INTERRUPTED = 130  # exit status after Ctrl-C, by the convention of shells
 
 
 class Stop:
-    """Context in which SIGTERM or Ctrl-C ends a run at its next step, with a checkpoint.
+    """Context manager in which SIGTERM or Ctrl-C ends a run at its next step, after saving a checkpoint.
 
     A second signal ends the process at once. `status` is 0 until a signal arrives, and the exit status afterwards.
     """

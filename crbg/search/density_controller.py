@@ -140,9 +140,9 @@ class Controlled(Penalised):
     """A feedback controller that adjusts lambda so that the density meets its target and all gates become binary.
 
     The error is log(density / path), clipped to [-1, 1], where `path` is the density aimed at now. lambda is the sum of
-    an integral and a proportional term. A negative lambda opens gates; without it, the controller could not reach a
-    target above the density of a search without a penalty. The error and the penalty gradients are computed every
-    `Plan.every` steps and reused in between.
+    an integral and a proportional term. A negative lambda opens gates. If lambda could not be negative, the
+    controller could not reach a target density above the one at which an unpenalised search ends. The error and the
+    penalty gradients are computed every `Plan.every` steps and reused in between.
 
     The penalty gradients are scaled to the norm of the task gradient, averaged over the search so far, so lambda is of
     order one for any network, loss and stage of the search. The idea comes from GradBalance of Concrete Ticket Search.
@@ -188,8 +188,8 @@ class Controlled(Penalised):
         if self.plan.polish:
             for g in self.gates:
                 g.hard = progress >= 1 - self.plan.polish
-        # Between measurements, the gate's backward pass adds the penalty gradient itself if the layouts agree and there
-        # is only one process. Several processes must average the task gradients first.
+        # Between measurements, the penalty gradient is added inside the gate's backward pass, provided that it has the
+        # memory layout of mu and there is only one process. Several processes must average the task gradients first.
         in_backward = self.steps % self.plan.every and distributed.size() == 1
         for g, push in zip(self.gates, self.push, strict=True):
             g.push.value = push if in_backward and layout(push) == layout(g.mu) else None

@@ -26,7 +26,7 @@ class Limits:
     check: Callable[[Any], str | None] | None = None
 
     def problem(self, value: Any) -> str | None:
-        """Return a text that says why a value is not allowed, or None if it is allowed."""
+        """Return why a value is not allowed, or None if it is allowed."""
         if self.choices is not None and value not in self.choices:
             return f"is unknown: {suggest(str(value), self.choices)}"
         if self.least is not None and not value >= self.least:
@@ -46,7 +46,7 @@ def option(default: T, **limits: Any) -> T:
 
 
 def problems(method: str, chosen: Any) -> Iterator[str]:
-    """Yield one error text for each option of a method with a value that is not allowed."""
+    """Yield an error message for each method option whose value is not allowed."""
     for f in fields(chosen):
         limits, value = f.metadata.get("limits"), getattr(chosen, f.name)
         if limits and (text := limits.problem(value)):

@@ -61,6 +61,6 @@ class Clock:
         self.tell(done, total)
 
     def tell(self, done: int, total: int) -> None:
-        """Convert the progress of the current call to `fit` to progress of the whole run, and report it."""
+        """Convert progress within the current `fit` call into progress of the whole run, and report it."""
         whole = max(self.whole, total)
         self.report(min(self.base + done, whole), whole)

@@ -2,9 +2,9 @@
 
 Each process computes the gradient of its share of every batch, and gradients are averaged. torchrun starts the
 processes and sets their environment variables. All processes draw the same gate noise, so the average is the gradient
-of the whole batch, up to rounding. Batch norm uses the statistics of each process's share, as in PyTorch's
-DistributedDataParallel. The first process decides what to run and writes all files. torch is imported inside functions,
-because the command line also imports this module for commands that do not need torch.
+of the whole batch, up to rounding. Batch norm uses the statistics of each process's share of the batch, as in
+PyTorch's DistributedDataParallel. The first process decides what to run and writes all files. torch is imported inside
+functions, because the command line also imports this module for commands that do not need torch.
 """
 
 from __future__ import annotations
@@ -43,9 +43,10 @@ def first() -> bool:
 
 
 def place(name: str, pick: Callable[[str], torch.device]) -> torch.device:
-    """Return the device of this process; if GPUs are used, each process of a node has its own.
+    """Return the device of this process; if GPUs are used, each process on a node has its own.
 
-    The first process of a node reserves the GPUs of all its processes, in order, so that two runs cannot deadlock.
+    The first process on a node reserves the GPUs of all its processes, in the order of their indices, so that two runs
+    cannot deadlock.
 
     Args:
         name: Name of a device, as for `crbg.training.device.pick`.

@@ -22,7 +22,7 @@ COMMANDS = sorted(cli.build_parser()._subparsers._group_actions[0].choices)
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """Return a folder with an MNIST configuration and an overlay that replaces it by a few epochs on `digits`."""
+    """Return a folder with an MNIST configuration, and an overlay that switches it to a few epochs on `digits`."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CRBG_DATA", raising=False)
     base = {"data": "mnist", "model": "lenet-32-16", "epochs": 40, "batch": 64}
@@ -97,7 +97,7 @@ def test_a_wrong_command_is_an_argument_error(capsys):
 
 
 def test_what_is_tuned_waits_for_its_choice(project, crbg):
-    """Without a choice, the arm would run with default settings but be labelled as tuned."""
+    """If no settings were chosen, the arm would run with the defaults but be labelled as tuned."""
     Path("paper/selected.yaml").unlink()
     assert "no settings are chosen yet for curve.crbg: run the experiments" in refused(crbg("run", "curve"))
     assert crbg("run", "curve", "--where", "arm=random")[0] == 0

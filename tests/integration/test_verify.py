@@ -170,7 +170,7 @@ def set_(part, **values):
 
 
 def role(name):
-    """Return a change of a record that moves fc2's weight to another role, or removes it if `name` is empty."""
+    """Return a function that edits a record: it lists fc2's weight under the role `name`, or nowhere if it is empty."""
 
     def spoil(r):
         r["roles"]["gated"].remove(FC2)

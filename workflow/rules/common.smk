@@ -27,7 +27,7 @@ def data_of(job):
 
 
 GPU_MODEL = os.environ.get("CRBG_SLURM_GPU_MODEL")
-# Command line of all searches.
+# Command line shared by all search jobs.
 RUN = (
     "crbg run {params.experiment} {params.common} --job {wildcards.job} --threads {threads} "
     "${{SLURM_JOB_ID:+--deadline-minutes {resources.runtime} --attempt {resources.attempt} --slices {resources.slices}}} "

@@ -34,8 +34,8 @@ class Reduced(Declared):
     def judge(self, kind: str, rows: pd.DataFrame) -> Verdict:
         """Judge a claim of this kind: any outcome other than a confirmation is `observed`.
 
-        A cost is only observed, because it depends on the schedule. The verdict is also `observed` if some runs
-        collapsed or did not reach their target density.
+        The outcome of a claim about cost is always `observed`, because the cost depends on the schedule. The outcome is
+        also `observed` if some runs collapsed or did not reach their target density.
         """
         rule = self.rule
         mine = {d: values(rows, rule.experiment, rule.arm, d) for d in rule.densities}

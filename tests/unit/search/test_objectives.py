@@ -112,7 +112,7 @@ def test_the_other_objectives_by_hand(gated):
     assert ours["gradnorm"] == pytest.approx(-(sum(float(g.square().sum()) for g in slopes.values()) ** 0.5))
 
     def standard(t):
-        # Rows without an active unit are 0 / 0.
+        # Rows without an active unit would give 0 / 0, which is NaN.
         return ((t - t.mean(-1, keepdim=True)) / t.std(-1, keepdim=True)).nan_to_num()
 
     gaps = [(standard(slopes[n].flatten()) - standard(slopes0[n].flatten())).square().mean() for n in slopes]

@@ -40,7 +40,7 @@ def network():
 
 
 def meddling(error=None, changed=None, touch=True):
-    """Return a method that does not restore the model, and then raises an error or reports the tensors it changed."""
+    """Return a method that leaves the model changed, and either raises an error or reports the changed tensors."""
 
     def find(model, task, options):
         attach(model, lambda name, w: Fixed(torch.ones_like(w)))
