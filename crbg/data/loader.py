@@ -183,7 +183,7 @@ class BatchLoader:
         return torch.from_numpy(rng.permutation(len(self.part), self.seed, "order", str(epoch)))
 
     def digest(self) -> str:
-        """Return the SHA-256 of the batch size and the first epoch's order; it is equal for runs with equal batches."""
+        """Return the SHA-256 of the batch size and the first epoch's order; runs with identical batches share it."""
         return hashlib.sha256(f"{self.size}:".encode() + self.order(0).numpy().astype("<i8").tobytes()).hexdigest()
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
@@ -219,7 +219,7 @@ class BatchLoader:
         return torch.from_numpy(moved.astype(np.int64) - self.crop).reshape(2, n).to(device), mirrored
 
     def sources(self, shift: Tensor, mirrored: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the source pixels of augmented images: rows (n, H) and columns (n, W) of the original images."""
+        """Return the positions from which augmented images take their pixels: rows (n, H) and columns (n, W)."""
         (height, width), device = self.part.x.shape[2:], shift.device
         rows = _reflected(torch.arange(height, device=device) + shift[0, :, None], height)
         columns = _reflected(torch.arange(width, device=device) + shift[1, :, None], width)

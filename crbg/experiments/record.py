@@ -139,7 +139,7 @@ class Measurement(_Json):
 
 @dataclass(frozen=True)
 class Record(_Json):
-    """The results of a finished run, without times and machines. It never contains a test accuracy.
+    """The results of a finished run, excluding run times and machine names. It never contains a test accuracy.
 
     Attributes:
         status: `ok`, or `collapse` with a `reason`.

@@ -35,7 +35,7 @@ NEEDS_DENSITY = True
 
 @dataclass(frozen=True)
 class Options(Recipe):
-    """Options of the search, in addition to those of the training.
+    """Options of the search, in addition to the training options.
 
     Attributes:
         objective: `loss`, `deltaloss`, `kl` (reverse), `forward_kl`, `feature`, `grad` or `gradnorm`.

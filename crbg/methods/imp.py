@@ -27,7 +27,7 @@ NEEDS_DENSITY = True
 
 @dataclass(frozen=True)
 class Options(Recipe):
-    """Options of the pruning levels, in addition to those of the training.
+    """Options of the pruning levels, in addition to the training options.
 
     Attributes:
         drop: Fraction of the remaining weights that each level removes.

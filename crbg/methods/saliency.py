@@ -27,7 +27,7 @@ NEEDS_DENSITY = True
 
 @dataclass(frozen=True)
 class Options(Recipe):
-    """Options of the scoring, in addition to those of the training.
+    """Options of the scoring, in addition to the training options.
 
     Attributes:
         score: `snip`, `grasp`, `grasp_abs`, `synflow`, `magnitude` or `random`.

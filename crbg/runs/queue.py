@@ -198,7 +198,7 @@ def lead(bench: Any, config: Config, cells: Sequence[Cell], minutes: float) -> i
     deadline = time.monotonic() + 60 * minutes - estimates.margin(minutes)
     _check_inputs(bench, cells)
     waiting, differing, failed = deque(cells), settings(config, cells), 0
-    held, said = 0, False  # consecutive runs held by other processes, and whether a message was printed
+    held, said = 0, False  # number of consecutive runs held by other processes, and whether a message was printed
     with Stop() as asked, Progress(len(cells)) as progress:
         while waiting:
             cell = waiting.popleft()

@@ -61,8 +61,9 @@ Run = Mapping[str, Any]
 class State:
     """The contents of the golden files, or the current state of the project.
 
-    cells: the seeds for each (experiment, arm, digest). recorded: for each digest, (seeds, hash) in a golden state and
-    the runs in the current state. numbers: [accuracy, density] for each (experiment, arm, digest), reading and seed.
+    cells: the seeds for each (experiment, arm, digest). recorded: for each digest, the pair (seeds, hash) if the state
+    was read from the golden files, or the runs by seed if it is the current state. numbers: [accuracy, density] for
+    each (experiment, arm, digest), reading and seed.
     """
 
     cells: Mapping[Line, Sequence[int]]

@@ -4,7 +4,7 @@
 
 The pool has everything written by hand that a person reads: Markdown pages, docstrings, comments, error messages, help
 texts of the command line, and descriptions in the configuration. Each sentence is equally likely. The seed is committed
-before the sentences are read. After a change of the English, commit a new one.
+before the sentences are read. After changing the English text, commit a new seed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-# Searches and evaluations. A job runs many short cells in one process, because importing torch takes longer than a small run.
+# Searches and evaluations. A job executes many short runs in one process, because importing torch takes longer than
+# a short run.
 # Experiments that need a GPU have separate rules, so that a cluster profile can send them to another partition.
 # Deadline and number of attempts are passed only inside SLURM jobs, because elsewhere nothing restarts a job.
 

@@ -52,7 +52,7 @@ def histograms(found: Mapping[str, Mapping[str, Any]], path: Path, labels: Label
 
 
 def inside(anatomy: Anatomy, path: Path) -> Path:
-    """Draw one ticket: kept weights by input pixel, layer densities, dead units, histograms of mu, gates over time."""
+    """Plot one ticket: kept weights by input pixel, layer densities, dead units, histograms of mu, gates over time."""
     with figure(path):
         page, (pixels, layers, mus, course) = plt.subplots(1, 4, figsize=(6.8, 1.6), constrained_layout=True)
         image = pixels.imshow(anatomy.first, cmap="cividis")
@@ -113,7 +113,7 @@ def by_depth(found: Sequence[Layers], path: Path, demonstration: bool, labels: L
 
 
 def by_head(found: Layers, path: Path, demonstration: bool, labels: Labels) -> Path:
-    """Draw the sparsity of queries, keys and values by block: means over seeds and heads, and the range of the heads.
+    """Plot the sparsity of queries, keys and values by block: means over seeds and heads, and the range over heads.
 
     Raises:
         ValueError: the network has no attention heads.

@@ -123,7 +123,7 @@ def paired(a: pd.DataFrame, b: pd.DataFrame) -> stats.Interval:
 
 
 def decide(holds: bool, fails: bool) -> str:
-    """Return the word of a verdict; it is "inconclusive" if neither condition is true."""
+    """Return the verdict as a word: "inconclusive" if neither condition is true."""
     return "reproduced" if holds else "not reproduced" if fails else "inconclusive"
 
 

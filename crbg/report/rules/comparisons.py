@@ -143,7 +143,7 @@ class Best(ArmRule):
         return [f"{count(n, 'run')} of {arm} collapsed"] if n else []
 
     def _wider(self, rows: pd.DataFrame, arm: str, density: float, mine: pd.DataFrame) -> pd.DataFrame:
-        """Select the runs of the same spec in the experiment with more seeds; without such runs, return `mine`."""
+        """Select the runs of the same spec from the experiment with more seeds; if there are none, return `mine`."""
         found = self._chosen(rows, self.wider, arm, density) if self.wider else mine
         return found if set(found.digest) == set(mine.digest) else mine
 

@@ -210,7 +210,7 @@ def test_flat_asks_for_the_budget_too(project, expected, word):
 def test_cheaper_compares_seconds_on_one_machine(project, theirs, word):
     put(project, "cts", 0.1, 80.0, seconds=10.0)
     put(project, "ltr", 0.1, 80.0, seconds=theirs)
-    for i, seed in enumerate(SEEDS):  # the ratio of seconds differs between pairs
+    for i, seed in enumerate(SEEDS):  # the ratio of run times differs between pairs
         cell = next(c for c in project.experiment("one").cells if (c.arm, c.spec.density, c.seed) == ("ltr", 0.1, seed))
         times = {"revision": "abc", "device": "a CPU", "search_seconds": theirs * 1.01 ** (2 * i - 1)}
         write_json(record_store.run_folder(project, cell.spec, seed) / "provenance.json", times)
