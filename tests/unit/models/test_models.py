@@ -25,6 +25,8 @@ from crbg.ticket import Ticket
 COLOUR, GREY = (3, 32, 32), (1, 28, 28)
 SMALL_VIT = {"patch_size": 7, "depth": 2, "embed_dim": 48, "num_heads": 3}
 SMALL_SWIN = {"patch_size": 2, "window_size": 7, "depths": (1, 1), "num_heads": (2, 4), "embed_dim": 16}
+SMALL_CONV = {"width": 0.125, "norm": "batch"}
+WITH_BATCH_NORM = Spec("digits", "conv2", "edge_popup", 0.5, epochs=3, batch=64, limit=640, model_args=SMALL_CONV)
 
 
 def count(model, dims=(2, 4)):
@@ -213,16 +215,7 @@ def test_a_run_from_imagenet_weights_keeps_them_and_its_ticket_rebuilds(hub, tmp
 
 
 def test_a_rebuilt_network_with_batch_norm_is_as_accurate_as_its_record_says(tmp_path):
-    spec = Spec(
-        "digits",
-        "conv2",
-        "edge_popup",
-        0.5,
-        epochs=3,
-        batch=64,
-        limit=640,
-        model_args={"width": 0.125, "norm": "batch"},
-    )
+    spec = WITH_BATCH_NORM
     bench = Workspace(tmp_path)
     reading = execute(spec, 0, bench).validation.readings["binary"]
     network = rebuild(folder(tmp_path, spec, 0))
@@ -269,16 +262,7 @@ def test_only_the_normalisation_is_trained_where_asked(tmp_path):
 
 @pytest.mark.long
 def test_a_ticket_is_read_with_the_statistics_of_its_search_too(tmp_path):
-    spec = Spec(
-        "digits",
-        "conv2",
-        "edge_popup",
-        0.5,
-        epochs=3,
-        batch=64,
-        limit=640,
-        model_args={"width": 0.125, "norm": "batch"},
-    )
+    spec = WITH_BATCH_NORM
     bench = Workspace(tmp_path, selected=None)
     reading = execute(spec, 0, bench).validation.readings["binary"]
     data = bench.data("digits")

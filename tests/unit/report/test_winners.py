@@ -18,6 +18,8 @@ from crbg.report.records_table import tidy
 from crbg.storage.atomic import write_json
 
 SEEDS = [0, 1, 2]
+PAIR = {"type": "loss", "experiment": "one", "arm": "cts", "reference": "ltr"}
+CTS_AGAINST_LTR = PAIR | {"density": 0.1, "reference_density": 0.1}
 
 
 @pytest.fixture
@@ -165,15 +167,7 @@ def test_the_same_seeds_are_compared_in_pairs(project):
     # Each pair of 80, 82, 84 and 80.5, 82.5, 84.5 differs by half a point, which Welch's test could not detect.
     put(project, "cts", 0.1, 80.0, step=2)
     put(project, "ltr", 0.1, 80.5, step=2)
-    rule = {
-        "type": "loss",
-        "experiment": "one",
-        "arm": "cts",
-        "reference": "ltr",
-        "density": 0.1,
-        "reference_density": 0.1,
-        "most": 0.6,
-    }
+    rule = CTS_AGAINST_LTR | {"most": 0.6}
     verdict, evidence = ruled(rule, tidy(project))
     assert verdict == "reproduced"
     assert "+0.50 points [+0.50, +0.50]" in evidence
@@ -240,15 +234,7 @@ def test_a_loss_may_be_against_the_same_density(project):
     put(project, "cts", 0.1, 80.0)
     put(project, "ltr", 0.1, 80.0)
     put(project, "ltr", 0.5, 99.0)
-    rule = {
-        "type": "loss",
-        "experiment": "one",
-        "arm": "cts",
-        "reference": "ltr",
-        "density": 0.1,
-        "reference_density": 0.1,
-        "most": 3.0,
-    }
+    rule = CTS_AGAINST_LTR | {"most": 3.0}
     assert ruled(rule, tidy(project))[0] == "reproduced"
     assert ruled({**rule, "reference_density": 0.5}, tidy(project))[0] == "not reproduced"
 
