@@ -66,10 +66,10 @@ def build(
         _comparison(claims, rows, config),
         unfinished(config, rows),
     )
-    _write(config, content, page_copy, say)
+    known = numbers.collect(rows, content.verdicts, config)
+    _write(config, content, known, page_copy, say)
     if not config.demonstration:
         documents.refresh([e for e in mains if e.name not in content.missing], rows, content.verdicts)
-        known = numbers.collect(rows, content.verdicts, config)
         waiting = numbers.check(folder / "main.tex", known, content.missing)
         unready = f"{folder / 'main.tex'}: not typeset; {waiting} numbers or files need unfinished experiments"
         say(unready if waiting else paper.typeset(folder))
@@ -124,14 +124,16 @@ def _comparison(claims: Claims, rows: pd.DataFrame, config: Config) -> pd.DataFr
     return table
 
 
-def _write(config: Config, content: page.Content, page_copy: Path | None, say: Callable[[str], None]) -> None:
+def _write(
+    config: Config, content: page.Content, known: dict[str, str], page_copy: Path | None, say: Callable[[str], None]
+) -> None:
     """Write the files that cover all experiments: results.csv, tuning trials, verdicts, numbers and the page."""
     folder, results, rows = config.paper, config.results / "results.csv", content.rows
     write_text(results, rows.to_csv(index=False))
     write_text(folder / "tables" / "tuning.md", tables.tuning_table(rows))
     write_text(folder / "tables" / "verdicts.md", verdict_table(content.verdicts, config))
     write_text(folder / "tables" / "verdicts.tex", verdict_latex(content.verdicts))
-    write_text(folder / "numbers.tex", numbers.macros(numbers.collect(rows, content.verdicts, config)))
+    write_text(folder / "numbers.tex", numbers.macros(known))
     whole = page.html(config, content)
     paths: Sequence[Path] = (folder / "report.html", *([page_copy] if page_copy else []))
     for path in paths:

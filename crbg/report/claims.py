@@ -121,12 +121,17 @@ class Judgement:
     @property
     def judged(self) -> bool:
         """Whether the rule gave a verdict other than `not run`, `observed` or `not testable`."""
-        return self.verdict not in ("not run", "observed") and not self.verdict.startswith("not testable")
+        return kind_of(self.verdict) not in ("not run", "observed", "not testable")
 
     @property
     def evidence(self) -> str:
         """The measured evidence, followed by our interpretation of the claim."""
         return f"{self.measured}. Interpretation: {self.reading}" if self.reading else self.measured
+
+
+def kind_of(verdict: str) -> str:
+    """Return the word of a verdict without its details: "not testable" for every verdict that begins so."""
+    return "not testable" if verdict.startswith("not testable") else verdict
 
 
 def read_claims(path: Path = CLAIMS) -> Claims:

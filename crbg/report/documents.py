@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Protocol
 
 import pandas as pd
 
@@ -15,6 +14,7 @@ from crbg import methods
 from crbg.errors import CrbgError, suggest
 from crbg.experiments.config import Experiment
 from crbg.report import tables
+from crbg.report.claims import Judgement, kind_of
 from crbg.storage.atomic import write_text
 
 DOCUMENTS = (Path("README.md"), Path("docs/results.md"))
@@ -28,26 +28,7 @@ WORDS = ("exceeded", "reproduced", "inconclusive", "not reproduced", "observed",
 WIDEST = 110  # maximum number of characters of a cell in the README's table of verdicts
 
 
-class Judged(Protocol):
-    """The fields of a judged claim, goal or contrast that a document shows."""
-
-    @property
-    def id(self) -> str: ...
-
-    @property
-    def source(self) -> str: ...
-
-    @property
-    def quote(self) -> str: ...
-
-    @property
-    def verdict(self) -> str: ...
-
-    @property
-    def measured(self) -> str: ...
-
-
-def refresh(mains: Iterable[Experiment], rows: pd.DataFrame, verdicts: Sequence[Judged]) -> None:
+def refresh(mains: Iterable[Experiment], rows: pd.DataFrame, verdicts: Sequence[Judgement]) -> None:
     """Rewrite the generated blocks of all documents that exist; text outside the markers is kept.
 
     Args:
@@ -81,7 +62,7 @@ def filled(text: str, made: dict[str, str], prefix: str = "") -> str:
     return MARKED.sub(put, text)
 
 
-def blocks(mains: Sequence[Experiment], rows: pd.DataFrame, verdicts: Sequence[Judged]) -> dict[str, str]:
+def blocks(mains: Sequence[Experiment], rows: pd.DataFrame, verdicts: Sequence[Judgement]) -> dict[str, str]:
     """Return the text of every block, by name."""
     claims = [v for v in verdicts if not (v.id.startswith("goal ") or v.source.startswith("contrast"))]
     return {
@@ -92,7 +73,7 @@ def blocks(mains: Sequence[Experiment], rows: pd.DataFrame, verdicts: Sequence[J
     }
 
 
-def _results(rows: pd.DataFrame, claims: Sequence[Judged]) -> str:
+def _results(rows: pd.DataFrame, claims: Sequence[Judgement]) -> str:
     """Summarise the results in three lines: MNIST, Fashion-MNIST, and the published claims."""
     out = []
     for name, where in (("lenet_curve", "MNIST"), ("lenet_fashion", "Fashion-MNIST")):
@@ -112,14 +93,14 @@ def _accuracy(rows: pd.DataFrame) -> str:
     return tables.interval(list(rows.accuracy)) if len(rows) else "not run"
 
 
-def _counts(claims: Sequence[Judged]) -> str:
+def _counts(claims: Sequence[Judgement]) -> str:
     """Count the verdicts on the published claims, in one sentence."""
-    words = Counter("not testable" if v.verdict.startswith("not testable") else v.verdict for v in claims)
+    words = Counter(kind_of(v.verdict) for v in claims)
     judged = [f"{words[w]} {w}" for w in WORDS if words[w]]
     return f"{', '.join(judged)}, of {len(claims)} declared rules ([all verdicts](paper/tables/verdicts.md))."
 
 
-def _telling(claims: Sequence[Judged]) -> str:
+def _telling(claims: Sequence[Judgement]) -> str:
     """Tabulate the claims in TELLING, which are the most informative about the method."""
     known = {v.id: v for v in claims}
     rows = [known[name] for name in TELLING if name in known]

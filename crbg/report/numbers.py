@@ -10,7 +10,7 @@ import pandas as pd
 
 from crbg.errors import CrbgError, suggest
 from crbg.experiments.config import Config, Experiment
-from crbg.report.claims import Judgement
+from crbg.report.claims import Judgement, kind_of
 from crbg.report.records_table import specs
 from crbg.report.tables import differences, headline, interval, tex
 
@@ -34,7 +34,7 @@ def collect(rows: pd.DataFrame, verdicts: Sequence[Judgement], config: Config) -
     out["runs"], out["runs.tuning"] = str(len(runs)), str(len(runs[runs.role == "tune"]))
     out["verdicts.judged"] = str(sum(v.judged for v in verdicts))
     out["verdicts.observed"] = str(sum(v.verdict == "observed" for v in verdicts))
-    out["verdicts.untestable"] = str(sum(v.verdict.startswith("not testable") for v in verdicts))
+    out["verdicts.untestable"] = str(sum(kind_of(v.verdict) == "not testable" for v in verdicts))
     out["verdicts.not-run"] = str(sum(v.verdict == "not run" for v in verdicts))
     return out
 

@@ -12,7 +12,7 @@ import pandas as pd
 from crbg.experiments.config import Config, Experiment
 from crbg.report import tables
 from crbg.report.chapters import ORDER, chapter, data_names, key, label, on_data, sentence
-from crbg.report.claims import Judgement
+from crbg.report.claims import Judgement, kind_of
 from crbg.report.svg import Figures
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -88,7 +88,8 @@ def html(config: Config, content: Content) -> str:
     environment.globals["number"] = lambda n, what: f"{n:,} {what}".replace(",", "\u202f") + "s" * (n != 1)
     rows, drawn = content.rows, Figures()
     judged = [] if config.demonstration else list(content.verdicts)
-    shown = next((s for s in content.sections if s.experiment is key(s.experiment for s in content.sections)), None)
+    chosen = key(s.experiment for s in content.sections)
+    shown = next((s for s in content.sections if s.experiment is chosen), None)
     tickets = [p for p in content.pictures if p.ticket]
     trials = tables.tuning_trials(rows)
     return environment.get_template("page.html.j2").render(
@@ -140,7 +141,7 @@ def _kind(word: str) -> str:
     """Return the kind of a verdict, such as "one is better" for every verdict that names the better arm."""
     if word.endswith(" is better"):
         return "one is better"
-    return "not testable" if word.startswith("not testable") else word
+    return kind_of(word)
 
 
 def _colour(word: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,13 @@ class Published:
 
 def read_published() -> dict[str, Any]:
     """Read paper/published.yaml; return an empty dict if the file does not exist."""
-    return dict(yaml.safe_load(PUBLISHED.read_text())) if PUBLISHED.exists() else {}
+    return dict(_read(PUBLISHED.absolute(), PUBLISHED.stat().st_mtime_ns)) if PUBLISHED.exists() else {}
+
+
+@lru_cache(maxsize=2)
+def _read(path: Path, changed: int) -> dict[str, Any]:
+    """Parse the file, which takes longer than judging a rule; it is parsed again only after it has changed."""
+    return dict(yaml.safe_load(path.read_text()))
 
 
 def width_points() -> list[dict[str, float]]:

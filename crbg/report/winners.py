@@ -22,10 +22,11 @@ def measured(config: Config, experiment: Experiment) -> pd.DataFrame:
     """Return the objectives of every ticket, one row for each run; None marks a value that is not finite."""
     out = []
     for c in experiment.cells:
-        run = record_store.find_run(config, c.spec, c.seed)
-        values = (run.record.anatomy or {}).get("objectives") if run else None
         # A control starts from the ticket of the same search, so its objectives are those of the run without a control.
-        if values and getattr(c.spec.resolved(), "control", "none") == "none" and (c.spec.density or 1.0) < 1.0:
+        if (c.spec.density or 1.0) >= 1.0 or getattr(c.spec.resolved(), "control", "none") != "none":
+            continue
+        run = record_store.find_run(config, c.spec, c.seed)
+        if run and (values := (run.record.anatomy or {}).get("objectives")):
             out.append({"arm": c.arm, "density": c.spec.density, **{name: values.get(name) for name in TITLES}})
     return pd.DataFrame(out)
 

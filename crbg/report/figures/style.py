@@ -86,9 +86,9 @@ def dot(axes: Any, y: int, found: Interval, lowest: float, i: int, mark: str) ->
         axes.errorbar(found.mean, y, xerr=found.bar, color=colour(i), marker=mark, ms=3.5, capsize=2, lw=1)
 
 
-def fit(axes: Any, means: Sequence[float], share: float = 0.25, least: float = 0.5) -> None:
+def fit(axes: Any, means: Sequence[float]) -> None:
     """Set the range of the accuracy axis from the means, so that one wide interval does not flatten the curves."""
-    margin = share * (max(means) - min(means)) + least
+    margin = 0.25 * (max(means) - min(means)) + 0.5
     axes.set_ylim(max(0.0, min(means) - margin), min(100.5, max(means) + margin))
 
 

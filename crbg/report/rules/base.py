@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import pandas as pd
 
@@ -50,6 +50,8 @@ class Rule(Declared, ABC):
         """Apply the rule to the table of all runs."""
 
 
+Mask = Literal["binary", "exact", "half", "mean"]
+Part = Literal["test", "validation"]
 R = TypeVar("R", bound=type[Rule])
 RULES: dict[str, type[Rule]] = {}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import pandas as pd
 
@@ -12,6 +11,7 @@ from crbg.report.records_table import values
 from crbg.report.rules.base import (
     ArmRule,
     DensityRule,
+    Part,
     Verdict,
     collapsed,
     compare,
@@ -90,7 +90,7 @@ class Best(ArmRule):
     within: float = 0.0
     among: str = ""
     whole: tuple[str, ...] = ()
-    part: Literal["test", "validation"] = "test"
+    part: Part = "test"
     wider: str = ""
 
     @property

@@ -8,7 +8,7 @@ import pandas as pd
 
 from crbg.report import stats
 from crbg.report.records_table import setting, values
-from crbg.report.rules.base import DensityRule, Rule, Verdict, compare, decide, not_run, register, span
+from crbg.report.rules.base import DensityRule, Part, Rule, Verdict, compare, decide, not_run, register, span
 
 
 @register("sanity")
@@ -38,7 +38,7 @@ class Passes(DensityRule):
 
     margin: float
     fail: bool = False
-    part: Literal["test", "validation"] = "test"
+    part: Part = "test"
 
     def judge(self, rows: pd.DataFrame) -> Verdict:
         mine = values(rows, self.experiment, self.arm, self.density, part=self.part)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import pandas as pd
 from pydantic import model_validator
 
 from crbg.report import stats
-from crbg.report.rules.base import DensityRule, Verdict, decide, mean, missed, not_run, paired, register, span
-
-Mask = Literal["binary", "exact", "half", "mean"]
+from crbg.report.rules.base import DensityRule, Mask, Verdict, decide, mean, missed, not_run, paired, register, span
 
 
 @register("value")

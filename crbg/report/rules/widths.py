@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import pandas as pd
 
 from crbg.report import stats
 from crbg.report.published import width_points
 from crbg.report.records_table import by_width
-from crbg.report.rules.base import ArmRule, Verdict, decide, not_run, register
+from crbg.report.rules.base import ArmRule, Mask, Verdict, decide, not_run, register
 
 
 def _widths(rows: pd.DataFrame, experiment: str, arm: str, reading: str = "binary") -> dict[float, list[float]]:
@@ -61,7 +60,7 @@ class Steady(ArmRule):
 
     reference: str
     most: float
-    mask: Literal["binary", "exact", "half", "mean"] = "binary"
+    mask: Mask = "binary"
 
     def judge(self, rows: pd.DataFrame) -> Verdict:
         ours = _widths(rows, self.experiment, self.arm, self.mask)
