@@ -24,15 +24,14 @@ def accuracy(
         batches: Pairs (inputs, labels).
         multipliers: Factors on the weights by name: a mask, or real-valued gates.
     """
-    was = model.training
-    model.eval()
     raw = weights(model)
     swapped = {n: raw[n] * m.to(raw[n].device) for n, m in (multipliers or {}).items()}
     hits = total = 0
-    for x, y in batches:
-        hits += int((torch.func.functional_call(model, swapped, (x,)).argmax(1) == y).sum())
-        total += len(y)
-    model.train(was)
+    with keeping_modes(model):
+        model.eval()
+        for x, y in batches:
+            hits += int((torch.func.functional_call(model, swapped, (x,)).argmax(1) == y).sum())
+            total += len(y)
     return 100.0 * hits / total
 
 

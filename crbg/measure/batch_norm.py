@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from crbg.gates.attach import weights
-from crbg.measure.accuracy import without_dropout
+from crbg.measure.accuracy import keeping_modes, without_dropout
 from crbg.models.initial_weights import RUNNING
 
 
@@ -31,21 +31,21 @@ def recalibrated(
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    momenta, was = [m.momentum for m in norms], model.training
+    momenta = [m.momentum for m in norms]
     for m in norms:
         m.reset_running_stats()
         m.momentum = None  # in torch, None means a cumulative average
-    model.train()
     raw = weights(model)
     swapped = {n: raw[n] * m.to(raw[n].device) for n, m in (multipliers or {}).items()}
     try:
-        with torch.no_grad(), without_dropout(model):
-            for x in images:
-                torch.func.functional_call(model, swapped, (x,))
-        yield model
+        with keeping_modes(model):
+            model.train()
+            with torch.no_grad(), without_dropout(model):
+                for x in images:
+                    torch.func.functional_call(model, swapped, (x,))
+            yield model
     finally:
         model.load_state_dict(before)
-        model.train(was)
         for m, momentum in zip(norms, momenta, strict=True):
             m.momentum = momentum
 

@@ -56,3 +56,17 @@ def test_running_statistics_are_recognised(lenet):
     assert measure.has_batch_norm(normed())
     assert not measure.has_batch_norm(lenet)
     assert not measure.has_batch_norm(nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False), nn.LayerNorm(3)))
+
+
+def test_every_module_keeps_its_own_mode():
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Dropout(), nn.Linear(18, 2)).train()
+    net[1].eval()  # frozen batch norm in a network that trains
+    modes = [m.training for m in net.modules()]
+    images = torch.rand(4, 1, 5, 5)
+    measure.running_statistics(net, [images])
+    assert [m.training for m in net.modules()] == modes
+    measure.accuracy(net, [(images, torch.zeros(4, dtype=torch.int64))])
+    assert [m.training for m in net.modules()] == modes
+    with pytest.raises(RuntimeError):
+        measure.accuracy(net, [(images[:, :, :2], torch.zeros(4, dtype=torch.int64))])
+    assert [m.training for m in net.modules()] == modes
