@@ -64,6 +64,8 @@ def find_ticket(
         options = _crbg_defaults(model, loss) | options
     chosen = methods.options(method, options)
     _check_numbers(density, epochs, seed, batch)
+    if problems := list(methods.conflicts(method, chosen, density)):
+        raise CrbgError("; ".join(problems))
     if (first := next(model.parameters(), None)) is None:
         raise CrbgError("the model has no parameters, so there is nothing to search")
     batches = _batches(data, batch, seed, first.device)

@@ -163,10 +163,6 @@ def _check(model: nn.Module, task: SearchTask, o: Options) -> dict[str, nn.Param
     """Check the options against the network and the task; return the PReLU slopes to train, by name."""
     import torch
 
-    if o.granularity not in GRANULARITY:
-        raise CrbgError(f"unknown granularity {o.granularity!r}: {suggest(o.granularity, GRANULARITY)}")
-    if o.polish and task.density is None:
-        raise CrbgError("`polish` needs a target density; set `density`")
     if not o.train_slopes:
         return {}
     slopes = {f"{name}.weight": m.weight for name, m in model.named_modules() if isinstance(m, torch.nn.PReLU)}

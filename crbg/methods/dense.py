@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crbg.errors import CrbgError, suggest
+from crbg.errors import CrbgError
 from crbg.methods.contract import SearchResult, SearchTask, Traits
 from crbg.search.limits import option
 
@@ -34,15 +34,13 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     """Train the chosen parameters; the mask keeps every weight.
 
     Raises:
-        CrbgError: `part` has an unknown value, or it is `norm` and no normalisation layer has gains or shifts.
+        CrbgError: `part` is `norm` and no normalisation layer has gains or shifts.
     """
     from crbg.gates.attach import frozen, weights
     from crbg.masks.mask import Mask
     from crbg.models.initial_weights import norms
     from crbg.training.schedules import optimiser
 
-    if options.part not in ("all", "norm"):
-        raise CrbgError(f"unknown value {options.part!r} of `part`: {suggest(options.part, ('all', 'norm'))}")
     named = dict(model.named_parameters()) if options.part == "all" else norms(model)
     if not named:
         raise CrbgError(

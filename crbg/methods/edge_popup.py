@@ -16,7 +16,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crbg.errors import CrbgError
 from crbg.methods._scored import required_density, search_and_select, tensor_like
 from crbg.methods.contract import SearchResult, SearchTask, Traits
 from crbg.search.limits import option, share
@@ -64,7 +63,7 @@ def find(
         hook: Returns a search hook for the gates, used with `scope: layer` only; IteRand redraws weights with it.
 
     Raises:
-        CrbgError: `scope` has an unknown value, or the task has no density.
+        CrbgError: the task has no density.
     """
     import torch
 
@@ -75,8 +74,6 @@ def find(
     from crbg.training.hooks import SearchHook
 
     o, density = options, required_density(task, "edge_popup")
-    if o.scope not in ("layer", "global"):
-        raise CrbgError(f"unknown scope {o.scope!r} of edge_popup; choose `layer` or `global`")
 
     def make(name: str, w: Tensor) -> Gate:
         draw = 2.0 * rng.uniform(w.numel(), task.seed, "score", name) - 1.0

@@ -11,7 +11,6 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crbg.errors import CrbgError
 from crbg.methods._scored import required_density
 from crbg.methods.contract import SearchResult, SearchTask, Traits
 from crbg.search.limits import option
@@ -40,8 +39,6 @@ class Options(Recipe):
 
 def shares(o: Options, density: float) -> list[float]:
     """Return the fraction of all weights that remains after each level: 0.8, 0.64, ..., the target density."""
-    if not 0 < o.drop < 1 or o.levels < 0:
-        raise CrbgError(f"drop {o.drop} must be between 0 and 1, and levels {o.levels} at least 0")
     if density >= 1:
         return []
     if o.levels:

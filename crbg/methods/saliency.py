@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crbg.errors import CrbgError
 from crbg.methods._scored import required_density
 from crbg.methods.contract import SearchResult, SearchTask, Traits
 from crbg.search.limits import option
@@ -47,15 +46,12 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     """Score the weights on one class-balanced batch, keep those with the largest scores, and train them.
 
     Raises:
-        CrbgError: the score is unknown, the number of rounds is negative, or the task has no density.
+        CrbgError: the task has no density.
     """
     from crbg.masks.select import keep_count, select
     from crbg.search import saliency
 
     o, density = options, required_density(task, "saliency")
-    if o.rounds < 0:
-        raise CrbgError(f"rounds {o.rounds} must be at least 0")
-    saliency.by_name(o.score)  # checks the name before any training
     rounds = o.rounds or (100 if o.score == "synflow" else 1)
 
     def draw(batch: list[tuple[Tensor, Tensor]]) -> SearchResult:

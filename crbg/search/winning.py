@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from crbg.errors import CrbgError, suggest
+from crbg.errors import CrbgError
 from crbg.search.limits import option
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def winning(model: nn.Module, task: SearchTask, o: Recipe, draw: Draw) -> Search
     initial = _copy(model)
     if o.rewind:
         model.load_state_dict(task.cached("warmup", o.training(), lambda: _warm_up(model, task, o)))
-    rewound = _copy(model)
+    rewound = _copy(model) if o.rewind else initial
     batch = saliency.balanced_batch(model, plain(task), o.per_class)
     model.load_state_dict(rewound)  # building the batch updated the batch norm statistics
     found = _draw(model, task, draw, batch, rewound)
@@ -114,20 +114,12 @@ def winning(model: nn.Module, task: SearchTask, o: Recipe, draw: Draw) -> Search
 
 
 def _check(model: nn.Module, task: SearchTask, o: Recipe) -> None:
-    if o.control not in CONTROLS:
-        raise CrbgError(f"unknown control {o.control!r}: {suggest(o.control, CONTROLS)}")
-    if o.drops not in DROPS:
-        raise CrbgError(f"unknown drops {o.drops!r}: {suggest(o.drops, DROPS)}")
-    if o.warmup < 0:
-        raise CrbgError(f"warmup {o.warmup} must be at least 0 epochs")
     if not 0 <= o.rewind <= task.epochs or (o.train and o.rewind == task.epochs):
         raise CrbgError(f"rewind {o.rewind} must lie between 0 and the {task.epochs} epochs of training")
     if o.control == "reinit" and task.redraw is None:
         raise CrbgError("control reinit needs the distribution of initial weights: use `crbg run`, or pass `redraw`")
     if not any(p.requires_grad for p in model.parameters()):
         raise CrbgError("every parameter of the model is frozen, so there is nothing to train; set requires_grad")
-    if o.per_class < 1:
-        raise CrbgError(f"per_class {o.per_class} must be at least 1")
 
 
 def _copy(model: nn.Module) -> dict[str, Tensor]:
@@ -192,14 +184,14 @@ def train(model: nn.Module, task: SearchTask, o: Recipe, span: Span, mask: Mask 
 
     from crbg.gates import attach
     from crbg.gates.base import Fixed
+    from crbg.measure.accuracy import keeping_modes
     from crbg.training import distributed
     from crbg.training.batches import Later
     from crbg.training.hooks import Clip
     from crbg.training.schedules import optimiser
 
     under = attach.gated(model, lambda n, w: Fixed(mask[n].to(w.device, w.dtype))) if mask else contextlib.nullcontext()
-    with under:
-        asleep = [m for m in model.modules() if not m.training]  # such as dropout, disabled while `draw` runs
+    with under, keeping_modes(model):  # dropout is disabled while `draw` runs
         model.train()
         parameters = [p for p in model.parameters() if p.requires_grad]
         # With several processes, `size` is the size of the whole batch, and this process gets only a share of it.
@@ -220,8 +212,6 @@ def train(model: nn.Module, task: SearchTask, o: Recipe, span: Span, mask: Mask 
                     f"the checkpoint of stage {span.name!r} belongs to another ticket; "
                     f"delete checkpoint.{span.name}.pt and run again"
                 )
-        for m in asleep:
-            m.eval()
     return rows
 
 
