@@ -9,7 +9,7 @@ import hashlib
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -248,7 +248,8 @@ def _experiment(name: str, body: Mapping[str, Any], raw: Mapping[str, Any], sele
         raise CrbgError(f"{place} has no arms")
     cells = _cells(name, body, raw, selected)
     x = body.get("x", "density")
-    axes = {f for c in cells for f in (*vars(c.spec), *(f"options.{o}" for o in vars(c.spec.resolved())))}
+    names = [f.name for f in fields(Spec)]
+    axes = {f for c in cells for f in (*names, *(f"options.{o}" for o in vars(c.spec.resolved())))}
     if cells and x not in axes:
         raise CrbgError(f"{place}.x: no arm has a field {x!r}: {suggest(x, axes)}")
     gpu, nodes, role = body.get("gpu", 0), body.get("nodes", 1), body.get("role", "ablation")

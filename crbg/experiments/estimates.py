@@ -81,7 +81,7 @@ def costs(config: Config, specs: Iterable[Spec]) -> dict[Kind, Cost]:
     Raises:
         CrbgError: the folder of recorded runs contains files of an older layout, which would be ignored.
     """
-    next(record_store.recorded_with_specs(record_store.recorded_folder(config)), None)  # raises the error
+    record_store.refuse_old(record_store.recorded_folder(config))
     out: dict[Kind, Cost] = {}
     for path in {record_store.recorded_file(config, spec) for spec in specs}:
         if path.exists():

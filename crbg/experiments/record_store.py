@@ -67,11 +67,12 @@ def find(config: Config, spec: Spec, seed: int, evaluated: bool = False) -> dict
             out["evaluation"] = read_json(where / "evaluation.json", "evaluation")
         return out
     if config.reuse == "recorded" and not config.demonstration:
-        _refuse_old(recorded_folder(config))
-        if line := lines(recorded_file(config, spec)).get((spec.digest(), seed)):
+        refuse_old(recorded_folder(config))
+        digest = spec.digest()
+        if line := lines(recorded_file(config, spec)).get((digest, seed)):
             entry = _run(line)
             if not evaluated or "evaluation" in entry or entry["record"]["status"] != "ok":
-                if entry["record"].get("digest") != spec.digest():
+                if entry["record"].get("digest") != digest:
                     raise CrbgError(f"{line.place} contains the record of another spec than its key; {RESTORE}")
                 return entry | {"origin": "recorded"}
     return None
@@ -112,21 +113,12 @@ def outcome(config: Config, spec: Spec, seed: int) -> tuple[Record, float | None
 
 def recorded(config: Config) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
     """Yield the digest of each spec that has committed records, and its runs by seed."""
-    _refuse_old(recorded_folder(config))
+    refuse_old(recorded_folder(config))
     for path in _files(recorded_folder(config)):
         runs: dict[str, dict[str, dict[str, Any]]] = {}
         for (digest, seed), line in lines(path).items():
             runs.setdefault(digest, {})[str(seed)] = _run(line)
         yield from runs.items()
-
-
-def recorded_with_specs(folder: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Yield the spec of each committed run in a folder, as plain values, and the contents of its whole line."""
-    _refuse_old(folder)
-    for path in _files(folder):
-        for line in lines(path).values():
-            whole = line.parse()
-            yield whole.get("spec", {}), whole
 
 
 def _files(folder: Path) -> list[Path]:
@@ -174,7 +166,7 @@ def record(config: Config, cells: Iterable[Cell]) -> int:
             fresh.setdefault(recorded_file(config, c.spec), {})[c.key] = c
     if not fresh:
         return 0
-    _refuse_old(recorded_folder(config))
+    refuse_old(recorded_folder(config))
     with writing(recorded_folder(config)):
         for path, those in fresh.items():
             new: dict[Key, dict[str, Any]] = {}
@@ -240,7 +232,7 @@ def _old_runs(path: Path) -> Iterator[tuple[Path, Key, dict[str, Any]]]:
         raise CrbgError(f"{path} is not a file of recorded runs; restore it from version control") from None
 
 
-def _refuse_old(folder: Path) -> None:
+def refuse_old(folder: Path) -> None:
     """Raise if there are files of the old layout, since their runs would otherwise be ignored."""
     if old := _old(folder):
         raise CrbgError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -117,6 +118,11 @@ class Spec:
 
     def resolved(self) -> Any:
         """Return the method's `Options` with every default filled in."""
+        return self._resolved
+
+    @functools.cached_property
+    def _resolved(self) -> Any:
+        """The resolved options, checked once: planning asks for those of every cell many times."""
         return methods.options(self.method, self.options)
 
     def layer_sizes(self) -> list[tuple[int, int]]:

@@ -27,12 +27,14 @@ def problems(source: Path, name: str, arguments: Mapping[str, Any]) -> Iterator[
     if name.startswith("timm:"):
         plain = name.removeprefix("timm:").split(".")[0]
         names = timm_models()
-        if names and plain not in names:
-            yield f"timm has no model {plain!r}: {suggest(plain, names)}"
-            return
         if not names:
             return
-        known, open_end = known | _timm_parameters(names[plain]), False
+        if plain not in names:
+            yield f"timm has no model {plain!r}: {suggest(plain, names)}"
+            return
+        open_end = False
+        if set(arguments) - known:  # timm's source is parsed only for arguments that `build` does not define
+            known |= _timm_parameters(names[plain])
     if open_end:
         return
     for key in arguments:

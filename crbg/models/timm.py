@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from crbg.errors import CrbgError, suggest
+from crbg.models._arguments import FROM_DATA
 
 NAMES = r"timm:[\w.]+"
 # Error messages of failed downloads in this process, so that they are not retried: each failure takes a minute.
@@ -117,7 +118,7 @@ def _create(
             f"model {name!r}: {', '.join(files)} would load other weights; leave it out, and use `init: imagenet` for "
             "pretrained ones"
         )
-    if given := sorted({"in_chans", "num_classes", "img_size"} & set(options)):
+    if given := sorted(FROM_DATA & set(options)):
         raise CrbgError(f"model {name!r}: leave out {', '.join(given)} (set from the data; `size` enlarges the images)")
     known = {"num_classes": classes, "in_chans": in_shape[0], **options, **how}
     try:
