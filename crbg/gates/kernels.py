@@ -104,16 +104,13 @@ def gated_product(
 
 def suits(mu: Tensor, w: Tensor) -> bool:
     """Return whether the kernels support mu and w: float32 on a CPU, equal dense layouts, no gradient for w."""
-    return (
-        mu.device.type == w.device.type == "cpu"
-        and mu.dtype == w.dtype == torch.float32
-        and mu.shape == w.shape
-        and mu.numel() > 0
-        and not w.requires_grad
-        and layout(mu) == layout(w)
-        and is_dense(mu)
-        and not torch.compiler.is_compiling()
-    )
+    return mu.device.type == w.device.type == "cpu" and alike(mu, w) and not torch.compiler.is_compiling()
+
+
+def alike(mu: Tensor, w: Tensor) -> bool:
+    """Return whether mu and w are float32 with equal dense layouts, and w needs no gradient."""
+    same = mu.shape == w.shape and layout(mu) == layout(w)
+    return same and is_dense(mu) and mu.dtype == w.dtype == torch.float32 and not w.requires_grad
 
 
 def layout(t: Tensor) -> list[tuple[int, int]]:

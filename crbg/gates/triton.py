@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from crbg.gates.kernels import is_dense, layout
+from crbg.gates.kernels import alike, layout
 
 try:
     import triton
@@ -88,8 +88,7 @@ def product(mu: Tensor, w: Tensor, noise: float, leak: float = 0.0) -> Tensor:
 
 def suits(mu: Tensor, w: Tensor) -> bool:
     """Return whether the kernels support mu and w: float32, equal dense layouts, no gradient for w."""
-    same = mu.shape == w.shape and layout(mu) == layout(w)
-    return same and is_dense(mu) and mu.dtype == w.dtype == torch.float32 and not w.requires_grad and works(mu.device)
+    return alike(mu, w) and works(mu.device)
 
 
 @cache
