@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from made_up import READINGS, SEEDS
+from made_up import GOOD, READINGS, SEEDS
 from records import made_up_evaluation, made_up_record
 
 from crbg.experiments import config as configs
@@ -97,10 +97,7 @@ class Project:
                 write_json(where / "evaluation.json", made_up_evaluation(cell.spec, cell.seed, part))
 
     def judge(self, *rules, contrasts=()):
-        made = [
-            {"id": f"c{i}", "source": "s", "quote": "q", "kind": "value", "reading": "r", "rule": rule}
-            for i, rule in enumerate(rules)
-        ]
+        made = [GOOD | {"id": f"c{i}", "rule": rule} for i, rule in enumerate(rules)]
         declared = claims.parse_claims({"claims": made, "contrasts": list(contrasts)})
         return claims.judge(declared, tidy(self.config), self.config)
 

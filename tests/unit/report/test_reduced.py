@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import yaml
-from made_up import ruled
+from made_up import GOOD, ruled
 from paths import ROOT
 
 from crbg.errors import CrbgError
@@ -244,9 +244,6 @@ def test_the_tables_show_what_was_observed_and_count_what_was_judged(tmp_path):
     assert ">declared before / after the results were known</th>" in whole
     assert "observed" in whole
     assert ">declared" not in page.html(REAL, page.Content(frame, verdicts=rest))
-
-
-GOOD = {"id": "a", "source": "s", "quote": "q", "kind": "value", "reading": "r", "rule": None}
 
 
 @pytest.mark.parametrize(
