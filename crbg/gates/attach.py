@@ -21,7 +21,7 @@ from crbg.gates.base import Fixed, Gate
 from crbg.gates.gaussian import Units
 from crbg.gates.layers import columns_of, gate_of, gateable, reads_often, unwrap
 from crbg.gates.scope import Scope
-from crbg.gates.selection import Where, candidates, choose, parameter
+from crbg.gates.selection import Where, candidate_mask, candidates, choose, parameter
 from crbg.gates.selection import weights as weights
 
 MakeGate = Callable[[str, Tensor], Gate | None]
@@ -194,6 +194,17 @@ def gated(model: nn.Module, make: MakeGate, where: Where = None, tied: str | Non
         yield model
     finally:
         detach(model)
+
+
+@contextmanager
+def only_candidates(model: nn.Module) -> Iterator[nn.Module]:
+    """Hold weights that cannot be kept at zero while weights are trained inside the block; see `candidates`."""
+    if not candidates(model):
+        yield model
+        return
+    there = candidate_mask(model)
+    with gated(model, lambda name, w: Fixed(there[name])):
+        yield model
 
 
 @contextmanager

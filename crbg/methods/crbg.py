@@ -149,7 +149,8 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     o = options
     slopes = _check(model, task, o)
     if o.pretrain:
-        _train_weights(model, task.stage("pretrain", o.pretrain), o)
+        with attach.only_candidates(model):
+            _train_weights(model, task.stage("pretrain", o.pretrain), o)
     found = _search(model, task, o, slopes)
     if o.finetune:
         with attach.gated(model, lambda name, w: Fixed(found.mask[name].to(w.device))):

@@ -250,3 +250,87 @@ def test_a_parametrisation_on_top_of_a_gate_survives():
     detach(model)
     assert not attached_gates(model)
     assert torch.equal(model[0].weight, 2 * raw)
+
+
+# weights that are exactly zero ----------------------------------------------------------------------------------------
+
+
+def pruned():
+    """Return a network in which half of the weights are zero, and nothing else."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    layers = [(model[i], "weight") for i in (0, 2, 4)]
+    prune.global_unstructured(layers, prune.L1Unstructured, amount=0.5)
+    for layer, name in layers:
+        prune.remove(layer, name)
+    return model
+
+
+ZEROS = METHODS | {
+    "crbg": {"pretrain": 1, "finetune": 1},
+    "imp": {"lr": 0.01, "rewind": 1},
+    "saliency": {"lr": 0.01, "score": "synflow", "rounds": 3},
+}
+del ZEROS["biprop"]
+
+
+@pytest.mark.parametrize("method", ZEROS)
+def test_weights_that_are_zero_are_never_kept_and_stay_zero(method):
+    model, density = pruned(), None if method in ("sparse_vd", "stg") else 0.5
+    zero = {n: p.detach() == 0 for n, p in model.named_parameters()}
+    data = (torch.randn(24, 6, generator=torch.Generator().manual_seed(0)), torch.arange(24) % 3)
+    found = find_ticket(model, data, density, method, epochs=3, batch=12, **ZEROS[method])
+    assert not any(bool((zero[n] & kept).any()) for n, kept in found.mask.items())
+    left = sum(int((~zero[n]).sum()) for n in found.mask)
+    if density:
+        assert found.mask.kept == pytest.approx(0.5 * left, abs=2)
+        assert not found.scores or all(bool(found.scores[n][zero[n]].isneginf().all()) for n in found.mask)
+    assert all(bool((model.get_parameter(n)[zero[n]] == 0).all()) for n in found.mask)
+
+
+@pytest.mark.parametrize("control", ["shuffle", "invert", "random"])
+def test_controls_keep_no_weight_that_is_zero(control):
+    model = pruned()
+    zero = {n: p.detach() == 0 for n, p in model.named_parameters()}
+    data = (torch.randn(24, 6), torch.arange(24) % 3)
+    found = find_ticket(model, data, 0.4, "saliency", epochs=1, batch=12, lr=0.01, control=control)
+    assert not any(bool((zero[n] & kept).any()) for n, kept in found.mask.items())
+    assert found.mask.kept == pytest.approx(0.4 * sum(int((~zero[n]).sum()) for n in found.mask), abs=2)
+
+
+def test_unit_gates_keep_no_weight_that_is_zero():
+    model = pruned()
+    zero = {n: p.detach() == 0 for n, p in model.named_parameters()}
+    data = (torch.randn(24, 6), torch.arange(24) % 3)
+    found = find_ticket(model, data, 0.5, epochs=2, batch=12, granularity="unit")
+    assert not any(bool((zero[n] & kept).any()) for n, kept in found.mask.items())
+    assert found.mask.kept > 0
+
+
+def test_biprop_considers_only_weights_that_are_not_zero():
+    model = pruned()
+    with pytest.raises(CrbgError, match="one magnitude in each layer.*signed_constant.*where"):
+        find_ticket(model, (torch.randn(24, 6), torch.arange(24) % 3), 0.5, "biprop", epochs=1)
+    with torch.no_grad():
+        for layer in (model[0], model[2], model[4]):
+            layer.weight.sign_()
+    found = find_ticket(model, (torch.randn(24, 6), torch.arange(24) % 3), 0.5, "biprop", epochs=1, batch=12)
+    assert not any(bool(((model.get_parameter(n) == 0) & kept).any()) for n, kept in found.mask.items())
+
+
+def test_a_tensor_of_zeros_is_left_out():
+    model = pruned()
+    nn.init.zeros_(model[2].weight)
+    data = (torch.randn(24, 6), torch.arange(24) % 3)
+    with pytest.warns(UserWarning, match=r"no gates on 2\.weight: all weights"):
+        found = find_ticket(model, data, 0.5, epochs=1, batch=12)
+    assert set(found.mask) == {"0.weight", "4.weight"}
+    nn.init.zeros_(model[0].weight)
+    nn.init.zeros_(model[4].weight)
+    with pytest.raises(CrbgError, match="all weights that could carry gates are exactly zero"):
+        find_ticket(model, data, 0.5, epochs=1, batch=12)
+
+
+def test_without_a_search_of_the_library_zeros_are_weights_like_others():
+    gate = attached_gates(attach(pruned(), gaussian))["0.weight"]
+    assert gate.mu.shape == (8, 6)
