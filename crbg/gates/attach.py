@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.utils.checkpoint import CheckpointError
 
 from crbg.errors import CrbgError
 from crbg.gates import recurrent
@@ -188,10 +189,25 @@ def bake(model: nn.Module, mask: Mapping[str, Tensor] | None = None) -> nn.Modul
 
 @contextmanager
 def gated(model: nn.Module, make: MakeGate, where: Where = None, tied: str | None = None) -> Iterator[nn.Module]:
-    """Attach gates for the duration of the block, as `attach` does; they are removed even if the block raises."""
+    """Attach gates for the duration of the block, as `attach` does; they are removed even if the block raises.
+
+    Raises:
+        CrbgError: gradient checkpointing cannot repeat a gate, because two checkpointed parts use the same weight.
+    """
     attach(model, make, where, tied)
+    scope = Scope.of(unwrap(model))
     try:
         yield model
+    except RuntimeError as error:
+        # Only reentrant checkpointing evaluates gates in a backward pass and raises a plain RuntimeError.
+        if isinstance(error, CheckpointError) or (
+            scope is not None and scope.recomputed and type(error) is RuntimeError
+        ):
+            raise CrbgError(
+                "gradient checkpointing cannot repeat a gate that several checkpointed parts of the model use; switch "
+                f"checkpointing off, or leave the layers that are used several times out with `where` ({error})"
+            ) from error
+        raise
     finally:
         detach(model)
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
-from torch.utils.checkpoint import CheckpointError
 
 from crbg.errors import CrbgError
 from crbg.gates.attach import attached_gates, detach
@@ -39,8 +38,8 @@ def run_search(
             change. By default, parameters are `frozen` and buffers are `recalibrated`.
 
     Raises:
-        CrbgError: the model has gates, the task's selection does not fit the model, the search changed a tensor with
-            any other role, or gradient checkpointing repeats a gate with other noise.
+        CrbgError: the model has gates, the task's selection does not fit the model, or the search changed a tensor with
+            any other role.
     """
     model = unwrap(model)
     if attached_gates(model):
@@ -55,15 +54,9 @@ def run_search(
             detach(model)  # if the method left gates attached, the tensors would have other names
             now, stored = before.now(), model.state_dict()
             guard_roles({n: t for n, t in before.tensors.items() if n in stored}, now, {**roles, **found.changed})
-        except BaseException as error:
-            repeated = any(g.scope and g.scope.recomputed for g in attached_gates(model).values())
+        except BaseException:
             detach(model)
             before.restore()
-            if isinstance(error, CheckpointError) or (repeated and type(error) is RuntimeError):
-                raise CrbgError(
-                    "gradient checkpointing repeats a part of the forward pass in which a gate would have other noise; "
-                    f"switch checkpointing off for the search, or checkpoint other parts ({error})"
-                ) from error
             raise
         if found.running is None:
             found.running = running(model)

@@ -19,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from crbg import rng
 from crbg.errors import CrbgError, suggest
+from crbg.gates.dtypes import exact_device
 from crbg.masks.mask import Mask
 from crbg.masks.select import select, total_count
 from crbg.training.batches import Batches
@@ -39,7 +40,7 @@ def magnitude(model: nn.Module, weights: Weights, batches: BatchList, loss: Loss
 def random(model: nn.Module, weights: Weights, batches: BatchList, loss: Loss, seed: int) -> dict[str, Tensor]:
     """Return uniform random numbers, which depend on the seed and are identical on all machines."""
     return {
-        n: torch.from_numpy(rng.uniform(w.numel(), seed, "random score", n)).reshape(w.shape).to(w.device)
+        n: torch.from_numpy(rng.uniform(w.numel(), seed, "random score", n)).reshape(w.shape).to(exact_device(w.device))
         for n, w in weights.items()
     }
 
@@ -88,12 +89,13 @@ def synflow(model: nn.Module, weights: Weights, batches: BatchList, loss: Loss, 
     The score uses no data. It is computed in float64, because R overflows float32 for deep networks, and on a copy in
     eval mode, so that the model does not change.
     """
-    twin = copy.deepcopy(model).double().eval()
+    place = exact_device(batches[0][0].device)
+    twin = copy.deepcopy(model).to(place).double().eval()
     with torch.no_grad():
         for t in (*twin.parameters(), *twin.buffers()):
             t.abs_()
-    leaves = {n: w.detach().double().abs().requires_grad_() for n, w in weights.items()}
-    ones = torch.ones_like(batches[0][0][:1], dtype=torch.float64)
+    leaves = {n: w.detach().to(place).double().abs().requires_grad_() for n, w in weights.items()}
+    ones = torch.ones_like(batches[0][0][:1], dtype=torch.float64, device=place)
     slopes = torch.autograd.grad(functional_call(twin, leaves, (ones,)).sum(), list(leaves.values()))
     return {n: (w * g).detach() for (n, w), g in zip(leaves.items(), slopes, strict=True)}
 
@@ -142,9 +144,9 @@ def prune(
     if rounds < 1:
         raise CrbgError(f"rounds {rounds} must be at least 1")
     raw = {n: w.detach() for n, w in weights(model).items()}
-    ranks = {n: torch.zeros(w.shape, dtype=torch.float64, device=w.device) for n, w in raw.items()}
+    ranks = {n: torch.zeros(w.shape, dtype=torch.float64, device=exact_device(w.device)) for n, w in raw.items()}
     for n, there in candidates(model).items():
-        ranks[n].masked_fill_(~there, -math.inf)
+        ranks[n].masked_fill_(~there.to(ranks[n].device), -math.inf)
     for t in range(rounds):
         mask = select(ranks, total_count(ranks, density ** (t / rounds)))
         scores = score(model, {n: w * mask[n].to(w.device) for n, w in raw.items()}, batches, loss, seed)
