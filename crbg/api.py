@@ -14,7 +14,7 @@ from crbg.gates.layers import unwrap
 from crbg.gates.selection import Selection, Where
 from crbg.masks.select import keep_count
 from crbg.methods.contract import SearchResult, SearchTask
-from crbg.models.initial_weights import tensor_digest
+from crbg.models.initial_weights import stored_weights, tensor_digest
 from crbg.search.run_search import run_search
 from crbg.training.batches import LoaderBatches
 from crbg.training.clock import Clock
@@ -81,7 +81,7 @@ def find_ticket(
     clock = Clock(report=progress or (lambda done, total: None))
     clock.whole = round(methods.work(method, chosen, density, epochs) * len(batches))
     _try(model, batches, loss if loss is nn.functional.cross_entropy else None)
-    initial = tensor_digest({n: t for n, t in model.state_dict().items() if isinstance(t, Tensor)})
+    initial = tensor_digest(stored_weights(model))
     task = SearchTask(batches, density, epochs, seed, loss, clock=clock, selection=Selection(where, tied))
     found = run_search(model, task, methods.get(method), chosen)
     if found.start is None and measure.has_batch_norm(model):

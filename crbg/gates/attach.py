@@ -22,7 +22,7 @@ from crbg.gates.base import Fixed, Gate
 from crbg.gates.gaussian import Units
 from crbg.gates.layers import columns_of, gate_of, gateable, reads_often, unwrap
 from crbg.gates.scope import Scope
-from crbg.gates.selection import Where, candidate_mask, candidates, choose, parameter
+from crbg.gates.selection import Where, candidate_mask, candidates, choose, raw_weight
 from crbg.gates.selection import weights as weights
 
 MakeGate = Callable[[str, Tensor], Gate | None]
@@ -87,7 +87,7 @@ def attach(model: nn.Module, make: MakeGate, where: Where = None, tied: str | No
 
 def _built(model: nn.Module, name: str, make: MakeGate) -> Gate | None:
     """Build the gate of one weight, and fit it to the layout and the zeros of the weight."""
-    gate = make(name, parameter(model, name))
+    gate = make(name, raw_weight(model, name))
     if isinstance(gate, Units):
         columns = columns_of(model, name)
         if gate.columns not in (None, columns):
@@ -171,7 +171,7 @@ def bake(model: nn.Module, mask: Mapping[str, Tensor] | None = None) -> nn.Modul
     Raises:
         CrbgError: the mask names a weight that the model lacks, or a mask tensor and its weight differ in shape.
     """
-    raw = {name: parameter(model, name) for name in (attached_gates(model) if mask is None else mask)}
+    raw = {name: raw_weight(model, name) for name in (attached_gates(model) if mask is None else mask)}
     for name, value in (mask or {}).items():
         if value.shape != raw[name].shape:
             model_shape, mask_shape = tuple(raw[name].shape), tuple(value.shape)
@@ -199,10 +199,9 @@ def gated(model: nn.Module, make: MakeGate, where: Where = None, tied: str | Non
     try:
         yield model
     except RuntimeError as error:
-        # Only reentrant checkpointing evaluates gates in a backward pass and raises a plain RuntimeError.
-        if isinstance(error, CheckpointError) or (
-            scope is not None and scope.recomputed and type(error) is RuntimeError
-        ):
+        # Reentrant checkpointing evaluates gates in a backward pass; torch's error does not name checkpointing.
+        again = scope is not None and scope.recomputed and "through the graph a second time" in str(error)
+        if again or isinstance(error, CheckpointError):
             raise CrbgError(
                 "gradient checkpointing cannot repeat a gate that several checkpointed parts of the model use; switch "
                 f"checkpointing off, or leave the layers that are used several times out with `where` ({error})"

@@ -70,11 +70,11 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
     """
     model = unwrap(model)
     if (choice := _choice(model)) is not None:
-        return {name: parameter(model, name) for name in choice.names}
+        return {name: raw_weight(model, name) for name in choice.names}
     return {name: _raw(place) for name, place in gateable(model).items()}
 
 
-def parameter(model: nn.Module, name: str) -> nn.Parameter:
+def raw_weight(model: nn.Module, name: str) -> nn.Parameter:
     """Return a parameter by name, without evaluating its gate.
 
     Raises:
@@ -89,7 +89,7 @@ def parameter(model: nn.Module, name: str) -> nn.Parameter:
 
 def multiplied(model: nn.Module, multipliers: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
     """Return the raw weights times the given factors, by name, for `torch.func.functional_call`."""
-    raw_weights = {n: parameter(model, n) for n in multipliers or {}}
+    raw_weights = {n: raw_weight(model, n) for n in multipliers or {}}
     return {n: w * (multipliers or {})[n].to(w.device) for n, w in raw_weights.items()}
 
 

@@ -140,7 +140,8 @@ class SearchResult:
         gain: By tensor, the factor with which the search multiplied the kept weights while it collected `running`.
         statistics: Running statistics of the sparse network on the data. `find_ticket` estimates them if the network
             has batch norm and was not trained under its mask.
-        initial: Digest of the initial tensors, added by `find_ticket`.
+        initial: Digest of the initial tensors, without running statistics, added by `find_ticket`.
+        tensors: Fingerprints of the tensors of the sparse network, by name, added by `run_search` in the library.
     """
 
     mask: Mask
@@ -155,12 +156,22 @@ class SearchResult:
     gain: dict[str, Tensor] = field(default_factory=dict, repr=False)
     statistics: dict[str, Tensor] = field(default_factory=dict, repr=False)
     initial: str = field(default="", repr=False)
+    tensors: dict[str, str] = field(default_factory=dict, repr=False)
 
     def apply(self, model: nn.Module) -> nn.Module:
-        """Apply the ticket to a model in place: set pruned weights to 0, and load the ticket's running statistics."""
-        from crbg.gates.attach import bake
+        """Apply the ticket to a model in place: set pruned weights to 0, and load the ticket's running statistics.
 
-        bake(model, self.mask).load_state_dict(self.statistics, strict=False)
+        Raises:
+            CrbgError: the model has other weights than the one on which the ticket was found, or does not fit the mask.
+        """
+        from crbg.gates.attach import bake, detach
+        from crbg.gates.layers import unwrap
+        from crbg.models.initial_weights import check_fingerprints
+
+        inner = detach(unwrap(model))
+        if self.tensors:
+            check_fingerprints(inner, self.mask, self.tensors)
+        bake(inner, self.mask).load_state_dict(self.statistics, strict=False)
         return model
 
     def ticket(self) -> Ticket:
@@ -178,4 +189,4 @@ class SearchResult:
             raise CrbgError(
                 "a ticket stores no trained or redrawn weights; call `apply(model)`, then save the model's state_dict"
             )
-        return Ticket(self.mask, 0, "given", 1.0, "", (), 0, self.initial, statistics=self.statistics)
+        return Ticket(self.mask, 0, "given", 1.0, "", (), 0, self.initial, {}, self.statistics, self.tensors)

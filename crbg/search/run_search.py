@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,11 @@ from torch import Tensor, nn
 from crbg.errors import CrbgError
 from crbg.gates.attach import attached_gates, detach
 from crbg.gates.layers import unwrap
-from crbg.gates.selection import choosing
+from crbg.gates.selection import candidate_mask, choosing
+from crbg.masks.select import keep_count
 from crbg.measure.batch_norm import running
+from crbg.measure.sparsity import without_weights
+from crbg.models.initial_weights import fingerprints
 from crbg.search.snapshot import Snapshot, same_bytes
 
 if TYPE_CHECKING:
@@ -48,6 +52,8 @@ def run_search(
         roles = dict.fromkeys((n for n, _ in model.named_buffers()), "recalibrated")
     chosen = choosing(model, task.selection) if task.selection else contextlib.nullcontext()
     with chosen, _eager(model):
+        if task.selection:
+            _check_density(model, task.density)
         before = Snapshot(model)
         try:
             found = method.find(model, task, options)
@@ -63,7 +69,20 @@ def run_search(
         # Without training, the running statistics are those of the noisy network of the search.
         trained = "trained" in found.changed.values()
         before.restore(but=set(before.tensors) if trained else set(found.changed))
+    if task.selection:
+        found.tensors = fingerprints(model, found.mask)
+        if empty := without_weights(model, found.mask):
+            warnings.warn(f"the ticket has {'; '.join(empty)}; a larger density may help", stacklevel=3)
     return found
+
+
+def _check_density(model: nn.Module, density: float | None) -> None:
+    count = sum(int(t.sum()) for t in candidate_mask(model).values())
+    if density is not None and keep_count(density, count) < 1:
+        raise CrbgError(
+            f"density {density:g} keeps none of the {count} weights; the smallest density that keeps one weight is "
+            f"{1 / count:.2g}"
+        )
 
 
 @contextlib.contextmanager
