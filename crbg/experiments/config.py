@@ -9,7 +9,7 @@ import hashlib
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from crbg.experiments.spec import Spec
 if TYPE_CHECKING:
     from crbg.experiments.config_models import Problem
 
-__all__ = ["SCALARS", "Cell", "Config", "Experiment", "Job", "check", "choices", "read", "read_selected", "with_seed"]
+__all__ = ["SCALARS", "Cell", "Config", "Experiment", "Job", "check", "choices", "read", "read_selected"]
 
 
 @dataclass(frozen=True)
@@ -298,10 +298,3 @@ def _cells(name: str, body: Mapping[str, Any], raw: Mapping[str, Any], selected:
 def _density(value: Any) -> float | None:
     """Convert a density of `groups`. None means runs without a density, such as those of dense networks."""
     return None if value is None else float(value)
-
-
-def with_seed(cells: Iterable[Cell], seeds: Iterable[int]) -> list[Cell]:
-    """Return one cell for each distinct spec of `cells` and each of the given seeds."""
-    wanted = list(seeds)
-    first = {c.spec.digest(): c for c in cells}
-    return [replace(c, seed=s) for c in first.values() for s in wanted]
