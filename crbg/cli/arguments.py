@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from crbg.experiments import config as configs
@@ -69,5 +70,17 @@ def runs_of(args: argparse.Namespace, config: Config) -> list[Cell]:
 
 def given(args: argparse.Namespace) -> str:
     """Return the arguments `--config` and `--set` as text, to append them to suggested commands."""
-    files = " --config " + " ".join(args.config) if args.config != ["config.yaml"] else ""
-    return files + (" --set " + " ".join(args.set) if args.set else "")
+    files = args.config if args.config != ["config.yaml"] else []
+    return _as_text("--config", files) + _as_text("--set", args.set)
+
+
+def selection(args: argparse.Namespace) -> str:
+    """Return the arguments that select runs of an experiment as text, to append them to suggested commands."""
+    if args.job:  # as in `choose_cells`, a job replaces the other conditions
+        return f" --job {args.job}"
+    return _as_text("--where", args.where) + _as_text("--seeds", map(str, args.seeds or ()))
+
+
+def _as_text(option: str, values: Iterable[str]) -> str:
+    words = list(values)
+    return f" {shlex.join([option, *words])}" if words else ""

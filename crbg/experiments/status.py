@@ -58,11 +58,11 @@ def state_of(config: Config, cell: Cell, found: Mapping[str, Any] | None) -> Sta
     return State(cell, name, len(tries), why, said)
 
 
-def summary(config: Config, cells: list[Cell], given: str = "") -> list[str | Table]:
+def summary(config: Config, cells: list[Cell], given: str = "", chosen: str = "") -> list[str | Table]:
     """Return a table that counts the states of the runs of each experiment, and a list of the unfinished runs.
 
     The list contains the runs that started but did not finish. It is followed by explanations of failures and by the
-    commands that continue, to which `given` is appended.
+    commands that continue (see `table`).
     """
     states: dict[Key, State] = {}
     runs: dict[str, set[Key]] = {}
@@ -89,7 +89,7 @@ def summary(config: Config, cells: list[Cell], given: str = "") -> list[str | Ta
         Table(("target", "experiment", "role", "runs", *shown, "hours left"), rows, last),
     ]
     more = "`crbg status NAME` lists the runs of an experiment or target; `crbg plan` separates CPU and GPU hours."
-    return [*parts, more, *_rows(begun), *_explain(config, list(states.values()), given)]
+    return [*parts, more, *_rows(begun), *_explain(config, list(states.values()), given, chosen)]
 
 
 def _hours_left(config: Config, cells: list[Cell], found: Mapping[Key, Any]) -> tuple[dict[str, str], str]:
@@ -103,15 +103,16 @@ def _hours_left(config: Config, cells: list[Cell], found: Mapping[Key, Any]) -> 
     return {name: f"{seconds / 3600:.2f}" for name, seconds in left.items()}, f"{sum(once.values()) / 3600:.2f}"
 
 
-def table(config: Config, cells: list[Cell], given: str = "") -> list[str | Table]:
+def table(config: Config, cells: list[Cell], given: str = "", chosen: str = "") -> list[str | Table]:
     """Return a table of all runs that are not done, with state, number of attempts and reason.
 
     It is followed by the last log lines of failed runs and by the commands that execute only the runs that are not
-    done. `given` is appended to these commands, so that they read the same configuration.
+    done. `given` is appended to these commands, so that they read the same configuration. `chosen` contains the
+    arguments that selected the cells within their experiments; a command for a whole experiment repeats them.
     """
     states = [state_of(config, c, record_store.find(config, c.spec, c.seed)) for c in distinct(cells).values()]
     rows = sorted((s for s in states if s.name != "done"), key=lambda s: s.name == "missing")
-    return [_line(Counter(s.name for s in states)), *_rows(rows), *_explain(config, states, given)]
+    return [_line(Counter(s.name for s in states)), *_rows(rows), *_explain(config, states, given, chosen)]
 
 
 def _line(counts: Counter[str]) -> str:
@@ -129,7 +130,7 @@ def _rows(states: list[State]) -> list[str | Table]:
     return [table, f"... and {len(states) - MOST_ROWS} more"] if len(states) > MOST_ROWS else [table]
 
 
-def _explain(config: Config, states: list[State], given: str) -> list[str]:
+def _explain(config: Config, states: list[State], given: str, chosen: str) -> list[str]:
     """Return what to do about collapsed, failed and missing runs, with the last lines of their logs."""
     failed = [s for s in states if s.name == "failed" and s.said]
     todo = [s.cell for s in states if s.name in LEFT]
@@ -137,7 +138,7 @@ def _explain(config: Config, states: list[State], given: str) -> list[str]:
     parts = [COLLAPSED] if any(s.name == "collapsed" for s in states) else []
     parts += [f"{s.cell.spec.slug()} seed {s.cell.seed}, {s.why}:\n{_last_lines(s.said)}" for s in failed[:MOST_LOGS]]
     parts += _absent_data(config, todo) + _never_begun(config, untried)
-    return [*parts, _retry(config, todo, given)] if todo else parts
+    return [*parts, _retry(config, todo, given, chosen)] if todo else parts
 
 
 def _absent_data(config: Config, todo: list[Cell]) -> list[str]:
@@ -174,7 +175,7 @@ def _last_lines(text: str) -> str:
     return "\n".join(f"  {line}" for line in text.splitlines()[-LAST_LINES:])
 
 
-def _retry(config: Config, todo: Iterable[Cell], given: str) -> str:
+def _retry(config: Config, todo: Iterable[Cell], given: str, chosen: str) -> str:
     """Return the commands that execute only these runs: one for each spec, for each job, or for each experiment."""
     seeds: dict[tuple[str, str], list[int]] = {}
     for c in todo:
@@ -182,12 +183,13 @@ def _retry(config: Config, todo: Iterable[Cell], given: str) -> str:
     names = list(dict.fromkeys(name for name, _ in seeds))
     if len(names) > MOST_COMMANDS:
         those = textwrap.fill(", ".join(names), 100, initial_indent="  ", subsequent_indent="  ")
-        return f"`crbg run NAME{given}` executes the unfinished runs of one of these experiments:\n{those}"
+        return f"`crbg run NAME{chosen}{given}` executes the unfinished runs of one of these experiments:\n{those}"
     if len(seeds) <= 3:
         lines = [f"{e} --where digest={d} --seeds {' '.join(map(str, s))}" for (e, d), s in seeds.items()]
     else:
         jobs = [j for name in names for j in config.experiment(name).jobs()]
         mine = [j for j in jobs if any(c.seed in seeds.get((j.experiment, c.spec.digest()), ()) for c in j.cells)]
         lines = [f"{j.experiment} --job {j.name}" for j in mine]
-        lines = names if len(lines) > MOST_COMMANDS else lines
+        # A job may also contain runs that were not selected.
+        lines = [name + chosen for name in names] if chosen or len(lines) > MOST_COMMANDS else lines
     return "To execute only the unfinished runs:\n" + "\n".join(f"  crbg run {line}{given}" for line in lines)

@@ -1,5 +1,6 @@
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -295,6 +296,23 @@ def test_status_counts_and_says_how_to_run_what_is_missing(project, crbg):
     out = crbg("status", "curve")[1]
     assert out.startswith("7 done, 1 collapsed, 0 running, 0 failed, 0 paused, 0 missing")
     assert "the loss is not finite" in out
+
+
+def suggested(text):
+    return [shlex.split(line)[1:] for line in re.findall(r"^  (crbg run .*)", text, re.MULTILINE)]
+
+
+def test_suggested_commands_repeat_the_selection(project, crbg):
+    Path("my overlay.yaml").write_text("results: my results\n")
+    files = ("--config", "config.yaml", "my overlay.yaml")
+    where = ("--where", "arm=crbg", "density=0.5", "--seeds", "3", "4")
+    job = configs.read(["config.yaml"]).experiment("curve").jobs()[0].name
+    for chosen in (where, ("--job", job)):
+        (command,) = suggested(crbg("plan", "curve", "--minutes", "5", *chosen, *files, small=False)[1])
+        assert command == ["run", "curve", *chosen, *files, "--deadline-minutes", "5"]
+    seeds = ("--seeds", *map(str, range(8)))
+    status = crbg("status", "all", "--where", "epochs=40", *seeds, *files, small=False)[1]
+    assert suggested(status) == [["run", e, "--where", "epochs=40", *seeds, *files] for e in ("tuning", "curve")]
 
 
 # --- deadlines ---
