@@ -15,6 +15,7 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # set before Triton is imported, so that its kernels run on the CPU
 
 from crbg import cli, models
+from crbg.data import datasets
 from crbg.data.sources import load
 from crbg.experiments import config
 from crbg.models.initial_weights import initialise
@@ -38,6 +39,12 @@ def temporary_files_apart(tmp_path_factory):
         patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("temporary")))
         patch.setattr(tempfile, "tempdir", None)
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_data_root(monkeypatch):
+    """Forget the data root of a configuration that a test reads."""
+    monkeypatch.setattr(datasets, "_configured", None)
 
 
 @pytest.fixture

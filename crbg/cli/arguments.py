@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from crbg.experiments import config as configs
@@ -12,6 +13,7 @@ from crbg.experiments.cells import choose_cells, distinct
 from crbg.experiments.config import Cell, Config
 
 Commands = Any  # argparse's own type of subparsers is private
+DEFAULT = ["config.yaml"]
 
 
 def add_command(
@@ -29,7 +31,7 @@ def add_command(
     parser.add_argument(
         "--config",
         nargs="+",
-        default=["config.yaml"],
+        default=DEFAULT,
         metavar="FILE",
         help="configuration files; later ones override earlier ones (default: config.yaml)",
     )
@@ -58,6 +60,12 @@ def config_of(args: argparse.Namespace) -> Config:
     return configs.read(args.config, args.set)
 
 
+def data_dir_of(args: argparse.Namespace) -> str | None:
+    """Return the data root that the configuration sets. Without `--config`, a configuration is not required."""
+    absent = args.config == DEFAULT and not Path(*DEFAULT).exists()
+    return configs.read_data_dir([] if absent else args.config, args.set)
+
+
 def cells_of(args: argparse.Namespace, config: Config) -> list[Cell]:
     """Return the selected cells; a run that several experiments share is listed once for each of them."""
     return choose_cells(config, args.experiment, args.where, args.seeds, args.job)
@@ -70,7 +78,7 @@ def runs_of(args: argparse.Namespace, config: Config) -> list[Cell]:
 
 def given(args: argparse.Namespace) -> str:
     """Return the arguments `--config` and `--set` as text, to append them to suggested commands."""
-    files = args.config if args.config != ["config.yaml"] else []
+    files = args.config if args.config != DEFAULT else []
     return _as_text("--config", files) + _as_text("--set", args.set)
 
 

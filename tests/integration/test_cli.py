@@ -230,6 +230,7 @@ def test_lists_that_need_no_configuration_ask_for_none(tmp_path, monkeypatch, cr
     monkeypatch.chdir(tmp_path)
     assert "edge_popup" in crbg("list", "methods")[1]
     assert "timm:" in crbg("list", "models")[1]
+    assert "mnist" in crbg("list", "data", small=False)[1]
     assert crbg("list", "experiments")[0] == 2
     assert "takes no name" in crbg("list", "models", "lenet")[2]
 
