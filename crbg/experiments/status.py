@@ -9,13 +9,13 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from crbg.console import Table
 from crbg.experiments import attempts, record_store
 from crbg.experiments.cells import Key, distinct
 from crbg.experiments.config import Cell, Config
 from crbg.experiments.plan import by_target, needs
+from crbg.experiments.record import Run
 from crbg.storage import lock
 
 STATES = ("done", "collapsed", "running", "failed", "paused", "missing")
@@ -43,14 +43,14 @@ class State:
     said: str = ""
 
 
-def state_of(config: Config, cell: Cell, found: Mapping[str, Any] | None) -> State:
-    """Determine the state of one run from its record if one was found, its lock and the log of its attempts."""
-    if found and found["record"]["status"] == "ok":
+def state_of(config: Config, cell: Cell, run: Run | None) -> State:
+    """Determine the state of a run from its record if it is finished, else from its lock and the log of attempts."""
+    if run and run.record.ok:
         return State(cell, "done")
     where = record_store.run_folder(config, cell.spec, cell.seed)
     tries = attempts.read(where)
-    if found:
-        return State(cell, "collapsed", len(tries), found["record"].get("reason", ""))
+    if run:
+        return State(cell, "collapsed", len(tries), run.record.reason or "")
     if by := lock.held(where):
         return State(cell, "running", len(tries), by)
     why, said = attempts.reason(tries, config.results / "logs")
@@ -64,15 +64,11 @@ def summary(config: Config, cells: list[Cell], given: str = "", chosen: str = ""
     The list contains the runs that started but did not finish. It is followed by explanations of failures and by the
     commands that continue (see `table`).
     """
-    states: dict[Key, State] = {}
+    found = record_store.find_runs(config, cells)
+    states = {key: state_of(config, c, found[key]) for key, c in distinct(cells).items()}
     runs: dict[str, set[Key]] = {}
-    found: dict[Key, Any] = {}
     for c in cells:
-        key = c.key
-        if key not in states:
-            found[key] = record_store.find(config, c.spec, c.seed)
-            states[key] = state_of(config, c, found[key])
-        runs.setdefault(c.experiment, set()).add(key)
+        runs.setdefault(c.experiment, set()).add(c.key)
     counts = {name: Counter(states[key].name for key in keys) for name, keys in runs.items()}
     total = Counter(s.name for s in states.values())
     shown = ("done", *(name for name in STATES[1:] if total[name]))
@@ -92,7 +88,7 @@ def summary(config: Config, cells: list[Cell], given: str = "", chosen: str = ""
     return [*parts, more, *_rows(begun), *_explain(config, list(states.values()), given, chosen)]
 
 
-def _hours_left(config: Config, cells: list[Cell], found: Mapping[Key, Any]) -> tuple[dict[str, str], str]:
+def _hours_left(config: Config, cells: list[Cell], found: Mapping[Key, Run | None]) -> tuple[dict[str, str], str]:
     """Estimate the hours that the unfinished runs take, for each experiment and in total."""
     left: dict[str, float] = {}
     once: dict[Key, float] = {}
@@ -110,7 +106,8 @@ def table(config: Config, cells: list[Cell], given: str = "", chosen: str = "") 
     done. `given` is appended to these commands, so that they read the same configuration. `chosen` contains the
     arguments that selected the cells within their experiments; a command for a whole experiment repeats them.
     """
-    states = [state_of(config, c, record_store.find(config, c.spec, c.seed)) for c in distinct(cells).values()]
+    found = record_store.find_runs(config, cells)
+    states = [state_of(config, c, found[key]) for key, c in distinct(cells).items()]
     rows = sorted((s for s in states if s.name != "done"), key=lambda s: s.name == "missing")
     return [_line(Counter(s.name for s in states)), *_rows(rows), *_explain(config, states, given, chosen)]
 

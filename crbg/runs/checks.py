@@ -23,7 +23,8 @@ from crbg.runs.readings import accuracy
 from crbg.storage.atomic import finite
 
 TOLERANCE = 0.05  # percentage points (5 of 10 000 images), since rounding differs between devices
-PER_LAYER = ("edge_popup", "random")  # methods that keep exactly the target density in every tensor
+# Methods that keep exactly the target density in every tensor, if they have no option `scope` or it is `layer`.
+PER_LAYER = ("biprop", "edge_popup", "iterand", "random")
 WITHOUT_DENSITY = ("dense", "probe", "sparse_vd")
 
 

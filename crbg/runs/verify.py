@@ -228,13 +228,13 @@ class Verifier:
             mean, std = torch.tensor(entry.mean), torch.tensor(entry.std)
 
             def part(n: int) -> Part:
-                images = torch.zeros(1, dtype=torch.uint8).expand(n, *entry.shape)
-                return Part(images, torch.zeros(n, dtype=torch.int64), mean, std)
+                image = torch.zeros(1, *entry.shape, dtype=torch.uint8)  # all rows are this one image
+                rows = torch.zeros(n, dtype=torch.int64)
+                return Part(image, rows, mean, std, rows=rows)
 
-            train, validation, test = (part(n) for n in (entry.train, entry.validation, entry.test))
-            self._hollow[name] = Data(name, train, validation, test, entry.classes, "", torch.tensor([])).to(
-                self.bench.device
-            )
+            parts = map(part, (entry.train, entry.validation, entry.test))
+            hollow = Data(name, *parts, entry.classes, "", torch.tensor([]))
+            self._hollow[name] = hollow.to(self.bench.device)
         return self._hollow[name].sized(spec.size)
 
     def _batches(self, cell: Cell) -> BatchLoader:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from paths import ROOT
+from records import made_up_record
 
 from crbg import cli, methods, models
 from crbg.data.datasets import DATA
@@ -293,7 +294,8 @@ def test_status_counts_and_says_how_to_run_what_is_missing(project, crbg):
     done = sum(len(crbg(*c.split()[1:], small=False)[1].splitlines()) for c in commands)
     assert done == 6  # only the five missing runs and the failed one
     assert crbg("status", "curve")[1].startswith("8 done")
-    (one / "record.json").write_text('{"status": "collapse", "reason": "the loss is not finite"}')
+    record = made_up_record(cells()[0].spec, 10, status="collapse", reason="the loss is not finite")
+    (one / "record.json").write_text(json.dumps(record))
     out = crbg("status", "curve")[1]
     assert out.startswith("7 done, 1 collapsed, 0 running, 0 failed, 0 paused, 0 missing")
     assert "the loss is not finite" in out
