@@ -18,6 +18,7 @@ from crbg import cli, models
 from crbg.data import datasets
 from crbg.data.sources import load
 from crbg.experiments import config
+from crbg.experiments.record import Run
 from crbg.models.initial_weights import initialise
 from crbg.runs.execute import execute
 from crbg.runs.setup import Workspace
@@ -73,7 +74,7 @@ def one_run(tmp_path, monkeypatch, digits):
         made = config.check({"experiments": {"one": body}}, ("here",))
         bench, cell = Workspace(made.results, loaded={"digits": digits}, selected=None), made.experiment("one").cells[0]
         record = execute(cell.spec, 0, bench)
-        row = Verifier(made, bench).check(cell, {"record": record.to_json(), "origin": "this run"})
+        row = Verifier(made, bench).check(cell, Run(record, {}, None, "this run"))
         return SimpleNamespace(bench=bench, spec=cell.spec, record=record, row=row)
 
     return do

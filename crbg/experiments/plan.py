@@ -39,9 +39,7 @@ class Need:
         return (*map(str, (self.runs, self.done, self.missing)), *hours, f"{self.megabytes:.0f}")
 
 
-def needs(
-    config: Config, cells: Iterable[Cell], found: Mapping[Key, Run | None]
-) -> Iterator[tuple[Key, Cell, Need]]:
+def needs(config: Config, cells: Iterable[Cell], found: Mapping[Key, Run | None]) -> Iterator[tuple[Key, Cell, Need]]:
     """Yield the estimated needs of each run. A run that several experiments share is yielded once for each of them.
 
     `found` is the result of `record_store.find_runs`.
