@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from crbg import measure, methods
 from crbg.errors import CrbgError
+from crbg.gates.layers import unwrap
+from crbg.gates.selection import Selection, Where
 from crbg.masks.select import keep_count
 from crbg.methods.contract import SearchResult, SearchTask
 from crbg.models.initial_weights import tensor_digest
@@ -31,6 +33,8 @@ def find_ticket(
     seed: int = 0,
     batch: int = 256,
     progress: Callable[[int, int], None] | None = None,
+    where: Where = None,
+    tied: str = "refuse",
     **options: Any,
 ) -> SearchResult:
     """Search for a sparse subnetwork of `model` that performs well without any training of its weights.
@@ -54,12 +58,17 @@ def find_ticket(
         seed: Seed of all random numbers in the search.
         batch: Batch size for a data set or a pair of tensors.
         progress: Called with (steps done, total steps).
+        where: The weights that get gates, as for `crbg.attach`: a regular expression, a list of names or expressions,
+            or a function of (name, weight). All other weights stay as they are. Weights that are exactly zero cannot be
+            kept, and the density refers to the others.
+        tied: What to do with a chosen weight that several layers share: "refuse" it, or "share" one gate.
         **options: Options of the method (`crbg list methods NAME` explains them).
 
     Raises:
         CrbgError: the method or an option is unknown, an argument is out of range, the model or the loss does not
             accept the data, the loader has no length, or a frozen tensor changed during the search.
     """
+    model = unwrap(model)
     if method == "crbg":
         options = _crbg_defaults(model, loss) | options
     chosen = methods.options(method, options)
@@ -73,7 +82,7 @@ def find_ticket(
     clock.whole = round(methods.work(method, chosen, density, epochs) * len(batches))
     _try(model, batches, loss if loss is nn.functional.cross_entropy else None)
     initial = tensor_digest({n: t for n, t in model.state_dict().items() if isinstance(t, Tensor)})
-    task = SearchTask(batches, density, epochs, seed, loss, clock=clock)
+    task = SearchTask(batches, density, epochs, seed, loss, clock=clock, selection=Selection(where, tied))
     found = run_search(model, task, methods.get(method), chosen)
     if found.start is None and measure.has_batch_norm(model):
         found.statistics = measure.running_statistics(model, (x for x, _ in batches.epoch(0)), found.mask)

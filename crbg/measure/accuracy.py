@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from crbg.gates.attach import weights
+from crbg.gates.selection import multiplied
 
 
 @torch.no_grad()
@@ -24,8 +24,7 @@ def accuracy(
         batches: Pairs (inputs, labels).
         multipliers: Factors on the weights by name: a mask, or real-valued gates.
     """
-    raw = weights(model)
-    swapped = {n: raw[n] * m.to(raw[n].device) for n, m in (multipliers or {}).items()}
+    swapped = multiplied(model, multipliers)
     hits = total = 0
     with keeping_modes(model):
         model.eval()
