@@ -22,7 +22,7 @@ from crbg.gates.base import Fixed, Gate
 from crbg.gates.gaussian import Units
 from crbg.gates.layers import columns_of, gate_of, gateable, reads_often, unwrap
 from crbg.gates.scope import Scope
-from crbg.gates.selection import Where, candidate_mask, candidates, choose, raw_weight
+from crbg.gates.selection import Where, candidate_mask, candidates, check_tied, choose, raw_weight, tying
 from crbg.gates.selection import weights as weights
 
 MakeGate = Callable[[str, Tensor], Gate | None]
@@ -67,16 +67,18 @@ def attach(model: nn.Module, make: MakeGate, where: Where = None, tied: str | No
             (weight norm, spectral norm, pruning hooks), or a gate does not fit. The model is unchanged then.
     """
     inner = unwrap(model)
-    chosen = choose(inner, where, tied)
+    chosen = choose(inner, where)
     for name, places in chosen.items():
-        if any(gate_of(*place) is not None for place in places):
+        if any(gate_of(*place) is not None for place in places.values()):
             raise CrbgError(f"{name!r} already has a gate; call bake(model) or detach(model) first")
     # All gates are built before the first is attached, so that the model is unchanged if `make` raises.
     made = {name: gate for name in chosen if (gate := _built(inner, name, make)) is not None}
+    for name in made:
+        check_tied(chosen[name], tied or tying(inner))
     scope = Scope.of(inner) or Scope()
     for name, gate in made.items():
         gate.scope = scope
-        for layer, attribute in chosen[name]:
+        for layer, attribute in chosen[name].values():
             _register(layer, attribute, gate)
             if reads_often(layer):
                 scope.attach(layer)  # in case the layer is called without the model around it

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from crbg import rng
 from crbg.errors import CrbgError, suggest
+from crbg.gates import layers
 from crbg.gates.selection import raw_weight, weights
 from crbg.rng import LAWS
 
@@ -86,8 +87,10 @@ def initialise(
         CrbgError: the distribution is unknown, or two modules share a weight.
     """
     roles: dict[str, str] = {}
-    gateable = weights(model)
-    for name, w in gateable.items():
+    every = layers.owners(model)
+    for name, w in weights(model).items():
+        if len(places := every[id(w)]) > 1:
+            raise CrbgError(f"{' and '.join(places)} share one weight, so its distribution is ambiguous; untie them")
         roles[name] = "gated"
         if only is None or name in only:
             values = unit_draw(name, tuple(w.shape), law, seed) * law_scale(tuple(w.shape), law, scale)
