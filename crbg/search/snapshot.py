@@ -84,4 +84,4 @@ def _entries(model: nn.Module) -> Iterator[tuple[str, dict[str, Any], str, Tenso
 
 def same_bytes(a: Tensor, b: Tensor) -> bool:
     """Return whether two tensors of one shape and dtype have the same bytes; NaN equals NaN."""
-    return torch.equal(a.cpu().reshape(-1).view(torch.uint8), b.cpu().reshape(-1).view(torch.uint8))
+    return torch.equal(a.reshape(-1).view(torch.uint8), b.to(a.device).reshape(-1).view(torch.uint8))

@@ -62,6 +62,10 @@ def test_the_tutorial_runs_from_the_first_block_to_the_last(tmp_path):
     assert len(set(last.split())) == 1
 
 
+def test_the_page_on_choosing_weights_runs():
+    exec(compile("\n".join(blocks("docs/choosing-weights.md", "python")), "choosing-weights.md", "exec"), {})
+
+
 def test_the_page_on_records_runs():
     assert "0.500" in (out := python(blocks("docs/records.md", "python")[0]))
     assert len(out.splitlines()) > 5

@@ -256,6 +256,27 @@ def test_wrapped_models_are_searched_inside_their_wrapper(wrap, method):
     assert not attached_gates(detach(model))
 
 
+def test_a_model_compiled_in_place_is_searched_without_its_compiled_code():
+    model, calls = tiny(), []
+
+    def compiled(x):
+        calls.append(x)
+        return model._call_impl(x)
+
+    model._compiled_call_impl = compiled
+    run_search(model, TASK, methods.get("crbg"), methods.options("crbg", {}))
+    assert not calls
+    model(X)
+    assert len(calls) == 1
+
+
+def test_a_distributed_model_is_unwrapped():
+    inner, outer = tiny(), nn.parallel.DistributedDataParallel.__new__(nn.parallel.DistributedDataParallel)
+    nn.Module.__init__(outer)
+    outer.module = nn.DataParallel(inner)
+    assert unwrap(outer) is inner
+
+
 # networks without weights ---------------------------------------------------------------------------------------------
 
 
