@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from crbg.errors import CrbgError, suggest
 from crbg.methods.contract import SearchResult, SearchTask, Traits
@@ -149,7 +149,8 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     o = options
     slopes = _check(model, task, o)
     if o.pretrain:
-        _train_weights(model, task.stage("pretrain", o.pretrain), o)
+        with attach.only_candidates(model):
+            _train_weights(model, task.stage("pretrain", o.pretrain), o)
     found = _search(model, task, o, slopes)
     if o.finetune:
         with attach.gated(model, lambda name, w: Fixed(found.mask[name].to(w.device))):
@@ -203,10 +204,10 @@ def _search(model: nn.Module, task: SearchTask, o: Options, slopes: Mapping[str,
         adam = torch.optim.Adam(groups, fused=True)
         histograms = {"start": hook.picture()}
         with attach.sampling(model):
-            history = task.fit(model, adam, hook, lambda out, y: task.loss(out * temperature, y))
+            history = task.fit(model, adam, hook, lambda out, y: task.loss(_scaled(out, temperature), y))
         histograms |= {"middle": hook.middle, "end": hook.picture()}
-        scores = {n: g.scores().cpu() for n, g in hook.by_name.items()}
-        soft = {n: g.soft().cpu() for n, g in hook.by_name.items()}
+        scores = {n: g.widen(g.scores(), -math.inf).cpu() for n, g in hook.by_name.items()}
+        soft = {n: g.widen(g.soft(), 0.0).cpu() for n, g in hook.by_name.items()}
     mask, exact = _cut(scores, task.density, hook.total)
     found = _on_weights(model, o, {"mask": mask, "exact": exact, "scores": scores, "soft": soft})
     found.history = history
@@ -226,6 +227,7 @@ def _gate_maker(model: nn.Module, task: SearchTask, o: Options) -> MakeGate:
     from crbg import rng
     from crbg.gates import attach
     from crbg.gates.gaussian import Gaussian, Units
+    from crbg.gates.layers import columns_of
 
     first = next(iter(attach.weights(model)), "")
     # The outputs of an attention head are adjacent input columns of the projection; these columns share a gate.
@@ -238,7 +240,8 @@ def _gate_maker(model: nn.Module, task: SearchTask, o: Options) -> MakeGate:
     def make(name: str, w: Tensor) -> Gate | None:
         if o.granularity == "unit" and name == first:
             return None
-        shape = w.shape if o.granularity == "weight" else torch.Size([heads.get(name, w.shape[1])])
+        units = o.granularity != "weight"
+        shape = torch.Size([heads.get(name) or columns_of(model, name).count(w)]) if units else w.shape
         jitter = torch.from_numpy(rng.normal(shape.numel(), task.seed, "mu", name)).reshape(shape)
         mu = (o.mu0 + o.mu0_spread * jitter).to(torch.float32).to(w.device)
         kind = Gaussian if o.granularity == "weight" else Units
@@ -274,22 +277,30 @@ def _cut(scores: Mapping[str, Tensor], density: float | None, total: int) -> tup
 
 def _on_weights(model: nn.Module, o: Options, gates: Mapping[str, Mapping[str, Tensor]]) -> SearchResult:
     """Expand values per gate (mask, exact, scores, soft) to values per weight; a unit's gate covers its columns."""
-    from crbg.gates.attach import weights
-    from crbg.gates.base import columns
+    from crbg.gates.layers import columns_of
+    from crbg.gates.selection import candidates, weights
     from crbg.masks.mask import Mask
 
     def widen(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if o.granularity == "weight":
             return dict(values)
-        return {n: columns(v, raw[n]).expand(raw[n].shape).contiguous() for n, v in values.items()}
+        wide = {n: columns_of(model, n).expand(v, raw[n]).expand(raw[n].shape).contiguous() for n, v in values.items()}
+        # Weights that are exactly zero are never kept; False and 0 are the same in all four results except the scores.
+        return wide | {n: wide[n] * there.cpu() for n, there in candidates(model).items() if n in wide}
 
     raw = weights(model)
     mask, exact, scores, soft = (widen(gates[kind]) for kind in ("mask", "exact", "scores", "soft"))
     return SearchResult(Mask(mask), Mask(exact), scores, soft)
 
 
+def _scaled(out: Any, temperature: float) -> Any:
+    from crbg.training.forward import with_logits
+
+    return out if temperature == 1.0 else with_logits(lambda t: t * temperature, out)
+
+
 def _spread(model: nn.Module, task: SearchTask) -> float:
-    """Return the standard deviation of the centred outputs over the first batch.
+    """Return the standard deviation of the centred logits over the first batch; 1 if the outputs contain no logits.
 
     Gates are noise-free and dropout is off. Batch norm uses the same statistics as in the search; its running
     statistics do not change. The random state is restored; a shuffling loader is seeded with the task's seed.
@@ -297,6 +308,7 @@ def _spread(model: nn.Module, task: SearchTask) -> float:
     import torch
 
     from crbg.measure.accuracy import keeping_modes
+    from crbg.training.forward import OWN_LOSS, logits, outputs_and_labels
 
     buffers = {n: b.clone() for n, b in model.named_buffers()}
     device = next(model.parameters()).device
@@ -308,6 +320,9 @@ def _spread(model: nn.Module, task: SearchTask) -> float:
         for m, training in was.items():
             m.training = training and isinstance(m, torch.nn.modules.batchnorm._NormBase)
         torch.manual_seed(task.seed)
-        out = torch.func.functional_call(model, buffers, (next(iter(task.batches.epoch(0)))[0],))
+        outputs, labels = outputs_and_labels(model, *next(iter(task.batches.epoch(0))), buffers)
+    out = logits(outputs)
+    if out is None or labels is OWN_LOSS:
+        return 1.0
     spread = float((out - out.mean(0)).std()) if out.numel() > 1 else 0.0
     return spread if spread > 0 else 1.0
