@@ -178,7 +178,7 @@ def test_an_unknown_key_on_the_command_line_is_named(clone):
 
 
 def test_folders_may_have_spaces(tmp_path, monkeypatch):
-    """Every rule works if the names of the project, the results folder and an overlay contain spaces, and those of targets capitals."""
+    """Every rule works with spaces in the names of folders and files, and with capitals in names of experiments."""
     folder = tmp_path / "my project"
     folder.mkdir()
     copy_project(folder)
