@@ -186,25 +186,25 @@ def test_an_unknown_key_on_the_command_line_is_named(clone):
 
 
 def test_folders_may_have_spaces(tmp_path, monkeypatch):
-    """Every rule works if the names of the project, the results folder and an overlay contain spaces."""
+    """Every rule works with spaces in the names of folders and files, and with capitals in names of experiments."""
     folder = tmp_path / "my project"
     folder.mkdir()
     copy_project(folder)
     monkeypatch.chdir(folder)
     arms = {"a": {"method": "random", "set": {"density": 0.5}}}
-    body = {"role": "main", "targets": ["small"], "arms": arms}
+    body = {"role": "main", "targets": ["Small"], "arms": arms}
     base = {"data": "digits", "model": "lenet-16", "epochs": 0, "batch": 64}
-    Path("config.yaml").write_text(yaml.safe_dump({"experiments": {"e": body | {"base": base}}}))
+    Path("config.yaml").write_text(yaml.safe_dump({"experiments": {"Small_2": body | {"base": base}}}))
     Path("my overlay.yaml").write_text("results: my results\npaper: my results/paper\noverride: {limit: 640}\n")
-    words = ("--configfile", "config.yaml", "my overlay.yaml", "--", "small")
+    words = ("--configfile", "config.yaml", "my overlay.yaml", "--", "Small")
     code, text = dry_run(folder, "--cores", "1", *words, options=())
     assert code == 0, text
     for made in (
-        "report-small.html",
-        "evaluated/e.json",
+        "report-Small.html",
+        "evaluated/Small_2.json",
         "data/digits.json",
-        "paper/tables/e.md",
-        "selected-small.yaml",
+        "paper/tables/Small_2.md",
+        "selected-Small.yaml",
     ):
         assert Path("my results", made).exists(), text[-3000:]
 
