@@ -309,7 +309,7 @@ def test_unit_gates_keep_no_weight_that_is_zero():
 
 def test_biprop_considers_only_weights_that_are_not_zero():
     model = pruned()
-    with pytest.raises(CrbgError, match="one magnitude in each layer.*signed_constant.*where"):
+    with pytest.raises(CrbgError, match=r"one magnitude in each layer.*signed_constant.*where"):
         find_ticket(model, (torch.randn(24, 6), torch.arange(24) % 3), 0.5, "biprop", epochs=1)
     with torch.no_grad():
         for layer in (model[0], model[2], model[4]):
