@@ -77,7 +77,8 @@ def _exists(name: str, out: Path, size: int) -> bool:
         return False
     pixels = json.loads((out / INDEX).read_text())["shape"][1]
     if pixels != size:
-        raise CrbgError(f"{out} contains images of {pixels} pixels; choose another name for images of {size} pixels")
+        other = f"choose another name for images of {size} pixels, or delete this folder"
+        raise CrbgError(f"{out} contains images of {pixels} pixels; {other}")
     return True
 
 

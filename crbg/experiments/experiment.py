@@ -101,7 +101,9 @@ class Config:
     def experiment(self, name: str) -> Experiment:
         """Return the experiment with this name, or raise CrbgError."""
         if name not in self.experiments:
-            raise CrbgError(f"no experiment {name!r} in {', '.join(self.files)}: {suggest(name, self.experiments)}")
+            hint = "" if len(self.files) > 1 else f"; an overlay needs `--config {self.files[0]} OVERLAY.yaml`"
+            known = suggest(name, self.experiments)
+            raise CrbgError(f"no experiment {name!r} in {', '.join(self.files)}: {known}{hint}")
         return self.experiments[name]
 
     def unchosen(self, cells: Iterable[Cell]) -> list[str]:

@@ -78,6 +78,14 @@ def test_a_fresh_clone_plans_every_search_of_a_target(clone):
     assert counts == {"search": searches.total(), "evaluate": mains, "chapter": mains} | once
 
 
+def test_an_experiment_is_a_target_of_its_own(clone):
+    code, text = dry_run(clone, "--cores", "all", "lenet_mu0")
+    assert code == 0, text
+    counts, searches = planned(text)
+    assert searches == {"lenet_mu0": counts["search"]}
+    assert counts["lenet_mu0"] == counts["paper"] == 1
+
+
 def test_recorded_runs_spare_the_searches_but_not_on_the_cluster(clone):
     config = configs.read(["config.yaml"])
     record_everything(config)

@@ -77,6 +77,7 @@ def test_the_notebook_on_tickets_finds_one(tmp_path):
     assert dense < 30 < 80 < sparse
     assert float(re.search(r"shuffled mask ([\d.]+)%", out)[1]) < 40
     assert f"from the file {sparse}%" in out
+    assert not list(tmp_path.iterdir()), "the notebook leaves no file behind"
 
 
 def test_the_notebook_on_records_gives_the_numbers_of_the_tables():

@@ -201,7 +201,9 @@ def test_the_command_makes_and_shows_it(images, crbg):
     assert crbg("data", "mine", "--images", str(images), "--size", "12")[0] == 0  # the data set already exists
     code, _, err = crbg("data", "mine", "--images", str(images), "--size", "16")
     assert code == 2
-    assert "contains images of 12 pixels" in err
+    assert "mine contains images of 12 pixels; choose another name for images of 16 pixels, or delete" in err
+    assert "is slow" not in out
+    assert "`--size 32`" in crbg("data", "big", "--images", str(images), "--size", "65")[1]
 
 
 def test_a_set_is_found_in_the_data_root_of_the_configuration(images, tmp_path, monkeypatch, crbg):
