@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from crbg import measure, methods
 from crbg.errors import CrbgError
 from crbg.gates.attach import weights
+from crbg.gates.layers import unwrap
+from crbg.gates.selection import Selection, Where, choosing
 from crbg.masks.select import keep_count
 from crbg.measure.ticket_report import Evaluation, Metric, advice
 from crbg.methods.contract import SearchResult, SearchTask
@@ -47,6 +49,8 @@ def find_ticket(
     batch: int = 256,
     progress: bool | Callable[[int, int], None] | None = None,
     *,
+    where: Where = None,
+    tied: str = "refuse",
     forward: Forward | None = None,
     steps: int | None = None,
     validation: Any = 0.1,
@@ -86,6 +90,10 @@ def find_ticket(
         batch: Batch size for data that are not batches yet.
         progress: By default, a bar with the remaining time is shown on a terminal if the search takes longer than a few
             seconds. True shows it everywhere, False nowhere. A function is called with (steps done, total steps).
+        where: The weights that get gates, as for `crbg.attach`: a regular expression, a list of names or expressions,
+            or a function of (name, weight). All other weights stay as they are. Weights that are exactly zero cannot be
+            kept, and the density refers to the others.
+        tied: What to do with a chosen weight that several layers share: "refuse" it, or "share" one gate.
         forward: Function of (model, batch) for data in any other format. It returns (outputs, labels), or the loss
             itself, and is used for all forward passes.
         steps: Number of batches per epoch, for loaders without a length; the loader starts again when it is exhausted.
@@ -101,6 +109,7 @@ def find_ticket(
         CrbgError: the method or an option is unknown, an argument is out of range, the model or the loss does not
             accept the data, the loader has no length, or a frozen tensor changed during the search.
     """
+    model = unwrap(model)
     options = {k: v.item() if isinstance(v, np.generic) else v for k, v in options.items()}
     density, epochs, seed = _density(density), _whole("epochs", epochs, 1), _whole("seed", seed, 0)
     if problems := list(methods.conflicts(method, methods.options(method, options), density)):
@@ -124,7 +133,15 @@ def find_ticket(
         name = "held-out" if held else "training"
         if validation is not None and not isinstance(validation, Real):
             held, name = reader.ordered(validation), "validation"
-        task = SearchTask(batches, density, epochs, seed, for_any_outputs(loss), clock=Clock(report=report))
+        task = SearchTask(
+            batches,
+            density,
+            epochs,
+            seed,
+            for_any_outputs(loss),
+            clock=Clock(report=report),
+            selection=Selection(where, tied),
+        )
         return _search(model, task, method, options, precision, Evaluation(held, name, task, metric))
 
 
@@ -132,15 +149,18 @@ def _search(
     model: nn.Module, task: SearchTask, method: str, options: dict[str, Any], precision: str, evaluation: Evaluation
 ) -> SearchResult:
     """Check the first batch, measure the initial network, search, and measure the ticket."""
-    seen, precision = _check(model, task, precision)
+    assert task.clock is not None
+    assert task.selection is not None
+    with choosing(model, task.selection):
+        seen, precision = _check(model, task, precision)
+        if task.selection.where is None:
+            _warn_of_dense_weights(model)
     if method == "crbg":
         options = _crbg_defaults(model, seen.scalable) | options
     chosen = methods.options(method, options)
     precheck.check_method(method, chosen, seen)
-    _warn_of_dense_weights(model)
     before = evaluation.measure(model)
     initial = tensor_digest({n: t for n, t in model.state_dict().items() if isinstance(t, Tensor)})
-    assert task.clock is not None
     task.clock.whole = round(methods.work(method, chosen, task.density, task.epochs) * len(task.batches))
     with measure.training_mode(model):
         found = run_search(model, replace(task, precision=precision), methods.get(method), chosen)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crbg.gates.attach import weights
+from crbg.gates.selection import multiplied
 from crbg.training.forward import logits, outputs_and_labels
 
 
@@ -26,8 +26,7 @@ def accuracy(
         batches: Pairs (inputs, labels).
         multipliers: Factors on the weights by name: a mask, or real-valued gates.
     """
-    raw = weights(model)
-    swapped = {n: raw[n] * m.to(raw[n].device) for n, m in (multipliers or {}).items()}
+    swapped = multiplied(model, multipliers)
     hits = total = 0
     with keeping_modes(model):
         model.eval()

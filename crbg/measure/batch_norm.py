@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crbg.gates.attach import weights
+from crbg.gates.selection import multiplied
 from crbg.measure.accuracy import keeping_modes, without_dropout
 from crbg.models.initial_weights import RUNNING
 from crbg.training.forward import outputs_and_labels
@@ -37,8 +37,7 @@ def recalibrated(
     for m in norms:
         m.reset_running_stats()
         m.momentum = None  # in torch, None means a cumulative average
-    raw = weights(model)
-    swapped = {n: raw[n] * m.to(raw[n].device) for n, m in (multipliers or {}).items()}
+    swapped = multiplied(model, multipliers)
     try:
         with keeping_modes(model):
             model.train()

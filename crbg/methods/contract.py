@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor, nn
 
+    from crbg.gates.selection import Selection
     from crbg.masks.mask import Mask
     from crbg.measure.ticket_report import TicketReport
     from crbg.ticket import Ticket
@@ -68,6 +69,8 @@ class SearchTask:
         precision: `fp32` or `bf16`, see `crbg.training.loop.FitOptions`.
         redraw: Returns the initial tensors for another seed.
         stages: Cache for stages that several runs have in common, such as dense training before the search.
+        selection: Which weights get gates. With it, weights that are exactly zero cannot be kept. Recorded runs have
+            none: all weights of the network that carry gates by default are candidates.
     """
 
     batches: Batches
@@ -80,6 +83,7 @@ class SearchTask:
     precision: str = "fp32"
     redraw: Callable[[int], Mapping[str, Tensor]] | None = None
     stages: Stages | None = None
+    selection: Selection | None = None
 
     def cached(self, name: str, parts: Mapping[str, Any], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """Return the cached tensors of a stage, or compute them with `make`.

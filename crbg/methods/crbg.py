@@ -149,7 +149,8 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     o = options
     slopes = _check(model, task, o)
     if o.pretrain:
-        _train_weights(model, task.stage("pretrain", o.pretrain), o)
+        with attach.only_candidates(model):
+            _train_weights(model, task.stage("pretrain", o.pretrain), o)
     found = _search(model, task, o, slopes)
     if o.finetune:
         with attach.gated(model, lambda name, w: Fixed(found.mask[name].to(w.device))):
@@ -205,8 +206,8 @@ def _search(model: nn.Module, task: SearchTask, o: Options, slopes: Mapping[str,
         with attach.sampling(model):
             history = task.fit(model, adam, hook, lambda out, y: task.loss(_scaled(out, temperature), y))
         histograms |= {"middle": hook.middle, "end": hook.picture()}
-        scores = {n: g.scores().cpu() for n, g in hook.by_name.items()}
-        soft = {n: g.soft().cpu() for n, g in hook.by_name.items()}
+        scores = {n: g.widen(g.scores(), -math.inf).cpu() for n, g in hook.by_name.items()}
+        soft = {n: g.widen(g.soft(), 0.0).cpu() for n, g in hook.by_name.items()}
     mask, exact = _cut(scores, task.density, hook.total)
     found = _on_weights(model, o, {"mask": mask, "exact": exact, "scores": scores, "soft": soft})
     found.history = history
@@ -226,6 +227,7 @@ def _gate_maker(model: nn.Module, task: SearchTask, o: Options) -> MakeGate:
     from crbg import rng
     from crbg.gates import attach
     from crbg.gates.gaussian import Gaussian, Units
+    from crbg.gates.layers import columns_of
 
     first = next(iter(attach.weights(model)), "")
     # The outputs of an attention head are adjacent input columns of the projection; these columns share a gate.
@@ -238,7 +240,8 @@ def _gate_maker(model: nn.Module, task: SearchTask, o: Options) -> MakeGate:
     def make(name: str, w: Tensor) -> Gate | None:
         if o.granularity == "unit" and name == first:
             return None
-        shape = w.shape if o.granularity == "weight" else torch.Size([heads.get(name, w.shape[1])])
+        units = o.granularity != "weight"
+        shape = torch.Size([heads.get(name) or columns_of(model, name).count(w)]) if units else w.shape
         jitter = torch.from_numpy(rng.normal(shape.numel(), task.seed, "mu", name)).reshape(shape)
         mu = (o.mu0 + o.mu0_spread * jitter).to(torch.float32).to(w.device)
         kind = Gaussian if o.granularity == "weight" else Units
@@ -274,14 +277,16 @@ def _cut(scores: Mapping[str, Tensor], density: float | None, total: int) -> tup
 
 def _on_weights(model: nn.Module, o: Options, gates: Mapping[str, Mapping[str, Tensor]]) -> SearchResult:
     """Expand values per gate (mask, exact, scores, soft) to values per weight; a unit's gate covers its columns."""
-    from crbg.gates.attach import weights
-    from crbg.gates.base import columns
+    from crbg.gates.layers import columns_of
+    from crbg.gates.selection import candidates, weights
     from crbg.masks.mask import Mask
 
     def widen(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if o.granularity == "weight":
             return dict(values)
-        return {n: columns(v, raw[n]).expand(raw[n].shape).contiguous() for n, v in values.items()}
+        wide = {n: columns_of(model, n).expand(v, raw[n]).expand(raw[n].shape).contiguous() for n, v in values.items()}
+        # Weights that are exactly zero are never kept; False and 0 are the same in all four results except the scores.
+        return wide | {n: wide[n] * there.cpu() for n, there in candidates(model).items() if n in wide}
 
     raw = weights(model)
     mask, exact, scores, soft = (widen(gates[kind]) for kind in ("mask", "exact", "scores", "soft"))

@@ -9,6 +9,7 @@ may update its running statistics; the caller restores them.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from crbg import rng
 from crbg.errors import CrbgError, suggest
 from crbg.masks.mask import Mask
-from crbg.masks.select import keep_count, select
+from crbg.masks.select import select, total_count
 from crbg.training.batches import Batches
 from crbg.training.forward import OWN_LOSS, UserBatch, batch_size, logits, outputs_and_labels, with_logits
 from crbg.training.loop import Loss
@@ -160,16 +161,17 @@ def prune(
     Raises:
         CrbgError: the score is unknown, or `rounds` is less than 1.
     """
-    from crbg.gates.attach import weights
+    from crbg.gates.selection import candidates, weights
 
     score = by_name(name)
     if rounds < 1:
         raise CrbgError(f"rounds {rounds} must be at least 1")
     raw = {n: w.detach() for n, w in weights(model).items()}
     ranks = {n: torch.zeros(w.shape, dtype=torch.float64, device=w.device) for n, w in raw.items()}
-    total = sum(r.numel() for r in ranks.values())
+    for n, there in candidates(model).items():
+        ranks[n].masked_fill_(~there, -math.inf)
     for t in range(rounds):
-        mask = select(ranks, keep_count(density ** (t / rounds), total))
+        mask = select(ranks, total_count(ranks, density ** (t / rounds)))
         scores = score(model, {n: w * mask[n].to(w.device) for n, w in raw.items()}, batches, loss, seed)
         ranks = ranked_after(ranks, scores, mask)
     return {n: r.cpu() for n, r in ranks.items()}

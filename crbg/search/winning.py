@@ -152,14 +152,18 @@ def _draw(model: nn.Module, task: SearchTask, draw: Draw, batch: Examples, rewou
 
 def _apply_control(model: nn.Module, task: SearchTask, o: Recipe, found: SearchResult) -> None:
     """Replace the mask by the control mask, or, for `reinit`, the weights by new initial weights."""
+    from crbg.gates.selection import candidate_mask, candidates
     from crbg.masks import controls
+    from crbg.masks.mask import Mask
 
+    within = Mask(candidate_mask(model)) if candidates(model) else None
     if o.control == "shuffle":
-        found.mask = controls.shuffle(found.mask, task.seed)
+        found.mask = controls.shuffle(found.mask, task.seed, within)
     elif o.control == "invert":
         found.mask = controls.invert(found.scores, found.mask)
     elif o.control == "random":
-        found.mask = controls.random(found.mask, found.mask.density, task.seed)
+        density = found.mask.kept / within.kept if within else found.mask.density
+        found.mask = controls.random(found.mask, density, task.seed, within)
     elif o.control == "reinit":
         assert task.redraw is not None
         model.load_state_dict(dict(task.redraw(task.seed + REDRAW)))
@@ -180,8 +184,6 @@ def train(model: nn.Module, task: SearchTask, o: Recipe, span: Span, mask: Mask 
     Raises:
         CrbgError: the checkpoint of the span belongs to another mask.
     """
-    import contextlib
-
     from crbg.gates import attach
     from crbg.gates.base import Fixed
     from crbg.measure.accuracy import keeping_modes
@@ -191,7 +193,9 @@ def train(model: nn.Module, task: SearchTask, o: Recipe, span: Span, mask: Mask 
     from crbg.training.hooks import Clip
     from crbg.training.schedules import optimiser
 
-    under = attach.gated(model, lambda n, w: Fixed(mask[n].to(w.device, w.dtype))) if mask else contextlib.nullcontext()
+    under = attach.only_candidates(model)
+    if mask:
+        under = attach.gated(model, lambda n, w: Fixed(mask[n].to(w.device, w.dtype)))
     with under, keeping_modes(model):  # dropout is disabled while `draw` runs
         model.train()
         parameters = [p for p in model.parameters() if p.requires_grad]
