@@ -11,10 +11,12 @@ from crbg.errors import CrbgError
 
 if TYPE_CHECKING:
     import torch
+    from matplotlib.figure import Figure
     from torch import Tensor, nn
 
     from crbg.gates.selection import Selection
     from crbg.masks.mask import Mask
+    from crbg.measure.ticket_report import TicketReport
     from crbg.ticket import Ticket
     from crbg.training.batches import Batches
     from crbg.training.clock import Clock
@@ -141,6 +143,8 @@ class SearchResult:
         statistics: Running statistics of the sparse network on the data. `find_ticket` estimates them if the network
             has batch norm and was not trained under its mask.
         initial: Digest of the initial tensors, added by `find_ticket`.
+        parameters: Number of parameters of the model, gated or not, added by `find_ticket`.
+        report: Measurements of the ticket, added by `find_ticket`.
     """
 
     mask: Mask
@@ -155,6 +159,29 @@ class SearchResult:
     gain: dict[str, Tensor] = field(default_factory=dict, repr=False)
     statistics: dict[str, Tensor] = field(default_factory=dict, repr=False)
     initial: str = field(default="", repr=False)
+    parameters: int = field(default=0, repr=False)
+    report: TicketReport | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        """Return both densities, that of the gated weights and that of all parameters, and the report."""
+        mask = self.mask
+        lines = [f"{mask.kept:,} of {mask.total:,} gated weights kept: density {mask.density:.4g}"]
+        if self.parameters:
+            left = self.parameters - mask.total + mask.kept
+            lines[0] += f"; {left / self.parameters:.4g} of all {self.parameters:,} parameters"
+        if self.changed:
+            roles = ", ".join(sorted({*self.changed.values()}))
+            lines.append(f"the method changed {len(self.changed)} tensors: {roles}")
+        return "\n".join([*lines, *([str(self.report)] if self.report else [])])
+
+    def plot(self) -> Figure:
+        """Return a figure with the density of each tensor and the course of the search.
+
+        Save it with `found.plot().savefig("ticket.png")`.
+        """
+        from crbg.measure.ticket_plot import plot
+
+        return plot(self)
 
     def apply(self, model: nn.Module) -> nn.Module:
         """Apply the ticket to a model in place: set pruned weights to 0, and load the ticket's running statistics."""

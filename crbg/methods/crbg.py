@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from crbg.errors import CrbgError, suggest
 from crbg.methods.contract import SearchResult, SearchTask, Traits
@@ -204,7 +204,7 @@ def _search(model: nn.Module, task: SearchTask, o: Options, slopes: Mapping[str,
         adam = torch.optim.Adam(groups, fused=True)
         histograms = {"start": hook.picture()}
         with attach.sampling(model):
-            history = task.fit(model, adam, hook, lambda out, y: task.loss(out * temperature, y))
+            history = task.fit(model, adam, hook, lambda out, y: task.loss(_scaled(out, temperature), y))
         histograms |= {"middle": hook.middle, "end": hook.picture()}
         scores = {n: g.widen(g.scores(), -math.inf).cpu() for n, g in hook.by_name.items()}
         soft = {n: g.widen(g.soft(), 0.0).cpu() for n, g in hook.by_name.items()}
@@ -293,8 +293,14 @@ def _on_weights(model: nn.Module, o: Options, gates: Mapping[str, Mapping[str, T
     return SearchResult(Mask(mask), Mask(exact), scores, soft)
 
 
+def _scaled(out: Any, temperature: float) -> Any:
+    from crbg.training.forward import with_logits
+
+    return out if temperature == 1.0 else with_logits(lambda t: t * temperature, out)
+
+
 def _spread(model: nn.Module, task: SearchTask) -> float:
-    """Return the standard deviation of the centred outputs over the first batch.
+    """Return the standard deviation of the centred logits over the first batch; 1 if the outputs contain no logits.
 
     Gates are noise-free and dropout is off. Batch norm uses the same statistics as in the search; its running
     statistics do not change. The random state is restored; a shuffling loader is seeded with the task's seed.
@@ -302,6 +308,7 @@ def _spread(model: nn.Module, task: SearchTask) -> float:
     import torch
 
     from crbg.measure.accuracy import keeping_modes
+    from crbg.training.forward import OWN_LOSS, logits, outputs_and_labels
 
     buffers = {n: b.clone() for n, b in model.named_buffers()}
     device = next(model.parameters()).device
@@ -313,6 +320,9 @@ def _spread(model: nn.Module, task: SearchTask) -> float:
         for m, training in was.items():
             m.training = training and isinstance(m, torch.nn.modules.batchnorm._NormBase)
         torch.manual_seed(task.seed)
-        out = torch.func.functional_call(model, buffers, (next(iter(task.batches.epoch(0)))[0],))
+        outputs, labels = outputs_and_labels(model, *next(iter(task.batches.epoch(0))), buffers)
+    out = logits(outputs)
+    if out is None or labels is OWN_LOSS:
+        return 1.0
     spread = float((out - out.mean(0)).std()) if out.numel() > 1 else 0.0
     return spread if spread > 0 else 1.0

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from crbg.training.hooks import Row
     from crbg.training.loop import Loss
 
-    Examples = list[tuple[Tensor, Tensor]]
+    Examples = list[tuple[Any, Any]]
     Draw = Callable[[Examples], SearchResult]
 
 DROPS = {"halves": (1 / 2, 3 / 4), "thirds": (1 / 3, 2 / 3, 8 / 9)}
@@ -189,6 +189,7 @@ def train(model: nn.Module, task: SearchTask, o: Recipe, span: Span, mask: Mask 
     from crbg.measure.accuracy import keeping_modes
     from crbg.training import distributed
     from crbg.training.batches import Later
+    from crbg.training.forward import batch_size
     from crbg.training.hooks import Clip
     from crbg.training.schedules import optimiser
 
@@ -200,7 +201,7 @@ def train(model: nn.Module, task: SearchTask, o: Recipe, span: Span, mask: Mask 
         parameters = [p for p in model.parameters() if p.requires_grad]
         # With several processes, `size` is the size of the whole batch, and this process gets only a share of it.
         size = getattr(task.batches, "size", 0) if distributed.size() > 1 else 0
-        loss: Loss = task.loss if not o.clip else lambda out, y: task.loss(out, y) * (size or len(y))
+        loss: Loss = task.loss if not o.clip else lambda out, y: task.loss(out, y) * (size or batch_size(out, y))
         clip = Clip(parameters, o.clip) if o.clip else None
         made = optimiser(o.optimiser, parameters, o.lr, o.momentum, o.weight_decay)
 
