@@ -149,7 +149,6 @@ def _search(
     model: nn.Module, task: SearchTask, method: str, options: dict[str, Any], precision: str, evaluation: Evaluation
 ) -> SearchResult:
     """Check the first batch, measure the initial network, search, and measure the ticket."""
-    assert task.clock is not None
     assert task.selection is not None
     with choosing(model, task.selection):
         seen, precision = _check(model, task, precision)
@@ -161,6 +160,7 @@ def _search(
     precheck.check_method(method, chosen, seen)
     before = evaluation.measure(model)
     initial = tensor_digest({n: t for n, t in model.state_dict().items() if isinstance(t, Tensor)})
+    assert task.clock is not None
     task.clock.whole = round(methods.work(method, chosen, task.density, task.epochs) * len(task.batches))
     with measure.training_mode(model):
         found = run_search(model, replace(task, precision=precision), methods.get(method), chosen)
