@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 TRAINING_SHARE = 0.1  # share of the training batches that is measured if there are no other batches
 FEW_STEPS = 200
+FAR = 1.3  # a search that ends at a density that differs by a larger factor has missed its density by far
 
 Metric = Callable[[Any, Any], Any]  # (outputs, labels) -> a number
 
@@ -162,13 +163,14 @@ def advice(found: SearchResult, task: SearchTask) -> str | None:
     if report is None or not report.at_chance:
         return None
     steps, losses = task.epochs * len(task.batches), [row["loss"] for row in found.history if "loss" in row]
-    if report.reached is False and report.natural is not None:
+    natural = report.natural or found.mask.density
+    if steps < FEW_STEPS:
+        cause = f"{steps} steps are few for a search", "raise `epochs`, or reduce `batch`"
+    elif max(natural, found.mask.density) > FAR * min(natural, found.mask.density):
         cause = (
-            f"the search ended at density {report.natural:.3g} and was cut to {found.mask.density:.3g}",
+            f"the search ended at density {natural:.3g} and was cut to {found.mask.density:.3g}",
             "raise `epochs`, or the learning rate `lr` of the gates",
         )
-    elif steps < FEW_STEPS:
-        cause = f"{steps} steps are few for a search", "raise `epochs`, or reduce `batch`"
     elif len(losses) > 1 and losses[-1] > 0.95 * losses[0]:
         cause = (
             "the loss did not fall during the search",

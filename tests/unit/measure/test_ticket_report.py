@@ -70,7 +70,8 @@ def report(**changed):
     ("changed", "history", "epochs", "words"),
     [
         ({"reached": False, "natural": 0.6}, [], 100, "ended at density 0.6 and was cut to 0.25. Next: raise `epochs`"),
-        ({}, [], 10, "100 steps are few"),
+        ({"reached": False, "natural": 0.6}, [], 10, "100 steps are few"),
+        ({"reached": False, "natural": 0.26}, [{"loss": 2.0}, {"loss": 2.0}], 100, "the loss did not fall"),
         ({}, [{"loss": 2.0}, {"loss": 1.99}], 100, "the loss did not fall"),
         ({}, [{"loss": 2.0}, {"loss": 1.0}], 100, "does not generalise"),
         ({"ticket": Measured(2.0, 45.0, None, 33.0, 100, 100)}, [], 10, None),
