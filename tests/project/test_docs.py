@@ -216,8 +216,8 @@ def test_paths_named_in_documents_exist():
 
 def test_every_page_is_in_the_navigation_of_the_site():
     """`make docs` builds the site in strict mode; this test also detects pages missing from the navigation."""
-    shown = re.findall(r": ([\w-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M)
-    pages = {p.name for p in (ROOT / "docs").glob("*.md")}
+    shown = re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M)
+    pages = {str(p.relative_to(ROOT / "docs")) for p in (ROOT / "docs").rglob("*.md")}
     assert set(shown) == pages | {"index.md", "commands.md", "CONTRIBUTING.md", "CHANGELOG.md"}
     assert len(shown) == len(set(shown))
 
