@@ -120,7 +120,7 @@ class Ticket:
         if not self.model_name or _shapes(header) != self.mask.shapes:
             header["shapes"] = {n: list(s) for n, s in self.mask.shapes.items()}
         tensors = {"mask": packed, **{f"statistics.{k}": v.cpu().contiguous() for k, v in self.statistics.items()}}
-        write_bytes(Path(path), save_tensors(tensors, {"crbg": json.dumps(header, separators=(",", ":"))}))
+        write_bytes(Path(path).expanduser(), save_tensors(tensors, {"crbg": json.dumps(header, separators=(",", ":"))}))
 
     @classmethod
     def load(cls, path: Path | str) -> Ticket:
@@ -129,7 +129,7 @@ class Ticket:
         Raises:
             CrbgError: the file is missing, truncated, damaged, too large, or not a ticket.
         """
-        path = Path(path)
+        path = Path(path).expanduser()
         try:
             if path.stat().st_size > LARGEST:
                 raise CrbgError(f"it has {path.stat().st_size} bytes, too many for a ticket")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from crbg.measure.accuracy import keeping_modes
 from crbg.measure.loss_calls import LossCalls
 from crbg.measure.sparsity import shares
+from crbg.training.device import fork_rng
 from crbg.training.forward import OWN_LOSS, batch_size, outputs_and_labels
 from crbg.training.loop import Loss
 
@@ -138,7 +139,7 @@ class Evaluation:
         batches = self.held or self.task.batches
         count = len(batches) if self.held else max(1, round(TRAINING_SHARE * len(batches)))
         device = next(model.parameters()).device
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with fork_rng(device):
             torch.manual_seed(self.task.seed)  # a shuffling loader yields the same examples each time
             return measure_network(model, itertools.islice(batches.epoch(0), count), self.task.loss, self.metric)
 

@@ -15,6 +15,7 @@ from crbg import rng
 from crbg.storage.atomic import cannot_write
 from crbg.training import distributed
 from crbg.training.clock import Clock
+from crbg.training.device import fork_rng
 from crbg.training.hooks import Row, SearchHook
 
 
@@ -58,8 +59,7 @@ class GateNoise:
     """Seed torch's global generators from the run's seed inside the block, and restore their state afterwards."""
 
     def __init__(self, seed: int, device: torch.device) -> None:
-        self.seed, devices = seed, [device] if device.type == "cuda" else []
-        self.fork = torch.random.fork_rng(devices=devices)
+        self.seed, self.fork = seed, fork_rng(device)
 
     def __enter__(self) -> None:
         self.fork.__enter__()

@@ -14,9 +14,6 @@ from crbg import cli, methods, models
 from crbg.data.datasets import DATA
 from crbg.experiments import attempts, estimates, plan, record_store
 from crbg.experiments import config as configs
-from crbg.experiments.record import Measurement, Reading, Record
-from crbg.experiments.spec import Spec
-from crbg.runs import queue
 from crbg.training.clock import Clock
 
 COMMANDS = sorted(cli.build_parser()._subparsers._group_actions[0].choices)
@@ -175,27 +172,6 @@ def test_a_target_stands_for_its_experiments(project, crbg):
     assert "tuning" in crbg("plan", "part")[1]
     assert "curve" not in crbg("plan", "part")[1]
     assert "tuning" not in crbg("plan", "curve")[1]
-
-
-def test_a_run_says_how_it_came_out():
-    cell = configs.Cell("e", "a", Spec("digits", "lenet-16", "edge_popup", 0.5), 3)
-
-    def record(**fields):
-        known = {"spec": {}, "digests": None} | dict.fromkeys(("version", "seed", "steps", "train_images"), 0)
-        return Record(schema=1, digest="", **{"status": "ok"} | known | fields)
-
-    reading = {"readings": {"binary": Reading(10.0)}, "constant": 10.0}
-    says = [
-        queue.line(cell, record(density=0.5, validation=Measurement(**reading | more)))
-        for more in ({}, {"constant": 9.9}, {"constant": 9.9, "density_missed": True})
-    ]
-    common = f"{queue.title(cell)}: validation 10.00 % at density 0.5"
-    poor = ", no better than always predicting the most frequent class"
-    cut = ", cut to this density because the search did not reach it"
-    assert says == [common + poor, common, common + cut]
-    old = record(density=0.5, validation=Measurement(reading["readings"]))
-    assert queue.line(cell, old) == common
-    assert queue.line(cell, record(status="collapse")) == f"{queue.title(cell)}: collapse"
 
 
 def test_one_cell_runs_once(project, crbg):

@@ -91,6 +91,13 @@ def test_the_same_ticket_is_the_same_bytes(saved, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["again"]
 
 
+def test_the_path_of_a_ticket_may_begin_with_the_home_folder(saved, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Ticket.load(saved[0]).save("~/new/t.safetensors")
+    assert (tmp_path / "new/t.safetensors").read_bytes() == saved[1]
+    assert Ticket.load("~/new/t.safetensors").mask == saved[2]
+
+
 def test_a_ticket_is_read_without_pickle(saved, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("pickle was used")
