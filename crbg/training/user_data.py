@@ -105,7 +105,9 @@ class Reader:
         data = tuple(data) if isinstance(data, list) else data
         pair = isinstance(data, tuple) and len(data) == 2
         if isinstance(data, tuple) and not pair and self.forward is None:
-            raise CrbgError(f"the data are a tuple of {len(data)} arrays; give a pair (inputs, labels), or {FORWARD_EXAMPLE}")
+            raise CrbgError(
+                f"the data are a tuple of {len(data)} arrays; give a pair (inputs, labels), or {FORWARD_EXAMPLE}"
+            )
         found = _tensor_tree(data, self.dtype)
         counts = sorted({t.shape[0] if t.ndim else 0 for t in tensors(found)})
         if pair and len(counts) > 1:
