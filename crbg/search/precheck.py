@@ -164,7 +164,8 @@ def _run(model: nn.Module, x: Any, y: Any) -> tuple[Any, Any]:
     for w in weights(model).values():
         w.requires_grad_(True)
     try:
-        return outputs_and_labels(model, x, y)
+        with LossCalls():  # checks labels that are passed to the model
+            return outputs_and_labels(model, x, y)
     except CrbgError:
         raise
     except Exception as error:
