@@ -51,7 +51,7 @@ NETWORKS: dict[str, tuple[str, dict[str, Any], int, int]] = {
     "vit_tiny": ("timm:vit_tiny_patch16_224", {"patch_size": 8}, 32, 128),
     "swin_t": ("timm:swin_tiny_patch4_window7_224", {"patch_size": 4, "window_size": 4, "drop_path_rate": 0.0}, 32, 64),
 }
-WARM = 7  # steps before timing starts; they include the middle of a search, where CRBG computes a histogram
+WARM = 7  # untimed first steps; the midpoint of a short search, where CRBG computes a histogram, is one of them
 
 
 def wait(where: torch.device) -> None:
@@ -60,7 +60,7 @@ def wait(where: torch.device) -> None:
 
 
 class TimedBatches:
-    """Batches of a loader that also measure the time that a search takes after the first `WARM` steps."""
+    """A loader's batches, which also time the search that iterates over them, after its first `WARM` steps."""
 
     def __init__(self, loader: BatchLoader, steps: int) -> None:
         self.loader, self.steps, self.seconds, self.where = loader, steps, 0.0, loader.part.device
@@ -82,7 +82,10 @@ class TimedBatches:
 def search_cost(
     fresh: nn.Module, method: str, options: dict[str, Any], loader: BatchLoader, steps: int, precision: str
 ) -> tuple[float, float]:
-    """Run a short search; return seconds per step and peak MiB on the GPU (0 on a CPU), or infinity if it is full."""
+    """Run a short search; return seconds per step and peak MiB on the GPU (0 on a CPU).
+
+    Both are infinite if the GPU runs out of memory.
+    """
     where, batches = loader.part.device, TimedBatches(loader, steps)
     model = copy.deepcopy(fresh).to(where)
     if where.type == "cuda":
@@ -242,7 +245,10 @@ def main() -> None:
         help="precision of dense training and searches; the user's loop is always float32",
     )
     parser.add_argument(
-        "--steps", type=int, default=5, help="steps of each loop in a round; the controller measures every fifth step"
+        "--steps",
+        type=int,
+        default=5,
+        help="timed steps of each loop in a round; the controller measures the density every fifth step",
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2, help="processes of the DataLoader")
@@ -272,7 +278,7 @@ def main() -> None:
         f"torch {torch.__version__.split('+')[0]}, revision {revision()}, "
         f"gates {'compiled' if kernels.compiled() else 'in torch'}. "
         f"A large matrix product reaches {best / 1e9:.0f} GFLOP/s. The user's loop is plain PyTorch in float32 with a "
-        "DataLoader; 'kept' is the fraction of the speed gain of dense training over this loop that a search keeps.\n\n"
+        "DataLoader. Dense training is faster; 'kept' is the fraction of this gain that a search keeps.\n\n"
         f"{tabulate(rows, head, tablefmt='pipe', disable_numparse=True)}\n"
     )
     publish(text, args.out)

@@ -2,7 +2,7 @@
 
     python benchmarks/seeds.py [--models resnet20] [--batch 128] [--seeds 4] [--precision fp32] [--device auto]
 
-"one by one" does one step of each network after the other. "vmap" stacks weights and running statistics of all seeds
+"one by one" steps the networks one after the other. "vmap" stacks weights and running statistics of all seeds
 and maps one functional step over them (torch.func), with a separate batch for each seed. "streams" (GPUs only) uses one
 CUDA stream per seed. All variants do the same SGD step on the same batches, and their losses are compared first. A
 fourth variant, several processes on one GPU (`gpu_share` in config.yaml), is not measured here.

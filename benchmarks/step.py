@@ -4,8 +4,8 @@
 
 Every variant does the work of one step of `fit`: hooks, forward pass, backward pass, optimiser. Each round times all
 variants, and ratios are computed within a round, so a temporary slowdown of the machine affects both steps of a ratio.
-Goals on one thread: a gated step takes at most 2.0 times as long as a dense step with independent normal noise, and at
-most 1.4 times as long with counter-based noise, which gives the same accuracy (`lenet_noise_counter`).
+Goals on one thread: with independent normal noise, a gated step takes at most 2.0 times as long as a dense step; with
+counter-based noise, which gives the same accuracy (`lenet_noise_counter`), at most 1.4 times as long.
 """
 
 import argparse
@@ -115,7 +115,7 @@ Parts = tuple[Callable[..., Gate], Callable[..., tuple[torch.optim.Optimizer, Se
 
 
 def rivals_of() -> dict[str, Parts]:
-    """Return for each other method two functions, for 10 % density: one makes its gates, one its optimiser and hook."""
+    """Return two functions for each other method, at 10 % density: one makes the gates, one the optimiser and hook."""
     sgd = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
 
     def popup(n: str, w: torch.Tensor) -> Gate:

@@ -141,7 +141,7 @@ class Progress:
             print(f"{share:6.1%} of {self.runs} runs, {left}", flush=True)
 
     def finish(self, text: str = "") -> None:
-        """Report the end of the current run, and print the line `text` about it if it is not empty."""
+        """Report the end of the current run, and print the line `text` unless it is empty."""
         self.done += 1
         if self.bar is not None or not text:
             self.step(0, 1)

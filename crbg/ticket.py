@@ -121,7 +121,7 @@ class Ticket:
             "network": shapes_digest(self.mask.shapes),
             "mask": self.mask.digest(),
         }
-        # A mask from unit gates may not cover all weights of the network.
+        # A mask from unit gates does not always cover all weights of the network.
         if not self.model_name or _shapes(header) != self.mask.shapes:
             header["shapes"] = {n: list(s) for n, s in self.mask.shapes.items()}
         if self.tensors:

@@ -75,8 +75,8 @@ for name, weight in sparse.named_parameters():
 # ## A control
 #
 # A shuffled mask keeps the same number of weights in every layer, but at other positions. Its accuracy should be near
-# chance. Otherwise, the layer densities would explain the accuracy of the ticket, not the choice of weights. The batch
-# norm statistics are computed again for the shuffled network.
+# chance. Otherwise, the accuracy of the ticket would be due to the layer densities, not to the choice of weights. The
+# batch norm statistics are computed again for the shuffled network.
 
 # %%
 shuffled = network()

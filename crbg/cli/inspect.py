@@ -14,7 +14,7 @@ from crbg.errors import CrbgError
 from crbg.experiments import listing, plan, status
 from crbg.storage.atomic import write_json
 
-# What `crbg list` can list: the title, and a function that returns the lines.
+# What `crbg list` can list, each with its title and a function that returns its lines.
 LISTS: dict[str, tuple[str, Callable[[argparse.Namespace], Iterable[str]]]] = {
     "experiments": ("experiments, for `crbg run NAME`", lambda args: listing.experiments(config_of(args))),
     "methods": ("methods and their options", lambda args: listing.method_names()),

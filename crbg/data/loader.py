@@ -62,7 +62,7 @@ class Part:
         return torch.nn.functional.interpolate(out, self.size, mode="bilinear") if self.size else out
 
     def batches(self, size: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield batches of `size` (inputs, labels) in order; the default size is chosen to fit a CPU cache."""
+        """Yield batches (inputs, labels) of `size` examples in order; the default size is chosen to fit a CPU cache."""
         channels, height, width = self.x.shape[1:]
         size = size or min(1000, max(64, EVALUATION_PIXELS // (channels * (self.size**2 or height * width))))
         for i in range(0, len(self), size):
@@ -165,9 +165,10 @@ class BatchLoader:
         return replace(self, flip=False, crop=0)
 
     def shared(self, k: int, n: int) -> tuple[BatchLoader, float]:
-        """Return the loader for process k of n, and the factor on the mean loss of this process.
+        """Return the loader for process k of n, and a factor that multiplies the mean loss of this process.
 
-        With this factor, the average over the processes equals the mean over the batch, even if their shares differ.
+        With this factor, the average over the processes equals the mean over the batch, even if some processes get
+        more examples than others.
 
         Raises:
             CrbgError: a batch has fewer examples than there are processes.
@@ -183,7 +184,7 @@ class BatchLoader:
         return torch.from_numpy(rng.permutation(len(self.part), self.seed, "order", str(epoch)))
 
     def digest(self) -> str:
-        """Return the SHA-256 of the batch size and the first epoch's order; runs with identical batches share it."""
+        """Return the SHA-256 of the batch size and the order of the first epoch, equal for runs with equal batches."""
         return hashlib.sha256(f"{self.size}:".encode() + self.order(0).numpy().astype("<i8").tobytes()).hexdigest()
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:

@@ -82,7 +82,7 @@ def _from_folder(entry: DataInfo, folder: Path) -> Data:
 
 
 def _digits() -> dict[str, np.ndarray]:
-    """Load scikit-learn's 1797 digits (8x8 pixels), enlarged and padded to 28x28; 300 are the test split."""
+    """Load scikit-learn's 1797 digits (8x8 pixels), enlarged and padded to 28x28; 300 form the test split."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()

@@ -128,7 +128,7 @@ def _nearest(cells: Iterable[Cell], key: str) -> str:
     specs = {c.spec.digest(): c.spec for c in cells}.values()
     options = {o for s in specs for o in vars(s.resolved())}
     if key in options:
-        return f"this is an option of the method, write options.{key}"
+        return f"this is an option of the method; write options.{key}"
     dotted = [*(f"options.{o}" for o in options), *(f"model_args.{a}" for s in specs for a in s.model_args)]
     fields = ["arm", "digest", *Spec.__dataclass_fields__]
     return suggest(key, {d for d in dotted if d.partition(".")[0] == key.partition(".")[0]} or fields)

@@ -41,7 +41,7 @@ def read(paths: Sequence[str | Path], settings: Iterable[str] = ()) -> Config:
     """Read and check configuration files. Later files override earlier ones; `key=value` settings override files.
 
     Raises:
-        CrbgError: the configuration has problems; the message lists all of them with their places.
+        CrbgError: the configuration has problems; the message lists all of them and where they are.
     """
     merged = merge(paths, settings)
     return check(merged.values, tuple(map(str, paths)), merged)
@@ -166,7 +166,7 @@ def _experiment(name: str, body: Mapping[str, Any], raw: Mapping[str, Any], sele
         raise CrbgError(f"{place}.x: no arm has a field {x!r}: {suggest(x, axes)}")
     gpu, nodes, role = body.get("gpu", 0), body.get("nodes", 1), body.get("role", "ablation")
     if nodes > 1 and gpu < 2:
-        raise CrbgError(f"{place}: several nodes need at least `gpu: 2` on each")
+        raise CrbgError(f"{place}: runs on several nodes need `gpu: 2` or more")
     few = min(len(seeds), raw.get("seeds_at_most") or len(seeds))
     size = max(body.get("cells_per_job") or few, math.ceil(len(cells) / (raw.get("jobs_at_most") or len(cells))))
     tuned_by = body.get("tuned_by") or ()

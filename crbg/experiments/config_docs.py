@@ -87,7 +87,7 @@ def tables() -> str:
         rows = [(key, _default(model, key), str(f.description)) for key, f in model.model_fields.items()]
         parts.append(_table(title, before, rows))
     intro = (
-        "The fields of `base`, `set`, `override` and each entry of `bases`. A `grid` has a list of values per field."
+        "The fields of `base`, `set`, `override` and each entry of `bases`. A `grid` lists the values of each field."
     )
     defaults = {f.name: "required" if f.default is f.default_factory is MISSING else f.default for f in fields(Spec)}
     run = [(key, _plain(defaults[key]), text) for key, text in RUN_FIELDS.items()]

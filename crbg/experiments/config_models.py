@@ -17,7 +17,7 @@ from crbg.errors import suggest
 from crbg.experiments.config_files import wrong_name
 from crbg.experiments.spec import Spec
 
-DOTTED = ("options", "model_args")  # mappings in a run whose entries can be set singly, as in `options.noise`
+DOTTED = ("options", "model_args")  # mappings in a run whose entries can be set individually, as in `options.noise`
 RUN_FIELDS = {f.name: str(f.metadata["help"]) for f in fields(Spec)}
 TEXT_OF_TYPE = {
     "int_type": "a whole number", "string_type": "text", "bool_type": "true or false", "dict_type": "a mapping",
@@ -84,7 +84,7 @@ def _groups(value: Any) -> Any:
         isinstance(v, list) and all(map(fine, (k, *v))) for k, v in value.items()
     )
     if bad:
-        raise _refuse(f"must map a tuned density in (0, 1] to a list of such densities, not {value!r}")
+        raise _refuse(f"must map a tuned density in (0, 1] to a list of densities in (0, 1], not {value!r}")
     return value
 
 
@@ -112,7 +112,7 @@ Body = Annotated[str | dict[str, Any], BeforeValidator(_body)]
 
 
 class Arm(BaseModel):
-    """One side of a comparison: a method with fixed fields of a run and a grid of other fields."""
+    """One side of a comparison: a method, values for some fields of a run, and a grid of values for others."""
 
     model_config = Strict
 
@@ -132,7 +132,7 @@ class Experiment(BaseModel):
 
     model_config = Strict
 
-    about: str = Field("", description="what it asks, in one phrase; used as the caption of its table")
+    about: str = Field("", description="the question it answers, in one phrase; used as the caption of its table")
     role: Literal["tune", "ablation", "main"] = Field(
         "ablation",
         description="`tune` (trials from which `crbg select` chooses) and `ablation` use validation images only; "
@@ -153,8 +153,8 @@ class Experiment(BaseModel):
     )
     groups: Annotated[dict[Any, list[Any]], BeforeValidator(_groups)] = Field(
         {},
-        description="in a tuning experiment: maps each tuned density to the densities that use the settings chosen at "
-        "it; null means runs without a density",
+        description="in a tuning experiment: maps each tuned density to the densities that use its chosen settings; "
+        "null means runs without a density",
     )
     cells_per_job: Count | None = Field(
         None, description="number of runs in one job of the workflow (default: the number of seeds)"
@@ -175,7 +175,7 @@ class Experiment(BaseModel):
         "density", description="the field on the x-axis of a `lines` figure, such as `scale` or `options.noise`"
     )
     against: str | None = Field(
-        None, description="an experiment with arms of the same names, with which it is compared on validation images"
+        None, description="an experiment whose arms have the same names; the two are compared on validation images"
     )
 
 

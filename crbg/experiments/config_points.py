@@ -49,7 +49,7 @@ def specs(
     Fields come from `base`, `set`, the grid, the chosen settings and the override; later ones override earlier ones.
 
     Raises:
-        CrbgError: a point is invalid, or two points are the same run; the message begins with `place`.
+        CrbgError: a point is invalid, or two points define the same run; the message begins with `place`.
     """
     fixed = lay_over(base, resolve(arm.get("set") or {}, common.bases, f"{place}.set"))
     fixed["method"] = arm.get("method", fixed.get("method"))
@@ -65,7 +65,7 @@ def specs(
         raise CrbgError("\n".join(dict.fromkeys(problems)))
     out = _thin(out, common.points_at_most)
     if len({s.digest() for s in out}) < len(out) and not common.override:
-        raise CrbgError(f"{place}: two points of the grid are the same run")
+        raise CrbgError(f"{place}: two points of the grid define the same run")
     return list({s.digest(): s for s in out}.values())
 
 

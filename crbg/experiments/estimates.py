@@ -29,7 +29,7 @@ CPU_FLOPS_BF16 = 2e11
 GPU_FLOPS = 5.0e13
 
 # For each network: the number of gated weights; the multiply-adds per image, counted by `measure.flops` for 32 x 32
-# colour images (28 x 28 grey images for LeNet); and how it was built: with the stem for small images, or a patch size.
+# colour images (28 x 28 grey images for LeNet); and its stem or patch size, if adapted to small images.
 SIZES: dict[str, tuple[float, float, Any]] = {
     "lenet-300-100": (2.66e5, 2.66e5, None),
     "conv2": (4.30e6, 4.38e7, None), "conv4": (2.43e6, 9.83e7, None), "conv6": (2.26e6, 1.54e8, None),

@@ -25,7 +25,7 @@ class Cell:
 
     @property
     def key(self) -> tuple[str, int]:
-        """The digest of the spec and the seed: they identify a run, even if several experiments share it."""
+        """The spec's digest and the seed, which identify a run even if several experiments share it."""
         return self.spec.digest(), self.seed
 
 
@@ -45,7 +45,7 @@ class Experiment:
     Attributes:
         role: `tune` and `ablation` use validation images only; `main` is evaluated on the test set.
         gpu: Number of GPUs on each of `nodes` nodes that share the batches of one run; 0 if no GPU is required.
-        against: Experiment with arms of the same names, with which this one is compared on validation images.
+        against: Experiment whose arms have the same names; the two are compared on validation images.
         view: Kind of its figure; `x` is the spec field on the x-axis of a `lines` figure.
         labels: Names of arms and penalties in figures.
     """
@@ -107,7 +107,7 @@ class Config:
         return self.experiments[name]
 
     def unchosen(self, cells: Iterable[Cell]) -> list[str]:
-        """Return the arms of these cells that a tuning experiment tunes, but for which no settings were chosen yet."""
+        """Return the arms of these cells that are tuned but have no chosen settings yet."""
         tuned = {
             e.name: {c.arm for t in e.tuned_by for c in self.experiments[t].cells} for e in self.experiments.values()
         }

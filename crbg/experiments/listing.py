@@ -21,7 +21,7 @@ from crbg.experiments.estimates import SIZES
 
 WIDTH = 98  # `crbg list` indents by 2
 COLUMN = 38
-# Families with arbitrarily many networks: the form of a name, and the network that it builds.
+# Families with arbitrarily many networks: the pattern of their names, and a description.
 _OPEN = {
     "lenet": ("lenet-A-B-...", "fully connected, hidden layers of A, B, ... units"),
     "timm": ("timm:NAME", "any network of timm, adapted to the data set; some examples:"),

@@ -40,7 +40,7 @@ class Need:
 
 
 def needs(config: Config, cells: Iterable[Cell], found: Mapping[Key, Run | None]) -> Iterator[tuple[Key, Cell, Need]]:
-    """Yield the estimated needs of each run. A run that several experiments share is yielded once for each of them.
+    """Yield what each run is estimated to need. A run that several experiments share is yielded once for each of them.
 
     `found` is the result of `record_store.find_runs`.
     """
@@ -63,7 +63,7 @@ def _need(cell: Cell, done: bool, seconds: float, gpu: bool) -> Need:
 
 
 def summary(config: Config, cells: list[Cell]) -> list[str | Table]:
-    """Return a table of the needs of each experiment, grouped by target. The total counts shared runs once."""
+    """Return a table of what each experiment needs, grouped by target. The total counts shared runs once."""
     rows, total = _rows(config, cells, lambda c: c.experiment)
     body = [(*place, *rows[name].columns()) for name, place in by_target(config.experiment(n) for n in rows)]
     first = "An experiment with several targets is listed under the first of them."
@@ -74,7 +74,7 @@ def summary(config: Config, cells: list[Cell]) -> list[str | Table]:
 
 
 def table(config: Config, cells: list[Cell]) -> list[str | Table]:
-    """Return a table of the needs of each experiment, or of each arm if all cells belong to one experiment."""
+    """Return a table of what each experiment needs, or each arm if all cells belong to one experiment."""
     names = list(dict.fromkeys(c.experiment for c in cells))
     one = len(names) == 1
     rows, total = _rows(config, cells, lambda c: c.arm if one else c.experiment)
@@ -93,9 +93,9 @@ def _rows(config: Config, cells: list[Cell], place: Callable[[Cell], str]) -> tu
 
 
 def by_target(experiments: Iterable[Experiment]) -> Iterator[tuple[str, tuple[str, str, str]]]:
-    """Yield the name of each experiment and its columns target, experiment and role, grouped by first target.
+    """Yield the name of each experiment and its values in the columns `target`, `experiment` and `role`.
 
-    The column target is filled only in the first row of each group.
+    Experiments are grouped by their first target, and only the first row of a group names it.
     """
     groups: dict[str, list[Experiment]] = {}
     for e in experiments:

@@ -53,7 +53,7 @@ class Reading(_Json):
     A reading is a way to turn gates into multipliers of the weights (see docs/vocabulary.md).
 
     Attributes:
-        accuracy: Accuracy after re-estimating the batch-norm statistics; for trained weights, with their statistics.
+        accuracy: Accuracy after re-estimating the batch-norm statistics; for trained weights, with those from training.
         density: Kept / total of the gated weights. None for sanity controls, which have the density of the ticket.
         recalibrated: For trained weights, the accuracy after re-estimating the batch-norm statistics.
         with_search_statistics: Accuracy with the running batch-norm statistics at the end of the search.
@@ -114,10 +114,10 @@ class Measurement(_Json):
         readings: Readings by name: `binary` (the ticket), `exact`, `mean`, `open`, `half`, `untrained` (see
             docs/vocabulary.md).
         images: Number of images in the split.
-        constant: Accuracy in % of always predicting the most frequent training class.
+        constant: Accuracy (in %) of always predicting the most frequent training class.
         sanity: Controls of the binary ticket (`shuffle`, `invert`, `reinit`), for tickets on untrained weights.
         sanity_images: Number of images on which the controls were measured, if not on all.
-        density_missed: Whether the search did not reach its target density, so that the ticket is its top k gates.
+        density_missed: Whether the search missed its target density; the ticket then keeps the k highest scores.
     """
 
     readings: Mapping[str, Reading] = field(metadata={"read": _each(Reading)})
@@ -133,7 +133,7 @@ class Measurement(_Json):
         return found.accuracy if found else None
 
     def controls(self) -> dict[str, float | None]:
-        """Return the accuracy in % of each sanity control and of a constant prediction, by name."""
+        """Return the accuracy (in %) of each sanity control and of a constant prediction, by name."""
         return {name: control.accuracy for name, control in (self.sanity or {}).items()} | {"constant": self.constant}
 
 
@@ -199,7 +199,7 @@ class Record(_Json):
 
     @property
     def missed_density(self) -> bool:
-        """Whether the search did not reach its target density, so that the ticket is its top k gates."""
+        """Whether the search missed its target density; the ticket then keeps the k highest scores."""
         return bool(self.validation and self.validation.density_missed)
 
     def accuracy(self, reading: str = "binary") -> float | None:
@@ -207,7 +207,7 @@ class Record(_Json):
         return self.validation.accuracy(reading) if self.validation else None
 
     def controls(self) -> dict[str, float | None]:
-        """Return the validation accuracy in % of each control; empty if validation was not measured."""
+        """Return the validation accuracy (in %) of each control; empty if validation was not measured."""
         return self.validation.controls() if self.validation else {}
 
     def units(self) -> dict[str, Count]:
@@ -278,7 +278,7 @@ def _of(kind: type | tuple[type, ...], name: str, optional: bool = False) -> Cal
     return read
 
 
-# Parsers of values, keyed by the type annotation of the field. Of plain mappings only the outer type is checked.
+# Parsers of values, keyed by the type annotation of the field. For plain mappings, only the outer type is checked.
 _READERS: dict[str, Callable[[Any, str], Any]] = {
     "int": _of(int, "a whole number"),
     "int | None": _of(int, "a whole number", optional=True),

@@ -73,7 +73,7 @@ def find(config: Config, spec: Spec, seed: int, evaluated: bool = False) -> dict
             entry = _run(line)
             if not evaluated or "evaluation" in entry or entry["record"]["status"] != "ok":
                 if entry["record"].get("digest") != digest:
-                    raise CrbgError(f"{line.place} contains the record of another spec than its key; {RESTORE}")
+                    raise CrbgError(f"{line.place} contains a record whose spec differs from its key; {RESTORE}")
                 return entry | {"origin": "recorded"}
     return None
 
@@ -217,7 +217,7 @@ def convert_old_files(config: Config) -> int:
                 before = new.get(path, {}).get(key) or (_run(line) if (line := lines(path).get(key)) else {})
                 if any(before[part] != entry[part] for part in PARTS if part in before and part in entry):
                     raise CrbgError(
-                        f"{folder / name} and {path} contradict each other on the run {key[0]}, seed {key[1]}; "
+                        f"{folder / name} and {path} contradict each other about the run {key[0]}, seed {key[1]}; "
                         "delete one of them"
                     )
                 if not entry.keys() - {"spec"} <= before.keys():

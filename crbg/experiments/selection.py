@@ -3,8 +3,9 @@
 For each arm and tuned density, the rule chooses the grid point with the highest mean validation accuracy over the
 tuning seeds. It considers only points whose runs all reached the target density, since the accuracy of any other run
 belongs to another density. On a tie, the first point of the grid is chosen. If a density is listed in two `groups`, the
-later group decides for the arms that were tuned at its density. The file also lists the digests of the main specs that
-`crbg evaluate` may measure on the test set. The rule uses validation accuracy only. This module does not import torch.
+later group takes precedence for the arms tuned at the density of that group. The file also lists the digests of the
+main specs that `crbg evaluate` may measure on the test set. The rule uses validation accuracy only. This module does
+not import torch.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def suggest(config: Config, tuning: Experiment, partial: bool = False) -> dict[s
             continue
         for density in tuning.groups:
             trials = [c for c in mine if c.spec.density == density]
-            if trials:  # not every arm is tuned at every density; another group then includes this one
+            if trials:  # an arm that is not tuned here gets its settings from another group
                 out.setdefault(arm, []).append(_choice(config, tuning, trials, mine))
     return out
 
@@ -80,7 +81,7 @@ def _choice(config: Config, tuning: Experiment, trials: list[Cell], arm: list[Ce
             missed.add(c.spec.digest())
         if run.record.ok and (accuracy := run.record.accuracy()) is not None:
             scores.setdefault(c.spec.digest(), []).append(accuracy)
-    # The searches of a demonstration are too short to reach a target density, so all its trials may be chosen.
+    # The searches of a demonstration are too short to reach a target density, so any of its trials may be chosen.
     able = {d: sum(v) / len(v) for d, v in scores.items() if config.demonstration or d not in missed}
     if not able:
         raise CrbgError(f"{tuning.name}: no setting of {name} reached the density {density}; widen its grid")
@@ -93,7 +94,7 @@ def _choice(config: Config, tuning: Experiment, trials: list[Cell], arm: list[Ce
         "missed": len(missed),
         "validation": round(able[best], 3),
         "digest": best,
-        # Compared with the trials at all densities, since a field may be constant at this one and vary between them.
+        # Trials at all densities are compared, since a field may vary only between densities.
         "set": {k: v for k, v in varying(specs[best], every).items() if k not in ("density", "epochs")},
     }
 

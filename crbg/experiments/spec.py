@@ -122,7 +122,7 @@ class Spec:
 
     @functools.cached_property
     def _resolved(self) -> Any:
-        """The resolved options, checked once: planning asks for those of every cell many times."""
+        """The options with their defaults, checked only once, since planning reads them many times for every cell."""
         return methods.options(self.method, self.options)
 
     def in_shape(self) -> tuple[int, int, int]:

@@ -1,4 +1,4 @@
-"""The output of `crbg status`: the state of every run, why runs failed, and the commands that continue.
+"""The output of `crbg status`: the state of every run, why runs failed, and the commands to continue them.
 
 This module does not import torch.
 """
@@ -59,7 +59,7 @@ def state_of(config: Config, cell: Cell, run: Run | None) -> State:
 
 
 def summary(config: Config, cells: list[Cell], given: str = "", chosen: str = "") -> list[str | Table]:
-    """Return a table that counts the states of the runs of each experiment, and a list of the unfinished runs.
+    """Return a table of the number of runs in each state, by experiment, and a list of the unfinished runs.
 
     The list contains the runs that started but did not finish. It is followed by explanations of failures and by the
     commands that continue (see `table`).
@@ -139,7 +139,7 @@ def _explain(config: Config, states: list[State], given: str, chosen: str) -> li
 
 
 def _absent_data(config: Config, todo: list[Cell]) -> list[str]:
-    """Quote the logs of data sets that could not be loaded, so that the runs that need them were never started."""
+    """Quote the logs of data sets that could not be loaded; the runs that need them were never started."""
     out = []
     for name in dict.fromkeys(c.spec.data for c in todo):
         log = config.results / "logs" / f"data-{name}.log"

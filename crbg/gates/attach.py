@@ -1,8 +1,8 @@
 """Attach gates to the weights of any unmodified `nn.Module`, and remove them again.
 
 A gate is registered as a parametrisation of one weight (`torch.nn.utils.parametrize`, used in this file only). Each
-access to the weight evaluates the gate, and the raw weight stays in `parametrizations.<name>.original`. No layer is
-subclassed or replaced.
+access to the weight evaluates the gate; within a forward pass, only the first access does. The raw weight stays in
+`parametrizations.<name>.original`. No layer is subclassed or replaced.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Gates for searches with a budget: Concrete, Bernoulli, hard-concrete and clipped Gaussian.
 
-Each gate counts towards the budget with a value p in (0, 1): a probability that it is open, or its value without noise.
+Each gate counts towards the budget as a value p in (0, 1): a probability that it is open, or its value without noise.
 The budget limits the sum of p over all gates, and controllers such as `crbg.search.gradbalance.GradBalance` enforce it.
 """
 
@@ -32,7 +32,7 @@ def logit(p: float) -> float:
 
 
 class Budgeted(Gate):
-    """A gate with a parameter `logit`, which counts towards the budget with p = sigmoid(logit + shift)."""
+    """A gate with a parameter `logit`, which counts towards the budget as p = sigmoid(logit + shift)."""
 
     shift = 0.0
 
@@ -51,7 +51,7 @@ class Budgeted(Gate):
         return self.logit
 
     def expected(self) -> Tensor:
-        """Return the value p with which each gate counts towards the budget."""
+        """Return p, the contribution of each gate to the sum that the budget limits."""
         return (self.logit.detach() + self.shift).sigmoid()
 
     def slope(self) -> Tensor:
@@ -64,7 +64,7 @@ class Budgeted(Gate):
 
 
 class Clipped(Gaussian):
-    """CRBG's clipped Gaussian gate. It counts towards the budget with p = P(z > 1/2) = Phi((mu - 1/2) / sigma)."""
+    """CRBG's clipped Gaussian gate. It counts towards the budget as p = P(z > 1/2) = Phi((mu - 1/2) / sigma)."""
 
     @classmethod
     def at(cls, p: float, w: Tensor, noise: float) -> Clipped:
@@ -83,7 +83,7 @@ class Clipped(Gaussian):
         return self.mu
 
     def expected(self) -> Tensor:
-        """Return the value p with which each gate counts towards the budget."""
+        """Return p, the contribution of each gate to the sum that the budget limits."""
         return cast(Tensor, torch.special.ndtr((self.mu.detach() - 0.5) / self.penalty_sigma))
 
     def slope(self) -> Tensor:
@@ -95,7 +95,7 @@ class Clipped(Gaussian):
 class Concrete(Budgeted):
     """The Concrete gate of CTS (Arora & Teuscher 2025): m = sigmoid(L / tau + a), with L standard logistic.
 
-    `logit` is a, the paper's logit divided by tau. The gate counts towards the budget with p = sigmoid(a), its value
+    `logit` is a, the paper's logit divided by tau. The gate counts towards the budget as p = sigmoid(a), its value
     without noise, as in the authors' public code.
     """
 
@@ -108,7 +108,7 @@ class Concrete(Budgeted):
 
     @classmethod
     def start(cls, p: float, tau: float = TAU) -> float:
-        """Return the value of a for which the gate counts towards the budget with p."""
+        """Return the value of a at which the gate counts towards the budget as p."""
         return logit(p)
 
     def soft(self) -> Tensor:
@@ -120,11 +120,11 @@ class Concrete(Budgeted):
 
 
 class Bernoulli(Concrete):
-    """The Concrete gate, counted towards the budget with its keep probability: p = P(m > 1/2) = sigmoid(tau a)."""
+    """The Concrete gate, counted towards the budget as its keep probability: p = P(m > 1/2) = sigmoid(tau a)."""
 
     @classmethod
     def start(cls, p: float, tau: float = TAU) -> float:
-        """Return the value of a for which the gate counts towards the budget with p."""
+        """Return the value of a at which the gate counts towards the budget as p."""
         return logit(p) / tau
 
     def expected(self) -> Tensor:
@@ -139,7 +139,7 @@ class HardConcrete(Budgeted):
     """The hard-concrete (L0) gate of Louizos et al. 2018, on frozen weights.
 
     z = clip(sigmoid((L + log alpha) / beta) (zeta - gamma) + gamma, 0, 1), with L standard logistic; `logit` is
-    log alpha. The gate counts towards the budget with p = P(z > 0) = sigmoid(log alpha - beta log(-gamma / zeta)).
+    log alpha. The gate counts towards the budget as p = P(z > 0) = sigmoid(log alpha - beta log(-gamma / zeta)).
     """
 
     shift = -BETA * math.log(-GAMMA / ZETA)

@@ -185,7 +185,7 @@ class Units(Gaussian):
         """Do nothing: a unit keeps its gate if some of its weights are no candidates."""
 
     def z(self) -> Tensor:
-        """Return the gate values, shape (units,), with noise while sampling."""
+        """Return the gate values, shape (units,), with noise if `sampling` is set."""
         noisy = self.sampling and self.sigma() > 0
         sigma = self.noise if self.log_sigma is None else self.log_sigma.exp()
         return (self.mu + sigma * self.draw() if noisy else self.mu).clamp(0, 1)

@@ -2,7 +2,8 @@
  *
  * The noise is a function of (key, position): a 32-bit hash followed by the Box-Muller transform in
  * single precision. Only integer operations and + - * / sqrt are used, without fused multiply-adds, so
- * results are bit-identical on all instruction sets and to the torch version in crbg/gates/kernels.py.
+ * results are bit-identical on all instruction sets and equal to those of the torch version in
+ * crbg/gates/kernels.py.
  *
  * Work is divided among the threads of torch's OpenMP runtime; the caller passes a pointer to the
  * runtime's entry point. A second runtime would start threads that compete with torch's.

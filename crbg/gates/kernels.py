@@ -50,8 +50,8 @@ class Push:
     Attributes:
         value: A tensor that the kernel adds to the gradient.
         parameter: The gate's parameter, for which the gradient is computed.
-        memory: The previous gradient of the parameter. The new gradient is written to its memory if the parameter no
-            longer holds it, for example after `zero_grad`.
+        memory: The previous gradient of the parameter. If the parameter no longer holds it, for example after
+            `zero_grad`, the new gradient is written to the same memory.
     """
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ def gated_product(
         noise: Standard deviation of the noise; with 0, no noise is drawn.
         leak: Derivative of the clip outside (0, 1). The gradient of hard gates is straight-through.
         hard: Whether to use the binary gate.
-        push: Provides a tensor of mu's memory layout, which the next backward pass adds to the gradient of mu.
+        push: Provides a tensor that the next backward pass adds to the gradient of mu; its memory layout is mu's.
 
     Returns:
         The gated weight, of w's shape, with a gradient for mu only. Under autocast to bfloat16 its dtype is bfloat16,

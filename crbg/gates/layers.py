@@ -83,12 +83,18 @@ def rule(layer: nn.Module) -> Rule | None:
     for kind in type(layer).__mro__:
         if kind in _RULES:
             return _RULES[kind]
-        # Linear layers of packages that may not be installed. The weight of transformers' Conv1D is (in, out).
-        if kind.__name__ == "Conv1D" and hasattr(layer, "nf"):
+        # Linear layers of packages that may not be installed.
+        if kind.__name__ == "Conv1D" and _inputs_first(layer):
             return Rule(("weight",), axis=0)
         if kind.__name__ == "Linear" and kind.__module__.startswith("torch_geometric."):
             return Rule(("weight",))
     return None
+
+
+def _inputs_first(layer: nn.Module) -> bool:
+    """Return whether a layer has a weight of shape (in, out) and a bias of shape (out,), as transformers' Conv1D."""
+    w, bias = raw(layer, "weight"), layer._parameters.get("bias")
+    return w is not None and bias is not None and w.ndim == 2 and bias.shape == w.shape[1:]
 
 
 def unwrap(model: nn.Module) -> nn.Module:

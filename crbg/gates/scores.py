@@ -20,7 +20,7 @@ class TopK(Gate):
     Args:
         initial: Initial scores s, of the weight's shape.
         k: Number of weights to keep.
-        gain: Factor on the kept weights; sqrt(1 / density) in the paper's "scaled" variants.
+        gain: Factor that multiplies the kept weights; sqrt(1 / density) in the paper's "scaled" variants.
     """
 
     def __init__(self, initial: Tensor, k: int, gain: float = 1.0) -> None:
@@ -72,7 +72,7 @@ class Sampled(Gate):
 
     @property
     def gain(self) -> float:
-        """The expected factor: (number of weights) / (expected number of kept weights), or 1 without `rescale`."""
+        """The rescaling factor if exactly the expected number of weights is kept; 1 without `rescale`."""
         p = self.v.detach().sigmoid()
         return p.numel() / float(p.sum()) if self.rescale else 1.0
 

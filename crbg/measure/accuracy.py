@@ -24,7 +24,7 @@ def accuracy(
     Args:
         model: A network without gates.
         batches: Pairs (inputs, labels).
-        multipliers: Factors on the weights by name: a mask, or real-valued gates.
+        multipliers: Factors that multiply the weights, by name: a mask, or real-valued gates.
     """
     swapped = multiplied(model, multipliers)
     hits = total = 0

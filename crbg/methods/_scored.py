@@ -42,8 +42,8 @@ def search_and_select(
         steer: Returns the optimiser and the search hook for a list of gates.
         schedule: Multiplier of the learning rate as a function of progress in [0, 1]; a cosine by default.
         sampling: Whether gates draw noise during the search.
-        counts: Returns the number of weights to keep, given the scores: one number over all tensors, or one per tensor.
-            By default, one number over all tensors, which follows from the task's density.
+        counts: Returns the number of weights to keep, given the scores: one total, or one number per tensor. By
+            default, one total, which follows from the task's density.
         objective: Replaces the task's loss.
 
     Raises:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Traits:
-    """Short texts that describe a method in tables that compare methods.
+    """Short descriptions of a method, shown in comparison tables.
 
     Attributes:
         gradient: Gradient estimator that the method uses, for example "pathwise, Concrete".
@@ -47,7 +47,10 @@ class Traits:
 
 
 class Method(Protocol):
-    """Protocol of the modules in `crbg.methods`. A module may also define `work(options, density, epochs)`."""
+    """The interface that each module in `crbg.methods` implements.
+
+    A module may also define `work(options, density, epochs)`.
+    """
 
     VERSION: int
     TRAITS: Traits  # used only in tables that compare methods
@@ -107,7 +110,7 @@ class SearchTask:
         carried: Sequence[nn.Module] = (),
         objective: Objective | None = None,
     ) -> list[Row]:
-        """Train the parameters of the optimiser on this task's batches; see `crbg.training.loop.fit`."""
+        """On this task's batches, train the parameters that `optimiser` updates; see `crbg.training.loop.fit`."""
         from crbg.training.loop import FitOptions, fit
         from crbg.training.schedules import cosine
 
@@ -130,16 +133,16 @@ class SearchResult:
 
     Attributes:
         mask: The mask of the ticket.
-        exact: Mask with exactly the requested number of weights, if the number in `mask` can differ from it.
+        exact: Mask that keeps exactly the requested number of weights; set if `mask` may keep another number.
         scores: One score per weight; the weights with the largest scores are kept.
         soft: Noise-free, real-valued gate values.
         changed: Names of the tensors that the method changed, each with its role (`trained` or `redrawn`).
         history: One row of measurements per epoch.
-        anatomy: Details of the search for the run's record, as plain JSON values, such as histograms of the gates.
-        start: For a winning ticket (a subnetwork whose weights are trained under the mask): the tensors that differ
-            from the initial ones when this training starts.
+        anatomy: Details of the search, such as histograms of the gates, as plain JSON values for the run's record.
+        start: Only for a winning ticket (a subnetwork whose weights are trained under the mask): the tensors whose
+            values at the start of that training differ from the initial ones.
         running: Running statistics of batch norm at the end of the search, added by `run_search`.
-        gain: By tensor, the factor with which the search multiplied the kept weights while it collected `running`.
+        gain: For each tensor, the factor by which the search multiplied the kept weights while it collected `running`.
         statistics: Running statistics of the sparse network on the data. `find_ticket` estimates them if the network
             has batch norm and was not trained under its mask.
         initial: Digest of the initial tensors, without running statistics, added by `find_ticket`.

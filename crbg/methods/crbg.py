@@ -60,25 +60,26 @@ class Options:
             it constant.
         source: How the noise is generated: `normal`, `antithetic`, or `counter` (counter-based, fast on a CPU).
         learn_sigma: Whether the standard deviation of the noise is learned, one value per tensor.
-        leak: Derivative used for clip outside [0, 1]: 0 as in the thesis, 1 for a straight-through gate (an extension).
+        leak: Derivative of clip used outside [0, 1]: 0 as in the thesis, 1 for a straight-through gate (an extension).
         reach: Fraction of the search after which the target density should be reached.
-        decide: Fraction of the search after which a penalty on undecided gates (0 < mu < 1) sets in and increases.
+        decide: Fraction of the search after which a penalty on undecided gates (0 < mu < 1) starts and then grows.
         firmness: Final strength of the penalty on undecided gates, relative to the gradient of the task's loss.
         tolerance: The penalty on undecided gates acts only while |log(density / planned density)| is at most this
             value. 0 selects 0.1, or 0.02 for target densities below 0.05, where the few open gates would otherwise be
             fixed too early.
-        polish: Fraction of the search, at its end, in which the forward pass uses the hard mask 1[mu > 1/2] with
-            straight-through gradients. This is a variant; with `noise` 0 and `firmness` 0 it gave the best tickets.
+        polish: Length of the final phase, as a fraction of the search, in which the forward pass uses the hard mask
+            1[mu > 1/2] with straight-through gradients. This is a variant of the method; it gave the best tickets with
+            `noise` 0 and `firmness` 0.
         granularity: `weight` for one gate per weight, `unit` for one per hidden unit (channel, attention head), or
             `unit+input` for one per hidden unit and per input of the network.
-        temperature: Factor on the logits inside the loss; predictions do not change. Frozen weights cannot grow to
-            scale up the logits, so networks with tiny initial outputs need this factor. 0 chooses it such that the
-            scaled logits of the first batch have the standard deviation `spread`.
+        temperature: Multiplies the logits inside the loss; predictions do not change. Frozen weights cannot grow to
+            scale up the logits, so networks with tiny initial outputs need this factor. If 0, it is chosen so
+            that the scaled logits of the first batch have the standard deviation `spread`.
         spread: See `temperature`.
         pretrain: Epochs of dense training before the search. This option and those below train weights, so the result
             is not a strong ticket; `SearchResult.changed` lists the trained tensors.
         joint_lr: Learning rate of the weights, if they are trained jointly with the gates; 0 freezes them.
-        finetune: Epochs of training of the kept weights under the fixed mask, after the search.
+        finetune: Epochs for which the kept weights are trained under the fixed mask after the search.
         weight_lr: Learning rate of Adam in `pretrain` and `finetune`.
         train_slopes: Whether PReLU slopes are trained jointly with the gates, while the weights stay frozen.
     """
@@ -110,7 +111,7 @@ class Options:
 
 
 def conflicts(o: Options, density: float | None) -> Iterator[str]:
-    """Yield one message for each combination of options, or of an option and the density, that is not allowed."""
+    """Yield one message for each invalid combination of options, or of an option with the density."""
     if o.polish and density is None:
         yield "crbg.polish needs a target density: set `density`"
     if o.polish and o.granularity != "weight":
@@ -125,7 +126,7 @@ def work(o: Options, density: float | None, epochs: int) -> float:
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     """Train gates on the weights, and keep the weights with mu > 1/2 (the mask `half`).
 
-    If a density is requested and that of `half` differs from it by more than 2 %, the k weights with the largest mu are
+    If a density is requested and the density of `half` is off by more than 2 %, the k weights with the largest mu are
     kept instead (the mask `exact`).
 
     By default, the weights are random and frozen. With `pretrain` they are trained before the search and frozen during
@@ -265,7 +266,7 @@ def _cut(scores: Mapping[str, Tensor], density: float | None, total: int) -> tup
 
 
 def _on_weights(model: nn.Module, o: Options, gates: Mapping[str, Mapping[str, Tensor]]) -> SearchResult:
-    """Expand values per gate (mask, exact, scores, soft) to values per weight; a unit's gate covers its columns."""
+    """Expand per-gate values (mask, exact, scores, soft) to per-weight values; a unit's gate applies to its columns."""
     from crbg.gates.layers import columns_of
     from crbg.gates.selection import candidates, weights
     from crbg.masks.mask import Mask

@@ -45,9 +45,9 @@ class Options(Recipe):
         gate: `concrete`, or `clipped` (CRBG's Gaussian gate).
         tau: Temperature of Concrete gates.
         noise: Standard deviation of the noise of clipped gates.
-        budget: How a Concrete gate counts towards the budget: with its noise-free value (`plain`, as in the authors'
-            code), or with the probability that it is above 1/2 (`bernoulli`).
-        begin: Initial openness of each gate, measured as for `budget`; 0 selects the target density.
+        budget: What each Concrete gate contributes to the budget: its noise-free value (`plain`, as in the authors'
+            code), or the probability that it is above 1/2 (`bernoulli`).
+        begin: Initial contribution of each gate to the budget; 0 selects the target density.
         controller: `gradbalance` or `lagrange`.
         slack: The budget, as a multiple of the number of weights to keep.
         memory: Decay rate of GradBalance's moving average.
@@ -72,7 +72,7 @@ class Options(Recipe):
 def work(o: Options, density: float | None, epochs: int) -> float:
     """Return the total number of epochs, including those of the search.
 
-    Search steps count like training steps, although they cost a third more if the objective needs a dense reference
+    A search step counts as one training step, although it costs a third more if the objective needs a dense reference
     network, and twice as much if it needs second derivatives.
     """
     return o.epochs(epochs, o.search)

@@ -44,7 +44,7 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     named = dict(model.named_parameters()) if options.part == "all" else norms(model)
     if not named:
         raise CrbgError(
-            "`part: norm` needs normalisation layers with gains or shifts, and there are none; use `part: all`"
+            "`part: norm` needs normalisation layers with gains or shifts; the network has none: use `part: all`"
         )
     made = optimiser(options.optimiser, list(named.values()), options.lr)
     with frozen(model):

@@ -5,7 +5,7 @@ fraction `reach` of the search (as in Diffenderfer & Kailkhura 2021). Without th
 all their weights in the first step.
 
 With `scaled`, the weights are multiplied by sqrt(1 / density), as the paper states. The paper's code uses the
-fraction of removed weights in place of the density, which agrees only at density 1/2. The factor is part of the gate,
+fraction of removed weights instead of the density; the two agree only at density 1/2. The factor is part of the gate,
 so the initial weights are the same as for the other methods.
 """
 

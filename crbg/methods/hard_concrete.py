@@ -1,4 +1,4 @@
-"""Hard-concrete (L0) gates (Louizos et al. 2018) on frozen weights, kept at a target density by GradBalance.
+"""Hard-concrete (L0) gates (Louizos et al. 2018) on frozen weights; GradBalance controls their density.
 
 The paper puts gates on units, trains the weights jointly with the gates, and uses a fixed lambda. Here, there is one
 gate per weight, and the rest of the search is the same as in `concrete`, so the two methods differ only in their gates.

@@ -1,7 +1,7 @@
 """Iterative magnitude pruning: lottery tickets (Frankle & Carbin 2019), with rewinding (Frankle et al. 2020: LTR).
 
 Each level trains from the rewinding point under the current mask, removes a fraction of the remaining weights, and
-rewinds the others. It removes the weights of smallest magnitude, ranked over all tensors. The last level removes
+rewinds the others. The removed weights are those with the smallest magnitude over all tensors. The last level removes
 exactly as many as the target density requires. At density 1, the method is dense training.
 """
 
@@ -43,7 +43,7 @@ def shares(o: Options, density: float) -> list[float]:
         return []
     if o.levels:
         return [density ** ((i + 1) / o.levels) for i in range(o.levels)]
-    # A density that is a rounded power of 0.8 (0.107, 0.0074) counts as that power.
+    # Rounded, so that a density such as 0.107 or 0.0074, which is a rounded power of 0.8, needs no extra level.
     count = math.ceil(round(math.log(density) / math.log(1 - o.drop), 1))
     return [(1 - o.drop) ** (i + 1) for i in range(count - 1)] + [density]
 
@@ -51,7 +51,7 @@ def shares(o: Options, density: float) -> list[float]:
 def work(o: Options, density: float | None, epochs: int) -> float:
     """Return the total number of epochs.
 
-    They are the training up to the rewinding point, and from there the training of each level and of the ticket.
+    This is the training up to the rewinding point, plus the training from there for each level and for the ticket.
     """
     return o.epochs(epochs) + len(shares(o, density or 1.0)) * (epochs - o.rewind)
 

@@ -50,7 +50,7 @@ def options(name: str, values: Mapping[str, Any]) -> Any:
 
     Raises:
         CrbgError: an option is unknown, has the wrong type or is out of range. The message names all unknown options
-            and wrong types; if there are none, all values out of range.
+            and wrong types or, if there are none, all values that are out of range.
     """
     kind = get(name).Options
     types, problems = hints(kind), []

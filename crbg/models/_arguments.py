@@ -12,14 +12,14 @@ from typing import Any
 
 from crbg.errors import suggest
 
-# timm registers a model by decorating a function with its name, or as a key in a table of deprecated names.
+# timm registers a model by decorating a function of that name, or by a key in a table of deprecated names.
 _REGISTERED = re.compile(r"^@register_model\b.*\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
 _DEPRECATED = re.compile(r"register_model_deprecations\(\s*__name__,\s*\{(.*?)\}\s*\)", re.DOTALL)
 FROM_DATA = {"in_chans", "num_classes", "img_size"}  # set by crbg.models.timm
 
 
 def problems(source: Path, name: str, arguments: Mapping[str, Any]) -> Iterator[str]:
-    """Yield one message for each invalid argument of a model with the `build` function defined in the file `source`.
+    """Yield one message for each invalid argument of a model whose `build` function is defined in the file `source`.
 
     For timm models, the name is checked too. Errors that cannot be seen in the source code are left to the constructor.
     """
@@ -51,7 +51,7 @@ def defines(source: Path, function: str) -> bool:
 
 @functools.cache
 def _parameters(source: Path) -> tuple[frozenset[str], bool]:
-    """Return the arguments of `build` after name, shape and classes, and whether it also accepts arbitrary ones."""
+    """Return the arguments of `build` that follow name, shape and classes, and whether it also accepts any others."""
     for node in _tree(source).body:
         if isinstance(node, ast.FunctionDef) and node.name == "build":
             names = [a.arg for a in (*node.args.posonlyargs, *node.args.args)][3:]

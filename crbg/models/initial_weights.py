@@ -176,7 +176,7 @@ def check_fingerprints(model: nn.Module, mask: Mapping[str, Tensor], expected: M
 
 
 def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of the tensors' names, shapes, dtypes and bytes, sorted by name."""
+    """Return the SHA-256 of all tensors (names, shapes, dtypes and bytes), sorted by name."""
     h = hashlib.sha256()
     for name in sorted(tensors):
         t = tensors[name].detach().cpu().contiguous()

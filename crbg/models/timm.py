@@ -64,7 +64,7 @@ def pretrained(
                 f"{path} does not contain weights of {plain!r} ({type(error).__name__}: {text}); set CRBG_WEIGHTS to a "
                 "file that does"
             ) from None
-        build(name, in_shape, classes, stem, **options)  # raises if the arguments of the model are the cause
+        build(name, in_shape, classes, stem, **options)  # raises if the model's arguments caused the error
         _absent[plain] = (
             f"ImageNet weights of {plain!r} are not on this machine and could not be downloaded "
             f"({type(error).__name__}: {text}); set CRBG_WEIGHTS to a file that contains them, or to its folder"
@@ -119,7 +119,9 @@ def _create(
             "pretrained ones"
         )
     if given := sorted(FROM_DATA & set(options)):
-        raise CrbgError(f"model {name!r}: leave out {', '.join(given)} (set from the data; `size` enlarges the images)")
+        raise CrbgError(
+            f"model {name!r}: leave out {', '.join(given)} (set from the data; to enlarge the images, set `size`)"
+        )
     known = {"num_classes": classes, "in_chans": in_shape[0], **options, **how}
     try:
         try:
@@ -136,7 +138,7 @@ def _create(
     edges = zip(in_shape[1:], (patch, patch) if isinstance(patch, int) else patch, strict=True)
     if any(edge % p for edge, p in edges):
         raise CrbgError(
-            f"patches of {patch} pixels do not divide images of {in_shape[1:]}; set model_args.patch_size, or size"
+            f"patches of {patch} pixels do not divide images of {in_shape[1:]}; set model_args.patch_size or size"
         )
     if stem == "cifar":
         _replace_stem(name, model, in_shape[0])

@@ -31,7 +31,7 @@ class Anatomy:
 
 
 def shown(config: Config) -> list[Cell]:
-    """Choose the tickets to show: the densest, a middle and the sparsest one of each arm of a curve, at one seed."""
+    """Choose the tickets to show: for each arm of a curve, the densest, a middle one and the sparsest, at one seed."""
     out = []
     for e in config.experiments.values():
         arms: dict[str, dict[float, Cell]] = {}
@@ -45,7 +45,7 @@ def shown(config: Config) -> list[Cell]:
 
 
 def tickets(config: Config) -> list[Anatomy]:
-    """Load the tickets chosen by `shown` that exist, new or committed, if their record has search statistics."""
+    """Load those tickets chosen by `shown` that exist (new or committed) and whose record has search statistics."""
     out = []
     for c in shown(config):
         path, run = record_store.ticket_path(config, c.spec, c.seed), record_store.find_run(config, c.spec, c.seed)

@@ -100,7 +100,7 @@ def _beside(s: page.Section, rows: pd.DataFrame, config: Config) -> None:
 
 
 def _compared(e: Experiment, rows: pd.DataFrame, config: Config) -> dict[str, pd.DataFrame]:
-    """Return the additional tables of an experiment by caption; the first word of a caption names the file."""
+    """Return an experiment's additional tables, keyed by caption; the first word of a caption names the file."""
     if e.view == "winners":
         found = winners.measured(config, e)
         caption = "objectives of the tickets before training, means over seeds"

@@ -10,7 +10,8 @@ import pandas as pd
 from crbg.experiments.config import Experiment
 from crbg.report import figures
 
-# Prefixes of experiment names, anchor and title of each chapter. An experiment belongs to the first that matches.
+# For each chapter: prefixes of experiment names, anchor and title. An experiment belongs to the first chapter with a
+# matching prefix.
 CHAPTERS = (
     (("lenet_winning", "lenet_worlds", "cts_", "deep_cts", "winning"), "winning", "Winning tickets"),
     (("lenet_",), "lenet", "LeNet-300-100"),
@@ -24,7 +25,7 @@ GREEK = {"sigma": "σ", "Delta": "Δ", "alpha": "α", "lambda": "λ", "mu": "μ"
 def key(experiments: Iterable[Experiment]) -> Experiment | None:
     """Choose the experiment for the summary.
 
-    The first main experiment that compares methods, otherwise the first main one, otherwise the first of all.
+    The first main experiment that compares methods, else the first main experiment, else the first experiment.
     """
     known = list(experiments)
     mains = [e for e in known if e.role == "main"]

@@ -55,7 +55,7 @@ class Claim(Declared):
 
 
 class Contrast(Declared):
-    """A comparison of the arms `a` and `b` at one density. `against`: the experiment of `b`, if it is another one."""
+    """A comparison of the arms `a` and `b` at one density. `against`: the experiment of `b`, if not `experiment`."""
 
     experiment: str
     a: str
@@ -75,7 +75,7 @@ class Goal(Declared):
 
 
 class Comparison(Declared):
-    """A row of the thesis's comparison table. `constant`: the accuracy of the most frequent class."""
+    """A row of the thesis's comparison table. `constant`: the accuracy of always predicting the most frequent class."""
 
     row: str
     published: str
@@ -106,7 +106,7 @@ class Judgement:
     """A claim, goal or contrast with its verdict and the evidence in words.
 
     reading: how we interpret the claim. declared: whether the rule was declared before or after the results of its runs
-    were first seen, if the entry says so. experiment: the experiment whose runs were judged.
+    were first seen, if the entry states this. experiment: the experiment whose runs were judged.
     """
 
     id: str
@@ -130,7 +130,7 @@ class Judgement:
 
 
 def kind_of(verdict: str) -> str:
-    """Return the word of a verdict without its details: "not testable" for every verdict that begins so."""
+    """Return a verdict without details: "not testable" for each verdict that starts with these words."""
     return "not testable" if verdict.startswith("not testable") else verdict
 
 
@@ -151,7 +151,7 @@ def parse_claims(raw: object, place: str = str(CLAIMS)) -> Claims:
     """Validate all entries and convert them to objects.
 
     Raises:
-        CrbgError: names every malformed entry, with its place.
+        CrbgError: entries are malformed; the message names each of them and its place.
     """
     kinds: dict[str, type[Declared]] = {"claims": Claim, "goals": Goal, "comparison": Comparison}
     kinds |= dict.fromkeys(CONTRASTS, Contrast)
@@ -218,7 +218,7 @@ def _of_claim(claim: Claim, found: Verdict) -> Judgement:
 
 
 def _goal(goal: Goal, rows: pd.DataFrame) -> Judgement:
-    """Judge one of our own goals: met if the whole interval reaches the accuracy, met in the mean if the mean does."""
+    """Judge one of our own goals: met if the lower end of the interval reaches it, met in the mean if the mean does."""
     at = f"{goal.least} % at {100 * (1 - goal.density):g} %"
     name = f"goal {at}, {goal.label}" if goal.label else f"goal {at}"
     quote = f"{goal.arm} reaches {at} sparsity"

@@ -23,8 +23,8 @@ ROWS = {
     "supermask_rescaled": "supermask",
 }
 AT = 0.05  # density shown in single-density columns, if the experiment has it
-NEAR_CHANCE = 25.0  # accuracy in %, as in the bounds of the claim `finds-weights`
-MARGIN = 0.5  # points within which accuracies count as equal
+NEAR_CHANCE = 25.0  # accuracy in %, equal to the bounds in the claim `finds-weights`
+MARGIN = 0.5  # accuracies that differ by at most this many points count as equal
 
 
 def properties(rows: pd.DataFrame, experiment: Experiment, config: Config) -> pd.DataFrame:
@@ -45,7 +45,7 @@ def properties(rows: pd.DataFrame, experiment: Experiment, config: Config) -> pd
 def _method(spec: Spec) -> dict[str, str]:
     """Return the traits of a method, as table columns."""
     traits = methods.get(spec.method).TRAITS
-    hard = getattr(spec.resolved(), "polish", 0.0)  # fraction of the search, at its end, that uses hard gates
+    hard = getattr(spec.resolved(), "polish", 0.0)  # length of the final phase with hard gates
     smooth = f"until the last {100 * hard:g} %" if hard else "yes"
     differentiable = smooth if traits.differentiable else "no"
     said = {"gradient": traits.gradient, "density": traits.density, "weights": traits.weights}
@@ -86,7 +86,7 @@ def shown_at(experiment: Experiment) -> float:
 
 
 def step_ratios(path: Path = STEPS) -> dict[str, str]:
-    """Read the duration of a training step relative to a dense one from the benchmark; empty if it was not run."""
+    """Read from the benchmark how long training steps take relative to dense ones; empty if it was not run."""
     text = path.read_text() if path.exists() else ""
     return dict(re.findall(r"^\| *(.+?) *\| *[\d.]+ *\| *([\d.]+) *\|", text, re.MULTILINE))
 

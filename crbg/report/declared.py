@@ -23,7 +23,7 @@ def parse(kind: type[D], raw: object, place: str) -> D:
     """Validate an entry and convert it to an object.
 
     Raises:
-        CrbgError: names the place, and every field that is missing, unknown or of the wrong type.
+        CrbgError: fields are missing, unknown or of the wrong type; the message names each of them and `place`.
     """
     try:
         return kind.model_validate(raw)

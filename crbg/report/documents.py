@@ -94,7 +94,7 @@ def _accuracy(rows: pd.DataFrame) -> str:
 
 
 def _counts(claims: Sequence[Judgement]) -> str:
-    """Count the verdicts on the published claims, in one sentence."""
+    """Summarise in one sentence how many published claims got each verdict."""
     words = Counter(kind_of(v.verdict) for v in claims)
     judged = [f"{words[w]} {w}" for w in WORDS if words[w]]
     return f"{', '.join(judged)}, of {len(claims)} declared rules ([all verdicts](paper/tables/verdicts.md))."
@@ -110,7 +110,7 @@ def _telling(claims: Sequence[Judgement]) -> str:
 
 
 def _short(text: str) -> str:
-    """Shorten a text that is too long for a cell, at a comma or semicolon outside brackets."""
+    """If a text is too long for a table cell, cut it at a comma or semicolon outside brackets."""
     if len(text) <= WIDEST:
         return text
     ends = [m.start() for m in re.finditer("[,;]", text[:WIDEST])]

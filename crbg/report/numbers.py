@@ -79,11 +79,12 @@ def macros(numbers: dict[str, str]) -> str:
 def check(paper: Path, numbers: dict[str, str], unfinished: Iterable[str] = ()) -> int:
     r"""Check that the paper quotes only known numbers and inputs only files that exist.
 
-    A number is quoted by \\crbgnumber or by the paper's short forms \\num and \\pct. A number or file of an unfinished
-    experiment is not an error; the number of such places is returned.
+    A number is quoted by \\crbgnumber or by the paper's short forms \\num and \\pct. Numbers and files of
+    unfinished experiments may be missing; the function returns how many are missing.
 
     Raises:
-        CrbgError: names every unknown key with its line and the nearest known key, and every missing file.
+        CrbgError: a key is unknown or a file is missing; the message names each with its line and, for a key, the
+            nearest known key.
     """
     if not paper.exists():
         return 0

@@ -76,7 +76,7 @@ class Content:
 
 
 def html(config: Config, content: Content) -> str:
-    """Return the page as HTML. It embeds all figures, loads nothing, and is complete without scripts."""
+    """Return the page as HTML. It embeds all figures, loads no other files, and is complete without scripts."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(

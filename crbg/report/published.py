@@ -45,7 +45,8 @@ def _read(path: Path, changed: int) -> dict[str, Any]:
 def width_points() -> list[dict[str, float]]:
     """Return the points of the digitised width sweep.
 
-    Each point gives `weights` in % of LeNet-300-100, `accuracy` in %, and the % of gates at 0 (`zero`) and 1 (`one`).
+    Each point gives, in %, `weights` relative to LeNet-300-100, `accuracy`, and the share of gates at 0 (`zero`) and at
+    1 (`one`).
 
     Raises:
         CrbgError: the file has no width sweep.

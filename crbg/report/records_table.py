@@ -143,7 +143,7 @@ def setting(text: str) -> dict[str, str]:
 
 
 def by_width(mine: pd.DataFrame) -> dict[str, dict[float, list[float]]]:
-    """Return the accuracies of each arm, ordered by seed, by the number of weights in % of the largest network."""
+    """Return each arm's accuracies, ordered by seed; keys: the number of weights in % of the largest network."""
     full = mine.gated.max()
     return {
         str(arm): {100 * float(str(n)) / full: list(g.sort_values("seed").accuracy) for n, g in group.groupby("gated")}

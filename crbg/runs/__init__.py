@@ -1,1 +1,1 @@
-"""Execute runs from spec to record, one or many, and evaluate and verify finished runs."""
+"""Execute one or many runs, from spec to record, and evaluate and verify finished runs."""

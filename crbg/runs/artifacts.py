@@ -84,7 +84,7 @@ def reopen(where: Path, model: nn.Module, expected: str | None = None) -> method
             about = file.metadata() or {}
             changed = json.loads(about.get("winning", about.get("changed", "{}")))
         if expected and tensor_digest(tensors) != expected:
-            raise CrbgError(f"{path} does not have the digest in its record; repeat the run")
+            raise CrbgError(f"the digest of {path} differs from the recorded one; repeat the run")
         shapes = {n: tuple(w.shape) for n, w in weights(model).items()}
         names = ("soft", "scores", "changed", "start", "running", "gain", "statistics")
         groups: dict[str, dict[str, Tensor]] = {n: {} for n in names}

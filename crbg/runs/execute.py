@@ -70,7 +70,7 @@ def execute(spec: Spec, seed: int, workspace: Workspace, clock: Clock | None = N
 
 
 def run_as_worker(workspace: Workspace, clock: Clock) -> None:
-    """Take part in the runs that the first of several processes starts, until it has no more."""
+    """Take part in the runs that the first of several processes starts, until none are left."""
     while order := distributed.broadcast():
         spec, seed = order
         setup = set_up(spec, seed, _data(spec, workspace))
@@ -184,7 +184,7 @@ def _search(
         if found.changed and found.running:  # changed weights are measured with the statistics of their search
             setup.model.load_state_dict(found.running, strict=False)
         return found, ""
-    # Raised outside the `except` block, because the traceback would keep the tensors of the search in memory.
+    # Raised outside the `except` block, because inside it the traceback would keep the search's tensors in memory.
     raise GpuFullError(f"{spec.slug()}: the GPU's memory is full ({full}); {_advice(setup)}")
 
 

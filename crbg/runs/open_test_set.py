@@ -25,7 +25,7 @@ def evaluate(spec: Spec, seed: int, workspace: Workspace) -> Evaluation | None:
 
     Raises:
         CrbgError: the spec is not listed in `workspace.selected` (paper/selected.yaml), the run is not finished, or
-            its mask does not have the digest in its record.
+            the digest of its mask differs from the recorded one.
     """
     if workspace.selected is not None:
         check_selected(spec, workspace.selected)
@@ -40,7 +40,7 @@ def evaluate(spec: Spec, seed: int, workspace: Workspace) -> Evaluation | None:
     setup = set_up(spec, seed, data)
     found = reopen(where, setup.model, record.digests.gates)
     if found.mask.digest() != record.digests.mask:
-        raise CrbgError(f"{where}: the mask does not have the digest in the record; repeat the run")
+        raise CrbgError(f"{where}: the digest of the mask differs from the recorded one; repeat the run")
     without_lossy = None
     test = read_all(setup, found, data.test)
     if len(data.lossy_test):
@@ -56,7 +56,7 @@ def evaluate(spec: Spec, seed: int, workspace: Workspace) -> Evaluation | None:
 
 
 def check_selected(spec: Spec, selected: Path) -> None:
-    """Check that the file of selected settings lists a spec, which may then be evaluated on the test set.
+    """Check that the file of selected settings lists a spec and so allows its evaluation on the test set.
 
     Raises:
         CrbgError: the file is missing, damaged, or does not list the spec.

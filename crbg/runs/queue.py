@@ -53,7 +53,7 @@ class Call:
 def do(config: Config, cells: list[Cell], call: Call) -> int:
     """Execute runs, alone or as one of several processes that share each run, and return an exit status.
 
-    A job of the workflow logs its start before it loads anything large, so that a kill for lack of memory is noticed.
+    A job of the workflow logs its start before it loads anything large, so that an out-of-memory kill is noticed.
     """
     distributed.together = distributed.started()
     if not (call.job and distributed.first()):
@@ -95,7 +95,7 @@ def _do_missing(config: Config, cells: list[Cell], todo: list[Cell], call: Call)
     """Execute the missing runs, except those that failed in an earlier attempt of this job and would fail again."""
     if todo and 0 < call.slices < call.attempt:
         raise CrbgError(
-            f"{len(todo)} runs are not done after {call.slices} attempts, more than the estimate requires; "
+            f"{len(todo)} runs are not done after {call.slices} attempts, which is more than the estimate requires; "
             "`crbg status` shows their state, and `crbg run` without --slices continues"
         )
     before = sure_to_fail(config, todo)

@@ -116,14 +116,14 @@ def _read_each(
     """Measure each reading. A mask that equals the ticket is not measured again."""
     spec, data, model = setup.spec, setup.data, setup.model
     batch = evaluation_batch(spec)
-    trained = found.start is not None  # with the mask: measured with the model's own batch-norm statistics
+    trained = found.start is not None  # under the mask; then measured with the model's own batch-norm statistics
     out: dict[str, Reading] = {}
     for name, values in multipliers.items():
         if name != "binary" and isinstance(values, Mask) and values == found.mask:
             read = out["binary"]
         else:
-            # Measuring with the statistics of the search takes a second pass over all images. Runs that limit the
-            # images of the controls (deep networks) do this for the ticket only.
+            # Measuring with the statistics of the search takes a second pass over all images, so runs that limit the
+            # images of the controls (deep networks) do it for the ticket only.
             search = found if name == "binary" or not spec.control_images else None
             read = accuracy(model, values, data, part, trained, search, batch)
         count = sum(int((t != 0).sum()) for t in values.values())

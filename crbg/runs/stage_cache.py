@@ -1,4 +1,4 @@
-"""Cache of stages that several runs share: dense training, levels of iterative pruning, the search behind all controls.
+"""Cache of stages that several runs share: dense training, levels of iterative pruning, one search for all controls.
 
 A stage is stored under the digest of everything on which it depends, and read by every run that needs it. Its seconds
 and steps are added to each of these runs, so that the cost of a run is the same as without the cache.

@@ -7,7 +7,7 @@ import sys
 import threading
 from typing import Any
 
-CONTINUE = 75  # exit status if time ran out and a checkpoint was written: the same command continues
+CONTINUE = 75  # exit status if time ran out and a checkpoint was written: the same command resumes the run
 INTERRUPTED = 130  # exit status after Ctrl-C, by the convention of shells
 
 

@@ -230,7 +230,7 @@ class Verifier:
         return None
 
     def _sizes(self, spec: Spec) -> Data:
-        """Return a placeholder for a data set, with its shapes but no images: enough for weights and data order."""
+        """Return a stand-in for a data set that has its shapes but no images; weights and data order need no more."""
         name = spec.data
         if name not in self._hollow:
             entry = info(name)
@@ -250,7 +250,7 @@ class Verifier:
         return training_loader(cell.spec, self._sizes(cell.spec), cell.seed)
 
     def _fresh(self, cell: Cell) -> tuple[nn.Module, dict[str, str]]:
-        """Draw the initial network of a run and its roles again. Only the latest network is cached."""
+        """Rebuild the initial network of a run with its roles. Only the latest network is cached."""
         key = _weights_key(cell)
         if self._network is None or self._network[0] != key:
             self._network = (key, *initial_model(cell.spec, self._sizes(cell.spec), cell.seed))

@@ -123,8 +123,8 @@ class Plan:
         proportional: Proportional gain of the controller.
         tolerance: The decision penalty is suspended while |log(density / path)| exceeds this value.
         every: Number of steps between two measurements of the density.
-        polish: Fraction of the search, at its end, with hard gates 1[mu > 1/2] and straight-through gradients. Only the
-            density is controlled then, so the search optimises the ticket itself.
+        polish: Length of the final phase, as a fraction of the search, with hard gates 1[mu > 1/2] and straight-through
+            gradients. In this phase, only the density is controlled, so the search optimises the ticket itself.
     """
 
     reach: float = 0.4
@@ -140,8 +140,8 @@ class Plan:
 class Controlled(Penalised):
     """A feedback controller that adjusts lambda so that the density meets its target and all gates become binary.
 
-    The error is log(density / path), clipped to [-1, 1], where `path` is the density aimed at now. lambda is the sum of
-    an integral and a proportional term. A negative lambda opens gates. If lambda could not be negative, the
+    The error is log(density / path), clipped to [-1, 1], where `path` is the planned density at this step. lambda is
+    the sum of an integral and a proportional term. A negative lambda opens gates. If lambda could not be negative, the
     controller could not reach a target density above the one at which an unpenalised search ends. The error and the
     penalty gradients are computed every `Plan.every` steps and reused in between.
 

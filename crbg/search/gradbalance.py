@@ -21,8 +21,9 @@ from crbg.training.hooks import Row, SearchHook
 class GradBalance(SearchHook):
     """The density controller of Concrete Ticket Search (CTS, Arora & Teuscher 2025).
 
-    It adds lambda * g_S to the task gradient g_R. S = sum(p) / (slack * keep) - 1 is the relative excess of the sum of
-    the gates' expected values p over the budget, and g_S = dS/da is its gradient with respect to the gate parameters a.
+    It adds lambda * g_S to the task gradient g_R. With p the expected value of each gate,
+    S = sum(p) / (slack * keep) - 1 is the relative excess over the budget, and g_S = dS/da is its gradient with respect
+    to the gate parameters a.
     lambda is an exponential moving average of lambda* and starts at the first lambda*, with lambda* = |g_R| / |g_S|
     (Euclidean norms over all gates) if S > 0, else 0. The paper's constant factor on S cancels.
 
@@ -30,7 +31,7 @@ class GradBalance(SearchHook):
         gates: Gates that count towards the budget.
         keep: Number of weights to keep.
         slack: The budget is `slack * keep`.
-        memory: Decay of the moving average: the weight of its previous value.
+        memory: Decay of the moving average, i.e. the weight of its previous value.
 
     Raises:
         CrbgError: `gates` is empty.

@@ -132,7 +132,10 @@ def divergence(p: Tensor, q: Tensor) -> Tensor:
 
 
 def _feature(model: nn.Module, x: Any, y: Any) -> Tensor:
-    """Compute the squared distance between standardised activations and output probabilities, averaged over layers."""
+    """Compute the squared distance between the standardised activations of the sparse and the dense network.
+
+    It is averaged over layers, and the output probabilities count as one more layer.
+    """
     with _features(model) as sparse:
         sparse.append(_logits(outputs_and_labels(model, x, y)).softmax(1))
     with _features(model) as reference:
@@ -149,7 +152,7 @@ def standardised(t: Tensor, floor: float = 1e-6) -> Tensor:
 
 @contextmanager
 def _features(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect the outputs of all activation modules inside the block, in the order in which they are computed."""
+    """Inside the block, collect the outputs of all activation modules in the order in which they are computed."""
     outputs: list[Tensor] = []
 
     def collect(_: nn.Module, __: Any, out: Tensor) -> None:

@@ -102,7 +102,7 @@ def guard_roles(before: Mapping[str, Tensor], after: Mapping[str, Tensor], roles
     """Check, byte by byte, that only tensors with the role `trained`, `redrawn` or `recalibrated` have changed.
 
     Raises:
-        CrbgError: another tensor changed; the message names it and its role.
+        CrbgError: a tensor with another role changed; the message names it and its role.
     """
     for name, old in before.items():
         role = roles.get(name, "frozen")

@@ -80,7 +80,7 @@ def grasp(model: nn.Module, weights: Weights, batches: BatchList, loss: Loss, se
 
 
 def grasp_abs(model: nn.Module, weights: Weights, batches: BatchList, loss: Loss, seed: int) -> dict[str, Tensor]:
-    """Return |theta * (H g)|, the variant of GraSP that Frankle et al. 2021 found to be better."""
+    """Return |theta * (H g)|, the variant that Frankle et al. 2021 found to be better than GraSP."""
     return {n: s.abs() for n, s in grasp(model, weights, batches, loss, seed).items()}
 
 
@@ -183,8 +183,8 @@ def prune(
 def ranked_after(ranks: Mapping[str, Tensor], scores: Mapping[str, Tensor], within: Mask) -> dict[str, Tensor]:
     """Rank the weights that are left in a round above all weights that were pruned earlier.
 
-    A weight's rank is the position of its score among them, scaled to [0, 1), plus an integer that grows by 1 in each
-    round.
+    The rank of a remaining weight is the position of its score among those of the remaining weights, scaled to [0, 1),
+    plus an integer that grows by 1 in each round.
 
     Args:
         ranks: The ranking after the previous rounds.

@@ -93,7 +93,7 @@ class Variational(SearchHook):
         self.progress = progress
 
     def penalty(self) -> Tensor:
-        """Return the KL divergence summed over all weights, times the current weight of the KL term."""
+        """Return the KL divergence summed over all weights, times the current factor on the KL term."""
         return self.scale(self.progress) * sum((kl(a).sum() for a in self._alphas().values()), start=torch.zeros(()))
 
     def log_alpha(self) -> dict[str, Tensor]:

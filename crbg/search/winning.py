@@ -52,7 +52,7 @@ class Recipe:
         train: Whether to train the ticket. If it is not trained and `rewind` is 0, it is a strong ticket.
         control: A sanity check (Frankle et al. 2021). `shuffle` permutes the mask within each tensor, `invert` keeps
             the lowest scores of each tensor, `random` draws a mask of equal density in all tensors, and `reinit` draws
-            new weights from another seed, which are trained for the remaining epochs.
+            new weights with another seed and trains them for the remaining epochs.
         per_class: Number of examples per class in the batch on which scores and objectives are computed.
     """
 
@@ -224,7 +224,7 @@ def train(model: nn.Module, task: SearchTask, o: Recipe, span: Span, mask: Mask 
 
 
 def steps(progress: float, drops: str = "halves", warmup: float = 0.0) -> float:
-    """Return the factor on the learning rate: it rises linearly up to `warmup`, and each drop divides it by 10.
+    """Return the factor on the learning rate: it rises linearly until `warmup`, and each drop divides it by 10.
 
     `progress` and `warmup` are fractions of the whole training.
     """

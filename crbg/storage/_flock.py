@@ -17,7 +17,7 @@ class Timeout(TimeoutError):  # noqa: N818 (same name as in filelock)
 
 
 class FileLock:
-    """A file lock by `flock`, which `filelock` also uses on Unix, so the two implementations exclude each other."""
+    """A lock based on `flock`, which `filelock` also uses on Unix, so the two implementations exclude each other."""
 
     def __init__(self, lock_file: str | Path, timeout: float = -1) -> None:
         self.path, self.timeout = Path(lock_file), timeout

@@ -1,8 +1,8 @@
-"""Locks that allow one writer per run folder, on one machine and on a cluster's shared file system, without torch.
+"""Locks that allow one writer per run folder, on one machine or a shared file system. Does not import torch.
 
 Processes on one host exclude each other by a kernel lock, which is released as soon as its process dies for any reason.
-Not every network file system propagates this lock to other hosts. Therefore, the owner also writes a file with its name
-next to the lock, and updates the time stamp of this file for as long as it is alive.
+Not every network file system propagates this lock to other hosts. Therefore, the owner also identifies
+itself in a file next to the lock, and updates the time stamp of this file for as long as it is alive.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class HeldError(CrbgError):
 def hold(folder: Path) -> Iterator[None]:
     """Hold the lock on `folder` inside the block, so that this process is its only writer.
 
-    The lock of a dead process is taken over: immediately on the same host, after `SILENT` seconds from another host.
+    The lock of a dead process is taken over: at once if it ran on this host, after `SILENT` seconds if on another.
 
     Raises:
         HeldError: another live process holds the lock.
@@ -103,7 +103,7 @@ def words(who: dict[str, str | int]) -> str:
 
 
 def _alive_elsewhere(folder: Path) -> bool:
-    """Return whether the owner is on another host and was alive recently. On this host, the kernel lock decides."""
+    """Return whether the owner is on another host and was alive recently. The kernel lock covers this host."""
     who = owner(folder)
     return bool(who) and who.get("host") != socket.gethostname() and _age(folder / "owner.json") < SILENT
 

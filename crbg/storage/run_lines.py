@@ -54,7 +54,7 @@ class Line:
 
 
 def lines(path: Path) -> Mapping[Key, Line]:
-    """Return the lines of a file by key, or nothing if the file does not exist. They are cached until the file changes.
+    """Return the lines of a file, keyed by digest and seed (empty if there is no file). Cached until the file changes.
 
     Raises:
         CrbgError: a line has no key, is truncated, or repeats the key of another line; the message names the line.
@@ -105,7 +105,7 @@ def put(path: Path, runs: Mapping[Key, Mapping[str, Any]]) -> None:
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Hold the lock on the files in a folder inside the block; other writers wait.
+    """Inside the block, hold the lock on the files in a folder; other writers wait.
 
     Raises:
         CrbgError: another process held the lock for more than `PATIENCE` seconds.

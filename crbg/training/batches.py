@@ -43,7 +43,7 @@ class Later:
         return self.batches.epoch(self.first + epoch, start)
 
     def shared(self, k: int, n: int) -> tuple[Later, float]:
-        """Return the batches of process k of n and the factor on its mean loss, as `BatchLoader.shared` does."""
+        """Return the batches of process k of n, and the weight of its mean loss, as `BatchLoader.shared` does."""
         own, weight = cast(Any, self.batches).shared(k, n)
         return Later(own, self.first), weight
 

@@ -27,12 +27,12 @@ class Clock:
         save_every: Seconds between two checkpoints.
         asked: Function that returns whether the process was asked to stop.
         report: Function called after every step with the number of steps done and the total number of steps.
-        stop_after: Number of steps of this process after which to stop; used in tests.
-        steps: Number of steps of this process so far.
+        stop_after: Number of steps after which this process stops; used in tests.
+        steps: Number of steps that this process has done so far.
         earlier: Wall-clock seconds of search in earlier attempts at this run.
-        earlier_cpu: CPU seconds of all threads in earlier attempts; they exclude time in which the process was
-            suspended.
-        base: Total number of steps of the calls to `fit` that have ended in this run.
+        earlier_cpu: CPU seconds of all threads in earlier attempts; time during which the process was suspended is
+            excluded.
+        base: Total number of steps in the calls to `fit` that this run has finished so far.
         whole: Total number of steps of all calls to `fit` in this run, if known.
     """
 

@@ -45,8 +45,8 @@ def first() -> bool:
 def place(name: str, pick: Callable[[str], torch.device]) -> torch.device:
     """Return the device of this process; if GPUs are used, each process on a node has its own.
 
-    The first process on a node reserves the GPUs of all its processes, in the order of their indices, so that two runs
-    cannot deadlock.
+    The first process on a node reserves one GPU for each process on the node, in the order of the GPU indices, so that
+    two runs cannot deadlock.
 
     Args:
         name: Name of a device, as for `crbg.training.device.pick`.
@@ -92,7 +92,7 @@ def broadcast(what: Any = None) -> Any:
 
 
 def share(batches: Any) -> tuple[Any, float]:
-    """Return this process's share of all batches, and the factor on its mean loss.
+    """Return this process's share of every batch, and the factor by which its mean loss is multiplied.
 
     With this factor, the average over processes is the mean over the batch, even if shares have unequal sizes.
     """

@@ -37,7 +37,7 @@ class FitOptions:
         loss: Function of (outputs, labels) that returns the mean loss over the batch.
         objective: Function of (model, inputs, labels). If given, it is minimised instead of `loss`.
         search: Hooks that are called in every step.
-        schedule: Factor on the learning rates as a function of progress in [0, 1).
+        schedule: Multiplier of the learning rates as a function of progress in [0, 1).
         carried: Additional modules to be saved in checkpoints.
         checkpoint: Path of the checkpoint. `fit` resumes from it; the caller deletes it.
         clock: Deadline, checkpoint interval and progress reports.
@@ -107,8 +107,8 @@ def _step(
 ) -> Callable[[Any, Any, float], Tensor]:
     """Return a function (inputs, labels, progress) that takes one optimiser step and returns the loss.
 
-    `weight` is the factor on this process's loss. The schedule scales the learning rates that the optimiser has now,
-    before a checkpoint is loaded.
+    This process's loss is multiplied by `weight`. The schedule scales the learning rates that the optimiser has when
+    this function is called, so call it before loading a checkpoint.
     """
     device = next(model.parameters()).device
     rates = [float(group["lr"]) for group in optimiser.param_groups]

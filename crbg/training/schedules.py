@@ -11,7 +11,7 @@ from crbg.errors import CrbgError, suggest
 
 
 def cosine(progress: float) -> float:
-    """Return the factor on the learning rate: half a cosine wave, from 1 at progress 0 to 0 at progress 1."""
+    """Return the multiplier of the learning rate: half a cosine wave, from 1 at progress 0 to 0 at progress 1."""
     return 0.5 * (1.0 + math.cos(math.pi * progress))
 
 

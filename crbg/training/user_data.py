@@ -119,6 +119,9 @@ class Reader:
             raise CrbgError("the data are empty; give at least one example")
         if pair and isinstance(found[1], Tensor) and found[1].dtype in _SMALL_INTEGERS:
             found = (found[0], found[1].long())  # the type of class indices in torch
+        if pair and self.forward is None:
+            _check_no_nan("inputs", found[0])
+            _check_no_nan("labels", found[1])
         return found
 
     def _batches(self, data: Dataset[Any], rows: Tensor | None, seed: int | None) -> Batches:
@@ -220,6 +223,16 @@ def _examples(data: Dataset[Any]) -> int:
     if count == 0:
         raise CrbgError("the data set is empty")
     return count
+
+
+def _check_no_nan(name: str, columns: Any) -> None:
+    """Check all examples, because a NaN among the held-out ones would not stop the search."""
+    for t in tensors(columns):
+        if t.is_floating_point() and bool((bad := t.isnan().reshape(len(t), -1).any(1)).any()):
+            raise CrbgError(
+                f"the {name} of example {int(bad.nonzero()[0])} contain NaN ({int(bad.sum())} of {len(t)} do); "
+                "remove or replace missing values"
+            )
 
 
 def _is_columns(data: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Write the golden files: names and results of all runs, so that no restructuring changes them unnoticed.
+"""Write the golden files: names and results of all runs, so that a refactoring cannot change them unnoticed.
 
     python tests/golden/write.py                          # add new lines
     python tests/golden/write.py --replace lenet_mu0      # also replace lines of one experiment
@@ -180,7 +180,7 @@ def lost(golden: State, now: State) -> Iterator[tuple[str, str, set[str]]]:
 
 
 def refused(golden: State, now: State, replace: set[str]) -> list[str]:
-    """List the lost lines that `replace` does not permit; if it contains unknown names, list these instead."""
+    """List the lost lines that `replace` does not cover; if `replace` contains unknown names, list these instead."""
     known = {line[0] for s in (golden, now) for line in s.cells} | {*golden.methods, *now.methods, *golden.recorded}
     if unknown := sorted(replace - known):
         return [f"--replace {name}: no experiment, method or recorded digest of that name" for name in unknown]

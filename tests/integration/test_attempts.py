@@ -223,12 +223,12 @@ def test_a_run_that_fails_does_not_stop_the_others_and_is_not_tried_twice(run, m
     assert text.count("ZeroDivisionError: by nought") == 2
     assert "2 of 3 runs failed; `crbg status` shows why" in text
     assert [(f / "record.json").exists() for f in folders()] == [False, False, True]
-    # A second attempt of the workflow skips runs that failed with a code error, even if the code now works. A first
-    # attempt runs them again.
+    # When the workflow retries a job, runs that failed with a code error are skipped, even if the code now works. A new
+    # call to `crbg run` executes them again.
     status, text = run("one", "--attempt", "2")
     assert status == queue.FAILED
     assert text.count("not repeated after a code error: by nought") == 2
-    # If every time slice is a first attempt, runs that failed before are scheduled last.
+    # In a new call, runs that failed earlier come last, so that they cannot use up every time slice.
     order = []
     with monkeypatch.context() as patch:
         patch.setattr(
@@ -266,7 +266,7 @@ def test_a_run_that_another_process_holds_is_waited_for(run, monkeypatch):
     naps, sleep = [], time.sleep
 
     def nap(seconds):
-        if seconds < 5:  # short sleeps wait for a subprocess and are executed
+        if seconds < 5:  # a short sleep waits for a subprocess and is not faked
             return sleep(seconds)
         naps.append(seconds)
         other.release()
@@ -369,7 +369,7 @@ time.sleep(60)
 
 @pytest.fixture
 def take(tmp_path):
-    """Return a function that starts a process which claims one of two GPUs, and reports the GPU it received."""
+    """Return a function that starts a process that claims one of two GPUs and reports which one it received."""
     started = []
 
     def call(name="auto", share=1):
@@ -518,7 +518,7 @@ def test_the_thread_of_a_lock_ends_with_it(tmp_path):
 
 
 def test_a_full_gpu_names_the_batch_that_would_fit(tmp_path, monkeypatch):
-    """A method that fails for batches of more than 20 examples imitates activations that exceed the GPU's memory."""
+    """A method that fails for batches of more than 20 examples stands in for a GPU that runs out of memory."""
     from crbg import methods
     from crbg.experiments.spec import Spec
     from crbg.runs.execute import execute
@@ -548,7 +548,7 @@ def test_a_full_gpu_names_the_batch_that_would_fit(tmp_path, monkeypatch):
     ("method", "options"), [("imp", {"drop": 0.1}), ("cts", {"search": 50}), ("saliency", {"control": "reinit"})]
 )
 def test_the_batch_that_would_fit_is_tried_in_few_steps(tmp_path, monkeypatch, method, options):
-    """A trial of a batch size skips the warm-up, further pruning rounds and all but the first steps of the search."""
+    """Testing whether a batch fits skips the warm-up, further pruning rounds and all but the first search steps."""
     from crbg import methods
     from crbg.experiments.spec import Spec
     from crbg.runs.execute import execute

@@ -245,7 +245,7 @@ def test_where_with_a_wrong_name_or_value_names_the_choices(project, crbg):
     assert "no run matches; density is one of 0.2, 0.5" in refused(crbg("run", "curve", "--where", "density=0.3"))
     assert "density is one of" in refused(crbg("run", "curve", "--where", "density=half"))
     text = refused(crbg("plan", "curve", "--where", "arm=crbg", "lr=0.1"))
-    assert "this is an option of the method, write options.lr" in text
+    assert "this is an option of the method; write options.lr" in text
     assert "arm is one of crbg, random" in refused(crbg("plan", "curve", "--where", "arm=crgb"))
     text = refused(crbg("status", "curve", "--where", "densty=0.5"))
     assert "--where densty: did you mean 'density'?" in text

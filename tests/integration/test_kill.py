@@ -62,7 +62,7 @@ def test_killed_at_random_and_gone_on_a_run_ends_as_if_left_alone(spec, tmp_path
     dice, kills = random.Random(spec.method), 0
     while kills < 17:
         # Half of the kills happen at a given step, the others after a random time. A checkpoint is written at every
-        # step, so some of these hit the middle of a write.
+        # step, so some of the kills hit the middle of a write.
         at, seconds = (dice.randrange(1, 30), 0) if kills % 2 else (0, dice.uniform(0.0, 0.12))
         if attempt(spec, tmp_path / "killed", digits, at, seconds):
             break

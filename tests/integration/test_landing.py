@@ -1,4 +1,4 @@
-"""The density controller reaches any target density within 2 % (relative), measured with binary gates."""
+"""The density controller reaches any target density to within 2 % (relative), measured with binary gates."""
 
 import pytest
 import torch

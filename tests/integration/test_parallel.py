@@ -1,4 +1,4 @@
-"""A run on two processes of torchrun trains as on one process, has a single writer, and resumes exactly."""
+"""A run on two torchrun processes trains like a run on one process, has a single writer, and resumes exactly."""
 
 import json
 import os
@@ -149,7 +149,7 @@ def test_each_process_takes_its_own_gpu(monkeypatch):
         monkeypatch.setenv(name, value)
     picked.clear()
     assert distributed.place("auto", pick) == distributed.place("cuda", pick) == torch.device("cuda:1")
-    assert not picked  # the first process on a node reserves the GPUs of all its processes, by index
+    assert not picked  # the first process on a node reserves one GPU for each process on the node, by index
     monkeypatch.setenv("LOCAL_RANK", "0")
     assert distributed.place("auto", pick) == torch.device("cuda:0")
     assert picked == ["cuda:0", "cuda:1"]

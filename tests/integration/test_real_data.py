@@ -1,4 +1,4 @@
-"""Long tests on real MNIST, which run by `make test-slow` with CRBG_DATA set."""
+"""Long tests on real MNIST, run by `make test-slow` with CRBG_DATA set."""
 
 import re
 import subprocess

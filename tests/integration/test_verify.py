@@ -151,7 +151,7 @@ def test_a_run_without_its_ticket_is_held_to_its_counts(project):
     project.file("ticket.safetensors").unlink()
     row = project.row()
     assert (row.verdict, row.checked) == ("PASS without ticket", (*ALWAYS, "density", "roles"))
-    # One weight more is within the tolerance of the target density, but contradicts the record.
+    # One additional kept weight is within the tolerance of the target density, but contradicts the record.
     project.edit(lambda r: r["layers"][FC1].update(kept=r["layers"][FC1]["kept"] + 1))
     assert project.failures() == {"density"}
 
@@ -173,7 +173,7 @@ def set_(part, **values):
 
 
 def role(name):
-    """Return a function that edits a record: it lists fc2's weight under the role `name`, or nowhere if it is empty."""
+    """Return a function that edits a record: it lists fc2's weight under role `name`, or nowhere if `name` is empty."""
 
     def spoil(r):
         r["roles"]["gated"].remove(FC2)

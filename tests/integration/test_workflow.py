@@ -287,7 +287,7 @@ def test_a_run_on_several_gpus_or_nodes_is_started_by_torchrun(clone):
 
 
 def test_what_is_asked_of_slurm_for_several_nodes():
-    """The executor requests GPUs per node and as many tasks on each node, and no options that contradict these."""
+    """The executor requests GPUs per node, the same number of tasks per node, and no options that contradict these."""
     from types import SimpleNamespace
 
     submit = pytest.importorskip("snakemake_executor_plugin_slurm.submit_string")
@@ -315,7 +315,7 @@ def test_long_jobs_are_cut_into_slices_of_the_longest_wall_time(clone):
 
 
 def test_five_thousand_runs_plan_in_seconds():
-    """Planning is fast and small: the job graph has no node for each run, and no file is read for each pair of runs."""
+    """Planning is fast and needs little memory: no graph node per run, and no file read per pair of runs."""
     script = ROOT / "benchmarks/plan.py"
     done = subprocess.run([sys.executable, script, "--runs", "5000"], capture_output=True, text=True, check=True)
     runs, _, jobs, _, seconds, megabytes = (float(v) for v in done.stdout.splitlines()[-1].strip("| ").split("|"))

@@ -97,7 +97,7 @@ def in_comments(lines: Iterable[str]) -> Iterator[str]:
 
 
 def descriptions(node: yaml.Node | None) -> Iterator[str]:
-    """Yield the values of all keys of a YAML document that describe something, wherever they are."""
+    """Yield the values of all keys of a YAML document that hold descriptions, at any depth."""
     if isinstance(node, yaml.SequenceNode):
         for item in node.value:
             yield from descriptions(item)

@@ -173,7 +173,7 @@ def test_snakemake_targets_shown_exist():
 
 
 def test_the_table_of_targets_counts_claims_and_hours():
-    """Each target's number of claims is exact, and its hours are within a factor of two of the estimate."""
+    """For each target, the number of claims is exact, and the hours are within a factor of two of the estimate."""
     from crbg.experiments.estimates import estimate_seconds
 
     configuration = config.read([ROOT / "config.yaml"])

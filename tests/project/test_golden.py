@@ -53,7 +53,7 @@ def test_every_recorded_run_reads_the_same(lost, golden):
 
 
 def test_every_recorded_run_is_found_by_the_spec_in_its_record(golden, now):
-    """Looking up a run by its spec, as the report does, finds the same content; the stored spec keeps its digest."""
+    """Looking up a run by its spec, as the report does, returns the recorded run; the stored spec keeps its digest."""
     made = config.read(["config.yaml"], ["results=results/none", "reuse=recorded"])
     for digest in golden.recorded:
         for seed, run in now.recorded[digest].items():

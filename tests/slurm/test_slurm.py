@@ -1,4 +1,4 @@
-"""`snakemake --profile slurm all` runs unedited on a real SLURM, and no result is lost when processes are killed."""
+"""`snakemake --profile slurm all` runs unedited on a real cluster, and no result is lost when processes are killed."""
 
 import os
 import shutil

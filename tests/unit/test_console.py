@@ -21,7 +21,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def terminal(monkeypatch):
-    """Return a function that replaces stdout and stderr by a fake terminal, and returns the stream of the output."""
+    """Return a function that replaces stdout and stderr with a fake terminal and returns the output stream."""
     for name in ("NO_COLOR", "CI", "TERM", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "100")

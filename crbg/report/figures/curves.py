@@ -28,11 +28,12 @@ from crbg.report.records_table import by_width, setting, specs
 from crbg.report.stats import t_interval
 from crbg.report.tables import best_part
 
-FAR = 8  # an arm more than this many points below the best is only named, because it would flatten the other curves
+# An arm more than this many points below the best is only listed in the legend: it would flatten the other curves.
+FAR = 8
 
 
 def curve(mine: pd.DataFrame, published: Sequence[tuple[float, float, str]], labels: Labels) -> None:
-    """Draw binary accuracy against sparsity, one line for each arm; controls far below are named in the legend."""
+    """Draw binary accuracy against sparsity, one line for each arm; arms far below the best are only in the legend."""
     _, axes = plt.subplots(figsize=(3.4, 2.4))
     best = mine.groupby("arm", sort=False).accuracy.max()
     shown = [a for a in best.index if best[a] >= best.max() - FAR]
@@ -49,7 +50,7 @@ def curve(mine: pd.DataFrame, published: Sequence[tuple[float, float, str]], lab
     sparsity_axis(axes, sorted({float(d) for d in mine.asked.dropna()}))
     axes.invert_xaxis()
     means = [g.accuracy.mean() for _, g in mine[mine.arm.isin(shown)].groupby(["arm", "asked"], dropna=False)]
-    # A collapsed point would flatten all other curves, so it may lie outside the axes. The table lists it.
+    # A point far below the others would flatten all curves, so it may lie outside the axes. The table lists it.
     means = [m for m in means if m >= max(means) - 12] + [accuracy for _, accuracy, _ in published]
     margin = 0.15 * (max(means) - min(means)) + 0.3
     axes.set_ylim(max(0.0, min(means) - 2 * margin), min(100.5, max(means) + margin))
@@ -121,7 +122,7 @@ def lines(mine: pd.DataFrame, experiment: Experiment, labels: Labels) -> None:
 
 
 def _by_setting(mine: pd.DataFrame, field: str, labels: Labels) -> dict[str, dict[float, pd.DataFrame]]:
-    """Group the rows into lines, one for each arm and setting of the other fields; points are keyed by the field."""
+    """Group the rows into lines, one for each arm and setting of the other fields; keys: values of `field`."""
     found: dict[str, dict[float, pd.DataFrame]] = {}
     for arm, text, g in specs(mine):
         rest = ", ".join(f"{k} {v}" for k, v in setting(text).items() if k != field)
@@ -131,7 +132,7 @@ def _by_setting(mine: pd.DataFrame, field: str, labels: Labels) -> dict[str, dic
 
 
 def _missed(axes: Any, found: Mapping[str, Mapping[float, pd.DataFrame]]) -> None:
-    """Mark the points of runs that did not reach their target density and were cut to it."""
+    """Mark the points of runs that missed their target density, so that their tickets were cut to it."""
     cut = False
     for i, points in enumerate(found.values()):
         for x in (x for x in sorted(points) if points[x].density_missed.astype(bool).any()):
@@ -170,7 +171,7 @@ def width(mine: pd.DataFrame, published: Sequence[Mapping[str, float]], labels: 
 
 
 def winners(mine: pd.DataFrame, published: Mapping[str, Mapping[float, float]], labels: Labels) -> None:
-    """Draw accuracy of trained tickets against sparsity and against the total seconds of each; hollow: published."""
+    """Draw the accuracy of trained tickets against sparsity and seconds per ticket; hollow markers: published."""
     # An arm with several settings at one density cannot be drawn as a line. The table lists it.
     mine = mine.groupby("arm", sort=False).filter(lambda g: g.groupby("asked").setting.nunique().max() == 1)
     figure, (left, right) = plt.subplots(1, 2, figsize=(6.8, 2.6), sharey=True)
@@ -197,7 +198,7 @@ def winners(mine: pd.DataFrame, published: Mapping[str, Mapping[float, float]], 
     right.set_xscale("log")
     log_ticks(right.xaxis)
     right.set_xlabel("seconds per ticket, including its training")
-    # Random masks may lie far below the axes. The table lists them.
+    # The accuracy of random masks may be far below the range of the axis. The table lists it.
     fit(left, [g.accuracy.mean() for (arm, _), g in mine.groupby(["arm", "asked"]) if arm != "random"])
     if published:
         text = "hollow: published or public code, other settings"

@@ -1,4 +1,4 @@
-"""Many arms side by side: dots, one panel for each sparsity, one panel for each initial distribution or objective."""
+"""Many arms side by side: as dots, or with a panel for each sparsity, initial distribution or objective."""
 
 from __future__ import annotations
 

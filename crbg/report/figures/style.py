@@ -117,5 +117,5 @@ def legend_below(figure: Any, columns: int, drop: float = -0.05) -> None:
 
 
 def legend_outside(figure: Any, columns: int, *handles: Any) -> None:
-    """Put the legend of a figure with constrained layout below its panels."""
+    """In a figure with constrained layout, put the legend below the panels."""
     figure.legend(*handles, loc="outside lower center", ncol=columns, **LEGEND)

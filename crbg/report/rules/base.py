@@ -130,7 +130,7 @@ def decide(holds: bool, fails: bool) -> str:
 
 
 def span(i: stats.Interval, form: str = "+.2f") -> str:
-    """Format the ends of an interval, to follow its mean; empty for a single seed, which has no interval."""
+    """Format the ends of an interval, to be printed after its mean; empty for a single seed, which has none."""
     return f" [{i.low:{form}}, {i.high:{form}}]" if math.isfinite(i.low) and math.isfinite(i.high) else ""
 
 

@@ -46,8 +46,8 @@ class Loss(DensityRule):
 class Frontier(DensityRule):
     """Our method reaches `density` where another reaches only `reference_density`, at comparable accuracy.
 
-    Two conditions are required: ours at `density` is within the margin of theirs at `reference_density`, and theirs at
-    `density` is not. `reference` names the arm that is evaluated at `reference_density` if it is not `other`.
+    Two conditions are required: our accuracy at `density` is within the margin of theirs at `reference_density`, and
+    their accuracy at `density` is not. `reference`: the arm at `reference_density`, if not `other`.
     """
 
     other: str
@@ -79,7 +79,7 @@ class Best(ArmRule):
     """An arm is more accurate than each of `others` at one or more densities: all intervals of differences are above 0.
 
     within: the arm may be worse by less than this many points.
-    among: the experiment of `others`, if it is a different one; its arms have no target density.
+    among: the experiment of `others`, if not `experiment`; its arms have no target density.
     whole: those of `others` that have no target density.
     part: the data split; on validation, each arm is compared at its best setting.
     wider: an experiment with more seeds of the same specs, used for the arms that both experiments contain.
@@ -148,7 +148,7 @@ class Best(ArmRule):
         return found if set(found.digest) == set(mine.digest) else mine
 
     def _chosen(self, rows: pd.DataFrame, experiment: str, arm: str, density: float | None) -> pd.DataFrame:
-        """Select the rows of an arm. If it has several settings: the best one on validation, no rows on test."""
+        """Select the rows of an arm. If there are several settings: the best one on validation, nothing on test."""
         mine = values(rows, experiment, arm, density, part=self.part)
         if mine.digest.nunique() <= 1:
             return mine
@@ -159,7 +159,7 @@ class Best(ArmRule):
 
 @register("cheaper")
 class Cheaper(DensityRule):
-    """An arm costs 1 / `times` of the reference: ratio of their search seconds, as a geometric mean over seeds.
+    """An arm costs 1 / `times` of a reference, in search seconds: ratio reference / arm, geometric mean over seeds.
 
     The claim holds if the ratio is at least nine tenths of `times`. Runs on different machines are not compared.
     """

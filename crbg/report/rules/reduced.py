@@ -26,13 +26,13 @@ class Schedule(Declared):
 
 
 class Reduced(Declared):
-    """A rule with its reduced schedule. Such runs may confirm a claim with three seeds or more, but never refute it."""
+    """A rule for runs on a reduced schedule. With three seeds or more, they may confirm a claim, never refute it."""
 
     rule: ArmRule
     schedule: Schedule
 
     def judge(self, kind: str, rows: pd.DataFrame) -> Verdict:
-        """Judge a claim of this kind: any outcome other than a confirmation is `observed`.
+        """Judge a claim of kind `kind`: any outcome other than a confirmation is `observed`.
 
         The outcome of a claim about cost is always `observed`, because the cost depends on the schedule. The outcome is
         also `observed` if some runs collapsed or did not reach their target density.

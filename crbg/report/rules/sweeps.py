@@ -1,4 +1,4 @@
-"""Rules about the settings of an ablation on validation images: which is better, what an option controls, how flat."""
+"""Rules about ablation settings, on validation images: order of two values, control of sparsity, flat accuracy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def cells(rows: pd.DataFrame, rule: ArmRule) -> dict[str, pd.DataFrame]:
 
 @register("order")
 class Order(ArmRule):
-    """Value `a` of a field gives a better ticket than `b`, each at the best of its other settings, on validation."""
+    """Value `a` of a field gives a better ticket than `b`, each with its best other settings, on validation."""
 
     field: str
     a: str
@@ -43,7 +43,7 @@ class Order(ArmRule):
 
 @register("controls")
 class Controls(ArmRule):
-    """An option controls sparsity: from the smallest to the largest `knob`, sparsity rises at each value of `other`."""
+    """An option controls sparsity: for each `other`, sparsity is higher at the largest `knob` than at the smallest."""
 
     knob: str
     other: str

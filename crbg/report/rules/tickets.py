@@ -33,7 +33,7 @@ class Sanity(DensityRule):
 class Passes(DensityRule):
     """Tickets pass the sanity checks: with training, every control lowers accuracy by more than the margin.
 
-    If any control costs less than the margin, the tickets fail. With `fail`, the claim is that they fail.
+    If any control lowers it by less, the tickets fail. With `fail: true`, the claim is that they fail.
     """
 
     margin: float

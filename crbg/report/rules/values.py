@@ -13,9 +13,9 @@ from crbg.report.rules.base import DensityRule, Mask, Verdict, decide, mean, mis
 class Value(DensityRule):
     """A published accuracy at a published sparsity: d = ours - published is compared with the margin.
 
-    at: the published density. If no target density is set, a ticket that keeps more weights is not a reproduction.
-    mask: how gates become a mask (docs/vocabulary.md, "reading"). shorter: the share of the published search that was
-    run, in words; with it, an accuracy below the published one is inconclusive.
+    at: the published density. If no target density is set, a ticket denser than this is not a reproduction.
+    mask: how gates become a mask (docs/vocabulary.md, "reading"). shorter: how much of the published search was run, in
+    words; if set, an accuracy below the published one is inconclusive.
     """
 
     published: float
@@ -42,7 +42,7 @@ class Value(DensityRule):
         if d is None:
             return not_run()
         if self.density is None and self.at is not None and mine.density.mean() > self.at:
-            word = "not reproduced"  # at any accuracy, because fewer weights were removed
+            word = "not reproduced"  # whatever the accuracy, because fewer weights were removed than published
         units = self._units(mine)
         if self.shorter and word == "not reproduced":
             word, units = "inconclusive", f" after {self.shorter} of the published search{units}"

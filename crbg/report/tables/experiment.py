@@ -110,7 +110,7 @@ def ablation_table(rows: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
 
 
 def differences(rows: pd.DataFrame, experiment: Experiment) -> list[str]:
-    """Return the paired difference of each spec to its arm in `against`, or to the first row of the same density."""
+    """Return each spec's paired difference from its arm in `against`, or from the first row of the same density."""
     mine = rows[(rows.experiment == experiment.name) & (rows.part == "validation") & (rows.reading == "binary")]
     first: dict[float, pd.DataFrame] = {}
     found = []

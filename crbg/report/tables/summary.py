@@ -78,8 +78,8 @@ def _compared(line: Comparison, rows: pd.DataFrame) -> dict[str, str]:
 def best_tickets(rows: pd.DataFrame, experiment: str) -> pd.DataFrame:
     """Return the best ticket of each method, best first, at the density that most arms of an experiment share.
 
-    Tickets are compared by their mean accuracy over seeds, one for each arm and setting. Columns: method, arm,
-    accuracy, interval, density.
+    The tickets of each arm and setting are compared by their mean accuracy over seeds. Columns: method, arm, accuracy,
+    interval, density.
     """
     mine = headline(rows, experiment)
     mine = mine[mine.asked.notna() & (mine.asked < 1)]

@@ -172,7 +172,7 @@ def test_settings_lie_over_the_files(write):
         ),
         (
             {"experiments": one(arms={"a": {"method": "crbg", "grid": {"scale": [1, 1.0]}}})},
-            ["arms.a: two points of the grid are"],
+            ["arms.a: two points of the grid define"],
         ),
         (
             {"experiments": one(arms={"a": {"method": "crbg", "grid": [3]}})},
@@ -185,7 +185,7 @@ def test_settings_lie_over_the_files(write):
         ),
         ({"experiments": one(tuned_by="f")}, ["experiments.e.tuned_by"]),
         ({"experiments": one(tuned_by=["e", "f"])}, ["experiments.e.tuned_by: unknown experiment 'f': choose from: e"]),
-        ({"experiments": one(gpu=1, nodes=2)}, ["experiments.e: several nodes need at least `gpu: 2` on each"]),
+        ({"experiments": one(gpu=1, nodes=2)}, ["experiments.e: runs on several nodes need `gpu: 2` or more"]),
         ({"experiments": one(nodes=0, gpu=-1)}, ["e: nodes = 0 must be at least 1", "e: gpu = -1 must be at least 0"]),
         ({"override": {"epochz": 1}}, ["override: unknown key 'epochz': did you mean 'epochs'?"]),
         ({"scale": {"epochs": 1}}, ["the key 'scale' is now 'override'; rename it"]),

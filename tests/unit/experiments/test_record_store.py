@@ -11,7 +11,7 @@ from crbg.experiments import config as configs
 from crbg.experiments import estimates, record_store
 from crbg.storage.atomic import read_json
 
-calm = settings(deadline=None)  # a slow machine must not fail the test
+calm = settings(deadline=None)  # a slow machine must not make the test fail
 
 
 # --- committed records ---
@@ -90,7 +90,7 @@ def test_a_demonstration_is_never_recorded_nor_filled_from_records(project):
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda b: b["record"].update(digest="0" * 16), "contains the record of another spec than its key"),
+        (lambda b: b["record"].update(digest="0" * 16), "contains a record whose spec differs from its key"),
         (lambda b: b.pop("record"), "is not a recorded run: it has no record"),
         (lambda b: b.update(provenance=5), "is not a recorded run: it has no record or no provenance"),
     ],

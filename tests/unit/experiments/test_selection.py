@@ -147,7 +147,7 @@ def test_varying_lists_only_what_differs():
     assert selection.varying(trials[1], trials) == {"scale": 0.3, "options.lr": 0.2}
     assert selection.varying(trials[0], trials[:2]) == {"options.lr": 0.1}
     assert selection.varying(trials[0], trials[:1]) == {}
-    # A trial with the default of an option differs from trials that set the option to another value.
+    # A trial that leaves an option at its default counts as different from trials that set it to another value.
     default = Spec("digits", "lenet-16", "crbg", **base)
     assert selection.varying(default, [default, trials[2]])["options.noise"] == 0.5
 
@@ -194,7 +194,7 @@ def test_an_arm_may_be_tuned_in_a_group_of_its_own(project):
         put(cell, 50.0 + 10 * (cell.spec.scale == 0.6) * (cell.spec.density == 0.2))
     config = read()
     choices = selection.suggest(config, config.experiment("tuning"))
-    assert [c["tuned_at"] for c in choices["spare"]] == [0.5, 0.1]  # not tuned at 0.2: the group of 0.5 includes it
+    assert [c["tuned_at"] for c in choices["spare"]] == [0.5, 0.1]  # `spare` has no trials at 0.2
     Path("paper").mkdir()
     selection.write(config, Path("paper/selected.yaml"))
     at = {c.spec.density: c.spec for c in read().experiment("curve").cells if c.arm == "ours"}

@@ -260,7 +260,7 @@ def test_taking_the_gates_off_one_copy_leaves_the_other(kind, take_off):
     initialise(model, "kaiming_normal", 1.0, 0)
     attach(model.eval(), gaussian)
     x = torch.randn(2, *((1, 28, 28) if kind == "lenet" else (3, 32, 32)), generator=torch.Generator().manual_seed(0))
-    for order in (1, -1):  # remove gates from the original first, then from the copy first
+    for order in (1, -1):  # 1: remove the gates of the original; -1: of the copy
         source = copy.deepcopy(model)
         off, on = (source, copy.deepcopy(source))[::order]
         with torch.no_grad():

@@ -210,7 +210,7 @@ def test_the_memory_of_a_gradient_is_reused_only_after_its_release():
     assert torch.equal(mu.grad, slope)
     assert push.memory is None
 
-    push.reuse(mu)  # without a release, gradients accumulate as usual in torch
+    push.reuse(mu)  # mu.grad is not None, so torch adds the new gradient to it as usual
     mu.grad.fill_(3.0)
     backward()
     assert torch.equal(mu.grad, 3 + slope)
@@ -220,7 +220,7 @@ def test_the_memory_of_a_gradient_is_reused_only_after_its_release():
     backward()
     held = mu.grad
     mu.grad = None
-    assert backward() != held.data_ptr()  # each offer of memory holds for one gradient only
+    assert backward() != held.data_ptr()  # the offered memory is used for one gradient only
     push.reuse(mu)
     push.reuse(None)
     held, mu.grad = mu.grad, None
@@ -245,7 +245,7 @@ def test_a_controlled_search_is_the_same_whoever_adds_the_push(options, twice, m
         return found.scores["weight"]
 
     mine = search(kernels.layout)
-    other = search(lambda t: object())  # layouts never match, so the backward pass does not add it
+    other = search(lambda t: object())  # layouts never match, so the backward pass does not add the penalty
     if twice:  # the three terms are summed in a different order
         torch.testing.assert_close(mine, other, atol=0.02, rtol=0)
     else:

@@ -33,7 +33,6 @@ class Conv1D(nn.Module):
 
     def __init__(self, nf, nx):
         super().__init__()
-        self.nf = nf
         self.weight, self.bias = nn.Parameter(torch.randn(nx, nf)), nn.Parameter(torch.zeros(nf))
 
     def forward(self, x):

@@ -42,7 +42,7 @@ def few(part):
 
 @pytest.fixture(scope="module")
 def found(digits):
-    """Return a function that runs each search once and returns the spec, both states of the network and the result."""
+    """Return a function that runs each search once; it returns the spec, states before and after, and the result."""
     done = {}
 
     def get(method, kind):

@@ -75,7 +75,7 @@ def test_initialise_names_the_role_of_every_parameter_and_buffer(network):
 def test_initialise_opens_every_branch(network):
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d | nn.LayerNorm)]
     assert norms
-    for p in network.parameters():  # values as after loading a checkpoint
+    for p in network.parameters():  # values as they might be after loading a checkpoint
         nn.init.constant_(p, 0.125)
     for m in norms:
         if isinstance(m, nn.BatchNorm2d):

@@ -1,4 +1,4 @@
-"""Exactly those figures and tables are committed that a document shows; a report creates the others."""
+"""The committed figures and tables are exactly those that a document shows; a report creates the others."""
 
 import re
 import subprocess

@@ -88,7 +88,7 @@ def test_runs_of_the_full_schedule_decide_where_they_are():
     assert judged(VALUE, short, rule=FULL).verdict == "exceeded"
     out = judged(VALUE, short, runs("ours", low, experiment="long"), rule=FULL)
     assert (out.verdict, "reduced" in out.evidence) == ("not reproduced", False)
-    # A single run on the full schedule is too little to decide, but it still takes precedence over the reduced rule.
+    # A single run on the full schedule is not enough to decide, but it still takes precedence over the reduced rule.
     assert judged(VALUE, short, runs("ours", [60.0], experiment="long"), rule=FULL).verdict == "inconclusive"
     # Full runs that missed their target density are not replaced by runs on the reduced schedule.
     out = judged(VALUE, short, runs("ours", low, experiment="long", density_missed=True), rule=FULL)
@@ -108,7 +108,7 @@ def test_runs_that_missed_their_density_or_collapsed_confirm_nothing():
     gone = runs("ours", [None], part=None, reading=None, status="collapse", density_missed=None).assign(seed=3)
     out = judged(VALUE, runs("ours", [85.0, 85.1, 84.9]), gone)
     assert (out.verdict, "1 run of ours ended without a ticket" in out.evidence) == ("observed", True)
-    out = judged(VALUE, gone)  # the only run collapsed, which is an observation
+    out = judged(VALUE, gone)  # the only run collapsed, so the claim is only observed
     assert (out.verdict, "1 run of ours ended without a ticket" in out.evidence) == ("observed", True)
 
 

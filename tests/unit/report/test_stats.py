@@ -9,7 +9,7 @@ from scipy import stats as scipy_stats
 from crbg.errors import CrbgError
 from crbg.report import stats
 
-calm = settings(deadline=None)  # a slow machine must not fail the test
+calm = settings(deadline=None)  # a slow machine must not make the test fail
 NUMBERS = st.lists(st.floats(-100, 100).map(lambda v: round(v, 3)), min_size=2, max_size=8).filter(
     lambda v: max(v) - min(v) > 0.01
 )
@@ -73,7 +73,8 @@ def test_equal_differences_have_no_spread():
 
 
 def test_holm_by_hand():
-    # In sorted order, Holm's values are 0.005 * 4, 0.01 * 3, 0.03 * 2, and 0.04 * 1, raised to the previous value.
+    # In sorted order, Holm's values are 0.005 * 4, 0.01 * 3, 0.03 * 2, and 0.04 * 1, which is replaced by the larger
+    # previous value.
     assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert stats.holm([0.6, 0.7]) == [1.0, 1.0]
     assert stats.holm([]) == []

@@ -101,7 +101,7 @@ def test_what_a_method_says_it_changed_stays_changed(role):
     after = state(model)
     assert after[1:] == before[1:]
     assert after[0]["head.weight"].equal(before[0]["head.weight"] + 1)
-    # If weights were trained, the running statistics of the training are kept.
+    # If weights were trained, the running statistics from training are kept.
     assert after[0]["norm.running_mean"].equal(before[0]["norm.running_mean"] + (role == "trained"))
 
 

@@ -297,7 +297,7 @@ def test_an_older_file_that_contradicts_a_line_or_is_none_is_left_alone(project,
     write_json(path, body)
     before = {p: p.read_bytes() for p in Path("results/recorded").glob("*.json*")}
     with pytest.raises(
-        CrbgError, match=r"contradict each other on the run .*, seed 0; delete one|is not a file of recorded runs"
+        CrbgError, match=r"contradict each other about the run .*, seed 0; delete one|is not a file of recorded runs"
     ):
         record_store.convert_old_files(config)
     assert {p: p.read_bytes() for p in Path("results/recorded").glob("*.json*")} == before

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
+from crbg import find_ticket
 from crbg.errors import CrbgError
 from crbg.training.forward import UserBatch, outputs_and_labels
 from crbg.training.user_data import Reader, keywords, keywords_with_own_loss
@@ -175,3 +176,13 @@ def test_a_model_may_compute_its_own_loss_unless_it_is_a_classifier():
     assert keywords_with_own_loss(Labelled(), {"x": tokens, "labels": Y[None]}) == X.mean()
     assert keywords_with_own_loss(Labelled(), {"x": X, "labels": X}) == X.mean(), "a regression"
     assert keywords(Labelled(), {"x": tokens, "labels": Y[None]})[0].loss is None
+
+
+def test_a_nan_in_any_example_is_found_before_the_search():
+    """A NaN among the held-out examples would not stop the search."""
+    x, y = torch.randn(100, 4), torch.randint(0, 3, (100,))
+    x[77, 2] = float("nan")
+    with pytest.raises(CrbgError, match=r"inputs of example 77 contain NaN \(1 of 100"):
+        find_ticket(torch.nn.Linear(4, 3), (x, y), 0.5, epochs=1)
+    with pytest.raises(CrbgError, match="labels of example 0 contain NaN"):
+        find_ticket(torch.nn.Linear(4, 1), (x.nan_to_num(), x[:, 2:3] * float("nan")), 0.5, epochs=1)
