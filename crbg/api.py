@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crbg import measure, methods
+from crbg import defaults, measure, methods
 from crbg.errors import CrbgError
 from crbg.masks.select import keep_count
 from crbg.methods.contract import SearchResult, SearchTask
 from crbg.models.initial_weights import tensor_digest
+from crbg.search.gain import scaled
 from crbg.search.run_search import run_search
 from crbg.training.batches import LoaderBatches
 from crbg.training.clock import Clock
@@ -31,6 +32,7 @@ def find_ticket(
     seed: int = 0,
     batch: int = 256,
     progress: Callable[[int, int], None] | None = None,
+    gain: str | None = None,
     **options: Any,
 ) -> SearchResult:
     """Search for a sparse subnetwork of `model` that performs well without any training of its weights.
@@ -38,6 +40,9 @@ def find_ticket(
     Apply the returned result with `result.apply(model)`. Weights change only with methods that train or redraw them;
     `result.changed` names these tensors. The search restores the model's device and its train and eval modes, even if
     it raises.
+
+    The method `crbg` runs the variant that `result.variant` names, with the defaults of `crbg.defaults`. The options
+    `noise=0.5, lr=0.03, firmness=1.0, polish=0.0, gain="none"` give the thesis's form.
 
     With the default loss, the method `crbg` chooses the temperature of the logits from the first batch, because frozen
     weights can have any scale. On a CPU, it uses counter-based noise (`source="counter"`). If the model has batch norm,
@@ -54,6 +59,9 @@ def find_ticket(
         seed: Seed of all random numbers in the search.
         batch: Batch size for a data set or a pair of tensors.
         progress: Called with (steps done, total steps).
+        gain: `variance` multiplies each weight tensor by a factor that keeps the signal's variance from layer to layer
+            (`crbg.search.gain`); the factors belong to the ticket, as `result.weight_gain`. `none` leaves the weights
+            as they are. By default, `variance` for `crbg` with frozen weights, and `none` otherwise.
         **options: Options of the method (`crbg list methods NAME` explains them).
 
     Raises:
@@ -62,21 +70,24 @@ def find_ticket(
     """
     if method == "crbg":
         options = _crbg_defaults(model, loss) | options
-    chosen = methods.options(method, options)
     _check_numbers(density, epochs, seed, batch)
-    if problems := list(methods.conflicts(method, chosen, density)):
+    if problems := list(methods.conflicts(method, methods.options(method, options), density)):
         raise CrbgError("; ".join(problems))
     if (first := next(model.parameters(), None)) is None:
         raise CrbgError("the model has no parameters, so there is nothing to search")
     batches = _batches(data, batch, seed, first.device)
+    choice = defaults.choose(model, method, options, density, gain, epochs * len(batches))
     clock = Clock(report=progress or (lambda done, total: None))
-    clock.whole = round(methods.work(method, chosen, density, epochs) * len(batches))
+    clock.whole = round(methods.work(method, choice.options, density, epochs) * len(batches))
     _try(model, batches, loss if loss is nn.functional.cross_entropy else None)
     initial = tensor_digest({n: t for n, t in model.state_dict().items() if isinstance(t, Tensor)})
     task = SearchTask(batches, density, epochs, seed, loss, clock=clock)
-    found = run_search(model, task, methods.get(method), chosen)
+    with scaled(model, choice.gains):
+        found = run_search(model, task, methods.get(method), choice.options)
+    found.variant = choice.variant
+    found.weight_gain = {n: choice.gains.get(n, 1.0) * float(found.gain.get(n, 1.0)) for n in found.mask}
     if found.start is None and measure.has_batch_norm(model):
-        found.statistics = measure.running_statistics(model, (x for x, _ in batches.epoch(0)), found.mask)
+        found.statistics = measure.running_statistics(model, (x for x, _ in batches.epoch(0)), found.multipliers())
     found.initial = initial
     return found
 

@@ -137,6 +137,9 @@ class SearchResult:
         statistics: Running statistics of the sparse network on the data. `find_ticket` estimates them if the network
             has batch norm and was not trained under its mask.
         initial: Digest of the initial tensors, added by `find_ticket`.
+        variant: Name of the method's variant, added by `find_ticket`.
+        weight_gain: Factor on the kept weights of each tensor that the search used; 1 if a name is missing. It belongs
+            to the ticket (role `scaled`). Added by `find_ticket`.
     """
 
     mask: Mask
@@ -151,16 +154,25 @@ class SearchResult:
     gain: dict[str, Tensor] = field(default_factory=dict, repr=False)
     statistics: dict[str, Tensor] = field(default_factory=dict, repr=False)
     initial: str = field(default="", repr=False)
+    variant: str = ""
+    weight_gain: dict[str, float] = field(default_factory=dict, repr=False)
+
+    def multipliers(self) -> Mapping[str, Tensor]:
+        """Return the factors on the weights, by name: the mask times the gain."""
+        return self.mask.multipliers(self.weight_gain)
 
     def apply(self, model: nn.Module) -> nn.Module:
-        """Apply the ticket to a model in place: set pruned weights to 0, and load the ticket's running statistics."""
+        """Apply the ticket to a model in place.
+
+        Pruned weights are set to 0, kept weights are multiplied by their gain, and running statistics are loaded.
+        """
         from crbg.gates.attach import bake
 
-        bake(model, self.mask).load_state_dict(self.statistics, strict=False)
+        bake(model, self.multipliers()).load_state_dict(self.statistics, strict=False)
         return model
 
     def ticket(self) -> Ticket:
-        """Return a `Ticket` that can be saved: mask, running statistics and the digest of the initial weights.
+        """Return a `Ticket` that can be saved: mask, gains, running statistics and the digest of the initial weights.
 
         The ticket does not contain the weights themselves, so keep the initial weights.
         `Ticket.load(path).apply(model)` needs a model with these weights, and checks their digest.
@@ -174,4 +186,4 @@ class SearchResult:
             raise CrbgError(
                 "a ticket stores no trained or redrawn weights; call `apply(model)`, then save the model's state_dict"
             )
-        return Ticket(self.mask, 0, "given", 1.0, "", (), 0, self.initial, statistics=self.statistics)
+        return Ticket(self.mask, 0, "given", 1.0, "", (), 0, self.initial, {}, self.statistics, self.weight_gain)

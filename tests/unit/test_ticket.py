@@ -127,7 +127,7 @@ def test_a_flipped_bit_of_the_mask_is_refused(saved, tmp_path):
 
 
 HOSTILE = {
-    "another format": {"format": 2},
+    "another format": {"format": 3},
     "no seed": {"seed": ...},
     "no mask digest": {"mask": ...},
     "unknown law": {"law": "gauss"},
