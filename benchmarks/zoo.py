@@ -25,24 +25,45 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
-from zoo_tasks import TASKS, Shuffled, Split, Task
 from zoo_table import table
+from zoo_tasks import TASKS, Shuffled, Split, Task
 
 from crbg import find_ticket, weights
 from crbg.errors import CrbgError
 
 HERE = Path(__file__).parent
 CELLS = {"density 0.5": (0.5, 1.0), "density 0.1": (0.1, 1.0), "density 0.1, short": (0.1, 0.25)}
-THESIS = {"noise": 0.5, "lr": 0.03, "firmness": 1.0, "polish": 0.0}
+THESIS = {
+    "noise": 0.5,
+    "firmness": 1.0,
+    "polish": 0.0,
+    "steer": "penalty",
+    "mu0_spread": 0.01,
+    "gain": "none",
+}
 POLISHED = THESIS | {"noise": 0.0, "firmness": 0.0, "polish": 0.5}
 VARIANTS: dict[str, dict[str, Any]] = {
     "thesis": THESIS,
     "polished": POLISHED,
+    "library": {},
     "edge_popup": {"method": "edge_popup"},
     "biprop": {"method": "biprop"},
     "concrete": {"method": "concrete"},
 }
-TRIALS: list[dict[str, Any]] = []
+TRIALS: list[dict[str, Any]] = [
+    {"lr": 0.015},
+    {"lr": 0.06},
+    {"lr": 0.1},
+    {"polish": 0.3},
+    {"polish": 0.7},
+    {"mu0_spread": 0.01},
+    {"mu0_spread": 0.2},
+    {"reach": 0.2},
+    {"steer": "penalty"},
+    {"steer": "penalty", "mu0_spread": 0.01, "lr": 0.06},
+    {"noise": 0.25, "anneal_to": 0.0},
+    {"gain": "none"},
+]
 
 
 def planned(half: str | None, names: list[str]) -> Iterator[dict[str, Any]]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -65,7 +66,7 @@ class Shuffled:
 def mlp(*sizes: int) -> nn.Module:
     """Build a multilayer perceptron with ReLU: one linear layer between two consecutive sizes."""
     layers: list[nn.Module] = [nn.Flatten()]
-    for fan_in, fan_out in zip(sizes, sizes[1:], strict=False):
+    for fan_in, fan_out in pairwise(sizes):
         layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
@@ -220,47 +221,36 @@ def same_digits() -> Splits:
 
 
 LETTERS = "\n !\"'(),-./:=_0123456789abcdefghijklmnopqrstuvwxyz"
-DOCUMENTS = (
-    "breast_cancer",
-    "iris",
-    "kddcup99",
-    "lfw",
-    "twenty_newsgroups",
-    "wine_data",
-    "rcv1",
-    "digits",
-)
 
 
-def _texts() -> list[Tensor]:
-    folder = files("sklearn.datasets.descr")
-    texts = [(folder / f"{name}.rst").read_text().lower() for name in DOCUMENTS]
-    return [torch.tensor([LETTERS.index(c) for c in text if c in LETTERS]) for text in texts]
+def _text(*names: str) -> Tensor:
+    """Return the characters of files of scikit-learn's data sets, as positions in `LETTERS`; others are left out."""
+    text = "".join((files("sklearn.datasets") / name).read_text().lower() for name in names)
+    return torch.tensor([LETTERS.index(c) for c in text if c in LETTERS])
 
 
-def _windows(text: Tensor, length: int, step: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Cut the first 60 %, the next 20 % and the last 20 % of a text into windows."""
-    a, b = int(0.6 * len(text)), int(0.8 * len(text))
-    train, validation, test = (part.unfold(0, length, step) for part in (text[:a], text[a:b], text[b:]))
-    return train, validation, test
+def _prose() -> Tensor:
+    names = ("breast_cancer", "iris", "kddcup99", "lfw", "twenty_newsgroups", "wine_data", "rcv1", "digits")
+    return _text(*(f"descr/{name}.rst" for name in names))
 
 
 @cache
 def snippets() -> Splits:
-    """Return passages of 24 characters, labelled with the document that they come from."""
-    parts = [_windows(text, 24, 8) for text in _texts()]
-    a, b, c = (
-        (torch.cat([p[i] for p in parts]), torch.cat([torch.full((len(p[i]),), n) for n, p in enumerate(parts)]))
-        for i in range(3)
-    )
-    return a, b, c
+    """Return passages of 24 characters: prose, prose backwards, Python or numbers (1600, 400 and 400 examples)."""
+    prose = _prose()
+    kinds = (prose[:14400], prose[14400:].flip(0), _text("_base.py"), _text("data/breast_cancer.csv"))
+    x = torch.cat([kind[:14400].unfold(0, 24, 24) for kind in kinds])
+    order = torch.from_numpy(np.random.default_rng(0).permutation(len(x)))
+    return _split(x[order], torch.arange(len(kinds)).repeat_interleave(600)[order], 400, 400)
 
 
 @cache
 def characters() -> Splits:
-    """Return passages of 32 characters, each labelled with its next character."""
-    parts = [_windows(text, 33, 16) for text in _texts()]
-    a, b, c = ((w[:, :-1], w[:, 1:]) for i in range(3) for w in [torch.cat([p[i] for p in parts])])
+    """Return passages of 32 characters of prose, each labelled with its next character (60 %, 20 % and 20 %)."""
+    text = _prose()
+    part = len(text) // 5
+    parts = text.split([3 * part, part, len(text) - 4 * part])
+    a, b, c = ((w[:, :-1], w[:, 1:]) for w in (part.unfold(0, 33, 16) for part in parts))
     return a, b, c
 
 
@@ -283,7 +273,7 @@ TASKS = {
     "mnist-cnn": Task("dev", lambda: images("mnist", 3000, 2), lambda: cnn(1, 16, 32, side=14), 8, 100),
     "cifar-resnet": Task("dev", _cifar, lambda: resnet(8), 6, 50),
     "digits-vit": Task("dev", digits, lambda: Transformer(32, 2, 10, 16, 2, 1), 15),
-    "snippets-transformer": Task("dev", snippets, lambda: Transformer(32, 2, 8, 24, 0, len(LETTERS)), 3, 32),
+    "snippets-transformer": Task("dev", snippets, lambda: Transformer(32, 2, 4, 24, 0, len(LETTERS)), 6, 32),
     "friedman-mlp4": Task("dev", friedman, lambda: mlp(10, 64, 64, 64, 1), 20, 100, F.mse_loss),
     "mnist-mlp2": Task("judged", _mnist, lambda: mlp(784, 200, 10), 10, 100),
     "fashion-mlp8": Task("judged", _fashion, lambda: mlp(784, *[100] * 7, 10), 12, 100),
@@ -293,6 +283,8 @@ TASKS = {
     "cifar-mobile": Task("judged", _cifar, mobile, 3, 50),
     "cifar-vit": Task("judged", _cifar, lambda: Transformer(32, 2, 10, 16, 4, 3), 6, 50),
     "mnist-gru": Task("judged", lambda: images("mnist", 3000, 2), lambda: Recurrent(14, 64), 10, 100),
-    "characters-gpt": Task("judged", characters, lambda: Transformer(32, 2, len(LETTERS), 32, 0, len(LETTERS), True), 6, 32),
+    "characters-gpt": Task(
+        "judged", characters, lambda: Transformer(32, 2, len(LETTERS), 32, 0, len(LETTERS), True), 6, 32
+    ),
     "digits-autoencoder": Task("judged", same_digits, lambda: mlp(64, 96, 24, 96, 64), 20, 64, F.mse_loss),
 }

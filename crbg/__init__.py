@@ -16,6 +16,7 @@ _NAMES = {  # public names, by the module that defines them
     "gates.attach": ("attach", "attached_gates", "bake", "bypass", "detach", "sampling", "weights"),
     "gates.base": ("Fixed", "Gate"),
     "gates.gaussian": ("Gaussian", "Units"),
+    "gates.layers": ("register_gated",),
     "gates.scores": ("TopK",),
     "masks.mask": ("Mask",),
     "masks.select": ("keep_count", "layer_counts", "select"),

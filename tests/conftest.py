@@ -15,8 +15,10 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # set before Triton is imported, so that its kernels run on the CPU
 
 from crbg import cli, models
+from crbg.data import datasets
 from crbg.data.sources import load
 from crbg.experiments import config
+from crbg.experiments.record import Run
 from crbg.models.initial_weights import initialise
 from crbg.runs.execute import execute
 from crbg.runs.setup import Workspace
@@ -38,6 +40,12 @@ def temporary_files_apart(tmp_path_factory):
         patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("temporary")))
         patch.setattr(tempfile, "tempdir", None)
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_data_root(monkeypatch):
+    """Forget the data root of a configuration that a test reads."""
+    monkeypatch.setattr(datasets, "_configured", None)
 
 
 @pytest.fixture
@@ -66,7 +74,7 @@ def one_run(tmp_path, monkeypatch, digits):
         made = config.check({"experiments": {"one": body}}, ("here",))
         bench, cell = Workspace(made.results, loaded={"digits": digits}, selected=None), made.experiment("one").cells[0]
         record = execute(cell.spec, 0, bench)
-        row = Verifier(made, bench).check(cell, {"record": record.to_json(), "origin": "this run"})
+        row = Verifier(made, bench).check(cell, Run(record, {}, None, "this run"))
         return SimpleNamespace(bench=bench, spec=cell.spec, record=record, row=row)
 
     return do

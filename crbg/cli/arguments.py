@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from crbg.experiments import config as configs
@@ -11,6 +13,7 @@ from crbg.experiments.cells import choose_cells, distinct
 from crbg.experiments.config import Cell, Config
 
 Commands = Any  # argparse's own type of subparsers is private
+DEFAULT = ["config.yaml"]
 
 
 def add_command(
@@ -28,7 +31,7 @@ def add_command(
     parser.add_argument(
         "--config",
         nargs="+",
-        default=["config.yaml"],
+        default=DEFAULT,
         metavar="FILE",
         help="configuration files; later ones override earlier ones (default: config.yaml)",
     )
@@ -57,6 +60,12 @@ def config_of(args: argparse.Namespace) -> Config:
     return configs.read(args.config, args.set)
 
 
+def data_dir_of(args: argparse.Namespace) -> str | None:
+    """Return the data root that the configuration sets. Without `--config`, a configuration is not required."""
+    absent = args.config == DEFAULT and not Path(*DEFAULT).exists()
+    return configs.read_data_dir([] if absent else args.config, args.set)
+
+
 def cells_of(args: argparse.Namespace, config: Config) -> list[Cell]:
     """Return the selected cells; a run that several experiments share is listed once for each of them."""
     return choose_cells(config, args.experiment, args.where, args.seeds, args.job)
@@ -69,5 +78,17 @@ def runs_of(args: argparse.Namespace, config: Config) -> list[Cell]:
 
 def given(args: argparse.Namespace) -> str:
     """Return the arguments `--config` and `--set` as text, to append them to suggested commands."""
-    files = " --config " + " ".join(args.config) if args.config != ["config.yaml"] else ""
-    return files + (" --set " + " ".join(args.set) if args.set else "")
+    files = args.config if args.config != DEFAULT else []
+    return _as_text("--config", files) + _as_text("--set", args.set)
+
+
+def selection(args: argparse.Namespace) -> str:
+    """Return the arguments that select runs of an experiment as text, to append them to suggested commands."""
+    if args.job:  # as in `choose_cells`, a job replaces the other conditions
+        return f" --job {args.job}"
+    return _as_text("--where", args.where) + _as_text("--seeds", map(str, args.seeds or ()))
+
+
+def _as_text(option: str, values: Iterable[str]) -> str:
+    words = list(values)
+    return f" {shlex.join([option, *words])}" if words else ""

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from crbg.cli.arguments import Commands, add_cells, add_command, cells_of, config_of, given
+from crbg.cli.arguments import Commands, add_cells, add_command, cells_of, config_of, data_dir_of, given, selection
 from crbg.console import show
 from crbg.data.datasets import root
 from crbg.errors import CrbgError
@@ -19,7 +19,7 @@ LISTS: dict[str, tuple[str, Callable[[argparse.Namespace], Iterable[str]]]] = {
     "experiments": ("experiments, for `crbg run NAME`", lambda args: listing.experiments(config_of(args))),
     "methods": ("methods and their options", lambda args: listing.method_names()),
     "models": ("networks", lambda args: listing.networks()),
-    "data": ("data sets", lambda args: listing.data_sets()),
+    "data": ("data sets", lambda args: listing.data_sets(data_dir_of(args))),
 }
 
 
@@ -57,15 +57,14 @@ def show_plan(args: argparse.Namespace) -> None:
         raise CrbgError(f"--minutes {args.minutes:g}: a slice must be at least one minute long")
     else:
         name = f" {args.experiment}" if args.experiment else ""
-        show(*plan.schedule(config, cells, args.minutes, name + given(args)))
+        show(*plan.schedule(config, cells, args.minutes, name + selection(args) + given(args)))
 
 
 def show_status(args: argparse.Namespace) -> None:
     """Show the state of runs."""
     config = config_of(args)
-    show(
-        *(status.table if args.experiment or args.job else status.summary)(config, cells_of(args, config), given(args))
-    )
+    view = status.table if args.experiment or args.job else status.summary
+    show(*view(config, cells_of(args, config), given(args), selection(args)))
 
 
 def show_list(args: argparse.Namespace) -> None:
@@ -89,7 +88,7 @@ def show_data(args: argparse.Namespace) -> None:
     """Load a data set, or make one from image files, and describe it."""
     from crbg.data.sources import load
 
-    folder = config_of(args).data_dir
+    folder = data_dir_of(args)
     if args.images:
         from crbg.data.folder import prepare
 

@@ -51,19 +51,23 @@ DATA = {
 }
 
 
-def info(name: str) -> DataInfo:
+def info(name: str, data_dir: str | None = None) -> DataInfo:
     """Return the description of a built-in data set, or of one that `crbg.data.folder` made from image files.
+
+    Args:
+        name: Name of the data set.
+        data_dir: The data root, see `root`.
 
     Raises:
         CrbgError: the name is unknown, or the index of the data set is damaged.
     """
     if name in DATA:
         return DATA[name]
-    path = root() / name / INDEX
+    path = root(data_dir) / name / INDEX
     if not path.exists():
         raise CrbgError(
             f"unknown data set {name!r}: {suggest(name, DATA)}; `crbg data {name} --images DIR --size S` makes one "
-            f"from folders of images, under {root()}"
+            f"from folders of images, under {root(data_dir)}"
         )
     try:
         index = json.loads(path.read_text())
@@ -83,11 +87,26 @@ def info(name: str) -> DataInfo:
         raise CrbgError(f"{path} is damaged ({error}); delete {path.parent} and run `crbg data` again") from None
 
 
-def own() -> list[DataInfo]:
+def own(data_dir: str | None = None) -> list[DataInfo]:
     """Return descriptions of all data sets under the data root that were made from image files."""
-    return [info(p.parent.name) for p in sorted(root().glob(f"*/{INDEX}"))]
+    return [info(p.parent.name, data_dir) for p in sorted(root(data_dir).glob(f"*/{INDEX}"))]
+
+
+_configured: str | None = None
+
+
+def set_root(data_dir: str | None) -> None:
+    """Set the default data root of this process: `data_dir` of the configuration, or None if it has none.
+
+    A spec contains the name of its data set only, so this root must be known before specs are built.
+    """
+    global _configured
+    _configured = data_dir
 
 
 def root(data_dir: str | None = None) -> Path:
-    """Return the data root: `data_dir` if given, else the environment variable CRBG_DATA if set, else ./data."""
-    return Path(data_dir or os.environ.get("CRBG_DATA") or "data").expanduser()
+    """Return the data root.
+
+    It is `data_dir` if given, else the one set by `set_root`, else the environment variable CRBG_DATA, else ./data.
+    """
+    return Path(data_dir or _configured or os.environ.get("CRBG_DATA") or "data").expanduser()

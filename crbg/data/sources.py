@@ -25,13 +25,13 @@ def load(name: str, data_dir: str | None = None, download: bool = True) -> Data:
 
     Args:
         name: Name of a data set.
-        data_dir: The data root; by default the environment variable CRBG_DATA, or else ./data.
+        data_dir: The data root, see `crbg.data.datasets.root`.
         download: Whether torchvision may download the data.
 
     Raises:
         CrbgError: the data set is unknown, missing or damaged.
     """
-    entry = info(name)
+    entry = info(name, data_dir)
     if entry.digest:
         return _from_folder(entry, root(data_dir) / name)
     arrays = _digits() if name == "digits" else _read(entry, root(data_dir), download)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from crbg.errors import CrbgError, suggest
-from crbg.experiments import config as configs
 from crbg.experiments.config import Cell, Config, Experiment
 from crbg.experiments.selection import varying
 from crbg.experiments.spec import Spec
@@ -58,7 +58,13 @@ def choose_cells(
         cells = _fulfilling(cells, condition)
     if seeds and min(seeds) < 0:
         raise CrbgError(f"--seeds {min(seeds)}: seeds are whole numbers >= 0")
-    return configs.with_seed(cells, seeds) if seeds else cells
+    return _with_seeds(cells, seeds) if seeds else cells
+
+
+def _with_seeds(cells: Iterable[Cell], seeds: Sequence[int]) -> list[Cell]:
+    """Return one cell for each given seed and each distinct spec of an arm."""
+    first = {(c.experiment, c.arm, c.spec.digest()): c for c in cells}
+    return [replace(c, seed=s) for c in first.values() for s in seeds]
 
 
 def distinct(cells: Iterable[Cell]) -> dict[Key, Cell]:
@@ -85,43 +91,53 @@ def settings(config: Config, cells: Iterable[Cell]) -> dict[Key, str]:
     return out
 
 
+_ABSENT = object()  # the value of an option or model argument that a spec does not have
+
+
 def _setting(spec: Spec, key: str) -> Any:
     """Return a field of a spec, or one of its options or model arguments, given by a dotted name."""
-    head, _, rest = key.partition(".")
-    if head == "model_args":
-        return spec.model_args.get(rest)
-    return getattr(spec.resolved() if rest else spec, rest or key)
+    head, _, name = key.partition(".")
+    if head == "model_args" and name:
+        return spec.model_args.get(name)
+    return vars(spec.resolved()).get(name, _ABSENT) if head == "options" else vars(spec).get(key, _ABSENT)
 
 
 def _fulfilling(cells: list[Cell], condition: str) -> list[Cell]:
-    key, eq, value = condition.partition("=")
+    """Return the cells that match KEY=VALUE. A cell whose method lacks the option KEY does not match."""
+    key, eq, text = condition.partition("=")
     if not eq:
         raise CrbgError(f"--where {condition}: write KEY=VALUE, e.g. density=0.05")
-    if keep := [c for c in cells if _matches(c, key, value)]:
+    values = [_value(c, key) for c in cells]
+    unset = (_ABSENT, None) if key.startswith("model_args.") else (_ABSENT,)
+    if all(value in unset for value in values):
+        raise CrbgError(f"--where {key}: {_nearest(cells, key)}")
+    if keep := [c for c, value in zip(cells, values, strict=True) if _matches(value, text)]:
         return keep
-    seen = sorted({str(_value(c, key)) for c in cells})
+    seen = sorted({str(value) for value in values if value is not _ABSENT})
     raise CrbgError(f"--where {condition}: no run matches; {key} is one of {', '.join(seen)}")
 
 
 def _value(cell: Cell, key: str) -> Any:
     if key == "arm":
         return cell.arm
-    if key == "digest":
-        return cell.spec.digest()
-    holder: Any = cell.spec.resolved() if key.startswith("options.") else cell.spec
-    name = key.removeprefix("options.")
-    if not hasattr(holder, name):
-        if hasattr(cell.spec.resolved(), key):
-            raise CrbgError(f"--where {key}: this is an option of the method, write options.{key}")
-        raise CrbgError(f"--where {key}: {suggest(key, ['arm', *type(cell.spec).__dataclass_fields__])}")
-    return getattr(holder, name)
+    return cell.spec.digest() if key == "digest" else _setting(cell.spec, key)
 
 
-def _matches(cell: Cell, key: str, text: str) -> bool:
-    value = _value(cell, key)
+def _nearest(cells: Iterable[Cell], key: str) -> str:
+    """Return a hint for a key that no cell has."""
+    specs = {c.spec.digest(): c.spec for c in cells}.values()
+    options = {o for s in specs for o in vars(s.resolved())}
+    if key in options:
+        return f"this is an option of the method, write options.{key}"
+    dotted = [*(f"options.{o}" for o in options), *(f"model_args.{a}" for s in specs for a in s.model_args)]
+    fields = ["arm", "digest", *Spec.__dataclass_fields__]
+    return suggest(key, {d for d in dotted if d.partition(".")[0] == key.partition(".")[0]} or fields)
+
+
+def _matches(value: Any, text: str) -> bool:
     if isinstance(value, float):
         try:
             return math.isclose(value, float(text))
         except ValueError:
             return False
-    return str(value) == text
+    return value is not _ABSENT and str(value) == text

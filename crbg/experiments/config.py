@@ -9,10 +9,11 @@ import hashlib
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crbg.data.datasets import set_root
 from crbg.errors import CrbgError, suggest
 from crbg.experiments import config_points
 from crbg.experiments.choices import COMMITTED, choices, read_selected
@@ -22,7 +23,7 @@ from crbg.experiments.spec import Spec
 if TYPE_CHECKING:
     from crbg.experiments.config_models import Problem
 
-__all__ = ["SCALARS", "Cell", "Config", "Experiment", "Job", "check", "choices", "read", "read_selected", "with_seed"]
+__all__ = ["SCALARS", "Cell", "Config", "Experiment", "Job", "check", "choices", "read", "read_selected"]
 
 
 @dataclass(frozen=True)
@@ -147,8 +148,15 @@ def read(paths: Sequence[str | Path], settings: Iterable[str] = ()) -> Config:
     return check(merged.values, tuple(map(str, paths)), merged)
 
 
+def read_data_dir(paths: Sequence[str | Path], settings: Iterable[str] = ()) -> str | None:
+    """Read only `data_dir` from configuration files, whose experiments may name a data set that does not exist yet."""
+    return _data_dir(merge(paths, settings).values, ", ".join(map(str, paths)))
+
+
 def check(raw: Mapping[str, Any], files: tuple[str, ...], merged: Merged | None = None) -> Config:
     """Build a Config from plain values. `merged` contains the file from which each value was read.
+
+    The data root of this process is set to `data_dir`, because specs look up their data sets there.
 
     Raises:
         CrbgError: the values have problems; the message lists one on each line.
@@ -160,6 +168,7 @@ def check(raw: Mapping[str, Any], files: tuple[str, ...], merged: Merged | None 
         raise CrbgError("\n".join(problems))
     # Malformed experiments and arms are skipped, so that the values of the others are still checked.
     broken = {(w.loc[1], w.loc[3] if len(w.loc) > 3 and w.loc[2] == "arms" else "") for w in shape or ()}
+    set_root(_data_dir(raw, place))
     try:
         experiments = _experiments(raw, broken, origin, place, problems)
         if problems:
@@ -174,12 +183,11 @@ def check(raw: Mapping[str, Any], files: tuple[str, ...], merged: Merged | None 
 
 def _config(raw: Mapping[str, Any], files: tuple[str, ...], place: str, experiments: dict[str, Experiment]) -> Config:
     paths = {k: path_of(raw.get(k) or k, f"{place}: {k}") for k in ("results", "paper")}
-    data_dir = raw.get("data_dir")
     return Config(
         files=files,
         results=Path(paths["results"]),
         paper=Path(paths["paper"]),
-        data_dir=path_of(data_dir, f"{place}: data_dir") if data_dir else None,
+        data_dir=_data_dir(raw, place),
         reuse=raw.get("reuse", "recorded"),
         threads=raw.get("threads", 1),
         device=raw.get("device", "auto"),
@@ -189,6 +197,11 @@ def _config(raw: Mapping[str, Any], files: tuple[str, ...], place: str, experime
         save_every=raw.get("save_every", 60),
         labels=raw.get("labels") or {},
     )
+
+
+def _data_dir(raw: Mapping[str, Any], place: str) -> str | None:
+    given = raw.get("data_dir")
+    return path_of(str(given), f"{place}: data_dir") if given else None
 
 
 def _experiments(
@@ -298,10 +311,3 @@ def _cells(name: str, body: Mapping[str, Any], raw: Mapping[str, Any], selected:
 def _density(value: Any) -> float | None:
     """Convert a density of `groups`. None means runs without a density, such as those of dense networks."""
     return None if value is None else float(value)
-
-
-def with_seed(cells: Iterable[Cell], seeds: Iterable[int]) -> list[Cell]:
-    """Return one cell for each distinct spec of `cells` and each of the given seeds."""
-    wanted = list(seeds)
-    first = {c.spec.digest(): c for c in cells}
-    return [replace(c, seed=s) for c in first.values() for s in wanted]

@@ -19,8 +19,8 @@ from crbg.data.datasets import info
 from crbg.experiments import attempts, record_store
 from crbg.experiments.cells import Key, distinct
 from crbg.experiments.config import Cell, Config, Experiment
+from crbg.experiments.record import Run
 from crbg.experiments.spec import Spec
-from crbg.storage import run_lines
 
 # Floating-point operations per second that one core or one GPU sustains in a training step with gates. They are used
 # only if no run of the same kind was recorded.
@@ -92,14 +92,12 @@ def costs(config: Config, specs: Iterable[Spec]) -> dict[Kind, Cost]:
 @lru_cache(maxsize=256)
 def _costs(path: Path, changed: int) -> dict[Kind, Cost]:
     seen: dict[Kind, list[tuple[float, float]]] = {}
-    for line in run_lines.lines(path).values():
-        entry = line.parse()
-        spec, p = entry.get("spec", {}), entry.get("provenance", {})
+    for run in record_store.runs_in(path):
+        spec, p = run.record.spec, run.provenance
         if spec.get("epochs") and p.get("search_seconds") and p.get("processes", 1) == 1:
             own = methods.options(spec["method"], spec.get("options", {}))
             epochs = methods.work(spec["method"], own, spec.get("density"), spec["epochs"])
-            images = entry.get("record", {}).get("train_images") or spec.get("limit") or info(spec["data"]).train
-            seconds = search_seconds(p) / epochs / images
+            seconds = search_seconds(p) / epochs / run.record.train_images
             seen.setdefault(_kind(spec, bool(p.get("gpu"))), []).append((seconds, p.get("peak_memory_mb", 0.0)))
     return {k: Cost(statistics.median(t for t, _ in v), max(m for _, m in v)) for k, v in seen.items()}
 
@@ -142,21 +140,21 @@ def on_gpu(config: Config, experiment: Experiment) -> bool:
 
 
 def estimate_seconds(
-    config: Config, cells: Iterable[Cell], gpu: bool = False, found: Mapping[Key, Any] | None = None
+    config: Config, cells: Iterable[Cell], gpu: bool = False, found: Mapping[Key, Run | None] | None = None
 ) -> dict[Key, float]:
     """Estimate the time of each cell (a spec with a seed), in seconds.
 
     The estimate uses the time per image in runs of the same kind. Finished runs among `cells` take precedence over
     recorded runs, which may come from another machine. If there is no run of the same kind, training is assumed to
-    cost 6 FLOPs for each multiply-add and image. `found` may contain the results of `record_store.find` by key.
+    cost 6 FLOPs for each multiply-add and image. `found` may contain the result of `record_store.find_runs`.
     """
     mine = distinct(cells)
     if found is None:
-        found = {key: record_store.find(config, c.spec, c.seed) for key, c in mine.items()}
+        found = record_store.find_runs(config, mine.values())
     here: dict[Kind, list[float]] = {}
     for key, c in mine.items():
-        if (got := found[key]) and c.spec.epochs and bool(got["provenance"].get("gpu")) == gpu:
-            seconds = search_seconds(got["provenance"]) / epochs_of(c.spec) / _images(c.spec)
+        if (run := found[key]) and c.spec.epochs and bool(run.provenance.get("gpu")) == gpu:
+            seconds = search_seconds(run.provenance) / epochs_of(c.spec) / _images(c.spec)
             here.setdefault(cost_key(c.spec, gpu), []).append(seconds)
     image = {kind: cost.image_seconds for kind, cost in costs(config, (c.spec for c in mine.values())).items()}
     image |= {kind: statistics.median(v) for kind, v in here.items()}

@@ -71,9 +71,9 @@ def _size(name: str) -> str:
     return f"{_short(weights):>6s} weights, {_short(products):>6s} multiply-adds{arguments}"
 
 
-def data_sets() -> Iterator[str]:
+def data_sets(data_dir: str | None = None) -> Iterator[str]:
     """Yield each data set, including your own under the data root, with its image shape and the size of each split."""
-    for d in (*DATA.values(), *own()):
+    for d in (*DATA.values(), *own(data_dir)):
         shape = " x ".join(map(str, d.shape))
         yield f"{d.name:20s}  {shape:12s}  {d.train} training, {d.validation} validation, {d.test} test images"
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
 
 from crbg.console import Table
 from crbg.experiments import estimates, record_store
 from crbg.experiments.cells import Key, distinct
 from crbg.experiments.config import Cell, Config, Experiment
+from crbg.experiments.record import Run
 
 NEEDS = ("runs", "done", "missing", "CPU hours", "GPU hours", "disk MiB")
 ALONE = "Hours are estimates for one process at a time on an idle machine."
@@ -39,23 +39,20 @@ class Need:
         return (*map(str, (self.runs, self.done, self.missing)), *hours, f"{self.megabytes:.0f}")
 
 
-def needs(
-    config: Config, cells: Iterable[Cell], found: Mapping[Key, Any] | None = None
-) -> Iterator[tuple[Key, Cell, Need]]:
+def needs(config: Config, cells: Iterable[Cell], found: Mapping[Key, Run | None]) -> Iterator[tuple[Key, Cell, Need]]:
     """Yield the estimated needs of each run. A run that several experiments share is yielded once for each of them.
 
-    `found` may contain the results of `record_store.find` by key, if they are known already.
+    `found` is the result of `record_store.find_runs`.
     """
     by_experiment: dict[str, list[Cell]] = {}
     for c in cells:
         by_experiment.setdefault(c.experiment, []).append(c)
     for name, those in by_experiment.items():
         mine, gpu = distinct(those), estimates.on_gpu(config, config.experiment(name))
-        here = found or {key: record_store.find(config, c.spec, c.seed) for key, c in mine.items()}
-        missing = any(here[key] is None for key in mine)
-        seconds = estimates.estimate_seconds(config, mine.values(), gpu, here) if missing else dict.fromkeys(mine, 0.0)
+        missing = any(found[key] is None for key in mine)
+        seconds = estimates.estimate_seconds(config, mine.values(), gpu, found) if missing else dict.fromkeys(mine, 0.0)
         for key, c in mine.items():
-            yield key, c, _need(c, here[key] is not None, seconds[key], gpu)
+            yield key, c, _need(c, found[key] is not None, seconds[key], gpu)
 
 
 def _need(cell: Cell, done: bool, seconds: float, gpu: bool) -> Need:
@@ -65,9 +62,9 @@ def _need(cell: Cell, done: bool, seconds: float, gpu: bool) -> Need:
     return Need(1, 0, 1, 0.0 if gpu else seconds, seconds if gpu else 0.0, megabytes)
 
 
-def summary(config: Config, cells: Iterable[Cell]) -> list[str | Table]:
+def summary(config: Config, cells: list[Cell]) -> list[str | Table]:
     """Return a table of the needs of each experiment, grouped by target. The total counts shared runs once."""
-    rows, total = _rows(needs(config, cells), lambda c: c.experiment)
+    rows, total = _rows(config, cells, lambda c: c.experiment)
     body = [(*place, *rows[name].columns()) for name, place in by_target(config.experiment(n) for n in rows)]
     first = "An experiment with several targets is listed under the first of them."
     more = "`crbg plan NAME` shows the arms of an experiment or the experiments of a target."
@@ -80,16 +77,16 @@ def table(config: Config, cells: list[Cell]) -> list[str | Table]:
     """Return a table of the needs of each experiment, or of each arm if all cells belong to one experiment."""
     names = list(dict.fromkeys(c.experiment for c in cells))
     one = len(names) == 1
-    rows, total = _rows(needs(config, cells), lambda c: c.arm if one else c.experiment)
+    rows, total = _rows(config, cells, lambda c: c.arm if one else c.experiment)
     body = [(name, *need.columns()) for name, need in rows.items()]
     last = (names[0] if one else "total", *total.columns())
     return [Table(("arm" if one else "experiment", *NEEDS), body, last), ALONE]
 
 
-def _rows(found: Iterable[tuple[Key, Cell, Need]], place: Callable[[Cell], str]) -> tuple[dict[str, Need], Need]:
+def _rows(config: Config, cells: list[Cell], place: Callable[[Cell], str]) -> tuple[dict[str, Need], Need]:
     rows: dict[str, Need] = {}
     every: dict[Key, Need] = {}
-    for key, c, need in found:
+    for key, c, need in needs(config, cells, record_store.find_runs(config, cells)):
         rows[place(c)] = rows.get(place(c), Need()) + need
         every.setdefault(key, need)
     return rows, sum(every.values(), Need())
@@ -116,11 +113,13 @@ def schedule(config: Config, cells: list[Cell], minutes: float, given: str = "")
     """
     names = dict.fromkeys(c.experiment for c in cells)
     gpu = {name: estimates.on_gpu(config, config.experiment(name)) for name in names}
-    first = distinct(cells)
-    missing = {key: c for key, c in first.items() if not record_store.find(config, c.spec, c.seed)}
+    found = record_store.find_runs(config, cells)
+    missing = {key: c for key, c in distinct(cells).items() if found[key] is None}
     if not missing:
         return ["nothing is missing"]
-    seconds = _seconds(config, cells, gpu)
+    seconds: dict[Key, float] = {}
+    for name, on in gpu.items():
+        seconds |= estimates.estimate_seconds(config, [c for c in cells if c.experiment == name], on, found)
     bound, spent = 60 * minutes - estimates.margin(minutes), 0.0
     rows = []
     for place in dict.fromkeys((c.experiment, c.arm) for c in missing.values()):
@@ -134,10 +133,3 @@ def schedule(config: Config, cells: list[Cell], minutes: float, given: str = "")
     command = f"  crbg run{given} --deadline-minutes {minutes:g}"
     text = f"{count} slices of {minutes:g} minutes. Repeat this command until its exit status is 0 instead of 75:"
     return [Table(("experiment", "arm", "runs", "on", "minutes", "slices"), rows), f"{text}\n{command}"]
-
-
-def _seconds(config: Config, cells: list[Cell], gpu: Mapping[str, bool]) -> dict[Key, float]:
-    out: dict[Key, float] = {}
-    for name, on in gpu.items():
-        out |= estimates.estimate_seconds(config, [c for c in cells if c.experiment == name], on)
-    return out

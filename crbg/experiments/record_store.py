@@ -8,7 +8,7 @@ import torch.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -85,9 +85,25 @@ def find_run(config: Config, spec: Spec, seed: int, evaluated: bool = False) -> 
         CrbgError: its files are damaged, or have a format that this version cannot read.
     """
     found = find(config, spec, seed, evaluated)
-    if found is None:
-        return None
-    place = f"the record of {spec.slug()} seed {seed} ({found['origin']})"
+    return _typed(found, f"the record of {spec.slug()} seed {seed} ({found['origin']})") if found else None
+
+
+def find_runs(config: Config, cells: Iterable[Cell]) -> dict[Key, Run | None]:
+    """Map the key of each cell to its finished run, or to None if it is missing. Each run is read once.
+
+    Raises:
+        CrbgError: as `find_run`.
+    """
+    return {key: find_run(config, c.spec, c.seed) for key, c in {c.key: c for c in cells}.items()}
+
+
+def runs_in(path: Path) -> Iterator[Run]:
+    """Yield the recorded runs of one file."""
+    for line in lines(path).values():
+        yield _typed(_run(line) | {"origin": "recorded"}, line.place)
+
+
+def _typed(found: Mapping[str, Any], place: str) -> Run:
     evaluation = Evaluation.from_json(found["evaluation"], f"{place}: evaluation") if "evaluation" in found else None
     return Run(Record.from_json(found["record"], place), found["provenance"], evaluation, found["origin"])
 

@@ -9,13 +9,13 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from crbg.console import Table
 from crbg.experiments import attempts, record_store
 from crbg.experiments.cells import Key, distinct
 from crbg.experiments.config import Cell, Config
 from crbg.experiments.plan import by_target, needs
+from crbg.experiments.record import Run
 from crbg.storage import lock
 
 STATES = ("done", "collapsed", "running", "failed", "paused", "missing")
@@ -43,14 +43,14 @@ class State:
     said: str = ""
 
 
-def state_of(config: Config, cell: Cell, found: Mapping[str, Any] | None) -> State:
-    """Determine the state of one run from its record if one was found, its lock and the log of its attempts."""
-    if found and found["record"]["status"] == "ok":
+def state_of(config: Config, cell: Cell, run: Run | None) -> State:
+    """Determine the state of a run from its record if it is finished, else from its lock and the log of attempts."""
+    if run and run.record.ok:
         return State(cell, "done")
     where = record_store.run_folder(config, cell.spec, cell.seed)
     tries = attempts.read(where)
-    if found:
-        return State(cell, "collapsed", len(tries), found["record"].get("reason", ""))
+    if run:
+        return State(cell, "collapsed", len(tries), run.record.reason or "")
     if by := lock.held(where):
         return State(cell, "running", len(tries), by)
     why, said = attempts.reason(tries, config.results / "logs")
@@ -58,21 +58,17 @@ def state_of(config: Config, cell: Cell, found: Mapping[str, Any] | None) -> Sta
     return State(cell, name, len(tries), why, said)
 
 
-def summary(config: Config, cells: list[Cell], given: str = "") -> list[str | Table]:
+def summary(config: Config, cells: list[Cell], given: str = "", chosen: str = "") -> list[str | Table]:
     """Return a table that counts the states of the runs of each experiment, and a list of the unfinished runs.
 
     The list contains the runs that started but did not finish. It is followed by explanations of failures and by the
-    commands that continue, to which `given` is appended.
+    commands that continue (see `table`).
     """
-    states: dict[Key, State] = {}
+    found = record_store.find_runs(config, cells)
+    states = {key: state_of(config, c, found[key]) for key, c in distinct(cells).items()}
     runs: dict[str, set[Key]] = {}
-    found: dict[Key, Any] = {}
     for c in cells:
-        key = c.key
-        if key not in states:
-            found[key] = record_store.find(config, c.spec, c.seed)
-            states[key] = state_of(config, c, found[key])
-        runs.setdefault(c.experiment, set()).add(key)
+        runs.setdefault(c.experiment, set()).add(c.key)
     counts = {name: Counter(states[key].name for key in keys) for name, keys in runs.items()}
     total = Counter(s.name for s in states.values())
     shown = ("done", *(name for name in STATES[1:] if total[name]))
@@ -89,10 +85,10 @@ def summary(config: Config, cells: list[Cell], given: str = "") -> list[str | Ta
         Table(("target", "experiment", "role", "runs", *shown, "hours left"), rows, last),
     ]
     more = "`crbg status NAME` lists the runs of an experiment or target; `crbg plan` separates CPU and GPU hours."
-    return [*parts, more, *_rows(begun), *_explain(config, list(states.values()), given)]
+    return [*parts, more, *_rows(begun), *_explain(config, list(states.values()), given, chosen)]
 
 
-def _hours_left(config: Config, cells: list[Cell], found: Mapping[Key, Any]) -> tuple[dict[str, str], str]:
+def _hours_left(config: Config, cells: list[Cell], found: Mapping[Key, Run | None]) -> tuple[dict[str, str], str]:
     """Estimate the hours that the unfinished runs take, for each experiment and in total."""
     left: dict[str, float] = {}
     once: dict[Key, float] = {}
@@ -103,15 +99,17 @@ def _hours_left(config: Config, cells: list[Cell], found: Mapping[Key, Any]) -> 
     return {name: f"{seconds / 3600:.2f}" for name, seconds in left.items()}, f"{sum(once.values()) / 3600:.2f}"
 
 
-def table(config: Config, cells: list[Cell], given: str = "") -> list[str | Table]:
+def table(config: Config, cells: list[Cell], given: str = "", chosen: str = "") -> list[str | Table]:
     """Return a table of all runs that are not done, with state, number of attempts and reason.
 
     It is followed by the last log lines of failed runs and by the commands that execute only the runs that are not
-    done. `given` is appended to these commands, so that they read the same configuration.
+    done. `given` is appended to these commands, so that they read the same configuration. `chosen` contains the
+    arguments that selected the cells within their experiments; a command for a whole experiment repeats them.
     """
-    states = [state_of(config, c, record_store.find(config, c.spec, c.seed)) for c in distinct(cells).values()]
+    found = record_store.find_runs(config, cells)
+    states = [state_of(config, c, found[key]) for key, c in distinct(cells).items()]
     rows = sorted((s for s in states if s.name != "done"), key=lambda s: s.name == "missing")
-    return [_line(Counter(s.name for s in states)), *_rows(rows), *_explain(config, states, given)]
+    return [_line(Counter(s.name for s in states)), *_rows(rows), *_explain(config, states, given, chosen)]
 
 
 def _line(counts: Counter[str]) -> str:
@@ -129,7 +127,7 @@ def _rows(states: list[State]) -> list[str | Table]:
     return [table, f"... and {len(states) - MOST_ROWS} more"] if len(states) > MOST_ROWS else [table]
 
 
-def _explain(config: Config, states: list[State], given: str) -> list[str]:
+def _explain(config: Config, states: list[State], given: str, chosen: str) -> list[str]:
     """Return what to do about collapsed, failed and missing runs, with the last lines of their logs."""
     failed = [s for s in states if s.name == "failed" and s.said]
     todo = [s.cell for s in states if s.name in LEFT]
@@ -137,7 +135,7 @@ def _explain(config: Config, states: list[State], given: str) -> list[str]:
     parts = [COLLAPSED] if any(s.name == "collapsed" for s in states) else []
     parts += [f"{s.cell.spec.slug()} seed {s.cell.seed}, {s.why}:\n{_last_lines(s.said)}" for s in failed[:MOST_LOGS]]
     parts += _absent_data(config, todo) + _never_begun(config, untried)
-    return [*parts, _retry(config, todo, given)] if todo else parts
+    return [*parts, _retry(config, todo, given, chosen)] if todo else parts
 
 
 def _absent_data(config: Config, todo: list[Cell]) -> list[str]:
@@ -174,7 +172,7 @@ def _last_lines(text: str) -> str:
     return "\n".join(f"  {line}" for line in text.splitlines()[-LAST_LINES:])
 
 
-def _retry(config: Config, todo: Iterable[Cell], given: str) -> str:
+def _retry(config: Config, todo: Iterable[Cell], given: str, chosen: str) -> str:
     """Return the commands that execute only these runs: one for each spec, for each job, or for each experiment."""
     seeds: dict[tuple[str, str], list[int]] = {}
     for c in todo:
@@ -182,12 +180,13 @@ def _retry(config: Config, todo: Iterable[Cell], given: str) -> str:
     names = list(dict.fromkeys(name for name, _ in seeds))
     if len(names) > MOST_COMMANDS:
         those = textwrap.fill(", ".join(names), 100, initial_indent="  ", subsequent_indent="  ")
-        return f"`crbg run NAME{given}` executes the unfinished runs of one of these experiments:\n{those}"
+        return f"`crbg run NAME{chosen}{given}` executes the unfinished runs of one of these experiments:\n{those}"
     if len(seeds) <= 3:
         lines = [f"{e} --where digest={d} --seeds {' '.join(map(str, s))}" for (e, d), s in seeds.items()]
     else:
         jobs = [j for name in names for j in config.experiment(name).jobs()]
         mine = [j for j in jobs if any(c.seed in seeds.get((j.experiment, c.spec.digest()), ()) for c in j.cells)]
         lines = [f"{j.experiment} --job {j.name}" for j in mine]
-        lines = names if len(lines) > MOST_COMMANDS else lines
+        # A job may also contain runs that were not selected.
+        lines = [name + chosen for name in names] if chosen or len(lines) > MOST_COMMANDS else lines
     return "To execute only the unfinished runs:\n" + "\n".join(f"  crbg run {line}{given}" for line in lines)

@@ -7,61 +7,32 @@ subclassed or replaced.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
-from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils import parametrize
 
-from crbg.errors import CrbgError, suggest
+from crbg.errors import CrbgError
+from crbg.gates import recurrent
 from crbg.gates.base import Fixed, Gate
 from crbg.gates.gaussian import Units
+from crbg.gates.layers import columns_of, gate_of, gateable, reads_often, unwrap
+from crbg.gates.scope import Scope
+from crbg.gates.selection import Where, candidate_mask, candidates, choose, parameter
+from crbg.gates.selection import weights as weights
 
 MakeGate = Callable[[str, Tensor], Gate | None]
 
-# Parameters that can be gated, by the type of their module. Embeddings, normalisation and biases are never gated.
-_GATED = {nn.Linear: ("weight",), _ConvNd: ("weight",), nn.Bilinear: ("weight",)}
-_ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
+def attach(model: nn.Module, make: MakeGate, where: Where = None, tied: str | None = None) -> nn.Module:
+    """Attach the gate `make(name, weight)` to every chosen weight.
 
-def weights(model: nn.Module) -> dict[str, Tensor]:
-    """Return the raw weights that can be gated, by name, in the order of `model.named_modules()`.
-
-    These are the weights of linear, bilinear, convolution and attention layers, with or without an attached gate.
-
-    Raises:
-        CrbgError: two modules share one weight. A gate attached to one of them would not affect the other.
-    """
-    found: dict[str, Tensor] = {}
-    # All parameters are compared, because an embedding may share its table with the last layer.
-    owners: dict[int, str] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        owners.setdefault(id(parameter), name)
-    for prefix, module in model.named_modules():
-        for attribute in _attributes(module):
-            raw = _raw(module, attribute)
-            if raw is None:
-                continue
-            name = f"{prefix}.{attribute}".lstrip(".")
-            twin = owners.get(id(raw), name)
-            if twin not in (name, f"{prefix}.parametrizations.{attribute}.original".lstrip(".")):
-                raise CrbgError(
-                    f"{name!r} and {twin!r} share one weight; tied weights cannot be gated: untie them first"
-                )
-            found[name] = raw
-    return found
-
-
-def attach(model: nn.Module, make: MakeGate, where: str = ".*") -> nn.Module:
-    """Attach the gate `make(name, weight)` to every weight whose name matches `where`.
-
-    Each gate is evaluated once per forward pass. `nn.MultiheadAttention` reads its weights several times, so torch's
-    parametrisation cache is active during the forward pass of `model`: call `model` itself, not its submodules.
+    Each gate is evaluated once per forward pass of `model`, also if a layer reads its weight several times or is used
+    several times. Frozen weights (`requires_grad` False) get gates too; leave them out with `where`, for example
+    `where=lambda name, w: w.requires_grad`.
 
     Examples:
         >>> import torch
@@ -80,83 +51,113 @@ def attach(model: nn.Module, make: MakeGate, where: str = ".*") -> nn.Module:
     Args:
         model: Any module; it is changed in place.
         make: Builds the gate for one weight. If it returns None, the weight gets no gate.
-        where: Regular expression that must match the full name of a weight.
+        where: The weights to gate: a regular expression that must match the full name of a weight, a list of names or
+            expressions, or a function of (name, weight) that returns a bool. By default, all weights of linear,
+            bilinear, convolution, attention and recurrent layers. The full name of a parameter selects it in any
+            layer, such as an embedding; expressions and functions choose among the default weights.
+        tied: What to do with a chosen weight that several layers share: "refuse" it (the default), or attach one gate
+            for all of them ("share").
 
     Returns:
         The same model.
 
     Raises:
-        CrbgError: no weight matches, a weight already has a gate, or two modules share a weight.
+        CrbgError: no weight matches, a weight already has a gate, several layers share it, other code computes it
+            (weight norm, spectral norm, pruning hooks), or a gate does not fit. The model is unchanged then.
     """
-    owners = _owners(model)
+    inner = unwrap(model)
+    chosen = choose(inner, where, tied)
+    for name, places in chosen.items():
+        if any(gate_of(*place) is not None for place in places):
+            raise CrbgError(f"{name!r} already has a gate; call bake(model) or detach(model) first")
     # All gates are built before the first is attached, so that the model is unchanged if `make` raises.
-    made = {name: make(name, getattr(*owners[name])) for name in _selected(model, where)}
-    several_reads = False
+    made = {name: gate for name in chosen if (gate := _built(inner, name, make)) is not None}
+    scope = Scope.of(inner) or Scope()
     for name, gate in made.items():
-        if gate is None:
-            continue
-        module, attribute = owners[name]
-        if isinstance(gate, Units):
-            gate.shared = any(g is gate for g in attached_gates(model).values())
-        _own_class(module)
-        # unsafe=True skips torch's trial evaluation, which would advance the random generator of the search.
-        parametrize.register_parametrization(module, attribute, gate, unsafe=True)
-        several_reads |= isinstance(module, nn.MultiheadAttention | NonDynamicallyQuantizableLinear)
-    shared = [g for g in attached_gates(model).values() if isinstance(g, Units) and g.shared]
-    if several_reads or shared:
-        hooks = _OneEvaluation(several_reads)
-        model.register_forward_pre_hook(hooks.enter)
-        model.register_forward_hook(hooks.leave, always_call=True)
+        gate.scope = scope
+        for layer, attribute in chosen[name]:
+            _register(layer, attribute, gate)
+            if reads_often(layer):
+                scope.attach(layer)  # in case the layer is called without the model around it
+    if made:
+        scope.attach(inner)
     return model
 
 
-def _selected(model: nn.Module, where: str) -> list[str]:
-    """Return the names of the weights that match `where`, after checking that none of them has a gate."""
-    raw, taken = weights(model), attached_gates(model)
-    names = [n for n in raw if re.fullmatch(where, n)]
-    if not raw:
-        raise CrbgError(
-            f"{type(model).__name__} has no weight that can be gated; only weights of linear, bilinear, convolution "
-            "and attention layers can"
-        )
-    if not names:
-        raise CrbgError(f"no weight matches {where!r}: {suggest(where, raw)}")
-    for name in names:
-        if name in taken:
-            raise CrbgError(f"{name!r} already has a gate; call bake(model) or detach(model) first")
-    return names
+def _built(model: nn.Module, name: str, make: MakeGate) -> Gate | None:
+    """Build the gate of one weight, and fit it to the layout and the zeros of the weight."""
+    gate = make(name, parameter(model, name))
+    if isinstance(gate, Units):
+        columns = columns_of(model, name)
+        if gate.columns not in (None, columns):
+            raise CrbgError(f"{name!r} and another weight with the same unit gates have their inputs on different axes")
+        gate.columns = columns
+    if gate is not None and name in candidates(model):
+        gate.restrict(candidates(model)[name])
+    return gate
+
+
+def _register(layer: nn.Module, attribute: str, gate: Gate) -> None:
+    """Register a gate as the parametrisation of a weight, and remember the order of the layer's parameters."""
+    order = tuple(layer._parameters)
+    _own_class(layer)
+    # unsafe=True skips torch's trial evaluation, which would advance the random generator of the search.
+    parametrize.register_parametrization(layer, attribute, gate, unsafe=True)
+    cast(Any, layer.parametrizations)[attribute].order = order
+    if isinstance(layer, nn.RNNBase):
+        recurrent.read_gated(layer)
 
 
 def attached_gates(model: nn.Module) -> dict[str, Gate]:
-    """Return the gates of a model, by the name of the gated weight."""
-    found = {}
-    for name, (module, attribute) in _owners(model).items():
-        if parametrize.is_parametrized(module, attribute):
-            for item in cast(Any, module.parametrizations)[attribute]:
-                if isinstance(item, Gate):
-                    found[name] = item
+    """Return the gates of a model, by the name of the gated weight. A gate on a tied weight is listed once."""
+    found: dict[str, Gate] = {}
+    for prefix, layer in unwrap(model).named_modules():
+        for attribute in layer._modules.get("parametrizations") or ():
+            if (gate := gate_of(layer, attribute)) is not None:
+                found[f"{prefix}.{attribute}".lstrip(".")] = gate
+    if len({id(gate) for gate in found.values()}) < len(found):  # unit gates with several weights, or tied weights
+        return {name: found[name] for name in gateable(unwrap(model)) if name in found}
     return found
 
 
 def detach(model: nn.Module) -> nn.Module:
-    """Remove all gates and return the same model, with its raw weights unchanged."""
-    for name in attached_gates(model):
-        module, attribute = _owners(model)[name]
-        _own_class(module)
-        parametrize.remove_parametrizations(module, attribute, leave_parametrized=False)
-    for hooks in (model._forward_pre_hooks, model._forward_hooks):
-        for key, hook in list(hooks.items()):
-            if isinstance(getattr(hook, "__self__", None), _OneEvaluation):
-                del hooks[key]
-                model._forward_hooks_always_called.pop(key, None)
+    """Remove all gates and return the same model, with its raw weights and the order of its parameters unchanged.
+
+    Parametrisations of other code are kept.
+    """
+    for layer in unwrap(model).modules():
+        # In reverse order, so that each removal finds the parameters that were there when the gate was registered.
+        for attribute in reversed(list(getattr(layer, "parametrizations", ()))):
+            if gate_of(layer, attribute) is not None:
+                _unregister(layer, attribute)
+        Scope.detach(layer)
     return model
+
+
+def _unregister(layer: nn.Module, attribute: str) -> None:
+    """Remove the gate from a weight; its parametrisation is removed too if it contains nothing else."""
+    parts = cast(Any, layer.parametrizations)[attribute]
+    order = getattr(parts, "order", ())
+    for i in reversed(range(len(parts))):
+        if isinstance(parts[i], Gate):
+            del parts[i]
+    if len(parts):
+        return
+    _own_class(layer)
+    parametrize.remove_parametrizations(layer, attribute, leave_parametrized=False)
+    # torch appends the weight to the parameters; optimiser states refer to parameters by their position.
+    before = [name for name in order if name in layer._parameters]
+    own = layer._parameters
+    own.update({name: own.pop(name) for name in [*before, *(n for n in own if n not in before)]})
+    if isinstance(layer, nn.RNNBase) and not parametrize.is_parametrized(layer):
+        layer._init_flat_weights()
 
 
 @torch.no_grad()
 def bake(model: nn.Module, mask: Mapping[str, Tensor] | None = None) -> nn.Module:
     """Remove all gates and write the gated weights into the model.
 
-    Afterwards the model has the class and the `state_dict` keys that it had before `attach`.
+    Afterwards the model has the class and the `state_dict` keys that it had before `attach`, in the same order.
 
     Args:
         model: A model with or without gates; it is changed in place.
@@ -169,10 +170,8 @@ def bake(model: nn.Module, mask: Mapping[str, Tensor] | None = None) -> nn.Modul
     Raises:
         CrbgError: the mask names a weight that the model lacks, or a mask tensor and its weight differ in shape.
     """
-    raw = weights(model)
+    raw = {name: parameter(model, name) for name in (attached_gates(model) if mask is None else mask)}
     for name, value in (mask or {}).items():
-        if name not in raw:
-            raise CrbgError(f"the model has no weight {name!r}: {suggest(name, raw)}")
         if value.shape != raw[name].shape:
             model_shape, mask_shape = tuple(raw[name].shape), tuple(value.shape)
             raise CrbgError(f"{name!r} has shape {model_shape} in the model but {mask_shape} in the mask")
@@ -188,13 +187,24 @@ def bake(model: nn.Module, mask: Mapping[str, Tensor] | None = None) -> nn.Modul
 
 
 @contextmanager
-def gated(model: nn.Module, make: MakeGate) -> Iterator[nn.Module]:
-    """Attach gates for the duration of the block; they are removed even if the block raises."""
-    attach(model, make)
+def gated(model: nn.Module, make: MakeGate, where: Where = None, tied: str | None = None) -> Iterator[nn.Module]:
+    """Attach gates for the duration of the block, as `attach` does; they are removed even if the block raises."""
+    attach(model, make, where, tied)
     try:
         yield model
     finally:
         detach(model)
+
+
+@contextmanager
+def only_candidates(model: nn.Module) -> Iterator[nn.Module]:
+    """Hold weights that cannot be kept at zero while weights are trained inside the block; see `candidates`."""
+    if not candidates(model):
+        yield model
+        return
+    there = candidate_mask(model)
+    with gated(model, lambda name, w: Fixed(there[name])):
+        yield model
 
 
 @contextmanager
@@ -239,31 +249,6 @@ def _flag(model: nn.Module, name: str, value: bool) -> Iterator[None]:
             setattr(gate, name, old)
 
 
-class _OneEvaluation:
-    """Forward hooks on the root module that evaluate each gate once per pass; re-entrant and safe to deepcopy."""
-
-    def __init__(self, cache: bool) -> None:
-        self.cache, self.open = cache, list[Any]()
-
-    def enter(self, model: nn.Module, _: Any) -> None:
-        self._clear(model)
-        if self.cache:
-            self.open.append(parametrize.cached())
-            self.open[-1].__enter__()
-
-    def leave(self, model: nn.Module, _: Any, __: Any) -> None:
-        self._clear(model)
-        if self.open:
-            self.open.pop().__exit__(None, None, None)
-
-    @staticmethod
-    def _clear(model: nn.Module) -> None:
-        """Discard the values that shared unit gates sampled in the previous pass."""
-        for gate in attached_gates(model).values():
-            if isinstance(gate, Units):
-                gate.current = None
-
-
 def _own_class(module: nn.Module) -> None:
     """Replace the class of a parametrised module with a copy that no other module uses.
 
@@ -273,25 +258,3 @@ def _own_class(module: nn.Module) -> None:
     if parametrize.is_parametrized(module):
         shared = type(module)
         module.__class__ = type(shared.__name__, shared.__bases__, dict(shared.__dict__))
-
-
-def _attributes(module: nn.Module) -> tuple[str, ...]:
-    if isinstance(module, nn.MultiheadAttention):
-        return _ATTENTION
-    return next((names for kind, names in _GATED.items() if isinstance(module, kind)), ())
-
-
-def _raw(module: nn.Module, attribute: str) -> Tensor | None:
-    if parametrize.is_parametrized(module, attribute):
-        return cast(Tensor, cast(Any, module.parametrizations)[attribute].original)
-    value = getattr(module, attribute, None)
-    return value if isinstance(value, nn.Parameter) else None
-
-
-def _owners(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
-    return {
-        f"{prefix}.{attribute}".lstrip("."): (module, attribute)
-        for prefix, module in model.named_modules()
-        for attribute in _attributes(module)
-        if _raw(module, attribute) is not None
-    }

@@ -9,38 +9,87 @@ Terms such as gate, mask, score and reading are defined in docs/vocabulary.md.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from crbg.errors import CrbgError
+from crbg.gates.scope import Scope
+
+HALF = (torch.bfloat16, torch.float16)
 
 
 class Gate(nn.Module):
     """Base class of all gates.
 
     A subclass implements `effective`, `scores` and `soft`. A search trains the parameters of the gate; the weight
-    itself stays frozen.
+    itself stays frozen. For a weight in half precision, `effective` gets a float32 copy, and `forward` returns the
+    result in the weight's dtype.
 
     Attributes:
         sampling: Whether `forward` draws noise.
         bypassed: Whether `forward` returns the raw weight.
+        scope: Evaluates the gate once per forward pass of the model to which it is attached.
+        candidates: Boolean tensor of the weight's shape: the weights that have a gate. None stands for all of them.
     """
 
     sampling: bool = False
     bypassed: bool = False
+    scope: Scope | None = None
+    candidates: Tensor | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("candidates", None, persistent=False)
 
     def forward(self, w: Tensor) -> Tensor:
         """Return the effective weight, of w's shape, or w itself while the gate is bypassed."""
-        return w if self.bypassed else self.effective(w)
+        if self.bypassed:
+            return w
+        if self.scope is None:
+            return self._weight(w)
+        return self.scope.once((self, id(w)), lambda: self._weight(w))
+
+    def _weight(self, w: Tensor) -> Tensor:
+        if w.dtype in HALF:
+            return self._weight(w.float()).to(w.dtype)
+        if self.candidates is None:
+            return self.effective(w)
+        kept = self.effective(w[self.candidates])
+        return torch.zeros(w.shape, dtype=kept.dtype, device=w.device).masked_scatter(self.candidates, kept)
 
     def effective(self, w: Tensor) -> Tensor:
         """Apply the gate to w."""
         raise NotImplementedError
 
+    def restrict(self, candidates: Tensor) -> None:
+        """Keep the gates of some weights only; the effective value of all other weights is 0.
+
+        Afterwards the parameters, `scores` and `soft` are vectors with one value for each remaining gate, in the order
+        of the weights. `widen` gives them the weight's shape again.
+
+        Args:
+            candidates: Boolean tensor of the weight's shape; True for weights that keep their gate.
+        """
+        for name, p in list(self.named_parameters(recurse=False)):
+            if p.shape == candidates.shape:
+                setattr(self, name, nn.Parameter(p.detach()[candidates]))
+        for name, b in list(self.named_buffers(recurse=False)):
+            if b.shape == candidates.shape:
+                setattr(self, name, b[candidates])
+        self.candidates = candidates
+
+    def widen(self, values: Tensor, fill: float) -> Tensor:
+        """Return one value per weight, given one value per gate; weights without a gate get `fill`."""
+        if self.candidates is None:
+            return values
+        full = torch.full(self.candidates.shape, fill, dtype=values.dtype, device=values.device)
+        return full.masked_scatter(self.candidates, values)
+
     def scores(self) -> Tensor:
-        """Return one score per weight; larger = keep first. Scores are not clamped, so fully open gates do not tie."""
+        """Return one score per gate; larger = keep first. Scores are not clamped, so fully open gates do not tie."""
         raise NotImplementedError
 
     def soft(self) -> Tensor:
@@ -48,7 +97,7 @@ class Gate(nn.Module):
         raise NotImplementedError
 
     def open_probability(self) -> Tensor:
-        """Return P(z > 0) for each weight.
+        """Return P(z > 0) for each gate.
 
         Raises:
             CrbgError: the gate is deterministic.
@@ -56,23 +105,49 @@ class Gate(nn.Module):
         raise CrbgError(f"{type(self).__name__} has no open probability: it is deterministic")
 
 
-def columns(values: Tensor, w: Tensor) -> Tensor:
-    """Repeat the value of each unit over the unit's input columns of w; the result broadcasts against w.
+def trainable(initial: Tensor) -> nn.Parameter:
+    """Return a parameter of a gate with these initial values, in float32 if they have half precision."""
+    values = initial.detach().clone()
+    return nn.Parameter(values.float() if values.dtype in HALF else values)
 
-    Args:
-        values: Shape (units,).
-        w: Weight of shape (out, in, ...), where `in` is a multiple of the number of units.
 
-    Raises:
-        CrbgError: the number of input columns is not a multiple of the number of units.
+@dataclass(frozen=True)
+class Columns:
+    """How the input units of a layer lie in its weight.
+
+    Attributes:
+        axis: Axis of the inputs.
+        groups: Number of groups of a convolution. Each output channel reads the inputs of its own group only.
     """
-    span, rest = divmod(w.shape[1], values.numel())
-    if rest or not span:
-        raise CrbgError(
-            f"a weight of shape {tuple(w.shape)} has {w.shape[1]} input columns, "
-            f"which is not a multiple of the {values.numel()} units"
-        )
-    return values.repeat_interleave(span).reshape(1, -1, *([1] * (w.ndim - 2)))
+
+    axis: int = 1
+    groups: int = 1
+
+    def count(self, w: Tensor) -> int:
+        """Return the number of inputs of the layer."""
+        return w.shape[self.axis] * self.groups
+
+    def expand(self, values: Tensor, w: Tensor) -> Tensor:
+        """Repeat the value of each unit over its input columns of w; the result broadcasts against w.
+
+        Args:
+            values: Shape (units,). Consecutive inputs share a unit if there are more inputs than units.
+            w: Weight whose number of inputs is a multiple of the number of units.
+
+        Raises:
+            CrbgError: the number of inputs is not a multiple of the number of units.
+        """
+        span, rest = divmod(self.count(w), values.numel())
+        if rest or not span:
+            raise CrbgError(
+                f"a weight of shape {tuple(w.shape)} has {self.count(w)} input columns, "
+                f"which is not a multiple of the {values.numel()} units"
+            )
+        every = values.repeat_interleave(span)
+        if self.groups > 1:  # output channel o belongs to group o // (outputs per group)
+            rows = every.reshape(self.groups, -1).repeat_interleave(w.shape[0] // self.groups, 0)
+            return rows.reshape(*rows.shape, *([1] * (w.ndim - 2)))
+        return every.reshape([-1 if axis == self.axis else 1 for axis in range(w.ndim)])
 
 
 class Fixed(Gate):
@@ -86,6 +161,10 @@ class Fixed(Gate):
 
     def effective(self, w: Tensor) -> Tensor:
         return w * self.values
+
+    def restrict(self, candidates: Tensor) -> None:
+        """Set the values of all other weights to 0; nothing is trained, so the gate keeps its shape."""
+        self.values = self.values * candidates
 
     def scores(self) -> Tensor:
         return self.values.to(torch.float32)

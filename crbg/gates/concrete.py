@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from crbg.errors import CrbgError
-from crbg.gates.base import Gate
+from crbg.gates.base import Gate, trainable
 from crbg.gates.gaussian import Gaussian
 
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1  # hard-concrete: temperature and stretch (Louizos et al. 2018)
@@ -38,7 +38,7 @@ class Budgeted(Gate):
 
     def __init__(self, initial: Tensor) -> None:
         super().__init__()
-        self.logit = nn.Parameter(initial.detach().clone())
+        self.logit = trainable(initial)
 
     def noise(self) -> Tensor:
         """Draw one standard logistic sample, log u - log(1 - u), for each gate."""

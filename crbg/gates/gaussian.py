@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from crbg.errors import CrbgError, suggest
 from crbg.gates import kernels
-from crbg.gates.base import Gate, columns, straight_through
+from crbg.gates.base import Columns, Gate, straight_through, trainable
+from crbg.gates.scope import in_backward
 
 NOISE_SOURCES = ("normal", "antithetic", "counter")
 
@@ -74,11 +75,13 @@ class Gaussian(Gate):
             raise CrbgError(f"unknown noise source {source!r}: {suggest(source, NOISE_SOURCES)}")
         if learn_sigma and noise == 0:
             raise CrbgError("learn_sigma needs an initial noise above 0")
-        self.mu = nn.Parameter(mu.detach().clone())
+        self.mu = trainable(mu)
         self.log_sigma = nn.Parameter(torch.tensor(math.log(noise))) if learn_sigma else None
         self.noise, self.penalty_sigma, self.source, self.leak = noise, penalty_sigma, source, leak
-        # The next antithetic sample is the negative of this one. It is saved, so a resumed search draws the same noise.
+        # The last sample of an antithetic pair, and whether its negative has been used too. A sample whose negative is
+        # still to come is saved, so that a resumed search draws the same noise.
         self.held: Tensor | None = None
+        self.used = False
         self.hard = False
         self.push = kernels.Push()
 
@@ -114,11 +117,13 @@ class Gaussian(Gate):
             # Positions are numbered in memory order, as in the kernels.
             eps.as_strided((eps.numel(),), (1,)).copy_(kernels.normal(eps.numel(), kernels.draw_key(), eps.device))
             return eps
-        if self.held is None:
-            self.held = torch.randn_like(self.mu)
+        if in_backward() and self.held is not None:  # checkpointing repeats the last sample
+            return -self.held if self.used else torch.randn_like(self.mu)
+        if self.held is None or self.used:
+            self.held, self.used = torch.randn_like(self.mu), False
             return self.held
-        eps, self.held = -self.held, None
-        return eps
+        self.used = True
+        return -self.held
 
     def scores(self) -> Tensor:
         return self.mu.detach()
@@ -137,15 +142,19 @@ class Gaussian(Gate):
         return cast(Tensor, torch.special.ndtr(self.mu.detach() / self.sigma()))
 
     def get_extra_state(self) -> dict[str, Any]:
-        return {"held": self.held, "noise": self.noise}
+        return {"held": None if self.used else self.held, "noise": self.noise}
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
         held = state["held"]
         self.held, self.noise = None if held is None else held.to(self.mu.device), float(state["noise"])
+        self.used = False
 
 
 class Units(Gaussian):
     """One clipped Gaussian gate per unit, applied to the input columns of the next layer: w[:, j] * z[j // span].
+
+    The input columns are on axis 0 for transposed convolutions and for transformers' `Conv1D`. In a grouped
+    convolution, each output channel is multiplied by the gates of its group's inputs.
 
     This is equivalent to gating the unit's output, for any activation and bias. The network's inputs can be gated in
     the same way. `span` is the number of columns per unit: 1, or more if each channel is flattened into several inputs
@@ -166,14 +175,14 @@ class Units(Gaussian):
         if options.get("leak"):
             raise CrbgError("leak works for gates on weights, not on units; set leak to 0")
         super().__init__(mu, **options)
-        self.shared = False
-        self.current: Tensor | None = None
+        self.columns: Columns | None = None  # the layout of the weight, set by `attach`
 
     def effective(self, w: Tensor) -> Tensor:
-        z = self.current if self.current is not None else self.z()
-        if self.shared:
-            self.current = z
-        return w * columns(z, w)
+        z = self.z() if self.scope is None else self.scope.once((self, "z"), self.z)
+        return w * (self.columns or Columns()).expand(z, w)
+
+    def restrict(self, candidates: Tensor) -> None:
+        """Do nothing: a unit keeps its gate if some of its weights are no candidates."""
 
     def z(self) -> Tensor:
         """Return the gate values, shape (units,), with noise while sampling."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from crbg.gates.base import Gate, StraightThrough, straight_through
+from crbg.gates.base import Gate, StraightThrough, straight_through, trainable
 from crbg.masks.select import Threshold, keep_above, top_k
 
 
@@ -25,7 +25,7 @@ class TopK(Gate):
 
     def __init__(self, initial: Tensor, k: int, gain: float = 1.0) -> None:
         super().__init__()
-        self.score = nn.Parameter(initial.detach().clone())
+        self.score = trainable(initial)
         self.k, self.gain, self.threshold = k, gain, Threshold()
         self.level: Tensor | None = None  # a global threshold, set by `GlobalThreshold` and used instead of k
 
@@ -62,7 +62,7 @@ class Sampled(Gate):
 
     def __init__(self, initial: Tensor, rescale: bool) -> None:
         super().__init__()
-        self.v = nn.Parameter(initial.detach().clone())
+        self.v = trainable(initial)
         self.rescale = rescale
 
     def effective(self, w: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ class Rounded(Gate):
 
     def __init__(self, initial: Tensor) -> None:
         super().__init__()
-        self.p = nn.Parameter(initial.detach().clone())
+        self.p = trainable(initial)
         self.register_buffer("alive", torch.ones_like(initial, dtype=torch.bool))
 
     def effective(self, w: Tensor) -> Tensor:

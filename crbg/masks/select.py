@@ -24,9 +24,19 @@ def keep_count(density: float, total: int) -> int:
     return round(density * total)
 
 
+def candidates(s: Tensor) -> int:
+    """Return the number of weights that can be kept: those whose score is not minus infinity."""
+    return s.numel() - int(torch.isneginf(s).sum())
+
+
+def total_count(scores: Mapping[str, Tensor], density: float) -> int:
+    """Return the number of weights to keep in all tensors together, for `select`; see `candidates`."""
+    return keep_count(density, sum(candidates(s) for s in scores.values()))
+
+
 def layer_counts(scores: Mapping[str, Tensor], density: float) -> dict[str, int]:
     """Return the number of weights to keep in each tensor, for `select`, so that all tensors have the same density."""
-    return {name: keep_count(density, s.numel()) for name, s in scores.items()}
+    return {name: keep_count(density, candidates(s)) for name, s in scores.items()}
 
 
 def select(scores: Mapping[str, Tensor], k: int | Mapping[str, int], within: Mask | None = None) -> Mask:
@@ -42,7 +52,8 @@ def select(scores: Mapping[str, Tensor], k: int | Mapping[str, int], within: Mas
         {'a': [0, 1, 1], 'b': [0, 0]}
 
     Args:
-        scores: One tensor of scores for each weight tensor, by name, on any device. Scores keep their dtype.
+        scores: One tensor of scores for each weight tensor, by name, on any device. Scores keep their dtype. Weights
+            that must not be kept have the score minus infinity.
         k: Number of weights to keep in all tensors together, or one number for each tensor, by name.
         within: If given, only weights that this mask keeps can be selected.
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from crbg.gates.attach import weights
+from crbg.gates.selection import multiplied
+from crbg.training.forward import logits, outputs_and_labels
 
 
 @torch.no_grad()
 def accuracy(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], multipliers: Mapping[str, Tensor] | None = None
+    model: nn.Module, batches: Iterable[tuple[Any, Any]], multipliers: Mapping[str, Tensor] | None = None
 ) -> float:
     """Return the accuracy of the model in eval mode, in per cent.
 
@@ -24,14 +26,14 @@ def accuracy(
         batches: Pairs (inputs, labels).
         multipliers: Factors on the weights by name: a mask, or real-valued gates.
     """
-    raw = weights(model)
-    swapped = {n: raw[n] * m.to(raw[n].device) for n, m in (multipliers or {}).items()}
+    swapped = multiplied(model, multipliers)
     hits = total = 0
     with keeping_modes(model):
         model.eval()
         for x, y in batches:
-            hits += int((torch.func.functional_call(model, swapped, (x,)).argmax(1) == y).sum())
-            total += len(y)
+            out, labels = outputs_and_labels(model, x, y, swapped)
+            hits += int((logits(out).argmax(1) == labels).sum())  # type: ignore[union-attr]
+            total += labels.numel()
     return 100.0 * hits / total
 
 
@@ -44,6 +46,18 @@ def keeping_modes(model: nn.Module) -> Iterator[dict[nn.Module, bool]]:
     finally:
         for module, training in was.items():
             module.training = training
+
+
+@contextmanager
+def training_mode(model: nn.Module) -> Iterator[None]:
+    """Set the model to training mode inside the block, and restore all modes at its end.
+
+    If the model itself is in training mode, submodules that are in eval mode (such as frozen batch norm) stay in it.
+    """
+    with keeping_modes(model):
+        if not model.training:
+            model.train()
+        yield
 
 
 @contextmanager

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from crbg.gates.attach import weights
+from crbg.gates.selection import multiplied
 from crbg.measure.accuracy import keeping_modes, without_dropout
 from crbg.models.initial_weights import RUNNING
+from crbg.training.forward import outputs_and_labels
 
 
 def has_batch_norm(model: nn.Module) -> bool:
@@ -20,13 +22,13 @@ def has_batch_norm(model: nn.Module) -> bool:
 
 @contextmanager
 def recalibrated(
-    model: nn.Module, images: Iterable[Tensor], multipliers: Mapping[str, Tensor] | None = None
+    model: nn.Module, inputs: Iterable[Any], multipliers: Mapping[str, Tensor] | None = None
 ) -> Iterator[nn.Module]:
-    """Inside the block, replace the running statistics by averages over `images` under a mask; restore them afterwards.
+    """Inside the block, replace the running statistics by averages over `inputs` under a mask; restore them afterwards.
 
     Args:
         model: A network without gates.
-        images: Batches of inputs in a fixed order; all batches have equal weight.
+        inputs: Batches of inputs in a fixed order; all batches have equal weight.
         multipliers: Factors on the weights by name: a mask, or real-valued gates.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
@@ -35,14 +37,13 @@ def recalibrated(
     for m in norms:
         m.reset_running_stats()
         m.momentum = None  # in torch, None means a cumulative average
-    raw = weights(model)
-    swapped = {n: raw[n] * m.to(raw[n].device) for n, m in (multipliers or {}).items()}
+    swapped = multiplied(model, multipliers)
     try:
         with keeping_modes(model):
             model.train()
             with torch.no_grad(), without_dropout(model):
-                for x in images:
-                    torch.func.functional_call(model, swapped, (x,))
+                for x in inputs:
+                    outputs_and_labels(model, x, None, swapped)
             yield model
     finally:
         model.load_state_dict(before)
@@ -51,10 +52,10 @@ def recalibrated(
 
 
 def running_statistics(
-    model: nn.Module, images: Iterable[Tensor], multipliers: Mapping[str, Tensor] | None = None
+    model: nn.Module, inputs: Iterable[Any], multipliers: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
     """Return the running statistics that `recalibrated` estimates, by name; the model does not change."""
-    with recalibrated(model, images, multipliers):
+    with recalibrated(model, inputs, multipliers):
         return running(model)
 
 

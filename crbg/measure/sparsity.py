@@ -52,7 +52,7 @@ def heads(model: nn.Module, mask: Mask) -> dict[str, dict[str, list[int]]]:
 
 @torch.no_grad()
 def silent_units(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], multipliers: Mapping[str, Tensor] | None = None
+    model: nn.Module, batches: Iterable[tuple[Any, Any]], multipliers: Mapping[str, Tensor] | None = None
 ) -> dict[str, int]:
     """Count the silent units of each activation module: units with the same output for every image.
 

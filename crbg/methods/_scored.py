@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -51,18 +52,17 @@ def search_and_select(
     import torch
 
     from crbg.gates import attach
-    from crbg.masks.select import keep_count, select
+    from crbg.masks.select import select, total_count
 
     with attach.frozen(model), attach.gated(model, make), attach.sampling(model, sampling):
         gates = attach.attached_gates(model)
         optimiser, search = steer(list(gates.values()))
         history = task.fit(model, optimiser, search, schedule=schedule, objective=objective)
-        scores = {n: g.scores().cpu() for n, g in gates.items()}
+        scores = {n: g.widen(g.scores(), -math.inf).cpu() for n, g in gates.items()}
         # Gates without noise are binary, so only sampling gates have real values to return.
-        soft = {n: g.soft().cpu() for n, g in gates.items()} if sampling else {}
+        soft = {n: g.widen(g.soft(), 0.0).cpu() for n, g in gates.items()} if sampling else {}
         gains = {n: torch.tensor(g.gain) for n, g in gates.items() if getattr(g, "gain", 1.0) != 1.0}
-    total = sum(s.numel() for s in scores.values())
-    keep = counts(scores) if counts else keep_count(required_density(task, "select"), total)
+    keep = counts(scores) if counts else total_count(scores, required_density(task, "select"))
     return SearchResult(select(scores, keep), scores=scores, soft=soft, history=history, gain=gains)
 
 

@@ -46,11 +46,15 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     Raises:
         CrbgError: the weights of a layer differ in magnitude.
     """
-    from crbg.gates.attach import weights
+    from crbg.gates.selection import candidates, weights
 
+    zeros = candidates(model)
     for name, w in weights(model).items():
-        if not bool((w.abs() == w.abs().max()).all()):
+        sizes = w.detach().abs()[zeros.get(name, ...)]
+        if not bool((sizes == sizes.max()).all()):
             raise CrbgError(
-                f"biprop needs weights of equal magnitude, but those of {name!r} differ; use `init: signed_constant`"
+                f"biprop needs weights of one magnitude in each layer, w = c or -c, but those of {name!r} differ; draw "
+                'such weights with `crbg.initialise(model, "signed_constant", scale=1.0, seed=0)` (in a configuration: '
+                "`init: signed_constant`), leave the layer out with `where`, or use the method edge_popup"
             )
     return edge_popup.find(model, task, edge_popup.Options(**asdict(options), scaled=False))

@@ -11,9 +11,12 @@ from crbg.errors import CrbgError
 
 if TYPE_CHECKING:
     import torch
+    from matplotlib.figure import Figure
     from torch import Tensor, nn
 
+    from crbg.gates.selection import Selection
     from crbg.masks.mask import Mask
+    from crbg.measure.ticket_report import TicketReport
     from crbg.ticket import Ticket
     from crbg.training.batches import Batches
     from crbg.training.clock import Clock
@@ -66,6 +69,8 @@ class SearchTask:
         precision: `fp32` or `bf16`, see `crbg.training.loop.FitOptions`.
         redraw: Returns the initial tensors for another seed.
         stages: Cache for stages that several runs have in common, such as dense training before the search.
+        selection: Which weights get gates. With it, weights that are exactly zero cannot be kept. Recorded runs have
+            none: all weights of the network that carry gates by default are candidates.
     """
 
     batches: Batches
@@ -78,6 +83,7 @@ class SearchTask:
     precision: str = "fp32"
     redraw: Callable[[int], Mapping[str, Tensor]] | None = None
     stages: Stages | None = None
+    selection: Selection | None = None
 
     def cached(self, name: str, parts: Mapping[str, Any], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """Return the cached tensors of a stage, or compute them with `make`.
@@ -137,6 +143,8 @@ class SearchResult:
         statistics: Running statistics of the sparse network on the data. `find_ticket` estimates them if the network
             has batch norm and was not trained under its mask.
         initial: Digest of the initial tensors, added by `find_ticket`.
+        parameters: Number of parameters of the model, gated or not, added by `find_ticket`.
+        report: Measurements of the ticket, added by `find_ticket`.
         variant: Name of the method's variant, added by `find_ticket`.
         weight_gain: Factor on the kept weights of each tensor that the search used; 1 if a name is missing. It belongs
             to the ticket (role `scaled`). Added by `find_ticket`.
@@ -154,8 +162,33 @@ class SearchResult:
     gain: dict[str, Tensor] = field(default_factory=dict, repr=False)
     statistics: dict[str, Tensor] = field(default_factory=dict, repr=False)
     initial: str = field(default="", repr=False)
+    parameters: int = field(default=0, repr=False)
+    report: TicketReport | None = field(default=None, repr=False)
     variant: str = ""
     weight_gain: dict[str, float] = field(default_factory=dict, repr=False)
+
+    def __str__(self) -> str:
+        """Return both densities, that of the gated weights and that of all parameters, and the report."""
+        mask = self.mask
+        lines = [f"{mask.kept:,} of {mask.total:,} gated weights kept: density {mask.density:.4g}"]
+        if self.parameters:
+            left = self.parameters - mask.total + mask.kept
+            lines[0] += f"; {left / self.parameters:.4g} of all {self.parameters:,} parameters"
+        if self.variant:
+            lines.append(f"variant: {self.variant}")
+        if self.changed:
+            roles = ", ".join(sorted({*self.changed.values()}))
+            lines.append(f"the method changed {len(self.changed)} tensors: {roles}")
+        return "\n".join([*lines, *([str(self.report)] if self.report else [])])
+
+    def plot(self) -> Figure:
+        """Return a figure with the density of each tensor and the course of the search.
+
+        Save it with `found.plot().savefig("ticket.png")`.
+        """
+        from crbg.measure.ticket_plot import plot
+
+        return plot(self)
 
     def multipliers(self) -> Mapping[str, Tensor]:
         """Return the factors on the weights, by name: the mask times the gain."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from crbg.errors import CrbgError, suggest
 from crbg.methods.contract import SearchResult, SearchTask, Traits
@@ -31,6 +31,7 @@ TRAITS = Traits("pathwise, clipped Gaussian", "controlled to within 2 %, else ex
 
 LANDED = 0.02  # the mask mu > 1/2 is the ticket if its density is within this relative distance of the target
 GRANULARITY = ("weight", "unit", "unit+input")
+STEERING = ("penalty", "shift")
 SOURCES = ("normal", "antithetic", "counter")  # copied from `crbg.gates.gaussian`, which imports torch
 PENALTIES = (
     "induce_sparse",
@@ -80,6 +81,8 @@ class Options:
             fixed too early.
         polish: Fraction of the search, at its end, in which the forward pass uses the hard mask 1[mu > 1/2] with
             straight-through gradients. This is a variant; with `noise` 0 and `firmness` 0 it gave the best tickets.
+        steer: How a target density is reached. `penalty`: feedback on lambda, the factor on the penalty. `shift`: no
+            penalty; after each step, one number is added to all mu, so that the density is exactly the planned one.
         granularity: `weight` for one gate per weight, `unit` for one per hidden unit (channel, attention head), or
             `unit+input` for one per hidden unit and per input of the network.
         temperature: Factor on the logits inside the loss; predictions do not change. Frozen weights cannot grow to
@@ -110,6 +113,7 @@ class Options:
     firmness: float = option(1.0, least=0)
     tolerance: float = option(0.0, least=0)
     polish: float = share(0.0)
+    steer: str = option("penalty", choices=STEERING)
     granularity: str = option("weight", choices=GRANULARITY)
     temperature: float = option(1.0, least=0)
     spread: float = option(1.0, above=0)
@@ -124,6 +128,8 @@ def conflicts(o: Options, density: float | None) -> Iterator[str]:
     """Yield one message for each combination of options, or of an option and the density, that is not allowed."""
     if o.polish and density is None:
         yield "crbg.polish needs a target density: set `density`"
+    if o.steer == "shift" and density is None:
+        yield "crbg.steer needs a target density: set `density`"
     if o.polish and o.granularity != "weight":
         yield "crbg.polish needs one gate per weight: set `options.granularity` to `weight`"
 
@@ -149,7 +155,8 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     o = options
     slopes = _check(model, task, o)
     if o.pretrain:
-        _train_weights(model, task.stage("pretrain", o.pretrain), o)
+        with attach.only_candidates(model):
+            _train_weights(model, task.stage("pretrain", o.pretrain), o)
     found = _search(model, task, o, slopes)
     if o.finetune:
         with attach.gated(model, lambda name, w: Fixed(found.mask[name].to(w.device))):
@@ -203,10 +210,10 @@ def _search(model: nn.Module, task: SearchTask, o: Options, slopes: Mapping[str,
         adam = torch.optim.Adam(groups, fused=True)
         histograms = {"start": hook.picture()}
         with attach.sampling(model):
-            history = task.fit(model, adam, hook, lambda out, y: task.loss(out * temperature, y))
+            history = task.fit(model, adam, hook, lambda out, y: task.loss(_scaled(out, temperature), y))
         histograms |= {"middle": hook.middle, "end": hook.picture()}
-        scores = {n: g.scores().cpu() for n, g in hook.by_name.items()}
-        soft = {n: g.soft().cpu() for n, g in hook.by_name.items()}
+        scores = {n: g.widen(g.scores(), -math.inf).cpu() for n, g in hook.by_name.items()}
+        soft = {n: g.widen(g.soft(), 0.0).cpu() for n, g in hook.by_name.items()}
     mask, exact = _cut(scores, task.density, hook.total)
     found = _on_weights(model, o, {"mask": mask, "exact": exact, "scores": scores, "soft": soft})
     found.history = history
@@ -226,6 +233,7 @@ def _gate_maker(model: nn.Module, task: SearchTask, o: Options) -> MakeGate:
     from crbg import rng
     from crbg.gates import attach
     from crbg.gates.gaussian import Gaussian, Units
+    from crbg.gates.layers import columns_of
 
     first = next(iter(attach.weights(model)), "")
     # The outputs of an attention head are adjacent input columns of the projection; these columns share a gate.
@@ -238,7 +246,8 @@ def _gate_maker(model: nn.Module, task: SearchTask, o: Options) -> MakeGate:
     def make(name: str, w: Tensor) -> Gate | None:
         if o.granularity == "unit" and name == first:
             return None
-        shape = w.shape if o.granularity == "weight" else torch.Size([heads.get(name, w.shape[1])])
+        units = o.granularity != "weight"
+        shape = torch.Size([heads.get(name) or columns_of(model, name).count(w)]) if units else w.shape
         jitter = torch.from_numpy(rng.normal(shape.numel(), task.seed, "mu", name)).reshape(shape)
         mu = (o.mu0 + o.mu0_spread * jitter).to(torch.float32).to(w.device)
         kind = Gaussian if o.granularity == "weight" else Units
@@ -251,13 +260,15 @@ def _gate_maker(model: nn.Module, task: SearchTask, o: Options) -> MakeGate:
 
 def _hook(model: nn.Module, task: SearchTask, o: Options) -> Penalised:
     """Return the hook that penalises the gates: with a fixed lambda, or with lambda adjusted to the target density."""
-    from crbg.search.density_controller import Controlled, Penalised, Plan
+    from crbg.search.density_controller import Controlled, Penalised, Plan, Shifted
 
     anneal = None if o.anneal_to < 0 else o.anneal_to
     if task.density is None:
         return Penalised(model, o.penalty, o.weight, anneal)
     tolerance = o.tolerance or (0.1 if task.density >= 0.05 else 0.02)
     plan = Plan(reach=o.reach, decide=o.decide, firmness=o.firmness, tolerance=tolerance, polish=o.polish)
+    if o.steer == "shift":
+        return Shifted(model, task.density, plan, anneal)
     return Controlled(model, o.penalty, task.density, plan, anneal)
 
 
@@ -274,22 +285,30 @@ def _cut(scores: Mapping[str, Tensor], density: float | None, total: int) -> tup
 
 def _on_weights(model: nn.Module, o: Options, gates: Mapping[str, Mapping[str, Tensor]]) -> SearchResult:
     """Expand values per gate (mask, exact, scores, soft) to values per weight; a unit's gate covers its columns."""
-    from crbg.gates.attach import weights
-    from crbg.gates.base import columns
+    from crbg.gates.layers import columns_of
+    from crbg.gates.selection import candidates, weights
     from crbg.masks.mask import Mask
 
     def widen(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if o.granularity == "weight":
             return dict(values)
-        return {n: columns(v, raw[n]).expand(raw[n].shape).contiguous() for n, v in values.items()}
+        wide = {n: columns_of(model, n).expand(v, raw[n]).expand(raw[n].shape).contiguous() for n, v in values.items()}
+        # Weights that are exactly zero are never kept; False and 0 are the same in all four results except the scores.
+        return wide | {n: wide[n] * there.cpu() for n, there in candidates(model).items() if n in wide}
 
     raw = weights(model)
     mask, exact, scores, soft = (widen(gates[kind]) for kind in ("mask", "exact", "scores", "soft"))
     return SearchResult(Mask(mask), Mask(exact), scores, soft)
 
 
+def _scaled(out: Any, temperature: float) -> Any:
+    from crbg.training.forward import with_logits
+
+    return out if temperature == 1.0 else with_logits(lambda t: t * temperature, out)
+
+
 def _spread(model: nn.Module, task: SearchTask) -> float:
-    """Return the standard deviation of the centred outputs over the first batch.
+    """Return the standard deviation of the centred logits over the first batch; 1 if the outputs contain no logits.
 
     Gates are noise-free and dropout is off. Batch norm uses the same statistics as in the search; its running
     statistics do not change. The random state is restored; a shuffling loader is seeded with the task's seed.
@@ -297,6 +316,7 @@ def _spread(model: nn.Module, task: SearchTask) -> float:
     import torch
 
     from crbg.measure.accuracy import keeping_modes
+    from crbg.training.forward import OWN_LOSS, logits, outputs_and_labels
 
     buffers = {n: b.clone() for n, b in model.named_buffers()}
     device = next(model.parameters()).device
@@ -308,6 +328,9 @@ def _spread(model: nn.Module, task: SearchTask) -> float:
         for m, training in was.items():
             m.training = training and isinstance(m, torch.nn.modules.batchnorm._NormBase)
         torch.manual_seed(task.seed)
-        out = torch.func.functional_call(model, buffers, (next(iter(task.batches.epoch(0)))[0],))
+        outputs, labels = outputs_and_labels(model, *next(iter(task.batches.epoch(0))), buffers)
+    out = logits(outputs)
+    if out is None or labels is OWN_LOSS:
+        return 1.0
     spread = float((out - out.mean(0)).std()) if out.numel() > 1 else 0.0
     return spread if spread > 0 else 1.0

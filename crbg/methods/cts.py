@@ -88,7 +88,7 @@ def conflicts(o: Options, density: float | None) -> Iterator[str]:
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     """Train gates on the weights at the rewinding point, keep the top k weights, and train these."""
-    from crbg.masks.select import keep_count, select
+    from crbg.masks.select import select, total_count
 
     o, density = options, required_density(task, "cts")
     _check(o)
@@ -99,7 +99,7 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
         scores, soft, history = (
             {n.removeprefix(k): t for n, t in made.items() if n.startswith(k)} for k in ("scores.", "soft.", "course.")
         )
-        mask = select(scores, keep_count(density, sum(s.numel() for s in scores.values())))
+        mask = select(scores, total_count(scores, density))
         columns = zip(*(t.tolist() for t in history.values()), strict=True)
         rows = [dict(zip(history, values, strict=True)) for values in columns]
         return SearchResult(mask, scores=scores, soft=soft, history=rows)

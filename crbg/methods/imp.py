@@ -58,7 +58,9 @@ def work(o: Options, density: float | None, epochs: int) -> float:
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     """Train, prune and rewind, level by level; runs at different densities reuse the cached levels that they share."""
-    from crbg.gates.attach import weights
+    import torch
+
+    from crbg.gates.selection import candidate_mask, weights
     from crbg.masks.mask import Mask
     from crbg.masks.select import keep_count, select
     from crbg.search import saliency
@@ -68,8 +70,9 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
 
     def draw(batch: list[tuple[Tensor, Tensor]]) -> SearchResult:
         rewound = {n: t.detach().clone() for n, t in model.state_dict().items()}
-        mask = Mask.full(weights(model))
-        ranks = {n: w.detach().abs().double().cpu() * 0 for n, w in weights(model).items()}
+        mask = Mask(candidate_mask(model))
+        total = mask.kept
+        ranks = {n: torch.zeros(t.shape, dtype=torch.float64).masked_fill(~t, -math.inf) for n, t in mask.items()}
         kept: list[int] = []
 
         def trained_magnitudes() -> dict[str, Tensor]:
@@ -80,7 +83,7 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
 
         for share in left:
             ranks = task.cached("level", {**o.training(), "kept": [*kept], "imp": VERSION}, trained_magnitudes)
-            keep = keep_count(share, mask.total)
+            keep = keep_count(share, total)
             mask = select(ranks, keep, within=mask)
             kept.append(keep)
         return SearchResult(mask, scores=ranks)

@@ -21,9 +21,9 @@ class Options:
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     """Sample the mask. Nothing is trained, and `task.epochs` is ignored."""
-    from crbg.gates.attach import weights
+    from crbg.gates.selection import candidate_mask
     from crbg.masks import controls
     from crbg.masks.mask import Mask
 
-    full = Mask.full(weights(model))
-    return SearchResult(controls.random(full, 1.0 if task.density is None else task.density, task.seed))
+    every = Mask(candidate_mask(model))
+    return SearchResult(controls.random(every, 1.0 if task.density is None else task.density, task.seed, every))

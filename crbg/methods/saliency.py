@@ -48,7 +48,7 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     Raises:
         CrbgError: the task has no density.
     """
-    from crbg.masks.select import keep_count, select
+    from crbg.masks.select import select, total_count
     from crbg.search import saliency
 
     o, density = options, required_density(task, "saliency")
@@ -60,6 +60,6 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
             {**o.parts(), "density": density, "saliency": VERSION},
             lambda: saliency.prune(model, o.score, density, rounds, batch, task.loss, task.seed),
         )
-        return SearchResult(select(scores, keep_count(density, sum(s.numel() for s in scores.values()))), scores=scores)
+        return SearchResult(select(scores, total_count(scores, density)), scores=scores)
 
     return winning(model, task, o, draw)

@@ -51,6 +51,7 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
 
     from crbg.masks.mask import Mask
     from crbg.search.variational import Variational, ramp
+    from crbg.training.forward import batch_size
 
     o = options
     if distributed.size() > 1:
@@ -60,7 +61,7 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     if task.density is not None:
         raise CrbgError("sparse_vd determines the density itself; leave `density` out")
     with torch.random.fork_rng(devices=[]):  # a shuffling loader would consume random numbers of the search
-        images = len(task.batches) * len(next(iter(task.batches.epoch(0)))[0])
+        images = len(task.batches) * batch_size(*next(iter(task.batches.epoch(0))))
     with Variational(model, o.log_sigma2, o.threshold, lambda p: ramp(p, o.silent, o.full) / images) as noisy:
         adam = torch.optim.Adam([*noisy.weights.values(), *noisy.log_sigma2.parameters()], lr=o.lr, fused=True)
         history = task.fit(

@@ -7,6 +7,7 @@ therefore characterise these settings, not the potential of the gate.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -69,6 +70,6 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
         search = density_controller.Centred(model, "induce_sparse", o.weight, o.weight_decay)
         adam = torch.optim.Adam([g.mu for g in search.gates], lr=o.lr, fused=True)
         history = task.fit(model, adam, search, schedule=lambda progress: 1.0)
-        scores = {n: g.scores().cpu() for n, g in search.by_name.items()}
-        soft = {n: g.soft().cpu() for n, g in search.by_name.items()}
+        scores = {n: g.widen(g.scores(), -math.inf).cpu() for n, g in search.by_name.items()}
+        soft = {n: g.widen(g.soft(), 0.0).cpu() for n, g in search.by_name.items()}
     return SearchResult(Mask({n: s > 0.5 for n, s in scores.items()}), scores=scores, soft=soft, history=history)

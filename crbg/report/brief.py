@@ -33,10 +33,10 @@ def brief(config: Config, experiments: Iterable[Experiment]) -> str:
 
 
 def _runs(rows: pd.DataFrame) -> str:
-    """Count the runs by experiment, or in total if there are more than twelve experiments."""
+    """Count the runs by experiment, or those of more than twelve experiments in total, each of them once."""
     counts = rows.drop_duplicates(["experiment", "digest", "seed"]).experiment.value_counts(sort=False)
     if len(counts) > 12:
-        return f"Runs: {counts.sum()} of {len(counts)} experiments."
+        return f"Runs: {len(rows.drop_duplicates(['digest', 'seed']))} of {len(counts)} experiments."
     return f"Runs: {', '.join(f'{n} of {e}' for e, n in counts.items()) or 'none'}."
 
 

@@ -73,8 +73,8 @@ def build(
         waiting = numbers.check(folder / "main.tex", known, content.missing)
         unready = f"{folder / 'main.tex'}: not typeset; {waiting} numbers or files need unfinished experiments"
         say(unready if waiting else paper.typeset(folder))
-    for name, count in content.missing.items():
-        say(f"{name}: {count} runs are missing; `crbg run {name}` runs them")
+    for name, runs in content.missing.items():
+        say(f"{name}: {len(runs)} runs are missing; `crbg run {name}` runs them")
     return out
 
 

@@ -18,7 +18,7 @@ from pydantic import Field
 from crbg.errors import CrbgError
 from crbg.experiments.config import Config
 from crbg.report import stats
-from crbg.report.declared import D, Declared, parse
+from crbg.report.declared import D, Declared, fields_of, parse
 from crbg.report.records_table import values
 from crbg.report.rules import ArmRule, Reduced, Rule, Verdict, compare, not_run, read_reduced, read_rule, span
 
@@ -142,12 +142,12 @@ def read_claims(path: Path = CLAIMS) -> Claims:
     """
     try:
         raw = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise CrbgError(f"cannot read {path}: {error}") from None
     return parse_claims(raw, str(path))
 
 
-def parse_claims(raw: Mapping[str, Any], place: str = str(CLAIMS)) -> Claims:
+def parse_claims(raw: object, place: str = str(CLAIMS)) -> Claims:
     """Validate all entries and convert them to objects.
 
     Raises:
@@ -155,32 +155,37 @@ def parse_claims(raw: Mapping[str, Any], place: str = str(CLAIMS)) -> Claims:
     """
     kinds: dict[str, type[Declared]] = {"claims": Claim, "goals": Goal, "comparison": Comparison}
     kinds |= dict.fromkeys(CONTRASTS, Contrast)
-    out, problems = dict[str, Any](raw), list[str]()
+    out, problems, ids = fields_of(raw, place), list[str](), list[str]()
     for name, kind in kinds.items():
-        entries = list(raw.get(name, ()))
+        entries = out.get(name) or []
+        if not isinstance(entries, list):
+            problems.append(f"{place}: {name} must be a list of entries, not {entries!r:.80}")
+            continue
         out[name] = [_entry(kind, name, i, entry, place, problems) for i, entry in enumerate(entries, start=1)]
+        if kind is Claim:
+            ids = [str(entry["id"]) for entry in entries if isinstance(entry, dict) and "id" in entry]
         if name in CONTRASTS and len(entries) > MOST:
             words = name.replace("_", " ")
             problems.append(f"{place}: {len(entries)} {words} are declared; the protocol allows at most {MOST}")
-    ids = [str(c.get("id")) for c in raw.get("claims", ())]
     problems += [f"{place}: claim {name!r} is declared twice" for name in dict.fromkeys(ids) if ids.count(name) > 1]
     if problems:
         raise CrbgError("\n".join(problems))
     return parse(Claims, out, place)
 
 
-def _entry(kind: type[D], name: str, i: int, raw: dict[str, Any], file: str, problems: list[str]) -> D | None:
+def _entry(kind: type[D], name: str, i: int, raw: object, file: str, problems: list[str]) -> D | None:
     """Read one entry of a list; error messages are appended to `problems`."""
-    place = f"{file}: claim {raw.get('id', i)!r}" if kind is Claim else f"{file}: {name}, entry {i}"
-    entry, found = dict(raw), len(problems)
-    for key, read in (("rule", read_rule), ("reduced", read_reduced)) if kind is Claim else ():
-        if entry.get(key) is not None:
-            try:
-                entry[key] = read(entry[key], f"{place}: {key}")
-            except CrbgError as error:
-                problems.append(str(error))
-                entry[key] = None
+    place, found = f"{file}: {name}, entry {i}", len(problems)
     try:
+        entry = fields_of(raw, place)
+        place = f"{file}: claim {entry.get('id', i)!r}" if kind is Claim else place
+        for key, read in (("rule", read_rule), ("reduced", read_reduced)) if kind is Claim else ():
+            if entry.get(key) is not None:
+                try:
+                    entry[key] = read(entry[key], f"{place}: {key}")
+                except CrbgError as error:
+                    problems.append(str(error))
+                    entry[key] = None
         return parse(kind, entry, place)
     except CrbgError as error:
         problems.insert(found, str(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -29,6 +30,17 @@ def parse(kind: type[D], raw: object, place: str) -> D:
     except ValidationError as error:
         problems = "; ".join(_problem(kind, dict(e)) for e in error.errors())
         raise CrbgError(f"{place}: {problems}") from None
+
+
+def fields_of(raw: object, place: str) -> dict[str, Any]:
+    """Return the fields of an entry.
+
+    Raises:
+        CrbgError: the entry is not a mapping.
+    """
+    if not isinstance(raw, Mapping):
+        raise CrbgError(f"{place}: expected a mapping of fields, found {raw!r:.80}")
+    return {str(name): value for name, value in raw.items()}
 
 
 def _problem(kind: type[Declared], error: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from crbg.experiments.cells import Key
 from crbg.experiments.config import Config, Experiment
 from crbg.report import tables
 from crbg.report.chapters import ORDER, chapter, data_names, key, label, on_data, sentence
@@ -64,14 +65,14 @@ class Picture:
 
 @dataclass(frozen=True)
 class Content:
-    """The content of the page. missing: the number of missing runs by experiment."""
+    """The content of the page. missing: the missing runs by experiment."""
 
     rows: pd.DataFrame
     sections: Sequence[Section] = ()
     verdicts: Sequence[Judgement] = ()
     pictures: Sequence[Picture] = ()
     comparison: pd.DataFrame = field(default_factory=pd.DataFrame)
-    missing: Mapping[str, int] = field(default_factory=dict)
+    missing: Mapping[str, set[Key]] = field(default_factory=dict)
 
 
 def html(config: Config, content: Content) -> str:
@@ -106,8 +107,11 @@ def html(config: Config, content: Content) -> str:
     )
 
 
-def _summary(rows: pd.DataFrame, shown: Experiment | None, missing: Mapping[str, int]) -> dict[str, Any]:
-    """Return the values of the summary: counts of runs, and the best ticket of each method in experiment `shown`."""
+def _summary(rows: pd.DataFrame, shown: Experiment | None, missing: Mapping[str, set[Key]]) -> dict[str, Any]:
+    """Return the values of the summary: counts of runs, and the best ticket of each method in experiment `shown`.
+
+    A run that several experiments share is counted once.
+    """
     runs = rows.drop_duplicates(["digest", "seed"])
     dates = sorted(d for d in runs.finished.dropna().unique() if d)
     best = tables.best_tickets(rows, shown.name) if shown else pd.DataFrame()
@@ -115,10 +119,10 @@ def _summary(rows: pd.DataFrame, shown: Experiment | None, missing: Mapping[str,
     lines = [{"method": label(str(t.arm), labels), "accuracy %": t.interval} for t in best.itertuples()]
     return {
         "runs": len(runs),
-        "experiments": runs.experiment.nunique(),
+        "experiments": rows.experiment.nunique(),
         "data": data_names(runs.data.dropna().unique()),
         "dates": " to ".join(dict.fromkeys([dates[0], dates[-1]])) if dates else "",
-        "missing": sum(missing.values()),
+        "missing": len(set().union(*missing.values())),
         "waiting": len(missing),
         "shown": shown and {"name": shown.name, "about": sentence(shown.about)},
         "best": _table(pd.DataFrame(lines)),
@@ -199,8 +203,8 @@ def _grouped(found: Sequence[Judgement], rows: pd.DataFrame) -> list[dict[str, A
 
 
 def _origin(rows: pd.DataFrame) -> pd.DataFrame:
-    """Count the runs by experiment, origin, device and revision."""
-    runs = rows.drop_duplicates(["digest", "seed"])
+    """Count the runs by experiment, origin, device and revision. A shared run counts for each of its experiments."""
+    runs = rows.drop_duplicates(["experiment", "digest", "seed"])
     return runs.groupby(["experiment", "origin", "device", "revision"]).size().rename("runs").reset_index()
 
 

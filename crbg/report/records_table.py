@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from crbg.experiments import record_store
+from crbg.experiments.cells import Key
 from crbg.experiments.config import Cell, Config, Experiment
 from crbg.experiments.estimates import search_seconds
 from crbg.experiments.record import Count, Run
@@ -130,10 +131,10 @@ def layer_ranks(layers: Mapping[str, Count], order: Sequence[str]) -> dict[str, 
     }
 
 
-def unfinished(config: Config, rows: pd.DataFrame) -> dict[str, int]:
-    """Return the number of missing runs by experiment; complete experiments are left out."""
+def unfinished(config: Config, rows: pd.DataFrame) -> dict[str, set[Key]]:
+    """Return the missing runs by experiment; complete experiments are left out."""
     done = set(zip(rows.digest, rows.seed, strict=True))
-    return {e.name: n for e in config.experiments.values() if (n := len({c.key for c in e.cells} - done))}
+    return {e.name: left for e in config.experiments.values() if (left := {c.key for c in e.cells} - done)}
 
 
 def setting(text: str) -> dict[str, str]:

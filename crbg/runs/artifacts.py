@@ -24,8 +24,10 @@ from crbg.storage.atomic import read_json, write_bytes, write_text
 from crbg.ticket import Ticket
 
 
-def save_artifacts(setup: RunSetup, found: methods.SearchResult, where: Path) -> str:
+def save_artifacts(setup: RunSetup, found: methods.SearchResult, where: Path, initial: str) -> str:
     """Write the files of a run into its folder: gates or trained weights, ticket, history.
+
+    `initial` is the digest of the initial tensors.
 
     Returns:
         The digest of all tensors in the gate file, for the record.
@@ -55,7 +57,7 @@ def save_artifacts(setup: RunSetup, found: methods.SearchResult, where: Path) ->
             spec.model,
             data.in_shape,
             data.classes,
-            setup.initial,
+            initial,
             dict(spec.model_args),
             statistics,
         )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from crbg import methods
 from crbg.data.loader import BatchLoader, Data, Part
 from crbg.experiments.config import Cell
+from crbg.experiments.record import Count, Evaluation, Measurement, Record
 from crbg.experiments.spec import Spec, spec_from
 from crbg.masks.mask import Mask
 from crbg.masks.select import keep_count
@@ -23,7 +24,8 @@ from crbg.runs.readings import accuracy
 from crbg.storage.atomic import finite
 
 TOLERANCE = 0.05  # percentage points (5 of 10 000 images), since rounding differs between devices
-PER_LAYER = ("edge_popup", "random")  # methods that keep exactly the target density in every tensor
+# Methods that keep exactly the target density in every tensor, if they have no option `scope` or it is `layer`.
+PER_LAYER = ("biprop", "edge_popup", "iterand", "random")
 WITHOUT_DENSITY = ("dense", "probe", "sparse_vd")
 
 
@@ -33,50 +35,52 @@ def differ(what: str, here: str, recorded: Any) -> Iterator[str]:
         yield f"{what}: digest {here[:12]}..., recorded {str(recorded)[:12]}..."
 
 
-def same_spec(cell: Cell, record: Mapping[str, Any], evaluation: Mapping[str, Any]) -> Iterator[str]:
+def same_spec(cell: Cell, record: Record, evaluation: Evaluation | None) -> Iterator[str]:
     """Compare the recorded spec, seed and version of the method with those of the cell."""
-    named, asked = spec_from(record["spec"], "the spec in the record").digest(), cell.spec.digest()
-    if not named == record["digest"] == asked:
-        yield f"the spec in the record has digest {named}, the record names {record['digest']}, {asked} was expected"
+    named, asked = spec_from(record.spec, "the spec in the record").digest(), cell.spec.digest()
+    if not named == record.digest == asked:
+        yield f"the spec in the record has digest {named}, the record names {record.digest}, {asked} was expected"
     version = methods.get(cell.spec.method).VERSION
-    if record["version"] != version:
-        yield f"{cell.spec.method} is at version {version}, recorded {record['version']}"
-    if record["seed"] != cell.seed:
-        yield f"the record belongs to seed {record['seed']}, not {cell.seed}"
-    if record["status"] not in ("ok", "collapse"):
-        yield f"unknown status {record['status']!r}"
-    if evaluation and [evaluation[k] for k in ("digest", "seed", "mask")] != [
-        *(record[k] for k in ("digest", "seed")),
-        record["digests"]["mask"],
-    ]:
-        yield "the evaluation belongs to another run or another mask"
+    if record.version != version:
+        yield f"{cell.spec.method} is at version {version}, recorded {record.version}"
+    if record.seed != cell.seed:
+        yield f"the record belongs to seed {record.seed}, not {cell.seed}"
+    if record.status not in ("ok", "collapse"):
+        yield f"unknown status {record.status!r}"
+    if evaluation:
+        evaluated = (evaluation.digest, evaluation.seed, evaluation.mask)
+        if evaluated != (record.digest, record.seed, record.digests.mask):
+            yield "the evaluation belongs to another run or another mask"
 
 
-def same_density(spec: Spec, record: Mapping[str, Any], evaluation: Mapping[str, Any]) -> Iterator[str]:
+def same_density(spec: Spec, record: Record, evaluation: Evaluation | None) -> Iterator[str]:
     """Compare the recorded counts with the recorded density and with the target density."""
-    counts = record["layers"]
+    counts = record.layers
+    if not counts:
+        yield "no counts are recorded"
+        return
     kept, total = _sum(counts)
-    read = [part for part in (record.get("validation"), evaluation.get("test")) if part]
-    for said in (record["density"], *(part["readings"]["binary"]["density"] for part in read)):
+    read = [part for part in (record.validation, evaluation.test if evaluation else None) if part]
+    for said in (record.density, *(part.readings["binary"].density for part in read)):
         if said != finite(kept / total):
-            yield f"{kept} of {total} kept gives density {kept / total:.6g}, recorded {said:.6g}"
+            yield f"{kept} of {total} kept gives density {kept / total:.6g}, recorded {said}"
     if spec.density is None or spec.method in WITHOUT_DENSITY:
         return
     if spec.method in PER_LAYER and getattr(spec.resolved(), "scope", "layer") == "layer":
         for name, c in counts.items():
-            if c["kept"] != (k := keep_count(spec.density, c["total"])):
-                yield f"{c['kept']} kept of {name}, the target is exactly {k}"
+            if c.kept != (k := keep_count(spec.density, c.total)):
+                yield f"{c.kept} kept of {name}, the target is exactly {k}"
         return
-    units = record.get("anatomy", {}).get("units")
+    units = record.units()
     what, (kept, total) = ("units", _sum(units)) if units else ("weights", (kept, total))
-    k, missed = keep_count(spec.density, total), any(part.get("density_missed") for part in read)
+    k, missed = keep_count(spec.density, total), any(part.density_missed for part in read)
     if abs(kept - k) > (0 if missed else LANDED * k):
         yield f"{kept} {what} kept, the target is {k}" + (" (cut to exactly that)" if missed else "")
 
 
-def _sum(counts: Mapping[str, Mapping[str, int]]) -> tuple[int, int]:
+def _sum(counts: Mapping[str, Count]) -> tuple[int, int]:
     """Return the kept and the total counts, summed over all tensors."""
-    return sum(c["kept"] for c in counts.values()), sum(c["total"] for c in counts.values())
+    return sum(c.kept for c in counts.values()), sum(c.total for c in counts.values())
 
 
 def drawn_again(cell: Cell, model: nn.Module, feed: BatchLoader) -> Mask | None:
@@ -89,14 +93,14 @@ def drawn_again(cell: Cell, model: nn.Module, feed: BatchLoader) -> Mask | None:
     return found.mask
 
 
-def same_mask(mask: Mask, record: Mapping[str, Any]) -> Iterator[str]:
+def same_mask(mask: Mask, record: Record) -> Iterator[str]:
     """Compare a mask with the recorded digest, density and counts."""
-    yield from differ("kept weights", mask.digest(), record["digests"]["mask"])
-    if finite(mask.density) != record["density"]:
-        yield f"density {mask.density:.6g}, recorded {record['density']:.6g}"
-    yield from same_counts(mask.counts(), record["layers"])
-    if recorded := record.get("anatomy", {}).get("units"):
-        yield from same_counts({n: whole_units(mask[n], c["total"]) for n, c in recorded.items()}, recorded)
+    yield from differ("kept weights", mask.digest(), record.digests.mask)
+    if finite(mask.density) != record.density:
+        yield f"density {mask.density:.6g}, recorded {record.density}"
+    yield from same_counts(mask.counts(), record.layers or {})
+    units = record.units()
+    yield from same_counts({n: whole_units(mask[n], c.total) for n, c in units.items()}, units)
 
 
 def whole_units(t: Tensor, total: int) -> dict[str, int]:
@@ -106,27 +110,30 @@ def whole_units(t: Tensor, total: int) -> dict[str, int]:
     return {"kept": int(whole.sum()) if torch.equal(whole, any_kept) else -1, "total": total}
 
 
-def same_counts(here: Mapping[str, Any], recorded: Mapping[str, Any]) -> Iterator[str]:
+def same_counts(here: Mapping[str, Mapping[str, int]], recorded: Mapping[str, Count]) -> Iterator[str]:
     """Compare the counts of every tensor."""
-    for name in {**here, **recorded}:
-        if here.get(name) != recorded.get(name):
-            yield f"{name} has {here.get(name)}, recorded {recorded.get(name)}"
+    said = {name: count.to_json() for name, count in recorded.items()}
+    for name in {**here, **said}:
+        if here.get(name) != said.get(name):
+            yield f"{name} has {here.get(name)}, recorded {said.get(name)}"
 
 
-def same_roles(record: Mapping[str, Any], fresh: Mapping[str, str], strong: bool) -> Iterator[str]:
+def same_roles(record: Record, fresh: Mapping[str, str], strong: bool) -> Iterator[str]:
     """Check that each tensor has one role: its initial role, or `trained` or `redrawn` if the method changes it."""
-    listed = Counter(name for names in record["roles"].values() for name in names)
+    roles = record.roles or {}
+    listed = Counter(name for names in roles.values() for name in names)
     for name in [n for n in {**fresh, **listed} if listed[n] != 1 or n not in fresh]:
         yield f"{name} has {listed[name]} roles" + ("" if name in fresh else " and is not a tensor of the network")
-    for role, names in record["roles"].items():
+    for role, names in roles.items():
         changed = role in ("trained", "redrawn")
         for name in (n for n in names if n in fresh and role != fresh[n] and (strong or not changed)):
             yield f"{name} is {role}" + (", in a strong ticket" if changed else f", not {fresh[name]}")
 
 
-def same_accuracy(model: nn.Module, mask: Mask, data: Data, part: Part, said: Mapping[str, Any]) -> Iterator[str]:
+def same_accuracy(model: nn.Module, mask: Mask, data: Data, part: Part, said: Measurement) -> Iterator[str]:
     """Measure the accuracy with a mask again, and compare it with the recorded one within `TOLERANCE`."""
-    recorded = float(said["readings"]["binary"]["accuracy"])
-    again = float(accuracy(model, mask, data, part).accuracy or 0.0)
-    if not abs(again - recorded) <= TOLERANCE + 1e-9:
+    recorded, again = said.accuracy(), float(accuracy(model, mask, data, part).accuracy or 0.0)
+    if recorded is None:
+        yield f"measured {again:.2f} %, but no accuracy is recorded"
+    elif not abs(again - recorded) <= TOLERANCE + 1e-9:
         yield f"measured {again:.2f} %, recorded {recorded:.2f} %"

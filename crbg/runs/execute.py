@@ -17,10 +17,12 @@ import torch
 from torch import nn
 
 from crbg import methods
+from crbg.data.loader import Data
 from crbg.errors import CrbgError, GpuFullError, WriteError
 from crbg.experiments import attempts
 from crbg.experiments.record import SCHEMA, Digests, Record
 from crbg.experiments.spec import Spec, as_dict, folder
+from crbg.models.initial_weights import tensor_digest
 from crbg.runs.artifacts import save_artifacts
 from crbg.runs.provenance import provenance, revision
 from crbg.runs.readings import describe_ticket
@@ -71,8 +73,9 @@ def run_as_worker(workspace: Workspace, clock: Clock) -> None:
     """Take part in the runs that the first of several processes starts, until it has no more."""
     while order := distributed.broadcast():
         spec, seed = order
+        setup = set_up(spec, seed, _data(spec, workspace))
         with suppress(OutOfTime):
-            _run(spec, seed, workspace, clock, folder(workspace.results, spec, seed))
+            _search(setup, workspace, clock, folder(workspace.results, spec, seed))
 
 
 def _outcome(error: BaseException) -> str:
@@ -92,16 +95,17 @@ def _outcome(error: BaseException) -> str:
     return attempts.CODE if isinstance(error, Exception) else attempts.KILLED
 
 
-def _run(spec: Spec, seed: int, workspace: Workspace, clock: Clock, where: Path) -> Record:
-    """Search, measure and write the files of a run. Only the first of several processes measures and writes."""
+def _data(spec: Spec, workspace: Workspace) -> Data:
     check_precision(spec.precision, workspace.device)
-    data, watch = workspace.data(spec.data).sized(spec.size), _Stopwatch()
+    return workspace.data(spec.data).sized(spec.size)
+
+
+def _run(spec: Spec, seed: int, workspace: Workspace, clock: Clock, where: Path) -> Record:
+    """Search, measure and write the files of a run."""
+    data, watch = _data(spec, workspace), _Stopwatch()
     setup = set_up(spec, seed, data)
     record = _begin(setup)
-    clock.whole = record.steps
     found, reason = _search(setup, workspace, clock, where)
-    if not distributed.first():
-        return record
     searched, searched_cpu = watch.seconds() + clock.earlier, watch.cpu_seconds() + clock.earlier_cpu
     if found is None:
         record = replace(record, status="collapse", reason=reason)
@@ -131,7 +135,7 @@ class _Stopwatch:
 def _begin(setup: RunSetup) -> Record:
     """Return the part of the record that is known before the search."""
     spec, data, loader = setup.spec, setup.data, setup.loader
-    draw = draw_digest(spec, setup.model, setup.seed)
+    initial, draw = tensor_digest(setup.model.state_dict()), draw_digest(spec, setup.model, setup.seed)
     return Record(
         schema=SCHEMA,
         digest=spec.digest(),
@@ -139,9 +143,9 @@ def _begin(setup: RunSetup) -> Record:
         version=methods.get(spec.method).VERSION,
         seed=setup.seed,
         status="ok",
-        steps=round(methods.work(spec.method, spec.resolved(), spec.density, spec.epochs) * len(loader)),
+        steps=setup.steps,
         train_images=len(loader.part),
-        digests=Digests(initial=setup.initial, draw=draw, data=data.digest, order=loader.digest()),
+        digests=Digests(initial=initial, draw=draw, data=data.digest, order=loader.digest()),
         lossy_images=dict(data.lossy) if any(data.lossy.values()) else None,
     )
 
@@ -155,6 +159,7 @@ def _search(
         GpuFullError: the GPU's memory is full; the message names a batch size that fits.
     """
     spec, data = setup.spec, setup.data
+    clock.whole = setup.steps
     task = methods.SearchTask(
         setup.loader,
         spec.density,
@@ -186,7 +191,7 @@ def _search(
 def _describe(setup: RunSetup, record: Record, found: methods.SearchResult, where: Path) -> Record:
     """Measure the ticket, write its files and complete the record."""
     record = replace(record, **describe_ticket(setup, found))
-    gates = save_artifacts(setup, found, where)
+    gates = save_artifacts(setup, found, where, record.digests.initial)
     record = replace(record, digests=replace(record.digests, mask=found.mask.digest(), gates=gates))
     empty = [n for n, count in (record.layers or {}).items() if count.kept == 0]
     # A network with trained weights can work without a layer that a skip connection bypasses.

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from crbg import models
+from crbg import methods, models
 from crbg.data.loader import BatchLoader, Data, Part
 from crbg.data.sources import load
 from crbg.experiments.spec import Spec
@@ -52,7 +52,6 @@ class RunSetup:
         data: The data set, at the image size of the spec.
         model: The network on its device. It contains the initial tensors until the search changes them.
         roles: Role of each tensor by name: gated, frozen, recalibrated.
-        initial: Digest of the initial tensors.
         loader: Minibatches of the training images.
     """
 
@@ -61,16 +60,19 @@ class RunSetup:
     data: Data
     model: nn.Module
     roles: dict[str, str]
-    initial: str
     loader: BatchLoader
+
+    @property
+    def steps(self) -> int:
+        """Number of optimiser steps of the whole run."""
+        spec = self.spec
+        return round(methods.work(spec.method, spec.resolved(), spec.density, spec.epochs) * len(self.loader))
 
 
 def set_up(spec: Spec, seed: int, data: Data) -> RunSetup:
     """Build the network and the minibatches of a run."""
     model, roles = initial_model(spec, data, seed)
-    return RunSetup(
-        spec, seed, data, model, roles, tensor_digest(model.state_dict()), training_loader(spec, data, seed)
-    )
+    return RunSetup(spec, seed, data, model, roles, training_loader(spec, data, seed))
 
 
 def initial_model(spec: Spec, data: Data, seed: int) -> tuple[nn.Module, dict[str, str]]:

@@ -22,6 +22,7 @@ from crbg.data.loader import BatchLoader, Data, Part
 from crbg.errors import CrbgError
 from crbg.experiments import record_store
 from crbg.experiments.config import Cell, Config
+from crbg.experiments.record import Record, Run
 from crbg.experiments.spec import Spec
 from crbg.masks.mask import Mask
 from crbg.models.initial_weights import tensor_digest
@@ -30,7 +31,7 @@ from crbg.runs.setup import Workspace, draw_digest, initial_model, training_load
 from crbg.ticket import Ticket
 
 PASS, FAIL, BARE, UNCHECKED = VERDICTS = ("PASS", "FAIL", "PASS without ticket", "unchecked")
-# Errors that a malformed record can raise, for example one edited by hand.
+# Errors that wrong values in a record can raise, for example in one edited by hand.
 _MALFORMED = (TypeError, AttributeError, ValueError, LookupError, ArithmeticError, RuntimeError)
 
 
@@ -110,15 +111,15 @@ def verify(config: Config, cells: Sequence[Cell], bench: Workspace) -> Verificat
     return Verification(rows, len(cells) - len(runs), verifier.missing)
 
 
-def finished(config: Config, cells: Iterable[Cell]) -> list[tuple[Cell, dict[str, Any]]]:
-    """Return the finished runs among the cells. Runs with unreadable files have an `error` instead of a record."""
-    out: list[tuple[Cell, dict[str, Any]]] = []
+def finished(config: Config, cells: Iterable[Cell]) -> list[tuple[Cell, Run | CrbgError]]:
+    """Return the finished runs among the cells. For a run with a malformed file, the error takes its place."""
+    out: list[tuple[Cell, Run | CrbgError]] = []
     for cell in cells:
         try:
-            if found := record_store.find(config, cell.spec, cell.seed):
-                out.append((cell, found))
+            if run := record_store.find_run(config, cell.spec, cell.seed):
+                out.append((cell, run))
         except CrbgError as error:
-            out.append((cell, {"error": str(error)}))
+            out.append((cell, error))
     return out
 
 
@@ -131,7 +132,7 @@ class _Findings:
     notes: list[str] = field(default_factory=list)
 
     def compare(self, part: str, differences: Iterable[str]) -> None:
-        """Add the differences in one part of a record. An error caused by a malformed record counts as a difference."""
+        """Add the differences in one part of a record. An error caused by a wrong value counts as a difference."""
         self.checked.append(part)
         try:
             for difference in differences:
@@ -156,7 +157,7 @@ class Verifier:
     _digests: dict[Any, str] = field(default_factory=dict)
     _network: tuple[Any, nn.Module, dict[str, str]] | None = None
 
-    def rows(self, runs: Sequence[tuple[Cell, dict[str, Any]]], tick: Callable[[], None]) -> list[Row]:
+    def rows(self, runs: Sequence[tuple[Cell, Run | CrbgError]], tick: Callable[[], None]) -> list[Row]:
         """Verify all runs, grouped by initial weights to build each network once; rows are in the order of `runs`."""
         done: dict[int, Row] = {}
         for i in sorted(range(len(runs)), key=lambda i: _weights_key(runs[i][0])):
@@ -164,37 +165,37 @@ class Verifier:
             tick()
         return [done[i] for i in range(len(runs))]
 
-    def check(self, cell: Cell, found: Mapping[str, Any]) -> Row:
+    def check(self, cell: Cell, run: Run | CrbgError) -> Row:
         """Compare the record of one run with values derived from its spec, seed and ticket."""
-        if "error" in found:
-            return Row(cell, "", FAIL, (), (f"record: {found['error']}",))
-        record, evaluation, here = found["record"], found.get("evaluation") or {}, _Findings()
+        if isinstance(run, CrbgError):
+            return Row(cell, "", FAIL, (), (f"record: {run}",))
+        record, here = run.record, _Findings()
         data = self._data(cell.spec)
-        here.compare("spec", checks.same_spec(cell, record, evaluation))
+        here.compare("spec", checks.same_spec(cell, record, run.evaluation))
         here.compare("weights", self._weights(cell, record))
-        here.compare("data", self._order_and_data(cell, record, evaluation, data))
+        here.compare("data", self._order_and_data(cell, run, data))
         if not data:
             here.notes.append(f"data set {cell.spec.data!r} is not on this machine")
         mask: Mask | None = None
-        if record.get("status") == "collapse":
-            here.notes.append(f"collapsed: {record.get('reason', 'no reason recorded')}")
+        if record.status == "collapse":
+            here.notes.append(f"collapsed: {record.reason or 'no reason recorded'}")
         else:
-            mask = self._check_mask(cell, found, data, here)
+            mask = self._check_mask(cell, run, data, here)
         verdict = FAIL if here.failed else UNCHECKED if not data else PASS if mask is not None else BARE
-        if verdict == BARE and "roles" in record:
-            changed = {"trained", "redrawn"} & set(record["roles"])
+        if verdict == BARE and record.roles:
             trained = "its weights were trained or redrawn, so it has no ticket file"
+            changed = {"trained", "redrawn"} & set(record.roles)
             here.notes.append(trained if changed else "its ticket file is not on this machine")
-        origin = "recorded" if found["origin"] == "recorded" else "fresh"
+        origin = "recorded" if run.origin == "recorded" else "fresh"
         return Row(cell, origin, verdict, tuple(here.checked), (*here.failed, *here.notes))
 
-    def _check_mask(self, cell: Cell, found: Mapping[str, Any], data: Data | None, here: _Findings) -> Mask | None:
+    def _check_mask(self, cell: Cell, run: Run, data: Data | None, here: _Findings) -> Mask | None:
         """Compare everything that depends on the mask; return the mask, or None if it is unknown."""
-        record, evaluation, (network, born) = found["record"], found.get("evaluation") or {}, self._fresh(cell)
+        record, evaluation, (network, born) = run.record, run.evaluation, self._fresh(cell)
         ticket: Ticket | None = None
         mask: Mask | None = None
         try:
-            ticket = self._ticket(cell, found["origin"])
+            ticket = self._ticket(cell, run.origin)
             mask = ticket.mask if ticket else checks.drawn_again(cell, network, self._batches(cell))
         except CrbgError as error:
             here.failed.append(f"mask: {error}")
@@ -204,7 +205,7 @@ class Verifier:
         if ticket is not None:
             here.compare("ticket", self._header(cell, ticket))
         here.compare("roles", checks.same_roles(record, born, strong=mask is not None))
-        for name, said in (("validation", record.get("validation")), ("test", evaluation.get("test"))):
+        for name, said in (("validation", record.validation), ("test", evaluation.test if evaluation else None)):
             if mask is not None and data and said:
                 # The test images are read only here, and only for runs that were evaluated on them before.
                 part = getattr(data, name)
@@ -228,13 +229,13 @@ class Verifier:
             mean, std = torch.tensor(entry.mean), torch.tensor(entry.std)
 
             def part(n: int) -> Part:
-                images = torch.zeros(1, dtype=torch.uint8).expand(n, *entry.shape)
-                return Part(images, torch.zeros(n, dtype=torch.int64), mean, std)
+                image = torch.zeros(1, *entry.shape, dtype=torch.uint8)  # all rows are this one image
+                rows = torch.zeros(n, dtype=torch.int64)
+                return Part(image, rows, mean, std, rows=rows)
 
             train, validation, test = (part(n) for n in (entry.train, entry.validation, entry.test))
-            self._hollow[name] = Data(name, train, validation, test, entry.classes, "", torch.tensor([])).to(
-                self.bench.device
-            )
+            hollow = Data(name, train, validation, test, entry.classes, "", torch.tensor([]))
+            self._hollow[name] = hollow.to(self.bench.device)
         return self._hollow[name].sized(spec.size)
 
     def _batches(self, cell: Cell) -> BatchLoader:
@@ -255,24 +256,22 @@ class Verifier:
     def _initial(self, cell: Cell) -> str:
         return self._once(("initial", _weights_key(cell)), lambda: tensor_digest(self._fresh(cell)[0].state_dict()))
 
-    def _weights(self, cell: Cell, record: Mapping[str, Any]) -> Iterator[str]:
+    def _weights(self, cell: Cell, record: Record) -> Iterator[str]:
         # The weights before scaling do not depend on the scale, which is the last entry of the key.
         draw = self._once(
             ("draw", _weights_key(cell)[:-1]), lambda: draw_digest(cell.spec, self._fresh(cell)[0], cell.seed)
         )
-        yield from checks.differ("initial weights of this seed", self._initial(cell), record["digests"]["initial"])
-        yield from checks.differ("unscaled weights of this seed", draw, record["digests"]["draw"])
+        yield from checks.differ("initial weights of this seed", self._initial(cell), record.digests.initial)
+        yield from checks.differ("unscaled weights of this seed", draw, record.digests.draw)
 
-    def _order_and_data(
-        self, cell: Cell, record: Mapping[str, Any], evaluation: Mapping[str, Any], data: Data | None
-    ) -> Iterator[str]:
-        batches = self._batches(cell)
+    def _order_and_data(self, cell: Cell, run: Run, data: Data | None) -> Iterator[str]:
+        batches, digests = self._batches(cell), run.record.digests
         order = self._once(("order", len(batches.part), batches.size, batches.seed), batches.digest)
-        yield from checks.differ("data order of this seed", order, record["digests"]["order"])
-        if evaluation:
-            yield from checks.differ("data of the evaluation", evaluation["data"], record["digests"]["data"])
+        yield from checks.differ("data order of this seed", order, digests.order)
+        if run.evaluation:
+            yield from checks.differ("data of the evaluation", run.evaluation.data, digests.data)
         if data:
-            yield from checks.differ(f"{data.name} on this machine", data.digest, record["digests"]["data"])
+            yield from checks.differ(f"{data.name} on this machine", data.digest, digests.data)
 
     def _ticket(self, cell: Cell, origin: str) -> Ticket | None:
         """Load the ticket of a record: a committed ticket for a committed record, a fresh one for a fresh record."""

@@ -177,7 +177,10 @@ class Redraw(SearchHook):
         if period < 1 or not 0 <= rate <= 1:
             raise CrbgError(f"period {period} must be at least 1, and rate {rate} in [0, 1]")
         self.weights, self.gates, self.seed, self.period, self.rate = weights, list(gates), seed, period, rate
-        self.initial = {n: w.detach().clone().flatten() for n, w in weights.items()}
+        # Weights without a gate are exactly zero; they are never redrawn.
+        pairs = zip(weights.items(), gates, strict=True)
+        self.initial = {n: w.detach()[g.candidates if g.candidates is not None else ...] for (n, w), g in pairs}
+        self.initial = {n: w.clone().flatten() for n, w in self.initial.items()}
         self.steps = 0
 
     @torch.no_grad()
@@ -188,8 +191,9 @@ class Redraw(SearchHook):
         for (name, w), g in zip(self.weights.items(), self.gates, strict=True):
             when = (self.seed, "redraw", name, str(self.steps))
             chance, pick = (torch.from_numpy(rng.uniform(w.numel(), *when, what)) for what in ("chance", "pick"))
-            fresh = self.initial[name][(pick * w.numel()).long().to(w.device)].reshape(w.shape)
-            again = ~g.kept() & (chance < self.rate).to(w.device).reshape(w.shape)
+            initial = self.initial[name]
+            fresh = initial[(pick * initial.numel()).long().to(w.device)].reshape(w.shape)
+            again = ~g.widen(g.kept(), True) & (chance < self.rate).to(w.device).reshape(w.shape)
             w.copy_(torch.where(again, fresh, w))
 
     def state_dict(self) -> dict[str, Any]:

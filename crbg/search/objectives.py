@@ -8,17 +8,17 @@ controller depends on them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from crbg.errors import CrbgError, suggest
 from crbg.gates.attach import bypass, weights
 from crbg.measure.sparsity import ACTIVATIONS
+from crbg.training.forward import batch_size, logits, outputs_and_labels
 from crbg.training.loop import Loss, Objective
 
 FACTORS = {
@@ -31,6 +31,7 @@ FACTORS = {
     "gradnorm": 1.0,
 }
 NAMES = tuple(FACTORS)
+SOFTMAX = ("kl", "forward_kl", "feature")  # compare the output probabilities of two networks
 SECOND_ORDER = ("grad", "gradnorm")  # their gradient needs second derivatives
 WHOLE_BATCH = ("deltaloss", *SECOND_ORDER)  # not a mean over examples, so a batch cannot be split across processes
 
@@ -56,10 +57,10 @@ def objective(name: str, loss: Loss) -> Objective:
         CrbgError: the name is unknown.
     """
     made: dict[str, Objective] = {
-        "loss": lambda model, x, y: loss(model(x), y),
-        "deltaloss": lambda model, x, y: (loss(model(x), y) / loss(dense(model, x), y) - 1).abs(),
-        "kl": lambda model, x, y: divergence(model(x), dense(model, x)),
-        "forward_kl": lambda model, x, y: divergence(dense(model, x), model(x)),
+        "loss": lambda model, x, y: loss(*outputs_and_labels(model, x, y)),
+        "deltaloss": lambda *batch: (loss(*outputs_and_labels(*batch)) / loss(*dense(*batch)) - 1).abs(),
+        "kl": lambda *batch: divergence(_logits(outputs_and_labels(*batch)), _logits(dense(*batch))),
+        "forward_kl": lambda *batch: divergence(_logits(dense(*batch)), _logits(outputs_and_labels(*batch))),
         "feature": _feature,
         "grad": lambda model, x, y: _gradient_match(model, x, y, loss),
         "gradnorm": lambda model, x, y: -_norm(_gradients(model, x, y, loss)),
@@ -70,9 +71,9 @@ def objective(name: str, loss: Loss) -> Objective:
 
 
 def measure(
-    model: nn.Module, mask: Mapping[str, Tensor], batches: Sequence[tuple[Tensor, Tensor]], loss: Loss
+    model: nn.Module, mask: Mapping[str, Tensor], batches: Sequence[tuple[Any, Any]], loss: Loss
 ) -> dict[str, float]:
-    """Evaluate every objective for a binary mask.
+    """Evaluate every objective for a binary mask; objectives that are not defined for the outputs are left out.
 
     Args:
         model: A network without gates.
@@ -87,15 +88,42 @@ def measure(
     from crbg.gates.base import Fixed
 
     with gated(model, lambda name, w: Fixed(mask[name].to(w.device, w.dtype))), torch.no_grad():
-        total = sum(len(y) for _, y in batches)
-        return {n: sum(len(y) / total * float(objective(n, loss)(model, x, y)) for x, y in batches) for n in NAMES}
+        total = sum(batch_size(x, y) for x, y in batches)
+        values = {}
+        for name in NAMES:
+            evaluate = objective(name, loss)
+            # These values are diagnostics, so none of them may end a run.
+            with suppress(RuntimeError, ValueError, TypeError, IndexError):
+                values[name] = sum(batch_size(x, y) / total * float(evaluate(model, x, y)) for x, y in batches)
+        return values
 
 
 @torch.no_grad()
-def dense(model: nn.Module, x: Tensor) -> Tensor:
-    """Return the outputs of the dense reference, without an autograd graph."""
+def dense(model: nn.Module, x: Any, y: Any) -> tuple[Any, Any]:
+    """Return the outputs of the dense reference, without an autograd graph, and the labels."""
     with bypass(model):
-        return model(x)  # type: ignore[no-any-return]
+        return outputs_and_labels(model, x, y)
+
+
+def check_outputs(out: Any) -> Tensor:
+    """Return the logits in a model's outputs, if probabilities of classes can be computed from them.
+
+    Raises:
+        CrbgError: the outputs have no axis 1 with at least two classes.
+    """
+    found = logits(out)
+    if found is None or found.ndim < 2 or found.shape[1] < 2:
+        others = ", ".join(n for n in NAMES if n not in SOFTMAX)
+        what = type(out).__name__ if found is None else f"of shape {tuple(found.shape)}"
+        raise CrbgError(
+            f"the objectives {', '.join(SOFTMAX)} compare probabilities over axis 1 of the outputs, which needs at "
+            f"least two classes, but the outputs are {what}; choose an objective for any outputs: {others}"
+        )
+    return found
+
+
+def _logits(of_batch: tuple[Any, Any]) -> Tensor:
+    return check_outputs(of_batch[0])
 
 
 def divergence(p: Tensor, q: Tensor) -> Tensor:
@@ -103,12 +131,12 @@ def divergence(p: Tensor, q: Tensor) -> Tensor:
     return nn.functional.kl_div(q.log_softmax(1), p.log_softmax(1), reduction="batchmean", log_target=True)
 
 
-def _feature(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+def _feature(model: nn.Module, x: Any, y: Any) -> Tensor:
     """Compute the squared distance between standardised activations and output probabilities, averaged over layers."""
     with _features(model) as sparse:
-        sparse.append(model(x).softmax(1))
+        sparse.append(_logits(outputs_and_labels(model, x, y)).softmax(1))
     with _features(model) as reference:
-        reference.append(dense(model, x).softmax(1))
+        reference.append(_logits(dense(model, x, y)).softmax(1))
     gaps = [(standardised(a) - standardised(b)).square().mean() for a, b in zip(sparse, reference, strict=True)]
     return torch.stack(gaps).mean()
 
@@ -135,7 +163,7 @@ def _features(model: nn.Module) -> Iterator[list[Tensor]]:
             hook.remove()
 
 
-def _gradient_match(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> Tensor:
+def _gradient_match(model: nn.Module, x: Any, y: Any, loss: Loss) -> Tensor:
     """Compute the squared distance between standardised sparse and dense gradients, averaged over tensors."""
     sparse = _gradients(model, x, y, loss)
     with bypass(model), torch.no_grad():
@@ -147,7 +175,7 @@ def _gradient_match(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> Tenso
     return torch.stack(gaps).mean()
 
 
-def _gradients(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> list[Tensor]:
+def _gradients(model: nn.Module, x: Any, y: Any, loss: Loss) -> list[Tensor]:
     """Compute dL/dtheta for all weights that can be gated; the `grad` fields of the model do not change.
 
     If gradients are enabled, the result has an autograd graph through the gates.
@@ -156,7 +184,7 @@ def _gradients(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> list[Tenso
     raw = {id(w) for w in weights(model).values()}
     leaves = {n: p.detach().requires_grad_() for n, p in model.named_parameters() if id(p) in raw}
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # fused attention kernels have no second derivative
-        value = loss(functional_call(model, leaves, (x,)), y)
+        value = loss(*outputs_and_labels(model, x, y, leaves))
     return list(torch.autograd.grad(value, list(leaves.values()), create_graph=graph))
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointError
 
 from crbg.errors import CrbgError
 from crbg.gates.attach import attached_gates, detach
-from crbg.measure.accuracy import keeping_modes
+from crbg.gates.layers import unwrap
+from crbg.gates.selection import choosing
 from crbg.measure.batch_norm import running
+from crbg.search.snapshot import Snapshot, same_bytes
 
 if TYPE_CHECKING:
     from crbg.methods.contract import Method, SearchResult, SearchTask
@@ -23,9 +26,9 @@ def run_search(
     """Search for a ticket with `method`, check which tensors it changed, and restore the model.
 
     Afterwards, every tensor is byte-identical to its initial value, except the tensors that the result lists in
-    `changed` and, if weights were trained, the running statistics that belong to them. Each module is back in its
-    original mode (training or evaluation), and each parameter has its original `requires_grad`. If the search raises,
-    all tensors are restored and all gates are removed.
+    `changed` and, if weights were trained, the running statistics that belong to them. The order of the parameters,
+    their gradients and `requires_grad`, and the mode of each module (training or evaluation) are as before. If the
+    search raises, all tensors are restored and all gates are removed.
 
     Args:
         model: The network; the search modifies it in place.
@@ -36,31 +39,51 @@ def run_search(
             change. By default, parameters are `frozen` and buffers are `recalibrated`.
 
     Raises:
-        CrbgError: the model has gates, or the search changed a tensor with any other role.
+        CrbgError: the model has gates, the task's selection does not fit the model, the search changed a tensor with
+            any other role, or gradient checkpointing repeats a gate with other noise.
     """
+    model = unwrap(model)
     if attached_gates(model):
         raise CrbgError("the model already has gates; call detach(model) or bake(model) first")
-    initial = {n: t.detach().clone() for n, t in model.state_dict().items() if isinstance(t, Tensor)}
-    needs_gradient = {n: p.requires_grad for n, p in model.named_parameters()}
     if roles is None:
         roles = dict.fromkeys((n for n, _ in model.named_buffers()), "recalibrated")
-    try:
-        with keeping_modes(model):
+    chosen = choosing(model, task.selection) if task.selection else contextlib.nullcontext()
+    with chosen, _eager(model):
+        before = Snapshot(model)
+        try:
             found = method.find(model, task, options)
-        detach(model)  # if the method left gates attached, the tensors would have other names
-        guard_roles(initial, model.state_dict(), {**roles, **found.changed})
-    except BaseException:
-        detach(model).load_state_dict(initial, strict=False)
-        raise
-    finally:
-        for name, p in model.named_parameters():
-            p.requires_grad_(needs_gradient[name])
-    if found.running is None:
-        found.running = running(model)
-    if "trained" not in found.changed.values():
-        # The running statistics were computed on the noisy network of the search.
-        model.load_state_dict({n: t for n, t in initial.items() if n not in found.changed}, strict=False)
+            detach(model)  # if the method left gates attached, the tensors would have other names
+            now, stored = before.now(), model.state_dict()
+            guard_roles({n: t for n, t in before.tensors.items() if n in stored}, now, {**roles, **found.changed})
+        except BaseException as error:
+            repeated = any(g.scope and g.scope.recomputed for g in attached_gates(model).values())
+            detach(model)
+            before.restore()
+            if isinstance(error, CheckpointError) or (repeated and type(error) is RuntimeError):
+                raise CrbgError(
+                    "gradient checkpointing repeats a part of the forward pass in which a gate would have other noise; "
+                    f"switch checkpointing off for the search, or checkpoint other parts ({error})"
+                ) from error
+            raise
+        if found.running is None:
+            found.running = running(model)
+        # Without training, the running statistics are those of the noisy network of the search.
+        trained = "trained" in found.changed.values()
+        before.restore(but=set(before.tensors) if trained else set(found.changed))
     return found
+
+
+@contextlib.contextmanager
+def _eager(model: nn.Module) -> Iterator[None]:
+    """Suspend `model.compile()` inside the block, because attaching gates changes the modules."""
+    compiled = {m: call for m in model.modules() if (call := getattr(m, "_compiled_call_impl", None)) is not None}
+    try:
+        for m in compiled:
+            m._compiled_call_impl = None
+        yield
+    finally:
+        for m, call in compiled.items():
+            m._compiled_call_impl = call
 
 
 def guard_roles(before: Mapping[str, Tensor], after: Mapping[str, Tensor], roles: Mapping[str, str]) -> None:
@@ -71,11 +94,7 @@ def guard_roles(before: Mapping[str, Tensor], after: Mapping[str, Tensor], roles
     """
     for name, old in before.items():
         role = roles.get(name, "frozen")
-        if role not in ("trained", "redrawn", "recalibrated") and not _same_bytes(old, after[name]):
+        if role not in ("trained", "redrawn", "recalibrated") and not same_bytes(old, after[name]):
             raise CrbgError(
                 f"the search changed {name!r}, which has the role {role!r}; a strong ticket must leave it unchanged"
             )
-
-
-def _same_bytes(a: Tensor, b: Tensor) -> bool:
-    return torch.equal(a.cpu().reshape(-1).view(torch.uint8), b.cpu().reshape(-1).view(torch.uint8))

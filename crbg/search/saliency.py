@@ -9,22 +9,25 @@ may update its running statistics; the caller restores them.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from crbg import rng
 from crbg.errors import CrbgError, suggest
 from crbg.masks.mask import Mask
-from crbg.masks.select import keep_count, select
+from crbg.masks.select import select, total_count
 from crbg.training.batches import Batches
+from crbg.training.forward import OWN_LOSS, UserBatch, batch_size, logits, outputs_and_labels, with_logits
 from crbg.training.loop import Loss
+from crbg.training.trees import map_tensors, shapes, tensors
 
 Weights = Mapping[str, Tensor]
-BatchList = Sequence[tuple[Tensor, Tensor]]
+BatchList = Sequence[tuple[Any, Any]]
 Score = Callable[[nn.Module, Weights, BatchList, Loss, int], dict[str, Tensor]]
 
 TEMPERATURE = 200.0  # GraSP divides the logits by this value
@@ -58,8 +61,8 @@ def grasp(model: nn.Module, weights: Weights, batches: BatchList, loss: Loss, se
     """
     leaves = _leaves(weights)
 
-    def tempered(out: Tensor, y: Tensor) -> Tensor:
-        return loss(out / TEMPERATURE, y)
+    def tempered(out: Any, y: Any) -> Tensor:
+        return loss(with_logits(lambda t: t / TEMPERATURE, out), y)
 
     # Weights pruned in an earlier round contribute neither to g nor to H.
     gradients = _mean_gradient(model, leaves, batches, tempered)
@@ -67,7 +70,7 @@ def grasp(model: nn.Module, weights: Weights, batches: BatchList, loss: Loss, se
     total = [torch.zeros_like(w) for w in leaves.values()]
     for (x, y), share in zip(batches, _shares(batches), strict=True):
         with sdpa_kernel(SDPBackend.MATH):  # fused attention kernels have no second derivative
-            value = tempered(functional_call(model, leaves, (x,)), y)
+            value = tempered(*outputs_and_labels(model, x, y, leaves))
         first = torch.autograd.grad(value, list(leaves.values()), create_graph=True)
         product = sum(((a * b).sum() for a, b in zip(slopes, first, strict=True)), start=value.new_zeros(()))
         for sum_so_far, part in zip(total, torch.autograd.grad(product, list(leaves.values())), strict=True):
@@ -86,15 +89,38 @@ def synflow(model: nn.Module, weights: Weights, batches: BatchList, loss: Loss, 
     R is the sum of the outputs for one input of ones, with every parameter and buffer replaced by its absolute value.
     The score uses no data. It is computed in float64, because R overflows float32 for deep networks, and on a copy in
     eval mode, so that the model does not change.
+
+    Raises:
+        CrbgError: the inputs are integers, or the outputs contain no logits.
     """
     twin = copy.deepcopy(model).double().eval()
     with torch.no_grad():
         for t in (*twin.parameters(), *twin.buffers()):
             t.abs_()
     leaves = {n: w.detach().double().abs().requires_grad_() for n, w in weights.items()}
-    ones = torch.ones_like(batches[0][0][:1], dtype=torch.float64)
-    slopes = torch.autograd.grad(functional_call(twin, leaves, (ones,)).sum(), list(leaves.values()))
+    x, y = batches[0]
+    out, y = outputs_and_labels(twin, _ones(x), y, leaves)
+    total = logits(out)
+    if total is None or y is OWN_LOSS:
+        raise CrbgError("synflow sums the outputs of the network; let `forward` return (outputs, labels)")
+    slopes = torch.autograd.grad(total.sum(), list(leaves.values()))
     return {n: (w * g).detach() for (n, w), g in zip(leaves.items(), slopes, strict=True)}
+
+
+def _ones(x: Any) -> Any:
+    """Return one example in which every floating-point number is 1, in float64; a `UserBatch` keeps all examples."""
+    if isinstance(x, UserBatch):
+        return UserBatch(map_tensors(lambda t: _one_like(t) if t.is_floating_point() else t, x.batch), x.forward)
+    if not all(t.is_floating_point() for t in tensors(x)):
+        raise CrbgError(
+            f"synflow replaces the inputs by ones and needs floating-point inputs, but they are {shapes(x)}; "
+            "choose another score: " + ", ".join(name for name in SCORES if name != "synflow")
+        )
+    return map_tensors(lambda t: _one_like(t[:1]), x)
+
+
+def _one_like(t: Tensor) -> Tensor:
+    return torch.ones_like(t, dtype=torch.float64)
 
 
 SCORES: dict[str, Score] = {f.__name__: f for f in (magnitude, random, snip, grasp, grasp_abs, synflow)}
@@ -135,16 +161,17 @@ def prune(
     Raises:
         CrbgError: the score is unknown, or `rounds` is less than 1.
     """
-    from crbg.gates.attach import weights
+    from crbg.gates.selection import candidates, weights
 
     score = by_name(name)
     if rounds < 1:
         raise CrbgError(f"rounds {rounds} must be at least 1")
     raw = {n: w.detach() for n, w in weights(model).items()}
     ranks = {n: torch.zeros(w.shape, dtype=torch.float64, device=w.device) for n, w in raw.items()}
-    total = sum(r.numel() for r in ranks.values())
+    for n, there in candidates(model).items():
+        ranks[n].masked_fill_(~there, -math.inf)
     for t in range(rounds):
-        mask = select(ranks, keep_count(density ** (t / rounds), total))
+        mask = select(ranks, total_count(ranks, density ** (t / rounds)))
         scores = score(model, {n: w * mask[n].to(w.device) for n, w in raw.items()}, batches, loss, seed)
         ranks = ranked_after(ranks, scores, mask)
     return {n: r.cpu() for n, r in ranks.items()}
@@ -179,10 +206,11 @@ def ranked_after(ranks: Mapping[str, Tensor], scores: Mapping[str, Tensor], with
     }
 
 
-def balanced_batch(model: nn.Module, batches: Batches, per_class: int, size: int = 256) -> list[tuple[Tensor, Tensor]]:
+def balanced_batch(model: nn.Module, batches: Batches, per_class: int, size: int = 256) -> list[tuple[Any, Any]]:
     """Return the first `per_class` examples of each class, in the order of the first epoch.
 
-    If a class has fewer examples, all of them are used. If labels are not class indices, the first batch is returned.
+    If a class has fewer examples, all of them are used. The first batch is returned if inputs or outputs are not plain
+    tensors, or if labels are not class indices.
 
     Args:
         model: The network; its number of outputs is the number of classes.
@@ -196,11 +224,15 @@ def balanced_batch(model: nn.Module, batches: Batches, per_class: int, size: int
     kept: dict[int, int] = {}
     xs, ys, classes = [], [], 0
     for x, y in batches.epoch(0):
-        if y.ndim != 1 or y.is_floating_point():
+        plain = isinstance(x, Tensor) and isinstance(y, Tensor) and y.ndim == 1 and not y.is_floating_point()
+        if not plain:
             return [(x, y)]
         if not classes:
             with torch.no_grad():
-                classes = model(x[:2]).shape[1]
+                out = logits(model(x[:2]))
+            if out is None or out.ndim != 2:
+                return [(x, y)]
+            classes = out.shape[1]
         for i, label in enumerate(y.tolist()):
             if kept.get(label, 0) < per_class:
                 kept[label] = kept.get(label, 0) + 1
@@ -219,12 +251,12 @@ def _mean_gradient(model: nn.Module, leaves: Weights, batches: BatchList, loss: 
     """Return the mean of dL/dtheta over all batches, weighted by batch size, without an autograd graph."""
     total = [torch.zeros_like(w) for w in leaves.values()]
     for (x, y), share in zip(batches, _shares(batches), strict=True):
-        value = loss(functional_call(model, dict(leaves), (x,)), y)
+        value = loss(*outputs_and_labels(model, x, y, leaves))
         for sum_so_far, part in zip(total, torch.autograd.grad(value, list(leaves.values())), strict=True):
             sum_so_far += share * part
     return total
 
 
 def _shares(batches: BatchList) -> list[float]:
-    total = sum(len(y) for _, y in batches)
-    return [len(y) / total for _, y in batches]
+    sizes = [batch_size(x, y) for x, y in batches]
+    return [size / sum(sizes) for size in sizes]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from crbg.training.hooks import Row
     from crbg.training.loop import Loss
 
-    Examples = list[tuple[Tensor, Tensor]]
+    Examples = list[tuple[Any, Any]]
     Draw = Callable[[Examples], SearchResult]
 
 DROPS = {"halves": (1 / 2, 3 / 4), "thirds": (1 / 3, 2 / 3, 8 / 9)}
@@ -152,14 +152,18 @@ def _draw(model: nn.Module, task: SearchTask, draw: Draw, batch: Examples, rewou
 
 def _apply_control(model: nn.Module, task: SearchTask, o: Recipe, found: SearchResult) -> None:
     """Replace the mask by the control mask, or, for `reinit`, the weights by new initial weights."""
+    from crbg.gates.selection import candidate_mask, candidates
     from crbg.masks import controls
+    from crbg.masks.mask import Mask
 
+    within = Mask(candidate_mask(model)) if candidates(model) else None
     if o.control == "shuffle":
-        found.mask = controls.shuffle(found.mask, task.seed)
+        found.mask = controls.shuffle(found.mask, task.seed, within)
     elif o.control == "invert":
         found.mask = controls.invert(found.scores, found.mask)
     elif o.control == "random":
-        found.mask = controls.random(found.mask, found.mask.density, task.seed)
+        density = found.mask.kept / within.kept if within else found.mask.density
+        found.mask = controls.random(found.mask, density, task.seed, within)
     elif o.control == "reinit":
         assert task.redraw is not None
         model.load_state_dict(dict(task.redraw(task.seed + REDRAW)))
@@ -180,23 +184,24 @@ def train(model: nn.Module, task: SearchTask, o: Recipe, span: Span, mask: Mask 
     Raises:
         CrbgError: the checkpoint of the span belongs to another mask.
     """
-    import contextlib
-
     from crbg.gates import attach
     from crbg.gates.base import Fixed
     from crbg.measure.accuracy import keeping_modes
     from crbg.training import distributed
     from crbg.training.batches import Later
+    from crbg.training.forward import batch_size
     from crbg.training.hooks import Clip
     from crbg.training.schedules import optimiser
 
-    under = attach.gated(model, lambda n, w: Fixed(mask[n].to(w.device, w.dtype))) if mask else contextlib.nullcontext()
+    under = attach.only_candidates(model)
+    if mask:
+        under = attach.gated(model, lambda n, w: Fixed(mask[n].to(w.device, w.dtype)))
     with under, keeping_modes(model):  # dropout is disabled while `draw` runs
         model.train()
         parameters = [p for p in model.parameters() if p.requires_grad]
         # With several processes, `size` is the size of the whole batch, and this process gets only a share of it.
         size = getattr(task.batches, "size", 0) if distributed.size() > 1 else 0
-        loss: Loss = task.loss if not o.clip else lambda out, y: task.loss(out, y) * (size or len(y))
+        loss: Loss = task.loss if not o.clip else lambda out, y: task.loss(out, y) * (size or batch_size(out, y))
         clip = Clip(parameters, o.clip) if o.clip else None
         made = optimiser(o.optimiser, parameters, o.lr, o.momentum, o.weight_decay)
 

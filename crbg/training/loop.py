@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +20,13 @@ from crbg.training import distributed
 from crbg.training.batches import Batches
 from crbg.training.checkpoint import GateNoise, TrainingState
 from crbg.training.clock import Clock, Collapse, OutOfTime
+from crbg.training.forward import outputs_and_labels
 from crbg.training.hooks import Row, SearchHook
 from crbg.training.precision import computing
 from crbg.training.schedules import cosine
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
+Loss = Callable[[Any, Any], Tensor]  # (outputs, labels)
+Objective = Callable[[nn.Module, Any, Any], Tensor]  # (model, inputs, labels)
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def fit(
 
 def _step(
     model: nn.Module, optimiser: torch.optim.Optimizer, o: FitOptions, search: SearchHook, weight: float
-) -> Callable[[Tensor, Tensor, float], Tensor]:
+) -> Callable[[Any, Any, float], Tensor]:
     """Return a function (inputs, labels, progress) that takes one optimiser step and returns the loss.
 
     `weight` is the factor on this process's loss. The schedule scales the learning rates that the optimiser has now,
@@ -114,13 +116,14 @@ def _step(
     device = next(model.parameters()).device
     rates = [float(group["lr"]) for group in optimiser.param_groups]
 
-    def step(x: Tensor, y: Tensor, progress: float) -> Tensor:
+    def step(x: Any, y: Any, progress: float) -> Tensor:
         for group, rate in zip(optimiser.param_groups, rates, strict=True):
             group["lr"] = rate * o.schedule(progress)
         search.before_forward(progress)
         optimiser.zero_grad()
         with computing(device, o.precision):
-            value = weight * (o.objective(model, x, y) if o.objective else o.loss(model(x), y))
+            loss = o.objective(model, x, y) if o.objective else o.loss(*outputs_and_labels(model, x, y))
+            value = weight * loss
         value.backward()  # type: ignore[no-untyped-call]
         value = distributed.average((p for group in optimiser.param_groups for p in group["params"]), value)
         search.after_backward(progress)

@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 import torch
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from crbg.training.device import has_bfloat16
 
 
 @contextmanager
@@ -22,3 +25,18 @@ def computing(device: torch.device, precision: str) -> Iterator[None]:
         sdpa_kernel(SDPBackend.MATH) if plain else nullcontext(),
     ):
         yield
+
+
+def suggested(model: nn.Module, device: torch.device) -> str:
+    """Return `bf16` for a float32 model with convolutions, if the device has bfloat16 instructions; otherwise `fp32`.
+
+    Convolutions in bfloat16 with channels-last weights are about twice as fast on such devices; small linear layers
+    are not.
+    """
+    convolutions = any(isinstance(m, nn.modules.conv._ConvNd) for m in model.modules())
+    single = all(p.dtype == torch.float32 for p in model.parameters() if p.is_floating_point())
+    if not (convolutions and single):
+        return "fp32"
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if device.type == "cpu" and has_bfloat16() else "fp32"

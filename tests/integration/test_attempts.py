@@ -13,11 +13,13 @@ import torch
 import yaml
 from filelock import FileLock
 from paths import ROOT
+from records import made_up_record
 
 from crbg import cli
 from crbg.errors import CrbgError, GpuFullError, WriteError
 from crbg.experiments import attempts, estimates, record_store
 from crbg.experiments import config as configs
+from crbg.experiments.spec import Spec
 from crbg.experiments.spec import folder as run_folder
 from crbg.methods import crbg as method
 from crbg.runs import queue
@@ -414,12 +416,12 @@ def test_a_process_takes_one_place_however_often_it_asks(monkeypatch, tmp_path):
 # --- estimates of time and memory ---
 
 
-def recorded(seconds, megabytes, gpu=False, epochs=2):
-    spec = {"method": "crbg", "model": "lenet-32-16", "data": "digits", "epochs": epochs}
+def recorded(seconds, megabytes, gpu=False):
+    record = made_up_record(Spec("digits", "lenet-32-16", "crbg", 0.5, epochs=2), 0, train_images=1197)
     one = {"search_seconds": seconds, "peak_memory_mb": megabytes} | ({"gpu": True} if gpu else {})
     run_lines.put(
         Path("results/recorded/digits__lenet-32-16__crbg.jsonl"),
-        {(f"{seconds}-{gpu}", 0): {"spec": spec, "provenance": one}},
+        {(f"{seconds}-{gpu}", 0): {"record": record, "provenance": one}},
     )
 
 

@@ -1,5 +1,6 @@
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from paths import ROOT
+from records import made_up_record
 
 from crbg import cli, methods, models
 from crbg.data.datasets import DATA
@@ -229,6 +231,7 @@ def test_lists_that_need_no_configuration_ask_for_none(tmp_path, monkeypatch, cr
     monkeypatch.chdir(tmp_path)
     assert "edge_popup" in crbg("list", "methods")[1]
     assert "timm:" in crbg("list", "models")[1]
+    assert "mnist" in crbg("list", "data", small=False)[1]
     assert crbg("list", "experiments")[0] == 2
     assert "takes no name" in crbg("list", "models", "lenet")[2]
 
@@ -291,10 +294,28 @@ def test_status_counts_and_says_how_to_run_what_is_missing(project, crbg):
     done = sum(len(crbg(*c.split()[1:], small=False)[1].splitlines()) for c in commands)
     assert done == 6  # only the five missing runs and the failed one
     assert crbg("status", "curve")[1].startswith("8 done")
-    (one / "record.json").write_text('{"status": "collapse", "reason": "the loss is not finite"}')
+    record = made_up_record(cells()[0].spec, 10, status="collapse", reason="the loss is not finite")
+    (one / "record.json").write_text(json.dumps(record))
     out = crbg("status", "curve")[1]
     assert out.startswith("7 done, 1 collapsed, 0 running, 0 failed, 0 paused, 0 missing")
     assert "the loss is not finite" in out
+
+
+def suggested(text):
+    return [shlex.split(line)[1:] for line in re.findall(r"^  (crbg run .*)", text, re.MULTILINE)]
+
+
+def test_suggested_commands_repeat_the_selection(project, crbg):
+    Path("my overlay.yaml").write_text("results: my results\n")
+    files = ("--config", "config.yaml", "my overlay.yaml")
+    where = ("--where", "arm=crbg", "density=0.5", "--seeds", "3", "4")
+    job = configs.read(["config.yaml"]).experiment("curve").jobs()[0].name
+    for chosen in (where, ("--job", job)):
+        (command,) = suggested(crbg("plan", "curve", "--minutes", "5", *chosen, *files, small=False)[1])
+        assert command == ["run", "curve", *chosen, *files, "--deadline-minutes", "5"]
+    seeds = ("--seeds", *map(str, range(8)))
+    status = crbg("status", "all", "--where", "epochs=40", *seeds, *files, small=False)[1]
+    assert suggested(status) == [["run", e, "--where", "epochs=40", *seeds, *files] for e in ("tuning", "curve")]
 
 
 # --- deadlines ---

@@ -8,12 +8,15 @@ import pytest
 import torch
 import yaml
 from paths import ROOT
+from records import made_up_record
 from torch import nn
 
 from crbg import measure
 from crbg.errors import CrbgError
 from crbg.experiments import config as configs
 from crbg.experiments import record_store
+from crbg.experiments.record import Measurement, Reading, Record
+from crbg.experiments.spec import Spec
 from crbg.masks.mask import Mask
 from crbg.models.initial_weights import initialise
 from crbg.runs import checks, setup, verify
@@ -218,8 +221,11 @@ SPOILT = {
     "validation within the tolerance": (lambda r: accuracy(r["validation"], 0.049), set()),
     "no reading": (lambda r: r["validation"]["readings"].pop("binary"), {"density", "validation accuracy"}),
     "no accuracy": (lambda r: r["validation"]["readings"]["binary"].update(accuracy=None), {"validation accuracy"}),
-    "no digests": (lambda r: r.pop("digests"), {"weights", "data", "mask"}),
-    "no roles": (set_(None, roles=None), {"roles"}),
+    "no digests": (lambda r: r.pop("digests"), {"record"}),
+    "no steps": (lambda r: r.pop("steps"), {"record"}),
+    "no layers": (lambda r: r.pop("layers"), {"density", "mask"}),
+    "text instead of a count": (lambda r: r["layers"][FC1].update(kept="many"), {"record"}),
+    "no roles": (lambda r: r.pop("roles"), {"roles"}),
 }
 
 
@@ -264,8 +270,8 @@ def test_files_that_cannot_be_read_are_failures(project):
     row = project.row(seed=1)
     assert (row.verdict, row.checked) == ("FAIL", (*ALWAYS, "density", "roles"))
     assert "ticket.safetensors is not a valid ticket" in row.remarks[0]
-    project.edit(lambda r: r.pop("steps") and r.pop("roles"), arm="popup")
-    assert project.row("popup").remarks == ("roles: 'roles' is missing",)
+    project.edit(lambda r: r.pop("roles"), arm="popup")
+    assert project.row("popup").remarks == tuple(f"roles: {name} has 0 roles" for name in (FC1, FC2, FC3))
 
 
 # --- tickets ---
@@ -374,6 +380,23 @@ def test_each_layer_keeps_its_count(project, arm):
     ]
 
 
+@pytest.mark.parametrize("method", ["edge_popup", "iterand", "biprop"])
+def test_methods_that_prune_each_layer_are_held_to_the_count_of_each_layer(method):
+    own = {"init": "signed_constant", "options": {"scope": "layer"}} if method == "biprop" else {}
+    spec = Spec("digits", "lenet-16", method, 0.5, batch=64, **own)
+    layers = {"a": {"kept": 51, "total": 100}, "b": {"kept": 49, "total": 100}}
+    record = Record.from_json(made_up_record(spec, 0, layers=layers, density=0.5), "here")
+    said = [f"{k} kept of {n}, the target is exactly 50" for n, k in (("a", 51), ("b", 49))]
+    assert list(checks.same_density(spec, record, None)) == said
+
+
+def test_the_stand_in_of_a_data_set_takes_the_memory_of_one_image(project):
+    data = project.verifier()._sizes(project.cell().spec)
+    for part in (data.train, data.validation, data.test):
+        assert part.to(torch.device("meta")).x.numel() == 28 * 28
+    assert [len(part) for part in (data.train, data.validation, data.test)] == [1197, 300, 300]
+
+
 # Density 0.5 keeps 416 of 832 units, with a tolerance of 2 %, or 8.3 units. Counted in weights, 368 + 48 kept units
 # are 3.4 % less than half.
 @pytest.mark.parametrize(("first", "parts"), [(368, set()), (360, set()), (359, {"density"})])
@@ -423,7 +446,7 @@ def test_batch_normalisation_is_calibrated_under_the_mask_first(digits):
     assert abs(plain - calibrated) > 1
 
     def said(value):
-        return {"readings": {"binary": {"accuracy": value}}}
+        return Measurement({"binary": Reading(value)})
 
     assert list(checks.same_accuracy(model, mask, digits, digits.validation, said(calibrated))) == []
     assert len(list(checks.same_accuracy(model, mask, digits, digits.validation, said(plain)))) == 1

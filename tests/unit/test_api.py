@@ -1,9 +1,11 @@
 import copy
 
+import numpy as np
 import pytest
 import torch
 from networks import randn, same_bytes, tiny
 from torch import nn
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from crbg import measure
@@ -54,7 +56,7 @@ def test_find_ticket_takes_any_loader_and_changes_no_weight(kind):
         (
             (torch.rand(32, 5), torch.zeros(32)),
             {},
-            r"loss cannot take outputs \(2, 3\) and labels \(2,\) of type torch.float32",
+            r"loss cannot take outputs \(32, 3\) float32 and labels \(32,\) float32",
         ),
         (torch.rand(32, 5), {}, "a pair"),
         ((torch.rand(32, 5), torch.zeros(32, dtype=torch.long)), {"density": 0.0}, "keeps nothing"),
@@ -74,7 +76,7 @@ def test_find_ticket_names_data_that_the_model_cannot_take(x):
     model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, 3))
     model[1].eval()
     before = {n: t.clone() for n, t in model.state_dict().items()}
-    with pytest.raises(CrbgError, match=rf"cannot take the data, inputs of shape \({x.shape[1]},.* and type {x.dtype}"):
+    with pytest.raises(CrbgError, match=rf"cannot take the data, inputs \(32, {x.shape[1]}.*\) {str(x.dtype)[6:]}"):
         find_ticket(model, (x, torch.zeros(32, dtype=torch.long)), 0.5, epochs=1)
     assert all(t.equal(before[n]) for n, t in model.state_dict().items())
     assert [m.training for m in model] == [True, False, True, True]
@@ -154,7 +156,7 @@ def test_find_ticket_refuses_unknown_methods_and_options(options, message):
 
 
 def test_find_ticket_refuses_what_it_cannot_walk_or_search():
-    with pytest.raises(CrbgError, match="must have a length"):
+    with pytest.raises(CrbgError, match="iterated only once"):
         find_ticket(tiny(), ((X, Y) for _ in range(2)), 0.5)
     with pytest.raises(CrbgError, match="no parameters"):
         find_ticket(nn.ReLU(), (X, Y), 0.5)
@@ -194,11 +196,16 @@ def some_batches():
 def test_a_failing_search_leaves_the_model_without_gates():
     model, (x, y) = Loud(), some_batches()
 
+    calls = []
+
     def bad(out, labels):
-        raise RuntimeError("no loss today")
+        calls.append(1)
+        if len(calls) > 6:  # after the check of the first batch
+            raise RuntimeError("no loss today")
+        return nn.functional.cross_entropy(out, labels)
 
     with pytest.raises(RuntimeError, match="no loss today"):
-        find_ticket(model, (x, y), 0.5, loss=bad, epochs=1, batch=16)
+        find_ticket(model, (x, y), 0.5, loss=bad, epochs=2, batch=16)
     assert not attached_gates(model)
     assert find_ticket(model, (x, y), 0.5, epochs=1, batch=16).mask.total == 8 * 16 + 16 * 3
 
@@ -238,6 +245,216 @@ def test_arrays_and_data_sets_are_data_too():
         find_ticket(Linear(), (x, y), 0.5, batch=0)
     with pytest.raises(CrbgError, match=r"density '0\.1' is not a number"):
         find_ticket(Linear(), (x, y), "0.1")
+
+
+# data, outputs and losses of any kind -------------------------------------------------------------------------------
+
+
+class Masked(nn.Module):
+    """A network of two inputs, whose outputs are an object."""
+
+    def __init__(self, outputs=3):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Linear(8, 16), nn.Linear(16, outputs)
+
+    def forward(self, x, mask=None):
+        h = torch.relu(self.a(x if mask is None else x * mask))
+        return {"logits": self.b(h), "count": torch.ones(len(x), dtype=torch.long)}
+
+
+def table():
+    x, y = some_batches()
+    return {"x": x, "mask": torch.ones_like(x), "target": y}
+
+
+def by_hand(model, batch):
+    out = model(batch["x"], mask=batch["mask"])
+    return out["logits"], batch["target"]
+
+
+def own_loss(model, batch):
+    return F.cross_entropy(*by_hand(model, batch))
+
+
+EVERY_METHOD = {
+    "crbg": {"noise": 0.25},
+    "edge_popup": {},
+    "concrete": {},
+    "gem_miner": {},
+    "imp": {"levels": 1},
+    "saliency": {},
+    "cts": {"search": 1},
+    "dense": {},
+}
+
+
+@pytest.mark.parametrize("method", EVERY_METHOD)
+@pytest.mark.parametrize("forward", [by_hand, own_loss], ids=["outputs", "loss"])
+def test_forward_takes_batches_of_any_kind_in_every_method(method, forward):
+    options = EVERY_METHOD[method] | ({"objective": "loss"} if method == "cts" and forward is own_loss else {})
+    density = None if method == "dense" else 0.5
+    found = find_ticket(Masked(), table(), density, method, epochs=1, batch=32, forward=forward, **options)
+    assert found.mask.total == 8 * 16 + 16 * 3
+    assert found.report.ticket.accuracy is not None, "the cross entropy is seen inside the user's function too"
+
+
+def test_forward_gives_the_same_ticket_as_the_plain_form():
+    x, y = some_batches()
+    masks = [
+        find_ticket(Masked(), data, 0.5, epochs=2, batch=16, **more).mask
+        for data, more in (
+            ((x, y), {}),
+            (({"x": x, "mask": torch.ones_like(x)}, y), {}),
+            (((x, torch.ones_like(x)), y), {}),
+            ({"x": x, "labels": y}, {}),
+            (table(), {"forward": by_hand}),
+        )
+    ]
+    assert len({mask.digest() for mask in masks}) == 1
+
+
+def scale_has_no_effect(loss, **more):
+    """Return whether a smaller last layer gives the same ticket, because the logits are rescaled."""
+    masks = []
+    for scale in (1.0, 1e-3):
+        model = Masked()
+        with torch.no_grad():
+            model.b.weight *= scale
+            model.b.bias *= scale
+        masks.append(find_ticket(model, some_batches(), 0.5, loss=loss, epochs=4, batch=16, lr=0.1, **more).mask)
+    agreement = sum(int((masks[0][n] == masks[1][n]).sum()) for n in masks[0]) / masks[0].total
+    return agreement > 0.98
+
+
+@pytest.mark.parametrize(
+    ("loss", "rescaled"),
+    [
+        (F.cross_entropy, True),
+        (nn.CrossEntropyLoss(label_smoothing=0.1, weight=torch.tensor([1.0, 2.0, 1.0])), True),
+        (lambda out, y: F.cross_entropy(out["logits"], y), True),
+        (lambda out, y: F.mse_loss(out["logits"], F.one_hot(y, 3).float()), False),
+    ],
+)
+def test_every_cross_entropy_gets_a_temperature(loss, rescaled):
+    assert scale_has_no_effect(loss) == rescaled
+    if rescaled:
+        assert not scale_has_no_effect(loss, temperature=1.0)
+
+
+class Regress(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Linear(8, 16), nn.Linear(16, 1)
+
+    def forward(self, x):
+        return self.b(self.a(x).relu()).squeeze(-1)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("crbg", {}),
+        ("imp", {"levels": 1}),
+        ("saliency", {}),
+        ("saliency", {"score": "grasp"}),
+        ("cts", {"search": 1, "objective": "loss"}),
+    ],
+)
+def test_outputs_without_an_axis_of_classes(method, options):
+    x, _ = some_batches()
+    found = find_ticket(Regress(), (x, x[:, 0]), 0.5, method, F.mse_loss, epochs=1, batch=32, **options)
+    assert found.mask.kept == 72
+    assert found.report.ticket.accuracy is None
+    assert found.report.ticket.loss > 0
+    if method != "crbg":
+        assert set(found.anatomy["objectives"]) == {"loss", "deltaloss", "grad", "gradnorm"}
+
+
+def test_sequences_with_classes_on_axis_1():
+    model = nn.Sequential(nn.Conv1d(4, 8, 3, padding=1), nn.ReLU(), nn.Conv1d(8, 3, 1))
+    x = torch.randn(64, 4, 5, generator=torch.Generator().manual_seed(0))
+    y = x[:, :3].argmax(1)
+    y[:, 4] = -100
+    for method, more in (("crbg", {}), ("cts", {"search": 1})):
+        found = find_ticket(model, (x, y), 0.5, method, epochs=1, batch=32, **more)
+        assert found.report.ticket.labels % 4 == 0, "ignored tokens do not count"
+        model = copy.deepcopy(model)
+
+
+@pytest.mark.parametrize("method", ["crbg", "edge_popup", "imp"])
+def test_the_search_runs_in_training_mode_and_restores_every_mode(method):
+    modes, masks = [], []
+
+    class Watched(Loud):
+        def forward(self, x):
+            modes.append((torch.is_grad_enabled(), self.training, self.norm.training))
+            return super().forward(x)
+
+    for training in (True, False):
+        torch.manual_seed(0)
+        model = Watched().train(training)
+        options = {"levels": 1} if method == "imp" else {}
+        masks.append(find_ticket(model, some_batches(), 0.5, method, epochs=1, batch=16, **options).mask)
+        assert all(m.training == training for m in model.modules())
+    assert masks[0] == masks[1]
+    assert modes[0] == (True, True, True)
+    modes.clear()
+    model = Watched()
+    model.norm.eval()
+    find_ticket(model, some_batches(), 0.5, epochs=1, batch=16)
+    assert {norm for grad, whole, norm in modes if grad} == {False}, "batch norm that the user froze stays frozen"
+    assert not model.norm.training
+
+
+def test_weights_without_gates_are_named_if_they_are_many():
+    class Embedded(Masked):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Embedding(50, 8)
+
+        def forward(self, x):
+            return super().forward(self.table(x).mean(1))
+
+    x = torch.randint(0, 50, (64, 3), generator=torch.Generator().manual_seed(0))
+    with pytest.warns(UserWarning, match=r"69% of the matrix weights have no gate and stay dense: table\.weight"):
+        find_ticket(Embedded(), (x, x[:, 0] % 3), 0.5, epochs=1, batch=32)
+
+
+def test_numbers_of_numpy_are_numbers():
+    x, y = some_batches()
+    one = find_ticket(Linear(), (x, y), 0.3, epochs=2, seed=3, batch=16, noise=0.5)
+    other = find_ticket(
+        Linear(),
+        (x, y),
+        np.float32(0.3),
+        epochs=np.int64(2),
+        seed=np.uint8(3),
+        batch=np.int32(16),
+        noise=np.float32(0.5),
+    )
+    assert one.mask == other.mask
+    for name in ("epochs", "seed", "batch", "steps"):
+        for value in (None, True, 1.5, -1):
+            if (name, value) != ("steps", None):
+                with pytest.raises(CrbgError, match=f"{name} {value} must be a whole number"):
+                    find_ticket(Linear(), (x, y), 0.5, **{name: value})
+
+
+def test_a_search_under_no_grad_and_in_inference_mode():
+    x, y = some_batches()
+    wanted, model = find_ticket(Linear(), (x, y), 0.5, epochs=1, batch=16).mask, Linear()
+    for off in (torch.no_grad, torch.inference_mode):
+        with off():
+            assert find_ticket(model, (x.clone(), y.clone()), 0.5, epochs=1, batch=16).mask == wanted
+
+
+def test_precision():
+    with pytest.raises(CrbgError, match="precision 'fp16' is unknown"):
+        find_ticket(Linear(), some_batches(), 0.5, precision="fp16")
+    found = [find_ticket(Linear(), some_batches(), 0.5, epochs=1, batch=16, precision=p) for p in ("fp32", "auto")]
+    assert found[0].history == found[1].history, "a model without convolutions is searched in float32"
 
 
 def Linear():

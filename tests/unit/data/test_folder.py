@@ -204,6 +204,23 @@ def test_the_command_makes_and_shows_it(images, crbg):
     assert "contains images of 12 pixels" in err
 
 
+def test_a_set_is_found_in_the_data_root_of_the_configuration(images, tmp_path, monkeypatch, crbg):
+    """The configuration may name the data set before it exists, and CRBG_DATA need not be set."""
+    monkeypatch.delenv("CRBG_DATA")
+    monkeypatch.chdir(tmp_path)
+    base = {"data": "mine", "model": "lenet-4", "method": "random", "density": 0.5, "epochs": 0, "batch": 8}
+    body = {"data_dir": "~/sets", "experiments": {"e": {"base": base, "arms": {"a": {}}}}}
+    Path("config.yaml").write_text(yaml.safe_dump(body))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    code, out, _ = crbg("data", "mine", "--images", str(images), "--size", "12")
+    assert code == 0
+    assert "mine: 3 x 12 x 12; 77 training" in out
+    assert (tmp_path / "sets/mine/index.json").exists()
+    assert "mine  " in crbg("list", "data")[1]
+    assert crbg("run", "e")[0] == 0
+    assert crbg("verify", "e")[0] == 0
+
+
 def test_bad_images_are_named(images):
     def complaint(**other):
         with pytest.raises(CrbgError) as error:

@@ -22,7 +22,9 @@ experiments:
   two:
     seeds: [0, 5]
     base: {data: digits, model: lenet-16, batch: 64, epochs: 1}
-    arms: {same: {method: edge_popup, set: {density: 0.5}}, conv: {method: dense, set: {model: conv2, data: cifar10}}}
+    arms:
+      same: {method: edge_popup, set: {density: 0.5}}
+      conv: {method: dense, set: {model: conv2, data: cifar10}, grid: {model_args.width: [1.0, 2.0]}}
 """)
     return configs.read(["config.yaml"])
 
@@ -47,6 +49,26 @@ def test_conditions_narrow_the_choice_and_seeds_replace_the_configured_ones(conf
         cells.choose_cells(config, seeds=[-1])
 
 
+def test_seeds_by_hand_keep_a_shared_run_in_every_experiment(config):
+    chosen = cells.choose_cells(config, seeds=[7, 8])
+    assert len({c.key for c in chosen}) == 2 * 11  # eight points of arm a, the shared run, two convolutional networks
+    shared = [(c.experiment, c.arm, c.seed) for c in chosen if c.spec.method == "edge_popup"]
+    assert shared == [("one", "b", 7), ("one", "b", 8), ("two", "same", 7), ("two", "same", 8)]
+
+
+def test_conditions_on_options_and_model_arguments_skip_the_runs_that_lack_them(config):
+    assert {c.arm for c in cells.choose_cells(config, where=["options.noise=0.5"])} == {"a"}
+    wide = cells.choose_cells(config, where=["model_args.width=2.0"])
+    assert [(c.arm, c.seed) for c in wide] == [("conv", 0), ("conv", 5)]
+    for key, hint in (
+        ("options.nois", "did you mean 'options.noise'"),
+        ("model_args.widht", "did you mean 'model_args.width'"),
+        ("slug", "choose from: arm, batch"),
+    ):
+        with pytest.raises(CrbgError, match=f"--where {key}: .*{hint}"):
+            cells.choose_cells(config, where=[f"{key}=1"])
+
+
 def test_a_job_is_exactly_its_cells(config):
     job = config.experiment("one").jobs()[1]
     assert cells.choose_cells(config, job=job.name, where=["arm=b"]) == list(job.cells)
@@ -64,8 +86,10 @@ def test_settings_are_those_that_differ_within_the_arm(config):
     said = cells.settings(config, every)
     a = [said[c.key] for c in every if c.arm == "a" and c.spec.density == 0.5 and c.seed == 0]
     assert a == [f"scale={s} options.lr={lr}" for s in (0.2, 0.3) for lr in (0.01, 0.02)]
-    assert {said[c.key] for c in every if c.arm in ("b", "conv")} == {""}
+    assert {said[c.key] for c in every if c.arm == "b"} == {""}
+    assert {said[c.key] for c in every if c.arm == "conv"} == {"model_args.width=1.0", "model_args.width=2.0"}
     for c in every:  # the printed settings can be used as an argument
         if said[c.key] and c.seed == 0:
-            where = [f"arm={c.arm}", f"density={c.spec.density}", *said[c.key].split()]
-            assert {o.spec.digest() for o in cells.choose_cells(config, "one", where)} == {c.spec.digest()}
+            density = [f"density={c.spec.density}"] if c.spec.density else []
+            where = [f"arm={c.arm}", *density, *said[c.key].split()]
+            assert {o.spec.digest() for o in cells.choose_cells(config, c.experiment, where)} == {c.spec.digest()}

@@ -329,13 +329,6 @@ def test_points_kept_are_spread_over_the_grid(write):
     assert [c.spec.resolved().lr for c in e.cells] == [0.1, 0.3]
 
 
-def test_seeds_by_hand_replace_the_configured_ones(write):
-    cells = many_cells(write).experiment("e").cells
-    by_hand = config.with_seed(cells, [8, 9])
-    assert {c.key for c in by_hand} == {(c.spec.digest(), s) for c in cells for s in (8, 9)}
-    assert len(by_hand) == 8
-
-
 # --- the project's own configuration ---
 
 

@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 import yaml
+from records import made_up_record
 
 from crbg import cli, measure, models
 from crbg.data.datasets import info
@@ -60,7 +61,7 @@ def test_slices_follow_the_configuration_and_skip_what_is_done(three, monkeypatc
     times = {"a": 100.0, "b": 30.0, "c": 50.0}
     arms = {c.key: c.arm for e in reversed(three.experiments.values()) for c in e.cells}
     monkeypatch.setattr(
-        estimates, "estimate_seconds", lambda config, cells, gpu: {c.key: times[arms[c.key]] for c in cells}
+        estimates, "estimate_seconds", lambda config, cells, *_: {c.key: times[arms[c.key]] for c in cells}
     )
     assert cli.main(["plan", "--minutes", "2"]) == 0
     text = capsys.readouterr().out
@@ -116,7 +117,7 @@ def test_recorded_times_are_divided_by_all_epochs(tmp_path, monkeypatch):
     config = configs.read(["config.yaml"])
     cells = config.experiment("e").cells
     where = record_store.run_folder(config, cells[0].spec, 0)
-    write_json(where / "record.json", {"digest": cells[0].spec.digest(), "status": "ok"})
+    write_json(where / "record.json", made_up_record(cells[0].spec, 0))
     write_json(where / "provenance.json", {"search_seconds": 60.0})
     found = estimates.estimate_seconds(config, list(cells))
     # 20 s for each training, of which there is one per pruning round and one for the ticket, plus 3 s for the rest.

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from records import made_up_record
 
 from crbg.experiments import attempts, cells, estimates, record_store, status
 from crbg.experiments import config as configs
@@ -33,7 +34,7 @@ def config(tmp_path, monkeypatch):
 def put(config, cell, **record):
     where = record_store.run_folder(config, cell.spec, cell.seed)
     where.mkdir(parents=True)
-    (where / "record.json").write_text(json.dumps({"digest": cell.spec.digest()} | record))
+    (where / "record.json").write_text(json.dumps(made_up_record(cell.spec, cell.seed, **record)))
     (where / "provenance.json").write_text("{}")
 
 

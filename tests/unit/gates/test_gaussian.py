@@ -6,7 +6,7 @@ from torch import nn
 
 from crbg.errors import CrbgError
 from crbg.gates.attach import attach, attached_gates, bypass, sampling
-from crbg.gates.base import Fixed, columns
+from crbg.gates.base import Columns, Fixed
 from crbg.gates.gaussian import Gaussian, Units
 from crbg.gates.scores import TopK
 
@@ -292,11 +292,11 @@ def test_units_gate_the_input_channels_of_a_convolution():
 
 
 def test_columns_repeat_each_unit_over_its_span():
-    assert columns(torch.tensor([1, 2, 3]), torch.empty(4, 6)).tolist() == [[1, 1, 2, 2, 3, 3]]
-    assert columns(torch.tensor([1, 2]), torch.empty(4, 2, 3, 3)).shape == (1, 2, 1, 1)
+    assert Columns().expand(torch.tensor([1, 2, 3]), torch.empty(4, 6)).tolist() == [[1, 1, 2, 2, 3, 3]]
+    assert Columns().expand(torch.tensor([1, 2]), torch.empty(4, 2, 3, 3)).shape == (1, 2, 1, 1)
     for units in (4, 7, 12):
         with pytest.raises(CrbgError, match=f"6 input columns, which is not a multiple of the {units} units"):
-            columns(torch.zeros(units), torch.empty(4, 6))
+            Columns().expand(torch.zeros(units), torch.empty(4, 6))
 
 
 def test_unit_gates_are_a_vector():
@@ -351,4 +351,3 @@ def test_a_unit_gate_with_one_consumer_draws_at_each_read():
     with sampling(net):
         torch.manual_seed(0)
         assert not torch.equal(net(torch.ones(1, 5)), net(torch.ones(1, 5)))
-    assert attached_gates(net)["0.weight"].current is None

@@ -551,9 +551,10 @@ def test_soft_labels_and_progress_in_the_library(digits):
         lr=0.05,
         drop=0.5,
         rewind=1,
+        validation=None,
         progress=lambda done, total: told.append((done, total)),
     )
-    steps = (1 + 1 + 1) * (len(digits.train) // 64)
+    steps = (1 + 1 + 1) * math.ceil(len(digits.train) / 64)
     assert told == [(i + 1, steps) for i in range(steps)]
 
 

@@ -116,14 +116,28 @@ VERDICTS = [
 ]
 
 
-def rendered(sections, rows, verdicts=VERDICTS, demonstration=False, pictures=()):
+MISSING = {"cts_headline": {("m", 0), ("m", 1), ("m", 2)}}
+
+
+def rendered(sections, rows, verdicts=VERDICTS, demonstration=False, pictures=(), missing=MISSING):
     comparison = pd.DataFrame([{"row": "ours", "published": "96"}])
-    content = page.Content(rows, sections, verdicts, pictures, comparison, {"cts_headline": 3})
+    content = page.Content(rows, sections, verdicts, pictures, comparison, missing)
     return page.html(SimpleNamespace(demonstration=demonstration), content)
 
 
 def between(text, start, end="</section>"):
     return text[text.index(start) :].split(end, 1)[0]
+
+
+def test_a_shared_run_counts_once_in_the_summary_and_for_each_of_its_experiments(sections, rows):
+    shared = rows[rows.experiment == "sideways"].assign(experiment="again")
+    missing = MISSING | {"again": {("m", 0)}}
+    text = rendered(sections, pd.concat([rows, shared]), missing=missing)
+    summary, origin = between(text, '<section id="summary">'), between(text, '<section id="origin">')
+    assert "<strong>72 runs</strong> of 5 experiments" in summary
+    assert "Still missing: 3 planned runs of 2 experiments." in summary
+    counts = re.findall(r'<th scope="row">(\w+)</th>.*<td>(\d+)</td></tr>', origin)
+    assert dict(counts) == dict.fromkeys(("lenet_curve", "cts_curve", "sideways", "lenet_tune", "again"), "18")
 
 
 def test_the_summary_comes_first_and_the_chapters_have_names_for_people(sections, rows):

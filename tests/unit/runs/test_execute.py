@@ -15,11 +15,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from crbg import measure, methods
+from crbg.data.loader import BatchLoader
 from crbg.errors import CrbgError
 from crbg.experiments.estimates import search_seconds
 from crbg.experiments.record import Count
 from crbg.experiments.spec import Spec, folder
 from crbg.models.initial_weights import tensor_digest
+from crbg.runs import execute as execution
 from crbg.runs.artifacts import reopen
 from crbg.runs.execute import execute
 from crbg.runs.open_test_set import evaluate
@@ -456,3 +458,20 @@ def test_bf16_without_bf16_instructions_is_an_error_that_names_the_setting(bench
         execute(dataclasses.replace(CONV, precision="bf16"), 0, bench)
     device.check_precision("fp32", torch.device("cpu"))
     device.check_precision("bf16", torch.device("cuda"))
+
+
+def test_another_process_of_a_run_only_searches(digits, tmp_path, monkeypatch):
+    """It computes no digests, because it writes no record."""
+
+    def needless(*_):
+        raise AssertionError("a digest is computed that nobody reads")
+
+    for holder, name in ((execution, "tensor_digest"), (execution, "draw_digest"), (BatchLoader, "digest")):
+        monkeypatch.setattr(holder, name, needless)
+    spec = Spec("digits", "lenet-16", "edge_popup", 0.5, epochs=1, batch=400)
+    orders = iter([(spec, 0), None])
+    monkeypatch.setattr(execution.distributed, "broadcast", lambda: next(orders))
+    clock, workspace = Clock(), Workspace(tmp_path, loaded={"digits": digits})
+    execution.run_as_worker(workspace, clock)
+    assert clock.base == clock.whole == 2
+    assert not list(tmp_path.rglob("record.json"))

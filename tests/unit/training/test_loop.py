@@ -383,7 +383,7 @@ class OneWay:
 
 
 def test_a_loader_that_can_be_walked_only_once_is_refused():
-    with pytest.raises(CrbgError, match="must have a length"):
+    with pytest.raises(CrbgError, match="iterated only once"):
         LoaderBatches((b for b in BATCHES), torch.device("cpu"))
     with pytest.raises(CrbgError, match="iterated only once"):
         LoaderBatches(OneWay(), torch.device("cpu"))

@@ -1,0 +1,222 @@
+"""Choose the weights that carry gates: by pattern, list or function; tied weights; weights that are exactly zero."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from crbg.errors import CrbgError, suggest
+from crbg.gates.layers import (
+    Slot,
+    foreign,
+    gateable,
+    main_name,
+    owners,
+    raw,
+    slot,
+    slots,
+    type_name,
+    underlying,
+    unwrap,
+)
+
+Where = str | Iterable[str] | Callable[[str, Tensor], bool] | None
+TIED = ("refuse", "share")
+_CHOICE = "_crbg_choice"  # attribute of the model for the duration of `choosing`
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which weights of a model carry gates in a search of the library.
+
+    Attributes:
+        where: As for `crbg.attach`.
+        tied: As for `crbg.attach`.
+    """
+
+    where: Where = None
+    tied: str = "refuse"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The chosen weights of one model.
+
+    Attributes:
+        names: Names of the weights.
+        tied: As for `crbg.attach`.
+        candidates: For each weight tensor that contains zeros, a boolean tensor that is True where it is not zero.
+    """
+
+    names: tuple[str, ...]
+    tied: str = "refuse"
+    candidates: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return the raw weights that carry gates, by name, in the order of `model.named_modules()`.
+
+    By default, these are the weights of linear, bilinear, convolution, attention and recurrent layers, and of layer
+    types registered with `register_gated`, with or without an attached gate. Weights that other code computes (weight
+    norm, spectral norm, pruning hooks) are left out. A weight shared by several layers appears once. During a search
+    with `where`, only the chosen weights are returned.
+    """
+    model = unwrap(model)
+    if (choice := _choice(model)) is not None:
+        return {name: parameter(model, name) for name in choice.names}
+    return {name: _raw(place) for name, place in gateable(model).items()}
+
+
+def parameter(model: nn.Module, name: str) -> nn.Parameter:
+    """Return a parameter by name, without evaluating its gate.
+
+    Raises:
+        CrbgError: the model has no parameter with this name.
+    """
+    model = unwrap(model)
+    if (place := slot(model, name)) is None:
+        names = {*weights(model), *(n for n, _ in model.named_parameters())}
+        raise CrbgError(f"the model has no weight {name!r}: {suggest(name, names)}")
+    return _raw(place)
+
+
+def multiplied(model: nn.Module, multipliers: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    """Return the raw weights times the given factors, by name, for `torch.func.functional_call`."""
+    raw_weights = {n: parameter(model, n) for n in multipliers or {}}
+    return {n: w * (multipliers or {})[n].to(w.device) for n, w in raw_weights.items()}
+
+
+def candidates(model: nn.Module) -> Mapping[str, Tensor]:
+    """Return which weights can be kept, for each tensor in which some cannot, because their value is exactly zero.
+
+    The mapping is empty outside a search of the library: there, every weight is a candidate.
+    """
+    choice = _choice(unwrap(model))
+    return {} if choice is None else choice.candidates
+
+
+def candidate_mask(model: nn.Module) -> dict[str, Tensor]:
+    """Return one boolean tensor for each weight: True where it can be kept."""
+    some = candidates(model)
+    return {n: some.get(n, torch.ones_like(w, dtype=torch.bool)) for n, w in weights(model).items()}
+
+
+def choose(model: nn.Module, where: Where = None, tied: str | None = None) -> dict[str, list[Slot]]:
+    """Return the layers and attributes to gate for each chosen weight, by name.
+
+    Args:
+        model: A model without wrappers.
+        where: As for `crbg.attach`; None stands for the current choice of a search, or else for all default weights.
+        tied: As for `crbg.attach`.
+
+    Raises:
+        CrbgError: as for `crbg.attach`.
+    """
+    choice = _choice(model)
+    if choice is not None:
+        where, tied = list(choice.names) if where is None else where, tied or choice.tied
+    default = dict(slots(model))
+    chosen = default if where is None else _matching(model, where, default)
+    if not chosen:
+        raise CrbgError(
+            f"{type(model).__name__} has no weight that can be gated by default, which are the weights of linear, "
+            "bilinear, convolution, attention and recurrent layers; name other parameters in full with `where`"
+        )
+    for name, place in chosen.items():
+        _check(name, place)
+    return _with_twins(model, chosen, tied or "refuse")
+
+
+def _matching(model: nn.Module, where: Where, default: Mapping[str, Slot]) -> dict[str, Slot]:
+    """Return the weights that a pattern, a list or a function chooses, in the order of the modules."""
+    if callable(where):
+        return {name: place for name, place in default.items() if where(name, underlying(*place))}
+    chosen: dict[str, Slot] = {}
+    for pattern in [where] if isinstance(where, str) else list(where or ()):
+        try:
+            matching = {n: place for n, place in default.items() if n == pattern or re.fullmatch(pattern, n)}
+        except re.error as error:
+            raise CrbgError(f"{pattern!r} is neither the name of a weight nor a regular expression ({error})") from None
+        if place := slot(model, pattern):
+            matching[pattern] = place
+        if not matching:
+            others = [n for n, _ in model.named_parameters() if re.fullmatch(pattern, n)]
+            hint = f"{others[0]!r} has no gates by default; give its full name" if others else suggest(pattern, default)
+            raise CrbgError(f"no weight matches {pattern!r}: {hint}")
+        chosen |= matching
+    order = [*default, *chosen]
+    return dict(sorted(chosen.items(), key=lambda item: order.index(item[0])))
+
+
+def _check(name: str, place: Slot) -> None:
+    layer, attribute = place
+    if (other := foreign(layer, attribute)) is not None:
+        raise CrbgError(
+            f"{name!r} of {type_name(layer)} is computed by {other}, so it cannot have a gate; remove this first "
+            "(`torch.nn.utils.parametrize.remove_parametrizations` or `torch.nn.utils.prune.remove`), or leave the "
+            "layer out with `where`"
+        )
+    if torch.nn.parameter.is_lazy(_raw(place)):
+        raise CrbgError(f"{name!r} has no shape yet (lazy module); pass one batch through the model first")
+
+
+def _with_twins(model: nn.Module, chosen: Mapping[str, Slot], tied: str) -> dict[str, list[Slot]]:
+    """Add the other layers that share a chosen weight.
+
+    Raises:
+        CrbgError: `tied` is unknown, or it is "refuse" and a chosen weight is tied.
+    """
+    if tied not in TIED:
+        raise CrbgError(f"unknown value {tied!r} of `tied`: {suggest(tied, TIED)}")
+    every, result = owners(model), dict[str, list[Slot]]()
+    for place in chosen.values():
+        places = every[id(_raw(place))]
+        if len(places) > 1 and tied == "refuse":
+            first, second, *_ = places
+            raise CrbgError(
+                f"{second!r} and {first!r} share one weight, and a gate on one of them would not affect the other; "
+                'pass tied="share" for one gate on both, leave them out with `where`, or untie them'
+            )
+        result[main_name(places)] = list(places.values())
+    return result
+
+
+@contextmanager
+def choosing(model: nn.Module, selection: Selection) -> Iterator[None]:
+    """Let `weights(model)` and `attach` use the chosen weights only, inside the block.
+
+    Weights that are exactly zero are no candidates inside the block. A tensor without any other weight is left out.
+
+    Raises:
+        CrbgError: as for `crbg.attach`, or all chosen weights are zero.
+    """
+    found = {
+        name: _raw(places[0]).detach() != 0 for name, places in choose(model, selection.where, selection.tied).items()
+    }
+    empty = [name for name, there in found.items() if not bool(there.any())]
+    if len(empty) == len(found):
+        raise CrbgError("all weights that could carry gates are exactly zero; initialise the model first")
+    if empty:
+        warnings.warn(f"no gates on {', '.join(empty)}: all weights of a tensor are exactly zero", stacklevel=2)
+    some = {name: there for name, there in found.items() if name not in empty and not bool(there.all())}
+    setattr(model, _CHOICE, Choice(tuple(n for n in found if n not in empty), selection.tied, some))
+    try:
+        yield
+    finally:
+        delattr(model, _CHOICE)
+
+
+def _choice(model: nn.Module) -> Choice | None:
+    choice = model.__dict__.get(_CHOICE)
+    return choice if isinstance(choice, Choice) else None
+
+
+def _raw(place: Slot) -> nn.Parameter:
+    return cast(nn.Parameter, raw(*place))

@@ -1,0 +1,255 @@
+"""How good a ticket is: loss and accuracy on held-out batches, beside the initial network and the commonest class."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from crbg.measure.accuracy import keeping_modes
+from crbg.measure.loss_calls import LossCalls
+from crbg.measure.sparsity import shares
+from crbg.training.forward import OWN_LOSS, batch_size, outputs_and_labels
+from crbg.training.loop import Loss
+
+if TYPE_CHECKING:
+    from crbg.methods.contract import SearchResult, SearchTask
+    from crbg.training.batches import Batches
+
+TRAINING_SHARE = 0.1  # share of the training batches that is measured if there are no other batches
+FEW_STEPS = 200
+
+Metric = Callable[[Any, Any], Any]  # (outputs, labels) -> a number
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Measurements of one network; a value that cannot be taken is None.
+
+    Attributes:
+        loss: Mean loss.
+        accuracy: Accuracy in per cent, if the loss is a cross entropy; for sequences, over all tokens.
+        metric: Mean of the user's metric.
+        commonest: Accuracy in per cent of predicting the commonest class.
+        examples: Number of examples measured.
+        labels: Number of labels that `accuracy` counts.
+    """
+
+    loss: float | None = None
+    accuracy: float | None = None
+    metric: float | None = None
+    commonest: float | None = None
+    examples: int = 0
+    labels: int = 0
+
+
+@dataclass(frozen=True)
+class TicketReport:
+    """Measurements of a ticket, and what the gates did.
+
+    Attributes:
+        data: What was measured on: `held-out`, `validation`, or `training` batches.
+        ticket: The ticket, as `SearchResult.apply` leaves the model.
+        initial: The dense network before the search.
+        metric: Name of the user's metric, if there is one.
+        layers: Density of each gated tensor, by name.
+        decided: Fraction of the gates that ended at exactly 0 or 1; None for methods whose gates are binary.
+        reached: Whether the gates themselves reached the density; None for methods that always select the top k scores.
+        natural: Density of the gates before the selection of the top k, where gates have one.
+    """
+
+    data: str
+    ticket: Measured
+    initial: Measured
+    metric: str = ""
+    layers: Mapping[str, float] = field(default_factory=dict, repr=False)
+    decided: float | None = None
+    reached: bool | None = None
+    natural: float | None = None
+
+    @property
+    def at_chance(self) -> bool:
+        """Whether the ticket is no better than the commonest class, within one standard error."""
+        accuracy, chance = self.ticket.accuracy, self.ticket.commonest
+        if accuracy is None or chance is None:
+            return False
+        error = math.sqrt(chance * (100.0 - chance) / max(1, self.ticket.labels))
+        return accuracy <= chance + error
+
+    def __str__(self) -> str:
+        """Return the report as a few lines of text."""
+        t, dense = self.ticket, self.initial
+        lines = [f"on {t.examples} examples ({self.data}):"]
+        if t.loss is not None:
+            lines.append(f"  loss {t.loss:.4g}" + _beside(dense.loss, "{:.4g} of the dense initial network"))
+        if t.accuracy is not None:
+            lines.append(
+                f"  accuracy {t.accuracy:.1f} %"
+                + _beside(dense.accuracy, "{:.1f} % of the dense initial network")
+                + _beside(t.commonest, "{:.1f} % of the commonest class", " and ")
+            )
+        if t.metric is not None:
+            of_dense = _beside(dense.metric, "{:.4g} of the dense initial network")
+            lines.append(f"  {self.metric} {t.metric:.4g}{of_dense}")
+        if self.decided is not None:
+            lines.append(f"gates: {self.decided:.1%} ended at exactly 0 or 1")
+        if self.reached is not None and self.natural is not None:
+            how = "reached by the search" if self.reached else "reached by cutting to the top k"
+            lines.append(f"density: {how}; {self.natural:.4g} of the gates were open at its end")
+        shown = [f"{n} {d:.3g}" for n, d in self.layers.items()]
+        more = f", and {len(shown) - 8} more tensors" if len(shown) > 8 else ""
+        return "\n".join([*lines, f"density by tensor: {', '.join(shown[:8])}{more}"])
+
+
+def _beside(value: float | None, text: str, before: str = "; ") -> str:
+    return before + text.format(value) if value is not None else ""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The batches on which the initial network and the ticket are measured.
+
+    Attributes:
+        held: Held-out or validation batches; None selects the beginning of the training batches.
+        name: `held-out`, `validation` or `training`.
+        task: The search task: training batches, loss and seed.
+        metric: The user's metric, if any.
+    """
+
+    held: Batches | None
+    name: str
+    task: SearchTask
+    metric: Metric | None = None
+
+    def measure(self, model: nn.Module) -> Measured:
+        """Measure a network without gates; modes and the state of the random generators do not change."""
+        batches = self.held or self.task.batches
+        count = len(batches) if self.held else max(1, round(TRAINING_SHARE * len(batches)))
+        device = next(model.parameters()).device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(self.task.seed)  # a shuffling loader yields the same examples each time
+            return measure_network(model, itertools.islice(batches.epoch(0), count), self.task.loss, self.metric)
+
+    def report(self, model: nn.Module, found: SearchResult, initial: Measured) -> TicketReport:
+        """Measure the ticket on a copy of the model.
+
+        Args:
+            model: The network after the search.
+            found: The result of the search.
+            initial: Measurements of the network before the search.
+        """
+        ticket = Measured()
+        with suppress(Exception):  # some models cannot be copied
+            ticket = self.measure(found.apply(copy.deepcopy(model)))
+        name = getattr(self.metric, "__name__", "metric").replace("<lambda>", "metric") if self.metric else ""
+        return TicketReport(self.name, ticket, initial, name, **gate_summary(found, self.task.density))
+
+
+def advice(found: SearchResult, task: SearchTask) -> str | None:
+    """Return a warning that names the likely cause if a ticket is no better than the commonest class."""
+    report = found.report
+    if report is None or not report.at_chance:
+        return None
+    steps, losses = task.epochs * len(task.batches), [row["loss"] for row in found.history if "loss" in row]
+    if report.reached is False and report.natural is not None:
+        cause = (
+            f"the search ended at density {report.natural:.3g} and was cut to {found.mask.density:.3g}",
+            "raise `epochs`, or the learning rate `lr` of the gates",
+        )
+    elif steps < FEW_STEPS:
+        cause = f"{steps} steps are few for a search", "raise `epochs`, or reduce `batch`"
+    elif len(losses) > 1 and losses[-1] > 0.95 * losses[0]:
+        cause = (
+            "the loss did not fall during the search",
+            "raise `lr` or `density`; in a deep network without normalisation, also enlarge the initial weights",
+        )
+    else:
+        cause = "the ticket does not generalise beyond the training examples", "give more data, or raise `density`"
+    return (
+        f"the ticket's accuracy of {report.ticket.accuracy:.1f} % on {report.data} examples is not clearly better than "
+        f"that of the commonest class, {report.ticket.commonest:.1f} %. Likely cause: {cause[0]}. Next: {cause[1]}"
+    )
+
+
+@torch.no_grad()
+def measure_network(
+    model: nn.Module, batches: Iterable[tuple[Any, Any]], loss: Loss, metric: Metric | None = None
+) -> Measured:
+    """Measure a network in eval mode; a measurement that raises is left out.
+
+    Args:
+        model: A network without gates.
+        batches: Pairs (inputs, labels).
+        loss: The training loss.
+        metric: Function of (outputs, labels) that returns the mean over the batch.
+    """
+    rows = []
+    with keeping_modes(model), suppress(Exception):
+        model.eval()
+        rows = [_measure_batch(model, x, y, loss, metric) for x, y in batches]
+    examples = sum(row.examples for row in rows)
+    right, labels = sum(row.right for row in rows), torch.cat([torch.empty(0), *(row.labels for row in rows)])
+    known = len(labels) > 0
+    return Measured(
+        _mean([(row.loss, row.examples) for row in rows]),
+        100.0 * right / len(labels) if known else None,
+        _mean([(row.metric, row.examples) for row in rows]),
+        100.0 * float(labels.long().bincount().max()) / len(labels) if known else None,
+        examples,
+        len(labels),
+    )
+
+
+@dataclass(frozen=True)
+class _Row:
+    examples: int
+    loss: float | None
+    metric: float | None
+    labels: Tensor
+    right: int
+
+
+def _measure_batch(model: nn.Module, x: Any, y: Any, loss: Loss, metric: Metric | None) -> _Row:
+    value = score = None
+    with LossCalls() as seen:
+        out, target = outputs_and_labels(model, x, y)
+        with suppress(Exception):
+            value = float(loss(out, target))
+    if metric and target is not OWN_LOSS:
+        with suppress(Exception):
+            score = float(metric(out, target))
+    labels, right = torch.empty(0), 0
+    if len(seen.calls) == 1:
+        found = seen.calls[0].labels()
+        labels, right = found.flatten().float().cpu(), int((seen.calls[0].predictions() == found).sum())
+    return _Row(batch_size(x, y), value, score, labels, right)
+
+
+def _mean(values: Sequence[tuple[float | None, int]]) -> float | None:
+    """Return the mean weighted by the number of examples; None if a value is missing."""
+    known = [(v, n) for v, n in values if v is not None]
+    return sum(v * n for v, n in known) / sum(n for _, n in known) if known and len(known) == len(values) else None
+
+
+def gate_summary(found: SearchResult, density: float | None) -> dict[str, Any]:
+    """Return the fields of `TicketReport` that describe the mask and the gates.
+
+    Args:
+        found: The result of a search.
+        density: The requested density.
+    """
+    layers = {n: float(t.float().mean()) for n, t in found.mask.items()}
+    decided = 1.0 - shares(found.soft)["all"]["fractional"] if found.soft else None
+    if density is None or found.exact is None:  # the method selects the top k, or the gates alone decide
+        return {"layers": layers, "decided": decided}
+    opened = {n: s > 0.5 for n, s in found.scores.items()}
+    natural = sum(int(t.sum()) for t in opened.values()) / sum(t.numel() for t in opened.values())
+    reached = all(t.equal(found.mask[n]) for n, t in opened.items())
+    return {"layers": layers, "decided": decided, "reached": reached, "natural": natural}

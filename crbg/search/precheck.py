@@ -1,0 +1,288 @@
+"""One forward and backward pass before a search, which finds data, models and losses that do not fit together."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.utils.data import DataLoader
+
+from crbg.errors import CrbgError
+from crbg.gates.attach import weights
+from crbg.measure.accuracy import training_mode
+from crbg.measure.loss_calls import LossCall, LossCalls
+from crbg.search import objectives
+from crbg.training.batches import Batches, LoaderBatches
+from crbg.training.forward import OWN_LOSS, UserBatch, batch_size, logits, outputs_and_labels, with_logits
+from crbg.training.loop import Loss
+from crbg.training.precision import computing
+from crbg.training.trees import map_tensors, shapes, tensors
+
+LATER = 8  # number of further batches in which a weight that the first batch does not use is looked for
+
+
+@dataclass(frozen=True)
+class FirstBatch:
+    """What the first batch showed.
+
+    Attributes:
+        outputs: Outputs of the model, without a graph.
+        labels: Labels, or `OWN_LOSS`.
+        calls: The cross entropies that the loss computed.
+        scalable: Whether the loss is a cross entropy of logits in the outputs, so that their scale can be chosen.
+    """
+
+    outputs: Any
+    labels: Any
+    calls: list[LossCall]
+    scalable: bool
+
+
+def check_model(model: nn.Module) -> None:
+    """Check that the parameters of a model exist and can be trained.
+
+    Raises:
+        CrbgError: there is no parameter, or one of them has no values yet or cannot have a gradient.
+    """
+    named = dict(model.named_parameters())
+    if not named:
+        raise CrbgError("the model has no parameters, so there is nothing to search")
+    for name, p in named.items():
+        if is_lazy(p):
+            raise CrbgError(f"{name!r} has no shape yet, because its layer is lazy; run one batch through the model")
+        if p.is_meta:
+            raise CrbgError(f"{name!r} is on the meta device and has no values; load the model's weights first")
+        if p.is_inference():
+            raise CrbgError(f"{name!r} was created in inference mode and has no gradient; build the model elsewhere")
+
+
+def check_first_batch(model: nn.Module, batches: Batches, loss: Loss, precision: str = "fp32") -> FirstBatch:
+    """Pass the first batch through the model and the loss, forward and backward, in training mode.
+
+    The model, its gradients and the state of the random generators do not change.
+
+    Args:
+        model: A network without gates.
+        batches: The training batches.
+        loss: The training loss.
+        precision: `fp32` or `bf16`.
+
+    Raises:
+        CrbgError: there is no batch, the model or the loss raises, inputs, outputs or the loss are not finite, all
+            inputs are one constant, a label is no class, or a weight that would be gated has no effect.
+    """
+    device = next(model.parameters()).device
+    with _unchanged(model, device), training_mode(model), torch.enable_grad(), computing(device, precision):
+        x, y = _first(batches)
+        _check_inputs(x)
+        out, labels = _run(model, x, y)
+        _check_single_example(model, batches, x)
+        if any(bool(t.isnan().any()) for t in tensors(out)):
+            raise CrbgError("the outputs of the first batch contain NaN; check the model's weights")
+        value, calls = _loss(loss, out, labels)
+        _check_gradients(model, batches, loss, value)
+        scalable = labels is not OWN_LOSS and _scales(loss, out, labels, calls)
+    return FirstBatch(map_tensors(Tensor.detach, out), labels, calls, scalable)
+
+
+def check_method(method: str, options: Any, seen: FirstBatch) -> None:
+    """Check that a method can work with the outputs of the model.
+
+    Args:
+        method: Name of the method.
+        options: The method's options.
+        seen: The first batch.
+
+    Raises:
+        CrbgError: Concrete Ticket Search compares probabilities and there are fewer than two classes, SynFlow would sum
+            probabilities, or `crbg` should scale logits and there are none.
+    """
+    own_loss = seen.labels is OWN_LOSS
+    if method == "cts" and options.objective in objectives.SOFTMAX:
+        objectives.check_outputs(None if own_loss else seen.outputs)
+    if method == "saliency" and options.score == "synflow" and not own_loss:
+        _check_no_softmax(logits(seen.outputs))
+    if method == "crbg" and own_loss and options.temperature not in (0.0, 1.0):
+        raise CrbgError("crbg.temperature scales logits, but `forward` returns the loss; return (outputs, labels)")
+
+
+def _check_no_softmax(out: Tensor | None) -> None:
+    if out is None or out.ndim < 2 or out.shape[1] < 2:
+        return
+    for kind, p in (("softmax", out), ("log-softmax", out.exp())):
+        if bool((p >= 0).all()) and torch.allclose(p.sum(1), torch.ones_like(p.sum(1)), atol=1e-3):
+            raise CrbgError(
+                f"synflow sums the outputs, but the model ends in a {kind}, whose outputs do not depend on the weights "
+                "in that way; return logits and use a loss of logits, such as cross_entropy"
+            )
+
+
+@contextmanager
+def _unchanged(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Restore buffers, `requires_grad` and the random generators at the end of the block."""
+    buffers = [(b, b.clone()) for b in model.buffers()]
+    trainable = [(p, p.requires_grad) for p in model.parameters()]
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for buffer, before in buffers:
+                    buffer.copy_(before)
+            for p, wanted in trainable:
+                p.requires_grad_(wanted)
+
+
+def _first(batches: Batches) -> tuple[Any, Any]:
+    try:
+        return next(iter(batches.epoch(0)))
+    except StopIteration:
+        raise CrbgError("the loader yields no batch") from None
+    except CrbgError:
+        raise
+    except Exception as error:
+        raise CrbgError(f"the data cannot be read as batches: {_short(error)}") from error
+
+
+def _check_inputs(x: Any) -> None:
+    numbers = [t for t in tensors(x.batch if isinstance(x, UserBatch) else x) if t.numel()]
+    if any(bool(t.isnan().any()) for t in numbers):
+        raise CrbgError("the inputs of the first batch contain NaN; remove or replace missing values")
+    varied = (t.shape[:1].numel() < 2 or bool((t != t.flatten()[0]).any()) for t in numbers)
+    if numbers and not isinstance(x, UserBatch) and not any(varied):
+        raise CrbgError("all inputs of the first batch have one and the same value; check how the data are loaded")
+
+
+def _run(model: nn.Module, x: Any, y: Any) -> tuple[Any, Any]:
+    for w in weights(model).values():
+        w.requires_grad_(True)
+    try:
+        return outputs_and_labels(model, x, y)
+    except CrbgError:
+        raise
+    except Exception as error:
+        what = f"the batch {shapes(x.batch)}" if isinstance(x, UserBatch) else f"inputs {shapes(x)}"
+        raise CrbgError(f"the model cannot take the data, {what}: {_short(error)}{_advice(model, x)}") from error
+
+
+def _advice(model: nn.Module, x: Any) -> str:
+    """Return what to change if the inputs have another type than the model, or are not one tensor."""
+    kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    if isinstance(x, Tensor):
+        return f"; convert the inputs with `.to({kind})`" if x.dtype != kind else ""
+    return "; pass `forward`, a function (model, batch) that returns (outputs, labels)"
+
+
+def _check_single_example(model: nn.Module, batches: Batches, x: Any) -> None:
+    """Check that batch norm can take a batch of one example, if the loader yields one."""
+    if not _yields_single_example(batches) or isinstance(x, UserBatch):
+        return
+    try:
+        outputs_and_labels(model, map_tensors(lambda t: t[:1], x), None)
+    except ValueError as error:
+        if "more than 1 value per channel" in str(error):
+            raise CrbgError(
+                "the loader yields a batch of one example, for which batch norm has no variance; pass "
+                "`drop_last=True` to the DataLoader"
+            ) from None
+
+
+def _yields_single_example(batches: Batches) -> bool:
+    loader = batches.loader if isinstance(batches, LoaderBatches) else None
+    if isinstance(loader, list | tuple):
+        return any(batch_size(*batches.pack(batch)) == 1 for batch in loader)  # type: ignore[attr-defined]
+    if not isinstance(loader, DataLoader) or loader.batch_size is None or loader.drop_last:
+        return False
+    try:
+        return len(loader.sampler) % loader.batch_size == 1  # type: ignore[arg-type]
+    except TypeError:  # the sampler has no length
+        return False
+
+
+def _loss(loss: Loss, out: Any, labels: Any) -> tuple[Tensor, list[LossCall]]:
+    try:
+        with LossCalls() as seen:
+            value = loss(out, labels)
+    except CrbgError:
+        raise
+    except Exception as error:
+        raise CrbgError(
+            f"the loss cannot take outputs {shapes(out)} and labels {shapes(labels)}: {_short(error)}"
+        ) from error
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        what = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise CrbgError(f"the loss must be one number, the mean over the batch; it is {what}")
+    if not bool(value.isfinite()):
+        raise CrbgError(f"the loss of the first batch is {float(value)}; check the labels and the scale of the inputs")
+    return value, seen.calls
+
+
+def _check_gradients(model: nn.Module, batches: Batches, loss: Loss, value: Tensor) -> None:
+    """Check that every weight that would be gated has an effect on the loss."""
+    if not (raw := weights(model)):
+        return  # `attach` raises the error
+    if _recomputes(value):
+        return
+    found = _gradients(value, raw)
+    unused = {n for n, g in found.items() if g is None}
+    if unused and len(unused) < len(raw):  # a layer may be skipped at random or used by few examples
+        with training_mode(model):
+            model.eval()
+            for x, y in itertools.islice(batches.epoch(0), LATER):
+                again = _gradients(loss(*outputs_and_labels(model, x, y)), {n: raw[n] for n in unused})
+                unused = {n for n, g in again.items() if g is None}
+                if not unused:
+                    break
+    if unused == set(raw) or all(g is None or not bool(g.any()) for g in found.values()):
+        raise CrbgError(
+            "no gradient reaches any weight that can be gated: the loss does not depend on them; check that the "
+            "model's forward pass and the loss are differentiable"
+        )
+    if unused:
+        raise CrbgError(
+            f"the forward pass does not use {', '.join(map(repr, sorted(unused)))}; leave unused weights out with "
+            "`where`, or remove their layers"
+        )
+
+
+def _recomputes(value: Tensor) -> bool:
+    """Return whether the graph contains a reentrant checkpoint, whose gradients `autograd.grad` cannot compute."""
+    nodes, seen = [value.grad_fn], set[Any]()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        if node.name() == "CheckpointFunctionBackward":
+            return True
+        seen.add(node)
+        nodes += [parent for parent, _ in node.next_functions]
+    return False
+
+
+def _gradients(value: Tensor, raw: dict[str, Tensor]) -> dict[str, Tensor | None]:
+    if not value.requires_grad:
+        return dict.fromkeys(raw)
+    try:
+        return dict(zip(raw, torch.autograd.grad(value, list(raw.values()), allow_unused=True), strict=True))
+    except RuntimeError as error:
+        raise CrbgError(f"the loss has no gradient: {_short(error)}") from error
+
+
+def _scales(loss: Loss, out: Any, labels: Any, calls: list[LossCall]) -> bool:
+    """Return whether doubling the logits in the outputs doubles the logits of each cross entropy in the loss."""
+    if not calls or logits(out) is None or any(call.kind == "nll" for call in calls):
+        return False
+    with torch.no_grad(), LossCalls() as again:
+        loss(with_logits(lambda t: 2 * t, out), labels)
+    pairs = zip(calls, again.calls, strict=False)
+    return len(again.calls) == len(calls) and all(torch.allclose(2 * a.logits, b.logits) for a, b in pairs)
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -1,0 +1,88 @@
+"""The state of a model before a search, and its restoration."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """One entry of a module's parameters or buffers, with its tensor and a copy of it. Tied entries share the copy."""
+
+    name: str
+    entries: dict[str, Any]
+    key: str
+    tensor: Tensor
+    stride: tuple[int, ...]
+    copy: Tensor
+
+
+class Snapshot:
+    """A copy of all tensors of a model, with their order, gradients and modes, taken when the object is created.
+
+    The gradients of the parameters are set aside until `restore`, so that the search does not add to them.
+
+    Attributes:
+        tensors: Copies of all parameters and buffers, by name; a tied tensor has its first name only.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.modes = [(m, m.training) for m in model.modules()]
+        self.flags = [(p, p.requires_grad, p.grad) for p in model.parameters()]
+        self.tensors: dict[str, Tensor] = {}
+        first: dict[int, str] = {}
+        self.slots = []
+        for name, entries, key, tensor in _entries(model):
+            own = first.setdefault(id(tensor), name)
+            if own == name:
+                self.tensors[name] = tensor.detach().clone()
+            self.slots.append(_Slot(own, entries, key, tensor, tensor.stride(), self.tensors[own]))
+        for p, *_ in self.flags:
+            p.grad = None
+
+    def now(self) -> dict[str, Tensor]:
+        """Return the present values of `tensors`; the model must have no gates."""
+        return {s.name: s.entries[s.key] for s in self.slots}
+
+    @torch.no_grad()
+    def restore(self, but: Collection[str] = ()) -> None:
+        """Restore bytes, memory layout and order of all tensors, gradients, `requires_grad` and modes.
+
+        Args:
+            but: Names of tensors that keep their present values. The model must have no gates.
+        """
+        for s in self.slots:
+            s.entries.pop(s.key, None)
+            s.entries[s.key] = s.tensor  # an entry that a forward pass replaced, and the order
+            if s.tensor.stride() != s.stride:
+                s.tensor.data = torch.empty_strided(
+                    s.tensor.shape, s.stride, dtype=s.tensor.dtype, device=s.tensor.device
+                ).copy_(s.tensor)
+            if s.name not in but and not same_bytes(s.tensor, s.copy):
+                s.tensor.copy_(s.copy)
+        for p, needs_gradient, gradient in self.flags:
+            p.requires_grad_(needs_gradient)
+            p.grad = gradient
+        for m, training in self.modes:
+            m.training = training
+            if isinstance(m, nn.RNNBase):
+                m._update_flat_weights()
+
+
+def _entries(model: nn.Module) -> Iterator[tuple[str, dict[str, Any], str, Tensor]]:
+    for prefix, module in model.named_modules():
+        for entries in (module._parameters, module._buffers):
+            for key, tensor in entries.items():
+                if tensor is not None:
+                    yield f"{prefix}.{key}".lstrip("."), entries, key, tensor
+
+
+def same_bytes(a: Tensor, b: Tensor) -> bool:
+    """Return whether two tensors of one shape and dtype have the same bytes; NaN equals NaN."""
+    return torch.equal(a.cpu().reshape(-1).view(torch.uint8), b.cpu().reshape(-1).view(torch.uint8))
