@@ -1,0 +1,92 @@
+"""Gains that keep the signal's variance: their formula, their effect on a deep network, and the restored weights."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from crbg import find_ticket
+from crbg.search.gain import scaled, variance_gains
+from crbg.ticket import Ticket
+
+
+def deep(depth: int = 8, width: int = 200, activation: type[nn.Module] = nn.Identity) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(*(layer for _ in range(depth) for layer in (nn.Linear(width, width, bias=False), activation())))
+
+
+@pytest.mark.parametrize("density", [1.0, 0.3, 0.05])
+def test_a_random_mask_keeps_the_variance_through_eight_layers(density):
+    model = deep()
+    gains = variance_gains(model, density)
+    x = torch.randn(500, 200)
+    with scaled(model, gains), torch.no_grad():
+        for layer in model[::2]:
+            layer.weight.mul_(torch.rand_like(layer.weight) < density)
+        kept = float(model(x).var() / x.var())
+    assert 0.5 < kept < 2
+    assert float(model(x).var()) < 1e-2  # without gains, torch's weights shrink the signal by 3 in each layer
+
+
+def test_the_gain_of_a_layer_follows_its_fan_in_and_its_weights():
+    model = nn.Sequential(nn.Conv2d(4, 6, 3, groups=2), nn.ConvTranspose2d(6, 5, 3), nn.Linear(7, 2), nn.Linear(3, 3))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.fill_(0.5)
+        model[3].weight.zero_()
+    expected = [1 / math.sqrt(0.2 * n * 0.25) for n in (2 * 9, 6 * 9, 7)]
+    assert list(variance_gains(model, 0.2).values()) == pytest.approx([*expected, 1.0])
+
+
+def test_weights_have_their_bytes_back_even_if_the_search_fails():
+    model = deep(2, 5)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(KeyboardInterrupt), scaled(model, dict.fromkeys(before, 1 / 3)):
+        assert not torch.equal(model[0].weight, before["0.weight"])
+        raise KeyboardInterrupt
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+class Seen(nn.Module):
+    """A network that remembers its last outputs on the first four inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.layers = nn.Sequential(nn.Linear(6, 30), nn.ReLU(), nn.Linear(30, 30), nn.ReLU(), nn.Linear(30, 3))
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("crbg", {}), ("edge_popup", {}), ("edge_popup", {"gain": "variance"}), ("concrete", {"gain": "variance"})],
+)
+def test_the_applied_and_the_loaded_ticket_are_the_network_of_the_search(method, options, tmp_path):
+    torch.manual_seed(2)
+    model, x = Seen(), torch.randn(64, 6)
+    y, initial = x[:, :3].argmax(1), copy.deepcopy(model)
+    found = find_ticket(model, [(x, y)] * 20, 0.4, method, epochs=2, **options)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), initial.parameters(), strict=True))
+    twin = copy.deepcopy(initial)
+    for name, mask in found.mask.items():
+        layer = twin.get_submodule(name.rpartition(".")[0])
+        layer.weight.data.mul_(mask * found.weight_gain[name])
+    applied = found.apply(copy.deepcopy(initial))
+    assert torch.equal(applied(x), twin(x))
+    assert not torch.allclose(applied(x), initial(x))
+    found.ticket().save(tmp_path / "t.safetensors")
+    assert torch.equal(Ticket.load(tmp_path / "t.safetensors").apply(initial)(x), twin(x))
+
+
+def test_edge_popup_has_one_factor_and_not_two():
+    x = torch.randn(64, 6)
+    data, model = [(x, x[:, :3].argmax(1))], Seen()
+    own = find_ticket(model, data, 0.25, "edge_popup", epochs=1).weight_gain
+    assert list(own.values()) == pytest.approx([2.0] * 3)
+    assert find_ticket(model, data, 0.25, "edge_popup", epochs=1, gain="variance").weight_gain == variance_gains(
+        model, 0.25
+    )
