@@ -14,7 +14,6 @@ The score is the accuracy in per cent, or 100 R^2 for regression (0 if R^2 is ne
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import time
 from collections.abc import Iterator
@@ -39,6 +38,7 @@ THESIS = {
     "polish": 0.0,
     "steer": "penalty",
     "mu0_spread": 0.01,
+    "lr": 0.03,
     "gain": "none",
 }
 POLISHED = THESIS | {"noise": 0.0, "firmness": 0.0, "polish": 0.5}
@@ -51,7 +51,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "concrete": {"method": "concrete"},
 }
 TRIALS: list[dict[str, Any]] = [
-    {"lr": 0.015},
+    {"lr": 0.02},
     {"lr": 0.06},
     {"lr": 0.1},
     {"polish": 0.3},
@@ -72,7 +72,7 @@ def planned(half: str | None, names: list[str]) -> Iterator[dict[str, Any]]:
     for name, task in TASKS.items():
         if half not in (None, task.half):
             continue
-        if not names:
+        if not names or "dense" in names:
             yield {"task": name, "half": task.half, "cell": "", "variant": "dense", "options": {}}
         for cell in CELLS:
             for variant, options in settings.items():
@@ -173,7 +173,7 @@ def main() -> None:
     with args.records.open("a") as file, tqdm(open_keys, unit="run", smoothing=0.05) as bar:
         for key in bar:
             bar.set_description(f"{key['task']} {key['variant']}")
-            file.write(json.dumps(copy.copy(run(key))) + "\n")
+            file.write(json.dumps(run(key)) + "\n")
             file.flush()
 
 

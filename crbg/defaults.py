@@ -71,5 +71,5 @@ def _crbg(model: nn.Module, density: float | None, given: Mapping[str, Any]) -> 
         # As accurate as independent samples (experiment lenet_noise_counter), at almost no cost.
         chosen["source"] = "counter"
     if density is not None and given.get("granularity", "weight") == "weight":
-        chosen |= {"noise": 0.0, "firmness": 0.0, "polish": 0.5, "steer": "shift", "mu0_spread": 0.1}
+        chosen |= {"noise": 0.0, "firmness": 0.0, "polish": 0.5, "steer": "shift", "mu0_spread": 0.1, "lr": 0.04}
     return chosen
