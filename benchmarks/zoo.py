@@ -66,10 +66,10 @@ TRIALS: list[dict[str, Any]] = [
 ]
 
 
-def planned(half: str | None, names: list[str]) -> Iterator[dict[str, Any]]:
+def planned(half: str | None, tasks: list[str], names: list[str]) -> Iterator[dict[str, Any]]:
     """Yield the key of every record: task, cell, variant and its options."""
     settings = VARIANTS | {f"trial {i}": o for i, o in enumerate(TRIALS)}
-    for name, task in TASKS.items():
+    for name, task in ((name, TASKS[name]) for name in tasks or TASKS):
         if half not in (None, task.half):
             continue
         if not names or "dense" in names:
@@ -157,6 +157,7 @@ def key_of(record: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--half", choices=("dev", "judged"), help="only this half")
+    parser.add_argument("--tasks", nargs="*", default=[], help="only these tasks")
     parser.add_argument("--variants", nargs="*", default=[], help="only these variants")
     parser.add_argument("--table", action="store_true", help="write zoo.md from the records, without running anything")
     parser.add_argument("--records", type=Path, default=HERE / "zoo.jsonl")
@@ -169,7 +170,7 @@ def main() -> None:
         (HERE / "zoo.md").write_text(text)
         return
     have = {key_of(r) for r in done}
-    open_keys = [k for k in planned(args.half, args.variants) if key_of(k) not in have]
+    open_keys = [k for k in planned(args.half, args.tasks, args.variants) if key_of(k) not in have]
     with args.records.open("a") as file, tqdm(open_keys, unit="run", smoothing=0.05) as bar:
         for key in bar:
             bar.set_description(f"{key['task']} {key['variant']}")

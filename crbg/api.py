@@ -65,8 +65,8 @@ def find_ticket(
     Apply the returned result with `result.apply(model)`, and print it to see how good the ticket is. Weights change
     only with methods that train or redraw them; `result.changed` names these tensors.
 
-    The method `crbg` runs the variant that `result.variant` names, with the defaults of `crbg.defaults`. The options
-    `noise=0.5, lr=0.03, firmness=1.0, polish=0.0, gain="none"` give the thesis's form.
+    The method `crbg` runs the variant that `result.variant` names, with the defaults of `crbg.defaults`. The thesis's
+    form is `noise=0.5, firmness=1.0, polish=0.0, steer="penalty", mu0_spread=0.01, lr=0.03, gain="none"`.
 
     The search runs in training mode and restores the mode of every module, even if it raises. If `model.training` is
     True, submodules that are in eval mode, such as frozen batch norm, stay in it.

@@ -51,10 +51,10 @@ def choose(model: nn.Module, method: str, given: Mapping[str, Any], density: flo
     scaled = plain and (gain == "variance" or (gain is None and method == "crbg"))
     parts = [method]
     if method == "crbg":
-        given = _crbg(model, density, given) | given
+        given = {**_crbg(model, density, given), **given}
         parts.append("polished" if given.get("polish") else "thesis")
     elif method == "edge_popup" and scaled:
-        given = {"scaled": False} | given  # the gain contains the factor sqrt(1 / density)
+        given = {"scaled": False, **given}  # the gain contains the factor sqrt(1 / density)
     # Without a density, `crbg` starts with half of the gates open.
     gains = variance_gains(model, density or 0.5) if scaled else {}
     return Choice(methods.options(method, given), gains, ", ".join([*parts, *(["gain variance"] if scaled else [])]))
@@ -64,12 +64,13 @@ def _crbg(model: nn.Module, density: float | None, given: Mapping[str, Any]) -> 
     """Return the defaults of `crbg`.
 
     With gates on weights and a requested density, the variant is `polished`: gates without noise and without penalties,
-    shifted to the density, and hard gates in the second half of the search. Otherwise, it is the thesis's form.
+    shifted to the density, and hard gates in the second half of the search. Otherwise, or if the caller gives `polish`
+    0, it is the thesis's form.
     """
     chosen: dict[str, Any] = {}
     if next(model.parameters()).device.type == "cpu":
         # As accurate as independent samples (experiment lenet_noise_counter), at almost no cost.
         chosen["source"] = "counter"
-    if density is not None and given.get("granularity", "weight") == "weight":
+    if density is not None and given.get("granularity", "weight") == "weight" and given.get("polish", 0.5):
         chosen |= {"noise": 0.0, "firmness": 0.0, "polish": 0.5, "steer": "shift", "mu0_spread": 0.1, "lr": 0.04}
     return chosen

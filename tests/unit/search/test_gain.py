@@ -12,11 +12,9 @@ from crbg.search.gain import scaled, variance_gains
 from crbg.ticket import Ticket
 
 
-def deep(depth: int = 8, width: int = 200, activation: type[nn.Module] = nn.Identity) -> nn.Sequential:
+def deep(depth: int = 8, width: int = 200) -> nn.Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(
-        *(layer for _ in range(depth) for layer in (nn.Linear(width, width, bias=False), activation()))
-    )
+    return nn.Sequential(*(nn.Linear(width, width, bias=False) for _ in range(depth)))
 
 
 @pytest.mark.parametrize("density", [1.0, 0.3, 0.05])
