@@ -46,8 +46,8 @@ def accuracy(model: nn.Module) -> float:
 # ## The search
 #
 # Every weight gets a gate z = clip(mu + eps, 0, 1) with eps ~ N(0, noise²). Only mu is trained. A controller adjusts a
-# penalty so that the share of weights with mu > 1/2, which are kept, reaches the target density. This is the form of the
-# thesis; without these options, `find_ticket` runs a variant with hard gates in the second half of the search.
+# penalty so that the share of weights with mu > 1/2, which are kept, reaches the target density. This is the form of
+# the thesis; without these options, `find_ticket` runs a variant with hard gates in the second half of the search.
 
 # %%
 thesis = {"polish": 0.0, "firmness": 1.0, "steer": "penalty", "mu0_spread": 0.01, "gain": "none"}
