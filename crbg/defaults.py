@@ -37,7 +37,7 @@ def choose(model: nn.Module, method: str, given: Mapping[str, Any], density: flo
         method: Name of the method.
         given: Options of the method that the caller gives.
         density: The requested density.
-        gain: `variance`, `none`, or None for the default: `variance` for `crbg` with gates on frozen weights.
+        gain: `variance`, `none`, or None for the default: `variance` for polished `crbg` with frozen weights.
 
     Raises:
         CrbgError: the gain or an option is unknown or out of range, or a gain is requested where it has no meaning.
@@ -48,16 +48,19 @@ def choose(model: nn.Module, method: str, given: Mapping[str, Any], density: flo
     plain = frozen and given.get("granularity", "weight") == "weight"
     if gain == "variance" and not plain:
         raise CrbgError(f"gain 'variance' needs one gate per weight and frozen weights; leave `gain` out for {method}")
-    scaled = plain and (gain == "variance" or (gain is None and method == "crbg"))
-    parts = [method]
+    parts, polished = [method], False
     if method == "crbg":
         given = {**_crbg(model, density, given), **given}
-        parts.append("polished" if given.get("polish") else "thesis")
-    elif method == "edge_popup" and scaled:
+        polished = bool(given.get("polish"))
+        parts.append("polished" if polished else "thesis")
+    scaled = plain and (gain == "variance" or (gain is None and polished))
+    if scaled:
+        parts.append("gain variance")
+    if scaled and method == "edge_popup":
         given = {"scaled": False, **given}  # the gain contains the factor sqrt(1 / density)
     # Without a density, `crbg` starts with half of the gates open.
     gains = variance_gains(model, density or 0.5) if scaled else {}
-    return Choice(methods.options(method, given), gains, ", ".join([*parts, *(["gain variance"] if scaled else [])]))
+    return Choice(methods.options(method, given), gains, ", ".join(parts))
 
 
 def _crbg(model: nn.Module, density: float | None, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -322,7 +322,8 @@ def scale_has_no_effect(loss, **more):
         with torch.no_grad():
             model.b.weight *= scale
             model.b.bias *= scale
-        masks.append(find_ticket(model, some_batches(), 0.5, loss=loss, epochs=4, batch=16, lr=0.1, **more).mask)
+        found = find_ticket(model, some_batches(), 0.5, loss=loss, epochs=4, batch=16, lr=0.1, gain="none", **more)
+        masks.append(found.mask)
     agreement = sum(int((masks[0][n] == masks[1][n]).sum()) for n in masks[0]) / masks[0].total
     return agreement > 0.98
 

@@ -15,8 +15,8 @@ def net() -> nn.Module:
     ("given", "density", "variant", "gains"),
     [
         ({}, 0.1, "crbg, polished, gain variance", 2),
-        ({"polish": 0.0}, 0.1, "crbg, thesis, gain variance", 2),
-        ({}, None, "crbg, thesis, gain variance", 2),
+        ({"polish": 0.0}, 0.1, "crbg, thesis", 0),
+        ({}, None, "crbg, thesis", 0),
         ({"granularity": "unit"}, 0.1, "crbg, thesis", 0),
         ({"pretrain": 1}, 0.1, "crbg, polished", 0),
     ],
@@ -25,6 +25,11 @@ def test_crbg_is_polished_where_it_can_be(given, density, variant, gains):
     choice = defaults.choose(net(), "crbg", given, density, None)
     assert (choice.variant, len(choice.gains)) == (variant, gains)
     assert not list(methods.conflicts("crbg", choice.options, density))
+
+
+def test_the_thesis_form_has_the_options_of_the_thesis():
+    thesis = methods.options("crbg", {"source": "counter"})
+    assert defaults.choose(net(), "crbg", {"polish": 0.0}, 0.1, None).options == thesis
 
 
 def test_options_that_are_given_win():
