@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 TORCH_BACKEND ?=
 STAMP := $(VENV)/.installed
 
+# The exit status of a pipe is that of the first command that fails.
+SHELL := bash
+.SHELLFLAGS := -o pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart test test-fast test-slow test-slurm test-extras lint format docs dist paper benchmark clean
 
@@ -28,10 +31,14 @@ else
 endif
 	touch $@
 
+# Lines of Snakemake's log that the quickstart omits; it shows one line per finished job, and errors.
+CHATTER := '^(Select jobs|Execute [0-9]|\[|Finished jobid|Using |Assuming |Building |Provided |Conda |Job stats|Complete log|(job|-+|[a-z_]+) +(count|-+|[0-9]+)$$|$$)'
 QUICK := --config config.yaml config/overlays/quickstart.yaml
 
 quickstart: $(STAMP) ## run the whole pipeline on handwritten digits: three minutes on two cores, no download, writes results/quickstart/
-	$(BIN)/snakemake --cores all --quiet rules --configfile config.yaml config/overlays/quickstart.yaml -- quickstart
+	@echo "running the quickstart; the logs are in results/quickstart/logs/"
+	@$(BIN)/snakemake --cores all --quiet rules host --configfile config.yaml config/overlays/quickstart.yaml -- quickstart \
+		2>&1 | grep --line-buffered -vE $(CHATTER)
 	@$(BIN)/crbg report quickstart $(QUICK) --brief
 
 # Two test processes with one thread each. Tests that share an expensive fixture run in the same process (pytest.mark.xdist_group).

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from crbg import defaults, measure, methods
 from crbg.errors import CrbgError
@@ -23,7 +23,7 @@ from crbg.gates.selection import Selection, Where, choosing
 from crbg.masks.select import keep_count
 from crbg.measure.ticket_report import Evaluation, Metric, advice
 from crbg.methods.contract import SearchResult, SearchTask
-from crbg.models.initial_weights import tensor_digest
+from crbg.models.initial_weights import fingerprints, stored_weights, tensor_digest
 from crbg.search import precheck
 from crbg.search.gain import scaled
 from crbg.search.run_search import run_search
@@ -174,11 +174,13 @@ def _search(
             _warn_of_dense_weights(model)
     precheck.check_method(method, choice.options, seen)
     before = evaluation.measure(model)
-    initial = tensor_digest({n: t for n, t in model.state_dict().items() if isinstance(t, Tensor)})
+    initial = tensor_digest(stored_weights(model))
     assert task.clock is not None
     task.clock.whole = round(methods.work(method, choice.options, task.density, task.epochs) * len(task.batches))
     with scaled(model, choice.gains), measure.training_mode(model):
         found = run_search(model, replace(task, precision=precision), methods.get(method), choice.options)
+    if choice.gains:  # the search saw the scaled weights
+        found.tensors = fingerprints(model, found.mask)
     found.variant = choice.variant
     found.weight_gain = {n: choice.gains.get(n, 1.0) * float(found.gain.get(n, 1.0)) for n in found.mask}
     if found.start is None and measure.has_batch_norm(model):

@@ -23,9 +23,11 @@ from torch import Tensor, nn
 
 from crbg import models
 from crbg.errors import CrbgError
-from crbg.gates.attach import bake, weights
+from crbg.gates.attach import bake
+from crbg.gates.layers import slot, unwrap
+from crbg.gates.selection import raw_weight, weights
 from crbg.masks.mask import Mask, shapes_digest
-from crbg.models.initial_weights import initialise, tensor_digest
+from crbg.models.initial_weights import check_fingerprints, initialise, stored_weights, tensor_digest
 from crbg.rng import LAWS
 from crbg.storage.atomic import write_bytes
 
@@ -78,6 +80,8 @@ class Ticket:
         initial: Digest of all initial tensors (`crbg.models.initial_weights.tensor_digest`).
         model_args: Arguments of the architecture.
         statistics: Running statistics of batch norm in the sparse network, by name.
+        tensors: Fingerprints of the initial tensors, by name (`crbg.models.initial_weights.fingerprints`); empty in
+            tickets of recorded runs.
         gain: Factor on the kept weights of each tensor, by name; 1 if a name is missing.
     """
 
@@ -91,6 +95,7 @@ class Ticket:
     initial: str
     model_args: Mapping[str, Any] = field(default_factory=dict)
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
+    tensors: Mapping[str, str] = field(default_factory=dict)
     gain: Mapping[str, float] = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -100,7 +105,7 @@ class Ticket:
         return f"Ticket({what}, {kept}, seed={self.seed}, law={self.law!r}, scale={self.scale:g})"
 
     def save(self, path: Path | str) -> None:
-        """Write the ticket atomically.
+        """Write the ticket atomically. A leading `~` in the path stands for the home folder.
 
         Raises:
             WriteError: the disk is full, or the folder is not writable.
@@ -124,8 +129,10 @@ class Ticket:
         # A mask from unit gates may not cover all weights of the network.
         if not self.model_name or _shapes(header) != self.mask.shapes:
             header["shapes"] = {n: list(s) for n, s in self.mask.shapes.items()}
+        if self.tensors:
+            header["tensors"] = dict(self.tensors)
         tensors = {"mask": packed, **{f"statistics.{k}": v.cpu().contiguous() for k, v in self.statistics.items()}}
-        write_bytes(Path(path), save_tensors(tensors, {"crbg": json.dumps(header, separators=(",", ":"))}))
+        write_bytes(Path(path).expanduser(), save_tensors(tensors, {"crbg": json.dumps(header, separators=(",", ":"))}))
 
     @classmethod
     def load(cls, path: Path | str) -> Ticket:
@@ -134,7 +141,7 @@ class Ticket:
         Raises:
             CrbgError: the file is missing, truncated, damaged, too large, or not a ticket.
         """
-        path = Path(path)
+        path = Path(path).expanduser()
         try:
             if path.stat().st_size > LARGEST:
                 raise CrbgError(f"it has {path.stat().st_size} bytes, too many for a ticket")
@@ -163,6 +170,7 @@ class Ticket:
                 statistics={
                     n.removeprefix("statistics."): t for n, t in tensors.items() if n.startswith("statistics.")
                 },
+                tensors={str(n): str(digest) for n, digest in header.get("tensors", {}).items()},
                 gain=_gains(header, mask),
             )
         except OSError as error:
@@ -196,23 +204,29 @@ class Ticket:
 
         Raises:
             CrbgError: the shapes of the model differ from those of the mask, or its initial weights do not match the
-                ticket's digest.
+                ticket's digest. Running statistics may differ. If the ticket has fingerprints, the error names the
+                tensors that differ, and the model may be sparse already.
         """
-        self.mask.check_shapes({n: tuple(w.shape) for n, w in weights(model).items() if n in self.mask})
+        inner = unwrap(model)
+        places = {n: slot(inner, n) for n in self.mask}
+        self.mask.check_shapes({n: tuple(raw_weight(inner, n).shape) for n, place in places.items() if place})
         if self.law in LAWS:
-            initialise(model, self.law, self.scale, self.seed)
-        if tensor_digest(dict(model.state_dict())) != self.initial:
-            raise CrbgError(
-                "the initial weights do not match the ticket's digest; the model is a different network, "
-                "was trained, or comes from a different version of its code"
-            )
-        bake(model, self.mask.multipliers(self.gain))
-        model.load_state_dict(dict(self.statistics), strict=False)
+            initialise(inner, self.law, self.scale, self.seed)
+        # Older tickets contain the digest of all tensors, running statistics included.
+        if self.initial not in (tensor_digest(stored_weights(inner)), tensor_digest(dict(inner.state_dict()))):
+            if not self.tensors:
+                raise CrbgError(
+                    "the initial weights do not match the ticket's digest; the model is a different network, "
+                    "was trained, or comes from a different version of its code"
+                )
+            check_fingerprints(inner, self.mask, self.tensors)
+        bake(inner, self.mask.multipliers(self.gain))
+        inner.load_state_dict(dict(self.statistics), strict=False)
         return model
 
     def describe(self) -> dict[str, Any]:
         """Return the ticket's fields as plain values; the mask is replaced by the counts of kept and total weights."""
-        plain = {k: v for k, v in asdict(self).items() if k not in ("mask", "statistics")}
+        plain = {k: v for k, v in asdict(self).items() if k not in ("mask", "statistics", "tensors")}
         return plain | {"kept": self.mask.kept, "total": self.mask.total, "density": self.mask.density}
 
 

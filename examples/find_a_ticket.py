@@ -6,6 +6,9 @@
 # (jupytext), or run `python examples/find_a_ticket.py`. It takes about 15 seconds on one core.
 
 # %%
+import tempfile
+from pathlib import Path
+
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
@@ -96,6 +99,8 @@ print(f"shuffled mask {accuracy(shuffled):.1%}")
 # other weights.
 
 # %%
-found.ticket().save("ticket.safetensors")
-again = Ticket.load("ticket.safetensors").apply(network())
+with tempfile.TemporaryDirectory() as folder:
+    path = Path(folder) / "ticket.safetensors"
+    found.ticket().save(path)
+    again = Ticket.load(path).apply(network())
 print(f"from the file {accuracy(again):.1%}")

@@ -30,7 +30,13 @@ def mnist():
     else:
         from torchvision.datasets import MNIST
 
-        sets = [MNIST("data", train=t, download=True) for t in (True, False)]
+        try:
+            sets = [MNIST("data", train=t, download=True) for t in (True, False)]
+        except (OSError, RuntimeError) as error:
+            arrays = "with the arrays train_x, train_y, test_x, test_y"
+            raise SystemExit(
+                f"MNIST cannot be downloaded ({' '.join(str(error).split())}): put it at {path}, {arrays}"
+            ) from None
         parts = [(s.data.numpy(), s.targets.numpy()) for s in sets]
     flat = [(torch.tensor(x).reshape(-1, 784).float() / 255, torch.tensor(y).long()) for x, y in parts]
     return [((x - 0.1307) / 0.3081, y) for x, y in flat]

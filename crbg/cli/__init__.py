@@ -9,6 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from crbg import __version__
 from crbg.cli import inspect, publish, run
 from crbg.errors import CrbgError
 from crbg.runs.stop import INTERRUPTED
@@ -20,6 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="crbg", description="Find strong lottery tickets, compare methods, and verify the results."
     )
+    parser.add_argument("--version", action="version", version=f"crbg {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for group in (run, inspect, publish):
         group.add(commands)

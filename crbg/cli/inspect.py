@@ -81,6 +81,8 @@ def show_list(args: argparse.Namespace) -> None:
     for kind in kinds:
         title, lines = LISTS[kind]
         blocks.append("\n".join([title] * (len(kinds) > 1) + [textwrap.indent(line, "  ") for line in lines(args)]))
+    if len(kinds) > 1:
+        blocks.append(f"{', '.join(f'`crbg list {kind}`' for kind in kinds)} list one part.")
     show(*blocks)
 
 
@@ -99,5 +101,7 @@ def show_data(args: argparse.Namespace) -> None:
     images = f"{sizes['train']} training, {sizes['validation']} validation, {sizes['test']} test images"
     lossy = f" ({len(found.lossy_test)} of the test images with lossy compression)" if len(found.lossy_test) else ""
     show(f"{found.name}: {shape}; {images}{lossy}; SHA-256 {found.digest}")
+    if args.images and args.size > 64:
+        show(f"Training on images of {args.size} pixels is slow; `--size 32` and another name make a smaller data set.")
     if args.out:
         write_json(args.out, {"name": found.name, "digest": found.digest, "images": sizes})

@@ -18,7 +18,9 @@ def add(commands: Commands) -> None:
     sub.add_argument(
         "--out", type=Path, metavar="FILE", help="write to FILE instead, to compare it with the committed choices"
     )
-    sub.add_argument("--partial", action="store_true", help="leave out the arms whose tuning runs are not all done")
+    sub.add_argument(
+        "--partial", action="store_true", help="leave out arms with missing tuning runs, even if they have settings"
+    )
     sub.add_argument("--verbose", action="store_true", help="list every choice with its settings")
     about = "Copy finished runs into results/recorded, to be committed."
     sub = add_command(commands, "record", record, about, "crbg record lenet_curve")
@@ -37,13 +39,14 @@ def select(args: argparse.Namespace) -> None:
 
     config = config_of(args)
     path = args.out or config.paper / "selected.yaml"
-    choices = selection.write(config, path, args.partial)
+    choices, notes = selection.write(config, path, args.partial)
     if args.verbose:
-        show(choices)
+        show(choices, *notes)
         return
     show(
         f"{path}: settings with the highest mean validation accuracy",
         listing.chosen(path),
+        *notes,
         "`crbg select --verbose` lists the settings.",
     )
 

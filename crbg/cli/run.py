@@ -20,7 +20,9 @@ def add(commands: Commands) -> None:
     sub = add_command(commands, "evaluate", evaluate, about, "crbg evaluate lenet_curve")
     add_cells(sub)
     sub.add_argument("--out", type=Path, metavar="FILE", help="write a list of the runs to FILE (JSON)")
-    about = "Check finished runs against their spec, seed, data and ticket; the exit status is 1 if a run fails."
+    about = (
+        "Check finished runs against their spec, seed, data and ticket. Exit status 1: a run fails, or none is checked."
+    )
     example = "crbg verify lenet_curve --where arm=crbg --out verified.md"
     sub = add_command(commands, "verify", verify, about, example)
     add_cells(sub)

@@ -1,9 +1,9 @@
 """Data sets from folders of images, converted once to pixel arrays on disk.
 
 `crbg data NAME --images DIR --size S` reads DIR/train/<class>/* and DIR/val/<class>/* (or DIR/test), the layout of
-ImageNet. It scales the shorter side of each image to S pixels and crops the centre. Under the data root it writes
-train_x.npy and test_x.npy, uint8 (N, 3, S, S), the labels, and an index. The arrays are memory-mapped when used: the
-data set takes no GPU memory whatever its size, and a batch is one gather operation.
+ImageNet. It converts each image to 8-bit RGB, scales the shorter side to S pixels, and crops the centre. Under the
+data root it writes train_x.npy and test_x.npy, uint8 (N, 3, S, S), the labels, and an index. The arrays are
+memory-mapped when used: the data set takes no GPU memory whatever its size, and a batch is one gather operation.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def prepare(
         The folder of the data set.
 
     Raises:
-        CrbgError: folders or classes are missing, a file is not an image, or the name is already in use.
+        CrbgError: folders or classes are missing, a file is not an image that can be used, all training pixels are
+            equal, or the name is already in use.
     """
     out, partial = root / name, root / f"{name}.partial"
     if _exists(name, out, size):
@@ -55,6 +56,9 @@ def prepare(
     state = _state(partial, sets, size)
     for part, image_set in sets.items():
         _fill(part, image_set, partial, state, batch, tell)
+    values = len(sets["train"]) * size * size
+    if all(values * squares == total**2 for total, squares in zip(state["sum"], state["squares"], strict=True)):
+        raise CrbgError(f"{images}: all training images have the same constant colour; check the files")
     _write_index(partial, sets, state)
     (partial / STATE).unlink()
     partial.replace(out)
@@ -73,7 +77,8 @@ def _exists(name: str, out: Path, size: int) -> bool:
         return False
     pixels = json.loads((out / INDEX).read_text())["shape"][1]
     if pixels != size:
-        raise CrbgError(f"{out} contains images of {pixels} pixels; choose another name for images of {size} pixels")
+        other = f"choose another name for images of {size} pixels, or delete this folder"
+        raise CrbgError(f"{out} contains images of {pixels} pixels; {other}")
     return True
 
 
@@ -87,7 +92,7 @@ def _image_sets(images: Path, size: int) -> dict[str, Any]:
         if where is None:
             raise CrbgError(f"{images} has no folder {' or '.join(folders)} with a folder of images for each class")
         try:
-            sets[part] = ImageFolder(str(where), transform=functools.partial(_square, size=size))
+            sets[part] = ImageFolder(str(where), loader=_rgb, transform=functools.partial(_square, size=size))
         except FileNotFoundError as error:
             raise CrbgError(f"{where}: {str(error).splitlines()[0]}") from None
     if sets["train"].classes != sets["test"].classes:
@@ -168,10 +173,43 @@ def _write_index(folder: Path, sets: dict[str, Any], state: dict[str, Any]) -> N
 def _decoded(loader: Any, where: str) -> Iterator[Any]:
     try:
         yield from loader
-    except OSError as error:  # PIL's message contains the file name or its first bytes
+    except OSError as error:
+        why = str(error).strip().splitlines()[-1].removeprefix("OSError: ")  # a worker's message contains its traceback
         raise CrbgError(
-            f"{where}: an image cannot be read ({error}); repair or remove it, then repeat the command to continue"
+            f"{where}: an image cannot be read ({why}); repair or remove it, then repeat the command to continue"
         ) from None
+
+
+def _rgb(path: str) -> Any:
+    """Read an image as 8-bit RGB. 16-bit and float pixels are scaled, transparent ones are composited onto white.
+
+    Raises:
+        OSError: the file is not an image, or its pixels have no known range.
+    """
+    from PIL import Image
+
+    with Image.open(path) as image:
+        if image.mode.startswith("I") or image.mode == "F":
+            return Image.fromarray(_eight_bit(image, path)).convert("RGB")
+        if image.has_transparency_data:
+            white = Image.new("RGBA", image.size, "white")
+            return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+        return image.convert("RGB")
+
+
+def _eight_bit(image: Any, path: str) -> np.ndarray:
+    """Scale grey pixels to uint8: 16-bit ones from [0, 65535], and floats from [0, 1]."""
+    pixels = np.asarray(image)
+    if image.mode.startswith("I;16") or image.format == "PNG":
+        top = 65535.0
+    elif image.mode == "F" and pixels.min() >= 0 and pixels.max() <= 1:
+        top = 1.0
+    else:
+        raise OSError(
+            f"{path}: its {image.mode} pixels range from {pixels.min():g} to {pixels.max():g}; "
+            "only 8-bit and 16-bit pixels and floats in [0, 1] can be used"
+        )
+    return (pixels * (255.0 / top)).round().astype(np.uint8)
 
 
 def _square(image: Any, size: int) -> torch.Tensor:
@@ -180,8 +218,6 @@ def _square(image: Any, size: int) -> torch.Tensor:
 
     width, height = image.size
     scale = size / min(width, height)
-    image = image.convert("RGB").resize(
-        (max(size, round(width * scale)), max(size, round(height * scale))), Image.Resampling.BILINEAR
-    )
+    image = image.resize((max(size, round(width * scale)), max(size, round(height * scale))), Image.Resampling.BILINEAR)
     left, top = (image.width - size) // 2, (image.height - size) // 2
     return torch.from_numpy(np.asarray(image.crop((left, top, left + size, top + size))).copy()).permute(2, 0, 1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -117,10 +118,11 @@ def _read(entry: DataInfo, folder: Path, download: bool) -> dict[str, np.ndarray
     return arrays
 
 
-def _short(error: Exception) -> str:
-    """Return the reason for a failed download, on one line."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:90]}{'...' if len(text) > 90 else ''}"
+def _layout(maker: Any, folder: Path) -> Path:
+    """Return a file or folder that a data set of torchvision reads under the data root."""
+    if hasattr(maker, "base_folder"):  # CIFAR
+        return folder / str(maker.base_folder)
+    return folder / str(maker.__name__) / "raw" / str(maker.resources[0][0]).removesuffix(".gz")
 
 
 def _torchvision(entry: DataInfo, folder: Path, download: bool) -> dict[str, np.ndarray]:
@@ -130,9 +132,11 @@ def _torchvision(entry: DataInfo, folder: Path, download: bool) -> dict[str, np.
     try:
         sets = {part: maker(str(folder), train=part == "train", download=download) for part in ("train", "test")}
     except Exception as error:  # torchvision raises RuntimeError, URLError and others for failed downloads
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        failed = f", and could not be downloaded ({reason})" if download else ""
         raise CrbgError(
-            f"data set {entry.name!r} is neither at {folder / (entry.name + '.npz')} nor in torchvision's layout under "
-            f"{folder}, and could not be downloaded ({_short(error)}); "
+            f"data set {entry.name!r} is neither at {folder / (entry.name + '.npz')} nor, in torchvision's layout, at "
+            f"{_layout(maker, folder)}{failed}; "
             "set CRBG_DATA (or `data_dir` in config.yaml) to the folder that contains it"
         ) from None
     out: dict[str, np.ndarray] = {}

@@ -191,7 +191,8 @@ def load(path: Path) -> dict[str, Any]:
         loaded = loader.get_single_data() or {}
     except OSError as error:
         moved = path.parent / "overlays" / path.name
-        hint = f"; it is now {moved}" if moved.exists() else ""
+        here = "; run crbg in the root of a clone, or pass --config FILE" if path == Path("config.yaml") else ""
+        hint = f"; it is now {moved}" if moved.exists() else here
         raise CrbgError(f"cannot read the configuration {path}: {error.strerror}{hint}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise CrbgError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None

@@ -39,16 +39,21 @@ def experiments(config: Config) -> Iterator[str]:
 def method_names() -> Iterator[str]:
     """Yield the name, summary and options of each method."""
     for name in methods.names():
-        method = methods.get(name)
-        knobs = ", ".join(f"{f.name}={f.default}" for f in dataclasses.fields(method.Options))
-        yield _wrap(f"{name:20s}  ", " ".join(str(method.__doc__).split("\n\n")[0].split()))
-        yield _wrap(" " * 22, knobs or "no options")
+        yield _wrap(f"{name:20s}  ", " ".join(str(methods.get(name).__doc__).split("\n\n")[0].split()))
+        yield _wrap(" " * 22, _options(name))
+    yield "`crbg list methods NAME` explains a method and its options."
 
 
 def explain(name: str) -> str:
-    """Return the docstrings of a method and of its options."""
+    """Return the docstrings of a method and of its options, and the defaults of the options."""
     method = methods.get(name)
-    return "\n\n".join(inspect.cleandoc(str(o.__doc__)) for o in (method, *method.Options.__mro__[:-1]))
+    parts = [inspect.cleandoc(str(o.__doc__)) for o in (method, *method.Options.__mro__[:-1])]
+    return "\n\n".join([*parts, _wrap("Defaults: ", _options(name))])
+
+
+def _options(name: str) -> str:
+    """Return the options of a method with their defaults."""
+    return ", ".join(f"{f.name}={f.default}" for f in dataclasses.fields(methods.get(name).Options)) or "no options"
 
 
 def networks() -> Iterator[str]:

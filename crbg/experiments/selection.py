@@ -43,15 +43,21 @@ def suggest(config: Config, tuning: Experiment, partial: bool = False) -> dict[s
     if untuned and not config.demonstration:  # a demonstration tunes at few densities
         raise CrbgError(f"{tuning.name}.groups names density {untuned[0]}, at which no arm is tuned; add it to a grid")
     out: dict[str, list[dict[str, Any]]] = {}
+    skipped = unfinished(config, tuning) if partial else ()
     for arm in dict.fromkeys(c.arm for c in tuning.cells):
         mine = [c for c in tuning.cells if c.arm == arm]
-        if partial and any(record_store.find(config, c.spec, c.seed) is None for c in mine):
+        if arm in skipped:
             continue
         for density in tuning.groups:
             trials = [c for c in mine if c.spec.density == density]
             if trials:  # not every arm is tuned at every density; another group then includes this one
                 out.setdefault(arm, []).append(_choice(config, tuning, trials, mine))
     return out
+
+
+def unfinished(config: Config, tuning: Experiment) -> list[str]:
+    """Return the arms of a tuning experiment whose trials are not all done."""
+    return list(dict.fromkeys(c.arm for c in tuning.cells if record_store.find(config, c.spec, c.seed) is None))
 
 
 def _choice(config: Config, tuning: Experiment, trials: list[Cell], arm: list[Cell]) -> dict[str, Any]:
@@ -106,39 +112,60 @@ def varying(chosen: Spec, trials: list[Spec]) -> dict[str, Any]:
     return {k: v for k, v in flat(chosen).items() if any(e[k] != v for e in every)}
 
 
-def write(config: Config, path: Path, partial: bool = False) -> str:
-    """Choose settings for every main experiment that is tuned, write the file, and return the choices as text.
+def write(config: Config, path: Path, partial: bool = False) -> tuple[str, list[str]]:
+    """Choose settings for every main experiment that is tuned, and write the file.
 
-    With `partial`, arms whose trials are not all done are left out. Their main runs cannot start before settings are
-    chosen for them.
+    An arm with unfinished trials keeps the settings that it has. With `partial`, or if it has none, it is left out: its
+    main runs cannot start before settings are chosen for it. A file for comparison, which is written to another path
+    than `paper/selected.yaml`, contains only the experiments whose trials are all done.
+
+    Returns:
+        The choices as text, and one line each on the arms that keep their settings and on those that have none.
+
+    Raises:
+        CrbgError: trials of every arm are missing, and no arm has settings; or no point reached its target density.
     """
+    own = path == config.paper / "selected.yaml"
+    old = configs.read_selected(configs.choices(config.paper)) if own and not partial else {}
     out: dict[str, Any] = {}
+    kept, bare = list[str](), list[str]()
     for e in config.experiments.values():
-        if e.tuned_by:
-            # A file for comparison, written elsewhere, contains only the experiments whose tuning runs are all done.
-            tunings = [config.experiment(name) for name in e.tuned_by]
-            todo = (c for t in tunings for c in t.cells if record_store.find(config, c.spec, c.seed) is None)
-            if not partial and path != config.paper / "selected.yaml" and next(todo, None):
-                continue
-            arms = {c.arm for c in e.cells}
-            out[e.name] = {
-                arm: choices for t in tunings for arm, choices in suggest(config, t, partial).items() if arm in arms
-            }
+        tunings = [config.experiment(name) for name in e.tuned_by]
+        waiting = [arm for t in tunings for arm in unfinished(config, t)]
+        if not tunings or (waiting and not own and not partial):
+            continue
+        arms = {c.arm for c in e.cells}
+        chosen = {arm: choices for t in tunings for arm, choices in suggest(config, t, partial or own).items()}
+        chosen |= {arm: old[e.name][arm] for arm in waiting if arm in old.get(e.name, {})}
+        order = dict.fromkeys(c.arm for t in tunings for c in t.cells)
+        out[e.name] = {arm: chosen[arm] for arm in order if arm in arms and arm in chosen}
+        for names, left in ((kept, old.get(e.name, {}).keys()), (bare, arms - chosen.keys())):
+            those = arms.intersection(waiting, left)
+            names += [e.name] if those and those == arms & order.keys() else sorted(f"{e.name}.{arm}" for arm in those)
+    if bare and not partial and not any(out.values()):
+        trials = ", ".join(sorted({t for e in config.experiments.values() for t in e.tuned_by}))
+        raise CrbgError(f"no settings can be chosen, because no arm has all its trials; `crbg run NAME` runs {trials}")
     write_text(path, HEAD + yaml.safe_dump(out, sort_keys=False))
-    if path == config.paper / "selected.yaml" and not config.demonstration:
+    if own and not config.demonstration:
         # The chosen settings change the main specs, so the configuration is read again before digests are listed.
-        again = configs.read(config.files)
+        again = configs.read(config.files, [f"results={config.results}", f"paper={config.paper}"])
         mains = [e for e in again.experiments.values() if e.role == "main"]
         ready = {e.name: [c for c in e.cells if not again.unchosen([c])] for e in mains}
         out["evaluate"] = {
             name: {c.spec.digest(): c.spec.slug() for c in cells} for name, cells in ready.items() if cells
         }
         write_text(path, HEAD + yaml.safe_dump(out, sort_keys=False))
+    unknown = dict.fromkeys(("tuned_at", "validation", "trials", "missed"), "?")  # in a choice written by hand
     lines = [f"{path}: settings by highest mean validation accuracy"]
     for name in (n for n in out if n != "evaluate"):
         for arm, choices in out[name].items():
-            for c in choices:
+            for c in (unknown | choice for choice in choices):
                 settings = ", ".join(f"{k}={v}" for k, v in c["set"].items())
                 outcome = f"{c['validation']} %, {c['trials']} trials, {c['missed']} missed the density"
                 lines.append(f"  {name} {arm} at {c['tuned_at']}: {settings} ({outcome})")
-    return "\n".join(lines)
+    notes = {"keep the settings that they have": kept, "have no settings yet": bare}
+    return "\n".join(lines), [
+        f"Some trials are missing, so these experiments or arms {what}: {', '.join(names)}."
+        for what, names in notes.items()
+        if names
+    ]

@@ -125,10 +125,15 @@ class Spec:
         """The resolved options, checked once: planning asks for those of every cell many times."""
         return methods.options(self.method, self.options)
 
+    def in_shape(self) -> tuple[int, int, int]:
+        """Return the shape of an image that the network gets, (channels, height, width)."""
+        channels, height, width = info(self.data).shape
+        return channels, self.size or height, self.size or width
+
     def layer_sizes(self) -> list[tuple[int, int]]:
         """Return (inputs, outputs) of each layer of a fully connected network, from its name."""
-        entry = info(self.data)
-        return list(itertools.pairwise([math.prod(entry.shape), *map(int, self.model.split("-")[1:]), entry.classes]))
+        hidden = map(int, self.model.split("-")[1:])
+        return list(itertools.pairwise([math.prod(self.in_shape()), *hidden, info(self.data).classes]))
 
     def canonical(self) -> dict[str, Any]:
         """Return the input of the digest: all fields that differ from their defaults, and the method's version."""

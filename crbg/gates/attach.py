@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.utils.checkpoint import CheckpointError
 
 from crbg.errors import CrbgError
 from crbg.gates import recurrent
@@ -21,7 +22,7 @@ from crbg.gates.base import Fixed, Gate
 from crbg.gates.gaussian import Units
 from crbg.gates.layers import columns_of, gate_of, gateable, reads_often, unwrap
 from crbg.gates.scope import Scope
-from crbg.gates.selection import Where, candidate_mask, candidates, choose, parameter
+from crbg.gates.selection import Where, candidate_mask, candidates, check_tied, choose, raw_weight, tying
 from crbg.gates.selection import weights as weights
 
 MakeGate = Callable[[str, Tensor], Gate | None]
@@ -66,16 +67,18 @@ def attach(model: nn.Module, make: MakeGate, where: Where = None, tied: str | No
             (weight norm, spectral norm, pruning hooks), or a gate does not fit. The model is unchanged then.
     """
     inner = unwrap(model)
-    chosen = choose(inner, where, tied)
+    chosen = choose(inner, where)
     for name, places in chosen.items():
-        if any(gate_of(*place) is not None for place in places):
+        if any(gate_of(*place) is not None for place in places.values()):
             raise CrbgError(f"{name!r} already has a gate; call bake(model) or detach(model) first")
     # All gates are built before the first is attached, so that the model is unchanged if `make` raises.
     made = {name: gate for name in chosen if (gate := _built(inner, name, make)) is not None}
+    for name in made:
+        check_tied(chosen[name], tied or tying(inner))
     scope = Scope.of(inner) or Scope()
     for name, gate in made.items():
         gate.scope = scope
-        for layer, attribute in chosen[name]:
+        for layer, attribute in chosen[name].values():
             _register(layer, attribute, gate)
             if reads_often(layer):
                 scope.attach(layer)  # in case the layer is called without the model around it
@@ -86,7 +89,7 @@ def attach(model: nn.Module, make: MakeGate, where: Where = None, tied: str | No
 
 def _built(model: nn.Module, name: str, make: MakeGate) -> Gate | None:
     """Build the gate of one weight, and fit it to the layout and the zeros of the weight."""
-    gate = make(name, parameter(model, name))
+    gate = make(name, raw_weight(model, name))
     if isinstance(gate, Units):
         columns = columns_of(model, name)
         if gate.columns not in (None, columns):
@@ -170,7 +173,7 @@ def bake(model: nn.Module, mask: Mapping[str, Tensor] | None = None) -> nn.Modul
     Raises:
         CrbgError: the mask names a weight that the model lacks, or a mask tensor and its weight differ in shape.
     """
-    raw = {name: parameter(model, name) for name in (attached_gates(model) if mask is None else mask)}
+    raw = {name: raw_weight(model, name) for name in (attached_gates(model) if mask is None else mask)}
     for name, value in (mask or {}).items():
         if value.shape != raw[name].shape:
             model_shape, mask_shape = tuple(raw[name].shape), tuple(value.shape)
@@ -188,10 +191,24 @@ def bake(model: nn.Module, mask: Mapping[str, Tensor] | None = None) -> nn.Modul
 
 @contextmanager
 def gated(model: nn.Module, make: MakeGate, where: Where = None, tied: str | None = None) -> Iterator[nn.Module]:
-    """Attach gates for the duration of the block, as `attach` does; they are removed even if the block raises."""
+    """Attach gates for the duration of the block, as `attach` does; they are removed even if the block raises.
+
+    Raises:
+        CrbgError: gradient checkpointing cannot repeat a gate, because two checkpointed parts use the same weight.
+    """
     attach(model, make, where, tied)
+    scope = Scope.of(unwrap(model))
     try:
         yield model
+    except RuntimeError as error:
+        # Reentrant checkpointing evaluates gates in a backward pass; torch's error does not name checkpointing.
+        again = scope is not None and scope.recomputed and "through the graph a second time" in str(error)
+        if again or isinstance(error, CheckpointError):
+            raise CrbgError(
+                "gradient checkpointing cannot repeat a gate that several checkpointed parts of the model use; switch "
+                f"checkpointing off, or leave the layers that are used several times out with `where` ({error})"
+            ) from error
+        raise
     finally:
         detach(model)
 

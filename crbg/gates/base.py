@@ -16,9 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from crbg.errors import CrbgError
+from crbg.gates.dtypes import HALF
 from crbg.gates.scope import Scope
-
-HALF = (torch.bfloat16, torch.float16)
 
 
 class Gate(nn.Module):

@@ -17,6 +17,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from crbg.gates.dtypes import has_float64
+
 VERSION = 2  # the version of kernels.c that this file expects
 HALF = 1024  # pairs per block: positions j and j + HALF of a block share one Box-Muller pair
 
@@ -274,7 +276,8 @@ def _box_muller(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     q = s * s
     log_m = s * _polynomial(q, (2.0, 0.66666669, 0.4, 0.28571430))
     square = (-2.0 * (exponent * 0.69314718 + log_m)).clamp(min=0)
-    radius = square.double().sqrt().float()  # torch's float32 square root is not always correctly rounded
+    # torch's float32 square root is not always correctly rounded.
+    radius = square.double().sqrt().float() if has_float64(square.device) else square.sqrt()
     t = (_shift(b, 9).float() + (0.5 - 4194304.0)) * 1.8725352e-07
     p = t * t
     sine = t * _polynomial(p, (1.0, -0.16666667, 0.0083333310, -0.00019840874))

@@ -121,18 +121,25 @@ def raw(layer: nn.Module, attribute: str) -> nn.Parameter | None:
     return layer._parameters.get(attribute)
 
 
-def foreign(layer: nn.Module, attribute: str) -> str | None:
-    """Return what computes a weight before each forward pass, such as "WeightNorm"; None if it is a plain parameter."""
+def foreign(layer: nn.Module, attribute: str) -> tuple[str, str] | None:
+    """Return what other code computes a weight, and the function that removes it; None for a plain parameter."""
     if parametrize.is_parametrized(layer, attribute):
         others = [m for m in cast(Any, layer.parametrizations)[attribute] if not isinstance(m, Gate)]
-        return type(others[0]).__name__.strip("_") if others else None
+        if not others:
+            return None
+        return type(others[0]).__name__.strip(
+            "_"
+        ), f"torch.nn.utils.parametrize.remove_parametrizations(layer, {attribute!r})"
     if attribute in layer._parameters:
         return None
     # torch.nn.utils.prune and the old forms of weight_norm and spectral_norm compute the weight in a hook.
-    for suffix, kind in (("_orig", "pruning or spectral_norm"), ("_g", "weight_norm")):
-        if layer._parameters.get(attribute + suffix) is not None:
-            return f"torch.nn.utils ({kind})"
-    return None
+    if layer._parameters.get(f"{attribute}_g") is not None:
+        return "weight_norm", "torch.nn.utils.remove_weight_norm(layer)"
+    if layer._parameters.get(f"{attribute}_orig") is None:
+        return None
+    if f"{attribute}_mask" in layer._buffers:
+        return "torch.nn.utils.prune", f"torch.nn.utils.prune.remove(layer, {attribute!r})"
+    return "spectral_norm", "torch.nn.utils.remove_spectral_norm(layer)"
 
 
 def underlying(layer: nn.Module, attribute: str) -> Tensor:
@@ -242,6 +249,6 @@ def fan_in(model: nn.Module, name: str, w: Tensor) -> int:
     found = slot(unwrap(model), name)
     own = rule(found[0]) if found else None
     if own is None or own.axis != 0:
-        return w[0].numel()
+        return w[0].numel() if w.ndim else 1
     groups = getattr(found[0], "groups", 1) if found else 1
     return w.numel() // (w.shape[1] * groups)

@@ -70,11 +70,11 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
     """
     model = unwrap(model)
     if (choice := _choice(model)) is not None:
-        return {name: parameter(model, name) for name in choice.names}
+        return {name: raw_weight(model, name) for name in choice.names}
     return {name: _raw(place) for name, place in gateable(model).items()}
 
 
-def parameter(model: nn.Module, name: str) -> nn.Parameter:
+def raw_weight(model: nn.Module, name: str) -> nn.Parameter:
     """Return a parameter by name, without evaluating its gate.
 
     Raises:
@@ -89,7 +89,7 @@ def parameter(model: nn.Module, name: str) -> nn.Parameter:
 
 def multiplied(model: nn.Module, multipliers: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
     """Return the raw weights times the given factors, by name, for `torch.func.functional_call`."""
-    raw_weights = {n: parameter(model, n) for n in multipliers or {}}
+    raw_weights = {n: raw_weight(model, n) for n in multipliers or {}}
     return {n: w * (multipliers or {})[n].to(w.device) for n, w in raw_weights.items()}
 
 
@@ -108,20 +108,18 @@ def candidate_mask(model: nn.Module) -> dict[str, Tensor]:
     return {n: some.get(n, torch.ones_like(w, dtype=torch.bool)) for n, w in weights(model).items()}
 
 
-def choose(model: nn.Module, where: Where = None, tied: str | None = None) -> dict[str, list[Slot]]:
-    """Return the layers and attributes to gate for each chosen weight, by name.
+def choose(model: nn.Module, where: Where = None) -> dict[str, dict[str, Slot]]:
+    """Return the places of each chosen weight: layers and attributes by name. Tied weights have several places.
 
     Args:
         model: A model without wrappers.
         where: As for `crbg.attach`; None stands for the current choice of a search, or else for all default weights.
-        tied: As for `crbg.attach`.
 
     Raises:
-        CrbgError: as for `crbg.attach`.
+        CrbgError: as for `crbg.attach`, except that tied weights are not refused.
     """
-    choice = _choice(model)
-    if choice is not None:
-        where, tied = list(choice.names) if where is None else where, tied or choice.tied
+    if where is None and (choice := _choice(model)) is not None:
+        where = list(choice.names)
     default = dict(slots(model))
     chosen = default if where is None else _matching(model, where, default)
     if not chosen:
@@ -131,7 +129,9 @@ def choose(model: nn.Module, where: Where = None, tied: str | None = None) -> di
         )
     for name, place in chosen.items():
         _check(name, place)
-    return _with_twins(model, chosen, tied or "refuse")
+    every = owners(model)
+    places = [every[id(_raw(place))] for place in chosen.values()]
+    return {main_name(p): p for p in places}
 
 
 def _matching(model: nn.Module, where: Where, default: Mapping[str, Slot]) -> dict[str, Slot]:
@@ -159,33 +159,27 @@ def _check(name: str, place: Slot) -> None:
     layer, attribute = place
     if (other := foreign(layer, attribute)) is not None:
         raise CrbgError(
-            f"{name!r} of {type_name(layer)} is computed by {other}, so it cannot have a gate; remove this first "
-            "(`torch.nn.utils.parametrize.remove_parametrizations` or `torch.nn.utils.prune.remove`), or leave the "
-            "layer out with `where`"
+            f"{name!r} of {type_name(layer)} is computed by {other[0]}, so it cannot have a gate; remove this first "
+            f"with `{other[1]}`, or leave the weight out with `where`"
         )
     if torch.nn.parameter.is_lazy(_raw(place)):
         raise CrbgError(f"{name!r} has no shape yet (lazy module); pass one batch through the model first")
 
 
-def _with_twins(model: nn.Module, chosen: Mapping[str, Slot], tied: str) -> dict[str, list[Slot]]:
-    """Add the other layers that share a chosen weight.
+def check_tied(places: Mapping[str, Slot], tied: str) -> None:
+    """Check that a weight that gets a gate is not tied, unless its layers may share the gate.
 
     Raises:
-        CrbgError: `tied` is unknown, or it is "refuse" and a chosen weight is tied.
+        CrbgError: `tied` is unknown, or it is "refuse" and the weight has several places.
     """
     if tied not in TIED:
         raise CrbgError(f"unknown value {tied!r} of `tied`: {suggest(tied, TIED)}")
-    every, result = owners(model), dict[str, list[Slot]]()
-    for place in chosen.values():
-        places = every[id(_raw(place))]
-        if len(places) > 1 and tied == "refuse":
-            first, second, *_ = places
-            raise CrbgError(
-                f"{second!r} and {first!r} share one weight, and a gate on one of them would not affect the other; "
-                'pass tied="share" for one gate on both, leave them out with `where`, or untie them'
-            )
-        result[main_name(places)] = list(places.values())
-    return result
+    if len(places) > 1 and tied == "refuse":
+        first, second, *_ = places
+        raise CrbgError(
+            f"{second!r} and {first!r} share one weight, and a gate on one of them would not affect the other; "
+            'pass tied="share" for one gate on both, leave them out with `where`, or untie them'
+        )
 
 
 @contextmanager
@@ -197,9 +191,10 @@ def choosing(model: nn.Module, selection: Selection) -> Iterator[None]:
     Raises:
         CrbgError: as for `crbg.attach`, or all chosen weights are zero.
     """
-    found = {
-        name: _raw(places[0]).detach() != 0 for name, places in choose(model, selection.where, selection.tied).items()
-    }
+    found = {}
+    for name, places in choose(model, selection.where).items():
+        check_tied(places, selection.tied)
+        found[name] = raw_weight(model, name).detach() != 0
     empty = [name for name, there in found.items() if not bool(there.any())]
     if len(empty) == len(found):
         raise CrbgError("all weights that could carry gates are exactly zero; initialise the model first")
@@ -216,6 +211,12 @@ def choosing(model: nn.Module, selection: Selection) -> Iterator[None]:
 def _choice(model: nn.Module) -> Choice | None:
     choice = model.__dict__.get(_CHOICE)
     return choice if isinstance(choice, Choice) else None
+
+
+def tying(model: nn.Module) -> str:
+    """Return what the current search does with tied weights; "refuse" outside a search."""
+    choice = _choice(model)
+    return "refuse" if choice is None else choice.tied
 
 
 def _raw(place: Slot) -> nn.Parameter:

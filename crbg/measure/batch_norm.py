@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from crbg.gates.selection import multiplied
-from crbg.measure.accuracy import keeping_modes, without_dropout
+from crbg.measure.accuracy import training_mode, without_dropout
 from crbg.models.initial_weights import RUNNING
 from crbg.training.forward import outputs_and_labels
 
@@ -26,12 +26,15 @@ def recalibrated(
 ) -> Iterator[nn.Module]:
     """Inside the block, replace the running statistics by averages over `inputs` under a mask; restore them afterwards.
 
+    Batch norm that is in eval mode while the model is in training mode is frozen, and keeps its statistics.
+
     Args:
         model: A network without gates.
         inputs: Batches of inputs in a fixed order; all batches have equal weight.
         multipliers: Factors on the weights by name: a mask, or real-valued gates.
     """
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
+    tracking = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
+    norms = [m for m in tracking if m.training or not model.training]
     before = {k: v.clone() for k, v in model.state_dict().items()}
     momenta = [m.momentum for m in norms]
     for m in norms:
@@ -39,12 +42,10 @@ def recalibrated(
         m.momentum = None  # in torch, None means a cumulative average
     swapped = multiplied(model, multipliers)
     try:
-        with keeping_modes(model):
-            model.train()
-            with torch.no_grad(), without_dropout(model):
-                for x in inputs:
-                    outputs_and_labels(model, x, None, swapped)
-            yield model
+        with training_mode(model), torch.no_grad(), without_dropout(model):
+            for x in inputs:
+                outputs_and_labels(model, x, None, swapped)
+        yield model
     finally:
         model.load_state_dict(before)
         for m, momentum in zip(norms, momenta, strict=True):

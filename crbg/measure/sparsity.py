@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from crbg.gates.layers import gateable, rule, unwrap
 from crbg.masks.mask import Mask
 from crbg.measure.accuracy import accuracy
 
@@ -30,6 +31,28 @@ def shares(soft: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
 def dead_units(mask: Mask) -> dict[str, int]:
     """Count, for each weight tensor, the output units with no kept weight."""
     return {n: int((~t.flatten(1).any(1)).sum()) for n, t in mask.items()}
+
+
+def without_weights(model: nn.Module, mask: Mask) -> list[str]:
+    """Describe the tensors of a mask that keep no weight, and the outputs of the last layer that keep none.
+
+    The last layer is the last one that carries gates by default. Its outputs are left out if they have no axis of their
+    own, as in recurrent layers.
+    """
+    empty = [name for name, t in mask.items() if not t.any()]
+    found = [f"no weight in {', '.join(empty)}"] if empty else []
+    last = next(reversed(gateable(unwrap(model)).items()), None)
+    if last is None or last[0] not in mask or last[0] in empty:
+        return found
+    name, own = last[0], rule(last[1][0])
+    if own is None or own.axis is None:
+        return found
+    outputs = mask[name].movedim(1 - own.axis, 0).flatten(1)
+    dead = (~outputs.any(1)).nonzero().flatten().tolist()
+    if dead:
+        few = ", ".join(map(str, dead[:10])) + (", ..." if len(dead) > 10 else "")
+        found.append(f"no weight for {len(dead)} of {len(outputs)} outputs of {name} ({few})")
+    return found
 
 
 def heads(model: nn.Module, mask: Mask) -> dict[str, dict[str, list[int]]]:

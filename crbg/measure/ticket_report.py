@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from crbg.measure.accuracy import keeping_modes
 from crbg.measure.loss_calls import LossCalls
 from crbg.measure.sparsity import shares
+from crbg.training.device import fork_rng
 from crbg.training.forward import OWN_LOSS, batch_size, outputs_and_labels
 from crbg.training.loop import Loss
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 TRAINING_SHARE = 0.1  # share of the training batches that is measured if there are no other batches
 FEW_STEPS = 200
+FAR = 1.3  # a search that ends at a density that differs by a larger factor has missed its density by far
 
 Metric = Callable[[Any, Any], Any]  # (outputs, labels) -> a number
 
@@ -103,9 +105,13 @@ class TicketReport:
         if self.reached is not None and self.natural is not None:
             how = "reached by the search" if self.reached else "reached by cutting to the top k"
             lines.append(f"density: {how}; {self.natural:.4g} of the gates were open at its end")
-        shown = [f"{n} {d:.3g}" for n, d in self.layers.items()]
-        more = f", and {len(shown) - 8} more tensors" if len(shown) > 8 else ""
-        return "\n".join([*lines, f"density by tensor: {', '.join(shown[:8])}{more}"])
+        return "\n".join([*lines, *self._densities()])
+
+    def _densities(self) -> list[str]:
+        shown = [f"{n} {d:.3g}" for n, d in sorted(self.layers.items(), key=lambda item: item[1])]
+        if len(shown) > 4:
+            return [f"density of {len(shown)} tensors: from {shown[0]} to {shown[-1]}"]
+        return [f"density by tensor: {', '.join(shown)}"] if shown else []
 
 
 def _beside(value: float | None, text: str, before: str = "; ") -> str:
@@ -133,7 +139,7 @@ class Evaluation:
         batches = self.held or self.task.batches
         count = len(batches) if self.held else max(1, round(TRAINING_SHARE * len(batches)))
         device = next(model.parameters()).device
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with fork_rng(device):
             torch.manual_seed(self.task.seed)  # a shuffling loader yields the same examples each time
             return measure_network(model, itertools.islice(batches.epoch(0), count), self.task.loss, self.metric)
 
@@ -158,13 +164,14 @@ def advice(found: SearchResult, task: SearchTask) -> str | None:
     if report is None or not report.at_chance:
         return None
     steps, losses = task.epochs * len(task.batches), [row["loss"] for row in found.history if "loss" in row]
-    if report.reached is False and report.natural is not None:
+    natural = report.natural or found.mask.density
+    if steps < FEW_STEPS:
+        cause = f"{steps} steps are few for a search", "raise `epochs`, or reduce `batch`"
+    elif max(natural, found.mask.density) > FAR * min(natural, found.mask.density):
         cause = (
-            f"the search ended at density {report.natural:.3g} and was cut to {found.mask.density:.3g}",
+            f"the search ended at density {natural:.3g} and was cut to {found.mask.density:.3g}",
             "raise `epochs`, or the learning rate `lr` of the gates",
         )
-    elif steps < FEW_STEPS:
-        cause = f"{steps} steps are few for a search", "raise `epochs`, or reduce `batch`"
     elif len(losses) > 1 and losses[-1] > 0.95 * losses[0]:
         cause = (
             "the loss did not fall during the search",
@@ -218,18 +225,22 @@ class _Row:
 
 def _measure_batch(model: nn.Module, x: Any, y: Any, loss: Loss, metric: Metric | None) -> _Row:
     value = score = None
-    with LossCalls() as seen:
+    with LossCalls() as inside:
         out, target = outputs_and_labels(model, x, y)
-        with suppress(Exception):
-            value = float(loss(out, target))
+    with LossCalls() as outside, suppress(Exception):
+        value = float(loss(out, target))
     if metric and target is not OWN_LOSS:
         with suppress(Exception):
             score = float(metric(out, target))
     labels, right = torch.empty(0), 0
-    if len(seen.calls) == 1:
-        found = seen.calls[0].labels()
-        labels, right = found.flatten().float().cpu(), int((seen.calls[0].predictions() == found).sum())
-    return _Row(batch_size(x, y), value, score, labels, right)
+    calls = inside.calls if target is OWN_LOSS else outside.calls
+    if len(calls) == 1:
+        found = calls[0].labels()
+        labels, right = found.flatten().float().cpu(), int((calls[0].predictions() == found).sum())
+    size = batch_size(x, y)
+    if size == 1 and target is not OWN_LOSS:  # one graph has one label for each node
+        size = batch_size(x, target)
+    return _Row(size, value, score, labels, right)
 
 
 def _mean(values: Sequence[tuple[float | None, int]]) -> float | None:

@@ -142,7 +142,8 @@ class SearchResult:
         gain: By tensor, the factor with which the search multiplied the kept weights while it collected `running`.
         statistics: Running statistics of the sparse network on the data. `find_ticket` estimates them if the network
             has batch norm and was not trained under its mask.
-        initial: Digest of the initial tensors, added by `find_ticket`.
+        initial: Digest of the initial tensors, without running statistics, added by `find_ticket`.
+        tensors: Fingerprints of the tensors of the sparse network, by name, added by `run_search` in the library.
         parameters: Number of parameters of the model, gated or not, added by `find_ticket`.
         report: Measurements of the ticket, added by `find_ticket`.
         variant: Name of the method's variant, added by `find_ticket`.
@@ -162,6 +163,7 @@ class SearchResult:
     gain: dict[str, Tensor] = field(default_factory=dict, repr=False)
     statistics: dict[str, Tensor] = field(default_factory=dict, repr=False)
     initial: str = field(default="", repr=False)
+    tensors: dict[str, str] = field(default_factory=dict, repr=False)
     parameters: int = field(default=0, repr=False)
     report: TicketReport | None = field(default=None, repr=False)
     variant: str = ""
@@ -198,10 +200,18 @@ class SearchResult:
         """Apply the ticket to a model in place.
 
         Pruned weights are set to 0, kept weights are multiplied by their gain, and running statistics are loaded.
-        """
-        from crbg.gates.attach import bake
 
-        bake(model, self.multipliers()).load_state_dict(self.statistics, strict=False)
+        Raises:
+            CrbgError: the model has other weights than the one on which the ticket was found, or does not fit the mask.
+        """
+        from crbg.gates.attach import bake, detach
+        from crbg.gates.layers import unwrap
+        from crbg.models.initial_weights import check_fingerprints
+
+        inner = detach(unwrap(model))
+        if self.tensors:
+            check_fingerprints(inner, self.mask, self.tensors)
+        bake(inner, self.multipliers()).load_state_dict(self.statistics, strict=False)
         return model
 
     def ticket(self) -> Ticket:
@@ -219,4 +229,6 @@ class SearchResult:
             raise CrbgError(
                 "a ticket stores no trained or redrawn weights; call `apply(model)`, then save the model's state_dict"
             )
-        return Ticket(self.mask, 0, "given", 1.0, "", (), 0, self.initial, {}, self.statistics, self.weight_gain)
+        return Ticket(
+            self.mask, 0, "given", 1.0, "", (), 0, self.initial, {}, self.statistics, self.tensors, self.weight_gain
+        )

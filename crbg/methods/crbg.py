@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from crbg.errors import CrbgError, suggest
+from crbg.errors import CrbgError
 from crbg.methods.contract import SearchResult, SearchTask, Traits
 from crbg.search.limits import option, share
+from crbg.search.penalty_names import parse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,25 +34,13 @@ LANDED = 0.02  # the mask mu > 1/2 is the ticket if its density is within this r
 GRANULARITY = ("weight", "unit", "unit+input")
 STEERING = ("penalty", "shift")
 SOURCES = ("normal", "antithetic", "counter")  # copied from `crbg.gates.gaussian`, which imports torch
-PENALTIES = (
-    "induce_sparse",
-    "induce_decision",
-    "decision_quad",
-    "decision_entropy",
-)  # copied from `crbg.search.penalties`
 
 
-def _wrong_penalty(name: str) -> str | None:
-    for term in name.split("+"):
-        factor, star, what = term.strip().rpartition("*")
-        try:
-            finite = not star or math.isfinite(float(factor))
-        except ValueError:
-            finite = False
-        if not finite:
-            return "is not of the form 'a*name+b*name'"
-        if what.strip() not in PENALTIES:
-            return f"has the unknown penalty {what.strip()!r}: {suggest(what.strip(), PENALTIES)}"
+def _wrong_penalty(text: str) -> str | None:
+    try:
+        parse(text)
+    except CrbgError as error:
+        return f"cannot be used: {error}"
     return None
 
 
@@ -316,13 +305,14 @@ def _spread(model: nn.Module, task: SearchTask) -> float:
     import torch
 
     from crbg.measure.accuracy import keeping_modes
+    from crbg.training.device import fork_rng
     from crbg.training.forward import OWN_LOSS, logits, outputs_and_labels
 
     buffers = {n: b.clone() for n, b in model.named_buffers()}
     device = next(model.parameters()).device
     with (
         keeping_modes(model) as was,
-        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        fork_rng(device),
         torch.no_grad(),
     ):
         for m, training in was.items():

@@ -45,7 +45,7 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     """Train weights and noise, and keep the weights with log alpha below the threshold.
 
     Raises:
-        CrbgError: a density is given, the run uses several processes, or a layer is neither Linear nor Conv2d.
+        CrbgError: a density is given, the run uses several processes, or a layer is neither linear nor a convolution.
     """
     import torch
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from crbg import rng
 from crbg.errors import CrbgError, suggest
-from crbg.gates.attach import weights
+from crbg.gates import layers
+from crbg.gates.selection import raw_weight, weights
 from crbg.rng import LAWS
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -86,8 +87,10 @@ def initialise(
         CrbgError: the distribution is unknown, or two modules share a weight.
     """
     roles: dict[str, str] = {}
-    gateable = weights(model)
-    for name, w in gateable.items():
+    every = layers.owners(model)
+    for name, w in weights(model).items():
+        if len(places := every[id(w)]) > 1:
+            raise CrbgError(f"{' and '.join(places)} share one weight, so its distribution is ambiguous; untie them")
         roles[name] = "gated"
         if only is None or name in only:
             values = unit_draw(name, tuple(w.shape), law, seed) * law_scale(tuple(w.shape), law, scale)
@@ -130,6 +133,46 @@ def norms(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 RUNNING = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def stored_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of a model's state_dict without the running statistics, which every training pass changes."""
+    state = model.state_dict()
+    return {n: t for n, t in state.items() if isinstance(t, Tensor) and n.rsplit(".", 1)[-1] not in RUNNING}
+
+
+def fingerprints(model: nn.Module, mask: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return a short digest of each tensor of `stored_weights`, in which pruned weights count as 0.
+
+    A model and the same model under the mask have equal fingerprints.
+    """
+    found = {}
+    for name, t in stored_weights(model).items():
+        kept = mask.get(name)
+        if kept is not None and kept.shape == t.shape:
+            t = torch.where(kept.to(t.device), t, torch.zeros_like(t))
+        found[name] = tensor_digest({name: t})[:16]
+    return found
+
+
+def check_fingerprints(model: nn.Module, mask: Mapping[str, Tensor], expected: Mapping[str, str]) -> None:
+    """Check that a model has the weights that a ticket was found on.
+
+    Raises:
+        CrbgError: the mask does not fit the model, or tensors differ, are missing or are additional; the message names
+            them.
+    """
+    for name, kept in mask.items():
+        if (shape := tuple(raw_weight(model, name).shape)) != tuple(kept.shape):
+            raise CrbgError(f"{name!r} has shape {shape} in the model but {tuple(kept.shape)} in the mask")
+    own = fingerprints(model, mask)
+    wrong = [name for name in {**expected, **own} if own.get(name) != expected.get(name)]
+    if wrong:
+        few = ", ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+        raise CrbgError(
+            f"the ticket was found on other weights: {few} differ (of {len(expected)} tensors); load the initial "
+            "weights first, or use `crbg.bake(model, mask)` to apply the mask alone"
+        )
 
 
 def tensor_digest(tensors: Mapping[str, Tensor]) -> str:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from crbg.data.datasets import info
 from crbg.experiments import record_store
 from crbg.experiments.config import Cell, Config
 from crbg.experiments.record import Record
@@ -59,4 +58,4 @@ def _first_layer(path: Path, spec: Spec) -> np.ndarray:
     """Count the kept first-layer weights by input pixel. The file packs all masks in name order, one bit per weight."""
     inputs, units = spec.layer_sizes()[0]
     bits = np.unpackbits(load_file(path)["mask"])[: units * inputs]
-    return np.asarray(bits.reshape(units, *info(spec.data).shape).sum((0, 1)))
+    return np.asarray(bits.reshape(units, *spec.in_shape()).sum((0, 1)))

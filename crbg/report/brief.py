@@ -36,7 +36,8 @@ def _runs(rows: pd.DataFrame) -> str:
     """Count the runs by experiment, or those of more than twelve experiments in total, each of them once."""
     counts = rows.drop_duplicates(["experiment", "digest", "seed"]).experiment.value_counts(sort=False)
     if len(counts) > 12:
-        return f"Runs: {len(rows.drop_duplicates(['digest', 'seed']))} of {len(counts)} experiments."
+        finished = len(rows.drop_duplicates(["digest", "seed"]))
+        return f"Runs: {finished} finished (done or collapsed) in {len(counts)} experiments."
     return f"Runs: {', '.join(f'{n} of {e}' for e, n in counts.items()) or 'none'}."
 
 

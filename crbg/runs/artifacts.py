@@ -113,7 +113,7 @@ def rebuild(where: Path | str) -> nn.Module:
     Raises:
         CrbgError: the folder contains no run, its search collapsed, or its files are damaged.
     """
-    where = Path(where)
+    where = Path(where).expanduser()
     path = where / "record.json"
     record = Record.from_json(read_json(path), str(path))
     if not record.ok:

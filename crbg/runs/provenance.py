@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import sys
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -26,18 +27,12 @@ def provenance(device: torch.device, searched: float, searched_cpu: float, total
         searched_cpu: CPU time of the search in seconds, summed over all attempts and threads.
         total: Wall time of this attempt in seconds, including measurements.
     """
-    import resource
-
     gpu = device.type == "cuda"
     return {
         "search_seconds": round(searched, 3),
         "search_cpu_seconds": round(searched_cpu, 3),
         "seconds": round(total, 3),
-        "peak_memory_mb": round(
-            torch.cuda.max_memory_allocated(device) / 2**20
-            if gpu
-            else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        ),
+        "peak_memory_mb": round(torch.cuda.max_memory_allocated(device) / 2**20) if gpu else peak_memory_mb(),
         "device": torch.cuda.get_device_name(device) if gpu else cpu_name(),
         "gpu": gpu,
         "threads": torch.get_num_threads(),
@@ -51,6 +46,16 @@ def provenance(device: torch.device, searched: float, searched_cpu: float, total
         },
         "revision": revision(),
     }
+
+
+def peak_memory_mb() -> int:
+    """Return the peak memory of this process in MiB; 0 on systems that do not report it (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10))  # macOS reports bytes, Linux KiB
 
 
 def cpu_name() -> str:

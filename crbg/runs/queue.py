@@ -22,25 +22,13 @@ from crbg.experiments import attempts, estimates, record_store
 from crbg.experiments import config as configs
 from crbg.experiments.cells import Key, settings
 from crbg.experiments.config import Cell, Config
-from crbg.experiments.record import Record
+from crbg.runs.lines import line, title
 from crbg.runs.stop import CONTINUE, INTERRUPTED, Stop
 from crbg.storage.atomic import write_json
 from crbg.storage.lock import HeldError
 from crbg.training import distributed
 
-__all__ = [
-    "CONTINUE",
-    "FAILED",
-    "INTERRUPTED",
-    "Call",
-    "bench",
-    "do",
-    "evaluate",
-    "line",
-    "search",
-    "sure_to_fail",
-    "title",
-]
+__all__ = ["CONTINUE", "FAILED", "INTERRUPTED", "Call", "bench", "do", "evaluate", "search", "sure_to_fail"]
 
 FAILED = 1  # exit status when runs failed
 
@@ -287,21 +275,3 @@ def sure_to_fail(config: Config, cells: Iterable[Cell]) -> dict[Key, str]:
         if last and last["outcome"] in attempts.FINAL:
             out[c.key] = f"{title(c)}: not repeated after a {last['outcome']}: {last.get('message')}"
     return out
-
-
-def title(cell: Cell, differing: str = "") -> str:
-    """Return the name of a run in log lines, with the settings in which it differs from the other runs of its arm."""
-    return f"{cell.arm} {cell.spec.slug()} seed {cell.seed}" + (f" ({differing})" if differing else "")
-
-
-def line(cell: Cell, record: Record, tested: float | None = None, where: str = "", differing: str = "") -> str:
-    """Format the outcome of a run as a log line, with its test accuracy and path if these are given."""
-    name, best, constant = title(cell, differing), record.accuracy(), record.controls().get("constant")
-    if best is None:
-        return f"{name}: {record.status}"
-    text = f"{name}: validation {best:.2f} % at density {record.density:.4g}"
-    if record.missed_density:
-        text += ", cut to this density because the search did not reach it"
-    if constant is not None and best <= constant:  # older records lack it
-        text += ", no better than always predicting the most frequent class"
-    return text + (f", test {tested:.2f} %" if tested is not None else "") + (f" ({where})" if where else "")

@@ -60,37 +60,45 @@ class Verification:
 
     @property
     def failed(self) -> bool:
-        """Return whether any run failed."""
-        return any(row.verdict == FAIL for row in self.rows)
+        """Return whether any run failed, or no run could be checked."""
+        return any(row.verdict == FAIL for row in self.rows) or all(row.verdict == UNCHECKED for row in self.rows)
 
     def summary(self) -> str:
         """Return one line that counts the verdicts."""
         counts = Counter(row.verdict for row in self.rows)
         undone = f"; {self.undone} of the requested runs are not done" if self.undone else ""
-        return ", ".join(f"{counts[v]} {v}" for v in VERDICTS) + undone
+        nothing = "" if counts.keys() - {UNCHECKED} else "NOTHING WAS VERIFIED, because the data are missing: "
+        return nothing + ", ".join(f"{counts[v]} {v}" for v in VERDICTS) + undone
 
     def table(self) -> Table:
-        """Return the rows as a table."""
+        """Return the rows of all runs that were checked as a table."""
         head = ("verdict", "experiment", "arm", "run", "seed", "record", "compared", "failed, or why not compared")
         return Table(
             head,
             [
                 (r.verdict, r.cell.experiment, r.cell.arm, r.cell.spec.slug(), r.cell.seed, r.origin, *r.words())
                 for r in self.rows
+                if r.verdict != UNCHECKED
             ],
         )
 
-    def parts(self) -> list[str | Table]:
-        """Return what `crbg verify` prints."""
-        absent = [
-            f"data set {name!r} is not on this machine: its runs are not checked; `crbg data {name}` fetches it ({why})"
+    def absent(self) -> list[str]:
+        """Return one line on each data set that could not be loaded, with the number of its runs."""
+        counts = Counter(row.cell.spec.data for row in self.rows if row.verdict == UNCHECKED)
+        return [
+            f"{counts[name]} runs are unchecked, because {why}; `crbg data {name}` fetches it"
             for name, why in self.missing.items()
         ]
-        return [self.table(), "\n".join([*absent, self.summary()])]
+
+    def parts(self) -> list[str | Table]:
+        """Return what `crbg verify` prints."""
+        table = self.table()
+        return [*([table] if table.rows else []), "\n".join([*self.absent(), self.summary()])]
 
     def markdown(self) -> str:
-        """Return the summary and the table as a Markdown document."""
-        return f"# Result of `crbg verify`\n\n{self.summary()}.\n\n{self.table().markdown()}\n"
+        """Return the summary, the table and the data sets that are missing as a Markdown document."""
+        parts = [f"{self.summary()}.", *(f"{line}." for line in self.absent()), self.table().markdown()]
+        return "# Result of `crbg verify`\n\n" + "\n\n".join(parts) + "\n"
 
 
 def verify(config: Config, cells: Sequence[Cell], bench: Workspace) -> Verification:

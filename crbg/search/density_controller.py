@@ -15,6 +15,7 @@ from torch import nn
 
 from crbg.errors import CrbgError
 from crbg.gates.attach import attached_gates
+from crbg.gates.dtypes import fraction
 from crbg.gates.gaussian import Gaussian, Units
 from crbg.gates.kernels import layout
 from crbg.masks.select import Threshold, keep_count
@@ -84,7 +85,7 @@ class Penalised(SearchHook):
         density = self.density()
         if density == 0.0:
             raise Collapse("no gate is above 1/2: the penalty has closed the whole network")
-        layers = {f"density {n}": float((g.mu.detach() > 0.5).double().mean()) for n, g in self.by_name.items()}
+        layers = {f"density {n}": fraction(g.mu.detach() > 0.5) for n, g in self.by_name.items()}
         return {"density": density, "undecided": self.undecided(), "lambda": self.weight, **layers}
 
     def state_dict(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from crbg.gates.layers import fan_in
-from crbg.gates.selection import parameter, weights
+from crbg.gates.selection import raw_weight, weights
 
 
 @torch.no_grad()
@@ -48,13 +48,13 @@ def variance_gains(model: nn.Module, density: float) -> dict[str, float]:
 @contextmanager
 def scaled(model: nn.Module, gains: Mapping[str, float]) -> Iterator[nn.Module]:
     """Multiply the weights by their gains inside the block; afterwards, their bytes are as before."""
-    before = {n: parameter(model, n).detach().clone() for n in gains}
+    before = {n: raw_weight(model, n).detach().clone() for n in gains}
     try:
         with torch.no_grad():
             for name, gain in gains.items():
-                parameter(model, name).mul_(gain)
+                raw_weight(model, name).mul_(gain)
         yield model
     finally:
         with torch.no_grad():
             for name, w in before.items():
-                parameter(model, name).copy_(w)
+                raw_weight(model, name).copy_(w)

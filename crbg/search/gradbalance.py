@@ -12,6 +12,7 @@ from torch import Tensor
 from crbg import rng
 from crbg.errors import CrbgError
 from crbg.gates.concrete import Budgeted, Clipped
+from crbg.gates.dtypes import fraction
 from crbg.gates.scores import Rounded, TopK
 from crbg.masks.select import Threshold
 from crbg.training.hooks import Row, SearchHook
@@ -68,9 +69,9 @@ class GradBalance(SearchHook):
     def log(self) -> Row:
         every = torch.cat([g.soft().flatten() for g in self.gates])
         p = sum(float(g.expected().sum()) for g in self.gates) / len(every)
-        undecided = float(((every > 0.01) & (every < 0.99)).double().mean())
+        undecided = fraction((every > 0.01) & (every < 0.99))
         return {
-            "density": float((every > 0.5).double().mean()),
+            "density": fraction(every > 0.5),
             "expected": p,
             "undecided": undecided,
             "lambda": self.weight or 0.0,

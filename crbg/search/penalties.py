@@ -16,8 +16,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from crbg.errors import CrbgError, suggest
 from crbg.gates.kernels import is_dense, layout
+from crbg.search.penalty_names import parse
 
 BLOCK = 1 << 17  # number of elements computed at a time, so that temporaries stay in the CPU cache
 
@@ -136,18 +136,4 @@ def penalty(name: str) -> Penalty:
     Raises:
         CrbgError: the name is unknown, or a factor is not a finite number.
     """
-    if "+" in name or "*" in name:
-        weights: dict[str, float] = {}
-        for term in name.split("+"):
-            factor, star, what = term.strip().rpartition("*")
-            try:
-                weight = float(factor) if star else 1.0
-            except ValueError:
-                weight = math.nan
-            if not math.isfinite(weight):
-                raise CrbgError(f"penalty {name!r} is not of the form 'name' or 'number*name+number*name'")
-            weights[what.strip()] = weights.get(what.strip(), 0.0) + weight
-        return mixed(weights)
-    if name not in PENALTIES:
-        raise CrbgError(f"unknown penalty {name!r}: {suggest(name, PENALTIES)}")
-    return PENALTIES[name]
+    return PENALTIES[name] if name in PENALTIES else mixed(parse(name))

@@ -19,6 +19,7 @@ from crbg.measure.accuracy import training_mode
 from crbg.measure.loss_calls import LossCall, LossCalls
 from crbg.search import objectives
 from crbg.training.batches import Batches, LoaderBatches
+from crbg.training.device import fork_rng
 from crbg.training.forward import OWN_LOSS, UserBatch, batch_size, logits, outputs_and_labels, with_logits
 from crbg.training.loop import Loss
 from crbg.training.precision import computing
@@ -128,7 +129,7 @@ def _unchanged(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Restore buffers, `requires_grad` and the random generators at the end of the block."""
     buffers = [(b, b.clone()) for b in model.buffers()]
     trainable = [(p, p.requires_grad) for p in model.parameters()]
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with fork_rng(device):
         try:
             yield
         finally:
@@ -163,7 +164,8 @@ def _run(model: nn.Module, x: Any, y: Any) -> tuple[Any, Any]:
     for w in weights(model).values():
         w.requires_grad_(True)
     try:
-        return outputs_and_labels(model, x, y)
+        with LossCalls():  # checks labels that are passed to the model
+            return outputs_and_labels(model, x, y)
     except CrbgError:
         raise
     except Exception as error:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
-from torch.utils.checkpoint import CheckpointError
 
 from crbg.errors import CrbgError
 from crbg.gates.attach import attached_gates, detach
 from crbg.gates.layers import unwrap
-from crbg.gates.selection import choosing
+from crbg.gates.selection import candidate_mask, choosing
+from crbg.masks.select import keep_count
 from crbg.measure.batch_norm import running
+from crbg.measure.sparsity import without_weights
+from crbg.models.initial_weights import fingerprints
 from crbg.search.snapshot import Snapshot, same_bytes
 
 if TYPE_CHECKING:
@@ -39,8 +42,8 @@ def run_search(
             change. By default, parameters are `frozen` and buffers are `recalibrated`.
 
     Raises:
-        CrbgError: the model has gates, the task's selection does not fit the model, the search changed a tensor with
-            any other role, or gradient checkpointing repeats a gate with other noise.
+        CrbgError: the model has gates, the task's selection does not fit the model, or the search changed a tensor with
+            any other role.
     """
     model = unwrap(model)
     if attached_gates(model):
@@ -49,28 +52,37 @@ def run_search(
         roles = dict.fromkeys((n for n, _ in model.named_buffers()), "recalibrated")
     chosen = choosing(model, task.selection) if task.selection else contextlib.nullcontext()
     with chosen, _eager(model):
+        if task.selection:
+            _check_density(model, task.density)
         before = Snapshot(model)
         try:
             found = method.find(model, task, options)
             detach(model)  # if the method left gates attached, the tensors would have other names
             now, stored = before.now(), model.state_dict()
             guard_roles({n: t for n, t in before.tensors.items() if n in stored}, now, {**roles, **found.changed})
-        except BaseException as error:
-            repeated = any(g.scope and g.scope.recomputed for g in attached_gates(model).values())
+        except BaseException:
             detach(model)
             before.restore()
-            if isinstance(error, CheckpointError) or (repeated and type(error) is RuntimeError):
-                raise CrbgError(
-                    "gradient checkpointing repeats a part of the forward pass in which a gate would have other noise; "
-                    f"switch checkpointing off for the search, or checkpoint other parts ({error})"
-                ) from error
             raise
         if found.running is None:
             found.running = running(model)
         # Without training, the running statistics are those of the noisy network of the search.
         trained = "trained" in found.changed.values()
         before.restore(but=set(before.tensors) if trained else set(found.changed))
+    if task.selection:
+        found.tensors = fingerprints(model, found.mask)
+        if empty := without_weights(model, found.mask):
+            warnings.warn(f"the ticket has {'; '.join(empty)}; a larger density may help", stacklevel=3)
     return found
+
+
+def _check_density(model: nn.Module, density: float | None) -> None:
+    count = sum(int(t.sum()) for t in candidate_mask(model).values())
+    if density is not None and keep_count(density, count) < 1:
+        raise CrbgError(
+            f"density {density:g} keeps none of the {count} weights; the smallest density that keeps one weight is "
+            f"{1 / count:.2g}"
+        )
 
 
 @contextlib.contextmanager

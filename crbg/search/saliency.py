@@ -19,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from crbg import rng
 from crbg.errors import CrbgError, suggest
+from crbg.gates.dtypes import exact_device
 from crbg.masks.mask import Mask
 from crbg.masks.select import select, total_count
 from crbg.training.batches import Batches
@@ -41,7 +42,7 @@ def magnitude(model: nn.Module, weights: Weights, batches: BatchList, loss: Loss
 def random(model: nn.Module, weights: Weights, batches: BatchList, loss: Loss, seed: int) -> dict[str, Tensor]:
     """Return uniform random numbers, which depend on the seed and are identical on all machines."""
     return {
-        n: torch.from_numpy(rng.uniform(w.numel(), seed, "random score", n)).reshape(w.shape).to(w.device)
+        n: torch.from_numpy(rng.uniform(w.numel(), seed, "random score", n)).reshape(w.shape).to(exact_device(w.device))
         for n, w in weights.items()
     }
 
@@ -93,11 +94,12 @@ def synflow(model: nn.Module, weights: Weights, batches: BatchList, loss: Loss, 
     Raises:
         CrbgError: the inputs are integers, or the outputs contain no logits.
     """
-    twin = copy.deepcopy(model).double().eval()
+    place = exact_device(next(iter(weights.values())).device)
+    twin = copy.deepcopy(model).to(place).double().eval()
     with torch.no_grad():
         for t in (*twin.parameters(), *twin.buffers()):
             t.abs_()
-    leaves = {n: w.detach().double().abs().requires_grad_() for n, w in weights.items()}
+    leaves = {n: w.detach().to(place).double().abs().requires_grad_() for n, w in weights.items()}
     x, y = batches[0]
     out, y = outputs_and_labels(twin, _ones(x), y, leaves)
     total = logits(out)
@@ -110,7 +112,7 @@ def synflow(model: nn.Module, weights: Weights, batches: BatchList, loss: Loss, 
 def _ones(x: Any) -> Any:
     """Return one example in which every floating-point number is 1, in float64; a `UserBatch` keeps all examples."""
     if isinstance(x, UserBatch):
-        return UserBatch(map_tensors(lambda t: _one_like(t) if t.is_floating_point() else t, x.batch), x.forward)
+        return UserBatch(map_tensors(_one_like, x.batch), x.forward)
     if not all(t.is_floating_point() for t in tensors(x)):
         raise CrbgError(
             f"synflow replaces the inputs by ones and needs floating-point inputs, but they are {shapes(x)}; "
@@ -120,7 +122,8 @@ def _ones(x: Any) -> Any:
 
 
 def _one_like(t: Tensor) -> Tensor:
-    return torch.ones_like(t, dtype=torch.float64)
+    place = exact_device(t.device)
+    return torch.ones_like(t, dtype=torch.float64, device=place) if t.is_floating_point() else t.to(place)
 
 
 SCORES: dict[str, Score] = {f.__name__: f for f in (magnitude, random, snip, grasp, grasp_abs, synflow)}
@@ -167,9 +170,9 @@ def prune(
     if rounds < 1:
         raise CrbgError(f"rounds {rounds} must be at least 1")
     raw = {n: w.detach() for n, w in weights(model).items()}
-    ranks = {n: torch.zeros(w.shape, dtype=torch.float64, device=w.device) for n, w in raw.items()}
+    ranks = {n: torch.zeros(w.shape, dtype=torch.float64, device=exact_device(w.device)) for n, w in raw.items()}
     for n, there in candidates(model).items():
-        ranks[n].masked_fill_(~there, -math.inf)
+        ranks[n].masked_fill_(~there.to(ranks[n].device), -math.inf)
     for t in range(rounds):
         mask = select(ranks, total_count(ranks, density ** (t / rounds)))
         scores = score(model, {n: w * mask[n].to(w.device) for n, w in raw.items()}, batches, loss, seed)

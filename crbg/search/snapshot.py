@@ -58,14 +58,13 @@ class Snapshot:
             but: Names of tensors that keep their present values. The model must have no gates.
         """
         for s in self.slots:
-            s.entries.pop(s.key, None)
-            s.entries[s.key] = s.tensor  # an entry that a forward pass replaced, and the order
-            if s.tensor.stride() != s.stride:
-                s.tensor.data = torch.empty_strided(
-                    s.tensor.shape, s.stride, dtype=s.tensor.dtype, device=s.tensor.device
-                ).copy_(s.tensor)
-            if s.name not in but and not same_bytes(s.tensor, s.copy):
-                s.tensor.copy_(s.copy)
+            now = s.entries.pop(s.key)
+            s.entries[s.key] = tensor = now if s.name in but else s.tensor  # a forward pass may replace a buffer
+            if tensor.shape == s.copy.shape and tensor.stride() != s.stride:
+                empty = torch.empty_strided(tensor.shape, s.stride, dtype=tensor.dtype, device=tensor.device)
+                tensor.data = empty.copy_(tensor)
+            if s.name not in but and not same_bytes(tensor, s.copy):
+                tensor.copy_(s.copy)
         for p, needs_gradient, gradient in self.flags:
             p.requires_grad_(needs_gradient)
             p.grad = gradient
@@ -85,4 +84,4 @@ def _entries(model: nn.Module) -> Iterator[tuple[str, dict[str, Any], str, Tenso
 
 def same_bytes(a: Tensor, b: Tensor) -> bool:
     """Return whether two tensors of one shape and dtype have the same bytes; NaN equals NaN."""
-    return torch.equal(a.cpu().reshape(-1).view(torch.uint8), b.cpu().reshape(-1).view(torch.uint8))
+    return torch.equal(a.reshape(-1).view(torch.uint8), b.to(a.device).reshape(-1).view(torch.uint8))

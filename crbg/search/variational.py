@@ -45,7 +45,7 @@ class Variational(SearchHook):
         scale: The weight of the KL term as a function of the progress in [0, 1].
 
     Raises:
-        CrbgError: a weight belongs to a layer other than `nn.Linear` or `nn.Conv2d`.
+        CrbgError: a weight belongs to a layer other than `nn.Linear` and the convolutions that are not transposed.
     """
 
     def __init__(
@@ -57,9 +57,10 @@ class Variational(SearchHook):
         owners = dict(model.named_modules())
         for name, noise in zip(self.weights, self.log_sigma2, strict=True):
             layer = owners[name.rpartition(".")[0]]
-            if type(layer) not in (nn.Linear, nn.Conv2d):
+            if type(layer) not in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d):
                 raise CrbgError(
-                    f"sparse_vd supports Linear and Conv2d layers only; {name!r} belongs to a {type(layer).__name__}"
+                    f"sparse_vd supports Linear, Conv1d, Conv2d and Conv3d layers only; {name!r} belongs to a "
+                    f"{type(layer).__name__}; leave it out with `where`"
                 )
             self.layers.append((layer, noise))
 

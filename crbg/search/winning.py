@@ -88,28 +88,27 @@ def winning(model: nn.Module, task: SearchTask, o: Recipe, draw: Draw) -> Search
 
     When `draw(batch)` is called, the weights are at the rewinding point. `draw` may leave the model in any state.
     """
+    from crbg.measure.accuracy import training_mode
     from crbg.search import saliency
 
     _check(model, task, o)
-    training = model.training
-    model.train()
-    initial = _copy(model)
-    if o.rewind:
-        model.load_state_dict(task.cached("warmup", o.training(), lambda: _warm_up(model, task, o)))
-    rewound = _copy(model) if o.rewind else initial
-    batch = saliency.balanced_batch(model, plain(task), o.per_class)
-    model.load_state_dict(rewound)  # building the batch updated the batch norm statistics
-    found = _draw(model, task, draw, batch, rewound)
-    model.load_state_dict(rewound)
-    _apply_control(model, task, o, found)
-    if o.train:
-        found.start = {n: t.cpu() for n, t in _copy(model).items() if not t.equal(initial[n])}
-        found.history = train(model, task, o, Span("ticket", o.rewind, task.epochs), found.mask)
-        found.soft = {}  # the gate values belonged to weights that training has changed
+    with training_mode(model):
+        initial = _copy(model)
+        if o.rewind:
+            model.load_state_dict(task.cached("warmup", o.training(), lambda: _warm_up(model, task, o)))
+        rewound = _copy(model) if o.rewind else initial
+        batch = saliency.balanced_batch(model, plain(task), o.per_class)
+        model.load_state_dict(rewound)  # building the batch updated the batch norm statistics
+        found = _draw(model, task, draw, batch, rewound)
+        model.load_state_dict(rewound)
+        _apply_control(model, task, o, found)
+        if o.train:
+            found.start = {n: t.cpu() for n, t in _copy(model).items() if not t.equal(initial[n])}
+            found.history = train(model, task, o, Span("ticket", o.rewind, task.epochs), found.mask)
+            found.soft = {}  # the gate values belonged to weights that training has changed
     role = "trained" if o.train or o.rewind else "redrawn"
     found.changed = {n: role for n, p in model.named_parameters() if not p.equal(initial[n])}
     found.running = {}  # training, or the return to the rewinding point, replaced the search's statistics
-    model.train(training)
     return found
 
 
@@ -184,6 +183,8 @@ def train(model: nn.Module, task: SearchTask, o: Recipe, span: Span, mask: Mask 
     Raises:
         CrbgError: the checkpoint of the span belongs to another mask.
     """
+    from torch import nn
+
     from crbg.gates import attach
     from crbg.gates.base import Fixed
     from crbg.measure.accuracy import keeping_modes
@@ -196,8 +197,10 @@ def train(model: nn.Module, task: SearchTask, o: Recipe, span: Span, mask: Mask 
     under = attach.only_candidates(model)
     if mask:
         under = attach.gated(model, lambda n, w: Fixed(mask[n].to(w.device, w.dtype)))
-    with under, keeping_modes(model):  # dropout is disabled while `draw` runs
-        model.train()
+    with under, keeping_modes(model):
+        for m in model.modules():
+            if isinstance(m, nn.modules.dropout._DropoutNd):
+                m.train()  # dropout is disabled while `draw` runs
         parameters = [p for p in model.parameters() if p.requires_grad]
         # With several processes, `size` is the size of the whole batch, and this process gets only a share of it.
         size = getattr(task.batches, "size", 0) if distributed.size() > 1 else 0

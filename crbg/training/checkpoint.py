@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from crbg import rng
+from crbg.gates.dtypes import has_float64
 from crbg.storage.atomic import cannot_write
 from crbg.training import distributed
 from crbg.training.clock import Clock
+from crbg.training.device import fork_rng
 from crbg.training.hooks import Row, SearchHook
 
 
@@ -58,8 +60,7 @@ class GateNoise:
     """Seed torch's global generators from the run's seed inside the block, and restore their state afterwards."""
 
     def __init__(self, seed: int, device: torch.device) -> None:
-        self.seed, devices = seed, [device] if device.type == "cuda" else []
-        self.fork = torch.random.fork_rng(devices=devices)
+        self.seed, self.fork = seed, fork_rng(device)
 
     def __enter__(self) -> None:
         self.fork.__enter__()
@@ -78,7 +79,8 @@ class TrainingState:
         self.modules, self.optimiser, self.search, self.device = modules, optimiser, search, device
         self.step, self.history = 0, list[Row]()
         # The sum of the epoch's losses stays on the device: reading each loss would make the CPU wait for each step.
-        self.running = torch.zeros((), dtype=torch.float64, device=device)
+        dtype = torch.float64 if has_float64(device) else torch.float32
+        self.running = torch.zeros((), dtype=dtype, device=device)
         self.began = self.saved = time.monotonic()
         self.began_cpu = time.process_time()
 

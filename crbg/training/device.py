@@ -7,6 +7,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
@@ -69,6 +70,11 @@ def check_precision(precision: str, device: torch.device) -> None:
             "precision is bf16, but this CPU has no bfloat16 instructions (AVX512-BF16, AMX or Arm BF16); "
             "set `precision: fp32`, or use a GPU"
         )
+
+
+def fork_rng(device: torch.device) -> AbstractContextManager[None]:
+    """Return a context manager that restores the random states of the CPU and of `device` on exit."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 def identities() -> list[str]:

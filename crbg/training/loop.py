@@ -22,7 +22,7 @@ from crbg.training.checkpoint import GateNoise, TrainingState
 from crbg.training.clock import Clock, Collapse, OutOfTime
 from crbg.training.forward import outputs_and_labels
 from crbg.training.hooks import Row, SearchHook
-from crbg.training.precision import computing
+from crbg.training.precision import channels_last, computing
 from crbg.training.schedules import cosine
 
 Loss = Callable[[Any, Any], Tensor]  # (outputs, labels)
@@ -80,11 +80,9 @@ def fit(
         raise CrbgError("there is no batch to train on: the batch size exceeds the number of images; reduce it")
     total = per_epoch * epochs
     modules = nn.ModuleList([model, *o.carried])
-    if o.precision == "bf16":
-        modules.to(memory_format=torch.channels_last)
     own, weight = distributed.share(batches)
     step = _step(model, optimiser, o, search, weight)
-    with GateNoise(seed, device):
+    with channels_last(modules, o.precision), GateNoise(seed, device):
         state = TrainingState(modules, optimiser, search, device)
         state.resume(o.checkpoint, clock)
         for epoch in range(state.step // per_epoch, epochs):
@@ -101,7 +99,6 @@ def fit(
                 raise Collapse(f"the loss is not finite in epoch {epoch + 1} of {epochs}")
             state.history.append({"epoch": float(epoch + 1), "loss": mean, **search.log()})
     clock.base += total
-    modules.to(memory_format=torch.contiguous_format)  # later evaluations must not use channels-last
     return state.history
 
 

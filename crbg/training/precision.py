@@ -27,11 +27,23 @@ def computing(device: torch.device, precision: str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def channels_last(modules: nn.Module, precision: str) -> Iterator[None]:
+    """Store 4-d parameters in channels-last order inside the block for `bf16`, and contiguously after it."""
+    if precision == "bf16":
+        modules.to(memory_format=torch.channels_last)
+    try:
+        yield
+    finally:
+        if precision == "bf16":  # later evaluations must not use channels-last
+            modules.to(memory_format=torch.contiguous_format)
+
+
 def suggested(model: nn.Module, device: torch.device) -> str:
     """Return `bf16` for a float32 model with convolutions, if the device has bfloat16 instructions; otherwise `fp32`.
 
-    Convolutions in bfloat16 with channels-last weights are about twice as fast on such devices; small linear layers
-    are not.
+    With convolutions in bfloat16 and channels-last weights, a search takes half to two thirds of the time on such a
+    processor; small linear layers gain nothing.
     """
     convolutions = any(isinstance(m, nn.modules.conv._ConvNd) for m in model.modules())
     single = all(p.dtype == torch.float32 for p in model.parameters() if p.is_floating_point())

@@ -89,7 +89,7 @@ class Reader:
         if isinstance(data, Iterable) and not isinstance(data, str | Mapping):
             return data
         raise CrbgError(
-            f"data are a {shapes(data)}; pass a pair (inputs, labels), a data set, a loader, or a list of batches"
+            f"the data are {shapes(data)}; pass a pair (inputs, labels), a data set, a loader, or a list of batches"
         )
 
     def _columns(self, data: Any) -> Any:
@@ -97,7 +97,7 @@ class Reader:
         single = isinstance(data, Tensor | np.ndarray) or hasattr(data, "to_numpy")
         if single and self.forward is None:
             raise CrbgError(
-                "data is one array without labels; give a pair (inputs, labels), a data set or a loader, or pass "
+                "the data are one array without labels; give a pair (inputs, labels), a data set or a loader, or pass "
                 "`forward`, which returns the loss of a batch"
             )
         if not single and not _is_columns(data):
@@ -105,7 +105,9 @@ class Reader:
         data = tuple(data) if isinstance(data, list) else data
         pair = isinstance(data, tuple) and len(data) == 2
         if isinstance(data, tuple) and not pair and self.forward is None:
-            raise CrbgError(f"data is a tuple of {len(data)}; give a pair (inputs, labels), or {FORWARD_EXAMPLE}")
+            raise CrbgError(
+                f"the data are a tuple of {len(data)} arrays; give a pair (inputs, labels), or {FORWARD_EXAMPLE}"
+            )
         found = _tensor_tree(data, self.dtype)
         counts = sorted({t.shape[0] if t.ndim else 0 for t in tensors(found)})
         if pair and len(counts) > 1:

@@ -527,9 +527,11 @@ def test_the_command_names_data_that_is_missing_once(project, crbg, monkeypatch)
 
     monkeypatch.setattr(setup, "load", absent)
     code, out, _ = crbg("verify", "curve", "--where", "arm=crbg")
-    assert code == 0
-    assert out.count("`crbg data digits` fetches it (it is nowhere)") == 1
-    assert out.endswith("0 PASS, 0 FAIL, 0 PASS without ticket, 2 unchecked\n")
+    assert code == 1
+    assert out == (
+        "2 runs are unchecked, because it is nowhere; `crbg data digits` fetches it\n"
+        "NOTHING WAS VERIFIED, because the data are missing: 0 PASS, 0 FAIL, 0 PASS without ticket, 2 unchecked\n"
+    )
 
 
 def test_nothing_to_verify_is_no_success(project, crbg):

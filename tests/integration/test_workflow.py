@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from paths import ROOT
+from records import made_up_record
 
 from crbg.experiments import config as configs
 from crbg.experiments import record_store
@@ -60,7 +61,7 @@ def record_everything(config):
     runs = {}
     for e in config.experiments.values():
         for c in e.cells:
-            fake = {"record": {"digest": c.spec.digest(), "status": "ok"}, "provenance": {}}
+            fake = {"record": made_up_record(c.spec, c.seed), "provenance": {}}
             runs.setdefault(record_store.recorded_file(config, c.spec), {})[c.key] = fake
     for path, those in runs.items():
         run_lines.put(path, those)
@@ -75,6 +76,14 @@ def test_a_fresh_clone_plans_every_search_of_a_target(clone):
     mains = sum(e.role == "main" for e in wanted)
     once = dict.fromkeys(("data", "selection", "paper", "lenet"), 1)
     assert counts == {"search": searches.total(), "evaluate": mains, "chapter": mains} | once
+
+
+def test_an_experiment_is_a_target_of_its_own(clone):
+    code, text = dry_run(clone, "--cores", "all", "lenet_mu0")
+    assert code == 0, text
+    counts, searches = planned(text)
+    assert searches == {"lenet_mu0": counts["search"]}
+    assert counts["lenet_mu0"] == counts["paper"] == 1
 
 
 def test_recorded_runs_spare_the_searches_but_not_on_the_cluster(clone):
@@ -177,25 +186,25 @@ def test_an_unknown_key_on_the_command_line_is_named(clone):
 
 
 def test_folders_may_have_spaces(tmp_path, monkeypatch):
-    """Every rule works if the names of the project, the results folder and an overlay contain spaces."""
+    """Every rule works with spaces in the names of folders and files, and with capitals in names of experiments."""
     folder = tmp_path / "my project"
     folder.mkdir()
     copy_project(folder)
     monkeypatch.chdir(folder)
     arms = {"a": {"method": "random", "set": {"density": 0.5}}}
-    body = {"role": "main", "targets": ["small"], "arms": arms}
+    body = {"role": "main", "targets": ["Small"], "arms": arms}
     base = {"data": "digits", "model": "lenet-16", "epochs": 0, "batch": 64}
-    Path("config.yaml").write_text(yaml.safe_dump({"experiments": {"e": body | {"base": base}}}))
+    Path("config.yaml").write_text(yaml.safe_dump({"experiments": {"Small_2": body | {"base": base}}}))
     Path("my overlay.yaml").write_text("results: my results\npaper: my results/paper\noverride: {limit: 640}\n")
-    words = ("--configfile", "config.yaml", "my overlay.yaml", "--", "small")
+    words = ("--configfile", "config.yaml", "my overlay.yaml", "--", "Small")
     code, text = dry_run(folder, "--cores", "1", *words, options=())
     assert code == 0, text
     for made in (
-        "report-small.html",
-        "evaluated/e.json",
+        "report-Small.html",
+        "evaluated/Small_2.json",
         "data/digits.json",
-        "paper/tables/e.md",
-        "selected-small.yaml",
+        "paper/tables/Small_2.md",
+        "selected-Small.yaml",
     ):
         assert Path("my results", made).exists(), text[-3000:]
 
@@ -232,6 +241,20 @@ def test_only_what_asks_for_a_gpu_goes_where_gpus_are(clone):
     assert code == 0, text
     assert not {"slurm_partition", "gpu_model", "slurm_account"} & {k for r in resources(text, "search_gpu") for k in r}
     assert {r["gpu"] for r in resources(text, "search_gpu")} == {"1"}
+
+
+def test_no_gpu_is_asked_for_on_the_cpu(clone):
+    Path("gpu.yaml").write_text(
+        "device: cpu\nexperiments: {lenet_goals: {gpu: 4}, lenet_goals_refit: {gpu: 2, nodes: 3}}\n"
+    )
+    words = ("--profile", "slurm", "--configfile", "config.yaml", "gpu.yaml", "--", "lenet")
+    code, text = dry_run(clone, *words)
+    assert code == 0, text
+    counts, searches = planned(text)
+    assert counts["search"] == searches.total()
+    assert not {"search_gpu", "search_wide", "search_nodes", "evaluate_gpu"} & set(counts)
+    found = resources(text, "search") + resources(text, "evaluate")
+    assert not {"gpu", "gres", "mpi"} & {key for r in found for key in r}
 
 
 def test_a_run_on_several_gpus_or_nodes_is_started_by_torchrun(clone):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas
 import pytest
+import torch
 import yaml
 from paths import ROOT
 
@@ -21,7 +22,7 @@ from crbg.report.build import SHORT
 
 # Printed numbers depend on the number of threads.
 PLAIN = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
+PAGES = ["README.md", "CONTRIBUTING.md", *(str(p.relative_to(ROOT)) for p in (ROOT / "docs").rglob("*.md"))]
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -62,6 +63,31 @@ def test_the_tutorial_runs_from_the_first_block_to_the_last(tmp_path):
     assert len(set(last.split())) == 1
 
 
+def test_the_page_on_choosing_weights_runs():
+    exec(compile("\n".join(blocks("docs/choosing-weights.md", "python")), "choosing-weights.md", "exec"), {})
+
+
+OWN_MODEL = "docs/how-to/your-own-model.md"
+
+
+@pytest.mark.parametrize("number", range(6), ids=["mlp", "cnn", "bert", "gpt2", "graph", "gru"])
+def test_each_family_on_the_page_about_own_models_runs(number, tmp_path, monkeypatch):
+    """The blocks contain their own assertions. Those of other libraries run where these are installed."""
+    code = blocks(OWN_MODEL, "python")[number]
+    for package in ("transformers", "torch_geometric"):
+        if f"from {package}" in code:
+            pytest.importorskip(package)
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    namespace = {}
+    exec(compile(code, OWN_MODEL, "exec"), namespace)
+    assert namespace["found"].mask.kept > 0
+
+
+def test_the_page_on_own_models_shows_six_families():
+    assert len(blocks(OWN_MODEL, "python")) == 6
+
+
 def test_the_page_on_records_runs():
     assert "0.500" in (out := python(blocks("docs/records.md", "python")[0]))
     assert len(out.splitlines()) > 5
@@ -73,6 +99,7 @@ def test_the_notebook_on_tickets_finds_one(tmp_path):
     assert dense < 30 < 80 < sparse
     assert float(re.search(r"shuffled mask ([\d.]+)%", out)[1]) < 40
     assert f"from the file {sparse}%" in out
+    assert not list(tmp_path.iterdir()), "the notebook leaves no file behind"
 
 
 def test_the_notebook_on_records_gives_the_numbers_of_the_tables():
@@ -194,8 +221,8 @@ def test_paths_named_in_documents_exist():
 
 def test_every_page_is_in_the_navigation_of_the_site():
     """`make docs` builds the site in strict mode; this test also detects pages missing from the navigation."""
-    shown = re.findall(r": ([\w-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M)
-    pages = {p.name for p in (ROOT / "docs").glob("*.md")}
+    shown = re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M)
+    pages = {str(p.relative_to(ROOT / "docs")) for p in (ROOT / "docs").rglob("*.md")}
     assert set(shown) == pages | {"index.md", "commands.md", "CONTRIBUTING.md", "CHANGELOG.md"}
     assert len(shown) == len(set(shown))
 

@@ -409,6 +409,17 @@ def test_the_search_runs_in_training_mode_and_restores_every_mode(method):
     assert not model.norm.training
 
 
+@pytest.mark.parametrize(("method", "options"), [("crbg", {}), ("imp", {"levels": 1})])
+def test_batch_norm_that_the_user_froze_keeps_its_statistics(method, options):
+    model = Loud()
+    model.norm.eval()
+    model.norm.running_mean.fill_(0.5)
+    found = find_ticket(model, some_batches(), 0.5, method, epochs=1, batch=16, **options)
+    found.apply(model)
+    assert set(model.norm.running_mean.tolist()) == {0.5}
+    assert int(model.norm.num_batches_tracked) == 0
+
+
 def test_weights_without_gates_are_named_if_they_are_many():
     class Embedded(Masked):
         def __init__(self):

@@ -12,7 +12,7 @@ from networks import random_mask, same_bytes, tiny
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from crbg import models
+from crbg import find_ticket, models
 from crbg.errors import CrbgError
 from crbg.models.initial_weights import initialise, tensor_digest
 from crbg.rng import LAWS
@@ -89,6 +89,13 @@ def test_the_same_ticket_is_the_same_bytes(saved, tmp_path):
     Ticket.load(saved[0]).save(tmp_path / "again")
     assert (tmp_path / "again").read_bytes() == saved[1]
     assert [p.name for p in tmp_path.iterdir()] == ["again"]
+
+
+def test_the_path_of_a_ticket_may_begin_with_the_home_folder(saved, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Ticket.load(saved[0]).save("~/new/t.safetensors")
+    assert (tmp_path / "new/t.safetensors").read_bytes() == saved[1]
+    assert Ticket.load("~/new/t.safetensors").mask == saved[2]
 
 
 def test_a_ticket_is_read_without_pickle(saved, monkeypatch):
@@ -269,3 +276,79 @@ def test_a_ticket_of_given_weights_needs_those_weights(tmp_path):
 def test_a_ticket_may_not_make_timm_read_files():
     with pytest.raises(CrbgError, match="checkpoint_path"):
         models.build("timm:resnet18", (3, 32, 32), 10, checkpoint_path="weights.pth")
+
+
+# tickets of `find_ticket` --------------------------------------------------------------------------------------------
+
+X = torch.randn(32, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def searched():
+    return find_ticket(tiny(), (X, torch.arange(32) % 3), 0.3, epochs=1, batch=16)
+
+
+def same_state(a, b):
+    return list(a) == list(b) and all(torch.equal(a[n], b[n]) for n in a)
+
+
+def used(model):
+    """Pass a batch through the model in training mode, which changes its running statistics but no weight."""
+    model.train()(X)
+    return model
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_running_statistics_do_not_matter_for_a_ticket(searched, tmp_path):
+    searched.ticket().save(tmp_path / "t.safetensors")
+    ticket = Ticket.load(tmp_path / "t.safetensors")
+    assert ticket.describe() == searched.ticket().describe()
+    assert ticket.tensors == searched.tensors
+    plain = dataclasses.replace(ticket, tensors={})  # checked by the digest alone
+    sparse = [ticket.apply(tiny()), *(t.apply(used(tiny())) for t in (ticket, plain, searched))]
+    again = find_ticket(used(tiny()), (X, torch.arange(32) % 3), 0.3, epochs=1, batch=16)
+    assert again.initial == searched.initial
+    for model in sparse[1:]:
+        assert same_state(model.state_dict(), sparse[0].state_dict())
+    assert bool(sparse[0].norm.running_mean.ne(0).any()), "the ticket's statistics are loaded"
+
+
+def test_tickets_of_earlier_versions_are_checked_with_running_statistics(searched):
+    old = dataclasses.replace(searched.ticket(), initial=tensor_digest(tiny().state_dict()), tensors={})
+    assert same_state(old.apply(tiny()).state_dict(), searched.apply(tiny()).state_dict())
+    with pytest.raises(CrbgError, match="do not match the ticket's digest"):
+        old.apply(used(tiny()))
+
+
+@pytest.mark.parametrize("through", ["file", "result"])
+def test_other_weights_are_refused_by_name_and_stay(searched, through, tmp_path):
+    searched.ticket().save(tmp_path / "t.safetensors")
+    apply = searched.apply if through == "result" else Ticket.load(tmp_path / "t.safetensors").apply
+    model = tiny()
+    with torch.no_grad():
+        model.head.bias.add_(1.0)
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    with pytest.raises(CrbgError, match=r"found on other weights: head\.bias differ \(of 6 tensors\).*crbg\.bake"):
+        apply(model)
+    assert same_state(model.state_dict(), before)
+    with pytest.raises(CrbgError, match=r"'head\.weight' has shape|'head\.weight' is"):
+        apply(tiny(outputs=4))
+    with pytest.raises(CrbgError, match=r"no weight 'conv\.weight'|'conv\.weight' is .* absent"):
+        apply(torch.nn.Sequential(torch.nn.Linear(3, 3)))
+    sparse = apply(tiny())
+    assert same_state(apply(sparse).state_dict(), searched.apply(tiny()).state_dict()), "applying twice is allowed"
+
+
+def test_a_result_with_trained_weights_belongs_to_the_trained_model():
+    model = tiny()
+    found = find_ticket(model, (X, torch.arange(32) % 3), 0.3, "imp", epochs=1, batch=16, lr=0.01)
+    with pytest.raises(CrbgError, match="found on other weights"):
+        found.apply(tiny())
+    found.apply(model)
+
+
+def test_a_path_may_start_with_the_home_folder(searched, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    searched.ticket().save("~/t.safetensors")
+    assert (tmp_path / "t.safetensors").exists()
+    assert Ticket.load("~/t.safetensors").mask == searched.mask

@@ -201,7 +201,9 @@ def test_the_command_makes_and_shows_it(images, crbg):
     assert crbg("data", "mine", "--images", str(images), "--size", "12")[0] == 0  # the data set already exists
     code, _, err = crbg("data", "mine", "--images", str(images), "--size", "16")
     assert code == 2
-    assert "contains images of 12 pixels" in err
+    assert "mine contains images of 12 pixels; choose another name for images of 16 pixels, or delete" in err
+    assert "is slow" not in out
+    assert "`--size 32`" in crbg("data", "big", "--images", str(images), "--size", "65")[1]
 
 
 def test_a_set_is_found_in_the_data_root_of_the_configuration(images, tmp_path, monkeypatch, crbg):
@@ -219,6 +221,47 @@ def test_a_set_is_found_in_the_data_root_of_the_configuration(images, tmp_path, 
     assert "mine  " in crbg("list", "data")[1]
     assert crbg("run", "e")[0] == 0
     assert crbg("verify", "e")[0] == 0
+
+
+NOISE = np.random.default_rng(0).random((16, 16))
+
+
+def rgba(alpha):
+    """Return a black drawing on a transparent ground; `alpha` is its opacity in [0, 1]."""
+    return Image.fromarray(np.dstack([np.zeros((16, 16, 3), np.uint8), (255 * alpha).round().astype(np.uint8)]))
+
+
+FORMATS = {
+    "grey": (lambda a: Image.fromarray((255 * a).round().astype(np.uint8)), "png", 255 * NOISE),
+    "16 bits": (lambda a: Image.fromarray((65535 * a).round().astype(np.uint16)), "png", 255 * NOISE),
+    "float": (lambda a: Image.fromarray(a.astype(np.float32)), "tiff", 255 * NOISE),
+    "transparent": (rgba, "png", 255 - 255 * NOISE),
+    "transparent palette": (lambda a: rgba(a > 0.5).quantize(2), "png", 255 * (NOISE <= 0.5)),
+}
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_pixels_of_every_format_become_eight_bits(kind, tmp_path):
+    made, suffix, expected = FORMATS[kind]
+    path = tmp_path / f"image.{suffix}"
+    made(NOISE).save(path)
+    pixels = folder._square(folder._rgb(str(path)), 16).numpy()
+    assert pixels == pytest.approx(np.broadcast_to(expected, (3, 16, 16)), abs=1)
+
+
+@pytest.mark.parametrize(("pixels", "found"), [(NOISE * 200, "to 19"), (NOISE - 0.1, "from -0.09")])
+def test_floats_of_unknown_range_are_refused(images, pixels, found):
+    Image.fromarray(pixels.astype(np.float32)).save(images / "train/a/float.tiff")
+    with pytest.raises(CrbgError, match=f"float.tiff: its F pixels range .*{found}"):
+        folder.prepare("mine", images, 12, root())
+
+
+def test_constant_images_are_refused(tmp_path):
+    for part in ("train/a", "train/b", "val/a", "val/b"):
+        (tmp_path / "raw" / part).mkdir(parents=True)
+        Image.new("RGB", (12, 12), (7, 8, 9)).save(tmp_path / "raw" / part / "0.png")
+    with pytest.raises(CrbgError, match="the same constant colour"):
+        folder.prepare("mine", tmp_path / "raw", 12, tmp_path)
 
 
 def test_bad_images_are_named(images):

@@ -1,4 +1,5 @@
 import io
+import re
 
 import numpy as np
 import pytest
@@ -121,8 +122,23 @@ def test_arrays_of_the_wrong_kind_are_named(small, changes, words):
 def test_missing_data_name_the_path_and_the_variable(tmp_path):
     with pytest.raises(CrbgError) as caught:
         load("mnist", str(tmp_path), download=False)
-    for part in ("data set 'mnist'", str(tmp_path / "mnist.npz"), "CRBG_DATA", "data_dir"):
+    raw = tmp_path / "MNIST/raw/train-images-idx3-ubyte"
+    for part in ("data set 'mnist'", str(tmp_path / "mnist.npz"), str(raw), "CRBG_DATA", "data_dir"):
         assert part in str(caught.value)
+    assert "download" not in str(caught.value)  # no download was tried
+    with pytest.raises(CrbgError, match=re.escape(str(tmp_path / "cifar-10-batches-py"))):
+        load("cifar10", str(tmp_path), download=False)
+
+
+def test_the_whole_reason_of_a_failed_download_is_shown(tmp_path, monkeypatch):
+    reason = "Error downloading train-images-idx3-ubyte.gz: " + "https://example.org/a/long/address/of/the/file " * 3
+
+    def fail(*args, **options):
+        raise RuntimeError(reason)
+
+    monkeypatch.setattr("torchvision.datasets.MNIST.__init__", fail)
+    with pytest.raises(CrbgError, match=re.escape(f"could not be downloaded (RuntimeError: {reason.strip()})")):
+        load("mnist", str(tmp_path))
 
 
 def test_an_unknown_data_set_names_the_nearest():

@@ -62,7 +62,7 @@ def test_conditions_on_options_and_model_arguments_skip_the_runs_that_lack_them(
     assert [(c.arm, c.seed) for c in wide] == [("conv", 0), ("conv", 5)]
     for key, hint in (
         ("options.nois", "did you mean 'options.noise'"),
-        ("model_args.widht", "did you mean 'model_args.width'"),
+        ("model_args.withd", "did you mean 'model_args.width'"),
         ("slug", "choose from: arm, batch"),
     ):
         with pytest.raises(CrbgError, match=f"--where {key}: .*{hint}"):

@@ -536,7 +536,7 @@ def test_a_merged_mapping_may_replace_what_it_merges(here):
     assert read(["config.yaml"])
 
 
-@pytest.mark.parametrize("name", ["a b", "a/b", ".a", "a-b", "", "ä"])
+@pytest.mark.parametrize("name", ["a b", "a/b", ".a", "a.b", "a-b", "", "ä"])
 def test_names_that_no_file_or_wildcard_can_hold_are_refused(here, name):
     put(here, config={"experiments": {name: experiment()}})
     assert f"the name {name!r} of an experiment" in message()
@@ -554,6 +554,8 @@ def test_names_of_arms(here, name, fine):
 
 
 def test_a_target_does_not_take_the_name_of_a_rule(here):
+    put(here, config={"experiments": {"Lenet_2": experiment(targets=["All_2"])}})
+    assert read(["config.yaml"])
     put(here, config={"experiments": one(targets=["paper"])})
     assert "the target 'paper' has the name of a rule" in message()
     text = "\n".join(p.read_text() for p in (ROOT / "workflow").rglob("*.smk"))

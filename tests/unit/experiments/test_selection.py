@@ -156,7 +156,8 @@ def test_the_choice_reaches_the_main_experiment_and_opens_its_test_set(project):
     put(point(0.5, 0.6, 0.02, 0), 90.0)
     put(point(0.1, 0.3, 0.02, 0), 90.0)
     before = {c.spec.digest() for c in read().experiment("curve").cells}
-    text = selection.write(read(), Path("paper/selected.yaml"))
+    text, notes = selection.write(read(), Path("paper/selected.yaml"))
+    assert not notes
     assert "curve ours at 0.5: scale=0.6, options.lr=0.02 (70.0 %, 4 trials, 0 missed the density)" in text
 
     curve = read().experiment("curve")
@@ -240,3 +241,30 @@ def test_partial_selection_leaves_out_arms_whose_trials_have_not_all_run(project
     for name, arms in written["evaluate"].items():
         listed = {c.arm for c in read().experiment(name).cells if c.spec.digest() in arms}
         assert "ours" not in listed, "what is not chosen yet may not see the test set"
+
+
+def test_an_arm_with_missing_trials_keeps_its_settings_and_says_so(project):
+    path = Path("paper/selected.yaml")
+    put(point(0.5, 0.6, 0.02, 0), 90.0)
+    selection.write(read(), path)
+    before = path.read_bytes()
+    put(point(0.5, 0.3, 0.01, 0), 95.0)  # a choice from all trials would now be another one
+    cell = point(0.1, 0.6, 0.01, 1)
+    (record_store.run_folder(read(), cell.spec, 1) / "record.json").unlink()
+    _, notes = selection.write(read(), path)
+    assert path.read_bytes() == before
+    assert notes == ["Some trials are missing, so these experiments or arms keep the settings that they have: curve."]
+    path.unlink()
+    with pytest.raises(CrbgError, match="no arm has all its trials; `crbg run NAME` runs tuning"):
+        selection.write(read(), path)
+
+
+def test_choices_in_another_folder_open_the_specs_that_they_change(project):
+    put(point(0.5, 0.6, 0.02, 0), 90.0)
+    config = configs.read(["config.yaml"], ["paper=first"])
+    selection.write(config, Path("first/selected.yaml"))
+    listed = yaml.safe_load(Path("first/selected.yaml").read_text())["evaluate"]["curve"]
+    assert set(listed) == {
+        c.spec.digest() for c in configs.read(["config.yaml"], ["paper=first"]).experiment("curve").cells
+    }
+    assert not Path("paper/selected.yaml").exists()

@@ -65,8 +65,8 @@ def gaussian(name, w):
 
 
 def layout(model):
-    """Return the class of every module and the set of state_dict keys (`detach` may change their order)."""
-    return [type(m) for m in model.modules()], set(model.state_dict())
+    """Return the class of every module, and the names of the parameters and of the state_dict in their order."""
+    return [type(m) for m in model.modules()], [n for n, _ in model.named_parameters()], list(model.state_dict())
 
 
 def hooks(model):

@@ -13,6 +13,7 @@ from crbg.gates.attach import attach, attached_gates, bake, detach, gated, sampl
 from crbg.gates.base import Fixed
 from crbg.gates.gaussian import Gaussian
 from crbg.gates.selection import Selection, choosing
+from crbg.models.initial_weights import initialise
 
 
 def gaussian(name, w):
@@ -123,12 +124,16 @@ def test_every_method_prunes_the_chosen_weights_only(method):
     assert not hasattr(model, "_crbg_choice")
 
 
-@pytest.mark.parametrize("method", ["crbg", "imp", "saliency"])
+@pytest.mark.parametrize("method", ["crbg", "edge_popup", "imp", "saliency"])
 def test_a_parameter_named_in_full_is_searched(method):
-    options = {"lr": 0.01} if method != "crbg" else {}
-    found = find_ticket(Text(), DATA, 0.5, method, epochs=1, batch=12, where=["table.weight", "body.*"], **options)
-    assert set(found.mask) == {"table.weight", "body.weight"}
-    assert found.mask.kept == pytest.approx(80, rel=0.02)
+    options = {"lr": 0.01} if method in ("imp", "saliency") else {}
+    model = Text()
+    chosen = ["table.weight", "scale", "body.*"]
+    found = find_ticket(model, DATA, 0.5, method, epochs=1, batch=12, where=chosen, **options)
+    assert set(found.mask) == {"table.weight", "scale", "body.weight"}
+    assert found.mask.kept == pytest.approx(84, rel=0.02)
+    found.apply(model)
+    assert bool((model.table.weight[~found.mask["table.weight"]] == 0).all())
 
 
 def test_the_choice_of_a_search_survives_a_copy_and_ends_with_it():
@@ -162,6 +167,16 @@ def test_tied_weights_are_refused_only_if_they_would_get_a_gate():
     assert model.head.weight is model.table.weight
     with pytest.raises(CrbgError, match=r"unknown value 'both' of `tied`"):
         attach(Text(), gaussian, tied="both")
+
+
+def test_a_tied_weight_for_which_no_gate_is_built_is_not_refused():
+    model = attach(Text(tied=True), lambda n, w: gaussian(n, w) if n == "body.weight" else None)
+    assert list(attached_gates(model)) == ["body.weight"]
+
+
+def test_initial_weights_of_tied_layers_are_ambiguous():
+    with pytest.raises(CrbgError, match=r"table\.weight and head\.weight share one weight"):
+        initialise(Text(tied=True), "uniform", 1.0, 0)
 
 
 def test_tied_weights_can_share_one_gate():
@@ -224,7 +239,7 @@ def test_weights_that_other_code_computes_are_refused_or_left_out(kind, method):
     model = normed(kind)
     before, data = tensors(model), (torch.randn(24, 6), torch.arange(24) % 3)
     options = {"lr": 0.01} if method == "imp" else {}
-    with pytest.raises(CrbgError, match=r"'0.weight' of Linear is computed by .*where"):
+    with pytest.raises(CrbgError, match=r"'0.weight' of Linear is computed by .*where") as error:
         find_ticket(model, data, 0.5, method, epochs=1, batch=12, **options)
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
     found = find_ticket(
@@ -237,6 +252,9 @@ def test_weights_that_other_code_computes_are_refused_or_left_out(kind, method):
     # Training also moves the vectors of spectral_norm.
     assert {n for n in changed if not n.endswith(("_u", "_v")) or method != "imp"} <= set(found.changed)
     assert parametrize.is_parametrized(model[0]) == ("old" not in kind and kind != "pruning")
+    remedy = str(error.value).split("`")[1]
+    eval(remedy, {"torch": torch, "layer": model[0]})
+    assert list(weights(model)) == ["0.weight", "2.weight"]
 
 
 def test_a_parametrisation_on_top_of_a_gate_survives():
@@ -309,7 +327,7 @@ def test_unit_gates_keep_no_weight_that_is_zero():
 
 def test_biprop_considers_only_weights_that_are_not_zero():
     model = pruned()
-    with pytest.raises(CrbgError, match="one magnitude in each layer.*signed_constant.*where"):
+    with pytest.raises(CrbgError, match=r"one magnitude in each layer.*signed_constant.*where"):
         find_ticket(model, (torch.randn(24, 6), torch.arange(24) % 3), 0.5, "biprop", epochs=1)
     with torch.no_grad():
         for layer in (model[0], model[2], model[4]):

@@ -70,7 +70,8 @@ def report(**changed):
     ("changed", "history", "epochs", "words"),
     [
         ({"reached": False, "natural": 0.6}, [], 100, "ended at density 0.6 and was cut to 0.25. Next: raise `epochs`"),
-        ({}, [], 10, "100 steps are few"),
+        ({"reached": False, "natural": 0.6}, [], 10, "100 steps are few"),
+        ({"reached": False, "natural": 0.26}, [{"loss": 2.0}, {"loss": 2.0}], 100, "the loss did not fall"),
         ({}, [{"loss": 2.0}, {"loss": 1.99}], 100, "the loss did not fall"),
         ({}, [{"loss": 2.0}, {"loss": 1.0}], 100, "does not generalise"),
         ({"ticket": Measured(2.0, 45.0, None, 33.0, 100, 100)}, [], 10, None),
@@ -92,7 +93,7 @@ def test_the_printed_report():
     assert "reached by the search" in text
     assert "a 0.25, b 0.5" in text
     assert "f1" not in text, "the metric could not be taken"
-    assert "and 12 more tensors" in str(report(layers={str(i): 0.1 for i in range(20)}))
+    assert "density of 20 tensors: from a0 0 to a19 0.19" in str(report(layers={f"a{i}": i / 100 for i in range(20)}))
 
 
 def test_find_ticket_reports_on_examples_that_the_search_has_not_seen():
@@ -150,3 +151,19 @@ def test_the_statistics_of_batch_norm_belong_to_the_reported_ticket():
     assert found.report.ticket.accuracy == pytest.approx(100 * float((out.argmax(1) == Y).float().mean()))
     assert found.report.ticket.accuracy > found.report.ticket.commonest + 10
     assert math.isfinite(found.report.ticket.loss)
+
+
+def test_a_model_that_computes_its_own_loss_too_is_measured_once():
+    def forward(model, batch):
+        out = model(batch["x"])
+        F.cross_entropy(out, batch["y"])  # as a model of transformers that is given labels
+        return out, batch["y"]
+
+    loss = network()
+    found = find_ticket(loss, {"x": X, "y": Y}, 0.5, epochs=1, forward=forward)
+    assert found.report.ticket.labels == 20
+
+
+def test_labels_inside_forward_are_checked_too():
+    with pytest.raises(ValueError, match="subtract 1 from the labels"):
+        find_ticket(network(), {"x": X, "y": Y + 1}, 0.5, forward=lambda m, b: F.cross_entropy(m(b["x"]), b["y"]))

@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import save_file
 
 from crbg.experiments import config as configs
 from crbg.experiments import record_store
+from crbg.experiments.spec import Spec
 from crbg.report import anatomy
 from crbg.report.build import build
 from crbg.runs.execute import execute
@@ -57,6 +59,13 @@ def test_the_first_layer_is_that_of_the_ticket(project):
             naive += unit.reshape(28, 28).int().numpy()
         assert (a.first == naive).all()
         assert a.cell.spec.layer_sizes() == [(784, 24), (24, 16), (16, 10)]
+
+
+def test_the_first_layer_of_a_run_on_resized_images_has_their_shape(tmp_path):
+    spec = Spec("digits", "lenet-3", "crbg", 0.5, size=16)
+    assert spec.layer_sizes() == [(256, 3), (3, 10)]
+    save_file({"mask": np.packbits(np.ones(3 * 256 + 30, bool))}, tmp_path / "ticket.safetensors")
+    assert (anatomy._first_layer(tmp_path / "ticket.safetensors", spec) == np.full((16, 16), 3)).all()
 
 
 def test_committed_tickets_stand_in_for_fresh_ones(project):

@@ -1,11 +1,12 @@
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from made_up import CONTRAST, GOOD, around
 
-from crbg.report.brief import brief
+from crbg.report.brief import _runs, brief
 from crbg.report.build import build
 from crbg.report.records_table import tidy
 
@@ -107,3 +108,10 @@ def test_a_report_of_nothing_is_a_report(project):
     assert Path("paper/report.html").exists()
     assert any("main: 28 runs are missing" in line for line in lines)
     assert brief(project.config, project.config.experiments.values()).startswith("Runs: none.")
+
+
+def test_the_summary_of_many_experiments_counts_a_shared_run_once():
+    rows = pd.DataFrame(
+        [(f"e{i}", d, 0) for i in range(13) for d in ("shared", i)], columns=["experiment", "digest", "seed"]
+    )
+    assert _runs(rows) == "Runs: 14 finished (done or collapsed) in 13 experiments."

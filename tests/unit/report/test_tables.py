@@ -150,4 +150,5 @@ def test_collapsed_runs_count_as_done_and_give_no_number(project):
     rows = tidy(project.config)
     assert len(rows[rows.status == "collapse"]) == 1
     assert list(values(rows, "main", "ours", 0.5).seed) == [1, 2, 3]
-    assert unfinished(project.config, rows) == {"main": 24, "other": 4, "tuning": 8}
+    missing = {name: len(runs) for name, runs in unfinished(project.config, rows).items()}
+    assert missing == {"main": 24, "other": 4, "tuning": 8}

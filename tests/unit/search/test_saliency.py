@@ -13,6 +13,8 @@ from crbg.masks.select import select
 from crbg.models.initial_weights import initialise
 from crbg.models.registry import build
 from crbg.search import saliency
+from crbg.training.batches import LoaderBatches
+from crbg.training.forward import UserBatch, for_any_outputs
 
 LOSS = nn.functional.cross_entropy
 
@@ -231,3 +233,46 @@ def test_nonsense_is_refused(digits, options, message):
     task = methods.SearchTask(BatchLoader(digits.train, 64, 0), 0.5, 2, 0, LOSS)
     with pytest.raises(CrbgError, match=message):
         methods.get("saliency").find(model, task, methods.options("saliency", options))
+
+
+class Embedded(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.out = nn.Embedding(5, 4), nn.Linear(4, 3)
+
+    def forward(self, tokens, scale=1.0):
+        return {"logits": self.out(self.table(tokens).mean(1)) * scale}
+
+
+def test_synflow_needs_inputs_that_can_be_ones_and_outputs_that_can_be_summed():
+    model, tokens = Embedded(), torch.zeros(2, 3, dtype=torch.long)
+    raw = weights(model)
+    with pytest.raises(CrbgError, match=r"inputs, but they are \(2, 3\) int64; choose another score: magnitude"):
+        saliency.synflow(model, raw, [(tokens, None)], None, 0)
+    batch = UserBatch((tokens, torch.rand(2, 1)), lambda m, b: (m(*b), None))
+    scores = saliency.synflow(model, raw, [(batch, None)], None, 0)
+    # one example of ones would count each weight once; a batch in the user's format keeps both examples
+    wanted = 2 * raw["out.weight"].abs() * model.table.weight[0].abs()
+    torch.testing.assert_close(scores["out.weight"].float(), wanted)
+    with pytest.raises(CrbgError, match="let `forward` return"):
+        saliency.synflow(model, raw, [(UserBatch(tokens, lambda m, b: m(b)["logits"].sum()), None)], None, 0)
+
+
+def test_snip_and_grasp_of_output_objects_are_those_of_their_logits():
+    torch.manual_seed(0)
+    layer, x, y = nn.Linear(4, 3), torch.randn(6, 4), torch.arange(6) % 3
+    pairs = [(x, y)], [(UserBatch(x, lambda m, b: ({"logits": m(b)}, y)), None)]
+    for score in (saliency.snip, saliency.grasp):
+        plain, wrapped = (
+            score(layer, weights(layer), pair, for_any_outputs(nn.functional.cross_entropy), 0) for pair in pairs
+        )
+        assert plain["weight"].equal(wrapped["weight"])
+
+
+def test_a_batch_that_cannot_be_balanced_is_taken_whole():
+    tokens, labels = torch.zeros(6, 3, dtype=torch.long), torch.arange(6) % 3
+    loader = [({"tokens": tokens}, labels)]
+    assert saliency.balanced_batch(Embedded(), LoaderBatches(loader, torch.device("cpu")), 1)[0][1].equal(labels)
+    sums = nn.Sequential(nn.Linear(3, 1), nn.Flatten(0))
+    counts = LoaderBatches([(torch.rand(6, 3), labels)], torch.device("cpu"))
+    assert saliency.balanced_batch(sums, counts, 1)[0][1].equal(labels)

@@ -5,7 +5,7 @@ import torch
 from scipy.integrate import quad
 from torch import nn
 
-from crbg import methods
+from crbg import find_ticket, methods
 from crbg.data.loader import BatchLoader
 from crbg.errors import CrbgError
 from crbg.experiments.spec import Spec
@@ -139,3 +139,21 @@ def test_its_record_says_that_weights_were_trained(digits, tmp_path):
     record = execute(replace(SPEC, epochs=2), 0, Workspace(tmp_path, loaded={"digits": digits}))
     assert record.roles["trained"] == ["fc1.weight", "fc2.weight", "fc3.weight"]
     assert record.validation.sanity is None
+
+
+@pytest.mark.parametrize("layer", [nn.Conv1d, nn.Conv2d, nn.Conv3d])
+def test_convolutions_of_any_dimension_are_searched(layer):
+    dimensions = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}[layer]
+    model = nn.Sequential(layer(2, 4, 3, groups=2), nn.Flatten(), nn.LazyLinear(2))
+    x = torch.randn(8, 2, *[5] * dimensions)
+    model(x)
+    found = find_ticket(model, (x, torch.arange(8) % 2), None, "sparse_vd", epochs=1, batch=4)
+    assert set(found.mask) == {"0.weight", "2.weight"}
+
+
+def test_other_layers_are_refused_before_the_search():
+    model = nn.Sequential(nn.ConvTranspose2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 2))
+    data = (torch.randn(8, 1, 4, 4), torch.arange(8) % 2)
+    with pytest.raises(CrbgError, match=r"'0\.weight' belongs to a ConvTranspose2d; leave it out with `where`"):
+        find_ticket(model, data, None, "sparse_vd", epochs=1, batch=4)
+    assert set(find_ticket(model, data, None, "sparse_vd", epochs=1, batch=4, where="2.*").mask) == {"2.weight"}

@@ -1,5 +1,7 @@
 """A search in bfloat16 agrees with a search in float32 up to rounding, and keeps parameters in float32."""
 
+from contextlib import suppress
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -8,7 +10,7 @@ from crbg import methods, models
 from crbg.data.loader import BatchLoader
 from crbg.data.sources import load
 from crbg.models.initial_weights import initialise
-from crbg.training.precision import computing
+from crbg.training.precision import channels_last, computing, suggested
 
 
 @pytest.mark.parametrize("method", ["crbg", "edge_popup"])
@@ -36,6 +38,7 @@ def test_bf16_agrees_with_fp32_and_keeps_parameters(method):
 
 
 def test_attention_in_bf16_takes_plain_products_on_a_processor_and_gives_the_same_to_rounding():
+    torch.manual_seed(0)
     q, k, v = (torch.randn(2, 3, 17, 64, requires_grad=True) for _ in range(3))
     seen = {}
     for precision in ("fp32", "bf16"):
@@ -48,3 +51,21 @@ def test_attention_in_bf16_takes_plain_products_on_a_processor_and_gives_the_sam
     assert seen["bf16"][:2] == (False, torch.bfloat16)
     for a, b in zip(seen["fp32"][2:], seen["bf16"][2:], strict=True):
         torch.testing.assert_close(a, b, atol=0.02, rtol=0.05)
+
+
+def test_weights_are_contiguous_again_after_an_error():
+    layer = torch.nn.Conv2d(4, 4, 3)
+    for precision, inside in (("fp32", True), ("bf16", False)):
+        with suppress(KeyboardInterrupt), channels_last(layer, precision):
+            assert layer.weight.is_contiguous() == inside
+            raise KeyboardInterrupt
+        assert layer.weight.is_contiguous()
+
+
+def test_bf16_is_suggested_for_convolutions_in_float32_where_there_are_instructions(monkeypatch):
+    cpu, found = torch.device("cpu"), []
+    for instructions in (True, False):
+        monkeypatch.setattr("crbg.training.precision.has_bfloat16", lambda there=instructions: there)
+        models = torch.nn.Conv1d(1, 1, 1), torch.nn.Linear(1, 1), torch.nn.Conv2d(1, 1, 1).double()
+        found.append([suggested(model, cpu) for model in models])
+    assert found == [["bf16", "fp32", "fp32"], ["fp32"] * 3]

@@ -99,7 +99,7 @@ def test_inputs_may_be_nested():
         (([["a", "b"]], [1]), "not numbers"),
         (([[1.0], [1.0, 2.0]], [1, 2]), "different lengths; pad"),
         (pandas.DataFrame({"a": ["x"]}), "without labels"),
-        (5, "data are a int"),
+        (5, "the data are int"),
         (DataLoader(TensorDataset(X, Y), 64, drop_last=True), "no batch"),
         (Stream(), "pass `steps`"),
         (DataLoader(Stream(), 2), "pass `steps`"),
