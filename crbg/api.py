@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from crbg import measure, methods
+from crbg import defaults, measure, methods
 from crbg.errors import CrbgError
 from crbg.gates.attach import weights
 from crbg.gates.layers import unwrap
@@ -23,8 +23,9 @@ from crbg.gates.selection import Selection, Where, choosing
 from crbg.masks.select import keep_count
 from crbg.measure.ticket_report import Evaluation, Metric, advice
 from crbg.methods.contract import SearchResult, SearchTask
-from crbg.models.initial_weights import stored_weights, tensor_digest
+from crbg.models.initial_weights import fingerprints, stored_weights, tensor_digest
 from crbg.search import precheck
+from crbg.search.gain import scaled
 from crbg.search.run_search import run_search
 from crbg.training.clock import Clock
 from crbg.training.device import check_precision
@@ -56,12 +57,16 @@ def find_ticket(
     validation: Any = 0.1,
     metric: Metric | None = None,
     precision: str = "fp32",
+    gain: str | None = None,
     **options: Any,
 ) -> SearchResult:
     """Search for a sparse subnetwork of `model` that performs well without any training of its weights.
 
     Apply the returned result with `result.apply(model)`, and print it to see how good the ticket is. Weights change
     only with methods that train or redraw them; `result.changed` names these tensors.
+
+    The method `crbg` runs the variant that `result.variant` names, with the defaults of `crbg.defaults`. The thesis's
+    form is `noise=0.5, firmness=1.0, polish=0.0, steer="penalty", mu0_spread=0.01, lr=0.03, gain="none"`.
 
     The search runs in training mode and restores the mode of every module, even if it raises. If `model.training` is
     True, submodules that are in eval mode, such as frozen batch norm, stay in it.
@@ -103,6 +108,9 @@ def find_ticket(
         metric: Function of (outputs, labels) that returns a number, measured in addition to loss and accuracy.
         precision: `fp32`; `bf16` for forward passes in bfloat16 with channels-last weights; or `auto`, which is `bf16`
             for a float32 model with convolutions on a device with bfloat16 instructions. Measurements are in fp32.
+        gain: `variance` multiplies each weight tensor by a factor that keeps the signal's variance from layer to layer
+            (`crbg.search.gain`); the factors belong to the ticket, as `result.weight_gain`. `none` leaves the weights
+            as they are. By default, `variance` for polished `crbg` with frozen weights, else `none`.
         **options: Options of the method (`crbg list methods NAME` explains them).
 
     Raises:
@@ -142,31 +150,42 @@ def find_ticket(
             clock=Clock(report=report),
             selection=Selection(where, tied),
         )
-        return _search(model, task, method, options, precision, Evaluation(held, name, task, metric))
+        evaluation = Evaluation(held, name, task, metric)
+        return _search(model, task, method, options, gain, precision, evaluation)
 
 
 def _search(
-    model: nn.Module, task: SearchTask, method: str, options: dict[str, Any], precision: str, evaluation: Evaluation
+    model: nn.Module,
+    task: SearchTask,
+    method: str,
+    options: dict[str, Any],
+    gain: str | None,
+    precision: str,
+    evaluation: Evaluation,
 ) -> SearchResult:
     """Check the first batch, measure the initial network, search, and measure the ticket."""
     assert task.selection is not None
     with choosing(model, task.selection):
         seen, precision = _check(model, task, precision)
+        if method == "crbg" and seen.scalable:
+            options = {"temperature": 0.0} | options
+        choice = defaults.choose(model, method, options, task.density, gain)
         if task.selection.where is None:
             _warn_of_dense_weights(model)
-    if method == "crbg":
-        options = _crbg_defaults(model, seen.scalable) | options
-    chosen = methods.options(method, options)
-    precheck.check_method(method, chosen, seen)
+    precheck.check_method(method, choice.options, seen)
     before = evaluation.measure(model)
     initial = tensor_digest(stored_weights(model))
     assert task.clock is not None
-    task.clock.whole = round(methods.work(method, chosen, task.density, task.epochs) * len(task.batches))
-    with measure.training_mode(model):
-        found = run_search(model, replace(task, precision=precision), methods.get(method), chosen)
+    task.clock.whole = round(methods.work(method, choice.options, task.density, task.epochs) * len(task.batches))
+    with scaled(model, choice.gains), measure.training_mode(model):
+        found = run_search(model, replace(task, precision=precision), methods.get(method), choice.options)
+    if choice.gains:  # the search saw the scaled weights
+        found.tensors = fingerprints(model, found.mask)
+    found.variant = choice.variant
+    found.weight_gain = {n: choice.gains.get(n, 1.0) * float(found.gain.get(n, 1.0)) for n in found.mask}
     if found.start is None and measure.has_batch_norm(model):
         inputs = (x for x, _ in itertools.islice(task.batches.epoch(0), STATISTICS_BATCHES))
-        found.statistics = measure.running_statistics(model, inputs, found.mask)
+        found.statistics = measure.running_statistics(model, inputs, found.multipliers())
     found.initial, found.parameters = initial, sum(p.numel() for p in model.parameters())
     found.report = evaluation.report(model, found, before)
     if text := advice(found, task):
@@ -210,25 +229,6 @@ def _whole(name: str, value: Any, least: int) -> int:
     if isinstance(value, bool) or number < least:
         raise CrbgError(f"{name} {value!r} must be a whole number of at least {least}")
     return number
-
-
-def _crbg_defaults(model: nn.Module, cross_entropy: bool) -> dict[str, Any]:
-    """Return the defaults of `find_ticket` that differ from `Options`.
-
-    The defaults in `Options` cannot change, because recorded runs depend on them.
-
-    Args:
-        model: The network.
-        cross_entropy: Whether the loss is a cross entropy of logits whose scale can be chosen.
-    """
-    chosen: dict[str, Any] = {}
-    if cross_entropy:
-        chosen["temperature"] = 0.0
-    first = next(model.parameters(), None)
-    if first is not None and first.device.type == "cpu":
-        # As accurate as independent samples (experiment lenet_noise_counter), at almost no cost.
-        chosen["source"] = "counter"
-    return chosen
 
 
 def _warn_of_dense_weights(model: nn.Module) -> None:

@@ -9,6 +9,7 @@ the network checks the digest of the initial weights.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -30,7 +31,7 @@ from crbg.models.initial_weights import check_fingerprints, initialise, stored_w
 from crbg.rng import LAWS
 from crbg.storage.atomic import write_bytes
 
-FORMAT = 1
+FORMATS = (1, 2)  # 2 if the kept weights are multiplied by gains, which readers of format 1 would ignore
 # Exceptions that a damaged or malicious file can cause; torch raises RuntimeError for impossible shapes.
 _UNSOUND = (
     SafetensorError,
@@ -81,6 +82,7 @@ class Ticket:
         statistics: Running statistics of batch norm in the sparse network, by name.
         tensors: Fingerprints of the initial tensors, by name (`crbg.models.initial_weights.fingerprints`); empty in
             tickets of recorded runs.
+        gain: Factor on the kept weights of each tensor, by name; 1 if a name is missing.
     """
 
     mask: Mask
@@ -94,6 +96,7 @@ class Ticket:
     model_args: Mapping[str, Any] = field(default_factory=dict)
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
     tensors: Mapping[str, str] = field(default_factory=dict)
+    gain: Mapping[str, float] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """Return a short text: network, number of kept weights, seed and distribution, but not the mask itself."""
@@ -109,7 +112,7 @@ class Ticket:
         """
         packed = torch.frombuffer(bytearray(self.mask.pack()), dtype=torch.uint8)
         header = {
-            "format": FORMAT,
+            "format": FORMATS[0],
             "model": self.model_name,
             "args": dict(self.model_args),
             "in": list(self.in_shape),
@@ -121,6 +124,8 @@ class Ticket:
             "network": shapes_digest(self.mask.shapes),
             "mask": self.mask.digest(),
         }
+        if gain := {n: g for n, g in self.gain.items() if g != 1}:
+            header |= {"format": FORMATS[1], "gain": gain}
         # A mask from unit gates does not always cover all weights of the network.
         if not self.model_name or _shapes(header) != self.mask.shapes:
             header["shapes"] = {n: list(s) for n, s in self.mask.shapes.items()}
@@ -144,8 +149,8 @@ class Ticket:
             tensors, header = load_tensors(data), _header(data)
             shapes = _shapes(header)
             mask = Mask.unpack(tensors["mask"].numpy().tobytes(), shapes)
-            if header["format"] != FORMAT:
-                raise CrbgError(f"its format is {header['format']}, but this version of crbg reads format {FORMAT}")
+            if header["format"] not in FORMATS:
+                raise CrbgError(f"its format is {header['format']}, but this version of crbg reads {FORMATS}")
             if shapes_digest(shapes) != header["network"]:
                 raise CrbgError("the shapes of its network do not match the digest in its header")
             if mask.digest() != header["mask"]:
@@ -166,6 +171,7 @@ class Ticket:
                     n.removeprefix("statistics."): t for n, t in tensors.items() if n.startswith("statistics.")
                 },
                 tensors={str(n): str(digest) for n, digest in header.get("tensors", {}).items()},
+                gain=_gains(header, mask),
             )
         except OSError as error:
             raise CrbgError(f"cannot read the ticket {path}: {error.strerror}") from None
@@ -214,7 +220,7 @@ class Ticket:
                     "was trained, or comes from a different version of its code"
                 )
             check_fingerprints(inner, self.mask, self.tensors)
-        bake(inner, self.mask)
+        bake(inner, self.mask.multipliers(self.gain))
         inner.load_state_dict(dict(self.statistics), strict=False)
         return model
 
@@ -230,6 +236,13 @@ def _header(data: bytes) -> dict[str, Any]:
     if not isinstance(header, dict):
         raise CrbgError("its header is not a JSON object")
     return header
+
+
+def _gains(header: dict[str, Any], mask: Mask) -> dict[str, float]:
+    gains = {str(n): float(g) for n, g in header.get("gain", {}).items()}
+    if not all(n in mask and math.isfinite(g) for n, g in gains.items()):
+        raise CrbgError("its gains name a tensor outside the mask, or are not finite")
+    return gains
 
 
 def _shapes(header: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -94,6 +94,10 @@ class Mask(Mapping[str, Tensor]):
         """Return the number of kept weights of each tensor."""
         return {name: int(t.sum()) for name, t in self.items()}
 
+    def multipliers(self, gain: Mapping[str, float]) -> Mapping[str, Tensor]:
+        """Return the mask times one factor per tensor; a missing factor is 1, and without factors it is the mask."""
+        return {n: t * gain.get(n, 1.0) for n, t in self.items()} if any(g != 1 for g in gain.values()) else self
+
     def __invert__(self) -> Mask:
         return Mask({name: ~t for name, t in self.items()})
 

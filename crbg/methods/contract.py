@@ -149,6 +149,9 @@ class SearchResult:
         tensors: Fingerprints of the tensors of the sparse network, by name, added by `run_search` in the library.
         parameters: Number of parameters of the model, gated or not, added by `find_ticket`.
         report: Measurements of the ticket, added by `find_ticket`.
+        variant: Name of the method's variant, added by `find_ticket`.
+        weight_gain: Factor on the kept weights of each tensor that the search used; 1 if a name is missing. It belongs
+            to the ticket (role `scaled`). Added by `find_ticket`.
     """
 
     mask: Mask
@@ -166,6 +169,8 @@ class SearchResult:
     tensors: dict[str, str] = field(default_factory=dict, repr=False)
     parameters: int = field(default=0, repr=False)
     report: TicketReport | None = field(default=None, repr=False)
+    variant: str = ""
+    weight_gain: dict[str, float] = field(default_factory=dict, repr=False)
 
     def __str__(self) -> str:
         """Return both densities, that of the gated weights and that of all parameters, and the report."""
@@ -174,6 +179,8 @@ class SearchResult:
         if self.parameters:
             left = self.parameters - mask.total + mask.kept
             lines[0] += f"; {left / self.parameters:.4g} of all {self.parameters:,} parameters"
+        if self.variant:
+            lines.append(f"variant: {self.variant}")
         if self.changed:
             roles = ", ".join(sorted({*self.changed.values()}))
             lines.append(f"the method changed {len(self.changed)} tensors: {roles}")
@@ -188,8 +195,14 @@ class SearchResult:
 
         return plot(self)
 
+    def multipliers(self) -> Mapping[str, Tensor]:
+        """Return the factors on the weights, by name: the mask times the gain."""
+        return self.mask.multipliers(self.weight_gain)
+
     def apply(self, model: nn.Module) -> nn.Module:
-        """Apply the ticket to a model in place: set pruned weights to 0, and load the ticket's running statistics.
+        """Apply the ticket to a model in place.
+
+        Pruned weights are set to 0, kept weights are multiplied by their gain, and running statistics are loaded.
 
         Raises:
             CrbgError: the model has other weights than the one on which the ticket was found, or does not fit the mask.
@@ -201,11 +214,11 @@ class SearchResult:
         inner = detach(unwrap(model))
         if self.tensors:
             check_fingerprints(inner, self.mask, self.tensors)
-        bake(inner, self.mask).load_state_dict(self.statistics, strict=False)
+        bake(inner, self.multipliers()).load_state_dict(self.statistics, strict=False)
         return model
 
     def ticket(self) -> Ticket:
-        """Return a `Ticket` that can be saved: mask, running statistics and the digest of the initial weights.
+        """Return a `Ticket` that can be saved: mask, gains, running statistics and the digest of the initial weights.
 
         The ticket does not contain the weights themselves, so keep the initial weights.
         `Ticket.load(path).apply(model)` needs a model with these weights, and checks their digest.
@@ -219,4 +232,6 @@ class SearchResult:
             raise CrbgError(
                 "a ticket stores no trained or redrawn weights; call `apply(model)`, then save the model's state_dict"
             )
-        return Ticket(self.mask, 0, "given", 1.0, "", (), 0, self.initial, {}, self.statistics, self.tensors)
+        return Ticket(
+            self.mask, 0, "given", 1.0, "", (), 0, self.initial, {}, self.statistics, self.tensors, self.weight_gain
+        )

@@ -32,6 +32,7 @@ TRAITS = Traits("pathwise, clipped Gaussian", "controlled to within 2 %, else ex
 
 LANDED = 0.02  # the mask mu > 1/2 is the ticket if its density is within this relative distance of the target
 GRANULARITY = ("weight", "unit", "unit+input")
+STEERING = ("penalty", "shift")
 SOURCES = ("normal", "antithetic", "counter")  # copied from `crbg.gates.gaussian`, which imports torch
 
 
@@ -70,6 +71,8 @@ class Options:
         polish: Length of the final phase, as a fraction of the search, in which the forward pass uses the hard mask
             1[mu > 1/2] with straight-through gradients. This is a variant of the method; it gave the best tickets with
             `noise` 0 and `firmness` 0.
+        steer: How a target density is reached. `penalty`: feedback on lambda, the factor on the penalty. `shift`: no
+            penalty; after each step, one number is added to all mu, so that the density is exactly the planned one.
         granularity: `weight` for one gate per weight, `unit` for one per hidden unit (channel, attention head), or
             `unit+input` for one per hidden unit and per input of the network.
         temperature: Multiplies the logits inside the loss; predictions do not change. Frozen weights cannot grow to
@@ -100,6 +103,7 @@ class Options:
     firmness: float = option(1.0, least=0)
     tolerance: float = option(0.0, least=0)
     polish: float = share(0.0)
+    steer: str = option("penalty", choices=STEERING)
     granularity: str = option("weight", choices=GRANULARITY)
     temperature: float = option(1.0, least=0)
     spread: float = option(1.0, above=0)
@@ -114,6 +118,8 @@ def conflicts(o: Options, density: float | None) -> Iterator[str]:
     """Yield one message for each invalid combination of options, or of an option with the density."""
     if o.polish and density is None:
         yield "crbg.polish needs a target density: set `density`"
+    if o.steer == "shift" and density is None:
+        yield "crbg.steer needs a target density: set `density`"
     if o.polish and o.granularity != "weight":
         yield "crbg.polish needs one gate per weight: set `options.granularity` to `weight`"
 
@@ -244,13 +250,15 @@ def _gate_maker(model: nn.Module, task: SearchTask, o: Options) -> MakeGate:
 
 def _hook(model: nn.Module, task: SearchTask, o: Options) -> Penalised:
     """Return the hook that penalises the gates: with a fixed lambda, or with lambda adjusted to the target density."""
-    from crbg.search.density_controller import Controlled, Penalised, Plan
+    from crbg.search.density_controller import Controlled, Penalised, Plan, Shifted
 
     anneal = None if o.anneal_to < 0 else o.anneal_to
     if task.density is None:
         return Penalised(model, o.penalty, o.weight, anneal)
     tolerance = o.tolerance or (0.1 if task.density >= 0.05 else 0.02)
     plan = Plan(reach=o.reach, decide=o.decide, firmness=o.firmness, tolerance=tolerance, polish=o.polish)
+    if o.steer == "shift":
+        return Shifted(model, task.density, plan, anneal)
     return Controlled(model, o.penalty, task.density, plan, anneal)
 
 

@@ -18,6 +18,7 @@ from crbg.gates.attach import attached_gates
 from crbg.gates.dtypes import fraction
 from crbg.gates.gaussian import Gaussian, Units
 from crbg.gates.kernels import layout
+from crbg.masks.select import Threshold, keep_count
 from crbg.search.penalties import Penalty, penalty, slope_into
 from crbg.training import distributed
 from crbg.training.clock import Collapse
@@ -186,9 +187,7 @@ class Controlled(Penalised):
 
     def before_forward(self, progress: float) -> None:
         super().before_forward(progress)
-        if self.plan.polish:
-            for g in self.gates:
-                g.hard = progress >= 1 - self.plan.polish
+        self.harden(progress)
         # Between measurements, the penalty gradient is added inside the gate's backward pass, provided that it has the
         # memory layout of mu and there is only one process. Several processes must average the task gradients first.
         in_backward = self.steps % self.plan.every and distributed.size() == 1
@@ -196,6 +195,12 @@ class Controlled(Penalised):
             g.push.value = push if in_backward and layout(push) == layout(g.mu) else None
             g.push.reuse(g.mu if g.mu.device.type == "cpu" else None)
         self.given = [g.push.value is not None for g in self.gates]
+
+    def harden(self, progress: float) -> None:
+        """Switch to hard gates in the last part of the search, if the plan has such a part."""
+        if self.plan.polish:
+            for g in self.gates:
+                g.hard = progress >= 1 - self.plan.polish
 
     @torch.no_grad()
     def after_backward(self, progress: float) -> None:
@@ -254,7 +259,38 @@ class Controlled(Penalised):
         self.push = [p.to(g.mu.device) for p, g in zip(self.push, self.gates, strict=True)]
 
 
+class Shifted(Controlled):
+    """Keep the density on its path exactly: after each step, add one number to all mu.
+
+    The number moves the k-th largest mu to just above 1/2, where k is the number of open gates on the path. There is no
+    penalty, hence no lambda. Unlike the feedback of `Controlled`, the shift needs no time to react, so it also works in
+    searches of a few dozen steps. With hard gates, the search is a global top-k search with straight-through gradients,
+    because these do not depend on mu.
+    """
+
+    def __init__(self, model: nn.Module, density: float, plan: Plan | None = None, anneal_to: float | None = None):
+        super().__init__(model, "induce_sparse", density, plan, anneal_to)
+        self.threshold = Threshold()
+
+    def before_forward(self, progress: float) -> None:
+        Penalised.before_forward(self, progress)
+        self.harden(progress)
+
+    def after_backward(self, progress: float) -> None:
+        """Add nothing to the gradients."""
+
+    @torch.no_grad()
+    def after_step(self, progress: float) -> None:
+        super().after_step(progress)
+        every = torch.cat([g.mu.detach().flatten() for g in self.gates])
+        k = max(1, keep_count(self.path(progress), self.total))
+        shift = _JUST_OPEN - float(self.threshold(every, k))
+        for g in self.gates:
+            g.mu.add_(shift)
+
+
 _TINY = 1e-12
+_JUST_OPEN = 0.5 + 1e-6
 
 
 def _norms(tensors: list[torch.Tensor]) -> list[float]:

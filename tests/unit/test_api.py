@@ -96,7 +96,7 @@ def test_find_ticket_learns():
 
 
 def test_a_ticket_that_missed_its_density_keeps_the_exact_count():
-    missed = find_ticket(tiny(), (X, Y), 0.1, epochs=1, batch=16)
+    missed = find_ticket(tiny(), (X, Y), 0.1, epochs=1, batch=16, steer="penalty")
     assert sum(int((s > 0.5).sum()) for s in missed.scores.values()) > 100
     assert missed.mask == missed.exact
     assert missed.mask.kept == keep_count(0.1, 342) == 34
@@ -322,7 +322,8 @@ def scale_has_no_effect(loss, **more):
         with torch.no_grad():
             model.b.weight *= scale
             model.b.bias *= scale
-        masks.append(find_ticket(model, some_batches(), 0.5, loss=loss, epochs=4, batch=16, lr=0.1, **more).mask)
+        found = find_ticket(model, some_batches(), 0.5, loss=loss, epochs=4, batch=16, lr=0.1, gain="none", **more)
+        masks.append(found.mask)
     agreement = sum(int((masks[0][n] == masks[1][n]).sum()) for n in masks[0]) / masks[0].total
     return agreement > 0.98
 

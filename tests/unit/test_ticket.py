@@ -134,7 +134,7 @@ def test_a_flipped_bit_of_the_mask_is_refused(saved, tmp_path):
 
 
 HOSTILE = {
-    "another format": {"format": 2},
+    "another format": {"format": 3},
     "no seed": {"seed": ...},
     "no mask digest": {"mask": ...},
     "unknown law": {"law": "gauss"},
@@ -336,7 +336,16 @@ def test_other_weights_are_refused_by_name_and_stay(searched, through, tmp_path)
     with pytest.raises(CrbgError, match=r"no weight 'conv\.weight'|'conv\.weight' is .* absent"):
         apply(torch.nn.Sequential(torch.nn.Linear(3, 3)))
     sparse = apply(tiny())
-    assert same_state(apply(sparse).state_dict(), searched.apply(tiny()).state_dict()), "applying twice is allowed"
+    with pytest.raises(CrbgError, match="found on other weights"):
+        apply(sparse)  # the gains would be applied twice
+
+
+@pytest.mark.parametrize("through", ["file", "result"])
+def test_a_ticket_without_gains_may_be_applied_twice(through, tmp_path):
+    found = find_ticket(tiny(), (X, torch.arange(32) % 3), 0.3, epochs=1, batch=16, gain="none")
+    found.ticket().save(tmp_path / "t.safetensors")
+    apply = found.apply if through == "result" else Ticket.load(tmp_path / "t.safetensors").apply
+    assert same_state(apply(apply(tiny())).state_dict(), found.apply(tiny()).state_dict())
 
 
 def test_a_result_with_trained_weights_belongs_to_the_trained_model():

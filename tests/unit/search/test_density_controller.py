@@ -10,7 +10,7 @@ from crbg.errors import CrbgError
 from crbg.gates.attach import attach, attached_gates
 from crbg.gates.gaussian import Gaussian, Units
 from crbg.gates.scores import TopK
-from crbg.search.density_controller import Controlled, Penalised, Plan
+from crbg.search.density_controller import Controlled, Penalised, Plan, Shifted
 from crbg.search.penalties import penalty
 from crbg.training.clock import Collapse
 
@@ -239,3 +239,24 @@ def test_a_saved_controller_goes_on_as_if_nothing_had_happened(steps, tmp_path):
     assert again.weight == search.weight
     for a, b in zip(attached_gates(model).values(), attached_gates(other).values(), strict=True):
         assert torch.equal(a.mu, b.mu)
+
+
+@pytest.mark.parametrize("polish", [0.0, 0.5])
+def test_the_shift_keeps_the_density_on_its_path(polish):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(40, 50), nn.ReLU(), nn.Linear(50, 4))
+    attach(model, lambda name, w: Gaussian(0.5 + 0.1 * torch.randn_like(w), noise=0.0))
+    hook = Shifted(model, 0.1, Plan(reach=0.4, polish=polish))
+    adam = torch.optim.Adam([g.mu for g in hook.gates], lr=0.03)
+    x = torch.randn(32, 40)
+    for step in range(20):
+        progress = step / 20
+        hook.before_forward(progress)
+        adam.zero_grad()
+        model(x).square().mean().backward()
+        hook.after_backward(progress)
+        adam.step()
+        hook.after_step(progress)
+        assert hook.density() == pytest.approx(hook.path(progress), abs=2 / hook.total)
+    assert hook.gates[0].hard == (polish > 0)
+    assert hook.density() == pytest.approx(0.1, abs=2 / hook.total)

@@ -1,0 +1,79 @@
+"""The defaults of `find_ticket`.
+
+They differ from the defaults of the methods' `Options`, which recorded runs depend on. They were chosen on the
+development half of the zoo (`benchmarks/zoo.py`) and judged on its other half; benchmarks/zoo.md has the tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from crbg import methods
+from crbg.errors import CrbgError, suggest
+from crbg.search.gain import variance_gains
+
+GAINS = ("variance", "none")
+TRAINING = ("pretrain", "joint_lr", "finetune")  # options of `crbg` that train weights
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The settings of a search: the method's options, the gains of the weights, and the name of the variant."""
+
+    options: Any
+    gains: dict[str, float]
+    variant: str
+
+
+def choose(model: nn.Module, method: str, given: Mapping[str, Any], density: float | None, gain: str | None) -> Choice:
+    """Complete the options that the caller of `find_ticket` gives.
+
+    Args:
+        model: The network, without gates.
+        method: Name of the method.
+        given: Options of the method that the caller gives.
+        density: The requested density.
+        gain: `variance`, `none`, or None for the default: `variance` for polished `crbg` with frozen weights.
+
+    Raises:
+        CrbgError: the gain or an option is unknown or out of range, or a gain is requested where it has no meaning.
+    """
+    if gain is not None and gain not in GAINS:
+        raise CrbgError(f"unknown gain {gain!r}: {suggest(gain, GAINS)}")
+    frozen = methods.get(method).TRAITS.weights == "frozen" and not any(given.get(o) for o in TRAINING)
+    plain = frozen and given.get("granularity", "weight") == "weight"
+    if gain == "variance" and not plain:
+        raise CrbgError(f"gain 'variance' needs one gate per weight and frozen weights; leave `gain` out for {method}")
+    parts, polished = [method], False
+    if method == "crbg":
+        given = {**_crbg(model, density, given), **given}
+        polished = bool(given.get("polish"))
+        parts.append("polished" if polished else "thesis")
+    scaled = plain and (gain == "variance" or (gain is None and polished))
+    if scaled:
+        parts.append("gain variance")
+    if scaled and method == "edge_popup":
+        given = {"scaled": False, **given}  # the gain contains the factor sqrt(1 / density)
+    # Without a density, `crbg` starts with half of the gates open.
+    gains = variance_gains(model, density or 0.5) if scaled else {}
+    return Choice(methods.options(method, given), gains, ", ".join(parts))
+
+
+def _crbg(model: nn.Module, density: float | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the defaults of `crbg`.
+
+    With gates on weights and a requested density, the variant is `polished`: gates without noise and without penalties,
+    shifted to the density, and hard gates in the second half of the search. Otherwise, or if the caller gives `polish`
+    0, it is the thesis's form.
+    """
+    chosen: dict[str, Any] = {}
+    if next(model.parameters()).device.type == "cpu":
+        # As accurate as independent samples (experiment lenet_noise_counter), at almost no cost.
+        chosen["source"] = "counter"
+    if density is not None and given.get("granularity", "weight") == "weight" and given.get("polish", 0.5):
+        chosen |= {"noise": 0.0, "firmness": 0.0, "polish": 0.5, "steer": "shift", "mu0_spread": 0.1, "lr": 0.04}
+    return chosen
