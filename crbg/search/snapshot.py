@@ -37,7 +37,8 @@ class Snapshot:
         self.flags = [(p, p.requires_grad, p.grad) for p in model.parameters()]
         self.tensors: dict[str, Tensor] = {}
         first: dict[int, str] = {}
-        self.orders = [(part, tuple(part)) for m in model.modules() for part in (m._parameters, m._buffers)]
+        parts: list[dict[str, Any]] = [part for m in model.modules() for part in (m._parameters, m._buffers)]
+        self.orders = [(part, tuple(part)) for part in parts]
         self.slots = []
         for name, entries, key, tensor in _entries(model):
             own = first.setdefault(id(tensor), name)
