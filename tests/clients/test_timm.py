@@ -36,7 +36,7 @@ SIZES = {
     """,
 }
 MODELS = {name: size for size, names in SIZES.items() for name in names.split()}
-ORDINARY = ("test_convnext", "test_efficientnet", "deit_tiny_patch16_224")
+ORDINARY = ("test_convnext", "test_efficientnet", "test_vit")
 CASES = [pytest.param(n, marks=() if n in ORDINARY else pytest.mark.clients) for n in MODELS]
 
 
