@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-fast test-slow test-slurm test-extras lint format docs dist paper benchmark clean
+.PHONY: help install quickstart test test-fast test-slow test-slurm test-clients test-extras lint format docs dist paper benchmark clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,10 +24,10 @@ $(STAMP): requirements.lock pyproject.toml crbg/gates/kernels.c
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	@echo "installing the locked dependencies (several GB with CUDA packages; TORCH_BACKEND=cpu omits these)"
 ifeq ($(TORCH_BACKEND),)
-	$(BIN)/python -m pip install --quiet --config-settings editable_mode=compat -c requirements.lock -e '.[workflow,dev,docs]'
+	$(BIN)/python -m pip install --quiet --config-settings editable_mode=compat -c requirements.lock -e '.[workflow,dev,docs,clients]'
 else
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --python $(BIN)/python --torch-backend $(TORCH_BACKEND) --config-settings editable_mode=compat -c requirements.lock -e '.[workflow,dev,docs]'
+	$(BIN)/uv pip install --python $(BIN)/python --torch-backend $(TORCH_BACKEND) --config-settings editable_mode=compat -c requirements.lock -e '.[workflow,dev,docs,clients]'
 endif
 	touch $@
 
@@ -56,7 +56,10 @@ test-slow: $(STAMP) ## run the tests on real MNIST that take minutes; needs CRBG
 test-slurm: $(STAMP) ## test the workflow on a real SLURM on this machine; needs root on Debian and CRBG_TEST_SLURM=1 (SLURM_TESTS="literal or cancelled" selects some tests)
 	$(BIN)/python -m pytest tests/slurm -m slurm $(if $(SLURM_TESTS),-k "$(SLURM_TESTS)")
 
-test-extras: test-slow test-slurm ## run the tests that `make test` skips: real MNIST and all tests on SLURM
+test-clients: $(STAMP) ## search in models of 60 families of timm and in Lightning modules; a few minutes on two cores
+	$(BIN)/python -m pytest $(TWO) tests/clients -m clients
+
+test-extras: test-slow test-slurm test-clients ## run the tests that `make test` skips: real MNIST, SLURM, models of other libraries
 
 lint: $(STAMP) ## run ruff, mypy --strict, import-linter, codespell, snakefmt, snakemake --lint
 	$(BIN)/ruff check .

@@ -37,6 +37,8 @@ class Snapshot:
         self.flags = [(p, p.requires_grad, p.grad) for p in model.parameters()]
         self.tensors: dict[str, Tensor] = {}
         first: dict[int, str] = {}
+        parts: list[dict[str, Any]] = [part for m in model.modules() for part in (m._parameters, m._buffers)]
+        self.orders = [(part, tuple(part)) for part in parts]
         self.slots = []
         for name, entries, key, tensor in _entries(model):
             own = first.setdefault(id(tensor), name)
@@ -58,13 +60,15 @@ class Snapshot:
             but: Names of tensors that keep their present values. The model must have no gates.
         """
         for s in self.slots:
-            now = s.entries.pop(s.key)
+            now = s.entries[s.key]
             s.entries[s.key] = tensor = now if s.name in but else s.tensor  # a forward pass may replace a buffer
             if tensor.shape == s.copy.shape and tensor.stride() != s.stride:
                 empty = torch.empty_strided(tensor.shape, s.stride, dtype=tensor.dtype, device=tensor.device)
                 tensor.data = empty.copy_(tensor)
             if s.name not in but and not same_bytes(tensor, s.copy):
                 tensor.copy_(s.copy)
+        for entries, order in self.orders:
+            entries.update({key: entries.pop(key) for key in order if key in entries})
         for p, needs_gradient, gradient in self.flags:
             p.requires_grad_(needs_gradient)
             p.grad = gradient

@@ -54,16 +54,33 @@ def outputs_and_labels(
     Raises:
         CrbgError: the user's function returns neither a pair nor a scalar.
     """
+    replaced = None if replaced is None else _by_place(model, replaced)
     if isinstance(x, UserBatch):
         if replaced is None:
             return _pair(x.forward(model, x.batch))
         named = {f"model.{name}": t for name, t in replaced.items()}
-        return _pair(functional_call(_UserForward(model, x.forward), named, (x.batch,)))
+        return _pair(functional_call(_UserForward(model, x.forward), named, (x.batch,), tie_weights=False))
     arguments = () if isinstance(x, Mapping) else tuple(x) if isinstance(x, tuple | list) else (x,)
     keywords = dict(x) if isinstance(x, Mapping) else {}
     if replaced is None:
         return model(*arguments, **keywords), y
-    return functional_call(model, dict(replaced), arguments, keywords), y
+    return functional_call(model, replaced, arguments, keywords, tie_weights=False), y
+
+
+def _by_place(model: nn.Module, replaced: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the replacements with one name for each place of a tied tensor.
+
+    With `tie_weights=True`, `functional_call` replaces a tensor twice if its module has two names, and then restores
+    the replacement instead of the tensor.
+    """
+    every = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    new = {id(every[name]): t for name, t in replaced.items() if name in every}
+    found = {name: t for name, t in replaced.items() if name not in every}
+    for prefix, module in model.named_modules():
+        for key, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            if id(tensor) in new:
+                found[f"{prefix}.{key}".lstrip(".")] = new[id(tensor)]
+    return found
 
 
 class _UserForward(nn.Module):

@@ -76,7 +76,7 @@ def test_the_conda_environment_has_the_same_bounds():
 
 
 def test_the_lock_satisfies_every_bound():
-    every = CORE | dict(map(bound, EXTRAS["dev"]))
+    every = CORE | dict(map(bound, EXTRAS["dev"] + EXTRAS["clients"]))
     assert set(every) <= set(LOCK)
     low = {n: (LOCK[n], v) for n, v in every.items() if v and Version(LOCK[n]) < Version(v)}
     assert not low

@@ -304,3 +304,11 @@ def test_layers_and_outputs_without_a_weight_are_warned_of():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         run_search(model, TASK, keep, None)  # recorded runs are judged by their measurements
+
+
+def test_a_search_keeps_the_order_of_parameters_that_are_none():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3, bias=False))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        find_ticket(model, (X, torch.arange(32) % 3), 0.5, epochs=1)
+    assert list(model[1]._parameters) == ["weight", "bias"]

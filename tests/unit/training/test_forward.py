@@ -108,3 +108,16 @@ def test_the_size_of_a_batch():
     assert batch_size({"x": torch.ones(5, 2)}, None) == 5
     assert batch_size(UserBatch([torch.tensor(1.0), torch.ones(4)], len), None) == 4
     assert batch_size("text", None) == 1
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["plain", "user's forward"])
+def test_replaced_tensors_of_a_module_with_two_names_are_restored(own):
+    shared = nn.Linear(3, 3)
+    tied = nn.Linear(3, 3)
+    tied.weight = shared.weight
+    model, x = nn.Sequential(shared, shared, tied), torch.ones(2, 3)
+    before = shared.weight.detach().clone()
+    batch = UserBatch(x, lambda m, b: (m(b), None)) if own else x
+    out, _ = outputs_and_labels(model, batch, None, {"0.weight": torch.zeros(3, 3)})
+    assert torch.equal(shared.weight, before)
+    assert torch.equal(out, tied.bias.expand(2, 3)), "the replacement is used in all layers"
