@@ -49,7 +49,7 @@ def search_as_a_client(tmp_path):
 
         inner.eval()
         x = UserBatch(batches[0], arguments["forward"]) if "forward" in arguments else inputs_of(batches[0])
-        factors = multiplied(inner, found.mask) | found.statistics
+        factors = multiplied(inner, found.multipliers()) | found.statistics
         expected = list(tensors(outputs(inner, x, factors)))
         assert found.apply(model) is model
         got = list(tensors(outputs(inner, x)))
