@@ -46,7 +46,7 @@ def test_other_methods_have_a_gain_only_on_request(method):
 @pytest.mark.parametrize(
     ("method", "given", "gain", "message"),
     [
-        ("crbg", {}, "varance", "did you mean 'variance'"),
+        ("crbg", {}, "varianse", "did you mean 'variance'"),
         ("imp", {}, "variance", "needs one gate per weight and frozen weights"),
         ("crbg", {"finetune": 2}, "variance", "needs one gate per weight and frozen weights"),
         ("crbg", {"granularity": "unit"}, "variance", "needs one gate per weight"),
