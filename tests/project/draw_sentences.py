@@ -1,6 +1,6 @@
 """Draw sentences of the project at random for a reader who does not know it.
 
-    python tests/project/draw_sentences.py [--count 120] [--seed 20261201]
+    python tests/project/draw_sentences.py [--count 120] [--seed 20261205]
 
 The pool has everything written by hand that a person reads: Markdown pages, docstrings, comments, error messages, help
 texts of the command line, and descriptions in the configuration. Each sentence is equally likely. The seed is committed
@@ -22,7 +22,7 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).parents[2]
-SEED = 20261201
+SEED = 20261205
 SUFFIXES = (".py", ".md", ".yaml", ".yml", ".smk", ".c")
 GENERATED = ("paper/tables/", "results/", "docs/results.md")
 DESCRIPTIONS = ("about", "statement", "reading", "note", "title")
