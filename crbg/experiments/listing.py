@@ -84,7 +84,7 @@ def data_sets(data_dir: str | None = None) -> Iterator[str]:
 
 
 def chosen(path: Path) -> Table:
-    """Return a table that counts arms, choices, trials and specs for the test set in a file of chosen settings."""
+    """Return a table of a file of chosen settings: numbers of arms, choices, trials and specs for the test set."""
     selected = read_selected(path)
     evaluate = selected.pop("evaluate", {})
     rows = []

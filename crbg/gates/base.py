@@ -88,7 +88,7 @@ class Gate(nn.Module):
         return full.masked_scatter(self.candidates, values)
 
     def scores(self) -> Tensor:
-        """Return one score per gate; larger = keep first. Scores are not clamped, so fully open gates do not tie."""
+        """Return one score per gate; the highest are kept. Scores are not clamped, so fully open gates do not tie."""
         raise NotImplementedError
 
     def soft(self) -> Tensor:

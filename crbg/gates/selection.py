@@ -170,7 +170,7 @@ def check_tied(places: Mapping[str, Slot], tied: str) -> None:
     """Check that a weight that gets a gate is not tied, unless its layers may share the gate.
 
     Raises:
-        CrbgError: `tied` is unknown, or it is "refuse" and the weight has several places.
+        CrbgError: `tied` is unknown, or it is "refuse" and several layers use the weight.
     """
     if tied not in TIED:
         raise CrbgError(f"unknown value {tied!r} of `tied`: {suggest(tied, TIED)}")

@@ -33,7 +33,7 @@ Metric = Callable[[Any, Any], Any]  # (outputs, labels) -> a number
 
 @dataclass(frozen=True)
 class Measured:
-    """Measurements of one network; a value that cannot be taken is None.
+    """Measurements of one network; a value that cannot be measured is None.
 
     Attributes:
         loss: Mean loss.

@@ -159,8 +159,8 @@ def check_fingerprints(model: nn.Module, mask: Mapping[str, Tensor], expected: M
     """Check that a model has the weights that a ticket was found on.
 
     Raises:
-        CrbgError: the mask does not fit the model, or tensors differ, are missing or are additional; the message names
-            them.
+        CrbgError: the mask does not fit the model, or some tensors differ, are missing or are unexpected; the message
+            names them.
     """
     for name, kept in mask.items():
         if (shape := tuple(raw_weight(model, name).shape)) != tuple(kept.shape):

@@ -122,8 +122,8 @@ def _read_each(
         if name != "binary" and isinstance(values, Mask) and values == found.mask:
             read = out["binary"]
         else:
-            # Measuring with the statistics of the search takes a second pass over all images, so runs that limit the
-            # images of the controls (deep networks) do it for the ticket only.
+            # Measuring with the statistics of the search takes a second pass over all images. Runs with a limit on the
+            # images of the controls, which are those of deep networks, measure only the ticket in this way.
             search = found if name == "binary" or not spec.control_images else None
             read = accuracy(model, values, data, part, trained, search, batch)
         count = sum(int((t != 0).sum()) for t in values.values())

@@ -238,7 +238,7 @@ class Controlled(Penalised):
                 push.add_(slope, alpha=firmness * task / (norm + _TINY))
 
     def _slopes(self, of: Penalty, memory: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Compute the derivatives of a penalty for all gates, and write them to `memory` unless it is empty."""
+        """Compute the derivatives of a penalty for all gates, in the tensors of `memory` if there are any."""
         out: Sequence[torch.Tensor | None] = memory or [None] * len(self.gates)
         return [slope_into(o, of, g.mu, g.penalty_sigma) for o, g in zip(out, self.gates, strict=True)]
 

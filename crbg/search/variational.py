@@ -45,7 +45,7 @@ class Variational(SearchHook):
         scale: The weight of the KL term as a function of the progress in [0, 1].
 
     Raises:
-        CrbgError: a weight belongs to a layer other than `nn.Linear` and the convolutions that are not transposed.
+        CrbgError: a weight belongs to a layer that is neither `nn.Linear` nor an ordinary (not transposed) convolution.
     """
 
     def __init__(

@@ -93,7 +93,7 @@ def _densities(axes: Any, anatomy: Anatomy) -> None:
 
 
 def by_depth(found: Sequence[Layers], path: Path, demonstration: bool, labels: Labels) -> Path:
-    """Draw sparsity from the first layer to the last: one panel for each density, one line for each arm."""
+    """Plot the sparsity of each layer, from first to last: one panel per density, one line per arm."""
     densities = sorted({f.asked for f in found}, reverse=True)
     arms = list(dict.fromkeys(f.arm for f in found))
     size: Any = {"figsize": (0.4 + 2.2 * len(densities), 2.2), "squeeze": False, "layout": "constrained"}
