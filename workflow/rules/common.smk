@@ -13,13 +13,11 @@ def planned(experiment):
 
 
 def gpus(job):
-    """Return the number of GPUs that each node of a job needs; 0 with `device: cpu`."""
-    experiment = CONFIG.experiments[JOBS[job].experiment]
-    return experiment.gpu if estimates.on_gpu(CONFIG, experiment) else 0
+    return CONFIG.experiments[JOBS[job].experiment].gpu
 
 
 def nodes(job):
-    return CONFIG.experiments[JOBS[job].experiment].nodes if gpus(job) else 1
+    return CONFIG.experiments[JOBS[job].experiment].nodes
 
 
 def data_of(job):
@@ -40,9 +38,8 @@ LONGEST = int(os.environ.get("CRBG_SLURM_MAX_MINUTES", 24 * 60))
 
 
 def cut(wildcards):
-    job = JOBS[wildcards.job]
-    gpu = estimates.on_gpu(CONFIG, CONFIG.experiments[job.experiment])
-    return estimates.slices(CONFIG, list(job.cells), gpu, LONGEST)
+    cells = list(JOBS[wildcards.job].cells)
+    return estimates.slices(CONFIG, cells, bool(gpus(wildcards.job)), LONGEST)
 
 
 def minutes(wildcards, attempt):

@@ -6,9 +6,7 @@
 GPU_JOBS = [name for name in JOBS if gpus(name) == 1 and nodes(name) == 1]
 WIDE_JOBS = [name for name in JOBS if gpus(name) > 1 and nodes(name) == 1]
 NODE_JOBS = [name for name in JOBS if nodes(name) > 1]
-GPU_EXPERIMENTS = [
-    e.name for e in CONFIG.experiments.values() if e.gpu and estimates.on_gpu(CONFIG, e)
-]
+GPU_EXPERIMENTS = [e.name for e in CONFIG.experiments.values() if e.gpu]
 
 
 rule search:
