@@ -3,10 +3,10 @@ import warnings
 
 import pytest
 import torch
+from simple_gates import half_open
 
 from crbg import find_ticket
 from crbg.gates.attach import attach, attached_gates, detach
-from crbg.gates.gaussian import Gaussian
 from crbg.gates.layers import unwrap
 from crbg.gates.selection import multiplied, raw_weight
 from crbg.masks.select import keep_count
@@ -33,7 +33,7 @@ def search_as_a_client(tmp_path):
         twin = copy.deepcopy(inner)
 
         where, tied = (arguments.get(name) for name in ("where", "tied"))
-        attach(model, lambda _, w: Gaussian(torch.full_like(w, 0.5)), where, tied)
+        attach(model, half_open, where, tied)
         assert attached_gates(model)
         detach(model)
         assert_same_state(inner, initial)

@@ -4,13 +4,14 @@ import pytest
 import timm
 import torch
 import torchvision
+from simple_gates import Counting
 from torch import nn
 from torch.nn.utils import parametrize
 
 from crbg import models
 from crbg.errors import CrbgError
 from crbg.gates.attach import attach, attached_gates, bake, bypass, detach, frozen, sampling, weights
-from crbg.gates.base import Fixed, Gate
+from crbg.gates.base import Fixed
 from crbg.gates.gaussian import Gaussian, Units
 from crbg.masks.mask import Mask
 from crbg.models.initial_weights import initialise, tensor_digest
@@ -42,16 +43,6 @@ def original(request):
 @pytest.fixture
 def network(original):
     return copy.deepcopy(original[0]), original[1]
-
-
-class Counting(Gate):
-    def __init__(self):
-        super().__init__()
-        self.count = 0
-
-    def effective(self, w):
-        self.count += 1
-        return w * 1.0
 
 
 def some_mask(model, density=0.6):

@@ -4,28 +4,15 @@ import copy
 
 import pytest
 import torch
+from simple_gates import Counting, half_open
 from torch import nn
 
 from crbg import find_ticket, register_gated
 from crbg.errors import CrbgError
 from crbg.gates.attach import attach, attached_gates, bake, detach, sampling, weights
-from crbg.gates.base import Fixed, Gate
-from crbg.gates.gaussian import Gaussian, Units
+from crbg.gates.base import Fixed
+from crbg.gates.gaussian import Units
 from crbg.gates.layers import fan_in
-
-
-class Counting(Gate):
-    def __init__(self):
-        super().__init__()
-        self.count = 0
-
-    def effective(self, w):
-        self.count += 1
-        return w * 1.0
-
-
-def gaussian(name, w):
-    return Gaussian(torch.full_like(w, 0.5))
 
 
 class Conv1D(nn.Module):
@@ -124,7 +111,7 @@ def test_a_gated_recurrent_layer_computes_with_the_gated_weights(recurrent):
 
 
 def test_gates_of_a_recurrent_layer_get_their_gradient(recurrent):
-    attach(recurrent.train(), gaussian)
+    attach(recurrent.train(), half_open)
     with sampling(recurrent):
         recurrent(X).square().sum().backward()
     assert all(bool((g.mu.grad != 0).any()) for g in attached_gates(recurrent).values())
@@ -144,7 +131,7 @@ def test_a_gated_recurrent_layer_can_be_copied_and_converted(recurrent):
 def test_a_recurrent_layer_is_as_before_after_its_gates_are_removed(recurrent):
     plain, before = recurrent(X), {n: id(p) for n, p in recurrent.named_parameters()}
     kinds, keys = [type(m) for m in recurrent.modules()], list(recurrent.state_dict())
-    attach(recurrent, gaussian)
+    attach(recurrent, half_open)
     with sampling(recurrent):
         recurrent(X)
     detach(recurrent)

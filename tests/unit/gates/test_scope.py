@@ -1,27 +1,20 @@
 """Gates under gradient checkpointing, in layers that are used several times, and in nested passes."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
+from simple_gates import Counting, half_open
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from crbg import find_ticket
 from crbg.errors import CrbgError
 from crbg.gates.attach import attach, attached_gates, sampling
-from crbg.gates.base import Gate
-from crbg.gates.gaussian import Gaussian, Units
+from crbg.gates.gaussian import Units
 
 X = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
-
-
-class Counting(Gate):
-    count = 0
-
-    def effective(self, w):
-        self.count += 1
-        return w * 1.0
 
 
 class Block(nn.Module):
@@ -62,7 +55,7 @@ INNER = {
 
 def gradients(kind, reentrant, source):
     model = Block(INNER[kind], reentrant).train()
-    attach(model, lambda n, w: Gaussian(torch.full_like(w, 0.5), source=source))
+    attach(model, partial(half_open, source=source))
     with sampling(model):
         for _ in range(2):  # antithetic samples come in pairs
             torch.manual_seed(1)
@@ -95,7 +88,7 @@ def test_a_layer_in_two_checkpointed_parts_is_an_error_that_names_checkpointing(
 def test_a_layer_inside_and_outside_a_reentrant_part_gets_both_gradients():
     def gradient(part):
         torch.manual_seed(0)
-        model = attach(nn.Sequential(nn.Linear(8, 8)), lambda n, w: Gaussian(torch.full_like(w, 0.5)))
+        model = attach(nn.Sequential(nn.Linear(8, 8)), half_open)
         model[0].register_forward_hook(lambda layer, x, out: part(layer._plain, out))
         model[0]._plain = lambda x: nn.functional.linear(x, model[0].weight)
         model(X).square().sum().backward()
@@ -106,7 +99,7 @@ def test_a_layer_inside_and_outside_a_reentrant_part_gets_both_gradients():
 
 
 def test_a_part_that_is_called_without_its_model_is_evaluated_anew_in_each_backward_pass():
-    model = attach(nn.Sequential(nn.Linear(8, 8)), lambda n, w: Gaussian(torch.full_like(w, 0.5)))
+    model = attach(nn.Sequential(nn.Linear(8, 8)), half_open)
     mu = attached_gates(model)["0.weight"].mu
     gradients = []
     for value in (0.3, 0.7):

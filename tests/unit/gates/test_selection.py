@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from simple_gates import half_open
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
@@ -11,13 +12,8 @@ from crbg import find_ticket
 from crbg.errors import CrbgError
 from crbg.gates.attach import attach, attached_gates, bake, detach, gated, sampling, weights
 from crbg.gates.base import Fixed
-from crbg.gates.gaussian import Gaussian
 from crbg.gates.selection import Selection, choosing
 from crbg.models.initial_weights import initialise
-
-
-def gaussian(name, w):
-    return Gaussian(torch.full_like(w, 0.5))
 
 
 class Text(nn.Module):
@@ -53,7 +49,7 @@ DATA = (TOKENS, TOKENS.flip(0))
     ],
 )
 def test_where_chooses_weights(where, names):
-    model = attach(Text(), gaussian, where)
+    model = attach(Text(), half_open, where)
     assert sorted(attached_gates(model)) == sorted(names)
     assert {n for n, p in weights(model).items()} == {*names, "body.weight", "head.weight"}
     with sampling(model):
@@ -61,7 +57,7 @@ def test_where_chooses_weights(where, names):
     assert all(g.mu.grad is not None for g in attached_gates(model).values())
     before = list(Text().state_dict())
     assert list(detach(model).state_dict()) == before
-    with gated(model, gaussian, where):
+    with gated(model, half_open, where):
         assert sorted(attached_gates(model)) == sorted(names)
     assert not attached_gates(model)
 
@@ -80,7 +76,7 @@ def test_where_chooses_weights(where, names):
 def test_a_choice_of_nothing_is_refused(where, message):
     model = Text()
     with pytest.raises(CrbgError) as error:
-        attach(model, gaussian, where)
+        attach(model, half_open, where)
     assert message in str(error.value)
     with pytest.raises(CrbgError) as error:
         find_ticket(model, DATA, 0.5, epochs=1, where=where)
@@ -140,7 +136,7 @@ def test_the_choice_of_a_search_survives_a_copy_and_ends_with_it():
     model = Text()
     with choosing(model, Selection("head.*")):
         assert list(weights(copy.deepcopy(model))) == ["head.weight"]
-        assert list(attached_gates(attach(model, gaussian))) == ["head.weight"]
+        assert list(attached_gates(attach(model, half_open))) == ["head.weight"]
         detach(model)
     assert list(weights(model)) == ["body.weight", "head.weight"]
 
@@ -159,18 +155,18 @@ def test_frozen_weights_are_gated_and_can_be_left_out():
 
 def test_tied_weights_are_refused_only_if_they_would_get_a_gate():
     with pytest.raises(CrbgError, match=r"'head.weight' and 'table.weight' share one weight.*tied=\"share\".*where"):
-        attach(Text(tied=True), gaussian)
+        attach(Text(tied=True), half_open)
     model = Text(tied=True)
     with pytest.raises(CrbgError, match="share one weight"):
         find_ticket(model, DATA, 0.5, epochs=1)
     assert set(find_ticket(model, DATA, 0.5, epochs=1, batch=12, where="body.*").mask) == {"body.weight"}
     assert model.head.weight is model.table.weight
     with pytest.raises(CrbgError, match=r"unknown value 'both' of `tied`"):
-        attach(Text(), gaussian, tied="both")
+        attach(Text(), half_open, tied="both")
 
 
 def test_a_tied_weight_for_which_no_gate_is_built_is_not_refused():
-    model = attach(Text(tied=True), lambda n, w: gaussian(n, w) if n == "body.weight" else None)
+    model = attach(Text(tied=True), lambda n, w: half_open(n, w) if n == "body.weight" else None)
     assert list(attached_gates(model)) == ["body.weight"]
 
 
@@ -180,7 +176,7 @@ def test_initial_weights_of_tied_layers_are_ambiguous():
 
 
 def test_tied_weights_can_share_one_gate():
-    model = attach(Text(tied=True), gaussian, tied="share")
+    model = attach(Text(tied=True), half_open, tied="share")
     gates = attached_gates(model)
     assert list(gates) == ["body.weight", "head.weight"]
     with sampling(model):
@@ -350,5 +346,5 @@ def test_a_tensor_of_zeros_is_left_out():
 
 
 def test_without_a_search_of_the_library_zeros_are_weights_like_others():
-    gate = attached_gates(attach(pruned(), gaussian))["0.weight"]
+    gate = attached_gates(attach(pruned(), half_open))["0.weight"]
     assert gate.mu.shape == (8, 6)
