@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from paths import ROOT
+from records import made_up_record
 
 from crbg.experiments import config as configs
 from crbg.experiments import record_store
@@ -60,7 +61,7 @@ def record_everything(config):
     runs = {}
     for e in config.experiments.values():
         for c in e.cells:
-            fake = {"record": {"digest": c.spec.digest(), "status": "ok"}, "provenance": {}}
+            fake = {"record": made_up_record(c.spec, c.seed), "provenance": {}}
             runs.setdefault(record_store.recorded_file(config, c.spec), {})[c.key] = fake
     for path, those in runs.items():
         run_lines.put(path, those)
