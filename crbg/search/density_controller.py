@@ -138,18 +138,8 @@ class Plan:
     polish: float = 0.0
 
 
-class Controlled(Penalised):
-    """A feedback controller that adjusts lambda so that the density meets its target and all gates become binary.
-
-    The error is log(density / path), clipped to [-1, 1], where `path` is the planned density at this step. lambda is
-    the sum of an integral and a proportional term. A negative lambda opens gates. If lambda could not be negative, the
-    controller could not reach a target density above the one at which an unpenalised search ends. The error and the
-    penalty gradients are computed every `Plan.every` steps and reused in between.
-
-    The penalty gradients are scaled to the norm of the task gradient, averaged over the search so far, so lambda is of
-    order one for any network, loss and stage of the search. The idea comes from GradBalance of Concrete Ticket Search.
-    The density penalty has one scale for all gates. The decision penalty is scaled per tensor, because the few gates of
-    the last layer have such large task gradients that a common scale would leave them undecided.
+class Planned(Penalised):
+    """A search with a target density, which follows a planned path from the initial density to the target.
 
     mu is clamped to [-2 sigma, 1 + 2 sigma]. Outside this interval, the gradient of a penalty such as Phi(mu / sigma)
     vanishes and could not move a gate back.
@@ -172,22 +162,59 @@ class Controlled(Penalised):
         self.target, self.plan = density, plan or Plan()
         if self.plan.polish and any(isinstance(g, Units) for g in self.gates):
             raise CrbgError("polish (hard gates at the end) works for gates on weights, not on units; set polish to 0")
-        self.decision = penalty("induce_decision")
-        self.start = max(self.density(), density)
-        self.integral, self.steps = 0.0, 0
+        self.start, self.steps = max(self.density(), density), 0
+
+    def path(self, progress: float) -> float:
+        """Return the planned density when the fraction `progress` of the search is done."""
+        done = min(1.0, progress / self.plan.reach)
+        return float(self.start ** (1 - done) * self.target**done)
+
+    def before_forward(self, progress: float) -> None:
+        """Switch to hard gates in the last part of the search, if the plan has such a part."""
+        super().before_forward(progress)
+        if self.plan.polish:
+            for g in self.gates:
+                g.hard = progress >= 1 - self.plan.polish
+
+    @torch.no_grad()
+    def after_step(self, progress: float) -> None:
+        if self.steps % self.plan.every == 0:
+            for g in self.gates:
+                g.mu.clamp_(-2 * g.penalty_sigma, 1 + 2 * g.penalty_sigma)
+        self.steps += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "steps": self.steps, "start": self.start}
+
+
+class Controlled(Planned):
+    """A feedback controller that adjusts lambda so that the density meets its target and all gates become binary.
+
+    The error is log(density / path), clipped to [-1, 1], where `path` is the planned density at this step. lambda is
+    the sum of an integral and a proportional term. A negative lambda opens gates. If lambda could not be negative, the
+    controller could not reach a target density above the one at which an unpenalised search ends. The error and the
+    penalty gradients are computed every `Plan.every` steps and reused in between.
+
+    The penalty gradients are scaled to the norm of the task gradient, averaged over the search so far, so lambda is of
+    order one for any network, loss and stage of the search. The idea comes from GradBalance of Concrete Ticket Search.
+    The density penalty has one scale for all gates. The decision penalty is scaled per tensor, because the few gates of
+    the last layer have such large task gradients that a common scale would leave them undecided.
+
+    The arguments are those of `Planned`.
+    """
+
+    def __init__(
+        self, model: nn.Module, name: str, density: float, plan: Plan | None = None, anneal_to: float | None = None
+    ) -> None:
+        super().__init__(model, name, density, plan, anneal_to)
+        self.decision, self.integral = penalty("induce_decision"), 0.0
         self.task = [0.0] * len(self.gates)  # mean norm of the task gradient so far, per gate tensor
         self.push = [torch.zeros_like(g.mu) for g in self.gates]  # gradients of the penalties
         self.spare: list[torch.Tensor] = []  # memory for the derivatives of the decision penalty
         self.given = [False] * len(self.gates)  # whether the gate's backward pass adds the gradient itself
 
-    def path(self, progress: float) -> float:
-        """Return the density that the controller aims at when the fraction `progress` of the search is done."""
-        done = min(1.0, progress / self.plan.reach)
-        return float(self.start ** (1 - done) * self.target**done)
-
     def before_forward(self, progress: float) -> None:
         super().before_forward(progress)
-        self.harden(progress)
         # Between measurements, the penalty gradient is added inside the gate's backward pass, provided that it has the
         # memory layout of mu and there is only one process. Several processes must average the task gradients first.
         in_backward = self.steps % self.plan.every and distributed.size() == 1
@@ -195,12 +222,6 @@ class Controlled(Penalised):
             g.push.value = push if in_backward and layout(push) == layout(g.mu) else None
             g.push.reuse(g.mu if g.mu.device.type == "cpu" else None)
         self.given = [g.push.value is not None for g in self.gates]
-
-    def harden(self, progress: float) -> None:
-        """Switch to hard gates in the last part of the search, if the plan has such a part."""
-        if self.plan.polish:
-            for g in self.gates:
-                g.hard = progress >= 1 - self.plan.polish
 
     @torch.no_grad()
     def after_backward(self, progress: float) -> None:
@@ -242,15 +263,8 @@ class Controlled(Penalised):
         out: Sequence[torch.Tensor | None] = memory or [None] * len(self.gates)
         return [slope_into(o, of, g.mu, g.penalty_sigma) for o, g in zip(out, self.gates, strict=True)]
 
-    @torch.no_grad()
-    def after_step(self, progress: float) -> None:
-        if self.steps % self.plan.every == 0:
-            for g in self.gates:
-                g.mu.clamp_(-2 * g.penalty_sigma, 1 + 2 * g.penalty_sigma)
-        self.steps += 1
-
     def state_dict(self) -> dict[str, Any]:
-        own = ("weight", "integral", "steps", "start", "task", "push")
+        own = ("weight", "integral", "task", "push")
         return {**super().state_dict(), **{k: getattr(self, k) for k in own}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -259,8 +273,8 @@ class Controlled(Penalised):
         self.push = [p.to(g.mu.device) for p, g in zip(self.push, self.gates, strict=True)]
 
 
-class Shifted(Controlled):
-    """Keep the density on its path exactly: after each step, add one number to all mu.
+class Shifted(Planned):
+    """Keep the density on its path, up to ties and rounding: after each step, add one number to all mu.
 
     The number moves the k-th largest mu to just above 1/2, where k is the number of open gates on the path. There is no
     penalty, hence no lambda. Unlike the feedback of `Controlled`, the shift needs no time to react, so it also works in
@@ -272,21 +286,17 @@ class Shifted(Controlled):
         super().__init__(model, "induce_sparse", density, plan, anneal_to)
         self.threshold = Threshold()
 
-    def before_forward(self, progress: float) -> None:
-        Penalised.before_forward(self, progress)
-        self.harden(progress)
-
     def after_backward(self, progress: float) -> None:
-        """Add nothing to the gradients."""
+        """Add nothing to the gradients, unlike `Penalised`."""
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
         super().after_step(progress)
         every = torch.cat([g.mu.detach().flatten() for g in self.gates])
         k = max(1, keep_count(self.path(progress), self.total))
-        shift = _JUST_OPEN - float(self.threshold(every, k))
+        self.threshold(every, k)
         for g in self.gates:
-            g.mu.add_(shift)
+            g.mu.add_(_JUST_OPEN - self.threshold.last)
 
 
 _TINY = 1e-12
