@@ -8,7 +8,7 @@ controller depends on them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -92,9 +92,12 @@ def measure(
         values = {}
         for name in NAMES:
             evaluate = objective(name, loss)
-            # These values are diagnostics, so none of them may end a run.
-            with suppress(RuntimeError, ValueError, TypeError, IndexError):
+            try:
                 values[name] = sum(batch_size(x, y) / total * float(evaluate(model, x, y)) for x, y in batches)
+            except torch.OutOfMemoryError:
+                raise  # the user is told what to change
+            except (RuntimeError, ValueError, TypeError, IndexError):
+                continue  # these values are diagnostics, so none of them may end a run
         return values
 
 
