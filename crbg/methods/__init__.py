@@ -7,12 +7,13 @@ therefore never change. The planner imports methods to read their options, so th
 """
 
 from crbg.methods.contract import SearchResult, SearchTask, Traits
-from crbg.methods.registry import coerce, conflicts, differing, fits, get, hints, names, options, work
+from crbg.methods.registry import check_outputs, coerce, conflicts, differing, fits, get, hints, names, options, work
 
 __all__ = [
     "SearchResult",
     "SearchTask",
     "Traits",
+    "check_outputs",
     "coerce",
     "conflicts",
     "differing",

@@ -23,6 +23,16 @@ if TYPE_CHECKING:
     Steering = Callable[[list[Gate]], tuple[torch.optim.Optimizer, SearchHook]]
 
 
+def scores_of(gates: Mapping[str, Gate]) -> dict[str, Tensor]:
+    """Return the scores of gates on the CPU, by name; minus infinity for weights that cannot be kept."""
+    return {n: g.widen(g.scores(), -math.inf).cpu() for n, g in gates.items()}
+
+
+def soft_of(gates: Mapping[str, Gate]) -> dict[str, Tensor]:
+    """Return the noise-free values of gates on the CPU, by name; 0 for weights that cannot be kept."""
+    return {n: g.widen(g.soft(), 0.0).cpu() for n, g in gates.items()}
+
+
 def search_and_select(
     model: nn.Module,
     task: SearchTask,
@@ -58,9 +68,9 @@ def search_and_select(
         gates = attach.attached_gates(model)
         optimiser, search = steer(list(gates.values()))
         history = task.fit(model, optimiser, search, schedule=schedule, objective=objective)
-        scores = {n: g.widen(g.scores(), -math.inf).cpu() for n, g in gates.items()}
+        scores = scores_of(gates)
         # Gates without noise are binary, so only sampling gates have real values to return.
-        soft = {n: g.widen(g.soft(), 0.0).cpu() for n, g in gates.items()} if sampling else {}
+        soft = soft_of(gates) if sampling else {}
         gains = {n: torch.tensor(g.gain) for n, g in gates.items() if getattr(g, "gain", 1.0) != 1.0}
     keep = counts(scores) if counts else total_count(scores, required_density(task, "select"))
     return SearchResult(select(scores, keep), scores=scores, soft=soft, history=history, gain=gains)

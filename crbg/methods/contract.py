@@ -49,7 +49,8 @@ class Traits:
 class Method(Protocol):
     """The interface that each module in `crbg.methods` implements.
 
-    A module may also define `work(options, density, epochs)`.
+    A module may also define `work(options, density, epochs)`, `conflicts(options, density)` and
+    `check_outputs(options, outputs)`, which `crbg.methods.registry` describes.
     """
 
     VERSION: int
@@ -146,7 +147,7 @@ class SearchResult:
         statistics: Running statistics of the sparse network on the data. `find_ticket` estimates them if the network
             has batch norm and was not trained under its mask.
         initial: Digest of the initial tensors, without running statistics, added by `find_ticket`.
-        tensors: Fingerprints of the tensors of the sparse network, by name, added by `run_search` in the library.
+        tensors: Fingerprints of the tensors of the sparse network, by name, added by `find_ticket`.
         parameters: Number of parameters of the model, gated or not, added by `find_ticket`.
         report: Measurements of the ticket, added by `find_ticket`.
         variant: Name of the method's variant, added by `find_ticket`.

@@ -7,7 +7,6 @@ to reach it; otherwise, lambda is constant.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -129,6 +128,12 @@ def work(o: Options, density: float | None, epochs: int) -> float:
     return o.pretrain + epochs + o.finetune
 
 
+def check_outputs(o: Options, outputs: Any) -> None:
+    """Raise an error if there are no logits to scale, because `forward` returns the loss."""
+    if outputs is None and o.temperature not in (0.0, 1.0):
+        raise CrbgError("crbg.temperature scales logits, but `forward` returns the loss; return (outputs, labels)")
+
+
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     """Train gates on the weights, and keep the weights with mu > 1/2 (the mask `half`).
 
@@ -186,6 +191,7 @@ def _search(model: nn.Module, task: SearchTask, o: Options, slopes: Mapping[str,
     import torch
 
     from crbg.gates import attach
+    from crbg.methods._scored import scores_of, soft_of
     from crbg.search.density_controller import BINS
 
     weights = contextlib.nullcontext() if o.joint_lr else attach.frozen(model)
@@ -202,8 +208,7 @@ def _search(model: nn.Module, task: SearchTask, o: Options, slopes: Mapping[str,
         with attach.sampling(model):
             history = task.fit(model, adam, hook, lambda out, y: task.loss(_scaled(out, temperature), y))
         histograms |= {"middle": hook.middle, "end": hook.picture()}
-        scores = {n: g.widen(g.scores(), -math.inf).cpu() for n, g in hook.by_name.items()}
-        soft = {n: g.widen(g.soft(), 0.0).cpu() for n, g in hook.by_name.items()}
+        scores, soft = scores_of(hook.by_name), soft_of(hook.by_name)
     mask, exact = _cut(scores, task.density, hook.total)
     found = _on_weights(model, o, {"mask": mask, "exact": exact, "scores": scores, "soft": soft})
     found.history = history
@@ -283,7 +288,7 @@ def _on_weights(model: nn.Module, o: Options, gates: Mapping[str, Mapping[str, T
         if o.granularity == "weight":
             return dict(values)
         wide = {n: columns_of(model, n).expand(v, raw[n]).expand(raw[n].shape).contiguous() for n, v in values.items()}
-        # Weights that are exactly zero are never kept; False and 0 are the same in all four results except the scores.
+        # Weights that are exactly zero are never kept; their scores are 0 here, since a unit is kept or dropped whole.
         return wide | {n: wide[n] * there.cpu() for n, there in candidates(model).items() if n in wide}
 
     raw = weights(model)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from crbg.errors import CrbgError
 from crbg.methods._scored import BudgetedSearch, required_density, search_with_budget
@@ -84,6 +84,14 @@ def conflicts(o: Options, density: float | None) -> Iterator[str]:
         yield f"cts.objective {o.objective} needs second derivatives, which clipped gates lack: use `gate: concrete`"
     if o.gate == "clipped" and o.budget != "plain":
         yield "cts.budget is for Concrete gates only; clipped gates always count with P(z > 1/2)"
+
+
+def check_outputs(o: Options, outputs: Any) -> None:
+    """Raise an error if the objective compares probabilities and there are fewer than two classes."""
+    from crbg.search import objectives
+
+    if o.objective in objectives.SOFTMAX:
+        objectives.check_outputs(outputs)
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:

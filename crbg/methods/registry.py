@@ -81,6 +81,21 @@ def conflicts(name: str, chosen: Any, density: float | None) -> Iterator[str]:
         yield from check(chosen, density)
 
 
+def check_outputs(name: str, chosen: Any, outputs: Any) -> None:
+    """Check that a method can work with the outputs of a model, if it defines `check_outputs`.
+
+    Args:
+        name: Name of the method.
+        chosen: The method's options.
+        outputs: Outputs of the model for one batch; None if the user's function `forward` returns the loss itself.
+
+    Raises:
+        CrbgError: the method needs other outputs.
+    """
+    if check := getattr(get(name), "check_outputs", None):
+        check(chosen, outputs)
+
+
 def fits(value: Any, hint: Any) -> bool:
     """Return whether a value from a configuration file has the type of a dataclass field."""
     kinds = typing.get_args(hint) or (hint,)

@@ -7,7 +7,7 @@ Here, every score can be used with any number of rounds.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from crbg.methods._scored import required_density
 from crbg.methods.contract import SearchResult, SearchTask, Traits
@@ -40,6 +40,15 @@ class Options(Recipe):
 def work(o: Options, density: float | None, epochs: int) -> float:
     """Return the total number of training epochs; the cost of scoring is negligible and not counted."""
     return o.epochs(epochs)
+
+
+def check_outputs(o: Options, outputs: Any) -> None:
+    """Raise an error if SynFlow would sum probabilities."""
+    from crbg.search import saliency
+    from crbg.training.forward import logits
+
+    if o.score == "synflow" and outputs is not None:
+        saliency.check_no_softmax(logits(outputs))
 
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:

@@ -7,7 +7,6 @@ therefore characterise these settings, not the potential of the gate.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -55,7 +54,7 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     from crbg.gates import attach
     from crbg.gates.gaussian import Gaussian
     from crbg.masks.mask import Mask
-    from crbg.methods._scored import tensor_like
+    from crbg.methods._scored import scores_of, soft_of, tensor_like
     from crbg.search import density_controller
 
     o = options
@@ -70,6 +69,5 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
         search = density_controller.Centred(model, "induce_sparse", o.weight, o.weight_decay)
         adam = torch.optim.Adam([g.mu for g in search.gates], lr=o.lr, fused=True)
         history = task.fit(model, adam, search, schedule=lambda progress: 1.0)
-        scores = {n: g.widen(g.scores(), -math.inf).cpu() for n, g in search.by_name.items()}
-        soft = {n: g.widen(g.soft(), 0.0).cpu() for n, g in search.by_name.items()}
+        scores, soft = scores_of(search.by_name), soft_of(search.by_name)
     return SearchResult(Mask({n: s > 0.5 for n, s in scores.items()}), scores=scores, soft=soft, history=history)

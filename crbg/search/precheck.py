@@ -17,7 +17,7 @@ from crbg.errors import CrbgError
 from crbg.gates.attach import weights
 from crbg.measure.accuracy import training_mode
 from crbg.measure.loss_calls import LossCall, LossCalls
-from crbg.search import objectives
+from crbg.search.snapshot import Snapshot
 from crbg.training.batches import Batches, LoaderBatches
 from crbg.training.device import fork_rng
 from crbg.training.forward import OWN_LOSS, UserBatch, batch_size, logits, outputs_and_labels, with_logits
@@ -33,15 +33,11 @@ class FirstBatch:
     """What the first batch showed.
 
     Attributes:
-        outputs: Outputs of the model, without a graph.
-        labels: Labels, or `OWN_LOSS`.
-        calls: The cross entropies that the loss computed.
+        outputs: Outputs of the model, without a graph; None if the user's function `forward` returns the loss itself.
         scalable: Whether the loss is a cross entropy of logits in the outputs, so that their scale can be chosen.
     """
 
     outputs: Any
-    labels: Any
-    calls: list[LossCall]
     scalable: bool
 
 
@@ -88,56 +84,20 @@ def check_first_batch(model: nn.Module, batches: Batches, loss: Loss, precision:
             raise CrbgError("the outputs of the first batch contain NaN; check the model's weights")
         value, calls = _loss(loss, out, labels)
         _check_gradients(model, batches, loss, value)
-        scalable = labels is not OWN_LOSS and _scales(loss, out, labels, calls)
-    return FirstBatch(map_tensors(Tensor.detach, out), labels, calls, scalable)
-
-
-def check_method(method: str, options: Any, seen: FirstBatch) -> None:
-    """Check that a method can work with the outputs of the model.
-
-    Args:
-        method: Name of the method.
-        options: The method's options.
-        seen: The first batch.
-
-    Raises:
-        CrbgError: Concrete Ticket Search compares probabilities and there are fewer than two classes, SynFlow would sum
-            probabilities, or `crbg` should scale logits and there are none.
-    """
-    own_loss = seen.labels is OWN_LOSS
-    if method == "cts" and options.objective in objectives.SOFTMAX:
-        objectives.check_outputs(None if own_loss else seen.outputs)
-    if method == "saliency" and options.score == "synflow" and not own_loss:
-        _check_no_softmax(logits(seen.outputs))
-    if method == "crbg" and own_loss and options.temperature not in (0.0, 1.0):
-        raise CrbgError("crbg.temperature scales logits, but `forward` returns the loss; return (outputs, labels)")
-
-
-def _check_no_softmax(out: Tensor | None) -> None:
-    if out is None or out.ndim < 2 or out.shape[1] < 2:
-        return
-    for kind, p in (("softmax", out), ("log-softmax", out.exp())):
-        if bool((p >= 0).all()) and torch.allclose(p.sum(1), torch.ones_like(p.sum(1)), atol=1e-3):
-            raise CrbgError(
-                f"synflow sums the outputs, but the model ends in a {kind}, whose outputs do not depend on the weights "
-                "in that way; return logits and use a loss of logits, such as cross_entropy"
-            )
+        if labels is OWN_LOSS:
+            return FirstBatch(None, False)
+        return FirstBatch(map_tensors(Tensor.detach, out), _scales(loss, out, labels, calls))
 
 
 @contextmanager
 def _unchanged(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Restore buffers, `requires_grad` and the random generators at the end of the block."""
-    buffers = [(b, b.clone()) for b in model.buffers()]
-    trainable = [(p, p.requires_grad) for p in model.parameters()]
+    """Restore the model and the random generators at the end of the block."""
+    before = Snapshot(model)
     with fork_rng(device):
         try:
             yield
         finally:
-            with torch.no_grad():
-                for buffer, before in buffers:
-                    buffer.copy_(before)
-            for p, wanted in trainable:
-                p.requires_grad_(wanted)
+            before.restore()
 
 
 def _first(batches: Batches) -> tuple[Any, Any]:

@@ -34,6 +34,22 @@ Score = Callable[[nn.Module, Weights, BatchList, Loss, int], dict[str, Tensor]]
 TEMPERATURE = 200.0  # GraSP divides the logits by this value
 
 
+def check_no_softmax(out: Tensor | None) -> None:
+    """Check that a network does not end in a softmax or log-softmax, for `synflow`.
+
+    Raises:
+        CrbgError: the outputs are probabilities or their logarithms.
+    """
+    if out is None or out.ndim < 2 or out.shape[1] < 2:
+        return
+    for kind, p in (("softmax", out), ("log-softmax", out.exp())):
+        if bool((p >= 0).all()) and torch.allclose(p.sum(1), torch.ones_like(p.sum(1)), atol=1e-3):
+            raise CrbgError(
+                f"synflow sums the outputs, but the model ends in a {kind}, whose outputs do not depend on the weights "
+                "in that way; return logits and use a loss of logits, such as cross_entropy"
+            )
+
+
 def magnitude(model: nn.Module, weights: Weights, batches: BatchList, loss: Loss, seed: int) -> dict[str, Tensor]:
     """Return |theta|."""
     return {n: w.detach().abs() for n, w in weights.items()}
