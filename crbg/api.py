@@ -65,8 +65,8 @@ def find_ticket(
     Apply the returned result with `result.apply(model)`, and print it to see how good the ticket is. Weights change
     only with methods that train or redraw them; `result.changed` names these tensors.
 
-    The method `crbg` runs the variant that `result.variant` names, with the defaults of `crbg.defaults`. The thesis's
-    form is `noise=0.5, firmness=1.0, polish=0.0, steer="penalty", mu0_spread=0.01, lr=0.03, gain="none"`.
+    The method `crbg` runs the variant that `result.variant` names, with the defaults of `crbg.defaults`. `polish=0.0`
+    selects the thesis's form.
 
     The search runs in training mode and restores the mode of every module, even if it raises. If `model.training` is
     True, submodules that are in eval mode, such as frozen batch norm, stay in it.
@@ -77,8 +77,7 @@ def find_ticket(
     and `apply` loads them.
 
     Before the search, one forward and backward pass on the first batch finds data, models and losses that do not fit
-    together. After it, the ticket and the initial network are measured on held-out examples (`result.report`). Both
-    together take less time than 5 % of a search of 10 epochs.
+    together. Afterwards, the ticket and the initial network are measured on held-out examples (`result.report`).
 
     Args:
         model: The network, already on the device that the search should use.
@@ -114,8 +113,8 @@ def find_ticket(
         **options: Options of the method (`crbg list methods NAME` explains them).
 
     Raises:
-        CrbgError: the method or an option is unknown, an argument is out of range, the model or the loss does not
-            accept the data, the loader has no length, or a frozen tensor changed during the search.
+        CrbgError: the method or an option is unknown, an argument is out of range, the model, the data, the loss and
+            the method do not fit together, or a frozen tensor changed during the search.
     """
     model = unwrap(model)
     options = {k: v.item() if isinstance(v, np.generic) else v for k, v in options.items()}
@@ -150,13 +149,11 @@ def find_ticket(
             clock=Clock(report=report),
             selection=Selection(where, tied),
         )
-        evaluation = Evaluation(held, name, task, metric)
-        return _search(model, task, method, options, gain, precision, evaluation)
+        return _search(model, method, options, gain, precision, Evaluation(held, name, task, metric))
 
 
 def _search(
     model: nn.Module,
-    task: SearchTask,
     method: str,
     options: dict[str, Any],
     gain: str | None,
@@ -164,30 +161,28 @@ def _search(
     evaluation: Evaluation,
 ) -> SearchResult:
     """Check the first batch, measure the initial network, search, and measure the ticket."""
+    task, initial = evaluation.task, tensor_digest(stored_weights(model))
     assert task.selection is not None
+    assert task.clock is not None
+    # The gains below change the weights, so the choice of the weights that carry gates holds for the whole search.
     with choosing(model, task.selection):
         seen, precision = _check(model, task, precision)
-        if method == "crbg" and seen.scalable:
-            options = {"temperature": 0.0} | options
-        choice = defaults.choose(model, method, options, task.density, gain)
+        chosen = defaults.choose(model, method, options, task.density, gain, seen.scalable)
         if task.selection.where is None:
             _warn_of_dense_weights(model)
-    precheck.check_method(method, choice.options, seen)
-    before = evaluation.measure(model)
-    initial = tensor_digest(stored_weights(model))
-    assert task.clock is not None
-    task.clock.whole = round(methods.work(method, choice.options, task.density, task.epochs) * len(task.batches))
-    with scaled(model, choice.gains), measure.training_mode(model):
-        found = run_search(model, replace(task, precision=precision), methods.get(method), choice.options)
-    if choice.gains:  # the search saw the scaled weights
-        found.tensors = fingerprints(model, found.mask)
-    found.variant = choice.variant
-    found.weight_gain = {n: choice.gains.get(n, 1.0) * float(found.gain.get(n, 1.0)) for n in found.mask}
+        methods.check_outputs(method, chosen.options, seen.outputs)
+        before = evaluation.measure(model)
+        task.clock.whole = round(methods.work(method, chosen.options, task.density, task.epochs) * len(task.batches))
+        with scaled(model, chosen.gains), measure.training_mode(model):
+            found = run_search(model, replace(task, precision=precision), methods.get(method), chosen.options)
+    found.variant = chosen.variant
+    found.weight_gain = {n: chosen.gains.get(n, 1.0) * float(found.gain.get(n, 1.0)) for n in found.mask}
     if found.start is None and measure.has_batch_norm(model):
         inputs = (x for x, _ in itertools.islice(task.batches.epoch(0), STATISTICS_BATCHES))
         found.statistics = measure.running_statistics(model, inputs, found.multipliers())
     found.initial, found.parameters = initial, sum(p.numel() for p in model.parameters())
     found.report = evaluation.report(model, found, before)
+    found.tensors = fingerprints(model, found.mask)
     if text := advice(found, task):
         warnings.warn(text, stacklevel=3)
     return found

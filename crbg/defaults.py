@@ -21,15 +21,25 @@ TRAINING = ("pretrain", "joint_lr", "finetune")  # options of `crbg` that train 
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The settings of a search: the method's options, the gains of the weights, and the name of the variant."""
+class Settings:
+    """The settings of a search: the method's options, the gains of the weights, and the name of the variant.
+
+    The variant is named after the defaults that were used; options that the caller gives can differ from them.
+    """
 
     options: Any
     gains: dict[str, float]
     variant: str
 
 
-def choose(model: nn.Module, method: str, given: Mapping[str, Any], density: float | None, gain: str | None) -> Choice:
+def choose(
+    model: nn.Module,
+    method: str,
+    given: Mapping[str, Any],
+    density: float | None,
+    gain: str | None,
+    scalable: bool = False,
+) -> Settings:
     """Complete the options that the caller of `find_ticket` gives.
 
     Args:
@@ -38,6 +48,7 @@ def choose(model: nn.Module, method: str, given: Mapping[str, Any], density: flo
         given: Options of the method that the caller gives.
         density: The requested density.
         gain: `variance`, `none`, or None for the default: `variance` for polished `crbg` with frozen weights.
+        scalable: Whether the loss is a cross entropy of logits whose scale can be chosen.
 
     Raises:
         CrbgError: the gain or an option is unknown or out of range, or a gain is requested where it has no meaning.
@@ -50,7 +61,7 @@ def choose(model: nn.Module, method: str, given: Mapping[str, Any], density: flo
         raise CrbgError(f"gain 'variance' needs one gate per weight and frozen weights; leave `gain` out for {method}")
     parts, polished = [method], False
     if method == "crbg":
-        given = {**_crbg(model, density, given), **given}
+        given = {**_crbg(model, density, given, scalable), **given}
         polished = bool(given.get("polish"))
         parts.append("polished" if polished else "thesis")
     scaled = plain and (gain == "variance" or (gain is None and polished))
@@ -60,17 +71,17 @@ def choose(model: nn.Module, method: str, given: Mapping[str, Any], density: flo
         given = {"scaled": False, **given}  # the gain contains the factor sqrt(1 / density)
     # Without a density, `crbg` starts with half of the gates open.
     gains = variance_gains(model, density or 0.5) if scaled else {}
-    return Choice(methods.options(method, given), gains, ", ".join(parts))
+    return Settings(methods.options(method, given), gains, ", ".join(parts))
 
 
-def _crbg(model: nn.Module, density: float | None, given: Mapping[str, Any]) -> dict[str, Any]:
+def _crbg(model: nn.Module, density: float | None, given: Mapping[str, Any], scalable: bool) -> dict[str, Any]:
     """Return the defaults of `crbg`.
 
     With gates on weights and a requested density, the variant is `polished`: gates without noise and without penalties,
     shifted to the density, and hard gates in the second half of the search. Otherwise, or if the caller gives `polish`
     0, it is the thesis's form.
     """
-    chosen: dict[str, Any] = {}
+    chosen: dict[str, Any] = {"temperature": 0.0} if scalable else {}
     if next(model.parameters()).device.type == "cpu":
         # As accurate as independent samples (experiment lenet_noise_counter), at almost no cost.
         chosen["source"] = "counter"

@@ -213,7 +213,9 @@ class Ticket:
         if self.law in LAWS:
             initialise(inner, self.law, self.scale, self.seed)
         # Older tickets contain the digest of all tensors, running statistics included.
-        if self.initial not in (tensor_digest(stored_weights(inner)), tensor_digest(dict(inner.state_dict()))):
+        if self.initial != tensor_digest(stored_weights(inner)) and self.initial != tensor_digest(
+            dict(inner.state_dict())
+        ):
             if not self.tensors:
                 raise CrbgError(
                     "the initial weights do not match the ticket's digest; the model is a different network, "

@@ -191,6 +191,9 @@ def choosing(model: nn.Module, selection: Selection) -> Iterator[None]:
     Raises:
         CrbgError: as for `crbg.attach`, or all chosen weights are zero.
     """
+    if _choice(model) is not None:  # an outer block has chosen
+        yield
+        return
     found = {}
     for name, places in choose(model, selection.where).items():
         check_tied(places, selection.tied)

@@ -46,11 +46,11 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     Raises:
         CrbgError: the weights of a layer differ in magnitude.
     """
-    from crbg.gates.selection import candidates, weights
+    from crbg.gates.selection import candidate_mask, weights
 
-    zeros = candidates(model)
+    there = candidate_mask(model)
     for name, w in weights(model).items():
-        sizes = w.detach().abs()[zeros.get(name, ...)]
+        sizes = w.detach().abs()[there[name]]
         if not bool((sizes == sizes.max()).all()):
             raise CrbgError(
                 f"biprop needs weights of one magnitude in each layer, w = c or -c, but those of {name!r} differ; draw "

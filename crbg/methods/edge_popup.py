@@ -70,18 +70,20 @@ def find(
     from crbg import rng
     from crbg.gates.layers import fan_in
     from crbg.gates.scores import TopK
-    from crbg.gates.selection import candidates
+    from crbg.gates.selection import candidate_mask
+    from crbg.masks.mask import Mask
     from crbg.masks.select import keep_count, layer_counts
     from crbg.search.gradbalance import GlobalThreshold
     from crbg.training.hooks import SearchHook
 
     o, density = options, required_density(task, "edge_popup")
 
+    available = Mask(candidate_mask(model)).layer_kept()
+
     def make(name: str, w: Tensor) -> Gate:
         draw = 2.0 * rng.uniform(w.numel(), task.seed, "score", name) - 1.0
         initial = tensor_like(w, draw / math.sqrt(fan_in(model, name, w)))
-        count = int(zeros[name].sum()) if name in (zeros := candidates(model)) else w.numel()
-        return TopK(initial, keep_count(density, count), density**-0.5 if o.scaled else 1.0)
+        return TopK(initial, keep_count(density, available[name]), density**-0.5 if o.scaled else 1.0)
 
     def steer(gates: list[Gate]) -> tuple[torch.optim.Optimizer, SearchHook]:
         popup = [g for g in gates if isinstance(g, TopK)]

@@ -28,8 +28,7 @@ def variance_gains(model: nn.Module, density: float) -> dict[str, float]:
         g = 1 / sqrt(d * n * mean(w^2)).
 
     For torch's own initial weights, U[-1 / sqrt(n), 1 / sqrt(n)], this is sqrt(3 / d). He's factor 2 for ReLU is left
-    out: a search keeps weights that add up, so the signal of a ticket is larger than that of a random mask. On the
-    development half of the zoo, the factor 2 was no better for classifiers, and worse for regression.
+    out: a search keeps weights that add up, so the signal of a ticket is larger than that of a random mask.
 
     Args:
         model: A network without gates.

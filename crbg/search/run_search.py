@@ -16,7 +16,6 @@ from crbg.gates.selection import candidate_mask, choosing
 from crbg.masks.select import keep_count
 from crbg.measure.batch_norm import running
 from crbg.measure.sparsity import without_weights
-from crbg.models.initial_weights import fingerprints
 from crbg.search.snapshot import Snapshot, same_bytes
 
 if TYPE_CHECKING:
@@ -69,10 +68,8 @@ def run_search(
         # Without training, the running statistics are those of the noisy network of the search.
         trained = "trained" in found.changed.values()
         before.restore(but=set(before.tensors) if trained else set(found.changed))
-    if task.selection:
-        found.tensors = fingerprints(model, found.mask)
-        if empty := without_weights(model, found.mask):
-            warnings.warn(f"the ticket has {'; '.join(empty)}; a larger density may help", stacklevel=3)
+    if task.selection and (empty := without_weights(model, found.mask)):
+        warnings.warn(f"the ticket has {'; '.join(empty)}; a larger density may help", stacklevel=3)
     return found
 
 

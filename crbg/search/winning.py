@@ -151,18 +151,17 @@ def _draw(model: nn.Module, task: SearchTask, draw: Draw, batch: Examples, rewou
 
 def _apply_control(model: nn.Module, task: SearchTask, o: Recipe, found: SearchResult) -> None:
     """Replace the mask by the control mask, or, for `reinit`, the weights by new initial weights."""
-    from crbg.gates.selection import candidate_mask, candidates
+    from crbg.gates.selection import candidate_mask
     from crbg.masks import controls
     from crbg.masks.mask import Mask
 
-    within = Mask(candidate_mask(model)) if candidates(model) else None
+    within = Mask(candidate_mask(model))
     if o.control == "shuffle":
         found.mask = controls.shuffle(found.mask, task.seed, within)
     elif o.control == "invert":
         found.mask = controls.invert(found.scores, found.mask)
     elif o.control == "random":
-        density = found.mask.kept / within.kept if within else found.mask.density
-        found.mask = controls.random(found.mask, density, task.seed, within)
+        found.mask = controls.random(found.mask, found.mask.kept / within.kept, task.seed, within)
     elif o.control == "reinit":
         assert task.redraw is not None
         model.load_state_dict(dict(task.redraw(task.seed + REDRAW)))
