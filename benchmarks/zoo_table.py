@@ -21,7 +21,7 @@ constant answer, `dense` that of the trained dense network. `thesis` is CRBG as 
 noise and with hard gates in the second half, and `library` the default of `find_ticket`. Edge-popup, biprop and
 concrete run at their defaults; biprop runs on sign(W) times one size per tensor. `tuned` is the trial with the best
 validation score among (up to) twelve trials of CRBG's options, and `gap` is tuned minus library. The standard error of
-an accuracy on 400 to 1000 test examples is 1 to 2 points.
+an accuracy on 400 to 1000 test examples is at most 2.5 points.
 """
 LARGEST_GAP = 6.0  # the aim for every cell
 ABOVE_CHANCE = 5.0  # a score learns if it is above chance by this many points

@@ -1,9 +1,17 @@
-"""Exceptions of the package, and suggestions of valid names for misspelled ones."""
+"""Exceptions and warnings of the package, and the parts that their messages share."""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import os
+import sys
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+_INSIDE = (f"{Path(__file__).parent}{os.sep}", contextlib.__file__)
 
 
 class CrbgError(ValueError):
@@ -24,3 +32,22 @@ def suggest(name: str, valid: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return hint + ("choose from: " + ", ".join(names) if len(names) <= 40 else f"{len(names)} names are known")
+
+
+def few(names: Sequence[Any], most: int = 5) -> str:
+    """Return the first `most` names and the number of the others, for a message."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more
+
+
+def reason(error: Exception, limit: int | None = 200) -> str:
+    """Return the type and the text of an error on one line; the text is cut to `limit` characters."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:limit]}"
+
+
+def warn(message: str) -> None:
+    """Warn, with the position of the call that entered this package, which may be many frames above."""
+    frame, level = sys._getframe(), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_INSIDE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)

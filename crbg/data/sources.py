@@ -18,7 +18,7 @@ import torch
 from crbg.data.datasets import DataInfo, info, root
 from crbg.data.loader import Data, Part
 from crbg.data.splits import SPLIT_SEED, stratified
-from crbg.errors import CrbgError
+from crbg.errors import CrbgError, reason
 
 
 def load(name: str, data_dir: str | None = None, download: bool = True) -> Data:
@@ -132,8 +132,7 @@ def _torchvision(entry: DataInfo, folder: Path, download: bool) -> dict[str, np.
     try:
         sets = {part: maker(str(folder), train=part == "train", download=download) for part in ("train", "test")}
     except Exception as error:  # torchvision raises RuntimeError, URLError and others for failed downloads
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        failed = f", and could not be downloaded ({reason})" if download else ""
+        failed = f", and could not be downloaded ({reason(error, limit=None)})" if download else ""
         raise CrbgError(
             f"data set {entry.name!r} is neither at {folder / (entry.name + '.npz')} nor, in torchvision's layout, at "
             f"{_layout(maker, folder)}{failed}; "

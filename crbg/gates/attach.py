@@ -20,9 +20,9 @@ from crbg.errors import CrbgError
 from crbg.gates import recurrent
 from crbg.gates.base import Fixed, Gate
 from crbg.gates.gaussian import Units
-from crbg.gates.layers import columns_of, gate_of, gateable, reads_often, unwrap
+from crbg.gates.layers import columns_of, gate_of, gateable, gated_attributes, reads_often, unwrap
 from crbg.gates.scope import Scope
-from crbg.gates.selection import Where, candidate_mask, candidates, check_tied, choose, raw_weight, tying
+from crbg.gates.selection import Where, candidates, check_shapes, check_tied, choose, raw_weight, tying
 from crbg.gates.selection import weights as weights
 
 MakeGate = Callable[[str, Tensor], Gate | None]
@@ -95,8 +95,8 @@ def _built(model: nn.Module, name: str, make: MakeGate) -> Gate | None:
         if gate.columns not in (None, columns):
             raise CrbgError(f"{name!r} and another weight with the same unit gates have their inputs on different axes")
         gate.columns = columns
-    if gate is not None and name in candidates(model):
-        gate.restrict(candidates(model)[name])
+    if gate is not None and (there := candidates(model).get(name)) is not None:
+        gate.restrict(there)
     return gate
 
 
@@ -115,9 +115,8 @@ def attached_gates(model: nn.Module) -> dict[str, Gate]:
     """Return the gates of a model, by the name of the gated weight. A gate on a tied weight is listed once."""
     found: dict[str, Gate] = {}
     for prefix, layer in unwrap(model).named_modules():
-        for attribute in layer._modules.get("parametrizations") or ():
-            if (gate := gate_of(layer, attribute)) is not None:
-                found[f"{prefix}.{attribute}".lstrip(".")] = gate
+        for attribute in gated_attributes(layer):
+            found[f"{prefix}.{attribute}".lstrip(".")] = cast(Gate, gate_of(layer, attribute))
     if len({id(gate) for gate in found.values()}) < len(found):  # unit gates with several weights, or tied weights
         return {name: found[name] for name in gateable(unwrap(model)) if name in found}
     return found
@@ -130,9 +129,8 @@ def detach(model: nn.Module) -> nn.Module:
     """
     for layer in unwrap(model).modules():
         # In reverse order, so that each removal finds the parameters that were there when the gate was registered.
-        for attribute in reversed(list(getattr(layer, "parametrizations", ()))):
-            if gate_of(layer, attribute) is not None:
-                _unregister(layer, attribute)
+        for attribute in reversed(gated_attributes(layer)):
+            _unregister(layer, attribute)
         Scope.detach(layer)
     return model
 
@@ -173,11 +171,8 @@ def bake(model: nn.Module, mask: Mapping[str, Tensor] | None = None) -> nn.Modul
     Raises:
         CrbgError: the mask names a weight that the model lacks, or a mask tensor and its weight differ in shape.
     """
+    check_shapes(model, mask or {})
     raw = {name: raw_weight(model, name) for name in (attached_gates(model) if mask is None else mask)}
-    for name, value in (mask or {}).items():
-        if value.shape != raw[name].shape:
-            model_shape, mask_shape = tuple(raw[name].shape), tuple(value.shape)
-            raise CrbgError(f"{name!r} has shape {model_shape} in the model but {mask_shape} in the mask")
     if mask is None:
         with sampling(model, False):
             baked = {name: gate(raw[name]) for name, gate in attached_gates(model).items()}
@@ -216,11 +211,11 @@ def gated(model: nn.Module, make: MakeGate, where: Where = None, tied: str | Non
 @contextmanager
 def only_candidates(model: nn.Module) -> Iterator[nn.Module]:
     """Hold weights that cannot be kept at zero while weights are trained inside the block; see `candidates`."""
-    if not candidates(model):
+    some = candidates(model)
+    if not some:
         yield model
         return
-    there = candidate_mask(model)
-    with gated(model, lambda name, w: Fixed(there[name])):
+    with gated(model, lambda name, w: Fixed(some[name]) if name in some else None):
         yield model
 
 

@@ -117,7 +117,9 @@ class Gaussian(Gate):
             # Positions are numbered in memory order, as in the kernels.
             eps.as_strided((eps.numel(),), (1,)).copy_(kernels.normal(eps.numel(), kernels.draw_key(), eps.device))
             return eps
-        if in_backward() and self.held is not None:  # checkpointing repeats the last sample
+        # A recomputation by checkpointing must return the last sample. If it is `held`, a new draw is equal to it,
+        # because torch has restored the generator, and advances the generator as the first pass did.
+        if in_backward() and self.held is not None:
             return -self.held if self.used else torch.randn_like(self.mu)
         if self.held is None or self.used:
             self.held, self.used = torch.randn_like(self.mu), False

@@ -109,7 +109,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def reads_often(layer: nn.Module) -> bool:
-    """Return whether one call of the layer, or of the loop around it, reads a weight several times."""
+    """Return whether one call of the layer reads a weight several times."""
     return isinstance(layer, nn.MultiheadAttention | nn.RNNBase)
 
 
@@ -118,6 +118,12 @@ def gate_of(layer: nn.Module, attribute: str) -> Gate | None:
     if not parametrize.is_parametrized(layer, attribute):
         return None
     return next((g for g in cast(Any, layer.parametrizations)[attribute] if isinstance(g, Gate)), None)
+
+
+def gated_attributes(layer: nn.Module) -> list[str]:
+    """Return the attributes of a layer that have a gate, in the order in which they got it."""
+    parametrised: Any = layer._modules.get("parametrizations") or ()
+    return [name for name in parametrised if gate_of(layer, name) is not None]
 
 
 def raw(layer: nn.Module, attribute: str) -> nn.Parameter | None:
@@ -149,9 +155,10 @@ def foreign(layer: nn.Module, attribute: str) -> tuple[str, str] | None:
 
 
 def underlying(layer: nn.Module, attribute: str) -> Tensor:
-    """Return a weight without evaluating what computes it: for weight norm, the parameter behind it."""
+    """Return a weight without evaluating what computes it: for weight norm, the parameter that has its shape."""
     if parametrize.is_parametrized(layer, attribute):
-        return next(cast(nn.Module, cast(Any, layer.parametrizations)[attribute]).parameters(recurse=False))
+        behind = cast(nn.Module, cast(Any, layer.parametrizations)[attribute])
+        return list(behind.parameters(recurse=False))[-1]  # those of weight norm are g and v, in this order
     names = (attribute, f"{attribute}_orig", f"{attribute}_v")
     return next(p for n in names if (p := layer._parameters.get(n)) is not None)
 
@@ -180,6 +187,25 @@ def defaults(layer: nn.Module) -> Sequence[str]:
     return found.attributes(layer) if callable(found.attributes) else found.attributes
 
 
+def input_axis(layer: nn.Module, attribute: str) -> int | None:
+    """Return the axis of a layer's inputs in a weight that carries gates by default; None if there is none."""
+    found = rule(layer)
+    return found.axis if found is not None and attribute in defaults(layer) else None
+
+
+def entries(model: nn.Module) -> Iterator[tuple[str, dict[str, Any], str, Tensor]]:
+    """Yield all parameters and buffers of a model: name, dictionary of the module, key in it, and tensor.
+
+    A tied tensor is listed for each of its places, and a module that is used several times only once.
+    """
+    for prefix, module in model.named_modules():
+        parts: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for part in parts:
+            for key, tensor in part.items():
+                if tensor is not None:
+                    yield f"{prefix}.{key}".lstrip("."), part, key, tensor
+
+
 def _every(model: nn.Module) -> Iterator[tuple[str, Slot, nn.Parameter]]:
     """Yield the name, the place and the raw value of all parameters; those on one layer with default gates come first.
 
@@ -188,8 +214,7 @@ def _every(model: nn.Module) -> Iterator[tuple[str, Slot, nn.Parameter]]:
     for prefix, layer in model.named_modules():
         if isinstance(layer, parametrize.ParametrizationList):
             continue
-        gated = [a for a in getattr(layer, "parametrizations", ()) if gate_of(layer, a) is not None]
-        for attribute in dict.fromkeys((*defaults(layer), *layer._parameters, *gated)):
+        for attribute in dict.fromkeys((*defaults(layer), *layer._parameters, *gated_attributes(layer))):
             if (w := raw(layer, attribute)) is not None:
                 yield f"{prefix}.{attribute}".lstrip("."), (layer, attribute), w
 
@@ -235,26 +260,24 @@ def columns_of(model: nn.Module, name: str) -> Columns:
     """Return how the input units of a layer lie in its weight, for unit gates.
 
     Raises:
-        CrbgError: the weight has no axis for its inputs, as in bilinear and recurrent layers.
+        CrbgError: the weight has no axis for its inputs, as in bilinear and recurrent layers, or carries no gates by
+            default, as a bias.
     """
-    found = slot(unwrap(model), name)
-    layer = found[0] if found else None
-    own = rule(layer) if layer is not None else None
-    if own is None or own.axis is None:
+    place = slot(unwrap(model), name)
+    if place is None or (axis := input_axis(*place)) is None:
         raise CrbgError(
             f"unit gates need a weight with one axis of input units, and {name!r} has none; "
             "leave it out with `where`, or use one gate per weight"
         )
     # The weight of a grouped convolution covers the inputs of one group; transposed ones cover all inputs.
+    layer, _ = place
     grouped = isinstance(layer, _ConvNd) and not isinstance(layer, _ConvTransposeNd)
-    return Columns(own.axis, cast(_ConvNd, layer).groups if grouped else 1)
+    return Columns(axis, cast(_ConvNd, layer).groups if grouped else 1)
 
 
 def fan_in(model: nn.Module, name: str, w: Tensor) -> int:
     """Return the number of inputs of each output unit."""
-    found = slot(unwrap(model), name)
-    own = rule(found[0]) if found else None
-    if own is None or own.axis != 0:
+    place = slot(unwrap(model), name)
+    if place is None or input_axis(*place) != 0:
         return w[0].numel() if w.ndim else 1
-    groups = getattr(found[0], "groups", 1) if found else 1
-    return w.numel() // (w.shape[1] * groups)
+    return w.numel() // (w.shape[1] * getattr(place[0], "groups", 1))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from crbg.errors import CrbgError, suggest
+from crbg.errors import CrbgError, suggest, warn
 from crbg.gates.layers import (
     Slot,
     foreign,
@@ -80,17 +79,30 @@ def raw_weight(model: nn.Module, name: str) -> nn.Parameter:
     Raises:
         CrbgError: the model has no parameter with this name.
     """
-    model = unwrap(model)
+    return _raw(_place(unwrap(model), name))
+
+
+def _place(model: nn.Module, name: str) -> Slot:
     if (place := slot(model, name)) is None:
         names = {*weights(model), *(n for n, _ in model.named_parameters())}
         raise CrbgError(f"the model has no weight {name!r}: {suggest(name, names)}")
-    return _raw(place)
+    return place
 
 
-def multiplied(model: nn.Module, multipliers: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+def check_shapes(model: nn.Module, mask: Mapping[str, Tensor]) -> None:
+    """Check that the tensors of a mask have the shapes of the weights of the same names.
+
+    Raises:
+        CrbgError: the model lacks a weight, or a shape differs.
+    """
+    for name, factors in mask.items():
+        if (shape := tuple(raw_weight(model, name).shape)) != tuple(factors.shape):
+            raise CrbgError(f"{name!r} has shape {shape} in the model but {tuple(factors.shape)} in the mask")
+
+
+def multiplied(model: nn.Module, multipliers: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the raw weights times the given factors, by name, for `torch.func.functional_call`."""
-    raw_weights = {n: raw_weight(model, n) for n in multipliers or {}}
-    return {n: w * (multipliers or {})[n].to(w.device) for n, w in raw_weights.items()}
+    return {n: (w := raw_weight(model, n)) * factors.to(w.device) for n, factors in multipliers.items()}
 
 
 def candidates(model: nn.Module) -> Mapping[str, Tensor]:
@@ -105,7 +117,7 @@ def candidates(model: nn.Module) -> Mapping[str, Tensor]:
 def candidate_mask(model: nn.Module) -> dict[str, Tensor]:
     """Return one boolean tensor for each weight: True where it can be kept."""
     some = candidates(model)
-    return {n: some.get(n, torch.ones_like(w, dtype=torch.bool)) for n, w in weights(model).items()}
+    return {n: some[n] if n in some else torch.ones_like(w, dtype=torch.bool) for n, w in weights(model).items()}
 
 
 def choose(model: nn.Module, where: Where = None) -> dict[str, dict[str, Slot]]:
@@ -118,10 +130,12 @@ def choose(model: nn.Module, where: Where = None) -> dict[str, dict[str, Slot]]:
     Raises:
         CrbgError: as for `crbg.attach`, except that tied weights are not refused.
     """
-    if where is None and (choice := _choice(model)) is not None:
-        where = list(choice.names)
-    default = dict(slots(model))
-    chosen = default if where is None else _matching(model, where, default)
+    if where is not None:
+        chosen = _matching(model, where)
+    elif (choice := _choice(model)) is not None:
+        chosen = {name: _place(model, name) for name in choice.names}
+    else:
+        chosen = dict(slots(model))
     if not chosen:
         raise CrbgError(
             f"{type(model).__name__} has no weight that can be gated by default, which are the weights of linear, "
@@ -134,25 +148,26 @@ def choose(model: nn.Module, where: Where = None) -> dict[str, dict[str, Slot]]:
     return {main_name(p): p for p in places}
 
 
-def _matching(model: nn.Module, where: Where, default: Mapping[str, Slot]) -> dict[str, Slot]:
-    """Return the weights that a pattern, a list or a function chooses, in the order of the modules."""
+def _matching(model: nn.Module, where: Where) -> dict[str, Slot]:
+    """Return the weights that a pattern, a list or a function chooses; default weights in the order of the modules."""
+    default = dict(slots(model))
     if callable(where):
         return {name: place for name, place in default.items() if where(name, underlying(*place))}
     chosen: dict[str, Slot] = {}
     for pattern in [where] if isinstance(where, str) else list(where or ()):
+        if place := default.get(pattern) or slot(model, pattern):  # the dots of a full name are no wildcards
+            chosen[pattern] = place
+            continue
         try:
-            matching = {n: place for n, place in default.items() if n == pattern or re.fullmatch(pattern, n)}
+            matching = {n: place for n, place in default.items() if re.fullmatch(pattern, n)}
         except re.error as error:
             raise CrbgError(f"{pattern!r} is neither the name of a weight nor a regular expression ({error})") from None
-        if place := slot(model, pattern):
-            matching[pattern] = place
         if not matching:
             others = [n for n, _ in model.named_parameters() if re.fullmatch(pattern, n)]
             hint = f"{others[0]!r} has no gates by default; give its full name" if others else suggest(pattern, default)
             raise CrbgError(f"no weight matches {pattern!r}: {hint}")
         chosen |= matching
-    order = [*default, *chosen]
-    return dict(sorted(chosen.items(), key=lambda item: order.index(item[0])))
+    return {name: chosen[name] for name in default | chosen if name in chosen}
 
 
 def _check(name: str, place: Slot) -> None:
@@ -187,6 +202,7 @@ def choosing(model: nn.Module, selection: Selection) -> Iterator[None]:
     """Let `weights(model)` and `attach` use the chosen weights only, inside the block.
 
     Weights that are exactly zero are no candidates inside the block. A tensor without any other weight is left out.
+    Inside another such block for the same model, the choice of the outer block stays.
 
     Raises:
         CrbgError: as for `crbg.attach`, or all chosen weights are zero.
@@ -202,7 +218,7 @@ def choosing(model: nn.Module, selection: Selection) -> Iterator[None]:
     if len(empty) == len(found):
         raise CrbgError("all weights that could carry gates are exactly zero; initialise the model first")
     if empty:
-        warnings.warn(f"no gates on {', '.join(empty)}: all weights of a tensor are exactly zero", stacklevel=2)
+        warn(f"no gates on {', '.join(empty)}: all weights of a tensor are exactly zero")
     some = {name: there for name, there in found.items() if name not in empty and not bool(there.all())}
     setattr(model, _CHOICE, Choice(tuple(n for n in found if n not in empty), selection.tied, some))
     try:

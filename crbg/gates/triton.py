@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from crbg.errors import reason
 from crbg.gates.kernels import alike, layout
 
 try:
@@ -100,7 +101,7 @@ def works(device: torch.device) -> bool:
         with torch.random.fork_rng(devices=[]), torch.autocast(device.type, enabled=False):
             fault = _fault(device)
     except Exception as error:  # compilers and drivers raise many exception types
-        fault = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        fault = reason(error)
     if fault:
         warnings.warn(
             f"the fused gate kernels do not work on {device} ({fault}); gates run in torch, slower", stacklevel=2

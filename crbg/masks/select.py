@@ -102,7 +102,8 @@ class Threshold:
     """Find the exact k-th largest value of scores that change little from call to call.
 
     First, only scores within a relative distance `width` of the previous result are searched. If the k-th largest value
-    is not among them, all scores are searched. Scores must be non-negative, like |s| in edge-popup.
+    is not among them, all scores are searched. The result is exact for any scores; the first step can succeed only if
+    the previous result is not negative, as with |s| in edge-popup.
     """
 
     def __init__(self, width: float = 0.05) -> None:

@@ -1,6 +1,6 @@
 """Measurements on a network: accuracy, batch norm statistics, sparsity and FLOPs."""
 
-from crbg.measure.accuracy import accuracy, keeping_modes, training_mode, without_dropout
+from crbg.measure.accuracy import accuracy, eval_mode, keeping_modes, training_mode, without_dropout
 from crbg.measure.batch_norm import has_batch_norm, recalibrated, running, running_statistics
 from crbg.measure.flops import flops
 from crbg.measure.sparsity import ACTIVATIONS, alive, dead_units, heads, shares, silent_units
@@ -10,6 +10,7 @@ __all__ = [
     "accuracy",
     "alive",
     "dead_units",
+    "eval_mode",
     "flops",
     "has_batch_norm",
     "heads",

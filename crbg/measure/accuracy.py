@@ -26,10 +26,9 @@ def accuracy(
         batches: Pairs (inputs, labels).
         multipliers: Factors that multiply the weights, by name: a mask, or real-valued gates.
     """
-    swapped = multiplied(model, multipliers)
+    swapped = multiplied(model, multipliers) if multipliers else None
     hits = total = 0
-    with keeping_modes(model):
-        model.eval()
+    with eval_mode(model):
         for x, y in batches:
             out, labels = outputs_and_labels(model, x, y, swapped)
             hits += int((logits(out).argmax(1) == labels).sum())  # type: ignore[union-attr]
@@ -57,6 +56,14 @@ def training_mode(model: nn.Module) -> Iterator[None]:
     with keeping_modes(model):
         if not model.training:
             model.train()
+        yield
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Set all modules to eval mode inside the block, and restore all modes at its end."""
+    with keeping_modes(model):
+        model.eval()
         yield
 
 

@@ -35,12 +35,12 @@ def recalibrated(
     """
     tracking = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
     norms = [m for m in tracking if m.training or not model.training]
+    swapped = multiplied(model, multipliers) if multipliers else None  # before a change, because it may raise
     before = {k: v.clone() for k, v in model.state_dict().items()}
     momenta = [m.momentum for m in norms]
     for m in norms:
         m.reset_running_stats()
         m.momentum = None  # in torch, None means a cumulative average
-    swapped = multiplied(model, multipliers)
     try:
         with training_mode(model), torch.no_grad(), without_dropout(model):
             for x in inputs:

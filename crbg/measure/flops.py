@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from crbg.gates.attach import bypass
 from crbg.masks.mask import Mask
+from crbg.measure.accuracy import eval_mode
 
 
 def flops(model: nn.Module, example: Tensor, mask: Mask | None = None) -> dict[str, float]:
@@ -27,14 +28,15 @@ def flops(model: nn.Module, example: Tensor, mask: Mask | None = None) -> dict[s
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    was, fused = model.training, torch.backends.mha.get_fastpath_enabled()
-    model.eval()
+    counter = FlopCounterMode(display=False)
     # The counter misses the fused path of nn.MultiheadAttention and, on some devices, fused attention kernels.
+    fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
-    with torch.no_grad(), bypass(model), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model(example[:1])
-    torch.backends.mha.set_fastpath_enabled(fused)
-    model.train(was)
+    try:
+        with eval_mode(model), torch.no_grad(), bypass(model), sdpa_kernel(SDPBackend.MATH), counter:
+            model(example[:1])
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
     counts = {n: float(sum(c.values())) for n, c in counter.get_flop_counts().items()}
     dense = counts.get("Global", 0.0)
     if mask is None:

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crbg.gates.layers import gateable, rule, unwrap
+from crbg.errors import few
+from crbg.gates.dtypes import fraction
+from crbg.gates.layers import gateable, input_axis, unwrap
 from crbg.masks.mask import Mask
 from crbg.measure.accuracy import accuracy
 
@@ -23,7 +25,7 @@ def shares(soft: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
 
     def of(z: Tensor) -> dict[str, float]:
         kinds = {"zero": z == 0, "one": z == 1, "fractional": (z > 0) & (z < 1)}
-        return {kind: float(found.double().mean()) for kind, found in kinds.items()}
+        return {kind: fraction(found) for kind, found in kinds.items()}
 
     return {n: of(z) for n, z in flat.items()}
 
@@ -36,22 +38,21 @@ def dead_units(mask: Mask) -> dict[str, int]:
 def without_weights(model: nn.Module, mask: Mask) -> list[str]:
     """Describe the tensors of a mask that keep no weight, and the outputs of the last layer that keep none.
 
-    The last layer is the last one that carries gates by default. Its outputs are left out if they have no axis of their
-    own, as in recurrent layers.
+    The last layer is the one with the last weight of `gateable`. Its outputs are left out if the mask does not contain
+    this weight, or if the weight has no axis for them alone, as in recurrent layers.
     """
     empty = [name for name, t in mask.items() if not t.any()]
     found = [f"no weight in {', '.join(empty)}"] if empty else []
     last = next(reversed(gateable(unwrap(model)).items()), None)
     if last is None or last[0] not in mask or last[0] in empty:
         return found
-    name, own = last[0], rule(last[1][0])
-    if own is None or own.axis is None:
+    name, (layer, attribute) = last
+    if (axis := input_axis(layer, attribute)) not in (0, 1):  # the outputs are on the other of these two axes
         return found
-    outputs = mask[name].movedim(1 - own.axis, 0).flatten(1)
+    outputs = mask[name].movedim(1 - axis, 0).flatten(1)
     dead = (~outputs.any(1)).nonzero().flatten().tolist()
     if dead:
-        few = ", ".join(map(str, dead[:10])) + (", ..." if len(dead) > 10 else "")
-        found.append(f"no weight for {len(dead)} of {len(outputs)} outputs of {name} ({few})")
+        found.append(f"no weight for {len(dead)} of {len(outputs)} outputs of {name} ({few(dead, 10)})")
     return found
 
 

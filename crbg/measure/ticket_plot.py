@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
+from crbg.gates.dtypes import fraction
+
 if TYPE_CHECKING:
     from crbg.methods.contract import SearchResult
 
@@ -24,7 +26,7 @@ def plot(found: SearchResult) -> Figure:
 
 def _densities(axes: Any, found: SearchResult) -> None:
     names = list(found.mask)
-    values = [float(t.float().mean()) for t in found.mask.values()]
+    values = [fraction(t) for t in found.mask.values()]
     axes.barh(range(len(names)), values, color=BLUE)
     axes.axvline(found.mask.density, color=ORANGE, lw=1.2, label=f"whole mask: {found.mask.density:.3g}")
     axes.set_yticks(range(len(names)), names, fontsize=8)

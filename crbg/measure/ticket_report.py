@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from crbg.measure.accuracy import keeping_modes
+from crbg.gates.dtypes import fraction
+from crbg.masks.mask import Mask
+from crbg.measure.accuracy import eval_mode
 from crbg.measure.loss_calls import LossCalls
-from crbg.measure.sparsity import shares
 from crbg.training.device import fork_rng
 from crbg.training.forward import OWN_LOSS, batch_size, outputs_and_labels
 from crbg.training.loop import Loss
@@ -140,7 +141,9 @@ class Evaluation:
         count = len(batches) if self.held else max(1, round(TRAINING_SHARE * len(batches)))
         device = next(model.parameters()).device
         with fork_rng(device):
-            torch.manual_seed(self.task.seed)  # a shuffling loader yields the same examples each time
+            # With this seed, a loader that shuffles with torch's global generator yields the same examples each time.
+            # A shuffled data set and a stream depend on the epochs before, and may yield others.
+            torch.manual_seed(self.task.seed)
             return measure_network(model, itertools.islice(batches.epoch(0), count), self.task.loss, self.metric)
 
     def report(self, model: nn.Module, found: SearchResult, initial: Measured) -> TicketReport:
@@ -198,20 +201,22 @@ def measure_network(
         metric: Function of (outputs, labels) that returns the mean over the batch.
     """
     rows = []
-    with keeping_modes(model), suppress(Exception):
-        model.eval()
+    with suppress(Exception), eval_mode(model):
         rows = [_measure_batch(model, x, y, loss, metric) for x, y in batches]
     examples = sum(row.examples for row in rows)
-    right, labels = sum(row.right for row in rows), torch.cat([torch.empty(0), *(row.labels for row in rows)])
+    right, labels = sum(row.right for row in rows), torch.cat([_NO_LABELS, *(row.labels for row in rows)])
     known = len(labels) > 0
     return Measured(
         _mean([(row.loss, row.examples) for row in rows]),
         100.0 * right / len(labels) if known else None,
         _mean([(row.metric, row.examples) for row in rows]),
-        100.0 * float(labels.long().bincount().max()) / len(labels) if known else None,
+        100.0 * int(labels.bincount().max()) / len(labels) if known else None,
         examples,
         len(labels),
     )
+
+
+_NO_LABELS = torch.empty(0, dtype=torch.long)
 
 
 @dataclass(frozen=True)
@@ -232,13 +237,15 @@ def _measure_batch(model: nn.Module, x: Any, y: Any, loss: Loss, metric: Metric 
     if metric and target is not OWN_LOSS:
         with suppress(Exception):
             score = float(metric(out, target))
-    labels, right = torch.empty(0), 0
+    labels, right = _NO_LABELS, 0
     calls = inside.calls if target is OWN_LOSS else outside.calls
     if len(calls) == 1:
         found = calls[0].labels()
-        labels, right = found.flatten().float().cpu(), int((calls[0].predictions() == found).sum())
+        labels, right = found.flatten().long().cpu(), int((calls[0].predictions() == found).sum())
     size = batch_size(x, y)
-    if size == 1 and target is not OWN_LOSS:  # one graph has one label for each node
+    # No tensor is found in an object of torch_geometric, which keeps its tensors in an inner object; the labels that
+    # `forward` returned have one entry for each example then.
+    if size == 1 and target is not OWN_LOSS:
         size = batch_size(x, target)
     return _Row(size, value, score, labels, right)
 
@@ -256,11 +263,10 @@ def gate_summary(found: SearchResult, density: float | None) -> dict[str, Any]:
         found: The result of a search.
         density: The requested density.
     """
-    layers = {n: float(t.float().mean()) for n, t in found.mask.items()}
-    decided = 1.0 - shares(found.soft)["all"]["fractional"] if found.soft else None
+    layers = {n: fraction(t) for n, t in found.mask.items()}
+    undecided = sum(int(torch.count_nonzero((z > 0) & (z < 1))) for z in found.soft.values())
+    decided = 1.0 - undecided / sum(z.numel() for z in found.soft.values()) if found.soft else None
     if density is None or found.exact is None:  # the method selects the top k, or the gates alone decide
         return {"layers": layers, "decided": decided}
-    opened = {n: s > 0.5 for n, s in found.scores.items()}
-    natural = sum(int(t.sum()) for t in opened.values()) / sum(t.numel() for t in opened.values())
-    reached = all(t.equal(found.mask[n]) for n, t in opened.items())
-    return {"layers": layers, "decided": decided, "reached": reached, "natural": natural}
+    half = Mask({n: s > 0.5 for n, s in found.scores.items()})
+    return {"layers": layers, "decided": decided, "reached": half == found.mask, "natural": half.density}

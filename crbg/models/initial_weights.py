@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from crbg import rng
-from crbg.errors import CrbgError, suggest
+from crbg.errors import CrbgError, few, suggest
 from crbg.gates import layers
-from crbg.gates.selection import raw_weight, weights
+from crbg.gates.selection import check_shapes, weights
 from crbg.rng import LAWS
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -162,16 +162,13 @@ def check_fingerprints(model: nn.Module, mask: Mapping[str, Tensor], expected: M
         CrbgError: the mask does not fit the model, or some tensors differ, are missing or are unexpected; the message
             names them.
     """
-    for name, kept in mask.items():
-        if (shape := tuple(raw_weight(model, name).shape)) != tuple(kept.shape):
-            raise CrbgError(f"{name!r} has shape {shape} in the model but {tuple(kept.shape)} in the mask")
+    check_shapes(model, mask)
     own = fingerprints(model, mask)
     wrong = [name for name in {**expected, **own} if own.get(name) != expected.get(name)]
     if wrong:
-        few = ", ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
         raise CrbgError(
-            f"the ticket was found on other weights: {few} differ (of {len(expected)} tensors); load the initial "
-            "weights first, or use `crbg.bake(model, mask)` to apply the mask alone"
+            f"the ticket was found on other weights: {few(wrong)} differ (of {len(expected)} tensors); load the "
+            "initial weights first, or use `crbg.bake(model, mask)` to apply the mask alone"
         )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from crbg.errors import CrbgError, suggest
+from crbg.errors import CrbgError, reason, suggest
 from crbg.models._arguments import FROM_DATA
 
 NAMES = r"timm:[\w.]+"
@@ -58,16 +58,15 @@ def pretrained(
     except CrbgError:
         raise
     except Exception as error:  # the type depends on the cause: a damaged file, another model's file, a failed download
-        text = " ".join(str(error).split())[:160]
+        cause = reason(error, limit=160)
         if place:
             raise CrbgError(
-                f"{path} does not contain weights of {plain!r} ({type(error).__name__}: {text}); set CRBG_WEIGHTS to a "
-                "file that does"
+                f"{path} does not contain weights of {plain!r} ({cause}); set CRBG_WEIGHTS to a file that does"
             ) from None
         build(name, in_shape, classes, stem, **options)  # raises if the model's arguments caused the error
         _absent[plain] = (
             f"ImageNet weights of {plain!r} are not on this machine and could not be downloaded "
-            f"({type(error).__name__}: {text}); set CRBG_WEIGHTS to a file that contains them, or to its folder"
+            f"({cause}); set CRBG_WEIGHTS to a file that contains them, or to its folder"
         )
         raise CrbgError(_absent[plain]) from None
     config: Any = model.pretrained_cfg

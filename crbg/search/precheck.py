@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader
 
-from crbg.errors import CrbgError
+from crbg.errors import CrbgError, reason
 from crbg.gates.attach import weights
-from crbg.measure.accuracy import training_mode
+from crbg.gates.dtypes import floating_dtype
+from crbg.measure.accuracy import eval_mode, training_mode
 from crbg.measure.loss_calls import LossCall, LossCalls
 from crbg.search.snapshot import Snapshot
 from crbg.training.batches import Batches, LoaderBatches
@@ -108,7 +109,7 @@ def _first(batches: Batches) -> tuple[Any, Any]:
     except CrbgError:
         raise
     except Exception as error:
-        raise CrbgError(f"the data cannot be read as batches: {_short(error)}") from error
+        raise CrbgError(f"the data cannot be read as batches: {reason(error)}") from error
 
 
 def _check_inputs(x: Any) -> None:
@@ -130,12 +131,12 @@ def _run(model: nn.Module, x: Any, y: Any) -> tuple[Any, Any]:
         raise
     except Exception as error:
         what = f"the batch {shapes(x.batch)}" if isinstance(x, UserBatch) else f"inputs {shapes(x)}"
-        raise CrbgError(f"the model cannot take the data, {what}: {_short(error)}{_advice(model, x)}") from error
+        raise CrbgError(f"the model cannot take the data, {what}: {reason(error)}{_advice(model, x)}") from error
 
 
 def _advice(model: nn.Module, x: Any) -> str:
     """Return what to change if the inputs have another type than the model, or are not one tensor."""
-    kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    kind = floating_dtype(model)
     if isinstance(x, Tensor):
         return f"; convert the inputs with `.to({kind})`" if x.dtype != kind else ""
     return "; pass `forward`, a function (model, batch) that returns (outputs, labels)"
@@ -175,7 +176,7 @@ def _loss(loss: Loss, out: Any, labels: Any) -> tuple[Tensor, list[LossCall]]:
         raise
     except Exception as error:
         raise CrbgError(
-            f"the loss cannot take outputs {shapes(out)} and labels {shapes(labels)}: {_short(error)}"
+            f"the loss cannot take outputs {shapes(out)} and labels {shapes(labels)}: {reason(error)}"
         ) from error
     if not isinstance(value, Tensor) or value.numel() != 1:
         what = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
@@ -194,8 +195,7 @@ def _check_gradients(model: nn.Module, batches: Batches, loss: Loss, value: Tens
     found = _gradients(value, raw)
     unused = {n for n, g in found.items() if g is None}
     if unused and len(unused) < len(raw):  # a layer may be skipped at random or used by few examples
-        with training_mode(model):
-            model.eval()
+        with eval_mode(model):
             for x, y in itertools.islice(batches.epoch(0), LATER):
                 again = _gradients(loss(*outputs_and_labels(model, x, y)), {n: raw[n] for n in unused})
                 unused = {n for n, g in again.items() if g is None}
@@ -233,7 +233,7 @@ def _gradients(value: Tensor, raw: dict[str, Tensor]) -> dict[str, Tensor | None
     try:
         return dict(zip(raw, torch.autograd.grad(value, list(raw.values()), allow_unused=True), strict=True))
     except RuntimeError as error:
-        raise CrbgError(f"the loss has no gradient: {_short(error)}") from error
+        raise CrbgError(f"the loss has no gradient: {reason(error)}") from error
 
 
 def _scales(loss: Loss, out: Any, labels: Any, calls: list[LossCall]) -> bool:
@@ -244,7 +244,3 @@ def _scales(loss: Loss, out: Any, labels: Any, calls: list[LossCall]) -> bool:
         loss(with_logits(lambda t: 2 * t, out), labels)
     pairs = zip(calls, again.calls, strict=False)
     return len(again.calls) == len(calls) and all(torch.allclose(2 * a.logits, b.logits) for a, b in pairs)
-
-
-def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

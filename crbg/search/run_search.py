@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from crbg.errors import CrbgError
+from crbg.errors import CrbgError, warn
 from crbg.gates.attach import attached_gates, detach
 from crbg.gates.layers import unwrap
 from crbg.gates.selection import candidate_mask, choosing
@@ -69,7 +68,7 @@ def run_search(
         trained = "trained" in found.changed.values()
         before.restore(but=set(before.tensors) if trained else set(found.changed))
     if task.selection and (empty := without_weights(model, found.mask)):
-        warnings.warn(f"the ticket has {'; '.join(empty)}; a larger density may help", stacklevel=3)
+        warn(f"the ticket has {'; '.join(empty)}; a larger density may help")
     return found
 
 

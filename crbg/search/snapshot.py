@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from crbg.gates.layers import entries
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,11 @@ class Snapshot:
         parts: list[dict[str, Any]] = [part for m in model.modules() for part in (m._parameters, m._buffers)]
         self.orders = [(part, tuple(part)) for part in parts]
         self.slots = []
-        for name, entries, key, tensor in _entries(model):
+        for name, part, key, tensor in entries(model):
             own = first.setdefault(id(tensor), name)
             if own == name:
                 self.tensors[name] = tensor.detach().clone()
-            self.slots.append(_Slot(own, entries, key, tensor, tensor.stride(), self.tensors[own]))
+            self.slots.append(_Slot(own, part, key, tensor, tensor.stride(), self.tensors[own]))
         for p, *_ in self.flags:
             p.grad = None
 
@@ -67,8 +69,8 @@ class Snapshot:
                 tensor.data = empty.copy_(tensor)
             if s.name not in but and not same_bytes(tensor, s.copy):
                 tensor.copy_(s.copy)
-        for entries, order in self.orders:
-            entries.update({key: entries.pop(key) for key in order if key in entries})
+        for part, order in self.orders:
+            part.update({key: part.pop(key) for key in order if key in part})
         for p, needs_gradient, gradient in self.flags:
             p.requires_grad_(needs_gradient)
             p.grad = gradient
@@ -76,14 +78,6 @@ class Snapshot:
             m.training = training
             if isinstance(m, nn.RNNBase):
                 m._update_flat_weights()
-
-
-def _entries(model: nn.Module) -> Iterator[tuple[str, dict[str, Any], str, Tensor]]:
-    for prefix, module in model.named_modules():
-        for entries in (module._parameters, module._buffers):
-            for key, tensor in entries.items():
-                if tensor is not None:
-                    yield f"{prefix}.{key}".lstrip("."), entries, key, tensor
 
 
 def same_bytes(a: Tensor, b: Tensor) -> bool:

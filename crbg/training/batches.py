@@ -17,6 +17,12 @@ Pack = Callable[[Any], tuple[Any, Any]]  # converts what a loader returns to (in
 RESIDENT = 2**30  # tensors of up to this many bytes are moved to the device once, not batch by batch
 
 
+def resident(data: Any, device: torch.device) -> Any:
+    """Return a nested structure of tensors, moved to the device if it has at most `RESIDENT` bytes."""
+    size = sum(t.numel() * t.element_size() for t in tensors(data))
+    return move(data, device) if size <= RESIDENT else data
+
+
 class Batches(Protocol):
     """The protocol of a source of minibatches; `BatchLoader` and the classes below implement it.
 
@@ -52,7 +58,7 @@ class TensorBatches:
     """Batches from tensors in memory, in a new order in each epoch; the order depends on the seed and the epoch only.
 
     Args:
-        data: A nested structure of tensors whose first axis has one entry per example.
+        data: A nested structure of tensors whose first axis has one entry per example; see `resident`.
         size: Largest number of examples in a batch; the batches of an epoch are of equal size, up to one example.
         device: Device of the batches.
         pack: Converts a batch of `data` to (inputs, labels).
@@ -65,9 +71,7 @@ class TensorBatches:
     ) -> None:
         total = next(tensors(data)).shape[0]
         self.rows = torch.arange(total) if rows is None else rows
-        resident = sum(t.numel() * t.element_size() for t in tensors(data)) <= RESIDENT
-        self.data = move(data, device) if resident else data
-        self.size, self.device, self.pack, self.seed = size, device, pack, seed
+        self.data, self.size, self.device, self.pack, self.seed = data, size, device, pack, seed
 
     def __len__(self) -> int:
         return -(-len(self.rows) // self.size)
@@ -85,6 +89,8 @@ class TensorBatches:
 
 class LoaderBatches:
     """Batches from a user's loader: any iterable of batches that can be iterated several times.
+
+    The loader alone decides the order of the examples, which may depend on the epochs that were read before.
 
     Args:
         loader: For example a DataLoader or a list of batches.

@@ -1,4 +1,6 @@
-"""The forward pass on one batch: the only place where training, searches and measurements call the model.
+"""The forward pass on one batch, for training, searches and measurements.
+
+Two functions call the model directly, on one plain tensor: `crbg.measure.flops` and `saliency.balanced_batch`.
 
 A batch is a pair (inputs, labels). The inputs of a plain batch are a tensor or a nested structure of tensors. If the
 user gave a function `forward`, the inputs are a `UserBatch`, and this function computes outputs and labels together.
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from crbg.errors import CrbgError
+from crbg.gates.layers import entries
 from crbg.training.trees import map_tensors, shapes, tensors
 
 Forward = Callable[[nn.Module, Any], Any]
@@ -76,11 +79,7 @@ def _by_place(model: nn.Module, replaced: Mapping[str, Tensor]) -> dict[str, Ten
     every = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
     new = {id(every[name]): t for name, t in replaced.items() if name in every}
     found = {name: t for name, t in replaced.items() if name not in every}
-    for prefix, module in model.named_modules():
-        for key, tensor in [*module._parameters.items(), *module._buffers.items()]:
-            if id(tensor) in new:
-                found[f"{prefix}.{key}".lstrip(".")] = new[id(tensor)]
-    return found
+    return found | {name: new[id(tensor)] for name, _, _, tensor in entries(model) if id(tensor) in new}
 
 
 class _UserForward(nn.Module):

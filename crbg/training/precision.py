@@ -40,11 +40,7 @@ def channels_last(modules: nn.Module, precision: str) -> Iterator[None]:
 
 
 def suggested(model: nn.Module, device: torch.device) -> str:
-    """Return `bf16` for a float32 model with convolutions, if the device has bfloat16 instructions; otherwise `fp32`.
-
-    With convolutions in bfloat16 and channels-last weights, a search takes half to two thirds of the time on such a
-    processor; small linear layers gain nothing.
-    """
+    """Return `bf16` for a float32 model with convolutions on a device with bfloat16 instructions, otherwise `fp32`."""
     convolutions = any(isinstance(m, nn.modules.conv._ConvNd) for m in model.modules())
     single = all(p.dtype == torch.float32 for p in model.parameters() if p.is_floating_point())
     if not (convolutions and single):

@@ -71,8 +71,10 @@ def _has_attributes(tree: Any) -> bool:
 def _rebuild(tree: Any, change: Callable[[Any], Any]) -> Any:
     """Return a container of the same type with changed children, or the value itself if it is a leaf."""
     changed = {key: change(child) for key, child in _children(tree)}
-    if not changed or type(tree) is dict:
-        return changed if type(tree) is dict else tree
+    if type(tree) is dict:
+        return changed
+    if not changed:
+        return tree
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
         return type(tree)(*changed.values())
     if isinstance(tree, list | tuple):

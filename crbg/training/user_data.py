@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subs
 
 from crbg import rng
 from crbg.errors import CrbgError
-from crbg.training.batches import Batches, LoaderBatches, TensorBatches
+from crbg.training.batches import Batches, LoaderBatches, TensorBatches, resident
 from crbg.training.forward import Forward, UserBatch
 from crbg.training.trees import shapes, tensors
 
@@ -59,8 +59,8 @@ class Reader:
             CrbgError: the data are empty, not numeric or in no known format.
         """
         found = self._recognise(data)
-        if not isinstance(found, Dataset) or isinstance(found, IterableDataset):
-            return self._loader(found), None
+        if not isinstance(found, Dataset):
+            return found, None
         count = _examples(found)
         apart = int(held_out * count)
         if apart < FEWEST:
@@ -72,22 +72,22 @@ class Reader:
     def ordered(self, data: Any) -> Batches:
         """Return the batches of validation data in a fixed order."""
         found = self._recognise(data)
-        if not isinstance(found, Dataset) or isinstance(found, IterableDataset):
-            return self._loader(found)
-        return self._batches(found, None, None)
+        return self._batches(found, None, None) if isinstance(found, Dataset) else found
 
-    def _recognise(self, data: Any) -> Any:
-        """Return a `_Tensors` data set, another data set, or an iterable of batches."""
+    def _recognise(self, data: Any) -> Dataset[Any] | Batches:
+        """Return a data set whose examples have positions, such as `_Tensors`, or the batches of a loader."""
         if type(data) is TensorDataset:  # a subclass may return something else than its tensors
             data = data.tensors
         if (columns := self._columns(data)) is not None:
-            return _Tensors(columns)
-        if isinstance(data, Dataset | DataLoader):
+            return _Tensors(resident(columns, self.device))
+        if isinstance(data, IterableDataset | DataLoader):
+            return self._loader(data)
+        if isinstance(data, Dataset):
             return data
         if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, list | tuple | Mapping):
             return _Indexed(data)  # a map-style data set of another library, as that of Hugging Face
         if isinstance(data, Iterable) and not isinstance(data, str | Mapping):
-            return data
+            return self._loader(data)
         raise CrbgError(
             f"the data are {shapes(data)}; pass a pair (inputs, labels), a data set, a loader, or a list of batches"
         )
@@ -186,7 +186,10 @@ class _Tensors(Dataset[Any]):
 
 
 class _EvenBatches(Sampler[list[int]]):
-    """Positions of the examples of each batch; the batches of an epoch are of equal size, up to one example."""
+    """Positions of the examples of each batch; the batches of an epoch are of equal size, up to one example.
+
+    With a seed, each iteration yields the next random order of one generator, whatever the number of the epoch.
+    """
 
     def __init__(self, count: int, size: int, seed: int | None) -> None:
         self.count, self.batches = count, -(-count // size)

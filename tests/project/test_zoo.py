@@ -24,6 +24,10 @@ def test_each_half_has_eight_tasks_and_each_run_has_one_key(zoo):
     assert len(keys) == len(set(keys)) == 16 * (1 + 3 * (len(zoo.VARIANTS) + 12))
 
 
+def test_the_table_has_a_column_for_each_variant(zoo):
+    assert tuple(zoo.VARIANTS) == importlib.import_module("zoo_table").COLUMNS
+
+
 def test_the_tuned_trial_is_chosen_by_validation_and_the_gap_is_on_test(zoo):
     records = [record("library", 90, 70), record("trial 0", 80, 99), record("trial 1", 85, 78)]
     records += [record("library", 11, 11, "b"), record("trial 0", 50, 50, "b")]

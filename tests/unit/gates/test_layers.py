@@ -240,19 +240,23 @@ def test_unit_tickets_keep_or_drop_whole_inputs(kind):
     found = find_ticket(model, (x, torch.arange(20) % 2), 0.5, granularity="unit", epochs=4, batch=10, lr=0.3)
     mask = found.mask["2.weight"]
     assert found.anatomy["units"]["2.weight"]["total"] == 8
-    out = mask.new_zeros(8, dtype=torch.float32)
+    assert found.exact
     with torch.no_grad():
         middle.weight.fill_(1.0)
-        found.exact and bake(model, {"2.weight": mask})
-        for j in range(8):
-            unit = torch.zeros(1, 8, 4, 4)
-            unit[:, j] = 1.0
-            out[j] = (
-                nn.functional.conv2d(unit, middle.weight, groups=middle.groups).abs().sum()
-                if kind != ("transposed")
-                else nn.functional.conv_transpose2d(unit, middle.weight).abs().sum()
-            )
+        middle.bias.zero_()
+        bake(model, {"2.weight": mask})
+        one_by_one = torch.eye(8).reshape(8, 8, 1, 1).expand(8, 8, 4, 4)
+        out = middle(one_by_one).flatten(1).sum(1)
     assert set((out / out.max()).tolist()) == {0.0, 1.0}
+
+
+def test_unit_gates_are_refused_on_a_bias_and_its_units_have_no_inputs():
+    model = nn.Sequential(nn.Linear(4, 3), nn.ConvTranspose2d(4, 3, 1))
+    for name in ("0.bias", "1.bias"):
+        with pytest.raises(CrbgError, match="unit gates need a weight with one axis of input units"):
+            attach(model, lambda n, w: Units(torch.ones(4)), name)
+        assert fan_in(model, name, model.get_parameter(name)) == 1
+    assert not attached_gates(model)
 
 
 @pytest.mark.parametrize("layer", [lambda: nn.Bilinear(4, 4, 2), lambda: nn.LSTM(4, 4)], ids=["bilinear", "lstm"])

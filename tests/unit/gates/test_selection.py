@@ -10,7 +10,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 from crbg import find_ticket
 from crbg.errors import CrbgError
-from crbg.gates.attach import attach, attached_gates, bake, detach, gated, sampling, weights
+from crbg.gates.attach import attach, attached_gates, bake, detach, gated, only_candidates, sampling, weights
 from crbg.gates.base import Fixed
 from crbg.gates.selection import Selection, choosing
 from crbg.models.initial_weights import initialise
@@ -132,6 +132,27 @@ def test_a_parameter_named_in_full_is_searched(method):
     assert bool((model.table.weight[~found.mask["table.weight"]] == 0).all())
 
 
+def test_a_full_name_does_not_choose_a_weight_that_its_dots_match():
+    inner = nn.ModuleDict({"b": nn.Linear(2, 2)})
+    model = nn.ModuleDict({"a_b": nn.Linear(2, 2), "a": inner})
+    assert list(weights(model)) == ["a_b.weight", "a.b.weight"]
+    assert list(attached_gates(attach(model, half_open, "a.b.weight"))) == ["a.b.weight"]
+    detach(model)
+    with choosing(model, Selection("a.b.weight")):
+        assert list(attached_gates(attach(model, half_open))) == ["a.b.weight"]
+    detach(model)
+    assert list(attached_gates(attach(model, half_open, "a.b.weigh."))) == ["a_b.weight", "a.b.weight"]
+
+
+def test_inside_a_choice_the_outer_one_stays():
+    model = Text()
+    with choosing(model, Selection("head.*")):
+        with choosing(model, Selection()):
+            assert list(weights(model)) == ["head.weight"]
+        assert list(weights(model)) == ["head.weight"]
+    assert not hasattr(model, "_crbg_choice")
+
+
 def test_the_choice_of_a_search_survives_a_copy_and_ends_with_it():
     model = Text()
     with choosing(model, Selection("head.*")):
@@ -230,6 +251,14 @@ def tensors(model):
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("kind", FOREIGN)
+def test_a_function_is_given_a_tensor_of_the_shape_of_the_weight(kind):
+    shapes = {}
+    attach(normed(kind), half_open, lambda name, w: shapes.setdefault(name, tuple(w.shape)) == (3, 8))
+    assert shapes == {"0.weight": (8, 6), "2.weight": (3, 8)}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("kind", FOREIGN)
 @pytest.mark.parametrize("method", ["crbg", "edge_popup", "imp"])
 def test_weights_that_other_code_computes_are_refused_or_left_out(kind, method):
     model = normed(kind)
@@ -302,6 +331,16 @@ def test_weights_that_are_zero_are_never_kept_and_stay_zero(method):
     assert all(bool((model.get_parameter(n)[zero[n]] == 0).all()) for n in found.mask)
 
 
+def test_only_tensors_with_zeros_are_held_while_weights_are_trained():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    with torch.no_grad():
+        model[1].weight[0] = 0.0
+    with choosing(model, Selection()), only_candidates(model):
+        assert list(attached_gates(model)) == ["1.weight"]
+        model(torch.ones(1, 4)).sum().backward()
+        assert model[1].parametrizations.weight.original.grad[:2, 0].ne(0).tolist() == [False, True]
+
+
 @pytest.mark.parametrize("control", ["shuffle", "invert", "random"])
 def test_controls_keep_no_weight_that_is_zero(control):
     model = pruned()
@@ -336,8 +375,9 @@ def test_a_tensor_of_zeros_is_left_out():
     model = pruned()
     nn.init.zeros_(model[2].weight)
     data = (torch.randn(24, 6), torch.arange(24) % 3)
-    with pytest.warns(UserWarning, match=r"no gates on 2\.weight: all weights"):
+    with pytest.warns(UserWarning, match=r"no gates on 2\.weight: all weights") as seen:
         found = find_ticket(model, data, 0.5, epochs=1, batch=12)
+    assert {w.filename for w in seen if "no gates on" in str(w.message)} == {__file__}
     assert set(found.mask) == {"0.weight", "4.weight"}
     nn.init.zeros_(model[0].weight)
     nn.init.zeros_(model[4].weight)

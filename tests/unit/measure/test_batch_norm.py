@@ -52,6 +52,15 @@ def test_recalibration_is_undone_after_an_exception():
     assert model[2].momentum == 0.3
 
 
+def test_multipliers_that_do_not_fit_change_nothing():
+    model = normed()
+    before = tensor_digest(model.state_dict())
+    with pytest.raises(RuntimeError, match="size of tensor"), measure.recalibrated(model, [], {"1.weight": randn(5)}):
+        pass
+    assert tensor_digest(model.state_dict()) == before
+    assert model[2].momentum == 0.3
+
+
 def test_running_statistics_are_recognised(lenet):
     assert measure.has_batch_norm(normed())
     assert not measure.has_batch_norm(lenet)

@@ -39,6 +39,16 @@ def test_flops_of_a_convolution_count_every_position():
     }
 
 
+def test_modes_and_kernels_are_as_before_after_a_count_and_after_an_error():
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.BatchNorm2d(3)).train()
+    model[1].eval()
+    measure.flops(model, torch.zeros(1, 2, 3, 3))  # batch norm in training mode cannot take one value per channel
+    with pytest.raises(RuntimeError):
+        measure.flops(model, torch.zeros(1, 5, 3, 3))
+    assert [m.training for m in model.modules()] == [True, True, False, True]
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
 def test_flops_of_a_gated_network_are_those_of_the_dense_one(lenet):
     attach(lenet, lambda n, w: Gaussian(torch.full(w.shape, 0.5)))
     before = torch.get_rng_state()

@@ -1,10 +1,12 @@
 import pytest
 import torch
 from networks import randn, random_mask
+from torch import nn
 
-from crbg import measure
+from crbg import measure, register_gated
 from crbg.gates.attach import weights
 from crbg.masks.mask import Mask
+from crbg.measure.sparsity import without_weights
 
 
 def chain():
@@ -69,3 +71,22 @@ def test_shares_sum_to_one_and_count_by_hand():
     assert found["all"] == pytest.approx({"zero": 2 / 6, "one": 3 / 6, "fractional": 1 / 6})
     drawn = measure.shares({"w": randn(5000).clamp(0, 1)})
     assert all(sum(s.values()) == pytest.approx(1.0) for s in drawn.values())
+
+
+class Experts(nn.Module):
+    """A layer whose weight has three axes: experts, outputs and inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2, 3, 4))
+
+
+def test_outputs_are_not_described_if_their_axis_is_unknown():
+    register_gated(Experts, ["weight"], axis=2)
+    mask = Mask({"0.weight": torch.arange(24).reshape(2, 3, 4) % 4 > 0})
+    assert without_weights(nn.Sequential(Experts()), mask) == []
+    mask = Mask({"0.weight": torch.zeros(15, 2, dtype=torch.bool).index_fill(0, torch.arange(3), True)})
+    zeros = ", ".join(map(str, range(3, 13)))
+    assert without_weights(nn.Sequential(nn.Linear(2, 15)), mask) == [
+        f"no weight for 12 of 15 outputs of 0.weight ({zeros} and 2 more)"
+    ]

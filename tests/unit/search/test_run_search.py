@@ -291,8 +291,9 @@ def test_layers_and_outputs_without_a_weight_are_warned_of():
     mask = Mask({"1.weight": torch.zeros(4, 36, dtype=torch.bool), "2.weight": torch.eye(3, 4, dtype=torch.bool)})
     keep = SimpleNamespace(find=lambda model, task, options: SearchResult(mask))
     task = replace(TASK, selection=Selection())
-    with pytest.warns(UserWarning, match=r"no weight in 1\.weight; a larger density may help"):
+    with pytest.warns(UserWarning, match=r"no weight in 1\.weight; a larger density may help") as seen:
         run_search(model, task, keep, None)
+    assert [w.filename for w in seen] == [__file__], "the position is that of the user's call"
     mask = Mask(
         {
             "1.weight": torch.ones(4, 36, dtype=torch.bool),

@@ -131,6 +131,13 @@ def test_a_part_is_held_out_of_pairs_and_data_sets():
     assert reader().training(DataLoader(TensorDataset(x, x), 10), 0.5)[1] is None
 
 
+def test_a_part_that_is_held_out_shares_the_data_that_were_moved():
+    x = torch.arange(100.0)
+    rest, held = reader(device=torch.device("meta")).training((x, x), 0.1)
+    assert rest.data is held.data
+    assert rest.data[0].is_meta
+
+
 def test_a_batch_that_is_no_pair_needs_forward():
     batches, _ = reader().training(Items(lambda i: (X[i], Y[i], i)))
     with pytest.raises(CrbgError, match=r"a batch must be a pair.*pass `forward`"):
