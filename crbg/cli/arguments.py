@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from crbg.experiments import config as configs
-from crbg.experiments.cells import choose_cells, distinct
+from crbg.experiments.cells import choose_cells
 from crbg.experiments.config import Cell, Config
+from crbg.experiments.experiment import distinct
 
 Commands = Any  # argparse's own type of subparsers is private
 DEFAULT = ["config.yaml"]

@@ -11,11 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 from crbg.errors import CrbgError, suggest
-from crbg.experiments.config import Cell, Config, Experiment
+from crbg.experiments.experiment import Cell, Config, Experiment, Key
 from crbg.experiments.selection import varying
 from crbg.experiments.spec import Spec
-
-Key = tuple[str, int]
 
 
 def choose_experiments(config: Config, name: str | None) -> list[Experiment]:
@@ -67,14 +65,6 @@ def _with_seeds(cells: Iterable[Cell], seeds: Sequence[int]) -> list[Cell]:
     return [replace(c, seed=s) for c in first.values() for s in seeds]
 
 
-def distinct(cells: Iterable[Cell]) -> dict[Key, Cell]:
-    """Map the key of each run to its cell; if several experiments share the run, to the cell of the first one."""
-    out: dict[Key, Cell] = {}
-    for c in cells:
-        out.setdefault(c.key, c)
-    return out
-
-
 def settings(config: Config, cells: Iterable[Cell]) -> dict[Key, str]:
     """Map the key of each cell to the settings in which it differs from the other runs of its arm.
 
@@ -99,7 +89,9 @@ def _setting(spec: Spec, key: str) -> Any:
     head, _, name = key.partition(".")
     if head == "model_args" and name:
         return spec.model_args.get(name)
-    return vars(spec.resolved()).get(name, _ABSENT) if head == "options" else vars(spec).get(key, _ABSENT)
+    if head == "options":
+        return vars(spec.resolved()).get(name, _ABSENT)
+    return getattr(spec, key) if key in Spec.__dataclass_fields__ else _ABSENT
 
 
 def _fulfilling(cells: list[Cell], condition: str) -> list[Cell]:

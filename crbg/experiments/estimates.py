@@ -17,8 +17,8 @@ from typing import Any
 from crbg import methods
 from crbg.data.datasets import info
 from crbg.experiments import attempts, record_store
-from crbg.experiments.cells import Key, distinct
 from crbg.experiments.config import Cell, Config, Experiment
+from crbg.experiments.experiment import Key, distinct
 from crbg.experiments.record import Run
 from crbg.experiments.spec import Spec
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from crbg.errors import CrbgError, suggest
 from crbg.experiments.spec import Spec
 
+Key = tuple[str, int]  # digest of the spec, and seed
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -24,9 +26,17 @@ class Cell:
     seed: int
 
     @property
-    def key(self) -> tuple[str, int]:
+    def key(self) -> Key:
         """The spec's digest and the seed, which identify a run even if several experiments share it."""
         return self.spec.digest(), self.seed
+
+
+def distinct(cells: Iterable[Cell]) -> dict[Key, Cell]:
+    """Map the key of each run to its cell; if several experiments share the run, to the cell of the first one."""
+    out: dict[Key, Cell] = {}
+    for c in cells:
+        out.setdefault(c.key, c)
+    return out
 
 
 @dataclass(frozen=True)

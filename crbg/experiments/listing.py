@@ -15,9 +15,9 @@ from pathlib import Path
 from crbg import methods, models
 from crbg.console import Table
 from crbg.data.datasets import DATA, own
-from crbg.experiments.cells import distinct
 from crbg.experiments.config import Config, read_selected
 from crbg.experiments.estimates import SIZES
+from crbg.experiments.experiment import distinct
 
 WIDTH = 98  # `crbg list` indents by 2
 COLUMN = 38

@@ -11,8 +11,8 @@ from dataclasses import dataclass, fields
 
 from crbg.console import Table
 from crbg.experiments import estimates, record_store
-from crbg.experiments.cells import Key, distinct
 from crbg.experiments.config import Cell, Config, Experiment
+from crbg.experiments.experiment import Key, distinct
 from crbg.experiments.record import Run
 
 NEEDS = ("runs", "done", "missing", "CPU hours", "GPU hours", "disk MiB")

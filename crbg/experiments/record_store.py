@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from crbg.errors import CrbgError
-from crbg.experiments.config import Cell, Config
+from crbg.experiments.experiment import Cell, Config, distinct
 from crbg.experiments.record import Evaluation, Record, Run
 from crbg.experiments.spec import Spec, as_dict, folder
 from crbg.storage.atomic import read_json, write_bytes
@@ -94,7 +94,7 @@ def find_runs(config: Config, cells: Iterable[Cell]) -> dict[Key, Run | None]:
     Raises:
         CrbgError: as `find_run`.
     """
-    return {key: find_run(config, c.spec, c.seed) for key, c in {c.key: c for c in cells}.items()}
+    return {key: find_run(config, c.spec, c.seed) for key, c in distinct(cells).items()}
 
 
 def runs_in(path: Path) -> Iterator[Run]:

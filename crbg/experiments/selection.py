@@ -11,6 +11,7 @@ not import torch.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,8 @@ HEAD = (
 )
 
 
-def suggest(config: Config, tuning: Experiment, partial: bool = False) -> dict[str, list[dict[str, Any]]]:
-    """Choose settings for each arm of a tuning experiment; with `partial`, only for arms whose trials are all done.
+def suggest(config: Config, tuning: Experiment, skip: Collection[str] = ()) -> dict[str, list[dict[str, Any]]]:
+    """Choose settings for each arm of a tuning experiment, except the arms in `skip`.
 
     Returns:
         For each arm a list of choices, one for each tuned density.
@@ -44,10 +45,9 @@ def suggest(config: Config, tuning: Experiment, partial: bool = False) -> dict[s
     if untuned and not config.demonstration:  # a demonstration tunes at few densities
         raise CrbgError(f"{tuning.name}.groups names density {untuned[0]}, at which no arm is tuned; add it to a grid")
     out: dict[str, list[dict[str, Any]]] = {}
-    skipped = unfinished(config, tuning) if partial else ()
     for arm in dict.fromkeys(c.arm for c in tuning.cells):
         mine = [c for c in tuning.cells if c.arm == arm]
-        if arm in skipped:
+        if arm in skip:
             continue
         for density in tuning.groups:
             trials = [c for c in mine if c.spec.density == density]
@@ -128,28 +128,31 @@ def write(config: Config, path: Path, partial: bool = False) -> tuple[str, list[
     """
     own = path == config.paper / "selected.yaml"
     old = configs.read_selected(configs.choices(config.paper)) if own and not partial else {}
+    tuned = sorted({t for e in config.experiments.values() for t in e.tuned_by})
+    left = {name: unfinished(config, config.experiment(name)) for name in tuned}
     out: dict[str, Any] = {}
     kept, bare = list[str](), list[str]()
     for e in config.experiments.values():
         tunings = [config.experiment(name) for name in e.tuned_by]
-        waiting = [arm for t in tunings for arm in unfinished(config, t)]
+        waiting = [arm for t in tunings for arm in left[t.name]]
         if not tunings or (waiting and not own and not partial):
             continue
         arms = {c.arm for c in e.cells}
-        chosen = {arm: choices for t in tunings for arm, choices in suggest(config, t, partial or own).items()}
+        chosen = {arm: choices for t in tunings for arm, choices in suggest(config, t, left[t.name]).items()}
         chosen |= {arm: old[e.name][arm] for arm in waiting if arm in old.get(e.name, {})}
         order = dict.fromkeys(c.arm for t in tunings for c in t.cells)
         out[e.name] = {arm: chosen[arm] for arm in order if arm in arms and arm in chosen}
-        for names, left in ((kept, old.get(e.name, {}).keys()), (bare, arms - chosen.keys())):
-            those = arms.intersection(waiting, left)
+        for names, among in ((kept, old.get(e.name, {}).keys()), (bare, arms - chosen.keys())):
+            those = arms.intersection(waiting, among)
             names += [e.name] if those and those == arms & order.keys() else sorted(f"{e.name}.{arm}" for arm in those)
     if bare and not partial and not any(out.values()):
-        trials = ", ".join(sorted({t for e in config.experiments.values() for t in e.tuned_by}))
+        trials = ", ".join(tuned)
         raise CrbgError(f"no settings can be chosen, because no arm has all its trials; `crbg run NAME` runs {trials}")
     write_text(path, HEAD + yaml.safe_dump(out, sort_keys=False))
     if own and not config.demonstration:
         # The chosen settings change the main specs, so the configuration is read again before digests are listed.
-        again = configs.read(config.files, [f"results={config.results}", f"paper={config.paper}"])
+        folders = {"results": config.results, "paper": config.paper, "data_dir": config.data_dir or ""}
+        again = configs.read(config.files, [f"{key}={value}" for key, value in folders.items()])
         mains = [e for e in again.experiments.values() if e.role == "main"]
         ready = {e.name: [c for c in e.cells if not again.unchosen([c])] for e in mains}
         out["evaluate"] = {

@@ -148,6 +148,11 @@ class Spec:
 
     def digest(self) -> str:
         """Return the first sixteen hex digits of the SHA-256 of the canonical form."""
+        return self._digest
+
+    @functools.cached_property
+    def _digest(self) -> str:
+        """The digest, computed only once, since planning asks for it many times for every cell."""
         text = json.dumps(self.canonical(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from crbg.console import Table
 from crbg.experiments import attempts, record_store
-from crbg.experiments.cells import Key, distinct
 from crbg.experiments.config import Cell, Config
+from crbg.experiments.experiment import Key, distinct
 from crbg.experiments.plan import by_target, needs
 from crbg.experiments.record import Run
 from crbg.storage import lock

@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from crbg.experiments.cells import Key
 from crbg.experiments.config import Config, Experiment
+from crbg.experiments.experiment import Key
 from crbg.report import tables
 from crbg.report.chapters import ORDER, chapter, data_names, key, label, on_data, sentence
 from crbg.report.claims import Judgement, kind_of

@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 
 from crbg.experiments import record_store
-from crbg.experiments.cells import Key
 from crbg.experiments.config import Cell, Config, Experiment
 from crbg.experiments.estimates import search_seconds
+from crbg.experiments.experiment import Key
 from crbg.experiments.record import Count, Run
 from crbg.experiments.selection import varying
 from crbg.report import stats

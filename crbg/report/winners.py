@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pandas as pd
 
 from crbg.experiments import record_store
@@ -19,7 +22,7 @@ TITLES = {
 
 
 def measured(config: Config, experiment: Experiment) -> pd.DataFrame:
-    """Return the objectives of every ticket, one row for each run; None marks a value that is not finite."""
+    """Return the objectives of every ticket, one row for each run: inf if not finite, NaN if not measured."""
     out = []
     for c in experiment.cells:
         # A control starts from the ticket of the same search, so its objectives are those of the run without a control.
@@ -27,8 +30,9 @@ def measured(config: Config, experiment: Experiment) -> pd.DataFrame:
             continue
         run = record_store.find_run(config, c.spec, c.seed)
         if run and (values := (run.record.anatomy or {}).get("objectives")):
-            out.append({"arm": c.arm, "density": c.spec.density, **{name: values.get(name) for name in TITLES}})
-    return pd.DataFrame(out)
+            known = {name: math.inf if value is None else value for name, value in values.items() if name in TITLES}
+            out.append({"arm": c.arm, "density": c.spec.density} | known)
+    return pd.DataFrame(out, columns=["arm", "density", *TITLES])
 
 
 def objectives(found: pd.DataFrame) -> pd.DataFrame:
@@ -37,7 +41,8 @@ def objectives(found: pd.DataFrame) -> pd.DataFrame:
     for (arm, density), group in found.groupby(["arm", "density"], sort=False):
         line = {"arm": arm, "sparsity %": f"{100 * (1 - float(str(density))):.4g}"}
         for name, title in TITLES.items():
-            known = group[name].dropna().astype(float)
-            line[title] = f"{known.mean():.3g}" if len(known) == len(group) else "not finite"
+            values = group[name].astype(float)
+            missing = "not measured" if values.isna().any() else "" if np.isfinite(values).all() else "not finite"
+            line[title] = missing or f"{values.mean():.3g}"
         out.append(line | {"n": str(len(group))})
     return pd.DataFrame(out)

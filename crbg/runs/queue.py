@@ -20,8 +20,9 @@ from crbg.console import Progress
 from crbg.errors import CrbgError, WriteError
 from crbg.experiments import attempts, estimates, record_store
 from crbg.experiments import config as configs
-from crbg.experiments.cells import Key, settings
+from crbg.experiments.cells import settings
 from crbg.experiments.config import Cell, Config
+from crbg.experiments.experiment import Key
 from crbg.runs.lines import line, title
 from crbg.runs.stop import CONTINUE, INTERRUPTED, Stop
 from crbg.storage.atomic import write_json

@@ -88,6 +88,7 @@ class Verification:
         return [
             f"{counts[name]} runs are unchecked, because {why}; `crbg data {name}` fetches it"
             for name, why in self.missing.items()
+            if counts[name]
         ]
 
     def parts(self) -> list[str | Table]:

@@ -532,6 +532,10 @@ def test_the_command_names_data_that_is_missing_once(project, crbg, monkeypatch)
         "2 runs are unchecked, because it is nowhere; `crbg data digits` fetches it\n"
         "NOTHING WAS VERIFIED, because the data are missing: 0 PASS, 0 FAIL, 0 PASS without ticket, 2 unchecked\n"
     )
+    project.edit(lambda r: r["digests"].update(initial="0" * 64))
+    out = crbg("verify", "curve", "--where", "arm=crbg", "--seeds", "0")[1]
+    assert "data set 'digits' is not on this machine" in out
+    assert "runs are unchecked" not in out  # the only run is checked, and fails
 
 
 def test_nothing_to_verify_is_no_success(project, crbg):

@@ -190,6 +190,14 @@ def test_the_table_of_targets_counts_claims_and_hours():
         assert ("GPU" in hardware) == any(e.gpu for e in mine), target
         times = [estimate_seconds(configuration, list({c.key: c for c in e.cells}.values()), bool(e.gpu)) for e in mine]
         assert 0.5 < sum(sum(t.values()) for t in times) / 3600 / int(hours) < 2, target
+    sentence = (
+        r"(\d+) of the (\d+) rules for claims name an experiment here; (\d+) quote .*, and (\d+) cannot be tested"
+    )
+    said = re.search(sentence, " ".join((ROOT / "README.md").read_text().split()))
+    untestable = sum((c["rule"] or {}).get("type") == "untestable" for c in claims)
+    here = sum(map(bool, judged))
+    assert said
+    assert tuple(map(int, said.groups())) == (here, len(claims), len(claims) - here - untestable, untestable)
 
 
 def test_models_and_data_of_the_readme_exist():

@@ -125,11 +125,12 @@ def by_objective(
 
 
 def _objective(axes: Any, found: pd.DataFrame, name: str, arms: Mapping[str, str]) -> None:
-    """Draw one objective for all arms; values that are not finite are omitted."""
+    """Draw one objective for all arms; values that are not finite or not measured are omitted."""
+    known = found[np.isfinite(found[name].astype(float))]
     for i, (arm, text) in enumerate(arms.items()):
-        mine = found[(found.arm == arm) & np.isfinite(found[name].astype(float))]
+        mine = known[known.arm == arm]
         by = [(float(str(d)), list(g[name].astype(float))) for d, g in mine.groupby("density", sort=True)]
         band(axes, [d for d, _ in by], [v for _, v in by], i, text, line(i))
-    means = [g[name].astype(float).mean() for _, g in found.groupby(["arm", "density"])]
-    if name != "gradnorm" and max(means) > 20 * max(min(means), 1e-9):
+    means = [g[name].astype(float).mean() for _, g in known.groupby(["arm", "density"])]
+    if means and name != "gradnorm" and max(means) > 20 * max(min(means), 1e-9):
         axes.set_yscale("log")

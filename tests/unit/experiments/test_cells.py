@@ -5,6 +5,7 @@ import pytest
 from crbg.errors import CrbgError
 from crbg.experiments import cells
 from crbg.experiments import config as configs
+from crbg.experiments.experiment import distinct
 
 
 @pytest.fixture
@@ -64,6 +65,8 @@ def test_conditions_on_options_and_model_arguments_skip_the_runs_that_lack_them(
         ("options.nois", "did you mean 'options.noise'"),
         ("model_args.withd", "did you mean 'model_args.width'"),
         ("slug", "choose from: arm, batch"),
+        ("_resolved", "choose from: arm, batch"),
+        ("_digest", "did you mean 'digest'"),
     ):
         with pytest.raises(CrbgError, match=f"--where {key}: .*{hint}"):
             cells.choose_cells(config, where=[f"{key}=1"])
@@ -76,7 +79,7 @@ def test_a_job_is_exactly_its_cells(config):
 
 def test_a_shared_run_counts_once_under_its_first_experiment(config):
     every = cells.choose_cells(config)
-    once = cells.distinct(every)
+    once = distinct(every)
     assert len(every) - len(once) == 1
     assert [c.experiment for c in once.values() if c.spec.method == "edge_popup"] == ["one", "one", "two"]
 

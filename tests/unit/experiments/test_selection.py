@@ -235,7 +235,8 @@ def test_partial_selection_leaves_out_arms_whose_trials_have_not_all_run(project
     (record_store.run_folder(read(), cell.spec, 1) / "record.json").unlink()
     tuning = read().experiment("tuning")
     every = {c.arm for c in tuning.cells}
-    assert set(selection.suggest(read(), tuning, partial=True)) == every - {"ours"}
+    assert selection.unfinished(read(), tuning) == ["ours"]
+    assert set(selection.suggest(read(), tuning, skip=["ours"])) == every - {"ours"}
     selection.write(read(), read().paper / "selected.yaml", partial=True)
     written = yaml.safe_load((read().paper / "selected.yaml").read_text())
     for name, arms in written["evaluate"].items():
@@ -268,3 +269,28 @@ def test_choices_in_another_folder_open_the_specs_that_they_change(project):
         c.spec.digest() for c in configs.read(["config.yaml"], ["paper=first"]).experiment("curve").cells
     }
     assert not Path("paper/selected.yaml").exists()
+
+
+def test_own_data_are_found_under_the_data_root_that_was_set(project, monkeypatch):
+    monkeypatch.delenv("CRBG_DATA", raising=False)
+    index = {"shape": [1, 8, 8], "classes": 10, "train": 100, "validation": 10, "test": 10, "mean": [0.5], "std": [0.2]}
+    write_json(Path("sets/mine/index.json"), index | {"digest": "d"})
+    body = yaml.safe_load(Path("config.yaml").read_text())["experiments"]
+    body["curve"]["base"]["data"] = "mine"
+    write_config(body)
+    config = configs.read(["config.yaml"], ["data_dir=sets"])
+    selection.write(config, config.paper / "selected.yaml")
+    listed = yaml.safe_load((config.paper / "selected.yaml").read_text())["evaluate"]["curve"]
+    assert all("lenet-16-mine-" in slug for slug in listed.values())
+
+
+def test_the_unfinished_arms_of_a_shared_tuning_are_found_once(project, monkeypatch):
+    body = yaml.safe_load(Path("config.yaml").read_text())["experiments"]
+    write_config(body | {"again": body["curve"]})  # a second experiment with the same tuning
+    config, seen = read(), []
+    real = record_store.find
+    monkeypatch.setattr(record_store, "find", lambda *args: seen.append(args) or real(*args))
+    selection.unfinished(config, config.experiment("tuning"))
+    trials, seen[:] = len(seen), []
+    selection.write(config, Path("paper/selected.yaml"))
+    assert len(seen) == 3 * trials  # once to find the unfinished arms, and once for the choice of each experiment

@@ -140,10 +140,12 @@ def test_whole_numbers_and_decimals_are_one_run():
 
 
 def test_a_raised_version_renames_the_runs_of_its_method_alone(monkeypatch):
-    specs = [Spec("mnist", "lenet-16", m, 0.5) for m in ("crbg", "edge_popup")]
-    before = [s.digest() for s in specs]
+    def digests():
+        return [Spec("mnist", "lenet-16", m, 0.5).digest() for m in ("crbg", "edge_popup")]
+
+    before = digests()
     monkeypatch.setattr(methods.get("crbg"), "VERSION", 2)
-    after = [s.digest() for s in specs]
+    after = digests()
     assert after[0] != before[0]
     assert after[1] == before[1]
 

@@ -52,7 +52,7 @@ def put(config, arm, density, accuracy, seconds=10.0, objectives=None, control="
         }
         record = made_up_record(cell.spec, seed, validation={"readings": readings}, roles={"trained": ["fc1.weight"]})
         if objectives:
-            record["anatomy"] = {"objectives": {k: v + i for k, v in objectives.items()}}
+            record["anatomy"] = {"objectives": {k: v if v is None else v + i for k, v in objectives.items()}}
         where = record_store.run_folder(config, cell.spec, seed)
         write_json(where / "record.json", record)
         write_json(
@@ -83,7 +83,7 @@ def test_the_paper_can_quote_them(project):
 
 def test_objectives_are_means_of_tickets_without_a_control(project):
     put(project, "cts", 0.5, 80.0, objectives={"loss": 1.0, "kl": 0.25})
-    put(project, "snip", 0.1, 80.0, objectives={"loss": 3.0})
+    put(project, "snip", 0.1, 80.0, objectives={"loss": 3.0, "feature": None})
     put(project, "snip", 0.1, 80.0, objectives={"loss": 100.0}, control="shuffle")
     put(project, "dense", 1.0, 80.0, objectives={"loss": 0.0})
     table = winners.objectives(winners.measured(project, project.experiment("one")))
@@ -95,7 +95,8 @@ def test_objectives_are_means_of_tickets_without_a_control(project):
         "1.25",
         "3",
     )
-    assert (sparse["arm"], sparse["loss"], sparse["reverse KL"]) == ("snip", "4", "not finite")
+    assert (sparse["arm"], sparse["loss"], sparse["reverse KL"]) == ("snip", "4", "not measured")
+    assert (sparse["features"], wide["features"]) == ("not finite", "not measured")
     assert len(table) == 2
 
 
