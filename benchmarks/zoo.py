@@ -139,7 +139,7 @@ def score(model: nn.Module, task: Task, split: Split) -> float:
 
 
 def floor(task: Task, split: Split) -> float:
-    """Return the score of the best constant answer: the share of the commonest class, or 0 for regression."""
+    """Return the score of the best constant answer: the share of the most frequent class, or 0 for regression."""
     if task.loss is not F.cross_entropy:
         return 0.0
     return round(100 * float(split[1].flatten().bincount().max() / split[1].numel()), 2)
