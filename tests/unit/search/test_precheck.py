@@ -111,6 +111,13 @@ def test_what_does_not_fit_is_named(x, y, loss, words):
         check(mlp(), x, y, loss)
 
 
+def test_a_last_layer_of_zeros_is_named():
+    model = mlp()
+    nn.init.zeros_(model[4].weight)
+    with pytest.raises(CrbgError, match=r"all weights of 4\.weight are zero; initialise them"):
+        check(model)
+
+
 def test_outputs_with_nan_are_named():
     model = mlp()
     with torch.no_grad():
