@@ -117,7 +117,8 @@ def find_ticket(
             for a float32 model with convolutions on a device with bfloat16 instructions. Measurements are in fp32.
         gain: `variance` multiplies each weight tensor by a factor that keeps the signal's variance from layer to layer
             (`crbg.search.gain`), times 0.7 if the loss is no cross entropy. The factors belong to the ticket, as
-            `result.weight_gain`. `none` leaves the weights as they are. By default, `variance` for polished `crbg` with frozen weights, else `none`.
+            `result.weight_gain`. `none` leaves the weights as they are. By default, `variance` for polished `crbg` with
+            frozen weights, else `none`.
         **options: Options of the method (`crbg list methods NAME` explains them).
 
     Raises:
