@@ -102,12 +102,13 @@ def main() -> None:
     rows = []
     for name, build in {"LeNet-300-100": mlp, "CNN with batch norm": cnn}.items():
         rounds = []
-        for _ in range(args.rounds):
+        for _ in range(args.rounds + 1):  # the first round warms up
             plain = seconds(partial(plain_loop, build(), x[:9000], y[:9000], args.epochs))
             search = partial(find_ticket, data=(x, y), density=DENSITY, epochs=args.epochs, batch=BATCH)
             rounds.append(
                 (plain, seconds(partial(search, build())), seconds(partial(search, build(), precision="auto")))
             )
+        del rounds[0]
         middle = [f"{statistics.median(column):.2f}" for column in zip(*rounds, strict=True)]
         ratios = [f"{statistics.median(r[i] / r[0] for r in rounds):.3f}" for i in (1, 2)]
         rows.append([name, *middle, *ratios])
