@@ -12,13 +12,13 @@ Record = dict[str, Any]
 COLUMNS = ("thesis", "polished", "library", "edge_popup", "biprop", "concrete")
 INTRODUCTION = """# The zoo
 
-Sixteen small tasks with torch's own initial weights, one seed each. The defaults of `find_ticket` were chosen by the
-validation scores of the tasks under `dev`, and frozen by a commit before any search on the tasks under `judged`.
+Small tasks with torch's own initial weights, one seed each. The defaults of `find_ticket` were chosen by the validation
+scores of the tasks under `dev`, and frozen by a commit before any search on the tasks under `judged`.
 Written by `python benchmarks/zoo.py --table`.
 
-Test scores are accuracies in %, or 100 R^2 for regression (friedman, autoencoder). `chance` is the score of the best
-constant answer, `dense` that of the trained dense network. `thesis` is CRBG as published, `polished` the same without
-noise and with hard gates in the second half, and `library` the default of `find_ticket`. Edge-popup, biprop and
+Test scores are accuracies in %, or 100 R^2 for regression (friedman, circuit, autoencoder). `chance` is the score of
+the best constant answer, `dense` that of the trained dense network. `thesis` is CRBG as published, `polished` the same
+without noise and with hard gates in the second half, and `library` the default of `find_ticket`. Edge-popup, biprop and
 concrete run at their defaults; biprop runs on sign(W) times one size per tensor. `tuned` is the trial with the best
 validation score among (up to) twelve trials of CRBG's options, and `gap` is tuned minus library. The standard error of
 an accuracy on 400 to 1000 test examples is at most 2.5 points.

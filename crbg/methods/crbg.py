@@ -33,6 +33,7 @@ LANDED = 0.02  # the mask mu > 1/2 is the ticket if its density is within this r
 GRANULARITY = ("weight", "unit", "unit+input")
 STEERING = ("penalty", "shift")
 FINETUNED = ("found", "shuffled")
+SCHEDULES = ("cosine", "plateau")
 SOURCES = ("normal", "antithetic", "counter")  # copied from `crbg.gates.gaussian`, which imports torch
 
 
@@ -56,7 +57,11 @@ class Options:
         penalty: `induce_sparse`, `induce_decision`, `decision_quad`, `decision_entropy`, or a weighted sum such as
             `0.5*induce_sparse+0.5*induce_decision`.
         weight: lambda, the factor on the mean penalty; used only if no density is requested.
-        lr: Initial learning rate of Adam, with a cosine schedule to 0.
+        lr: Initial learning rate of Adam.
+        schedule: How the learning rate falls to 0: `cosine`, or `plateau`, which is constant in the first 60 % of the
+            search and linear afterwards.
+        beta1: Decay rate of Adam's running mean of the gradient (its momentum).
+        beta2: Decay rate of Adam's running mean of the squared gradient.
         anneal_to: The noise changes linearly to this value over the first 80 % of the search; a negative value keeps
             it constant.
         source: How the noise is generated: `normal`, `antithetic`, or `counter` (counter-based, fast on a CPU).
@@ -96,6 +101,9 @@ class Options:
     penalty: str = option("induce_sparse", check=_wrong_penalty)
     weight: float = option(1.0, least=0)
     lr: float = option(0.03, least=0)
+    schedule: str = option("cosine", choices=SCHEDULES)
+    beta1: float = option(0.9, least=0, below=1)
+    beta2: float = option(0.999, least=0, below=1)
     anneal_to: float = -1.0
     source: str = option("normal", choices=SOURCES)
     learn_sigma: bool = False
@@ -204,6 +212,7 @@ def _search(model: nn.Module, task: SearchTask, o: Options, slopes: Mapping[str,
     from crbg.gates import attach
     from crbg.methods._scored import scores_of, soft_of
     from crbg.search.density_controller import BINS
+    from crbg.training.schedules import cosine, plateau
 
     weights = contextlib.nullcontext() if o.joint_lr else attach.frozen(model)
     with weights, attach.gated(model, _gate_maker(model, task, o)):
@@ -214,10 +223,11 @@ def _search(model: nn.Module, task: SearchTask, o: Options, slopes: Mapping[str,
         groups = [{"params": [*(p for g in hook.gates for p in g.parameters()), *slopes.values()], "lr": o.lr}]
         if o.joint_lr:
             groups.append({"params": list(attach.weights(model).values()), "lr": o.joint_lr})
-        adam = torch.optim.Adam(groups, fused=True)
+        adam = torch.optim.Adam(groups, betas=(o.beta1, o.beta2), fused=True)
         histograms = {"start": hook.picture()}
         with attach.sampling(model):
-            history = task.fit(model, adam, hook, lambda out, y: task.loss(_scaled(out, temperature), y))
+            schedule = plateau if o.schedule == "plateau" else cosine
+            history = task.fit(model, adam, hook, lambda out, y: task.loss(_scaled(out, temperature), y), schedule)
         histograms |= {"middle": hook.middle, "end": hook.picture()}
         scores, soft = scores_of(hook.by_name), soft_of(hook.by_name)
     mask, exact = _cut(scores, task.density, hook.total)
