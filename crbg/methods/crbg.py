@@ -32,6 +32,7 @@ TRAITS = Traits("pathwise, clipped Gaussian", "controlled to within 2 %, else ex
 LANDED = 0.02  # the mask mu > 1/2 is the ticket if its density is within this relative distance of the target
 GRANULARITY = ("weight", "unit", "unit+input")
 STEERING = ("penalty", "shift")
+FINETUNED = ("found", "shuffled")
 SCHEDULES = ("cosine", "plateau")
 SOURCES = ("normal", "antithetic", "counter")  # copied from `crbg.gates.gaussian`, which imports torch
 
@@ -87,6 +88,8 @@ class Options:
             is not a strong ticket; `SearchResult.changed` lists the trained tensors.
         joint_lr: Learning rate of the weights, if they are trained jointly with the gates; 0 freezes them.
         finetune: Epochs for which the kept weights are trained under the fixed mask after the search.
+        finetune_mask: The mask of `finetune`: `found`, or `shuffled` for a control that permutes the found mask at
+            random within each tensor, so that every layer keeps its density.
         weight_lr: Learning rate of Adam in `pretrain` and `finetune`.
         train_slopes: Whether PReLU slopes are trained jointly with the gates, while the weights stay frozen.
     """
@@ -117,6 +120,7 @@ class Options:
     pretrain: int = option(0, least=0)
     joint_lr: float = option(0.0, least=0)
     finetune: int = option(0, least=0)
+    finetune_mask: str = option("found", choices=FINETUNED)
     weight_lr: float = option(1e-3, least=0)
     train_slopes: bool = False
 
@@ -129,6 +133,8 @@ def conflicts(o: Options, density: float | None) -> Iterator[str]:
         yield "crbg.steer needs a target density: set `density`"
     if o.polish and o.granularity != "weight":
         yield "crbg.polish needs one gate per weight: set `options.granularity` to `weight`"
+    if o.finetune_mask != "found" and not o.finetune:
+        yield "crbg.finetune_mask needs training after the search: set `options.finetune`"
 
 
 def work(o: Options, density: float | None, epochs: int) -> float:
@@ -154,6 +160,9 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     """
     from crbg.gates import attach
     from crbg.gates.base import Fixed
+    from crbg.gates.selection import candidate_mask
+    from crbg.masks import controls
+    from crbg.masks.mask import Mask
 
     o = options
     slopes = _check(model, task, o)
@@ -161,6 +170,8 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
         with attach.only_candidates(model):
             _train_weights(model, task.stage("pretrain", o.pretrain), o)
     found = _search(model, task, o, slopes)
+    if o.finetune_mask == "shuffled":
+        found.mask = controls.shuffle(found.mask, task.seed, Mask(candidate_mask(model)))
     if o.finetune:
         with attach.gated(model, lambda name, w: Fixed(found.mask[name].to(w.device))):
             _train_weights(model, task.stage("finetune", o.finetune), o)

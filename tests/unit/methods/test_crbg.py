@@ -95,6 +95,19 @@ def test_finetuning_trains_kept_weights_alone_and_helps(digits):
     assert accuracy(model, parts.batches(), found.mask) > accuracy(other, parts.batches(), plain.mask)
 
 
+def test_finetuning_a_shuffled_mask_keeps_layer_densities_only(digits):
+    model, found, _ = search(digits, variant(finetune=1, finetune_mask="shuffled"))
+    other, plain, _ = search(digits, BASE)
+    assert found.mask != plain.mask
+    assert {n: int(m.sum()) for n, m in found.mask.items()} == {n: int(m.sum()) for n, m in plain.mask.items()}
+    for name, w in attach.weights(model).items():
+        moved = w != attach.weights(other)[name]
+        assert bool(moved.any())
+        assert not bool((moved & ~found.mask[name]).any())
+    with pytest.raises(CrbgError, match=r"finetune_mask needs training after the search: set `options\.finetune`"):
+        variant(finetune_mask="shuffled")
+
+
 def test_slopes_train_and_weights_do_not(digits):
     model, found, same = search(digits, variant(train_slopes=True), "prelu_per_unit")
     assert found.changed == {"act1.weight": "trained", "act2.weight": "trained"}
