@@ -31,6 +31,10 @@ def probability(z):
     return max(1, min(ONE - 1, (odds << 16) // (odds + (1 << 31))))
 
 
+def lanes(total):
+    return max(1, min(256, total // 2**18))
+
+
 def unpack(data, shapes, contexts):
     """Decode a packed mask; `contexts` are lists of integers by name. Return lists of bits by name."""
     total, place, kept = sum(math.prod(s) for s in shapes.values()), 0, {}
@@ -43,7 +47,7 @@ def unpack(data, shapes, contexts):
                 break
         kept[name] = value
     states = []
-    for _ in range(max(1, min(256, total // 2**18))):
+    for _ in range(lanes(total)):
         states.append(int.from_bytes(data[place : place + 5], "little"))
         place += 5
     out = {}

@@ -36,7 +36,7 @@ def check(ticket: Ticket, folder: Path, examples: Examples) -> dict[str, Any]:
 
 def bench(ticket: Ticket, folder: Path) -> dict[str, Any]:
     """Measure the time to write and to read a packed file, and a file with one bit per weight."""
-    seconds = {}
+    seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as other:
         for pack, name in (("auto", "packed"), ("bits", "bits")):
             start = time.perf_counter()
