@@ -1,0 +1,17 @@
+/* A linear layer whose weights are drawn each time they are used. */
+struct linear {
+    struct drawn drawn;
+    struct finish finish;
+};
+
+static void linear(const struct linear *l, const float *x, float *y)
+{
+    const struct drawn *d = &l->drawn;
+    struct walk walk = walk_from_start(d);
+    for (uint32_t row = 0; row < d->rows; row++)
+        y[row] = 0;
+    while (next(d, &walk))
+        y[walk.row] += weight(d, &walk) * x[walk.column];
+    for (uint32_t row = 0; row < d->rows; row++)
+        y[row] = finish(&l->finish, row, y[row]);
+}
