@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from crbg.export.c.network import F32, Finish, Pointwise, Pool, Step, Weighted, Window
+from crbg.export.c.network import F32, Finish, PixelLinear, Pixels, Pointwise, Pool, Step, Weighted, Window
 from crbg.export.c.seeded import Seeded
 
 TILE = 16  # images in a tile, as in parts/tile.c
@@ -64,6 +64,8 @@ class Program:
         self.tables.append(f"/* {step.name or 'the layer'}: {_sizes(step.in_shape)} to {_sizes(step.out_shape)} */")
         if isinstance(step, Pool):
             fields = [str(step.out_shape[0]), _window(step.window), str(int(step.average)), str(step.divisor)]
+        elif isinstance(step, Pixels):
+            fields = self._pixels(name, step)
         elif isinstance(step, Pointwise):
             size = math.prod(step.out_shape[1:])
             fields = [str(step.out_shape[0]), str(size), self._finish(name, step.finish)]
@@ -75,6 +77,8 @@ class Program:
                 fields.append(_window(step.window))
             if step.window and not self.gathers:
                 fields.append(str(len(step.weight) // step.groups))
+            if isinstance(step, PixelLinear):
+                fields = [f"{{{', '.join(fields)}}}", f"{{{', '.join(self._pixels(name, step.pixels))}}}"]
         self.tables.append(f"static const struct {function(step)} {name} = {{{', '.join(fields)}}};")
 
     def _weights(self, name: str, step: Weighted) -> list[str]:
@@ -105,6 +109,10 @@ class Program:
         key = ", ".join(f"UINT64_C(0x{k:016x})" for k in seed.key)
         return f"{{{units}, {columns}, {mask}, {live}, {{{key}}}, {{{_law(self.law, seed)}}}}}"
 
+    def _pixels(self, name: str, step: Pixels) -> list[str]:
+        arrays = (self._array("float", f"{name}_pixel_{what}", getattr(step, what)) for what in ("scale", "shift"))
+        return [str(step.in_shape[0]), str(math.prod(step.in_shape[1:])), *arrays]
+
     def _finish(self, name: str, finish: Finish) -> str:
         scale, shift, slopes = (
             self._array("float", f"{name}_{what}", values) if values is not None and many else "0"
@@ -126,24 +134,28 @@ class Program:
 
     def parts(self) -> str:
         """Return the functions that the network needs."""
-        linear = any(function(s) == "linear" for s in self.steps)
-        convolution = any(function(s) == "convolution" for s in self.steps)
-        pool = any(function(s) == "pool" for s in self.steps)
-        fly = "" if self.gathers else "fly_"
+        used = {function(step) for step in self.steps}
+        drawn, fly = bool(self.seeds), not self.gathers
+        if "linear_of_pixels" in used:
+            used |= {"linear"}
         chosen = {
-            "finish": linear or convolution,
-            "window": convolution or pool,
-            "shift": convolution,
-            "rice": bool(self.seeds),
-            "philox": bool(self.seeds),
-            self.law: bool(self.seeds),
-            "walk": bool(self.seeds),
+            "zero": fly or "convolution" in used,
+            "finish": True,
+            "window": bool(used & {"convolution", "pool"}),
+            "shift": "convolution" in used,
+            "rice": drawn,
+            "philox": drawn,
+            self.law: drawn,
+            "walk": drawn,
             "draw": self.at_start,
-            f"{fly}linear": linear,
-            "tile": self.gathers and tail(self.steps) < len(self.steps),
-            f"{fly}convolution": convolution,
-            "pool": pool,
-            "pointwise": any(function(s) == "pointwise" for s in self.steps),
+            "pixels": bool(used & {"pixels", "linear_of_pixels"}),
+            "to_floats": "pixels" in used,
+            "fly_linear" if fly else "linear": "linear" in used,
+            "fly_pixels": "linear_of_pixels" in used,
+            "tile": not fly and tail(self.steps) < len(self.steps),
+            "fly_convolution" if fly else "convolution": "convolution" in used,
+            "pool": "pool" in used,
+            "pointwise": "pointwise" in used,
         }
         folder = files("crbg.export.c") / "parts"
         return "\n".join((folder / f"{name}.c").read_text() for name, wanted in chosen.items() if wanted)
@@ -152,8 +164,9 @@ class Program:
 def function(step: Step) -> str:
     """Return the name of the C function that computes a step."""
     if isinstance(step, Weighted):
-        return "convolution" if step.window else "linear"
-    return "pool" if isinstance(step, Pool) else "pointwise"
+        linear = "linear_of_pixels" if isinstance(step, PixelLinear) else "linear"
+        return "convolution" if step.window else linear
+    return {Pool: "pool", Pixels: "pixels"}.get(type(step), "pointwise")
 
 
 def tail(steps: list[Step]) -> int:

@@ -32,11 +32,12 @@ def batch_body(steps: list[Step], name: str) -> tuple[list[str], int]:
     sizes = [features, *(step.outputs for step in steps[start:])]
     offsets, size = _two_ends(sizes)
     tiles = [f"tile + {offset}" if offset else "tile" for offset in offsets]
-    before, before_work = _calls(steps[:start], "image", f"features + k * {features}", f"features + {TILE * features}")
+    before, before_work = _calls(
+        steps[:start], f"input + k * {upper}_INPUTS", f"features + k * {features}", f"features + {TILE * features}"
+    )
     calls = [f"linear_tile(&layer{start + i + 1}, {tiles[i]}, {tiles[i + 1]});" for i in range(len(steps) - start)]
     loop = [
         "    for (size_t k = 0; k < images; k++) {",
-        f"        const float *image = input + k * {upper}_INPUTS;",
         *(f"        {call}" for call in before),
         "    }",
     ]

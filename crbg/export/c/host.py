@@ -10,8 +10,10 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from crbg.errors import CrbgError
 from crbg.export.c.network import F32
@@ -44,22 +46,22 @@ class Built:
             library = Path(work) / f"{name}.so"
             compile_c([Path(folder) / f"{name}.c"], library, [*STANDARD, *flags, "-shared", "-fPIC"])
             self._functions = ctypes.CDLL(str(library))
-        self._name = name
+        self._name, self._kind = name, np.uint8 if "const uint8_t *input" in header else np.float32
         self._work = np.zeros(max(sizes["WORK"], sizes.get("BATCH_WORK", 0)), np.float32)
         if f"{name}_init" in header:
             self._functions[f"{name}_init"]()
 
-    def predict(self, inputs: F32, batch: int = 0) -> F32:
+    def predict(self, inputs: NDArray[Any], batch: int = 0) -> F32:
         """Return the outputs for inputs of shape (N, ...), as float32 (N, outputs).
 
         Args:
-            inputs: The inputs; their values are converted to float32.
+            inputs: The inputs, as float32 or, for a program that takes pixels, as uint8.
             batch: Number of inputs per call of `NAME_predict_batch`; 0 calls `NAME_predict` for each input.
 
         Raises:
             CrbgError: the number of values of an input is wrong.
         """
-        x = np.ascontiguousarray(inputs, np.float32).reshape(len(inputs), -1)
+        x = np.ascontiguousarray(inputs, self._kind).reshape(len(inputs), -1)
         if x.shape[1] != self.inputs:
             raise CrbgError(f"the program takes {self.inputs} values per input, not {x.shape[1]}")
         y = np.zeros((len(x), self.outputs), np.float32)
@@ -70,7 +72,7 @@ class Built:
         return y
 
 
-def pointer(array: F32) -> ctypes.c_void_p:
+def pointer(array: NDArray[Any]) -> ctypes.c_void_p:
     """Return the address of an array as an argument of a C function."""
     return ctypes.c_void_p(array.ctypes.data)
 

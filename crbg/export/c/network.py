@@ -113,6 +113,25 @@ class Pointwise(Step):
     finish: Finish
 
 
+@dataclass
+class Pixels(Step):
+    """Bytes from 0 to 255 as the input: the network gets pixel * scale + shift, with one value per channel each."""
+
+    scale: F32
+    shift: F32
+
+
+@dataclass
+class PixelLinear(Weighted):
+    """A linear layer that converts each pixel when it reads it.
+
+    Attributes:
+        pixels: The conversion.
+    """
+
+    pixels: Pixels = field(kw_only=True)
+
+
 def read(model: nn.Module, in_shape: Shape) -> list[Step]:
     """Return the steps of a network in eval mode.
 

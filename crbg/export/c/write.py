@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from crbg import __version__
@@ -17,13 +18,14 @@ from crbg.export.c import emit
 from crbg.export.c.emit import Program
 from crbg.export.c.functions import batch_body, predict_body
 from crbg.export.c.live import compact, prune_dead
-from crbg.export.c.network import Shape, Step, Weighted, read
+from crbg.export.c.network import PixelLinear, Pixels, Shape, Step, Weighted, read
 from crbg.export.c.seeded import seeded
 from crbg.gates.attach import bake
 from crbg.gates.layers import unwrap
 from crbg.storage.atomic import write_text
 from crbg.ticket import Ticket
 
+Normalisation = tuple[Sequence[float], Sequence[float]]  # mean and standard deviation of each channel
 DRAWS = ("stored", "start", "fly")
 LARGEST = 2**22  # weights in the tables of a program; compilers need minutes for larger ones
 
@@ -36,6 +38,7 @@ def to_c(
     model: nn.Module | None = None,
     mask: Mapping[str, Tensor] | None = None,
     in_shape: Shape | None = None,
+    pixels: Normalisation | None = None,
     name: str = "model",
 ) -> dict[str, Any]:
     """Write a sparse network as a C99 program without dependencies: NAME.c and NAME.h.
@@ -59,6 +62,9 @@ def to_c(
         model: For a ticket of a network outside the registry: the network, as for `Ticket.apply`.
         mask: For a network: factors on its weights, as for `crbg.bake`.
         in_shape: Shape of one input without the batch axis; by default that of the ticket.
+        pixels: For images as bytes: the mean and the standard deviation of each channel. The C functions then take
+            `uint8_t` pixels, and the network gets (pixel / 255 - mean) / std, as in training. By default, they take
+            floats.
         name: Prefix of the C functions, and name of the files.
 
     Returns:
@@ -81,17 +87,21 @@ def to_c(
         raise CrbgError("in_shape is missing; pass the shape of one input, for example in_shape=(1, 28, 28)")
     steps = read(_network(source, model, mask), tuple(shape))
     alive = prune_dead(steps)
-    program = _program(ticket, steps, draw) if ticket and draw != "stored" else _stored(compact(steps, alive))
+    dropped = sum(int((~flags).sum()) for step, flags in zip(steps, alive, strict=True) if isinstance(step, Weighted))
+    if draw == "stored":
+        steps = compact(steps, alive)
+    if pixels is not None:
+        steps = _of_pixels(steps, pixels, tuple(shape), fused=draw == "fly")
+    program = _drawn(ticket, steps, draw) if ticket and draw != "stored" else _stored(steps)
     predict, work = predict_body(program.steps)
     batch, batch_work = batch_body(program.steps, name) if program.gathers else ([], 0)
     folder = Path(out).expanduser()
     write_text(folder / f"{name}.h", _header(program, name, shape, work, batch_work))
     write_text(folder / f"{name}.c", _code(program, name, predict, batch))
-    hidden = [a for step, a in zip(steps[:-1], alive[:-1], strict=True) if isinstance(step, Weighted)]
     return {
         "draw": draw,
         "weights": _kept(program.steps),
-        "units dropped": sum(int((~a).sum()) for a in hidden),
+        "units dropped": dropped,
         "constant tables": program.constant,
         "tables in RAM": program.ram,
         "work memory": 4 * work,
@@ -108,6 +118,20 @@ def _network(source: nn.Module | Ticket, model: nn.Module | None, mask: Mapping[
     return net if mask is None else bake(net, {name: factors.cpu() for name, factors in mask.items()})
 
 
+def _of_pixels(steps: list[Step], pixels: Normalisation, shape: Shape, fused: bool) -> list[Step]:
+    """Put the conversion of pixels before the first step, or into it if it is a linear layer and `fused` is set."""
+    mean, std = (np.asarray(values, np.float64).reshape(-1) for values in pixels)
+    channels = shape[0] if len(shape) == 3 else 1
+    if len(mean) != channels or len(std) != channels or not (std > 0).all():
+        raise CrbgError(f"pixels needs a mean and a positive standard deviation for each of {channels} channels")
+    flat = (channels, math.prod(shape) // channels)
+    step = Pixels("pixels", flat, flat, (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32))
+    first = steps[0]
+    if fused and isinstance(first, Weighted) and not first.window:
+        return [PixelLinear(**vars(first), pixels=step), *steps[1:]]
+    return [step, *steps]
+
+
 def _stored(steps: list[Step]) -> Program:
     kept = sum(emit.entries(step) for step in steps if isinstance(step, Weighted))
     if kept > LARGEST:
@@ -115,7 +139,7 @@ def _stored(steps: list[Step]) -> Program:
     return Program(steps, {}, "", at_start=False)
 
 
-def _program(ticket: Ticket, steps: list[Step], draw: str) -> Program:
+def _drawn(ticket: Ticket, steps: list[Step], draw: str) -> Program:
     seeds = seeded(ticket, steps)
     law = {"signed_constant": "sign", "kaiming_normal": "normal"}.get(ticket.law, "uniform")
     if law == "uniform" and any(seed.factor is None for seed in seeds.values()):
@@ -126,27 +150,31 @@ def _program(ticket: Ticket, steps: list[Step], draw: str) -> Program:
 def _header(program: Program, name: str, shape: Shape, work: int, batch_work: int) -> str:
     upper = name.upper()
     macros = [
-        ("INPUTS", math.prod(shape), f"floats of one input: {' x '.join(map(str, shape))}"),
-        ("OUTPUTS", program.steps[-1].outputs, "floats of one output"),
+        ("INPUTS", math.prod(shape), f"values of one input: {' x '.join(map(str, shape))}"),
+        ("OUTPUTS", program.steps[-1].outputs, "values of one output"),
         ("WORK", work, f"floats of work memory for {name}_predict"),
     ]
     functions = [
         "/* Compute the output of one input. The caller lends the work memory; its contents do not matter. */",
-        f"{_signature(name, 'predict')};",
+        f"{_signature(program, name, 'predict')};",
     ]
     if program.at_start:
-        functions[:0] = ["/* Draw the weights. Call this once, before all other functions. */", f"void {name}_init(void);"]
+        functions[:0] = [
+            "/* Draw the weights. Call this once, before all other functions. */",
+            f"void {name}_init(void);",
+        ]
     if program.gathers:
         macros.append(("BATCH_WORK", batch_work, f"floats of work memory for {name}_predict_batch"))
         functions += [
             "/* Compute the outputs of `count` inputs, which lie one after the other. Fast with gcc and clang. */",
-            f"{_signature(name, 'predict_batch')};",
+            f"{_signature(program, name, 'predict_batch')};",
         ]
     lines = [
         _title(program),
         f"#ifndef {upper}_H",
         f"#define {upper}_H",
         "#include <stddef.h>",
+        "#include <stdint.h>",
         "",
         *(f"#define {upper}_{key} {value} /* {about} */" for key, value, about in macros),
         "",
@@ -163,15 +191,15 @@ def _header(program: Program, name: str, shape: Shape, work: int, batch_work: in
 
 
 def _code(program: Program, name: str, predict: list[str], batch: list[str]) -> str:
-    lines = [_title(program), f'#include "{name}.h"', "", "#include <stdint.h>", ""]
+    lines = [_title(program), f'#include "{name}.h"', ""]
     if program.gathers:
         lines += [f"typedef {program.position} position; /* in the tables of weights */", ""]
     lines += [program.parts(), *program.tables, ""]
     if program.at_start:
         lines += _function(f"void {name}_init(void)", program.draws)
-    lines += _function(_signature(name, "predict"), predict)
+    lines += _function(_signature(program, name, "predict"), predict)
     if program.gathers:
-        lines += _function(_signature(name, "predict_batch"), batch)
+        lines += _function(_signature(program, name, "predict_batch"), batch)
     return "\n".join(lines)
 
 
@@ -179,9 +207,10 @@ def _title(program: Program) -> str:
     return f"/* A sparse network of {_kept(program.steps)} weights, written by crbg {__version__}. */"
 
 
-def _signature(name: str, what: str) -> str:
+def _signature(program: Program, name: str, what: str) -> str:
+    kind = "uint8_t" if isinstance(program.steps[0], Pixels | PixelLinear) else "float"
     count = "size_t count, " if what == "predict_batch" else ""
-    return f"void {name}_{what}(const float *input, float *output, {count}float *work)"
+    return f"void {name}_{what}(const {kind} *input, float *output, {count}float *work)"
 
 
 def _function(head: str, statements: list[str]) -> list[str]:

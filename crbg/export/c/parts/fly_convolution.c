@@ -12,8 +12,7 @@ static void convolution(const struct convolution *l, const float *x, float *y)
     const struct window *s = &l->window;
     struct walk walk = walk_from_start(d);
     int32_t taps = s->kernel[0] * s->kernel[1], size = s->out[0] * s->out[1];
-    for (uint32_t i = 0; i < d->rows * (uint32_t)size; i++)
-        y[i] = 0;
+    clear(y, d->rows * (uint32_t)size);
     while (next(d, &walk)) {
         int32_t column = (int32_t)(walk.column + walk.row / l->group * d->columns);
         const float *channel = x + column / taps * s->in[0] * s->in[1];

@@ -4,14 +4,18 @@ struct linear {
     struct finish finish;
 };
 
+static void finish_all(const struct linear *l, float *y)
+{
+    for (uint32_t row = 0; row < l->drawn.rows; row++)
+        y[row] = finish(&l->finish, row, y[row]);
+}
+
 static void linear(const struct linear *l, const float *x, float *y)
 {
     const struct drawn *d = &l->drawn;
     struct walk walk = walk_from_start(d);
-    for (uint32_t row = 0; row < d->rows; row++)
-        y[row] = 0;
+    clear(y, d->rows);
     while (next(d, &walk))
         y[walk.row] += weight(d, &walk) * x[walk.column];
-    for (uint32_t row = 0; row < d->rows; row++)
-        y[row] = finish(&l->finish, row, y[row]);
+    finish_all(l, y);
 }
