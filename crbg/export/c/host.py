@@ -101,6 +101,6 @@ def compiler() -> list[str]:
         if (words := name.split()) and shutil.which(words[0]):
             return words
     raise CrbgError(
-        f"no C compiler found ({', '.join(names)}), which is needed to check the program; install gcc or clang, set the "
-        "environment variable CC, or omit the check"
+        f"no C compiler found ({', '.join(names)}), which is needed to check the program; install gcc or clang, set "
+        "the environment variable CC, or omit the check"
     )

@@ -29,17 +29,23 @@ def prune_dead(steps: list[Step]) -> list[Flags]:
     for step in steps:
         zero = _zero_outputs(step, np.repeat(zero, step.in_shape[0] // len(zero)))
         alive.append(~zero)
-    needed = alive[-1] = np.ones_like(zero)
+    alive[-1] = np.ones_like(zero)
     for i in reversed(range(1, len(steps))):
-        step, weighted = steps[i], isinstance(steps[i], Weighted)
-        # A channel that is zero before a pointwise step can differ from zero after it, so the later step decides.
-        needed = (_needed_inputs(step, needed) if weighted else alive[i]).reshape(len(alive[i - 1]), -1).any(1)
-        alive[i - 1] = alive[i - 1] & needed if weighted else needed
+        step, before = steps[i], alive[i - 1]
+        if isinstance(step, Weighted):
+            alive[i - 1] = before & _any_input(_needed_inputs(step, alive[i]), before)
+        else:  # a channel that is zero before a pointwise step can differ from zero after it
+            alive[i - 1] = _any_input(alive[i], before)
     if isinstance(steps[0], Weighted):
-        _needed_inputs(steps[0], needed)  # sets the weights to dead units to zero
+        _needed_inputs(steps[0], alive[0])  # sets the weights to dead units to zero
     if not all(bool(flags.any()) for flags in alive):
         raise CrbgError("no path of kept weights leads from the input to the output, so the output is constant")
     return alive
+
+
+def _any_input(inputs: Flags, units: Flags) -> Flags:
+    """Return which units have a flagged input in the next step, which may have several inputs per unit."""
+    return np.asarray(inputs.reshape(len(units), -1).any(axis=1), bool)
 
 
 def _zero_outputs(step: Step, zero: Flags) -> Flags:
@@ -47,7 +53,7 @@ def _zero_outputs(step: Step, zero: Flags) -> Flags:
     if isinstance(step, Weighted):
         for unit, columns in enumerate(by_channel(step)):
             columns[zero.reshape(step.groups, -1)[group_of(step, unit)]] = 0
-        zero = ~step.weight.any(1)
+        zero = np.asarray(~step.weight.any(axis=1), bool)
     if isinstance(step, Weighted | Pointwise) and step.finish.shift is not None:
         zero = zero & (step.finish.shift == 0)
     return zero
@@ -112,8 +118,5 @@ def _ungrouped(step: Weighted) -> F32:
 
 
 def _selected(finish: Finish, units: NDArray[np.int64]) -> Finish:
-    scale, shift, slope = (
-        values if values is None or len(values) == 1 else values[units]
-        for values in (finish.scale, finish.shift, finish.slope)
-    )
-    return replace(finish, scale=scale, shift=shift, slope=slope)
+    chosen = {name: getattr(finish, name) for name in ("scale", "shift", "slope")}
+    return replace(finish, **{n: v[units] for n, v in chosen.items() if v is not None and len(v) > 1})

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from crbg import rng
 from crbg.errors import CrbgError
-from crbg.export.c.network import F32, Step, Weighted
+from crbg.export.c.network import Step, Weighted
 from crbg.models.initial_weights import law_scale, unit_draw
 from crbg.ticket import Ticket
 
