@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -127,8 +126,8 @@ class Program:
     def _array(self, kind: str, name: str, values: Iterable[Any]) -> str:
         """Define a constant table and return its name; an empty one gets one element, which C requires."""
         texts = [number(v) if kind == "float" else str(v) for v in values] or ["0"]
-        body = textwrap.fill(", ".join(texts), 118, initial_indent="    ", subsequent_indent="    ")
-        self.tables.append(f"static const {kind} {name}[{len(texts)}] = {{\n{body}}};")
+        body = ",\n    ".join(", ".join(texts[i : i + 16]) for i in range(0, len(texts), 16))
+        self.tables.append(f"static const {kind} {name}[{len(texts)}] = {{\n    {body}}};")
         self.constant += BYTES[kind] * len(texts)
         return name
 
@@ -192,10 +191,10 @@ def gather(step: Weighted) -> tuple[list[int], list[int], F32]:
     """Return the tables of a layer without groups: starts in multiples of the padding, columns and weights."""
     pad, starts, columns, weights = padding(step), [0], list[int](), list[float]()
     for row in step.weight:
-        kept = np.flatnonzero(row)
+        kept = np.flatnonzero(row).tolist()
         missing = -len(kept) % pad
-        columns += [*kept, *[kept[-1]] * missing] if len(kept) else []
-        weights += [*row[kept], *[0.0] * missing]
+        columns += kept + kept[-1:] * missing
+        weights += row[kept].tolist() + [0.0] * missing
         starts.append(len(columns) // pad)
     return starts, columns, np.asarray(weights, np.float32)
 

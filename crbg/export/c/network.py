@@ -184,6 +184,8 @@ def _check(name: str, layer: nn.Module) -> None:
                 f"of {SUPPORTED}"
             )
         raise CrbgError(f"layer {name!r} is a {kind.__name__}, which C programs do not support; supported: {SUPPORTED}")
+    if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) and layer.running_var is None:
+        raise CrbgError(f"layer {name!r} has no running statistics, so its outputs depend on the batch")
     for part, tensor in (*layer.named_parameters(), *layer.named_buffers()):
         if tensor.is_floating_point() and (tensor.dtype != torch.float32 or not bool(tensor.isfinite().all())):
             raise CrbgError(f"{name}.{part} must have finite float32 values; its dtype is {tensor.dtype}")
@@ -211,17 +213,16 @@ def _append(steps: list[Step], name: str, layer: nn.Module, before: Shape, after
         if not joins:
             last = Pointwise(name, before, after, Finish())
             steps.append(last)
-        _finish(cast(Weighted | Pointwise, last).finish, name, layer)
+        _finish(cast(Weighted | Pointwise, last).finish, layer)
 
 
-def _finish(finish: Finish, name: str, layer: nn.Module) -> None:
+def _finish(finish: Finish, layer: nn.Module) -> None:
     """Add a batch norm or an activation to the end of a step."""
     if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
-        if layer.running_mean is None or layer.running_var is None:
-            raise CrbgError(f"layer {name!r} has no running statistics, so its outputs depend on the batch")
-        scale = 1.0 / torch.sqrt(layer.running_var.double() + layer.eps)
+        mean, variance = cast(Tensor, layer.running_mean), cast(Tensor, layer.running_var)
+        scale = 1.0 / torch.sqrt(variance.double() + layer.eps)
         scale = scale if layer.weight is None else scale * layer.weight.double()
-        shift = -layer.running_mean.double() * scale
+        shift = -mean.double() * scale
         shift = shift if layer.bias is None else shift + layer.bias.double()
         finish.then_affine(_array(scale), _array(shift))
         return
