@@ -37,7 +37,8 @@ class Examples:
         """Load the first validation images of a data set, at the input size of a ticket's network.
 
         Raises:
-            CrbgError: the data set is missing, its images do not fit the network, or the network is not in the registry.
+            CrbgError: the network is not in the registry, the data set is missing, or its images do not fit the
+                network.
         """
         if not ticket.model_name:
             raise CrbgError("the ticket is for a network outside the registry, which cannot be checked on a data set")
