@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,24 @@ class Built:
             count = [ctypes.c_size_t(min(batch, len(x) - i))] if batch else []
             function(pointer(x[i:]), pointer(y[i:]), *count, pointer(self._work))
         return y
+
+    def call(self, inputs: NDArray[Any], batch: bool) -> Callable[[], None]:
+        """Return a function that computes the outputs of some inputs, (N, ...), to measure its time.
+
+        Args:
+            inputs: The inputs, of the type that the program takes.
+            batch: Whether to compute them with one call of `NAME_predict_batch`, or only the first with `NAME_predict`.
+        """
+        y = np.zeros((len(inputs), self.outputs), np.float32)
+        function = self._functions[f"{self._name}_predict{'_batch' if batch else ''}"]
+        count = [ctypes.c_size_t(len(inputs))] if batch else []
+        arguments = (pointer(inputs), pointer(y), *count, pointer(self._work))
+        kept = (inputs, y, self._work)  # the C function has only their addresses
+
+        def run(_: Any = kept) -> None:
+            function(*arguments)
+
+        return run
 
 
 def pointer(array: NDArray[Any]) -> ctypes.c_void_p:

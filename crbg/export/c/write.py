@@ -68,8 +68,8 @@ def to_c(
         name: Prefix of the C functions, and name of the files.
 
     Returns:
-        The number of `weights` in the program, the number of hidden `units dropped`, and bytes: `constant tables` in
-        flash, `tables in RAM`, `work memory` for one input.
+        The number of weights in the program, the number of hidden units that were left out, and the sizes of the
+        constant tables, of the tables in RAM and of the work memory for one input.
 
     Raises:
         CrbgError: a layer is not supported, the weights do not follow from a seed, no path leads from the input to the
@@ -102,9 +102,9 @@ def to_c(
         "draw": draw,
         "weights": _kept(program.steps),
         "units dropped": dropped,
-        "constant tables": program.constant,
-        "tables in RAM": program.ram,
-        "work memory": 4 * work,
+        "constant tables, bytes": program.constant,
+        "tables in RAM, bytes": program.ram,
+        "work memory, bytes": 4 * work,
     }
 
 

@@ -149,8 +149,8 @@ def test_the_details_count_what_is_in_the_program(tmp_path):
     found = to_c(model, tmp_path, in_shape=(3,))
     # Unit 1 has no inputs and unit 2 no outputs; the weights of each unit left are padded to 4.
     assert (found["weights"], found["units dropped"]) == (3 + 3, 2)
-    assert found["constant tables"] == 4 * 4 * (4 + 2) + 2 * (3 + 3)
-    assert found["work memory"] == 4 * 2
+    assert found["constant tables, bytes"] == 4 * 4 * (4 + 2) + 2 * (3 + 3)
+    assert found["work memory, bytes"] == 4 * 2
 
 
 @pytest.mark.parametrize(
