@@ -170,7 +170,8 @@ class Experiment(BaseModel):
             None,
             description="kind of its figure: `curve` (accuracy against sparsity), `methods` (one panel per density), "
             "`winners` (with published curves), `cost` (accuracy against the length of the search), `dots`, `lines` "
-            "(accuracy against `x`), `width`, `penalties` or `controls` (accuracy lost under each control); default: `curve` for main experiments, `dots` for others",
+            "(accuracy against `x`), `width`, `penalties` or `controls` (accuracy lost under each control); default: "
+            "`curve` for main experiments, `dots` for others",
         )
     )
     x: str = Field(

@@ -139,7 +139,8 @@ def _comparison(claims: Claims, rows: pd.DataFrame, config: Config) -> pd.DataFr
     if len(table):
         path = config.paper / "tables" / "comparison"
         write_text(path.with_suffix(".md"), f"{COMPARISON}\n\n{tables.pipe(table.to_dict('records'))}\n")
-        write_text(path.with_suffix(".tex"), tables.booktabs(table))
+        short = table.replace(r" of the units \(.*", " of units*", regex=True)
+        write_text(path.with_suffix(".tex"), tables.booktabs(short))
     return table
 
 

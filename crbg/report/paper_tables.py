@@ -51,7 +51,9 @@ def telling(verdicts: Sequence[Judgement]) -> str:
         for v in (known[name] for name in TELLING if name in known)
     ]
     widths = "".join(rf">{{\raggedright\arraybackslash}}p{{{w}\linewidth}}" for w in COLUMNS)
-    return _tabular(widths, ("claim (source)", "verdict", "measured"), lines)
+    return _tabular(
+        widths, ("claim (source)", "verdict", "measured"), [*(f"{i}. {line}" for i, line in enumerate(lines, 1))]
+    )
 
 
 def width(rows: pd.DataFrame, experiment: Experiment) -> str:
