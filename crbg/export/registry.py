@@ -56,6 +56,7 @@ class Target:
 
 TARGETS = {
     "packed": Target("the ticket as one small file, for Ticket.load", "crbg.export.packed"),
+    "c": Target("a C99 program without dependencies", "crbg.export.c.target", ("stored", "start", "fly")),
 }
 PLANNED = ("onnx", "shrunk")
 
