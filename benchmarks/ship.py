@@ -43,29 +43,30 @@ LENETS = {  # recorded tickets of LeNet-300-100 on MNIST, by density
 }
 CONV2 = "crbg-conv2-cifar10-d0.1-2bd2b14c75823005-seed10"
 
-# A dense layer as a plain loop; the inner loop becomes vector code.
+# A dense layer for up to 16 images at a time, so that a row of weights is read once for all of them. The inner loop
+# becomes vector code.
 DENSE = """
-void dense(const float *w, const float *x, float *y, int inputs, int units, int leaky);
-void dense(const float *w, const float *x, float *restrict y, int inputs, int units, int leaky)
+void dense(const float *w, const float *x, float *restrict y, int inputs, int units, int images, int leaky);
+void dense(const float *w, const float *x, float *restrict y, int inputs, int units, int images, int leaky)
 {
-    for (int j = 0; j < units; j++)
+    for (int j = 0; j < images * units; j++)
         y[j] = 0;
     for (int i = 0; i < inputs; i++)
-        for (int j = 0; j < units; j++)
-            y[j] += w[i * units + j] * x[i];
-    for (int j = 0; leaky && j < units; j++)
+        for (int k = 0; k < images; k++)
+            for (int j = 0; j < units; j++)
+                y[k * units + j] += w[i * units + j] * x[k * inputs + i];
+    for (int j = 0; leaky && j < images * units; j++)
         y[j] = y[j] < 0 ? y[j] * 0.25f : y[j];
 }
-"""
-NETWORK = """
 void network(const float *const *w, const float *x, float *y, int count);
 void network(const float *const *w, const float *x, float *y, int count)
 {
-    float a[300], b[100];
-    for (; count; count--, x += 784, y += 10) {
-        dense(w[0], x, a, 784, 300, 1);
-        dense(w[1], a, b, 300, 100, 1);
-        dense(w[2], b, y, 100, 10, 0);
+    float a[300 * 16], b[100 * 16];
+    for (; count > 0; count -= 16, x += 784 * 16, y += 10 * 16) {
+        int images = count < 16 ? count : 16;
+        dense(w[0], x, a, 784, 300, images, 1);
+        dense(w[1], a, b, 300, 100, images, 1);
+        dense(w[2], b, y, 100, 10, images, 0);
     }
 }
 """
@@ -73,7 +74,7 @@ void network(const float *const *w, const float *x, float *y, int count)
 
 def dense_c(model: torch.nn.Module, folder: Path) -> Callable[[np.ndarray], Callable[[], None]]:
     """Compile LeNet-300-100 as dense loops; return a function that makes a call for some inputs."""
-    (folder / "dense.c").write_text(DENSE + NETWORK)
+    (folder / "dense.c").write_text(DENSE)
     compile_c([folder / "dense.c"], folder / "dense.so", [*STANDARD, *NATIVE, "-shared", "-fPIC"])
     library = ctypes.CDLL(str(folder / "dense.so"))
     weights = [np.ascontiguousarray(p.detach().numpy().T) for p in model.parameters()]
