@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from crbg.console import Table
-from crbg.errors import CrbgError
+from crbg.errors import CrbgError, WriteError
 from crbg.export import registry
 from crbg.export.check import Examples
 from crbg.masks.mask import Mask
-from crbg.storage.atomic import cannot_write, write_json
+from crbg.storage.atomic import write_json
 from crbg.ticket import Ticket
 
 REPORT = "report.json"
@@ -107,8 +109,7 @@ def export_ticket(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CrbgError(f"{out} exists already and is not an empty folder; choose another folder")
     exporter = target.load()
-    work = _temporary(out)
-    try:
+    with _new_folder(out) as work:
         details = exporter.write(ticket, work, draw or next(iter(target.draws), None))
         files = {str(p.relative_to(work)): p.stat().st_size for p in sorted(work.rglob("*")) if p.is_file()}
         report = Report(
@@ -121,29 +122,26 @@ def export_ticket(
             exporter.bench(ticket, work) if bench else {},
         )
         write_json(work / REPORT, asdict(report))
-        _move(work, out)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return report
 
 
-def _temporary(out: Path) -> Path:
+@contextmanager
+def _new_folder(out: Path) -> Iterator[Path]:
+    """Yield an empty folder that becomes `out` at the end of the block, and is removed if the block fails."""
+    work = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
         work.chmod(0o755)
-    except OSError as error:
-        raise cannot_write(out, error) from None
-    return work
-
-
-def _move(work: Path, out: Path) -> None:
-    try:
+        yield work
         if out.exists():
-            out.rmdir()  # it was empty; rename does not replace folders on every system
+            out.rmdir()  # it is empty; not every system replaces a folder when another one is renamed
         work.rename(out)
     except OSError as error:
-        raise cannot_write(out, error) from None
+        raise WriteError(f"cannot write {out}: {error.strerror}; choose another folder") from None
+    finally:
+        if work is not None:
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def _text(value: Any) -> str:

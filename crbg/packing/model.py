@@ -20,7 +20,7 @@ Ints = NDArray[np.int64]
 CONTEXTS = 32
 BLOCK = 1024  # largest number of weights in a block
 ONE = 1 << 16  # the probability 1
-PRIOR = 16  # a count is combined with this number of imagined weights of the tensor's density
+PRIOR = 16  # pseudocount: each count starts with this number of weights, at the density of the tensor
 LIMIT = 15 * 256  # largest absolute log-odds
 RATE = 20  # a step of the mixing weights is multiplied by 2^(RATE - 24) = 1/16
 FLOOR = 1 << 33  # smallest denominator of such a step
@@ -56,7 +56,7 @@ def probability(log_odds: Ints) -> Ints:
 
 
 class Counts:
-    """Kept and visited weights by row, column or context, and their log-odds relative to those of the tensor."""
+    """Numbers of kept and pruned weights by row, column or context, and the log-odds that they imply."""
 
     def __init__(self, size: int, density: int) -> None:
         self.kept, self.pruned = np.zeros(size, np.int32), np.zeros(size, np.int32)
