@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import itertools
 import operator
-import warnings
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
 from numbers import Real
 from typing import Any
 
@@ -16,11 +16,11 @@ import torch
 from torch import nn
 
 from crbg import defaults, measure, methods
-from crbg.errors import CrbgError
+from crbg.errors import CrbgError, few, suggest, warn
 from crbg.gates.attach import weights
+from crbg.gates.dtypes import floating_dtype
 from crbg.gates.layers import unwrap
 from crbg.gates.selection import Selection, Where, choosing
-from crbg.masks.select import keep_count
 from crbg.measure.ticket_report import Evaluation, Metric, advice
 from crbg.methods.contract import SearchResult, SearchTask
 from crbg.models.initial_weights import fingerprints, stored_weights, tensor_digest
@@ -36,6 +36,14 @@ from crbg.training.progress import reporting
 from crbg.training.user_data import Reader
 
 STATISTICS_BATCHES = 200  # the running statistics of a ticket are averaged over at most this many batches
+OTHER_NAMES = {  # arguments of other libraries, and what to use instead
+    "batch_size": "`batch`",
+    "sparsity": "`density`, which is 1 - sparsity",
+    "learning_rate": "`lr`, an option of the methods that train gates",
+    "criterion": "`loss`",
+    "loss_fn": "`loss`",
+    "device": "`model.to(device)` before the call",
+}
 DENSE_SHARE = 0.1  # a larger share of matrix weights without gates gives a warning
 
 
@@ -108,8 +116,9 @@ def find_ticket(
         precision: `fp32`; `bf16` for forward passes in bfloat16 with channels-last weights; or `auto`, which is `bf16`
             for a float32 model with convolutions on a device with bfloat16 instructions. Measurements are in fp32.
         gain: `variance` multiplies each weight tensor by a factor that keeps the signal's variance from layer to layer
-            (`crbg.search.gain`); the factors belong to the ticket, as `result.weight_gain`. `none` leaves the weights
-            as they are. By default, `variance` for polished `crbg` with frozen weights, else `none`.
+            (`crbg.search.gain`), times 0.7 if the loss is no cross entropy. The factors belong to the ticket, as
+            `result.weight_gain`. `none` leaves the weights as they are. By default, `variance` for polished `crbg` with
+            frozen weights, else `none`.
         **options: Options of the method (`crbg list methods NAME` explains them).
 
     Raises:
@@ -117,7 +126,7 @@ def find_ticket(
             the method do not fit together, or a frozen tensor changed during the search.
     """
     model = unwrap(model)
-    options = {k: v.item() if isinstance(v, np.generic) else v for k, v in options.items()}
+    options = _options(method, options)
     density, epochs, seed = _density(density), _whole("epochs", epochs, 1), _whole("seed", seed, 0)
     if problems := list(methods.conflicts(method, methods.options(method, options), density)):
         raise CrbgError("; ".join(problems))
@@ -126,7 +135,7 @@ def find_ticket(
         _whole("batch", batch, 1),
         seed,
         next(model.parameters()).device,
-        next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32),
+        floating_dtype(model),
         forward,
         steps if steps is None else _whole("steps", steps, 1),
         own_loss=loss is nn.functional.cross_entropy,
@@ -184,7 +193,7 @@ def _search(
     found.report = evaluation.report(model, found, before)
     found.tensors = fingerprints(model, found.mask)
     if text := advice(found, task):
-        warnings.warn(text, stacklevel=3)
+        warn(text)
     return found
 
 
@@ -201,6 +210,22 @@ def _check(model: nn.Module, task: SearchTask, precision: str) -> tuple[precheck
     return precheck.check_first_batch(model, task.batches, task.loss, precision), precision
 
 
+def _options(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options as plain values; an unknown one raises with the nearest option or argument."""
+    known = {f.name for f in fields(methods.get(method).Options)}
+    own = [n for n, p in inspect.signature(find_ticket).parameters.items() if p.kind is not p.VAR_KEYWORD]
+    for name in given:
+        if name in OTHER_NAMES and name not in known:
+            raise CrbgError(f"find_ticket has no argument {name!r}; use {OTHER_NAMES[name]}")
+        if name not in known:
+            near = suggest(name, [*own, *known])
+            raise CrbgError(
+                f"find_ticket and its method {method} have no argument {name!r}: {near}; "
+                f"`crbg list methods {method}` explains the options"
+            )
+    return {k: v.item() if isinstance(v, np.generic) else v for k, v in given.items()}
+
+
 def _density(density: Any) -> float | None:
     """Return the density as a number, so that an invalid one raises before the search and not after it."""
     if density is None:
@@ -209,9 +234,8 @@ def _density(density: Any) -> float | None:
         raise CrbgError(f"density {density!r} is not a number; density = kept / total, sparsity = 1 - density")
     # The shortest text of a float32 is the number that was meant; its value in float64 has more digits.
     value = float(str(density)) if isinstance(density, np.floating) else float(density)
-    keep_count(value, 1)  # raises for a density outside [0, 1]
-    if value == 0:
-        raise CrbgError("density 0 keeps nothing; density = kept / total, sparsity = 1 - density")
+    if not 0 < value <= 1:
+        raise CrbgError(f"density {value} is not in (0, 1]; density = kept / total, sparsity = 1 - density")
     return value
 
 
@@ -234,9 +258,7 @@ def _warn_of_dense_weights(model: nn.Module) -> None:
     share = sum(dense.values()) / max(1, sum(p.numel() for p in matrices.values()))
     if share > DENSE_SHARE:
         largest = sorted(dense, key=dense.__getitem__, reverse=True)
-        more = f" and {len(largest) - 5} more" if len(largest) > 5 else ""
-        warnings.warn(
-            f"{share:.0%} of the matrix weights have no gate and stay dense: {', '.join(largest[:5])}{more}; "
-            "the density refers to the gated weights only",
-            stacklevel=4,
+        warn(
+            f"{share:.0%} of the matrix weights have no gate and stay dense: {few(largest)}; "
+            "the density refers to the gated weights only"
         )

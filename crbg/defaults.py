@@ -1,7 +1,7 @@
 """The defaults of `find_ticket`.
 
 They differ from the defaults of the methods' `Options`, which recorded runs depend on. They were chosen on the
-development half of the zoo (`benchmarks/zoo.py`) and judged on its other half; benchmarks/zoo.md has the tables.
+development tasks of the zoo (`benchmarks/zoo.py`) and judged on others; benchmarks/zoo.md has the tables.
 """
 
 from __future__ import annotations
@@ -17,6 +17,21 @@ from crbg.errors import CrbgError, suggest
 from crbg.search.gain import variance_gains
 
 GAINS = ("variance", "none")
+# `crbg` with a target density. The options of Adam and the small logits matter most in searches of less than 100 steps.
+POLISHED = {
+    "noise": 0.0,
+    "firmness": 0.0,
+    "polish": 0.5,
+    "steer": "shift",
+    "mu0_spread": 0.2,
+    "lr": 0.04,
+    "schedule": "plateau",
+    "beta1": 0.5,
+    "beta2": 0.99,
+    "spread": 0.7,
+}
+# Without a temperature of the logits, the outputs of the first batch would be too large for a regression.
+UNSCALED = 0.7
 TRAINING = ("pretrain", "joint_lr", "finetune")  # options of `crbg` that train weights
 
 
@@ -71,6 +86,8 @@ def choose(
         given = {"scaled": False, **given}  # the gain contains the factor sqrt(1 / density)
     # Without a density, `crbg` starts with half of the gates open.
     gains = variance_gains(model, density or 0.5) if scaled else {}
+    if polished and not scalable:
+        gains = {name: UNSCALED * g for name, g in gains.items()}
     return Settings(methods.options(method, given), gains, ", ".join(parts))
 
 
@@ -86,5 +103,5 @@ def _crbg(model: nn.Module, density: float | None, given: Mapping[str, Any], sca
         # As accurate as independent samples (experiment lenet_noise_counter), at almost no cost.
         chosen["source"] = "counter"
     if density is not None and given.get("granularity", "weight") == "weight" and given.get("polish", 0.5):
-        chosen |= {"noise": 0.0, "firmness": 0.0, "polish": 0.5, "steer": "shift", "mu0_spread": 0.1, "lr": 0.04}
+        chosen |= POLISHED
     return chosen

@@ -7,7 +7,15 @@ from crbg.report.rules import read_rule
 SEEDS = [0, 1, 2, 3]
 READINGS = ("binary", "exact", "mean", "half")
 CONTRAST = {"experiment": "main", "a": "ours", "b": "quiet", "density": 0.5}
-GOOD = {"id": "a", "source": "s", "quote": "q", "kind": "value", "reading": "r", "rule": None}
+GOOD = {
+    "id": "a",
+    "source": "s",
+    "quoted_from": "our question",
+    "quote": "q",
+    "kind": "value",
+    "reading": "r",
+    "rule": None,
+}
 
 
 def around(middle, spread=0.1):

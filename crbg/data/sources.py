@@ -21,26 +21,27 @@ from crbg.data.splits import SPLIT_SEED, stratified
 from crbg.errors import CrbgError, reason
 
 
-def load(name: str, data_dir: str | None = None, download: bool = True) -> Data:
-    """Load a data set; its validation split is a stratified sample of the training images, with seed 0.
+def load(name: str, data_dir: str | None = None, download: bool = True, split: int = 0) -> Data:
+    """Load a data set; its validation split is a stratified sample of the training images.
 
     Args:
         name: Name of a data set.
         data_dir: The data root, see `crbg.data.datasets.root`.
         download: Whether torchvision may download the data.
+        split: Seed of the validation split.
 
     Raises:
         CrbgError: the data set is unknown, missing or damaged.
     """
     entry = info(name, data_dir)
     if entry.digest:
-        return _from_folder(entry, root(data_dir) / name)
+        return _from_folder(entry, root(data_dir) / name, split)
     arrays = _digits() if name == "digits" else _read(entry, root(data_dir), download)
     train_x, train_y, test_x, test_y = (arrays[k] for k in ("train_x", "train_y", "test_x", "test_y"))
     digest = hashlib.sha256()
     for a in (train_x, train_y, test_x, test_y):
         digest.update(np.ascontiguousarray(a).tobytes())
-    held = stratified(train_y, entry.validation, SPLIT_SEED, f"validation/{name}")
+    held = stratified(train_y, entry.validation, split, f"validation/{name}")
     kept = np.setdiff1d(np.arange(len(train_y)), held)
     lossy = arrays.get("lossy_index", np.array([], np.int64))
     lossy_test = torch.from_numpy(np.asarray(lossy[lossy >= len(train_y)] - len(train_y), np.int64))
@@ -55,7 +56,7 @@ def load(name: str, data_dir: str | None = None, download: bool = True) -> Data:
     return Data(name, *parts, entry.classes, digest.hexdigest(), lossy_test, counts)
 
 
-def _from_folder(entry: DataInfo, folder: Path) -> Data:
+def _from_folder(entry: DataInfo, folder: Path, split: int) -> Data:
     """Load a data set made from image files; its pixels are memory-mapped and not read into memory."""
     found = {}
     for part, count in (("train", entry.train + entry.validation), ("test", entry.test)):
@@ -75,7 +76,7 @@ def _from_folder(entry: DataInfo, folder: Path) -> Data:
         x, y = found[which]
         return Part(x, torch.from_numpy(y[rows]), mean, std, rows=torch.from_numpy(rows))
 
-    held = stratified(found["train"][1], entry.validation, SPLIT_SEED, f"validation/{entry.name}")
+    held = stratified(found["train"][1], entry.validation, split, f"validation/{entry.name}")
     kept = np.setdiff1d(np.arange(len(found["train"][1])), held)
     parts = (part_of("train", kept), part_of("train", held), part_of("test", np.arange(entry.test)))
     return Data(entry.name, *parts, entry.classes, entry.digest, torch.tensor([], dtype=torch.int64))

@@ -6,7 +6,7 @@ import numpy as np
 
 from crbg import rng
 
-SPLIT_SEED = 0  # every data set has one fixed validation split, sampled with this seed
+SPLIT_SEED = 0  # seed of the fixed test split of a data set that has none
 
 
 def stratified(labels: np.ndarray, count: int, seed: int, stream: str) -> np.ndarray:

@@ -72,6 +72,9 @@ class Spec:
         default=0,
         metadata={"help": "number of images of a split on which the sanity controls are measured; 0: all"},
     )
+    split: int = field(
+        default=0, metadata={"help": "seed of the split of the training images into training and validation images"}
+    )
     model_args: Mapping[str, Any] = field(
         default_factory=dict,
         metadata={"help": "arguments of the network's constructor; `model_args.NAME` sets one of them"},
@@ -105,7 +108,7 @@ class Spec:
             yield f"fit_on is 'train' or 'all', not {self.fit_on!r}"
         if not self.scale > 0:
             yield f"scale {self.scale} must be > 0"
-        for name in ("epochs", "limit", "crop", "size", "control_images"):
+        for name in ("epochs", "limit", "crop", "size", "control_images", "split"):
             if getattr(self, name) < 0:
                 yield f"{name} {getattr(self, name)} must be >= 0"
         if self.batch < 1:

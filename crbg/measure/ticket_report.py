@@ -1,4 +1,4 @@
-"""How good a ticket is: loss and accuracy on held-out batches, beside the initial network and the commonest class."""
+"""How good a ticket is: held-out loss and accuracy, beside the initial network and the most frequent class."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Measured:
         loss: Mean loss.
         accuracy: Accuracy in per cent, if the loss is a cross entropy; for sequences, over all tokens.
         metric: Mean of the user's metric.
-        commonest: Accuracy in per cent of predicting the commonest class.
+        most_frequent: Accuracy in per cent of predicting the most frequent class.
         examples: Number of examples measured.
         labels: Number of labels that `accuracy` counts.
     """
@@ -48,7 +48,7 @@ class Measured:
     loss: float | None = None
     accuracy: float | None = None
     metric: float | None = None
-    commonest: float | None = None
+    most_frequent: float | None = None
     examples: int = 0
     labels: int = 0
 
@@ -79,8 +79,8 @@ class TicketReport:
 
     @property
     def at_chance(self) -> bool:
-        """Whether the ticket is no better than the commonest class, within one standard error."""
-        accuracy, chance = self.ticket.accuracy, self.ticket.commonest
+        """Whether the ticket is no better than the most frequent class, within one standard error."""
+        accuracy, chance = self.ticket.accuracy, self.ticket.most_frequent
         if accuracy is None or chance is None:
             return False
         error = math.sqrt(chance * (100.0 - chance) / max(1, self.ticket.labels))
@@ -96,7 +96,7 @@ class TicketReport:
             lines.append(
                 f"  accuracy {t.accuracy:.1f} %"
                 + _beside(dense.accuracy, "{:.1f} % of the dense initial network")
-                + _beside(t.commonest, "{:.1f} % of the commonest class", " and ")
+                + _beside(t.most_frequent, "{:.1f} % of the most frequent class", " and ")
             )
         if t.metric is not None:
             of_dense = _beside(dense.metric, "{:.4g} of the dense initial network")
@@ -162,7 +162,7 @@ class Evaluation:
 
 
 def advice(found: SearchResult, task: SearchTask) -> str | None:
-    """Return a warning that names the likely cause if a ticket is no better than the commonest class."""
+    """Return a warning that names the likely cause if a ticket is no better than the most frequent class."""
     report = found.report
     if report is None or not report.at_chance:
         return None
@@ -184,7 +184,8 @@ def advice(found: SearchResult, task: SearchTask) -> str | None:
         cause = "the ticket does not generalise beyond the training examples", "give more data, or raise `density`"
     return (
         f"the ticket's accuracy of {report.ticket.accuracy:.1f} % on {report.data} examples is not clearly better than "
-        f"that of the commonest class, {report.ticket.commonest:.1f} %. Likely cause: {cause[0]}. Next: {cause[1]}"
+        f"that of the most frequent class, {report.ticket.most_frequent:.1f} %. "
+        f"Likely cause: {cause[0]}. Next: {cause[1]}"
     )
 
 

@@ -32,6 +32,8 @@ TRAITS = Traits("pathwise, clipped Gaussian", "controlled to within 2 %, else ex
 LANDED = 0.02  # the mask mu > 1/2 is the ticket if its density is within this relative distance of the target
 GRANULARITY = ("weight", "unit", "unit+input")
 STEERING = ("penalty", "shift")
+FINETUNED = ("found", "shuffled")
+SCHEDULES = ("cosine", "plateau")
 SOURCES = ("normal", "antithetic", "counter")  # copied from `crbg.gates.gaussian`, which imports torch
 
 
@@ -55,7 +57,11 @@ class Options:
         penalty: `induce_sparse`, `induce_decision`, `decision_quad`, `decision_entropy`, or a weighted sum such as
             `0.5*induce_sparse+0.5*induce_decision`.
         weight: lambda, the factor on the mean penalty; used only if no density is requested.
-        lr: Initial learning rate of Adam, with a cosine schedule to 0.
+        lr: Initial learning rate of Adam.
+        schedule: How the learning rate falls to 0: `cosine`, or `plateau`, which is constant in the first 60 % of the
+            search and linear afterwards.
+        beta1: Decay rate of Adam's running mean of the gradient (its momentum).
+        beta2: Decay rate of Adam's running mean of the squared gradient.
         anneal_to: The noise changes linearly to this value over the first 80 % of the search; a negative value keeps
             it constant.
         source: How the noise is generated: `normal`, `antithetic`, or `counter` (counter-based, fast on a CPU).
@@ -82,6 +88,8 @@ class Options:
             is not a strong ticket; `SearchResult.changed` lists the trained tensors.
         joint_lr: Learning rate of the weights, if they are trained jointly with the gates; 0 freezes them.
         finetune: Epochs for which the kept weights are trained under the fixed mask after the search.
+        finetune_mask: The mask of `finetune`: `found`, or `shuffled` for a control that permutes the found mask at
+            random within each tensor, so that every layer keeps its density.
         weight_lr: Learning rate of Adam in `pretrain` and `finetune`.
         train_slopes: Whether PReLU slopes are trained jointly with the gates, while the weights stay frozen.
     """
@@ -93,6 +101,9 @@ class Options:
     penalty: str = option("induce_sparse", check=_wrong_penalty)
     weight: float = option(1.0, least=0)
     lr: float = option(0.03, least=0)
+    schedule: str = option("cosine", choices=SCHEDULES)
+    beta1: float = option(0.9, least=0, below=1)
+    beta2: float = option(0.999, least=0, below=1)
     anneal_to: float = -1.0
     source: str = option("normal", choices=SOURCES)
     learn_sigma: bool = False
@@ -109,6 +120,7 @@ class Options:
     pretrain: int = option(0, least=0)
     joint_lr: float = option(0.0, least=0)
     finetune: int = option(0, least=0)
+    finetune_mask: str = option("found", choices=FINETUNED)
     weight_lr: float = option(1e-3, least=0)
     train_slopes: bool = False
 
@@ -121,6 +133,8 @@ def conflicts(o: Options, density: float | None) -> Iterator[str]:
         yield "crbg.steer needs a target density: set `density`"
     if o.polish and o.granularity != "weight":
         yield "crbg.polish needs one gate per weight: set `options.granularity` to `weight`"
+    if o.finetune_mask != "found" and not o.finetune:
+        yield "crbg.finetune_mask needs training after the search: set `options.finetune`"
 
 
 def work(o: Options, density: float | None, epochs: int) -> float:
@@ -146,6 +160,9 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     """
     from crbg.gates import attach
     from crbg.gates.base import Fixed
+    from crbg.gates.selection import candidate_mask
+    from crbg.masks import controls
+    from crbg.masks.mask import Mask
 
     o = options
     slopes = _check(model, task, o)
@@ -153,6 +170,8 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
         with attach.only_candidates(model):
             _train_weights(model, task.stage("pretrain", o.pretrain), o)
     found = _search(model, task, o, slopes)
+    if o.finetune_mask == "shuffled":
+        found.mask = controls.shuffle(found.mask, task.seed, Mask(candidate_mask(model)))
     if o.finetune:
         with attach.gated(model, lambda name, w: Fixed(found.mask[name].to(w.device))):
             _train_weights(model, task.stage("finetune", o.finetune), o)
@@ -193,6 +212,7 @@ def _search(model: nn.Module, task: SearchTask, o: Options, slopes: Mapping[str,
     from crbg.gates import attach
     from crbg.methods._scored import scores_of, soft_of
     from crbg.search.density_controller import BINS
+    from crbg.training.schedules import cosine, plateau
 
     weights = contextlib.nullcontext() if o.joint_lr else attach.frozen(model)
     with weights, attach.gated(model, _gate_maker(model, task, o)):
@@ -203,10 +223,11 @@ def _search(model: nn.Module, task: SearchTask, o: Options, slopes: Mapping[str,
         groups = [{"params": [*(p for g in hook.gates for p in g.parameters()), *slopes.values()], "lr": o.lr}]
         if o.joint_lr:
             groups.append({"params": list(attach.weights(model).values()), "lr": o.joint_lr})
-        adam = torch.optim.Adam(groups, fused=True)
+        adam = torch.optim.Adam(groups, betas=(o.beta1, o.beta2), fused=True)
         histograms = {"start": hook.picture()}
         with attach.sampling(model):
-            history = task.fit(model, adam, hook, lambda out, y: task.loss(_scaled(out, temperature), y))
+            schedule = plateau if o.schedule == "plateau" else cosine
+            history = task.fit(model, adam, hook, lambda out, y: task.loss(_scaled(out, temperature), y), schedule)
         histograms |= {"middle": hook.middle, "end": hook.picture()}
         scores, soft = scores_of(hook.by_name), soft_of(hook.by_name)
     mask, exact = _cut(scores, task.density, hook.total)

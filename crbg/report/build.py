@@ -10,9 +10,10 @@ import pandas as pd
 from crbg.experiments.config import Config, Experiment
 from crbg.report import compare, documents, figures, numbers, page, paper, pictures, tables, winners
 from crbg.report.claims import Claims, judge, read_claims
+from crbg.report.power import power_table
 from crbg.report.published import of_experiment
 from crbg.report.records_table import tidy, unfinished
-from crbg.report.verdicts import verdict_latex, verdict_table
+from crbg.report.verdicts import contrast_table, verdict_latex, verdict_table
 from crbg.storage.atomic import write_text
 
 COMPARISON = (
@@ -68,6 +69,9 @@ def build(
     )
     known = numbers.collect(rows, content.verdicts, config)
     _write(config, content, known, page_copy, say)
+    if not config.demonstration:
+        write_text(folder / "tables" / "contrasts.md", contrast_table(content.verdicts))
+        write_text(folder / "tables" / "power.md", power_table(claims, content.verdicts, config))
     if not config.demonstration:
         documents.refresh([e for e in mains if e.name not in content.missing], rows, content.verdicts)
         waiting = numbers.check(folder / "main.tex", known, content.missing)

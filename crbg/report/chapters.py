@@ -13,7 +13,11 @@ from crbg.report import figures
 # For each chapter: prefixes of experiment names, anchor and title. An experiment belongs to the first chapter with a
 # matching prefix.
 CHAPTERS = (
-    (("lenet_winning", "lenet_worlds", "cts_", "deep_cts", "winning"), "winning", "Winning tickets"),
+    (
+        ("lenet_winning", "lenet_worlds", "lenet_cts_", "lenet_sanity_", "cts_", "deep_cts", "winning"),
+        "winning",
+        "Winning tickets",
+    ),
     (("lenet_",), "lenet", "LeNet-300-100"),
     (("conv2_", "conv4_", "cifar_", "deep"), "deep", "Convolutional networks and transformers"),
 )

@@ -1,13 +1,15 @@
 """Published claims and the verdicts on them. The rules that judge the claims are data in paper/claims.yaml.
 
-A rule is declared before anybody sees the results of the runs that it names. If a rule was declared or changed later,
-its entry says so. A claim may have a second rule, `reduced`, for runs on a far shorter schedule than the published one.
+Some rules were written or changed when results of their runs were known. The field `declared` of each entry says
+whether this is so, and docs/history.md lists each changed verdict with both rules. A claim may have two more rules:
+`reduced` for runs on a far shorter schedule than the published one, and `second` for a second reading, with tuned
+settings or more seeds, that was declared before its runs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,45 +25,72 @@ from crbg.report.records_table import values
 from crbg.report.rules import ArmRule, Reduced, Rule, Verdict, compare, not_run, read_reduced, read_rule, span
 
 CLAIMS = Path("paper/claims.yaml")
-MOST = 8  # largest number of contrasts in one list; Holm's correction is applied to each list
-CONTRASTS = {  # lists of contrasts, by the time at which they were declared
-    "first_contrasts": ("first round", "contrast declared before the first round"),
-    "contrasts": ("", "contrast declared before the second round, when the results of the first were known"),
-    "later_contrasts": ("asked later", "contrast declared when the results of both rounds were known"),
+MOST = 8  # largest number of confirmatory contrasts
+CONTRASTS = {  # lists of contrasts, with their sources; Holm's correction is applied to each list
+    "contrasts": "confirmatory contrast",
+    "explored": "explored contrast, which confirms nothing",
 }
+ENOUGH = 0.2  # a search with less than this share of the published steps cannot refute a claim
+OURS, CITED = "our question", "cited"  # the values of `quoted_from` that name no text
+WORDS = ("exceeded", "reproduced", "inconclusive", "not reproduced", "observed", "not testable", "not run")  # kinds
+SHORTER, WAITING = "inconclusive: shorter search", "inconclusive: second reading"
+
+
+class Budget(Declared):
+    """The published length of a search: its number of optimiser steps, and how the source states it."""
+
+    steps: int
+    stated: str
 
 
 class Claim(Declared):
     """A published claim.
 
-    reading: how we interpret the claim. rule: None if nothing was run for it. first: the outcome of an earlier rule.
+    quoted_from: the text in paper/sources.yaml that contains `quote` word for word; or `cited` for a number from a
+        source whose text is not at hand, which `quote` summarises; or `our question`, with our own sentence as `quote`.
+    reading: how we interpret the claim. rule: None if nothing was run for it. second: the rule of a second reading.
     declared: whether the rule was declared before or after the results of its runs were first seen.
+    first: the outcome of an earlier rule. budget: the published length of the search, if it is stated.
     """
 
     id: str
     source: str
+    quoted_from: str
     quote: str
     kind: Literal["value", "order", "existence", "cost"]
     reading: str
     rule: Rule | None
     reduced: Reduced | None = None
+    second: Rule | None = None
     declared: Literal["before", "after", ""] = ""
     first: str = ""
+    budget: Budget | None = None
 
     @property
     def rules(self) -> list[Rule]:
-        """The rule of the claim and its rule for reduced schedules, if they exist."""
-        return [r for r in (self.rule, self.reduced.rule if self.reduced else None) if r is not None]
+        """All rules of the claim: its rule, that of reduced schedules, and that of the second reading."""
+        return [r for r in (self.rule, self.reduced.rule if self.reduced else None, self.second) if r is not None]
+
+    @property
+    def verbatim(self) -> bool:
+        """Whether the quote is a quotation, and not our own words."""
+        return self.quoted_from not in (OURS, CITED)
 
 
 class Contrast(Declared):
-    """A comparison of the arms `a` and `b` at one density. `against`: the experiment of `b`, if not `experiment`."""
+    """A comparison of the arms `a` and `b` at one density.
+
+    against: the experiment of `b`, if not `experiment`. label: text that distinguishes it from the same comparison in
+    other experiments. declared: as for a claim.
+    """
 
     experiment: str
     a: str
     b: str
     density: float
     against: str = ""
+    label: str = ""
+    declared: Literal["before", "after"] = "before"
 
 
 class Goal(Declared):
@@ -90,8 +119,7 @@ class Claims(Declared):
 
     claims: tuple[Claim, ...] = ()
     contrasts: tuple[Contrast, ...] = ()
-    first_contrasts: tuple[Contrast, ...] = ()
-    later_contrasts: tuple[Contrast, ...] = ()
+    explored: tuple[Contrast, ...] = ()
     goals: tuple[Goal, ...] = ()
     comparison: tuple[Comparison, ...] = ()
     schedules: Mapping[str, Any] = Field(default_factory=dict)
@@ -106,7 +134,8 @@ class Judgement:
     """A claim, goal or contrast with its verdict and the evidence in words.
 
     reading: how we interpret the claim. declared: whether the rule was declared before or after the results of its runs
-    were first seen, if the entry states this. experiment: the experiment whose runs were judged.
+    were first seen, if the entry states this. experiment: the experiment whose runs were judged. found: the outcome of
+    the rule of a claim, with the comparisons on which it depends.
     """
 
     id: str
@@ -117,11 +146,22 @@ class Judgement:
     reading: str = ""
     declared: str = ""
     experiment: str = ""
+    found: Verdict | None = None
 
     @property
     def judged(self) -> bool:
         """Whether the rule gave a verdict other than `not run`, `observed` or `not testable`."""
         return kind_of(self.verdict) not in ("not run", "observed", "not testable")
+
+    @property
+    def contrast(self) -> bool:
+        """Whether this is a declared contrast."""
+        return self.source in CONTRASTS.values()
+
+    @property
+    def goal(self) -> bool:
+        """Whether this is one of our own goals."""
+        return self.id.startswith("goal ")
 
     @property
     def evidence(self) -> str:
@@ -130,8 +170,8 @@ class Judgement:
 
 
 def kind_of(verdict: str) -> str:
-    """Return a verdict without details: "not testable" for each verdict that starts with these words."""
-    return "not testable" if verdict.startswith("not testable") else verdict
+    """Return a verdict without details: "not testable" or "inconclusive" for each verdict that starts so."""
+    return next((kind for kind in ("not testable", "inconclusive") if verdict.startswith(kind)), verdict)
 
 
 def read_claims(path: Path = CLAIMS) -> Claims:
@@ -164,9 +204,8 @@ def parse_claims(raw: object, place: str = str(CLAIMS)) -> Claims:
         out[name] = [_entry(kind, name, i, entry, place, problems) for i, entry in enumerate(entries, start=1)]
         if kind is Claim:
             ids = [str(entry["id"]) for entry in entries if isinstance(entry, dict) and "id" in entry]
-        if name in CONTRASTS and len(entries) > MOST:
-            words = name.replace("_", " ")
-            problems.append(f"{place}: {len(entries)} {words} are declared; the protocol allows at most {MOST}")
+        if name == "contrasts" and len(entries) > MOST:
+            problems.append(f"{place}: {len(entries)} contrasts are declared; the protocol allows at most {MOST}")
     problems += [f"{place}: claim {name!r} is declared twice" for name in dict.fromkeys(ids) if ids.count(name) > 1]
     if problems:
         raise CrbgError("\n".join(problems))
@@ -179,7 +218,9 @@ def _entry(kind: type[D], name: str, i: int, raw: object, file: str, problems: l
     try:
         entry = fields_of(raw, place)
         place = f"{file}: claim {entry.get('id', i)!r}" if kind is Claim else place
-        for key, read in (("rule", read_rule), ("reduced", read_reduced)) if kind is Claim else ():
+        for key, read in (
+            (("rule", read_rule), ("reduced", read_reduced), ("second", read_rule)) if kind is Claim else ()
+        ):
             if entry.get(key) is not None:
                 try:
                     entry[key] = read(entry[key], f"{place}: {key}")
@@ -197,24 +238,57 @@ def judge(claims: Claims, rows: pd.DataFrame, config: Config) -> list[Judgement]
     if config.demonstration:
         unjudged = not_run("nothing is judged in a demonstration")
         return [_of_claim(claim, unjudged) for claim in claims.claims]
-    out = [_of_claim(claim, _verdict(claim, rows)) for claim in claims.claims]
+    out = [_judged(claim, rows) for claim in claims.claims]
     out += [_goal(goal, rows) for goal in claims.goals]
-    for name, (label, source) in CONTRASTS.items():
-        out += _contrasts(claims.contrast_list(name), rows, label, source)
+    for name, source in CONTRASTS.items():
+        out += _contrasts(claims.contrast_list(name), rows, source)
     return out
 
 
-def _verdict(claim: Claim, rows: pd.DataFrame) -> Verdict:
+def _judged(claim: Claim, rows: pd.DataFrame) -> Judgement:
+    """Judge a claim by its second reading if its runs exist, else by its rule, else by its rule for reduced schedules.
+
+    While a second reading is declared and not run, the first reading cannot refute the claim.
+    """
+    first = _first_reading(claim, rows)
+    second = _within_budget(claim, claim.second, rows) if claim.second else None
+    if second is None:
+        return _of_claim(claim, first)
+    if not second.absent:
+        evidence = f"second reading: {second.evidence}. First reading: {first.word}, {first.evidence}"
+        return _of_claim(claim, replace(second, evidence=evidence), second=True)
+    waits = f"a second reading ({getattr(claim.second, 'experiment', '')}) is declared and not run"
+    if first.word == "not reproduced":
+        first = replace(first, word=WAITING, evidence=f"first reading: not reproduced, {first.evidence}")
+    return _of_claim(claim, first if first.absent else replace(first, evidence=f"{first.evidence}; {waits}"))
+
+
+def _first_reading(claim: Claim, rows: pd.DataFrame) -> Verdict:
     """Apply the rule of a claim, or its reduced rule if the runs that the main rule names do not exist."""
-    found = claim.rule.judge(rows) if claim.rule else not_run("no runs in this version")
+    found = _within_budget(claim, claim.rule, rows) if claim.rule else not_run("no runs in this version")
     return claim.reduced.judge(claim.kind, rows) if claim.reduced and found.absent else found
 
 
-def _of_claim(claim: Claim, found: Verdict) -> Judgement:
+def _within_budget(claim: Claim, rule: Rule, rows: pd.DataFrame) -> Verdict:
+    """Apply a rule. A search with less than a fifth of the published steps can only confirm the claim."""
+    found = rule.judge(rows)
+    if claim.budget is None or found.absent or not isinstance(rule, ArmRule):
+        return found
+    mine = rows[(rows.experiment == rule.experiment) & (rows.arm == rule.arm)]
+    share = float(mine.steps.max()) / claim.budget.steps
+    evidence = f"{found.evidence}; search of {mine.steps.max():.0f} steps, {100 * share:.2g} % of the published"
+    evidence += f" {claim.budget.steps} ({claim.budget.stated})"
+    short = share < ENOUGH and found.word in ("not reproduced", "inconclusive")
+    return replace(found, word=SHORTER if short else found.word, evidence=evidence)
+
+
+def _of_claim(claim: Claim, found: Verdict, second: bool = False) -> Judgement:
     first = f". Outcome of the earlier rule: {claim.first}" if claim.first else ""
-    experiment = next((r.experiment for r in claim.rules if isinstance(r, ArmRule)), "")
-    text = (claim.id, claim.source, claim.quote, found.word, found.evidence + first, claim.reading)
-    return Judgement(*text, claim.declared, experiment)
+    rules = [claim.second] if second else claim.rules
+    experiment = next((r.experiment for r in rules if isinstance(r, ArmRule)), "")
+    quote = f"“{claim.quote}”" if claim.verbatim else claim.quote
+    text = (claim.id, claim.source, quote, found.word, found.evidence + first, claim.reading)
+    return Judgement(*text, "before" if second else claim.declared, experiment, found)
 
 
 def _goal(goal: Goal, rows: pd.DataFrame) -> Judgement:
@@ -233,7 +307,7 @@ def _goal(goal: Goal, rows: pd.DataFrame) -> Judgement:
     return Judgement(name, "our goal", quote, word, evidence, experiment=goal.experiment)
 
 
-def _contrasts(declared: Sequence[Contrast], rows: pd.DataFrame, label: str, source: str) -> list[Judgement]:
+def _contrasts(declared: Sequence[Contrast], rows: pd.DataFrame, source: str) -> list[Judgement]:
     """Compare the two arms of each entry of a list, with Holm's correction over the whole list."""
     done: list[tuple[Contrast, stats.Contrast | None]] = []
     for c in declared:
@@ -243,15 +317,15 @@ def _contrasts(declared: Sequence[Contrast], rows: pd.DataFrame, label: str, sou
         )
         done.append((c, None if a.empty or b.empty else compare(a, b)))
     adjusted = iter(stats.holm([r.p for _, r in done if r is not None], len(declared)))
-    return [_contrast(c, r, next(adjusted) if r else 1.0, label, source) for c, r in done]
+    return [_contrast(c, r, next(adjusted) if r else 1.0, source) for c, r in done]
 
 
-def _contrast(c: Contrast, r: stats.Contrast | None, p: float, label: str, source: str) -> Judgement:
-    data = " (Fashion-MNIST)" if "fashion" in c.experiment else f" ({label})" if label else ""
-    name = f"{c.a} - {c.b} at density {c.density}{data}"
+def _contrast(c: Contrast, r: stats.Contrast | None, p: float, source: str) -> Judgement:
+    name = f"{c.a} - {c.b} at density {c.density}" + (f" ({c.label})" if c.label else "")
     if r is None:
-        return Judgement(name, source, name, "not run", "no runs", experiment=c.experiment)
+        return Judgement(name, source, name, "not run", "no runs", declared=c.declared, experiment=c.experiment)
     d = r.difference
     word = "indistinguishable" if not p < 0.05 else f"{c.a if d.mean > 0 else c.b} is better"
     evidence = f"{d.mean:+.2f} points{span(d)}, {r.test}, n = {d.n}, Holm p = {p:.2g}"
-    return Judgement(name, source, f"{c.a} against {c.b}", word, evidence, experiment=c.experiment)
+    quote = f"{c.a} against {c.b}"
+    return Judgement(name, source, quote, word, evidence, declared=c.declared, experiment=c.experiment)

@@ -12,11 +12,12 @@ import pandas as pd
 
 from crbg.experiments import record_store
 from crbg.experiments.config import Cell, Config, Experiment
-from crbg.experiments.estimates import search_seconds
+from crbg.experiments.estimates import epochs_of, search_seconds
 from crbg.experiments.experiment import Key
 from crbg.experiments.record import Count, Run
 from crbg.experiments.selection import varying
 from crbg.report import stats
+from crbg.report.winners import TITLES
 
 COLUMNS = [
     "experiment", "role", "arm", "setting", "x", "run", "digest", "version", "data", "model", "init", "asked",
@@ -24,7 +25,7 @@ COLUMNS = [
     "density", "density_missed", "shuffle", "invert", "reinit", "constant", "fractional", "units", "natural",
     "effective", "silent", "kept", "gated", "trained", "redrawn", "search_seconds", "over", "work", "draw",
     "order", "depth", "by_size", "depth_alone", "by_chance", "tensors", "lossy", "lossy_test", "clean", "plain",
-    "again",
+    "again", "steps", *(f"objective_{name}" for name in TITLES),
 ]  # fmt: skip
 
 
@@ -104,7 +105,10 @@ def _base(e: Experiment, cell: Cell, run: Run, setting: dict[str, Any]) -> dict[
     # GradBalance keeps sum p / (slack k) at 1; `over` is how far above 1 the search ended.
     if "expected" in (last := anatomy.get("search", {})) and (slack := getattr(spec.resolved(), "slack", None)):
         base["over"] = last["expected"] / (slack * spec.density) - 1
+    # `steps` counts the steps of the search, without training before or after it.
     # A step costs as much as three forward passes: the forward pass, and the gradients of weights and of activations.
+    base["steps"] = record.steps * getattr(spec.resolved(), "search", spec.epochs) / (epochs_of(spec) or 1)
+    base |= {f"objective_{k}": v for k, v in (anatomy.get("objectives") or {}).items() if k in TITLES}
     base["work"] = 3 * record.flops["dense"] * record.steps * spec.batch if record.flops else None
     return base
 

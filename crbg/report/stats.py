@@ -16,12 +16,13 @@ from crbg.errors import CrbgError
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its two-sided t interval. With n = 1, the endpoints are infinite."""
+    """A mean with its two-sided t interval and its standard error. With n = 1, the endpoints are infinite."""
 
     mean: float
     low: float
     high: float
     n: int
+    error: float = math.nan
 
     @property
     def half(self) -> float:
@@ -47,8 +48,35 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> Interval:
     if n == 1:
         return Interval(mean, -math.inf, math.inf, 1)
     spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1)) / math.sqrt(n)
-    reach = float(scipy_stats.t.ppf(0.5 + level / 2, n - 1)) * spread
-    return Interval(mean, mean - reach, mean + reach, n)
+    reach = t_reach(spread, n, level)
+    return Interval(mean, mean - reach, mean + reach, n, spread)
+
+
+def t_reach(error: float, n: int, level: float = 0.95) -> float:
+    """Return the half-width of a t interval with n - 1 degrees of freedom; infinite for n = 1."""
+    return math.inf if n == 1 else float(scipy_stats.t.ppf(0.5 + level / 2, n - 1)) * error
+
+
+def seeds_to_decide(i: Interval, bound: float, power: float = 0.8, most: int = 10_000) -> int | None:
+    """Return the number of seeds with which the 95 % interval of `i` would lie on one side of `bound`.
+
+    The smallest n >= 2 with n >= ((t(0.975; n - 1) + t(power; n - 1)) s / |mean - bound|)^2, where t(q; v) is the q
+    quantile of Student's t with v degrees of freedom, and s = error sqrt(n) is the standard deviation of one seed
+    (paired: of the difference in one pair; Welch: of a difference of two independent runs). It assumes that the mean
+    and s stay as they are, and that both arms get the same number of seeds.
+
+    Returns:
+        None if s is unknown (n = 1) or more than `most` seeds are needed.
+    """
+    gap = abs(i.mean - bound)
+    if not math.isfinite(i.error) or not gap:
+        return None
+    s = i.error * math.sqrt(i.n)
+    for n in range(2, most + 1):
+        quantiles = float(scipy_stats.t.ppf(0.975, n - 1)) + float(scipy_stats.t.ppf(power, n - 1))
+        if n >= (quantiles * s / gap) ** 2:
+            return n
+    return None
 
 
 @dataclass(frozen=True)
@@ -85,10 +113,11 @@ def welch(a: Sequence[float], b: Sequence[float]) -> Contrast:
         return Contrast(Interval(mean, -math.inf, math.inf, n), math.nan, "none (n = 1)")
     mean = math.fsum(a) / len(a) - math.fsum(b) / len(b)
     if len(set(a)) == len(set(b)) == 1:
-        return Contrast(Interval(mean, mean, mean, n), 0.0 if mean else 1.0, "Welch")
+        return Contrast(Interval(mean, mean, mean, n, 0.0), 0.0 if mean else 1.0, "Welch")
     test = scipy_stats.ttest_ind(a, b, equal_var=False)
     ci = test.confidence_interval(0.95)
-    return Contrast(Interval(mean, float(ci.low), float(ci.high), n), float(test.pvalue), "Welch")
+    error = math.sqrt(sum(float(np.var(v, ddof=1)) / len(v) for v in (a, b)))
+    return Contrast(Interval(mean, float(ci.low), float(ci.high), n, error), float(test.pvalue), "Welch")
 
 
 def holm(p_values: Sequence[float], declared: int | None = None) -> list[float]:
@@ -106,19 +135,27 @@ def holm(p_values: Sequence[float], declared: int | None = None) -> list[float]:
 
 
 def value_verdict(ours: Sequence[float], published: float, margin: float) -> tuple[str, Interval | None]:
-    """Compare the difference d = ours - published with a margin, using the 95 % confidence interval of d.
+    """Compare the difference d = ours - published with a margin; return the verdict and the 95 % interval of d.
 
-    exceeded: the interval lies above +margin. reproduced: its lower end is >= -margin. not reproduced: its upper end is
-    < -margin. Otherwise inconclusive. Without runs, the verdict is "not run" and there is no interval.
+    Without runs, the verdict is "not run" and there is no interval.
     """
     if not ours:
         return "not run", None
     d = t_interval([v - published for v in ours])
+    return margin_verdict(d, margin), d
+
+
+def margin_verdict(d: Interval, margin: float) -> str:
+    """Return the verdict on a difference d from a published value, using the 95 % interval of d.
+
+    exceeded: the interval lies above +margin. reproduced: its lower end is >= -margin. not reproduced: its upper end is
+    < -margin. Otherwise inconclusive.
+    """
     if d.low > margin:
-        return "exceeded", d
+        return "exceeded"
     if d.low >= -margin:
-        return "reproduced", d
-    return ("not reproduced" if d.high < -margin else "inconclusive"), d
+        return "reproduced"
+    return "not reproduced" if d.high < -margin else "inconclusive"
 
 
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float | None:

@@ -97,7 +97,7 @@ def _outcome(error: BaseException) -> str:
 
 def _data(spec: Spec, workspace: Workspace) -> Data:
     check_precision(spec.precision, workspace.device)
-    return workspace.data(spec.data).sized(spec.size)
+    return workspace.data(spec.data, split=spec.split).sized(spec.size)
 
 
 def _run(spec: Spec, seed: int, workspace: Workspace, clock: Clock, where: Path) -> Record:

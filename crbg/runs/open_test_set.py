@@ -36,7 +36,7 @@ def evaluate(spec: Spec, seed: int, workspace: Workspace) -> Evaluation | None:
         return Evaluation.from_json(read_json(stored, "evaluation"), str(stored))
     if not record.ok:
         return None
-    data = workspace.data(spec.data).sized(spec.size)
+    data = workspace.data(spec.data, split=spec.split).sized(spec.size)
     setup = set_up(spec, seed, data)
     found = reopen(where, setup.model, record.digests.gates)
     if found.mask.digest() != record.digests.mask:

@@ -26,7 +26,7 @@ class Workspace:
         results: Folder of the runs.
         data_dir: Folder of the data sets.
         device: Device of models and images.
-        loaded: Data sets in memory, by name.
+        loaded: Data sets in memory, by name, with `:SPLIT` for a split other than 0.
         selected: File that lists the specs that may be evaluated on the test set. None in a demonstration, where all
             specs may be evaluated because the results are not evidence.
     """
@@ -37,11 +37,12 @@ class Workspace:
     loaded: dict[str, Data] = field(default_factory=dict)
     selected: Path | None = Path("paper/selected.yaml")
 
-    def data(self, name: str, download: bool = True) -> Data:
-        """Return a data set, which is loaded once for all runs of this process."""
-        if name not in self.loaded:
-            self.loaded[name] = load(name, self.data_dir, download=download).to(self.device)
-        return self.loaded[name]
+    def data(self, name: str, download: bool = True, split: int = 0) -> Data:
+        """Return a data set with the given split, which is loaded once for all runs of this process."""
+        key = f"{name}:{split}" if split else name
+        if key not in self.loaded:
+            self.loaded[key] = load(name, self.data_dir, download, split).to(self.device)
+        return self.loaded[key]
 
 
 @dataclass(frozen=True)

@@ -225,7 +225,7 @@ class Verifier:
         """Return the data set of a run, or None if it is not on this machine. Verification never downloads data."""
         if spec.data not in self.missing:
             try:
-                return self.bench.data(spec.data, download=False).sized(spec.size)
+                return self.bench.data(spec.data, False, spec.split).sized(spec.size)
             except CrbgError as error:
                 self.missing[spec.data] = str(error)
         return None

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader
 
-from crbg.errors import CrbgError, reason
+from crbg.errors import CrbgError, few, reason
 from crbg.gates.attach import weights
 from crbg.gates.dtypes import floating_dtype
 from crbg.measure.accuracy import eval_mode, training_mode
@@ -202,6 +202,11 @@ def _check_gradients(model: nn.Module, batches: Batches, loss: Loss, value: Tens
                 if not unused:
                     break
     if unused == set(raw) or all(g is None or not bool(g.any()) for g in found.values()):
+        if zeros := [n for n, p in model.named_parameters() if p.ndim > 1 and not bool(p.any())]:
+            raise CrbgError(
+                f"no gradient reaches any weight that can be gated, because all weights of {few(zeros)} are zero; "
+                "initialise them with random weights before the search"
+            )
         raise CrbgError(
             "no gradient reaches any weight that can be gated: the loss does not depend on them; check that the "
             "model's forward pass and the loss are differentiable"

@@ -1,4 +1,4 @@
-"""The cosine learning rate schedule, and the optimisers for training weights."""
+"""Learning rate schedules, and the optimisers for training weights."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ from crbg.errors import CrbgError, suggest
 def cosine(progress: float) -> float:
     """Return the multiplier of the learning rate: half a cosine wave, from 1 at progress 0 to 0 at progress 1."""
     return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def plateau(progress: float) -> float:
+    """Return the multiplier of the learning rate: 1 up to progress 0.6, then a straight line to 0 at progress 1."""
+    return min(1.0, (1.0 - progress) / 0.4)
 
 
 def optimiser(

@@ -17,17 +17,55 @@ from crbg.report.records_table import values
 
 
 @dataclass(frozen=True)
+class Check:
+    """An interval that a rule compares with a bound; `above` says on which side of the bound the claim holds."""
+
+    interval: stats.Interval
+    bound: float
+    above: bool = True
+
+    @property
+    def open(self) -> bool:
+        """Whether the interval contains the bound, so that it decides nothing."""
+        return self.interval.low <= self.bound <= self.interval.high
+
+    @property
+    def against(self) -> bool:
+        """Whether the mean is on the side of the bound where the claim fails."""
+        return (self.interval.mean < self.bound) == self.above
+
+
+@dataclass(frozen=True)
 class Verdict:
     """The outcome of a rule for the measured runs.
 
     seeds: the smallest number of seeds among the compared arms; None if nothing was compared.
     absent: whether the verdict is "not run" because the runs do not exist, and not because they cannot be judged.
+    checks: the comparisons on which the outcome depends. The claim holds if all of them hold, or, without `every`, if
+    one does.
     """
 
     word: str
     evidence: str
     seeds: int | None = None
     absent: bool = False
+    checks: tuple[Check, ...] = ()
+    every: bool = True
+
+    def decision(self) -> tuple[int | None, str]:
+        """Return the number of seeds that would decide an inconclusive verdict if all means stay, and the outcome.
+
+        One decided check is enough for an outcome that a single check can decide; otherwise, all open checks are
+        needed. The number is None if it is unknown.
+        """
+        pending = [c for c in self.checks if c.open]
+        single = [c for c in pending if c.against == self.every]  # each of these alone would decide
+        needs = [stats.seeds_to_decide(c.interval, c.bound) for c in single or pending]
+        known = [n for n in needs if n is not None]
+        word = decide(bool(single) != self.every, bool(single) == self.every)
+        if single:
+            return min(known, default=None), word
+        return (max(known, default=None) if len(known) == len(needs) else None), word
 
 
 def not_run(evidence: str = "no runs", absent: bool = True) -> Verdict:

@@ -10,6 +10,7 @@ from crbg.report import stats
 from crbg.report.records_table import values
 from crbg.report.rules.base import (
     ArmRule,
+    Check,
     DensityRule,
     Part,
     Verdict,
@@ -39,7 +40,57 @@ class Loss(DensityRule):
             return not_run()
         d = compare(reference, mine).difference
         evidence = f"{self.reference} - {self.arm} = {d.mean:+.2f} points{span(d)}, at most {self.most} allowed"
-        return Verdict(decide(d.high <= self.most, d.low > self.most), f"{evidence}, n = {d.n}", d.n)
+        checks = (Check(d, self.most, above=False),)
+        return Verdict(decide(d.high <= self.most, d.low > self.most), f"{evidence}, n = {d.n}", d.n, checks=checks)
+
+
+@register("lead")
+class Lead(DensityRule):
+    """An arm is more accurate than another by a published number of points, `by`, within a margin."""
+
+    other: str
+    by: float
+    margin: float
+
+    def judge(self, rows: pd.DataFrame) -> Verdict:
+        ours, theirs = self.runs(rows), self.runs(rows, self.other)
+        if ours.empty or theirs.empty:
+            return not_run()
+        d = compare(ours, theirs).difference
+        beyond = stats.Interval(d.mean - self.by, d.low - self.by, d.high - self.by, d.n, d.error)
+        evidence = f"{self.arm} {ours.accuracy.mean():.2f} %, {self.other} {theirs.accuracy.mean():.2f} %: "
+        evidence += f"{d.mean:+.2f} points{span(d)}, {self.by:+g} claimed, margin {self.margin}, n = {d.n}"
+        checks = (Check(beyond, -self.margin),)
+        return Verdict(stats.margin_verdict(beyond, self.margin), evidence, d.n, checks=checks)
+
+
+@register("pronounced")
+class Pronounced(DensityRule):
+    """The lead of an arm over a reference is larger at `density` than at the density `moderate`."""
+
+    reference: str
+    moderate: float
+
+    @property
+    def densities(self) -> tuple[float | None, ...]:
+        """The two densities of the rule."""
+        return self.density, self.moderate
+
+    def judge(self, rows: pd.DataFrame) -> Verdict:
+        leads = []
+        for density in self.densities:
+            ours, theirs = (values(rows, self.experiment, arm, density) for arm in (self.arm, self.reference))
+            pairs = ours.merge(theirs, on=["seed", "draw", "order"])
+            if pairs.empty:
+                return not_run()
+            leads.append(pairs.assign(accuracy=pairs.accuracy_x - pairs.accuracy_y)[["seed", "accuracy"]])
+        both = leads[0].merge(leads[1], on="seed")
+        if both.empty:
+            return not_run()
+        d = stats.paired(list(both.accuracy_x), list(both.accuracy_y)).difference
+        ends = " and ".join(f"{x.accuracy.mean():+.2f} at {k}" for x, k in zip(leads, self.densities, strict=True))
+        evidence = f"{self.arm} - {self.reference} is {ends}; difference {d.mean:+.2f}{span(d)}, n = {d.n}"
+        return Verdict(decide(d.low > 0, d.high < 0), evidence, d.n, checks=(Check(d, 0.0),))
 
 
 @register("frontier")
@@ -65,33 +116,32 @@ class Frontier(DensityRule):
         if any(len(p) < len(base) for p in pairs):
             return not_run("the runs are not paired by seed, initial draw and data order", absent=False)
         up, down = (stats.paired(list(p.accuracy_x), list(p.accuracy_y)).difference for p in pairs)
-        m, loss = self.margin, stats.Interval(-down.mean, -down.high, -down.low, down.n)
+        m, loss = self.margin, stats.Interval(-down.mean, -down.high, -down.low, down.n, down.error)
         evidence = (
             f"{self.arm} at {self.density} - {reference} at {self.reference_density} = {up.mean:+.2f}{span(up)}; "
             f"{self.other} at {self.density} is lower by {loss.mean:.2f}{span(loss, '.2f')}; margin {m}, n = {up.n}"
         )
         word = decide(up.low >= -m and down.high < -m, up.high < -m or down.low >= -m)
-        return Verdict(word, evidence, up.n)
+        return Verdict(word, evidence, up.n, checks=(Check(up, -m), Check(down, -m, above=False)))
 
 
 @register("best")
 class Best(ArmRule):
     """An arm is more accurate than each of `others` at one or more densities: all intervals of differences are above 0.
 
+    density: one density, several, or null for runs without a target density.
     within: the arm may be worse by less than this many points.
     among: the experiment of `others`, if not `experiment`; its arms have no target density.
     whole: those of `others` that have no target density.
     part: the data split; on validation, each arm is compared at its best setting.
-    wider: an experiment with more seeds of the same specs, used for the arms that both experiments contain.
     """
 
-    density: float | tuple[float, ...]
+    density: float | tuple[float, ...] | None
     others: tuple[str, ...]
     within: float = 0.0
     among: str = ""
     whole: tuple[str, ...] = ()
     part: Part = "test"
-    wider: str = ""
 
     @property
     def densities(self) -> tuple[float | None, ...]:
@@ -99,7 +149,7 @@ class Best(ArmRule):
         return self.density if isinstance(self.density, tuple) else (self.density,)
 
     def judge(self, rows: pd.DataFrame) -> Verdict:
-        found = [self._judge(rows, d) for d in self.densities if d is not None]
+        found = [self._judge(rows, d) for d in self.densities]
         if len(found) == 1:
             return found[0]
         words = [v.word for v in found]
@@ -109,16 +159,17 @@ class Best(ArmRule):
             "; ".join(v.evidence for v in found),
             min((v.seeds for v in found if v.seeds is not None), default=None),
             any(v.absent for v in found),
+            tuple(check for v in found for check in v.checks),
         )
 
-    def _judge(self, rows: pd.DataFrame, density: float) -> Verdict:
+    def _judge(self, rows: pd.DataFrame, density: float | None) -> Verdict:
         """Compare the arm with all others at one density."""
         ours = self._chosen(rows, self.experiment, self.arm, density)
         if ours.empty:
             return not_run()
-        more, lost = self._wider(rows, self.arm, density, ours), self._lost(rows, self.arm, density)
-        differences: dict[str, str] = {}
-        holds, refuted, seeds = True, False, [len(ours)]
+        lost = self._lost(rows, self.arm, density)
+        differences: dict[str, stats.Interval] = {}
+        seeds = [len(ours)]
         for other in self.others:
             asked = None if self.among or other in self.whole else density
             theirs = self._chosen(rows, self.among or self.experiment, other, asked)
@@ -126,26 +177,20 @@ class Best(ArmRule):
                 return Verdict("inconclusive", ", ".join(gone))
             if theirs.empty:
                 return not_run(f"no runs of {other}")
-            wide = self._wider(rows, other, density, theirs)
-            both = len(more) > len(ours) and len(wide) > len(theirs)
-            d = compare(*((more, wide) if both else (ours, theirs))).difference
-            holds, refuted = holds and d.low > -self.within, refuted or d.high < -self.within
+            differences[other] = compare(ours, theirs).difference
             seeds.append(len(theirs))
-            differences[other] = f"{d.mean:+.2f}{span(d)}" + (f" (n = {d.n})" if both else "")
-        listed = ", ".join(f"{text} against {other}" for other, text in differences.items())
+        listed = ", ".join(f"{d.mean:+.2f}{span(d)} against {other}" for other, d in differences.items())
         allowed = f"; at most {self.within} points lower allowed" if self.within else ""
         where = ", validation" if self.part == "validation" else ""
-        evidence = f"{self.arm} at {density}: {listed}{allowed}; n = {min(seeds)}{where}"
-        return Verdict(decide(holds, refuted), evidence, min(seeds))
+        at = "" if density is None else f" at {density}"
+        evidence = f"{self.arm}{at}: {listed}{allowed}; n = {min(seeds)}{where}"
+        found = differences.values()
+        word = decide(all(d.low > -self.within for d in found), any(d.high < -self.within for d in found))
+        return Verdict(word, evidence, min(seeds), checks=tuple(Check(d, -self.within) for d in found))
 
-    def _lost(self, rows: pd.DataFrame, arm: str, density: float) -> list[str]:
-        n = collapsed(rows, self.experiment, arm, density)
+    def _lost(self, rows: pd.DataFrame, arm: str, density: float | None) -> list[str]:
+        n = 0 if density is None else collapsed(rows, self.experiment, arm, density)
         return [f"{count(n, 'run')} of {arm} collapsed"] if n else []
-
-    def _wider(self, rows: pd.DataFrame, arm: str, density: float, mine: pd.DataFrame) -> pd.DataFrame:
-        """Select the runs of the same spec from the experiment with more seeds; if there are none, return `mine`."""
-        found = self._chosen(rows, self.wider, arm, density) if self.wider else mine
-        return found if set(found.digest) == set(mine.digest) else mine
 
     def _chosen(self, rows: pd.DataFrame, experiment: str, arm: str, density: float | None) -> pd.DataFrame:
         """Select the rows of an arm. If there are several settings: the best one on validation, nothing on test."""
@@ -161,11 +206,12 @@ class Best(ArmRule):
 class Cheaper(DensityRule):
     """An arm costs 1 / `times` of a reference, in search seconds: ratio reference / arm, geometric mean over seeds.
 
-    The claim holds if the ratio is at least nine tenths of `times`. Runs on different machines are not compared.
+    The claim holds if the ratio is at least `share` of `times`. Runs on different machines are not compared.
     """
 
     reference: str
     times: float
+    share: float = 0.9
 
     def judge(self, rows: pd.DataFrame) -> Verdict:
         ours, theirs = self.runs(rows), self.runs(rows, self.reference)
@@ -176,8 +222,9 @@ class Cheaper(DensityRule):
         logs = [arm.assign(accuracy=[math.log(float(s)) for s in arm.search_seconds]) for arm in (theirs, ours)]
         d = compare(*logs).difference
         ratio = stats.Interval(math.exp(d.mean), math.exp(d.low), math.exp(d.high), d.n)
-        least = 0.9 * self.times
+        least = self.share * self.times
         seconds = f"{self.arm} takes {ours.search_seconds.mean():.0f} s, {self.reference} "
         seconds += f"{theirs.search_seconds.mean():.0f} s: {ratio.mean:.1f} times{span(ratio, '.1f')}"
         word = decide(ratio.low >= least, ratio.high < least)
-        return Verdict(word, f"{seconds}, {self.times} claimed, n = {d.n}", d.n)
+        checks = (Check(d, math.log(least)),)
+        return Verdict(word, f"{seconds}, {self.times} claimed, n = {d.n}", d.n, checks=checks)

@@ -6,7 +6,7 @@ import pandas as pd
 
 from crbg.report import stats
 from crbg.report.records_table import setting
-from crbg.report.rules.base import ArmRule, Verdict, decide, not_run, paired, register, span
+from crbg.report.rules.base import ArmRule, Check, Verdict, decide, not_run, paired, register, span
 
 
 def cells(rows: pd.DataFrame, rule: ArmRule) -> dict[str, pd.DataFrame]:
@@ -38,7 +38,7 @@ class Order(ArmRule):
             for k, g in best.items()
         )
         evidence = f"{'; '.join(ends)}; difference {d.mean:+.2f}{span(d)}, n = {d.n}, validation"
-        return Verdict(decide(d.low > 0, d.high < 0), evidence, d.n)
+        return Verdict(decide(d.low > 0, d.high < 0), evidence, d.n, checks=(Check(d, 0.0),))
 
 
 @register("controls")
@@ -64,7 +64,8 @@ class Controls(ArmRule):
         n = min(d.n for d in rises.values())
         evidence = f"from the smallest to the largest {self.knob}, sparsity changes (in points) by {parts}; "
         evidence += f"over the range of {self.other}, by {sum(spans) / len(spans):.1f} on average"
-        return Verdict(word, f"{evidence}, n = {n}, validation", n)
+        checks = tuple(Check(d, 0.0) for d in rises.values())
+        return Verdict(word, f"{evidence}, n = {n}, validation", n, checks=checks)
 
 
 @register("flat")
@@ -91,4 +92,5 @@ class Flat(ArmRule):
             word = word if g.over.abs().mean() <= self.over else "not reproduced"
             evidence += f"; {100 * g.over.mean():+.1f} % off the budget at {g.setting.iloc[0]}, "
             evidence += f"at most {100 * self.over:g} % allowed"
-        return Verdict(word, f"{evidence}, n = {d.n}, validation", d.n)
+        checks = (Check(d, self.most, above=False),)
+        return Verdict(word, f"{evidence}, n = {d.n}, validation", d.n, checks=checks)

@@ -8,7 +8,21 @@ import pandas as pd
 
 from crbg.report import stats
 from crbg.report.records_table import setting, values
-from crbg.report.rules.base import DensityRule, Part, Rule, Verdict, compare, decide, not_run, register, span
+from crbg.report.rules.base import (
+    ArmRule,
+    Check,
+    DensityRule,
+    Part,
+    Rule,
+    Verdict,
+    compare,
+    decide,
+    not_run,
+    register,
+    span,
+)
+
+SANITY_MARGIN = 0.5  # in points: every sanity check with training is judged with this margin
 
 
 @register("sanity")
@@ -21,22 +35,23 @@ class Sanity(DensityRule):
         mine = self.runs(rows)
         if mine.empty:
             return not_run()
-        parts, holds, refuted = [], True, False
+        checks, parts = [], []
         for control, bound in self.at_most.items():
             i = stats.t_interval(list(mine[control]))
-            holds, refuted = holds and i.high <= bound, refuted or i.low > bound
+            checks.append(Check(i, bound, above=False))
             parts.append(f"{control} {i.mean:.1f} %{span(i, '.1f')}, bound {bound}")
-        return Verdict(decide(holds, refuted), f"{'; '.join(parts)}, n = {len(mine)}", len(mine))
+        holds = all(c.interval.high <= c.bound for c in checks)
+        word = decide(holds, any(c.interval.low > c.bound for c in checks))
+        return Verdict(word, f"{'; '.join(parts)}, n = {len(mine)}", len(mine), checks=tuple(checks))
 
 
 @register("passes")
 class Passes(DensityRule):
-    """Tickets pass the sanity checks: with training, every control lowers accuracy by more than the margin.
+    """Tickets pass the sanity checks: with training, every control lowers accuracy by more than SANITY_MARGIN.
 
     If any control lowers it by less, the tickets fail. With `fail: true`, the claim is that they fail.
     """
 
-    margin: float
     fail: bool = False
     part: Part = "test"
 
@@ -46,12 +61,14 @@ class Passes(DensityRule):
         if "none" not in by or len(by) < 2:
             return not_run()
         losses = {name: compare(by["none"], g).difference for name, g in by.items() if name != "none"}
-        passes = all(d.low > self.margin for d in losses.values())
-        fails = any(d.high < self.margin for d in losses.values())
+        passes = all(d.low > SANITY_MARGIN for d in losses.values())
+        fails = any(d.high < SANITY_MARGIN for d in losses.values())
         parts = ", ".join(f"{name} costs {d.mean:.2f}{span(d, '.2f')}" for name, d in losses.items())
         n, where = min(map(len, by.values())), ", validation" if self.part == "validation" else ""
-        evidence = f"{self.arm} at {self.density}: {parts}; margin {self.margin}, n = {n}{where}"
-        return Verdict(decide(fails, passes) if self.fail else decide(passes, fails), evidence, n)
+        evidence = f"{self.arm} at {self.density}: {parts}; margin {SANITY_MARGIN}, n = {n}{where}"
+        word = decide(fails, passes) if self.fail else decide(passes, fails)
+        checks = tuple(Check(d, SANITY_MARGIN, above=not self.fail) for d in losses.values())
+        return Verdict(word, evidence, n, checks=checks, every=not self.fail)
 
 
 @register("deeper")
@@ -73,7 +90,53 @@ class Deeper(DensityRule):
             f"over {int(mine.tensors.max())} layers; layers in random order give up to {bound:.2f}; "
             f"with depth alone {mine.depth.mean():+.2f}, with size alone {mine.by_size.mean():+.2f}, n = {i.n}"
         )
-        return Verdict(decide(i.low > bound, i.high < bound), evidence, i.n)
+        return Verdict(decide(i.low > bound, i.high < bound), evidence, i.n, checks=(Check(i, bound),))
+
+
+@register("silent")
+class Silent(ArmRule):
+    """Fewer hidden units are silent (same activation for every image) than in the networks of arm `other`."""
+
+    other: str
+
+    def judge(self, rows: pd.DataFrame) -> Verdict:
+        mine = rows[(rows.experiment == self.experiment) & (rows.reading == "binary") & rows.silent.notna()]
+        counts = [
+            g.assign(accuracy=g.silent.astype(float))
+            for g in (mine[mine.arm == self.arm], mine[mine.arm == self.other])
+        ]
+        if counts[0].empty or counts[1].empty:
+            return not_run()
+        d = compare(counts[1], counts[0]).difference
+        ends = " and ".join(
+            f"{g.accuracy.mean():.1f} in {name}" for g, name in zip(counts, (self.arm, self.other), strict=True)
+        )
+        evidence = f"silent hidden units: {ends}; difference {d.mean:.1f}{span(d, '.1f')}, n = {d.n}"
+        return Verdict(decide(d.low > 0, d.high < 0), evidence, d.n, checks=(Check(d, 0.0),))
+
+
+@register("objective")
+class Objective(DensityRule):
+    """Before training, tickets have a higher (worse) value of `objective` than the tickets of each of `others`."""
+
+    objective: str
+    others: tuple[str, ...]
+
+    def judge(self, rows: pd.DataFrame) -> Verdict:
+        column = f"objective_{self.objective}"
+        found = {arm: self.runs(rows, arm) for arm in (self.arm, *self.others)}
+        found = {
+            arm: g.assign(accuracy=g[column].astype(float)).dropna(subset=["accuracy"]) for arm, g in found.items()
+        }
+        if missing := [arm for arm, g in found.items() if g.empty]:
+            return not_run(f"no values of this objective for {', '.join(missing)}")
+        mine = found.pop(self.arm)
+        worse = {arm: compare(mine, g).difference for arm, g in found.items()}
+        parts = ", ".join(f"{d.mean:+.3g}{span(d, '+.3g')} against {arm}" for arm, d in worse.items())
+        n = min(d.n for d in worse.values())
+        word = decide(all(d.low > 0 for d in worse.values()), any(d.high < 0 for d in worse.values()))
+        evidence = f"{self.arm} at {self.density}, {self.objective} before training: {parts}; n = {n}"
+        return Verdict(word, evidence, n, checks=tuple(Check(d, 0.0) for d in worse.values()))
 
 
 @register("untestable")

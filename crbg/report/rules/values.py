@@ -6,7 +6,19 @@ import pandas as pd
 from pydantic import model_validator
 
 from crbg.report import stats
-from crbg.report.rules.base import DensityRule, Mask, Verdict, decide, mean, missed, not_run, paired, register, span
+from crbg.report.rules.base import (
+    Check,
+    DensityRule,
+    Mask,
+    Verdict,
+    decide,
+    mean,
+    missed,
+    not_run,
+    paired,
+    register,
+    span,
+)
 
 
 @register("value")
@@ -14,15 +26,13 @@ class Value(DensityRule):
     """A published accuracy at a published sparsity: d = ours - published is compared with the margin.
 
     at: the published density. If no target density is set, a ticket denser than this is not a reproduction.
-    mask: how gates become a mask (docs/vocabulary.md, "reading"). shorter: how much of the published search was run, in
-    words; if set, an accuracy below the published one is inconclusive.
+    mask: how gates become a mask (docs/vocabulary.md, "reading").
     """
 
     published: float
     margin: float
     at: float | None = None
     mask: Mask = "binary"
-    shorter: str = ""
 
     @model_validator(mode="after")
     def _has_a_density(self) -> Value:
@@ -43,12 +53,10 @@ class Value(DensityRule):
             return not_run()
         if self.density is None and self.at is not None and mine.density.mean() > self.at:
             word = "not reproduced"  # whatever the accuracy, because fewer weights were removed than published
-        units = self._units(mine)
-        if self.shorter and word == "not reproduced":
-            word, units = "inconclusive", f" after {self.shorter} of the published search{units}"
-        sparsity = 100 * (1 - mine.density.mean())
-        evidence = f"{mine.accuracy.mean():.2f} %{units} at {sparsity:.1f} % sparsity, d = {d.mean:+.2f}{span(d)}"
-        return Verdict(word, f"{evidence}, margin {self.margin}, n = {d.n}", d.n)
+        sparsity = f"{100 * (1 - mine.density.mean()):.1f} % sparsity"
+        evidence = f"{mine.accuracy.mean():.2f} %{self._units(mine)} at {sparsity}, d = {d.mean:+.2f}{span(d)}"
+        checks = (Check(d, -self.margin),)
+        return Verdict(word, f"{evidence}, margin {self.margin}, n = {d.n}", d.n, checks=checks)
 
     def _units(self, mine: pd.DataFrame) -> str:
         if not mine.units.notna().all():
@@ -72,7 +80,8 @@ class Floor(DensityRule):
             return not_run(problem, absent=False)
         i = stats.t_interval(list(mine.accuracy))
         word = decide(i.low >= self.least, i.high < self.least)
-        return Verdict(word, f"{i.mean:.2f} %{span(i, '.2f')}, at least {self.least} required, n = {i.n}", i.n)
+        evidence = f"{i.mean:.2f} %{span(i, '.2f')}, at least {self.least} required, n = {i.n}"
+        return Verdict(word, evidence, i.n, checks=(Check(i, self.least),))
 
 
 @register("gap")
@@ -87,4 +96,5 @@ class Gap(DensityRule):
             return not_run()
         d = paired(soft, hard)
         evidence = f"mean - half = {d.mean:+.2f} points{span(d)}, at most {self.most} allowed, n = {d.n}"
-        return Verdict(decide(d.high <= self.most, d.low > self.most), evidence, d.n)
+        checks = (Check(d, self.most, above=False),)
+        return Verdict(decide(d.high <= self.most, d.low > self.most), evidence, d.n, checks=checks)

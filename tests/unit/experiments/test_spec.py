@@ -119,6 +119,7 @@ def test_every_field_enters_the_digest():
         "fit_on": "all",
         "limit": 1000,
         "control_images": 500,
+        "split": 1,
         "model_args": {"activation": "relu"},
         "options": {"lr": 0.2},
     }

@@ -29,7 +29,7 @@ def test_measurements_by_hand():
     assert found.loss == pytest.approx(float(F.cross_entropy(out, Y)), rel=1e-5)
     assert found.metric == pytest.approx(float(out.mean().detach()), rel=1e-5)
     assert found.accuracy == pytest.approx(100 * float((out.argmax(1) == Y).float().mean()))
-    assert found.commonest == pytest.approx(100 * float(Y.bincount().max()) / 200)
+    assert found.most_frequent == pytest.approx(100 * float(Y.bincount().max()) / 200)
     assert (found.examples, found.labels) == (200, 200)
 
 
@@ -88,7 +88,7 @@ def test_a_ticket_at_chance_is_a_warning_with_a_cause(changed, history, epochs, 
 def test_the_printed_report():
     text = str(report(layers={"a": 0.25, "b": 0.5}, decided=0.9, reached=True, natural=0.251, metric="f1"))
     assert "on 100 examples (held-out)" in text
-    assert "accuracy 34.0 %; 30.0 % of the dense initial network and 33.0 % of the commonest class" in text
+    assert "accuracy 34.0 %; 30.0 % of the dense initial network and 33.0 % of the most frequent class" in text
     assert "90.0% ended at exactly 0 or 1" in text
     assert "reached by the search" in text
     assert "a 0.25, b 0.5" in text
@@ -149,7 +149,7 @@ def test_the_statistics_of_batch_norm_belong_to_the_reported_ticket():
     found = find_ticket(model, (X, Y), 0.5, epochs=20, batch=60, validation=(X, Y), lr=0.1)
     out = found.apply(model).eval()(X)
     assert found.report.ticket.accuracy == pytest.approx(100 * float((out.argmax(1) == Y).float().mean()))
-    assert found.report.ticket.accuracy > found.report.ticket.commonest + 10
+    assert found.report.ticket.accuracy > found.report.ticket.most_frequent + 10
     assert math.isfinite(found.report.ticket.loss)
 
 

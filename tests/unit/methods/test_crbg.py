@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 import torch
 from torch import nn
 
-from crbg import measure, methods
+from crbg import find_ticket, measure, methods
 from crbg.data.loader import BatchLoader
 from crbg.errors import CrbgError
 from crbg.experiments.spec import Spec, folder
@@ -92,6 +93,19 @@ def test_finetuning_trains_kept_weights_alone_and_helps(digits):
         assert moved[found.mask[name]].float().mean() > 0.5
     parts = digits.validation
     assert accuracy(model, parts.batches(), found.mask) > accuracy(other, parts.batches(), plain.mask)
+
+
+def test_finetuning_a_shuffled_mask_keeps_layer_densities_only(digits):
+    model, found, _ = search(digits, variant(finetune=1, finetune_mask="shuffled"))
+    other, plain, _ = search(digits, BASE)
+    assert found.mask != plain.mask
+    assert {n: int(m.sum()) for n, m in found.mask.items()} == {n: int(m.sum()) for n, m in plain.mask.items()}
+    for name, w in attach.weights(model).items():
+        moved = w != attach.weights(other)[name]
+        assert bool(moved.any())
+        assert not bool((moved & ~found.mask[name]).any())
+    with pytest.raises(CrbgError, match=r"finetune_mask needs training after the search: set `options\.finetune`"):
+        variant(finetune_mask="shuffled")
 
 
 def test_slopes_train_and_weights_do_not(digits):
@@ -320,3 +334,25 @@ def test_temperature_zero_gives_the_searched_outputs_their_spread(digits, spread
     counts = {int(m.num_batches_tracked) for m in model.modules() if isinstance(m, nn.BatchNorm2d)}
     assert counts == {len(seen) if training else 0}, "looking at the outputs leaves no trace in running statistics"
     assert {m.training for m in model.modules()} == {training}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "wanted"),
+    [
+        ("cosine", [0.5 * (1 + math.cos(math.pi * k / 10)) for k in range(10)]),
+        ("plateau", [1, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25]),
+    ],
+)
+def test_adam_follows_the_schedule_and_the_decay_rates(monkeypatch, schedule, wanted):
+    seen, step = [], torch.optim.Adam.step
+
+    def spy(adam):
+        seen.append((adam.param_groups[0]["lr"], adam.param_groups[0]["betas"]))
+        return step(adam)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", spy)
+    data = torch.randn(40, 4), torch.arange(40) % 2
+    options = {"lr": 1.0, "schedule": schedule, "beta1": 0.5, "beta2": 0.99}
+    find_ticket(nn.Linear(4, 2), data, 0.5, epochs=1, batch=4, validation=None, **options)
+    assert [lr for lr, _ in seen] == pytest.approx(wanted)
+    assert {betas for _, betas in seen} == {(0.5, 0.99)}

@@ -1,18 +1,17 @@
-from types import SimpleNamespace
-
 import pandas as pd
 import pytest
 
 from crbg import methods
 from crbg.errors import CrbgError
 from crbg.report import documents
+from crbg.report.claims import Judgement
 
 MARKS = "<!-- {0}: written by `crbg report`, do not edit -->\n{1}<!-- end of {0} -->\n"
 HEADLINE = {"reading": "binary", "part": "test", "accuracy": 95.0, "asked": 0.05, "seed": 0}
 
 
 def verdict(name, word, source="thesis", evidence="97 %"):
-    return SimpleNamespace(id=name, source=source, quote=f"quote of {name}", verdict=word, measured=evidence)
+    return Judgement(name, source, f"quote of {name}", word, evidence)
 
 
 def made(*verdicts):
@@ -41,7 +40,7 @@ def test_an_unknown_block_is_one_error_with_the_nearest_name():
 
 def test_claims_are_counted_and_goals_and_contrasts_are_not():
     judged = [verdict("a", "exceeded"), verdict("b", "exceeded"), verdict("c", "not testable on MNIST")]
-    others = [verdict("goal 98 %", "met", "our aim"), verdict("x - y", "indistinguishable", "contrast declared before")]
+    others = [verdict("goal 98 %", "met", "our aim"), verdict("x - y", "indistinguishable", "confirmatory contrast")]
     assert "2 exceeded, 1 not testable, of 3 declared rules (" in made(*judged, *others)["verdicts"]
 
 

@@ -48,7 +48,7 @@ def runs(arm, accuracies, asked=0.1, experiment="short", **more):
 
 
 def judged(reduced, *frames, kind="value", rule=None, **more):
-    claim = {"id": "c", "source": "s", "quote": "q", "kind": kind, "reading": "r", "rule": rule, "reduced": reduced}
+    claim = GOOD | {"id": "c", "kind": kind, "rule": rule, "reduced": reduced}
     rows = pd.concat([f for f in frames if len(f)] or [runs("nothing", [1.0])], ignore_index=True)
     return claims.judge(claims.parse_claims({"claims": [claim | more]}), rows, REAL)[0]
 
@@ -199,13 +199,36 @@ def test_a_cost_is_only_observed(n):
 
 
 def test_sanity_checks_read_one_seed():
-    rule = {"type": "passes", "density": 0.1, "margin": 0.5} | SCHEDULE
+    rule = {"type": "passes", "density": 0.1} | SCHEDULE
     kinds = [("none", 80.0), ("shuffle", 70.0), ("reinit", 79.8)]
     frames = [runs("ours", [a], setting=f"control {c}", digest=c) for c, a in kinds]
     out = judged(rule, *frames, kind="order")
     assert out.verdict == "observed"
     assert out.evidence.startswith("ours at 0.1: reinit costs 0.20, shuffle costs 10.00; margin 0.5, n = 1; reduced")
     assert judged(rule, frames[0], kind="order").verdict == "not run"
+
+
+@pytest.mark.parametrize(("relu", "verdict"), [(60.0, "reproduced"), (10.5, "inconclusive"), (1.0, "not reproduced")])
+def test_silent_units_are_counted_on_validation_runs(relu, verdict):
+    rule = {"type": "silent", "experiment": "short", "arm": "ours", "other": "relu"}
+    frames = [runs("ours", [1.0] * 3, part="validation"), runs("relu", [1.0] * 3, part="validation")]
+    assert ruled(rule, pd.concat(frames))[0] == "not run"
+    frames = [f.assign(silent=[s - 1.0, s, s + d]) for f, s, d in zip(frames, (10.0, relu), (1.0, 2.0), strict=True)]
+    found, evidence = ruled(rule, pd.concat(frames))
+    assert found == verdict
+    assert f"silent hidden units: 10.0 in ours and {relu + 1 / 3:.1f} in relu" in evidence
+
+
+@pytest.mark.parametrize(("ours", "verdict"), [(2.0, "reproduced"), (1.05, "inconclusive"), (0.2, "not reproduced")])
+def test_objectives_of_tickets_are_compared_before_training(ours, verdict):
+    rule = {"type": "objective", "experiment": "short", "arm": "ours", "objective": "kl", "others": ["a", "b"]}
+    rule |= {"density": 0.1}
+    frames = [runs("ours", [1.0] * 3, objective_kl=ours), runs("a", [1.0] * 3, objective_kl=0.5), runs("b", [1.0] * 3)]
+    assert ruled(rule, pd.concat(frames)) == ("not run", "no values of this objective for b")
+    frames[2]["objective_kl"] = [0.9, 1.0, 1.1]
+    found, evidence = ruled(rule, pd.concat(frames))
+    assert found == verdict
+    assert f"{ours - 0.5:+.3g} [" in evidence
 
 
 def test_alike_values_have_an_interval_without_width():
@@ -222,7 +245,7 @@ def test_what_data_cannot_test_is_said_with_the_first_outcome(tmp_path):
     assert out.verdict == "not testable on MNIST"
     assert out.measured == "both methods saturate. Outcome of the earlier rule: not reproduced, by another rule"
     table, latex = verdicts.verdict_table([out], REAL), verdicts.verdict_latex([out])
-    head, _, line = table.splitlines()
+    *_, head, _, line = table.splitlines()
     assert "declared before / after the results were known" in head
     assert [c.strip() for c in line.strip("|").split("|")][3:5] == ["**not testable on MNIST**", "after"]
     assert r"c & not testable on MNIST & after & both methods saturate. Outcome of the earlier rule" in latex
@@ -300,7 +323,7 @@ def test_reduced_rules_name_what_the_configuration_runs_once_it_does(monkeypatch
     for claim in reduced_claims():
         rule = claim.reduced.rule
         assert claim.declared == "before"
-        assert rule.experiment.startswith("deep_")
+        assert rule.experiment.startswith("deep_") or (claim.kind, rule.experiment) == ("cost", "lenet_cts_second")
         if rule.experiment not in config.experiments:
             continue  # not in the configuration yet, so it has no rows
         e = config.experiments[rule.experiment]

@@ -126,3 +126,30 @@ def test_holm_leaves_contrasts_without_a_test_out_and_counts_those_declared():
     assert math.isnan(adjusted[0])
     assert adjusted[1:] == pytest.approx([0.003, 0.02])
     assert stats.holm([0.001], declared=8) == pytest.approx([0.008])
+
+
+@pytest.mark.parametrize(("spread", "bound", "n"), [(1.0, 1.0, 10), (1.0, 3.0, 4), (0.5, 1.0, 5), (1.0, 0.3, 90)])
+def test_the_number_of_seeds_has_the_stated_power(spread, bound, n):
+    """Checked against the exact power of the one-sample t test, from the noncentral t distribution."""
+    i = stats.Interval(0.0, -9.0, 9.0, 4, spread / 2)
+    assert stats.seeds_to_decide(i, bound) == stats.seeds_to_decide(i, -bound) == n
+
+    def power(k):
+        reach = scipy_stats.t.ppf(0.975, k - 1)
+        return scipy_stats.nct.sf(reach, k - 1, bound / spread * math.sqrt(k))
+
+    assert power(n) > 0.78
+    assert power(n - 2) < 0.8
+
+
+def test_the_number_of_seeds_may_be_unknown():
+    assert stats.seeds_to_decide(stats.t_interval([1.0]), 0.0) is None
+    assert stats.seeds_to_decide(stats.Interval(0.0, -1.0, 1.0, 3, 0.1), 0.0) is None
+    assert stats.seeds_to_decide(stats.Interval(0.001, -1.0, 1.0, 3, 1.0), 0.0, most=100) is None
+
+
+def test_intervals_know_their_standard_error():
+    a, b = [1.0, 2.0, 4.0], [0.0, 0.5, 1.5, 3.0]
+    assert stats.t_interval(a).error == pytest.approx(scipy_stats.sem(a))
+    welch = stats.welch(a, b).difference
+    assert welch.error == pytest.approx(math.hypot(scipy_stats.sem(a), scipy_stats.sem(b)))

@@ -252,6 +252,19 @@ def test_a_limit_uses_the_first_images(bench, digits):
     assert same.digests.mask == record.digests.mask
 
 
+def test_another_split_holds_out_other_images(bench, digits):
+    other = bench.data("digits", split=1)
+    assert [len(other.train), len(other.validation)] == [len(digits.train), len(digits.validation)]
+    assert not torch.equal(other.validation.x, digits.validation.x)
+    assert torch.equal(other.test.x, digits.test.x)
+    images = [torch.cat([d.train.x, d.validation.x]).double().flatten(1).sum(0) for d in (digits, other)]
+    assert torch.equal(*images), "both splits have the same images"
+    first, second = (execute(dataclasses.replace(POPUP, split=split, epochs=1), 0, bench) for split in (0, 1))
+    assert second.spec["split"] == 1
+    assert first.digests.mask != second.digests.mask
+    assert first.digests.draw == second.digests.draw
+
+
 def test_a_diverged_search_is_recorded_as_a_collapse(bench):
     spec = dataclasses.replace(DENSE, options={"lr": 1e30})
     record = execute(spec, 0, bench)

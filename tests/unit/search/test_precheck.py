@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
-from crbg import methods
+from crbg import find_ticket, methods
 from crbg.errors import CrbgError
 from crbg.search.precheck import check_first_batch, check_model
 from crbg.training.batches import LoaderBatches
@@ -109,6 +109,13 @@ NAN[3, 1] = float("nan")
 def test_what_does_not_fit_is_named(x, y, loss, words):
     with pytest.raises(CrbgError, match=words):
         check(mlp(), x, y, loss)
+
+
+def test_a_last_layer_of_zeros_is_named():
+    model = mlp()
+    nn.init.zeros_(model[4].weight)
+    with pytest.raises(CrbgError, match=r"all weights of 4\.weight are zero; initialise them"):
+        find_ticket(model, (X, Y), 0.5, epochs=1)
 
 
 def test_outputs_with_nan_are_named():
