@@ -9,12 +9,13 @@ from importlib.resources import files
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from crbg.export.c.network import F32, Finish, PixelLinear, Pixels, Pointwise, Pool, Step, Weighted, Window
 from crbg.export.c.seeded import Seeded
 
 TILE = 16  # images in a tile, as in parts/tile.c
-PAD = 4  # the weights of a unit of a linear layer are padded to a multiple of this number, as in parts/linear.c
+SLICE = 4  # units in a slice of a linear layer, as in parts/linear.c
 BYTES = {"uint8_t": 1, "uint16_t": 2, "uint32_t": 4, "float": 4}
 
 
@@ -48,7 +49,7 @@ class Program:
         largest = 0
         for step in self.steps:
             if isinstance(step, Weighted):
-                largest = max(largest, entries(step), step.weight.shape[1] * step.groups)
+                largest = max(largest, entries(step), step.weight.shape[1] * step.groups, len(step.weight))
         self.position = "uint16_t" if largest < 2**16 else "uint32_t"
         for i, step in enumerate(self.steps, start=1):
             self._define(f"layer{i}", step)
@@ -70,8 +71,8 @@ class Program:
             fields = [str(step.out_shape[0]), str(size), self._finish(name, step.finish)]
         else:
             assert isinstance(step, Weighted)
-            fields = self._weights(name, step)
-            fields.append(self._finish(name, step.finish))
+            fields, order = self._weights(name, step)
+            fields.append(self._finish(name, step.finish, order))
             if step.window:
                 fields.append(_window(step.window))
             if step.window and not self.gathers:
@@ -80,26 +81,28 @@ class Program:
                 fields = [f"{{{', '.join(fields)}}}", f"{{{', '.join(self._pixels(name, step.pixels))}}}"]
         self.tables.append(f"static const struct {function(step)} {name} = {{{', '.join(fields)}}};")
 
-    def _weights(self, name: str, step: Weighted) -> list[str]:
-        """Define the tables of the weights; return the first fields of the layer's structure."""
-        units, pad = len(step.weight), padding(step)
+    def _weights(self, name: str, step: Weighted) -> tuple[list[str], list[int] | None]:
+        """Define the tables of the weights; return the first fields of the structure, and the order of the units."""
+        if not self.gathers:
+            return [self._drawn(name, step)], None
+        units, table = len(step.weight), gather(step)
+        names, order = [self._array(self.position, f"{name}_starts", table.starts)], "0"
+        if table.order is not None:
+            order = self._array(self.position, f"{name}_order", table.order)
+            names.append(order)
+        kinds = {"columns": self.position, "weights": "float"}
         if step.name in self.seeds:
-            drawn = self._drawn(name, step)
-            if not self.at_start:
-                return [drawn]
-            self.tables.append(f"static const struct drawn {name}_drawn = {drawn};")
-            arrays = ((self.position, "starts", units + 1), (self.position, "columns", entries(step)))
-            for kind, array, size in (*arrays, ("float", "weights", entries(step))):
-                self.tables.append(f"static {kind} {name}_{array}[{size}];")
-                self.ram += BYTES[kind] * size
-            tables = ", ".join(f"{name}_{array}" for array in ("starts", "columns", "weights"))
-            self.draws.append(f"draw(&{name}_drawn, {pad}, {units // step.groups}, {tables});")
+            self.tables.append(f"static const struct drawn {name}_drawn = {self._drawn(name, step)};")
+            for what, kind in kinds.items():
+                count = max(1, len(table.weights))
+                self.tables.append(f"static {kind} {name}_{what}[{count}];")
+                self.ram += BYTES[kind] * count
+            tables = f"{name}_starts, {order}, next_place, {name}_columns, {name}_weights"
+            self.draws.append(f"draw(&{name}_drawn, {lanes(step)}, {units // step.groups}, {tables});")
         else:
-            starts, columns, weights = gather(step)
-            self._array(self.position, f"{name}_starts", starts)
-            self._array(self.position, f"{name}_columns", columns)
-            self._array("float", f"{name}_weights", weights)
-        return [str(units), f"{name}_starts", f"{name}_columns", f"{name}_weights"]
+            for what, kind in kinds.items():
+                self._array(kind, f"{name}_{what}", getattr(table, what))
+        return [str(units), *names, f"{name}_columns", f"{name}_weights"], table.order
 
     def _drawn(self, name: str, step: Weighted) -> str:
         seed, (units, columns) = self.seeds[step.name], step.weight.shape
@@ -112,10 +115,13 @@ class Program:
         arrays = (self._array("float", f"{name}_pixel_{what}", getattr(step, what)) for what in ("scale", "shift"))
         return [str(step.in_shape[0]), str(math.prod(step.in_shape[1:])), *arrays]
 
-    def _finish(self, name: str, finish: Finish) -> str:
+    def _finish(self, name: str, finish: Finish, order: list[int] | None = None) -> str:
+        def values(parameters: F32) -> F32:
+            return parameters if order is None else parameters[order]
+
         scale, shift, slopes = (
-            self._array("float", f"{name}_{what}", values) if values is not None and many else "0"
-            for what, values, many in (
+            self._array("float", f"{name}_{what}", values(parameters)) if parameters is not None and many else "0"
+            for what, parameters, many in (
                 ("scale", finish.scale, True),
                 ("shift", finish.shift, True),
                 ("slopes", finish.slope, len(finish.slope) > 1),
@@ -176,27 +182,54 @@ def tail(steps: list[Step]) -> int:
     return i
 
 
-def padding(step: Weighted) -> int:
-    """Return the number to a multiple of which the weights of a unit are padded."""
-    return 1 if step.window else PAD
+@dataclass(frozen=True)
+class Table:
+    """The kept weights of a layer as the functions `linear` and `convolution` read them.
+
+    Attributes:
+        starts: Place of the first weight of each slice (of each unit of a convolution) and the end, in multiples of the
+            units in a slice.
+        order: The units in the order of their places; None in convolutions, where it is the natural one.
+        columns: Column of each weight.
+        weights: The weights.
+    """
+
+    starts: list[int]
+    order: list[int] | None
+    columns: NDArray[np.int64]
+    weights: F32
+
+
+def lanes(step: Weighted) -> int:
+    """Return the number of units in a slice."""
+    return 1 if step.window else SLICE
 
 
 def entries(step: Weighted) -> int:
-    """Return the number of weights in the tables of a layer, with the padding."""
-    pad = padding(step)
-    return int(sum(-(-n // pad) * pad for n in np.count_nonzero(step.weight, axis=1)))
+    """Return the number of weights in the table of a layer, with the padding."""
+    counts, size = np.count_nonzero(step.weight, axis=1), lanes(step)
+    longest = counts if step.window else np.sort(counts)[::-size]
+    return size * int(longest.sum())
 
 
-def gather(step: Weighted) -> tuple[list[int], list[int], F32]:
-    """Return the tables of a layer without groups: starts in multiples of the padding, columns and weights."""
-    pad, starts, columns, weights = padding(step), [0], list[int](), list[float]()
-    for row in step.weight:
-        kept = np.flatnonzero(row).tolist()
-        missing = -len(kept) % pad
-        columns += kept + kept[-1:] * missing
-        weights += row[kept].tolist() + [0.0] * missing
-        starts.append(len(columns) // pad)
-    return starts, columns, np.asarray(weights, np.float32)
+def gather(step: Weighted) -> Table:
+    """Return the kept weights of a layer, slice by slice; the units of a slice are padded to the longest."""
+    counts, size = np.count_nonzero(step.weight, axis=1), lanes(step)
+    order = np.arange(len(counts)) if step.window else np.argsort(-counts, kind="stable")
+    starts, columns, weights = [0], [np.zeros(0, np.int64)], [np.zeros(0, np.float32)]
+    for place in range(0, len(order), size):
+        units = order[place : place + size]
+        column, weight = (
+            np.zeros((counts[units].max(), size), np.int64),
+            np.zeros((counts[units].max(), size), np.float32),
+        )
+        for lane, unit in enumerate(units):
+            kept = np.flatnonzero(step.weight[unit])
+            column[: len(kept), lane], weight[: len(kept), lane] = kept, step.weight[unit][kept]
+        columns.append(column.reshape(-1))
+        weights.append(weight.reshape(-1))
+        starts.append(starts[-1] + len(column))
+    return Table(starts, None if step.window else order.tolist(), np.concatenate(columns), np.concatenate(weights))
 
 
 def number(value: Any) -> str:

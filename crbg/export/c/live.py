@@ -79,21 +79,15 @@ def group_of(step: Weighted, unit: int) -> int:
 
 
 def compact(steps: list[Step], alive: list[Flags]) -> list[Step]:
-    """Return the steps without dead units; the hidden units of linear layers are sorted by their number of weights.
-
-    The result has one group in each convolution.
-    """
-    order = np.arange(steps[0].in_shape[0])  # the units that are left before a step, in their new order
+    """Return the steps without dead units; convolutions have one group then."""
+    order = np.arange(steps[0].in_shape[0])  # the units that are left before a step
     before, small = len(order), list[Step]()
-    last = [step for step in steps if isinstance(step, Weighted)][-1]
     for step, flags in zip(steps, alive, strict=True):
         size = step.in_shape[0] // before  # inputs per unit; above 1 if a linear layer follows channels
         inputs = (order[:, None] * size + np.arange(size)).reshape(-1)
         before = step.out_shape[0]
         if isinstance(step, Weighted):
             order = np.flatnonzero(flags)
-            if step.window is None and step is not last:
-                order = order[np.argsort(np.count_nonzero(step.weight[order], axis=1), kind="stable")]
             weight = _ungrouped(step)[order][:, inputs].reshape(len(order), -1)
             step = replace(step, weight=weight, groups=1)
         else:

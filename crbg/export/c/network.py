@@ -231,7 +231,8 @@ def _finish(finish: Finish, layer: nn.Module) -> None:
 
 
 def _bias(layer: nn.Linear | nn.Conv2d) -> Finish:
-    return Finish(shift=None if layer.bias is None else _array(layer.bias))
+    none = layer.bias is None or not bool(layer.bias.any())  # `initialise` sets all biases to 0
+    return Finish(shift=None if none else _array(cast(Tensor, layer.bias)))
 
 
 def _pool(name: str, layer: Any, before: Shape, after: Shape) -> Pool:

@@ -196,6 +196,8 @@ def _code(program: Program, name: str, predict: list[str], batch: list[str]) -> 
         lines += [f"typedef {program.position} position; /* in the tables of weights */", ""]
     lines += [program.parts(), *program.tables, ""]
     if program.at_start:
+        most = max(len(step.weight) for step in program.steps if isinstance(step, Weighted))
+        lines += [f"static position next_place[{most}];", ""]
         lines += _function(f"void {name}_init(void)", program.draws)
     lines += _function(_signature(program, name, "predict"), predict)
     if program.gathers:

@@ -11,5 +11,5 @@ static float finish(const struct finish *f, uint32_t unit, float sum)
     float y = f->scale ? sum * f->scale[unit] : sum;
     if (f->shift)
         y += f->shift[unit];
-    return (y > 0 ? y : 0) + (f->slopes ? f->slopes[unit] : f->slope) * (y < 0 ? y : 0);
+    return y < 0 ? y * (f->slopes ? f->slopes[unit] : f->slope) : y;
 }

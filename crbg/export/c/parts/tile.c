@@ -4,26 +4,32 @@
 typedef float lanes __attribute__((vector_size(4 * TILE), may_alias));
 typedef int32_t integers __attribute__((vector_size(4 * TILE)));
 
+static void finish_tile(const struct finish *f, uint32_t unit, const lanes *sum, lanes *y)
+{
+    lanes value = *sum;
+    if (f->scale)
+        value *= f->scale[unit];
+    if (f->shift)
+        value += f->shift[unit];
+    lanes scaled = value * (f->slopes ? f->slopes[unit] : f->slope);
+    integers negative = value < 0;
+    *y = (lanes)(((integers)value & ~negative) | ((integers)scaled & negative));
+}
+
 static void linear_tile(const struct linear *l, const lanes *x, lanes *y)
 {
     const float *w = l->weights;
     const position *column = l->columns;
-    for (uint32_t unit = 0; unit < l->units; unit++) {
-        lanes a = {0}, b = {0};
-        for (uint32_t i = l->starts[unit]; i < l->starts[unit + 1]; i++, w += 4, column += 4) {
-            a += w[0] * x[column[0]];
-            b += w[1] * x[column[1]];
-            a += w[2] * x[column[2]];
-            b += w[3] * x[column[3]];
+    for (uint32_t place = 0; place < l->units; place += 4) {
+        lanes sums[4] = {{0}, {0}, {0}, {0}};
+        for (uint32_t i = l->starts[place / 4]; i < l->starts[place / 4 + 1]; i++, w += 4, column += 4) {
+            sums[0] += w[0] * x[column[0]];
+            sums[1] += w[1] * x[column[1]];
+            sums[2] += w[2] * x[column[2]];
+            sums[3] += w[3] * x[column[3]];
         }
-        a += b;
-        if (l->finish.scale)
-            a *= l->finish.scale[unit];
-        if (l->finish.shift)
-            a += l->finish.shift[unit];
-        b = a * (l->finish.slopes ? l->finish.slopes[unit] : l->finish.slope);
-        integers negative = a < 0;
-        y[unit] = (lanes)(((integers)a & ~negative) | ((integers)b & negative));
+        for (uint32_t k = 0; k < 4 && place + k < l->units; k++)
+            finish_tile(&l->finish, place + k, &sums[k], &y[l->order[place + k]]);
     }
 }
 

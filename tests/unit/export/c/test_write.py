@@ -147,9 +147,9 @@ def test_the_details_count_what_is_in_the_program(tmp_path):
     rows = torch.tensor([[1.0, 0, 2], [0, 0, 0], [3, 4, 5], [6, 0, 0]])
     model[0].weight.data, model[1 + 1].weight.data = rows, torch.tensor([[1.0, 1, 0, 1], [0, 1, 0, 1]])
     found = to_c(model, tmp_path, in_shape=(3,))
-    # Unit 1 has no inputs and unit 2 no outputs; the weights of each unit left are padded to 4.
+    # Unit 1 has no inputs and unit 2 no outputs. Each layer is one slice of 4 places as long as its longest unit.
     assert (found["weights"], found["units dropped"]) == (3 + 3, 2)
-    assert found["constant tables, bytes"] == 4 * 4 * (4 + 2) + 2 * (3 + 3)
+    assert found["constant tables, bytes"] == 2 * (2 * 2 + 2 + 2) + (2 + 4) * (4 * 2 + 4 * 2)
     assert found["work memory, bytes"] == 4 * 2
 
 
