@@ -152,7 +152,7 @@ def _write(
     write_text(results, rows.to_csv(index=False))
     write_text(folder / "tables" / "tuning.md", tables.tuning_table(rows))
     write_text(folder / "tables" / "verdicts.md", verdict_table(content.verdicts, config))
-    write_text(folder / "tables" / "verdicts.tex", verdict_latex(names.readable(content.verdicts, config)))
+    write_text(folder / "tables" / "verdicts.tex", verdict_latex(names.readable(content.verdicts, config, ids=True)))
     write_text(folder / "numbers.tex", numbers.macros(known))
     whole = page.html(config, content)
     paths: Sequence[Path] = (folder / "report.html", *([page_copy] if page_copy else []))

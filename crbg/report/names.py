@@ -12,22 +12,29 @@ from crbg.report.claims import Judgement
 from crbg.report.tables.markup import tex
 
 
-def readable(found: Sequence[Judgement], config: Config) -> list[Judgement]:
-    """Return the judgements with the arms' names instead of their keys in the verdict and the evidence."""
+def readable(found: Sequence[Judgement], config: Config, ids: bool = False) -> list[Judgement]:
+    """Return the judgements with the arms' names instead of their keys in the verdict and the evidence.
+
+    Args:
+        found: the judgements.
+        config: the configuration, which names the arms.
+        ids: also replace keys in the ids of contrasts, such as "crbg - edge_popup at density 0.1".
+    """
     out = []
     for v in found:
         e = config.experiments.get(v.experiment)
         labels = e.labels if e else config.labels
-        out.append(replace(v, verdict=in_words(v.verdict, labels), measured=in_words(v.measured, labels)))
+        v = replace(v, verdict=in_words(v.verdict, labels), measured=in_words(v.measured, labels))
+        out.append(replace(v, id=in_words(v.id, labels)) if ids and v.contrast else v)
     return out
 
 
 def in_words(text: str, labels: Mapping[str, str]) -> str:
     """Replace the keys of arms in a text by their names: "cts_kl - imp" by "CTS (reverse KL) - iterative pruning".
 
-    Only keys with an underscore and names of methods are replaced. Other keys, such as `units`, may be words.
+    Keys that may be words of the text, such as `units`, are not replaced.
     """
-    keys = [k for k in labels if "_" in k or k in methods.names()]
+    keys = [k for k in labels if "_" in k or k in methods.names() or k == labels[k].lower()]
     pattern = "|".join(map(re.escape, sorted(keys, key=len, reverse=True)))
     return (
         re.sub(rf"(?<![\w*]){'(?:' + pattern + ')'}(?![\w*])", lambda m: _inline(labels[m[0]]), text) if keys else text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 
@@ -52,7 +53,9 @@ def telling(verdicts: Sequence[Judgement]) -> str:
     ]
     widths = "".join(rf">{{\raggedright\arraybackslash}}p{{{w}\linewidth}}" for w in COLUMNS)
     return _tabular(
-        widths, ("claim (source)", "verdict", "measured"), [*(f"{i}. {line}" for i, line in enumerate(lines, 1))]
+        widths,
+        ("claim (source)", "verdict", "measured"),
+        [rf"\addlinespace[2pt] {i}. {line}" for i, line in enumerate(lines, 1)],
     )
 
 
@@ -78,7 +81,10 @@ def tuning(rows: pd.DataFrame, config: Config) -> str:
     for (name, arm), g in trials.groupby(["experiment", "arm"], sort=False):
         experiment = config.experiments[str(name)]
         by = g.groupby("asked", dropna=False).digest.nunique().sort_index(ascending=False)
-        counts = "; ".join(f"{'free' if pd.isna(d) else f'{100 * (1 - d):g}'}: {n}" for d, n in by.items())
+        counts = "; ".join(
+            f"{'free' if math.isnan(d) else f'{100 * (1 - d):g}'}: {n}"
+            for d, n in zip(map(float, by.index), by, strict=True)
+        )
         epochs = "--".join(f"{v:g}" for v in sorted({g.epochs.min(), g.epochs.max()}))
         cells = (tex(name), latex_name(str(arm), experiment.labels), counts, epochs, str(g.seed.nunique()))
         lines.append(" & ".join(cells))
@@ -111,17 +117,16 @@ def deep(rows: pd.DataFrame, config: Config) -> str:
     lines = []
     for name, of_experiment in mine.groupby("experiment", sort=False):
         part, experiment = best_part(of_experiment), config.experiments[str(name)]
-        for (arm, asked), g in of_experiment[of_experiment.part == part].groupby(
-            ["arm", "asked"], dropna=False, sort=False
-        ):
+        measured = of_experiment[of_experiment.part == part]
+        for (arm, _), g in measured.groupby(["arm", "asked"], dropna=False, sort=False):
             means = g.groupby("digest").accuracy.mean()
             best = g[g.digest == means.idxmax()]
-            sparsity = MISSING if pd.isna(asked) else f"{100 * (1 - best.density.mean()):.1f}"
+            sparsity = MISSING if best.asked.isna().all() else f"{100 * (1 - best.density.mean()):.1f}"
             kind = f"{part}, best of {len(means)} trials" if experiment.role == "tune" else part
             network = str(best.model.iloc[0]).removeprefix("timm:").replace("_", " ")
             cells = (network, latex_name(str(arm), experiment.labels), sparsity, tex(interval(list(best.accuracy))))
             lines.append(" & ".join((*cells, kind, f"{best.epochs.iloc[0]:g}")))
-    titles = ("network", "arm", r"sparsity (\%)", r"accuracy (\%)", "images", "epochs")
+    titles = ("network", "arm", r"sparsity (\%)", r"accuracy (\%)", "split", "epochs")
     return _tabular("llrrlr", titles, lines or [r"\multicolumn{6}{c}{no runs in this version}"])
 
 

@@ -18,6 +18,7 @@ def test_keys_of_arms_become_names_and_words_stay():
         "CRBG (no noise) - CRBG at 0.1: 77 % of the units, +0.2 against edge-popup (per layer)"
     )
     assert in_words("crbg_other and lenet_crbg", LABELS) == "crbg_other and lenet_crbg"
+    assert in_words("against snip, units", {"snip": "SNIP", "units": "hidden units"}) == "against SNIP, units"
     assert in_words("anything", {}) == "anything"
 
 

@@ -56,7 +56,7 @@ def test_every_measured_number_of_the_paper_is_a_macro():
     text = re.sub(r"(?<!\\)%.*", "", (ROOT / "paper/main.tex").read_text().split(r"\begin{document}")[1])
     text = re.sub(r"\\begin\{equation\}.*?\\end\{equation\}|\$.*?\$", "", text, flags=re.DOTALL)
     text = re.sub(r"\\(?:crbgnumber|num|pct|cite[tp]?|ref|label)\{.*?\}|\\includegraphics\[.*?\]|p\{.*?\}", "", text)
-    quoted = {"83.1", "91.5", "98.2", "97.8"}  # published values
+    quoted = {"83.1", "91.5", "90.5", "98.2", "97.8"}  # published values
     assert set(re.findall(r"\d+\.\d+", text)) <= quoted | {"0.3"}  # the error of the digitised points
 
 
