@@ -88,7 +88,7 @@ paper: $(STAMP) ## generate tables, figures, verdicts and parts of the documents
 	$(BIN)/crbg report
 
 pdf: $(STAMP) ## typeset paper/paper.pdf from the committed tables and figures, if LaTeX is installed
-	$(BIN)/python -m crbg.report.paper paper
+	$(BIN)/python -c "from crbg.report.paper import main; main('paper')"
 
 benchmark: $(STAMP) ## compare the speed of gated and dense steps on this machine; writes benchmarks/*.md
 	$(BIN)/python benchmarks/step.py --out benchmarks/step.md

@@ -1,4 +1,4 @@
-"""Typesetting of the paper. `python -m crbg.report.paper FOLDER` typesets it from the files in the folder."""
+"""Typesetting of the paper."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def typeset(folder: Path) -> str:
     return f"{made}: {FAILED}: {wrong}"
 
 
-if __name__ == "__main__":
-    said = typeset(Path(sys.argv[1]))
+def main(folder: str) -> None:
+    """Typeset the paper from the files in its folder, print what happened, and exit with 1 if LaTeX failed."""
+    said = typeset(Path(folder))
     print(said)
     sys.exit(FAILED in said)

@@ -75,3 +75,6 @@ def test_a_paper_without_latex_says_so_in_one_line(tmp_path, monkeypatch):
     (tmp_path / "latexmk").write_text("#!/bin/sh\necho '! wrong key'\nexit 1\n")
     (tmp_path / "latexmk").chmod(0o755)
     assert paper.typeset(tmp_path) == f"{tmp_path / 'paper.pdf'}: LaTeX failed: ! wrong key"
+    with pytest.raises(SystemExit) as caught:
+        paper.main(str(tmp_path))
+    assert caught.value.code == 1
