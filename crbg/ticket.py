@@ -1,50 +1,36 @@
 """Tickets on disk: a seed, the distribution of the initial weights, a bit-packed mask, and digests to verify them.
 
-A ticket file contains no weights and is loaded without pickle. It is a safetensors file with a tensor `mask` (uint8,
-eight weights per byte) and the re-estimated running statistics of batch norm, if the network has any. JSON metadata in
-the header states how to generate the initial weights. Loading checks the digests of the shapes and the mask; rebuilding
-the network checks the digest of the initial weights.
+A ticket file contains no weights and is loaded without pickle. It is a safetensors file with the mask, either as bits
+(a tensor `mask`, uint8, eight weights per byte) or packed (a tensor `packed`, see `crbg.packing`), and the re-estimated
+running statistics of batch norm, if the network has any. JSON metadata in the header states how to generate the initial
+weights. Loading checks the digests of the shapes and the mask; rebuilding the network checks the digest of the initial
+weights. `docs/ticket-format.md` describes the file.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from crbg import models
-from crbg.errors import CrbgError
+from crbg import models, packing, ticket_file
+from crbg.errors import CrbgError, suggest
 from crbg.gates.attach import bake
 from crbg.gates.layers import slot, unwrap
-from crbg.gates.selection import raw_weight, weights
+from crbg.gates.selection import raw_weight
 from crbg.masks.mask import Mask, shapes_digest
 from crbg.models.initial_weights import check_fingerprints, initialise, stored_weights, tensor_digest
 from crbg.rng import LAWS
 from crbg.storage.atomic import write_bytes
 
-FORMATS = (1, 2)  # 2 if the kept weights are multiplied by gains, which readers of format 1 would ignore
-# Exceptions that a damaged or malicious file can cause; torch raises RuntimeError for impossible shapes.
-_UNSOUND = (
-    SafetensorError,
-    ValueError,
-    LookupError,
-    TypeError,
-    ArithmeticError,
-    RuntimeError,
-    AttributeError,
-    AssertionError,
-    MemoryError,
-)
-LARGEST = 2**33  # bytes; far more than the mask of any network that fits on a GPU
+PACKS = ("auto", "bits")
 
 
 @dataclass(frozen=True)
@@ -104,15 +90,41 @@ class Ticket:
         kept = f"{self.mask.kept} of {self.mask.total} weights kept ({self.mask.density:.4g})"
         return f"Ticket({what}, {kept}, seed={self.seed}, law={self.law!r}, scale={self.scale:g})"
 
-    def save(self, path: Path | str) -> None:
+    def save(self, path: Path | str, pack: str = "auto", model: nn.Module | None = None) -> None:
         """Write the ticket atomically. A leading `~` in the path stands for the home folder.
+
+        Args:
+            path: The file.
+            pack: "auto" packs the mask if this makes the file smaller (`crbg.packing`). "bits" stores one bit per
+                weight; such a file is read faster, also by earlier versions of this package.
+            model: A model with the initial weights, for tickets whose weights are not drawn from a seed. The mask is
+                then packed given these weights, which makes the file about a tenth smaller, but `load` needs the model.
 
         Raises:
             WriteError: the disk is full, or the folder is not writable.
+            CrbgError: `pack` is unknown, the model has other weights, or `load` would refuse the ticket.
         """
-        packed = torch.frombuffer(bytearray(self.mask.pack()), dtype=torch.uint8)
+        if pack not in PACKS:
+            raise CrbgError(f"unknown value pack={pack!r}: {suggest(pack, PACKS)}")
+        ticket_file.check_draw(self.law, self.seed, self.scale)
+        files = [self._serialise(ticket_file.BITS, {}, self.mask.pack())]
+        if pack == "auto" and self.mask.total <= packing.LARGEST:
+            kind = "seed" if self.law in LAWS else "none" if model is None else "weights"
+            given = ticket_file.contexts_of(kind, self.seed, self.initial, self.mask.shapes, model)
+            files.append(self._serialise(ticket_file.PACKED, {"contexts": kind}, packing.pack(self.mask, given)))
+        write_bytes(Path(path).expanduser(), min(files, key=len))
+
+    def _serialise(self, form: int, extra: dict[str, Any], mask: bytes) -> bytes:
+        """Return the bytes of a ticket file, given its format, more entries of the header, and the coded mask."""
+        name = "packed" if form == ticket_file.PACKED else "mask"
+        tensors = {name: torch.frombuffer(bytearray(mask), dtype=torch.uint8)}
+        tensors |= {f"statistics.{k}": v.cpu().contiguous() for k, v in self.statistics.items()}
+        header = json.dumps(self._header(form) | extra, separators=(",", ":"))
+        return save_tensors(tensors, {"crbg": header})
+
+    def _header(self, form: int) -> dict[str, Any]:
         header = {
-            "format": FORMATS[0],
+            "format": form,
             "model": self.model_name,
             "args": dict(self.model_args),
             "in": list(self.in_shape),
@@ -125,42 +137,37 @@ class Ticket:
             "mask": self.mask.digest(),
         }
         if gain := {n: g for n, g in self.gain.items() if g != 1}:
-            header |= {"format": FORMATS[1], "gain": gain}
+            header |= {"format": max(form, ticket_file.GAINS), "gain": gain}
         # A mask from unit gates does not always cover all weights of the network.
-        if not self.model_name or _shapes(header) != self.mask.shapes:
+        if not self.model_name or ticket_file.shapes_of(header) != self.mask.shapes:
             header["shapes"] = {n: list(s) for n, s in self.mask.shapes.items()}
         if self.tensors:
             header["tensors"] = dict(self.tensors)
-        tensors = {"mask": packed, **{f"statistics.{k}": v.cpu().contiguous() for k, v in self.statistics.items()}}
-        write_bytes(Path(path).expanduser(), save_tensors(tensors, {"crbg": json.dumps(header, separators=(",", ":"))}))
+        return header
 
     @classmethod
-    def load(cls, path: Path | str) -> Ticket:
+    def load(cls, path: Path | str, model: nn.Module | None = None) -> Ticket:
         """Load a ticket and check its digests.
 
+        Args:
+            path: The file.
+            model: A model with the initial weights; needed if the ticket was saved with `model`.
+
         Raises:
-            CrbgError: the file is missing, truncated, damaged, too large, or not a ticket.
+            CrbgError: the file is missing, truncated, damaged, too large, or not a ticket, or the model is missing or
+                has other weights.
         """
         path = Path(path).expanduser()
-        try:
-            if path.stat().st_size > LARGEST:
-                raise CrbgError(f"it has {path.stat().st_size} bytes, too many for a ticket")
+        with ticket_file.one_error(path):
+            if (size := path.stat().st_size) > ticket_file.LARGEST:
+                raise CrbgError(f"it has {size} bytes, too many for a ticket")
             data = path.read_bytes()
-            tensors, header = load_tensors(data), _header(data)
-            shapes = _shapes(header)
-            mask = Mask.unpack(tensors["mask"].numpy().tobytes(), shapes)
-            if header["format"] not in FORMATS:
-                raise CrbgError(f"its format is {header['format']}, but this version of crbg reads {FORMATS}")
-            if shapes_digest(shapes) != header["network"]:
-                raise CrbgError("the shapes of its network do not match the digest in its header")
-            if mask.digest() != header["mask"]:
-                raise CrbgError("its mask does not match the digest in its header")
-            if header["law"] not in (*LAWS, "given", "imagenet"):
-                raise CrbgError(f"unknown distribution {header['law']!r} of the initial weights")
+            tensors, header = load_tensors(data), ticket_file.read_header(data)
+            mask = ticket_file.mask_of(header, tensors, model)
             return cls(
                 mask=mask,
-                seed=int(header["seed"]),
-                law=str(header["law"]),
+                seed=header["seed"],
+                law=header["law"],
                 scale=float(header["scale"]),
                 model_name=str(header["model"]),
                 in_shape=tuple(map(int, header["in"])),
@@ -171,13 +178,8 @@ class Ticket:
                     n.removeprefix("statistics."): t for n, t in tensors.items() if n.startswith("statistics.")
                 },
                 tensors={str(n): str(digest) for n, digest in header.get("tensors", {}).items()},
-                gain=_gains(header, mask),
+                gain=ticket_file.gains_of(header, mask),
             )
-        except OSError as error:
-            raise CrbgError(f"cannot read the ticket {path}: {error.strerror}") from None
-        except _UNSOUND as error:
-            reason = str(error) if isinstance(error, CrbgError) else f"{type(error).__name__}: {error}"
-            raise CrbgError(f"{path} is not a valid ticket: {reason}") from None
 
     def model(self) -> nn.Module:
         """Rebuild the sparse network: generate the initial weights, check their digest, and apply the mask.
@@ -230,30 +232,3 @@ class Ticket:
         """Return the ticket's fields as plain values; the mask is replaced by the counts of kept and total weights."""
         plain = {k: v for k, v in asdict(self).items() if k not in ("mask", "statistics", "tensors")}
         return plain | {"kept": self.mask.kept, "total": self.mask.total, "density": self.mask.density}
-
-
-def _header(data: bytes) -> dict[str, Any]:
-    size = int.from_bytes(data[:8], "little")
-    header = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["crbg"])
-    if not isinstance(header, dict):
-        raise CrbgError("its header is not a JSON object")
-    return header
-
-
-def _gains(header: dict[str, Any], mask: Mask) -> dict[str, float]:
-    gains = {str(n): float(g) for n, g in header.get("gain", {}).items()}
-    if not all(n in mask and math.isfinite(g) for n, g in gains.items()):
-        raise CrbgError("its gains name a tensor outside the mask, or are not finite")
-    return gains
-
-
-def _shapes(header: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    if len(str(header["model"])) > 200:
-        raise CrbgError("the name of its network is longer than 200 characters")
-    if "shapes" in header or not header["model"]:
-        return {str(n): tuple(map(int, s)) for n, s in header["shapes"].items()}
-    # On the meta device, a malicious header that names a huge network allocates no memory.
-    with torch.device("meta"):
-        in_shape, classes = tuple(map(int, header["in"])), int(header["classes"])
-        model = models.build(str(header["model"]), in_shape, classes, **header["args"])
-    return {n: tuple(w.shape) for n, w in weights(model).items()}

@@ -21,7 +21,7 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
 LINK = re.compile(r"(!?\[[^\]]*\]\()([^)\s#]+)((?:#[^)]*)?\))")
-COMMANDS = ("run", "evaluate", "verify", "data", "plan", "status", "list", "select", "record", "report")
+COMMANDS = ("run", "evaluate", "verify", "export", "data", "plan", "status", "list", "select", "record", "report")
 BROUGHT = ("CONTRIBUTING.md", "CHANGELOG.md")
 
 

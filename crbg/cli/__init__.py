@@ -1,4 +1,4 @@
-"""The command line: crbg run | evaluate | verify | plan | status | list | data | select | record | report.
+"""The command line: crbg run | evaluate | verify | export | plan | status | list | data | select | record | report.
 
 Each command parses its arguments, calls a function of the package, and prints the result.
 """
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from crbg import __version__
-from crbg.cli import inspect, publish, run
+from crbg.cli import export, inspect, publish, run
 from crbg.errors import CrbgError
 from crbg.runs.stop import INTERRUPTED
 from crbg.training import distributed
@@ -23,7 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"crbg {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (run, inspect, publish):
+    for group in (run, export, inspect, publish):
         group.add(commands)
     return parser
 

@@ -61,7 +61,7 @@ def save_artifacts(setup: RunSetup, found: methods.SearchResult, where: Path, in
             dict(spec.model_args),
             statistics,
         )
-        ticket.save(where / "ticket.safetensors")
+        ticket.save(where / "ticket.safetensors", pack="bits")
     write_text(where / "history.jsonl", "".join(json.dumps(row) + "\n" for row in found.history))
     return tensor_digest(tensors)
 

@@ -74,7 +74,11 @@ def cells(experiment="curve"):
 
 
 def test_the_commands_are_those_of_the_manual():
-    assert COMMANDS == ["data", "evaluate", "list", "plan", "record", "report", "run", "select", "status", "verify"]
+    looks, does = (
+        ["data", "list", "plan", "status"],
+        ["evaluate", "export", "record", "report", "run", "select", "verify"],
+    )
+    assert sorted(looks + does) == COMMANDS
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -67,6 +67,10 @@ def test_the_page_on_choosing_weights_runs():
     exec(compile("\n".join(blocks("docs/choosing-weights.md", "python")), "choosing-weights.md", "exec"), {})
 
 
+def test_the_page_on_shipping_runs(tmp_path):
+    python("\n".join(blocks("docs/how-to/ship-a-ticket.md", "python")), tmp_path)
+
+
 OWN_MODEL = "docs/how-to/your-own-model.md"
 
 

@@ -31,6 +31,7 @@ from crbg.search.run_search import guard_roles, run_search
 from crbg.storage.atomic import write_text
 from crbg.storage.lock import HeldError
 from crbg.ticket import Ticket
+from crbg.ticket_file import read_header
 from crbg.training import device
 from crbg.training.clock import Clock, OutOfTime
 
@@ -153,6 +154,7 @@ def test_a_ticket_is_the_network_of_its_record(bench, digits, spec):
     record = execute(spec, 0, bench)
     where = folder(bench.results, spec, 0)
     ticket = Ticket.load(where / "ticket.safetensors")
+    assert read_header((where / "ticket.safetensors").read_bytes())["format"] == 1, "files of runs do not change"
     assert ticket.mask.digest() == record.digests.mask
     assert ticket.initial == record.digests.initial
     model = ticket.model()

@@ -1,0 +1,45 @@
+"""crbg export: write a ticket in a form that is ready to ship."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from crbg.cli.arguments import Commands, add_command, data_dir_of
+from crbg.console import show
+from crbg.export.registry import TARGETS, get
+
+
+def add(commands: Commands) -> None:
+    """Add the command of this module."""
+    about = "Write a ticket in a form that is ready to ship, with a report of its sizes."
+    sub = add_command(commands, "export", export, about, "crbg export ticket.safetensors --to packed --out shipped")
+    sub.add_argument("ticket", type=Path, metavar="TICKET", help="a ticket file")
+    targets = "; ".join(f"{name}: {target.about}" for name, target in TARGETS.items())
+    sub.add_argument("--to", required=True, metavar="|".join(TARGETS), help=targets)
+    sub.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="a new folder for the files and report.json"
+    )
+    sub.add_argument(
+        "--check",
+        metavar="DATA",
+        help="require the same predictions as the ticket's network on 1000 validation images of this data set",
+    )
+    sub.add_argument("--bench", action="store_true", help="also measure speed")
+    draws = sorted({draw for target in TARGETS.values() for draw in target.draws})
+    sub.add_argument(
+        "--draw", metavar="|".join(draws) or "HOW", help=argparse.SUPPRESS if not draws else "how weights are obtained"
+    )
+
+
+def export(args: argparse.Namespace) -> None:
+    """Export one ticket."""
+    get(args.to)  # before torch is imported
+    from crbg.export.check import Examples
+    from crbg.export.write import export_ticket
+    from crbg.ticket import Ticket
+
+    ticket = Ticket.load(args.ticket)
+    examples = Examples.load(args.check, ticket, data_dir_of(args)) if args.check else None
+    report = export_ticket(ticket, args.to, args.out, examples=examples, bench=args.bench, draw=args.draw)
+    show(*report.parts(), f"{args.out}: {', '.join([*report.files, 'report.json'])}")

@@ -1,0 +1,140 @@
+import json
+import math
+
+import pytest
+import torch
+from networks import random_mask
+
+from crbg import Mask, Ticket, models
+from crbg.errors import CrbgError
+from crbg.export import export_ticket, registry
+from crbg.export.check import Examples
+from crbg.export.registry import Target
+from crbg.export.write import sizes
+from crbg.models.initial_weights import initialise, tensor_digest
+
+
+@pytest.fixture
+def ticket():
+    model = models.build("lenet-20-10", (1, 6, 6), 3)
+    initialise(model, "uniform", 1.0, 7)
+    return Ticket(
+        random_mask(model, 0.2), 7, "uniform", 1.0, "lenet-20-10", (1, 6, 6), 3, tensor_digest(model.state_dict())
+    )
+
+
+@pytest.fixture
+def examples():
+    g = torch.Generator().manual_seed(0)
+    return Examples("noise", torch.rand(30, 1, 6, 6, generator=g), torch.arange(30) % 3)
+
+
+class Fake:
+    """A target that writes one file, and fails where it is told to."""
+
+    fail = ""
+
+    def step(self, name):
+        if self.fail == name:
+            raise CrbgError(f"{name} failed")
+
+    def write(self, ticket, folder, draw):
+        (folder / "sub").mkdir()
+        (folder / "sub/net.txt").write_text("weights")
+        self.step("write")
+        return {"draw": draw}
+
+    def check(self, ticket, folder, examples):
+        self.step("check")
+        return {"equal_predictions": len(examples.labels)}
+
+    def bench(self, ticket, folder):
+        self.step("bench")
+        return {"seconds": 0.25}
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    made = Fake()
+    monkeypatch.setitem(registry.TARGETS, "fake", Target("a test", "none", ("stored", "start")))
+    monkeypatch.setattr(Target, "load", lambda self: made)
+    return made
+
+
+def test_an_export_is_a_folder_with_files_and_a_report(ticket, examples, fake, tmp_path):
+    out = tmp_path / "new" / "net"
+    report = export_ticket(ticket, "fake", out, examples=examples, bench=True)
+    assert sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()) == ["report.json", "sub/net.txt"]
+    assert [p.name for p in out.parent.iterdir()] == ["net"]
+    written = json.loads((out / "report.json").read_text())
+    assert written["files"] == report.files == {"sub/net.txt": 7}
+    assert written["sizes"]["written"] == 7
+    assert written["details"] == {"draw": "stored"}, "the first value is the default"
+    assert written["check"] == {"equal_predictions": 30}
+    assert written["bench"] == {"seconds": 0.25}
+    assert written["ticket"]["kept"] == ticket.mask.kept
+    assert (written["target"], written["ticket"]["seed"]) == ("fake", 7)
+
+
+def test_without_a_check_and_a_benchmark_the_report_has_none(ticket, fake, tmp_path):
+    fake.fail = "check"
+    report = export_ticket(ticket, "fake", tmp_path / "net", draw="start")
+    assert (report.check, report.bench, report.details) == ({}, {}, {"draw": "start"})
+
+
+@pytest.mark.parametrize("step", ["write", "check", "bench"])
+def test_a_failed_step_leaves_nothing(step, ticket, examples, fake, tmp_path):
+    fake.fail = step
+    with pytest.raises(CrbgError, match=f"{step} failed"):
+        export_ticket(ticket, "fake", tmp_path / "net", examples=examples, bench=True)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CrbgError):
+        export_ticket(ticket, "fake", tmp_path / "empty", examples=examples, bench=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["empty"]
+
+
+def test_an_empty_folder_is_used_and_others_are_refused(ticket, fake, tmp_path):
+    export_ticket(ticket, "fake", tmp_path)
+    with pytest.raises(CrbgError, match="exists already and is not an empty folder; choose another folder"):
+        export_ticket(ticket, "fake", tmp_path)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(CrbgError, match="exists already"):
+        export_ticket(ticket, "fake", tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+    with pytest.raises(CrbgError, match="cannot write"):
+        export_ticket(ticket, "fake", tmp_path / "file" / "net")
+
+
+def test_targets_and_draws_are_checked_first(ticket, fake, tmp_path):
+    for words, draw, message in (
+        ("pakced", None, "unknown target 'pakced': did you mean 'packed'"),
+        ("onnx", None, "'onnx' is not available in this version; available: packed"),
+        ("shrunk", None, "'shrunk' is not available"),
+        ("fake", "fly", "'fake' does not support draw='fly'; choose from stored, start"),
+        ("packed", "stored", "'packed' does not support draw='stored'; leave it out"),
+    ):
+        with pytest.raises(CrbgError, match=message):
+            export_ticket(ticket, words, tmp_path / "net", draw=draw)
+    assert not list(tmp_path.iterdir())
+
+
+def test_planned_targets_are_not_advertised():
+    assert not {*registry.PLANNED} & {*registry.TARGETS}
+
+
+def test_sizes_of_a_mask():
+    half = Mask({"a": torch.tensor([True, False] * 40), "b": torch.ones(20, dtype=torch.bool)})
+    found = {"dense float32": 400, "dense int8": 100, "mask as bits": 13, "entropy by layer": 10, "written": 5}
+    assert sizes(half, 5) == found
+    p = 1 / 8
+    entropy = 800 * -(p * math.log2(p) + (1 - p) * math.log2(1 - p)) / 8
+    assert sizes(Mask({"a": torch.arange(800) % 8 == 0}), 0)["entropy by layer"] == math.ceil(entropy)
+
+
+def test_the_report_is_tables(ticket, examples, fake, tmp_path):
+    sizes_, details, check, speed = export_ticket(ticket, "fake", tmp_path, examples=examples, bench=True).parts()
+    assert ["written", "7", "0.0018"] in sizes_.rows
+    assert details.rows == [["draw", "stored"]]
+    assert check.rows == [["equal predictions", "30"]]
+    assert speed.rows == [["seconds", "0.25"]]
