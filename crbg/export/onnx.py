@@ -1,13 +1,12 @@
-"""The target `onnx`: the sparse network as an ONNX file, checked in onnxruntime. The extra `crbg[export]` is needed."""
+"""The target `onnx`: the sparse network as an ONNX file, checked in onnxruntime. It needs the extra `crbg[export]`."""
 
 from __future__ import annotations
 
 import copy
+import importlib
 import importlib.util
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from crbg.errors import CrbgError, reason
-from crbg.export.check import Examples, compare
+from crbg.export.check import Examples, compare, predictions
+from crbg.export.inputs import arguments, dynamic_shapes, first_output, microseconds, outputs, rows, worst_difference
 from crbg.gates.attach import attached_gates, bake
 from crbg.gates.layers import unwrap
-from crbg.measure.accuracy import eval_mode
+from crbg.rng import LAWS
 from crbg.ticket import Ticket
-from crbg.training.forward import outputs_and_labels
-from crbg.training.trees import map_tensors, tensors
+from crbg.training.trees import tensors
 
 FILE = "model.onnx"
-BATCHES = (1, 2, 5)  # sizes at which the file is compared with the network
-ROUNDS = 20
 
 
 def to_onnx(
@@ -38,42 +35,38 @@ def to_onnx(
 ) -> float:
     """Write a network as an ONNX file with a dynamic batch size, and compare it with the network in onnxruntime.
 
-    The network is exported in eval mode and on the CPU, with the weights of all its gates, and is not changed. ONNX has
-    no sparse weights: the file has the size of the dense network. `shrink` removes dead units first.
+    The network is exported in eval mode and on the CPU; gates are evaluated once. The file contains pruned weights as
+    zeros, so it is as large and as slow as that of the dense network. Only `shrink` makes the network smaller.
 
     Args:
-        model: Any module.
-        example: A batch of inputs, with the examples on the first axis of each tensor: a tensor, a tuple of positional
-            arguments, or a mapping of keyword arguments.
-        path: The file. An existing file is replaced if everything succeeds.
+        model: Any module. It is not changed.
+        example: A batch of inputs: a tensor, a tuple of positional arguments, or a mapping of keyword arguments. The
+            examples lie on the first axis of each tensor.
+        path: The file. An existing file is replaced only if the comparison succeeds.
         metadata: Text to store in the file (`metadata_props`).
         tolerance: Largest difference of an output at batch sizes 1, 2 and 5, relative to the largest output.
 
     Returns:
-        The largest difference that was found.
+        The largest relative difference found.
 
     Raises:
         CrbgError: the extra is missing, the network cannot be exported, or the outputs differ by more than `tolerance`.
-            The file is not written then.
     """
     require("onnx", "onnxscript", "onnxruntime")
     path = Path(path).expanduser()
-    plain = copy.deepcopy(unwrap(model)).cpu()
+    plain = copy.deepcopy(unwrap(model)).cpu().eval()
     if attached_gates(plain):
         bake(plain)
-    plain.eval()
-    two = _rows(example, 2)
-    # A size of 1 would be compiled into the graph.
-    program = _export(plain, two)
+    program = _export(plain, rows(example, 2))
     program.model.metadata_props.update(metadata or {})
     partial = path.with_name(f".{path.name}.partial")
     try:
         program.save(partial)
-        worst = _largest_difference(plain, example, partial)
+        worst = worst_difference(plain, session(partial), example)
         if not worst <= tolerance:
             raise CrbgError(
                 f"the outputs of the ONNX file differ by {worst:.2g} of the largest output, more than {tolerance:g}; "
-                "no file was written"
+                "the file was removed"
             )
         partial.replace(path)
     finally:
@@ -88,24 +81,69 @@ def require(*packages: str) -> None:
         CrbgError: one is missing.
     """
     if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
-        raise CrbgError(f"{', '.join(missing)} is not installed; run `pip install crbg[export]`")
+        raise CrbgError(f"{', '.join(missing)} not found: run `pip install crbg[export]`")
+
+
+def session(path: Path) -> Callable[[Any], list[Tensor]]:
+    """Return a function that runs an ONNX file in onnxruntime, on one thread."""
+    onnxruntime = importlib.import_module("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    running = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [value.name for value in running.get_inputs()]
+
+    def run(x: Any) -> list[Tensor]:
+        feed = dict(zip(names, (t.numpy() for t in tensors(x)), strict=True))
+        return [torch.from_numpy(out) for out in running.run(None, feed)]
+
+    return run
 
 
 def _export(model: nn.Module, example: Any) -> Any:
     """Return the ONNX program of a network in eval mode."""
-    args, keywords = _arguments(example)
-    dims = map_tensors(lambda t: t, (args, keywords))
-    sizes = _dynamic(dims[0]), _dynamic(dims[1])
+    args, keywords = arguments(example)
+    shapes = dynamic_shapes(example)
     try:
         with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # from within torch.onnx
-            return torch.onnx.export(
-                model,
-                args,
-                kwargs=keywords,
-                dynamo=True,
-                dynamic_shapes=(*sizes[0], *sizes[1].values()) if not keywords else dict(sizes[1]),
-                verbose=False,
-            )
+            warnings.simplefilter("ignore")  # they concern the code of torch.onnx
+            return torch.onnx.export(model, args, kwargs=keywords, dynamo=True, dynamic_shapes=shapes, verbose=False)
     except Exception as error:  # of many types, depending on the operation that fails
-        raise CrbgError(f"torch.onnx cannot export {type(model).__name__}: {reason(error, limit=200)}") from error
+        raise CrbgError(f"torch.onnx cannot export {type(model).__name__}: {reason(error)}") from error
+
+
+def describe(ticket: Ticket) -> dict[str, str]:
+    """Return what a ticket is, as text: the metadata of an exported network."""
+    weights = f"{ticket.law}, scale {ticket.scale:g}, seed {ticket.seed}" if ticket.law in LAWS else "stored weights"
+    return {
+        "crbg.model": ticket.model_name,
+        "crbg.density": f"{ticket.mask.density:.6g}",
+        "crbg.mask": ticket.mask.digest(),
+        "crbg.weights": weights,
+    }
+
+
+def example_of(ticket: Ticket) -> Tensor:
+    """Return random inputs of a ticket's network."""
+    return torch.randn(2, *ticket.in_shape, generator=torch.Generator().manual_seed(0))
+
+
+def write(ticket: Ticket, folder: Path, draw: str | None) -> dict[str, Any]:
+    """Write the ticket's network as an ONNX file."""
+    metadata = describe(ticket)
+    worst = to_onnx(ticket.model(), example_of(ticket), folder / FILE, metadata=metadata)
+    return {"largest relative difference": worst, **metadata}
+
+
+def check(ticket: Ticket, folder: Path, examples: Examples) -> dict[str, Any]:
+    """Compare the predictions of the file in onnxruntime with those of the ticket's network."""
+    run = session(folder / FILE)
+    found = first_output(run, examples.inputs)
+    return compare(examples, predictions(ticket.model(), examples.inputs), found)
+
+
+def bench(ticket: Ticket, folder: Path) -> dict[str, Any]:
+    """Measure onnxruntime and PyTorch on one thread each."""
+    model = ticket.model().eval()
+    return microseconds(
+        {"onnxruntime": session(folder / FILE), "PyTorch": lambda x: outputs(model, x)}, example_of(ticket)
+    )

@@ -4,10 +4,10 @@ A unit is a channel, a neuron or an attention head. It can be removed only as a 
 for example, is written by several layers, passes batch norms, and is read by several other layers.
 
 During the traced pass, every tensor carries integer labels of its own shape, one for each unit. A layer reads the
-labels of its input with the columns of its weight, and writes new labels with its rows. All other operations either move
-labels (views, concatenations), join labels (sums, products, batch norm), or read units in a way that this module does
-not know. The last ones pin their inputs: such units cannot be removed. Therefore an unknown operation makes the result
-smaller, but never wrong.
+labels of its input with the columns of its weight, and writes new labels with its rows. Any other operation moves
+labels (views, concatenations), joins labels (sums, products, batch norm), or reads units in a way that this module does
+not know. The last kind pins its inputs: such units cannot be removed. An unknown operation therefore reduces the number
+of units that can be removed, but never leads to wrong ones.
 """
 
 from __future__ import annotations
@@ -104,11 +104,11 @@ def _regular(columns: np.ndarray) -> tuple[int, ...] | None:
     return tuple(units.tolist()) if len(set(units)) == len(units) and len(set(spans)) == 1 else None
 
 
-class _Trace(TorchDispatchMode):
+class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Carries the labels along the operations of one forward pass."""
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.names = {id(t): n for n, t in [*model.named_buffers(), *model.named_parameters(), *weights(model).items()]}
         self.size = 1  # number of labels; label 0 is PINNED
         self.joined: list[Tensor] = []  # pairs of labels of one unit
@@ -137,7 +137,7 @@ class _Trace(TorchDispatchMode):
 
     def join(self, a: Tensor, b: Tensor) -> None:
         """Note that the labels a and b at the same position belong to one unit; the shapes are broadcast."""
-        a, b = torch.broadcast_tensors(a, b)
+        a, b = torch.broadcast_tensors(a, b)  # type: ignore[no-untyped-call]
         for d in range(a.ndim):
             if a.stride(d) == b.stride(d) == 0:
                 a, b = a.narrow(d, 0, 1), b.narrow(d, 0, 1)
@@ -282,7 +282,9 @@ class _Trace(TorchDispatchMode):
         graph = coo_array((np.ones(pairs.shape[1], dtype=bool), (pairs[0], pairs[1])), shape=(self.size, self.size))
         roots = connected_components(graph, directed=False)[1].astype(np.int64)
         roots -= roots[PINNED]
-        ends = {self.names[i]: (roots[rows.numpy()], roots[columns.numpy()]) for i, (rows, columns) in self.ends.items()}
+        ends = {
+            self.names[i]: (roots[rows.numpy()], roots[columns.numpy()]) for i, (rows, columns) in self.ends.items()
+        }
         others = {n: roots[self.labels[i][1].numpy()] for i, n in self.names.items() if i in self.labels}
         return Coupling(
             {n: columns for n, (_, columns) in ends.items() if len(columns)},

@@ -173,9 +173,10 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
             _train_weights(model, task.stage("pretrain", o.pretrain), o)
     found = _search(model, task, o, slopes)
     if o.finetune_mask == "shuffled":
-        found.mask = controls.shuffle(found.mask, task.seed, Mask(candidate_mask(model)))
+        some = candidate_mask(model)
+        found.mask = controls.shuffle(found.mask, task.seed, Mask({name: some[name] for name in found.mask}))
     if o.finetune:
-        with attach.gated(model, lambda name, w: Fixed(found.mask[name].to(w.device))):
+        with attach.gated(model, lambda n, w: Fixed(found.mask[n].to(w.device)) if n in found.mask else None):
             _train_weights(model, task.stage("finetune", o.finetune), o)
     trained = attach.weights(model) if o.pretrain or o.joint_lr or o.finetune else {}
     found.changed = dict.fromkeys([*trained, *slopes], "trained")

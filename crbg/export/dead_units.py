@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from crbg.errors import CrbgError, reason
+from crbg.export.inputs import difference, outputs
 from crbg.gates.attach import attached_gates, bake
 from crbg.gates.coupling import PINNED, Coupling, trace
 from crbg.gates.layers import entries, input_axis, slot, unwrap
 from crbg.measure.accuracy import eval_mode
-from crbg.training.forward import outputs_and_labels
-from crbg.training.trees import map_tensors, tensors
+from crbg.training.trees import map_tensors
 
 # Attributes of layers that repeat the size of a weight, with the axis of this size.
 _SIZES = {
@@ -31,9 +31,9 @@ def shrink(model: nn.Module, mask: Mapping[str, Tensor] | None, example: Any, to
     """Return a smaller network without the dead units of a sparse network. Its outputs in eval mode are the same.
 
     A unit (a channel, a neuron or an attention head) is dead if all weights that read it are zero, or if all weights
-    that compute it are zero. In the second case its value is a constant, which is added to the biases of the layers that
-    read it. If such a layer pads its inputs with zeros, only the constant 0 can be removed. `crbg.gates.coupling` finds
-    the units. Each layer keeps at least one unit.
+    that compute it are zero. In the second case its value is a constant, which is added to the biases of the layers
+    that read it. If such a layer pads its inputs with zeros, only the constant 0 can be removed.
+    `crbg.gates.coupling` finds the units. Each layer keeps at least one unit.
 
     Examples:
         >>> import torch
@@ -67,8 +67,8 @@ def shrink(model: nn.Module, mask: Mapping[str, Tensor] | None, example: Any, to
     exact = copy.deepcopy(sparse).double()
     inputs = [map_tensors(_double, example), map_tensors(_noisy, example)]
     with eval_mode(exact):
-        coupling = trace(exact, lambda: _run(exact, inputs[0]))
-        before = [_run(exact, x) for x in inputs]
+        coupling = trace(exact, lambda: outputs(exact, inputs[0]))
+        before = [outputs(exact, x) for x in inputs]
         layers = _layers(exact, coupling, inputs)
     dead = _spared(_dead(layers), layers)
     if not dead:
@@ -120,7 +120,7 @@ def _layers(model: nn.Module, coupling: Coupling, inputs: list[Any]) -> dict[str
 
     handles = [layer.register_forward_pre_hook(watch(n), with_kwargs=True) for n, (layer, _) in places.items()]
     for x in inputs:
-        _run(model, x)
+        outputs(model, x)
     for handle in handles:
         handle.remove()
     found = {}
@@ -255,31 +255,18 @@ def _compare(model: nn.Module, inputs: list[Any], before: list[list[Tensor]], to
     """
     for x, expected in zip(inputs, before, strict=True):
         try:
-            found = _run(model, x)
+            found = outputs(model, x)
         except (RuntimeError, ValueError) as error:
             raise CrbgError(
                 f"the network does not run without its dead units, because its forward pass has fixed sizes "
                 f"({reason(error, limit=160)}); leave the layers with these units out of the search"
             ) from None
-        error = difference(expected, found)
-        if not error <= tolerance:
+        largest = difference(expected, found)
+        if not largest <= tolerance:
             raise CrbgError(
-                f"without its dead units, the outputs of the network change by {error:.2g} of the largest output, "
+                f"without its dead units, the outputs of the network change by {largest:.2g} of the largest output, "
                 f"more than {tolerance:g}; the units are not dead in this network"
             )
-
-
-def difference(expected: list[Tensor], found: list[Tensor]) -> float:
-    """Return the largest difference between two lists of outputs, relative to the largest expected output."""
-    if [t.shape for t in expected] != [t.shape for t in found]:
-        return float("inf")
-    pairs = [(a.double(), b.double()) for a, b in zip(expected, found, strict=True)]
-    largest = max(float(a.abs().max()) for a, _ in pairs)
-    return max(float((a - b).abs().max()) for a, b in pairs) / max(largest, 1e-30)
-
-
-def _run(model: nn.Module, x: Any) -> list[Tensor]:
-    return list(tensors(outputs_and_labels(model, x, None)[0]))
 
 
 def _double(t: Tensor) -> Tensor:
