@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-fast test-slow test-slurm test-clients test-extras lint format docs dist paper benchmark clean
+.PHONY: help install quickstart test test-fast test-slow test-slurm test-clients test-onnx test-extras lint format docs dist paper benchmark clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -59,7 +59,11 @@ test-slurm: $(STAMP) ## test the workflow on a real SLURM on this machine; needs
 test-clients: $(STAMP) ## search in models of 60 families of timm and in Lightning modules; a few minutes on two cores
 	$(BIN)/python -m pytest $(TWO) tests/clients -m clients
 
-test-extras: test-slow test-slurm test-clients ## run the tests that `make test` skips: real MNIST, SLURM, models of other libraries
+test-onnx: $(STAMP) ## test the export to ONNX in onnxruntime; needs `pip install crbg[export]`
+	$(BIN)/python -c "import onnx, onnxruntime, onnxscript"
+	$(BIN)/python -m pytest tests/unit/export
+
+test-extras: test-slow test-slurm test-clients test-onnx ## run the tests that `make test` skips: real MNIST, SLURM, models of other libraries, ONNX
 
 lint: $(STAMP) ## run ruff, mypy --strict, import-linter, codespell, snakefmt, snakemake --lint
 	$(BIN)/ruff check .

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from crbg.errors import CrbgError, reason
 from crbg.export import onnx
 from crbg.export.check import Examples, compare, predictions
-from crbg.export.inputs import arguments, dynamic_shapes, first_output, microseconds, outputs, rows, worst_difference
 from crbg.export.dead_units import shrink
+from crbg.export.inputs import arguments, dynamic_shapes, first_output, microseconds, outputs, rows, worst_difference
 from crbg.ticket import Ticket
 from crbg.training.trees import tensors
 
