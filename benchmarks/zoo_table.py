@@ -55,8 +55,29 @@ def table(records: Sequence[Record]) -> str:
     for half in ("dev", "judged"):
         if body := rows(records, half):
             heads = ["task", "cell", "chance", "dense", *COLUMNS, "tuned", "gap"]
-            text += [f"## {half}\n\n{tabulate(body, heads, floatfmt='.1f', tablefmt='pipe')}\n", summary(body)]
+            text += [
+                f"## {half}\n\n{tabulate(body, heads, floatfmt='.1f', tablefmt='pipe')}\n",
+                summary(body),
+                changes(records, half),
+            ]
     return "\n".join(text)
+
+
+def changes(records: Sequence[Record], half: str) -> str:
+    """Return a table of the mean change of the test score when one setting of `library` is changed, by cell."""
+    own = [r for r in records if r["half"] == half]
+    library = {(r["task"], r["cell"]): r["test"] for r in own if r["variant"] == "library"}
+    cells = list(dict.fromkeys(cell for _, cell in library))
+    body = []
+    for name in dict.fromkeys(r["variant"] for r in own if r["variant"].startswith("trial")):
+        trial = [r for r in own if r["variant"] == name and (r["task"], r["cell"]) in library]
+        settings = ", ".join(f"{k} {v}" for k, v in trial[0]["options"].items())
+        by_cell = [[r["test"] - library[r["task"], r["cell"]] for r in trial if r["cell"] == cell] for cell in cells]
+        body.append([settings, *(f"{statistics.mean(d):+.1f}" if d else "" for d in by_cell)])
+    if not body:
+        return ""
+    heads = [f"change of `library` ({half})", *cells]
+    return f"\n{tabulate(body, heads, tablefmt='pipe', disable_numparse=True)}\n"
 
 
 def summary(body: Sequence[Sequence[Any]]) -> str:

@@ -9,6 +9,7 @@ import operator
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from numbers import Real
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,18 @@ OTHER_NAMES = {  # arguments of other libraries, and what to use instead
     "criterion": "`loss`",
     "loss_fn": "`loss`",
     "device": "`model.to(device)` before the call",
+    "optimizer": "the options of the method; its optimiser is fixed",
+    "optimiser": "the options of the method; its optimiser is fixed",
+    "verbose": "`progress`",
+    "metrics": "`metric`, one function of (outputs, labels)",
+    "num_epochs": "`epochs`",
+    "n_epochs": "`epochs`",
+    "val_data": "`validation`",
+    "validation_data": "`validation`",
+    "units": "`granularity='unit'`, an option of `crbg`",
+    "structured": "`granularity='unit'`, an option of `crbg`",
+    "resume": "`crbg run` of the command line; this function writes no checkpoints",
+    "checkpoint": "`crbg run` of the command line; this function writes no checkpoints",
 }
 DENSE_SHARE = 0.1  # a larger share of matrix weights without gates gives a warning
 
@@ -50,7 +63,7 @@ DENSE_SHARE = 0.1  # a larger share of matrix weights without gates gives a warn
 def find_ticket(
     model: nn.Module,
     data: Any,
-    density: float | None,
+    density: float | EllipsisType | None = ...,
     method: str = "crbg",
     loss: Loss = nn.functional.cross_entropy,
     epochs: int = 10,
@@ -93,7 +106,7 @@ def find_ticket(
             batches. From a pair or a data set, shuffled batches are made. Inputs can be nested: a dict is passed to the
             model as keyword arguments, a tuple or list as positional arguments. A batch that is a dict with the key
             `labels`, as those of transformers, is passed as keyword arguments too.
-        density: Fraction of gated weights to keep, kept / total; None for methods that determine the density.
+        density: Fraction of gated weights to keep, kept / total; required. None for methods that determine the density.
         method: Name of a method (`crbg list methods`).
         loss: Loss function of (outputs, labels) that returns the mean over the batch. A loss of `torch.nn` is given the
             logits in an output object: its attribute `logits`, or its only floating-point tensor.
@@ -218,7 +231,7 @@ def _options(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
         if name in OTHER_NAMES and name not in known:
             raise CrbgError(f"find_ticket has no argument {name!r}; use {OTHER_NAMES[name]}")
         if name not in known:
-            near = suggest(name, [*own, *known])
+            near = suggest(name, [*own, *known], cutoff=0.7)
             raise CrbgError(
                 f"find_ticket and its method {method} have no argument {name!r}: {near}; "
                 f"`crbg list methods {method}` explains the options"
@@ -230,12 +243,15 @@ def _density(density: Any) -> float | None:
     """Return the density as a number, so that an invalid one raises before the search and not after it."""
     if density is None:
         return None
+    if density is ...:
+        raise CrbgError("pass `density`, the fraction of weights to keep (0.1 for a sparsity of 90 %)")
     if isinstance(density, bool) or not isinstance(density, Real):
         raise CrbgError(f"density {density!r} is not a number; density = kept / total, sparsity = 1 - density")
     # The shortest text of a float32 is the number that was meant; its value in float64 has more digits.
     value = float(str(density)) if isinstance(density, np.floating) else float(density)
     if not 0 < value <= 1:
-        raise CrbgError(f"density {value} is not in (0, 1]; density = kept / total, sparsity = 1 - density")
+        percent = f"; for {value:g} %, pass {value / 100:g}" if 1 < value <= 100 else ""
+        raise CrbgError(f"density {value} is not in (0, 1]{percent}; density = kept / total, sparsity = 1 - density")
     return value
 
 

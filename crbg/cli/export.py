@@ -26,9 +26,12 @@ def add(commands: Commands) -> None:
         help="require the same predictions as the ticket's network on 1000 validation images of this data set",
     )
     sub.add_argument("--bench", action="store_true", help="also measure speed")
-    draws = sorted({draw for target in TARGETS.values() for draw in target.draws})
+    choices = {name: target.draws for name, target in TARGETS.items() if target.draws}
     sub.add_argument(
-        "--draw", metavar="|".join(draws) or "HOW", help=argparse.SUPPRESS if not draws else "how weights are obtained"
+        "--draw",
+        metavar="|".join(dict.fromkeys(draw for draws in choices.values() for draw in draws)),
+        help=f"for --to {'|'.join(choices)}: whether weights are stored in the files, drawn from the seed at the "
+        "start, or drawn on the fly whenever one is used (default: the first)",
     )
 
 

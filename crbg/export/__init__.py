@@ -9,6 +9,7 @@ import importlib
 from typing import Any
 
 _NAMES = {  # public names, by the module that defines them
+    "c": ("to_c",),
     "check": ("Examples", "compare", "predictions"),
     "dead_units": ("shrink",),
     "onnx": ("to_onnx",),

@@ -56,6 +56,7 @@ class Target:
 
 TARGETS = {
     "packed": Target("the ticket as one small file, for Ticket.load", "crbg.export.packed"),
+    "c": Target("a C99 program without dependencies", "crbg.export.c.target", ("stored", "start", "fly")),
     "onnx": Target("an ONNX file, checked in onnxruntime", "crbg.export.onnx"),
     "shrunk": Target("a PyTorch program without the dead units of the network", "crbg.export.shrunk"),
 }

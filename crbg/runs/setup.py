@@ -41,7 +41,7 @@ class Workspace:
         """Return a data set with the given split, which is loaded once for all runs of this process."""
         key = f"{name}:{split}" if split else name
         if key not in self.loaded:
-            self.loaded[key] = load(name, self.data_dir, download, split).to(self.device)
+            self.loaded[key] = load(name, self.data_dir, download=download, split=split).to(self.device)
         return self.loaded[key]
 
 

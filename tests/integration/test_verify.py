@@ -458,7 +458,7 @@ def test_batch_normalisation_is_calibrated_under_the_mask_first(digits):
 def test_without_the_data_nothing_passes_and_faults_still_show(project, monkeypatch):
     asked = []
 
-    def absent(name, folder, download):
+    def absent(name, folder, download, split):
         asked.append(download)
         raise CrbgError("it is nowhere")
 
@@ -522,7 +522,7 @@ def test_the_command_says_pass_or_fail_and_so_does_its_status(project, crbg):
 
 
 def test_the_command_names_data_that_is_missing_once(project, crbg, monkeypatch):
-    def absent(name, folder, download):
+    def absent(name, folder, download, split):
         raise CrbgError("it is nowhere")
 
     monkeypatch.setattr(setup, "load", absent)

@@ -1,6 +1,7 @@
 """The zoo: enough tasks that judge, unique keys of records, and the summary of the gaps."""
 
 import importlib
+import re
 from collections import Counter
 
 import pytest
@@ -15,7 +16,7 @@ def zoo(monkeypatch):
 
 def record(variant, validation, test, task="a"):
     base = {"half": "judged", "task": task, "cell": "c", "chance": 10.0}
-    return base | {"variant": variant, "validation": validation, "test": test}
+    return base | {"variant": variant, "validation": validation, "test": test, "options": {"lr": 0.1}}
 
 
 def test_eight_tasks_judge_and_each_run_has_one_key(zoo):
@@ -35,3 +36,4 @@ def test_the_tuned_trial_is_chosen_by_validation_and_the_gap_is_on_test(zoo):
     assert "median 23.5" in text
     assert "a, c (8.0); b, c (39.0)" in text
     assert "learns (aim: none): b, c\n" in text
+    assert re.search(r"\| lr 0\.1 +\| \+34\.0 +\|", text)  # the mean of 99 - 70 and 50 - 11

@@ -8,7 +8,7 @@ from crbg.errors import CrbgError
 from crbg.experiments import config as configs
 from crbg.experiments import record_store, selection
 from crbg.experiments.spec import Spec
-from crbg.storage.atomic import write_json
+from crbg.storage.atomic import read_json, write_json
 
 GRID = {"density": [0.5, 0.1], "scale": [0.3, 0.6], "options.lr": [0.01, 0.02]}
 
@@ -110,6 +110,29 @@ def test_a_setting_that_missed_the_density_in_one_run_is_out(project):
     choice = chosen()
     assert choice["set"] == {"scale": 0.3, "options.lr": 0.02}
     assert (choice["trials"], choice["missed"]) == (4, 2)
+
+
+@pytest.mark.parametrize(("kept", "lr"), [(0.45, 0.02), (0.509, 0.02), (0.52, 0.01), (None, 0.01)])
+def test_gates_on_units_are_compared_by_their_half_mask_if_it_is_sparse_enough(project, kept, lr):
+    body = yaml.safe_load(Path("config.yaml").read_text())
+    arm = {"method": "crbg", "set": {"options.granularity": "unit"}, "grid": {"options.lr": [0.01, 0.02]}}
+    body["experiments"]["tuning"] |= {
+        "base": body["experiments"]["tuning"]["base"] | {"density": 0.5},
+        "groups": {0.5: [0.5]},
+    }
+    body["experiments"]["tuning"]["arms"] = {"ours": arm}
+    write_config(body["experiments"])
+    for cell in read().experiment("tuning").cells:
+        best = cell.spec.resolved().lr == 0.02
+        put(cell, 40.0 if best else 50.0, missed=best)
+        path = record_store.run_folder(read(), cell.spec, cell.seed) / "record.json"
+        record = read_json(path)
+        record["validation"]["readings"]["half"] = {"accuracy": 90.0 if best else 50.0}
+        epochs = [{"density": 0.9}, {"density": kept}] if kept else []
+        write_json(path, record | {"anatomy": {"epochs": epochs}})
+    found = chosen()
+    assert found["set"] == {"options.lr": lr}
+    assert found["missed"] == (lr == 0.01)
 
 
 def test_ties_go_to_the_first_of_the_grid(project):

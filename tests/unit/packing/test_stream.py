@@ -75,6 +75,8 @@ def test_a_claim_of_many_weights_takes_neither_memory_nor_time():
     for shape in ((2**14, 2**14), (2**20, 2**40), (1, 2**28), (2**28 + 1,), (0, 5), (-4, -5), ()):
         with pytest.raises(CrbgError):
             unpack(b"\x05" * 300, {"w": shape, "v": (3, 3)}, SEEDED)
+    with pytest.raises(CrbgError, match="between 1 and 268435456 weights"):
+        unpack(bytes(2**18 + 1), {"w": (2**28 + 1,)}, SEEDED)
     assert tracemalloc.get_traced_memory()[1] < 2**20
     tracemalloc.stop()
     assert time.process_time() - start < 1

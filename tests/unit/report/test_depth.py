@@ -183,7 +183,7 @@ def test_tables_say_what_batch_norm_and_inexact_images_change(tmp_path, monkeypa
     three = dataclasses.replace(
         plain, lossy_test=torch.tensor([0, 5, 299]), lossy={"train": 4, "validation": 0, "test": 3}
     )
-    monkeypatch.setattr("crbg.runs.setup.load", lambda name, folder, download: three)
+    monkeypatch.setattr("crbg.runs.setup.load", lambda name, folder, **options: three)
     monkeypatch.chdir(tmp_path)
     conv = "      conv: {set: {model: conv2, model_args: {width: 0.125, norm: batch}}}"
     (tmp_path / "config.yaml").write_text(CONFIG.replace("      mlp: {set: {model: lenet-16}}", conv))

@@ -1,0 +1,51 @@
+import pytest
+import torch
+from c_programs import needs_compiler
+from networks import random_mask
+
+from crbg import CrbgError, Ticket
+from crbg.export import Examples
+from crbg.export.c import target
+from crbg.models import build
+from crbg.models.initial_weights import initialise, tensor_digest
+
+
+@pytest.fixture
+def ticket():
+    net = build("lenet-12", (1, 4, 4), 3)
+    initialise(net, "signed_constant", 1.0, 2)
+    return Ticket(
+        random_mask(net, 0.4), 2, "signed_constant", 1.0, "lenet-12", (1, 4, 4), 3, tensor_digest(net.state_dict())
+    )
+
+
+@needs_compiler
+@pytest.mark.parametrize("draw", [None, "fly"])
+def test_the_program_is_checked_on_examples(ticket, draw, tmp_path):
+    details = target.write(ticket, tmp_path, draw)
+    assert details["draw"] == draw or draw is None
+    examples = Examples("made up", torch.randn(40, 1, 4, 4), torch.zeros(40, dtype=torch.int64))
+    found = target.check(ticket, tmp_path, examples)
+    assert (found["examples"], found["equal_predictions"]) == (40, 40)
+    assert found["largest_difference"] < 1e-5
+    code = (tmp_path / "model.c").read_text()
+    (tmp_path / "model.c").write_text(
+        code.replace("{0, 0, 0, 0.25f}", "{0, 0, 0, -3.0f}")
+    )  # the slope of the activation
+    with pytest.raises(CrbgError, match="of 40 predictions on made up equal"):
+        target.check(ticket, tmp_path, examples)
+
+
+@needs_compiler
+def test_speed_is_measured_for_single_images_and_batches(ticket, tmp_path, monkeypatch):
+    monkeypatch.setattr(target, "ROUNDS", 2)
+    threads = torch.get_num_threads()
+    target.write(ticket, tmp_path, "stored")
+    found = target.bench(ticket, tmp_path)
+    assert set(found) == {
+        f"batch {n}: {what}" for n in (1, 32, 256) for what in ("microseconds", "times faster than torch, dense")
+    }
+    assert all(value > 0 for value in found.values())
+    assert torch.get_num_threads() == threads
+    target.write(ticket, tmp_path, "fly")
+    assert len(target.bench(ticket, tmp_path)) == 2, "drawn on the fly, a program has no function for batches"
