@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-fast test-slow test-slurm test-clients test-onnx test-extras lint format docs dist paper benchmark clean
+.PHONY: help install quickstart test test-fast test-slow test-slurm test-clients test-onnx test-extras lint format docs dist paper pdf benchmark clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -90,6 +90,9 @@ dist: $(STAMP) ## build sdist and wheel in dist/, check them, and test an instal
 
 paper: $(STAMP) ## generate tables, figures, verdicts and parts of the documents from the records
 	$(BIN)/crbg report
+
+pdf: $(STAMP) ## typeset paper/paper.pdf from the committed tables and figures, if LaTeX is installed
+	$(BIN)/python -m crbg.report.paper paper
 
 benchmark: $(STAMP) ## compare the speed of gated and dense steps on this machine; writes benchmarks/*.md
 	$(BIN)/python benchmarks/step.py --out benchmarks/step.md

@@ -8,7 +8,19 @@ from pathlib import Path
 import pandas as pd
 
 from crbg.experiments.config import Config, Experiment
-from crbg.report import compare, documents, figures, numbers, page, paper, pictures, tables, winners
+from crbg.report import (
+    compare,
+    documents,
+    figures,
+    names,
+    numbers,
+    page,
+    paper,
+    paper_tables,
+    pictures,
+    tables,
+    winners,
+)
 from crbg.report.claims import Claims, judge, read_claims
 from crbg.report.power import power_table
 from crbg.report.published import of_experiment
@@ -72,6 +84,9 @@ def build(
     if not config.demonstration:
         write_text(folder / "tables" / "contrasts.md", contrast_table(content.verdicts))
         write_text(folder / "tables" / "power.md", power_table(claims, content.verdicts, config))
+        for name, text in paper_tables.all_tables(rows, names.readable(content.verdicts, config), config):
+            write_text(folder / "tables" / f"{name}.tex", text)
+        figures.method(folder / "figures" / "method")
     if not config.demonstration:
         documents.refresh([e for e in mains if e.name not in content.missing], rows, content.verdicts)
         waiting = numbers.check(folder / "main.tex", known, content.missing)
@@ -124,7 +139,8 @@ def _comparison(claims: Claims, rows: pd.DataFrame, config: Config) -> pd.DataFr
     if len(table):
         path = config.paper / "tables" / "comparison"
         write_text(path.with_suffix(".md"), f"{COMPARISON}\n\n{tables.pipe(table.to_dict('records'))}\n")
-        write_text(path.with_suffix(".tex"), tables.booktabs(table))
+        short = table.replace(r" of the units \(.*", " of units*", regex=True)
+        write_text(path.with_suffix(".tex"), tables.booktabs(short))
     return table
 
 
@@ -136,7 +152,7 @@ def _write(
     write_text(results, rows.to_csv(index=False))
     write_text(folder / "tables" / "tuning.md", tables.tuning_table(rows))
     write_text(folder / "tables" / "verdicts.md", verdict_table(content.verdicts, config))
-    write_text(folder / "tables" / "verdicts.tex", verdict_latex(content.verdicts))
+    write_text(folder / "tables" / "verdicts.tex", verdict_latex(names.readable(content.verdicts, config, ids=True)))
     write_text(folder / "numbers.tex", numbers.macros(known))
     whole = page.html(config, content)
     paths: Sequence[Path] = (folder / "report.html", *([page_copy] if page_copy else []))

@@ -104,11 +104,11 @@ def _telling(claims: Sequence[Judgement]) -> str:
     known = {v.id: v for v in claims}
     rows = [known[name] for name in TELLING if name in known]
     return tables.pipe(
-        [{"claim": v.quote, "source": v.source, "verdict": v.verdict, "measured": _short(v.measured)} for v in rows]
+        [{"claim": v.quote, "source": v.source, "verdict": v.verdict, "measured": short(v.measured)} for v in rows]
     )
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
     """If a text is too long for a table cell, cut it at a comma or semicolon outside brackets."""
     if len(text) <= WIDEST:
         return text

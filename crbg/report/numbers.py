@@ -11,6 +11,7 @@ import pandas as pd
 from crbg.errors import CrbgError, suggest
 from crbg.experiments.config import Config, Experiment
 from crbg.report.claims import Judgement, kind_of
+from crbg.report.names import readable
 from crbg.report.records_table import specs
 from crbg.report.tables import differences, headline, interval, tex
 
@@ -28,7 +29,7 @@ def collect(rows: pd.DataFrame, verdicts: Sequence[Judgement], config: Config) -
     for e in config.experiments.values():
         if e.role != "tune":
             out |= _of_experiment(rows, e)
-    for v in verdicts:
+    for v in readable(verdicts, config):
         out[f"verdict.{_plain(v.id)}"], out[f"evidence.{_plain(v.id)}"] = v.verdict, v.measured
     runs = rows.drop_duplicates(["digest", "seed"])
     out["runs"], out["runs.tuning"] = str(len(runs)), str(len(runs[runs.role == "tune"]))
@@ -36,6 +37,9 @@ def collect(rows: pd.DataFrame, verdicts: Sequence[Judgement], config: Config) -
     out["verdicts.observed"] = str(sum(v.verdict == "observed" for v in verdicts))
     out["verdicts.untestable"] = str(sum(kind_of(v.verdict) == "not testable" for v in verdicts))
     out["verdicts.not-run"] = str(sum(v.verdict == "not run" for v in verdicts))
+    claims = [v for v in verdicts if not (v.goal or v.contrast)]
+    out["verdicts.claims"] = str(len(claims))
+    out["verdicts.not-run-claims"] = str(sum(v.verdict == "not run" for v in claims))
     return out
 
 

@@ -2,7 +2,8 @@
 
 from crbg.report.figures.inside import by_depth, by_head, histograms, inside
 from crbg.report.figures.labels import Labels, label
+from crbg.report.figures.method import method
 from crbg.report.figures.panels import by_objective
 from crbg.report.figures.views import draw
 
-__all__ = ["Labels", "by_depth", "by_head", "by_objective", "draw", "histograms", "inside", "label"]
+__all__ = ["Labels", "by_depth", "by_head", "by_objective", "draw", "histograms", "inside", "label", "method"]

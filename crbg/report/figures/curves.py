@@ -14,12 +14,14 @@ from crbg.report.figures.labels import FIELDS, Labels, label
 from crbg.report.figures.style import (
     HOLLOW,
     LEGEND,
+    LINES,
     band,
     colour,
     fit,
     legend_below,
     line,
     log_ticks,
+    mark_cut,
     marker,
     sparsity_axis,
     ticks,
@@ -54,6 +56,7 @@ def curve(mine: pd.DataFrame, published: Sequence[tuple[float, float, str]], lab
     means = [m for m in means if m >= max(means) - 12] + [accuracy for _, accuracy, _ in published]
     margin = 0.15 * (max(means) - min(means)) + 0.3
     axes.set_ylim(max(0.0, min(means) - 2 * margin), min(100.5, max(means) + margin))
+    mark_cut(axes)
     axes.set_xlabel("sparsity of the gated weights (%), log scale of density")
     axes.set_ylabel(f"{best_part(mine)} accuracy (%)")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncol=2, **LEGEND)
@@ -70,23 +73,22 @@ def _arm(axes: Any, group: pd.DataFrame, i: int, text: str) -> None:
 
 
 def cost(mine: pd.DataFrame, labels: Labels) -> None:
-    """Draw accuracy against the cost of the search, in FLOP and in seconds, one line for each arm."""
+    """Draw the error on a log scale against the cost of the search, in FLOP and in seconds, one line for each arm."""
     figure, panels = plt.subplots(1, 2, figsize=(6.8, 2.4), sharey=True)
-    means = mine.groupby(["arm", "epochs"], sort=False).accuracy.mean()
-    lowest = means.max() - FAR
     for i, arm in enumerate(mine.arm.unique()):
         by = list(mine[mine.arm == arm].groupby("epochs", sort=True))
-        text = label(arm, labels) + (" (partly off the axes)" if means[arm].min() < lowest else "")
         for axes, field, unit in zip(panels, ("work", "search_seconds"), (1e12, 1.0), strict=True):
             x = [g[field].astype(float).mean() / unit for _, g in by]
-            band(axes, x, [list(g.accuracy) for _, g in by], i, text if field == "work" else None)
-    fit(panels[0], list(means[means >= lowest]))
+            text = label(arm, labels) if field == "work" else None
+            band(axes, x, [list(100 - g.accuracy) for _, g in by], i, text, LINES[i % len(LINES)])
     for axes, text in zip(panels, ("forward and backward TFLOP of the search", "seconds of the search"), strict=True):
         axes.set_xlabel(text)
         if axes.dataLim.minpos[0] < math.inf:  # old records do not contain the cost of a run
             axes.set_xscale("log")
             log_ticks(axes.xaxis)
-    panels[0].set_ylabel(f"{best_part(mine)} accuracy (%)")
+    panels[0].set_yscale("log")
+    log_ticks(panels[0].yaxis)
+    panels[0].set_ylabel(f"{best_part(mine)} error (%)")
     legend_below(figure, 3)
 
 

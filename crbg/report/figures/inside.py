@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def histograms(found: Mapping[str, Mapping[str, Any]], path: Path, labels: Label
             x, y = [e["epoch"] for e in epochs], [100 * e["undecided"] for e in epochs]
             row[3].plot(x, y, "-o", ms=2.5, lw=1, color=COLOURS[1])
             row[3].set_ylim(-3, 103)
-            row[0].set_ylabel(label(name, labels).replace(", ", ",\n"), fontsize=6.5)
+            row[0].set_ylabel(textwrap.fill(label(name, labels), 14), fontsize=6.5)
         for axes, text in zip(panels[0], ("start", "halfway", "end", "fractional gates (%)"), strict=True):
             axes.set_title(text)
         for axes in panels[:-1].flat:

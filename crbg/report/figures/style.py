@@ -13,7 +13,7 @@ from matplotlib.ticker import LogLocator, StrMethodFormatter
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-from crbg.report.stats import Interval, t_interval
+from crbg.report.stats import t_interval
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -35,6 +35,8 @@ STYLE: Any = {
     "svg.hashsalt": "crbg",
 }
 LEGEND: Any = {"frameon": False, "columnspacing": 1.0}
+FEW = 5  # with fewer seeds, figures show every seed instead of an interval
+SEEDS: Any = {"ms": 2, "alpha": 0.45, "mew": 0, "lw": 0, "gid": "seeds"}
 HOLLOW: Any = {"mfc": "none", "lw": 0}
 
 
@@ -70,31 +72,70 @@ def line(i: int) -> str:
 def band(
     axes: Any, x: Sequence[Any], groups: Sequence[Sequence[float]], i: int, label: str | None, style: str = "-"
 ) -> None:
-    """Draw the mean of each group with its 95 % interval along x."""
-    points = [t_interval(list(g)) for g in groups]
+    """Draw the mean of each group along x, with its 95 % interval or, if a group has fewer than `FEW` seeds, the seeds.
+
+    An interval of three seeds is about four times as wide as their standard deviation and says less than the seeds.
+    """
+    points, few = [t_interval(list(g)) for g in groups], min(map(len, groups), default=0) < FEW
     look: Any = {"color": colour(i), "marker": marker(i), "ms": 3.5, "lw": 1, "ls": style}
-    means, bars = [p.mean for p in points], [p.bar for p in points]
-    axes.errorbar(x, means, bars, capsize=2, elinewidth=0.7, label=label, **look)
+    bars = None if few else [p.bar for p in points]
+    axes.errorbar(x, [p.mean for p in points], bars, capsize=2, elinewidth=0.7, label=label, **look)
+    for at, group in zip(x, groups, strict=True):
+        if few and len(group) > 1:
+            axes.plot([at] * len(group), group, marker(i), color=colour(i), **SEEDS)
 
 
-def dot(axes: Any, y: int, found: Interval, lowest: float, i: int, mark: str) -> None:
-    """Draw one accuracy with its interval in row y; an accuracy below `lowest` is printed at the left edge instead."""
+def dot(axes: Any, y: float, values: Sequence[float], lowest: float, i: int, mark: str) -> None:
+    """Draw a mean in row y, with its interval or its seeds as in `band`; below `lowest`, print it at the left edge."""
+    found = t_interval(list(values))
     if found.mean < lowest:
         at: Any = {"xycoords": ("axes fraction", "data"), "fontsize": 6, "va": "center"}
         axes.annotate(f"$\\leftarrow$ {found.mean:.1f}", (0.02, y), **at)
-    else:
-        axes.errorbar(found.mean, y, xerr=found.bar, color=colour(i), marker=mark, ms=3.5, capsize=2, lw=1)
+        return
+    bar = found.bar if found.n >= FEW else None
+    axes.errorbar(found.mean, y, xerr=bar, color=colour(i), marker=mark, ms=3.5, capsize=2, lw=1)
+    if 1 < found.n < FEW:
+        axes.plot(values, [y] * found.n, mark, color=colour(i), **SEEDS)
+
+
+def mark_cut(axes: Any, along: str = "y") -> None:
+    """Mark every seed and every interval that continues beyond the axes with a triangle at the edge.
+
+    Args:
+        axes: axes whose limits are final.
+        along: the axis of the measured values, `x` or `y`.
+    """
+    k = "xy".index(along)
+    edges, shapes = sorted((axes.get_xlim(), axes.get_ylim())[k]), (("<", ">"), ("v", "^"))[k]
+    for points, shade in [*_ends(axes)]:
+        for point in points:
+            for edge, shape, beyond in zip(edges, shapes, (point[k] < edges[0], point[k] > edges[1]), strict=True):
+                if beyond:
+                    at = (edge, point[1]) if k == 0 else (point[0], edge)
+                    axes.plot(
+                        *at, shape, color=shade, ms=3.5, mew=0, clip_on=False, zorder=4, scalex=False, scaley=False
+                    )
+
+
+def _ends(axes: Any) -> Iterator[tuple[list[tuple[float, float]], Any]]:
+    """Yield the ends of the intervals and the seeds in these axes, with their colours."""
+    for data, _, bars in axes.containers:
+        for segment in bars[0].get_segments() if bars else ():
+            yield [(float(x), float(y)) for x, y in segment], data.get_color()
+    for seeds in [line for line in axes.lines if line.get_gid() == SEEDS["gid"]]:
+        yield [(float(x), float(y)) for x, y in zip(*seeds.get_data(), strict=True)], seeds.get_color()
 
 
 def fit(axes: Any, means: Sequence[float]) -> None:
     """Set the range of the accuracy axis from the means, so that one wide interval does not flatten the curves."""
     margin = 0.25 * (max(means) - min(means)) + 0.5
     axes.set_ylim(max(0.0, min(means) - margin), min(100.5, max(means) + margin))
+    mark_cut(axes)
 
 
-def log_ticks(axis: Any) -> None:
-    """Put ticks at 1, 2, 5, 10, 20 and so on along a logarithmic axis."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+def log_ticks(axis: Any, subs: Sequence[float] = (1, 2, 5)) -> None:
+    """Put ticks at these multiples of the powers of ten along a logarithmic axis."""
+    axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_ticks([], minor=True)
 
@@ -116,6 +157,7 @@ def legend_below(figure: Any, columns: int, drop: float = -0.05) -> None:
     figure.legend(loc="upper center", bbox_to_anchor=(0.5, drop), ncol=columns, **LEGEND)
 
 
-def legend_outside(figure: Any, columns: int, *handles: Any) -> None:
+def legend_outside(figure: Any, columns: int, *handles: Any, title: str | None = None) -> None:
     """In a figure with constrained layout, put the legend below the panels."""
-    figure.legend(*handles, loc="outside lower center", ncol=columns, **LEGEND)
+    look: Any = {"title": title, "title_fontsize": 7, **LEGEND}
+    figure.legend(*handles, loc="outside lower center", ncol=columns, **look)

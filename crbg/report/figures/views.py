@@ -12,6 +12,8 @@ from crbg.report.figures.style import figure
 from crbg.report.published import Published
 from crbg.report.tables import headline
 
+MOST_PANELS = 3  # with more densities, winning tickets are drawn as curves
+
 
 def draw(rows: pd.DataFrame, experiment: Experiment, path: Path, published: Published, demonstration: bool) -> Path:
     """Draw the headline numbers of an experiment together with published results; `path` has no suffix."""
@@ -29,9 +31,14 @@ def draw(rows: pd.DataFrame, experiment: Experiment, path: Path, published: Publ
             case "cost":
                 curves.cost(mine, labels)
             case "winners":
-                curves.winners(mine, published.winners, labels)
+                if mine.asked[mine.asked < 1].nunique() > MOST_PANELS:
+                    curves.winners(mine, published.winners, labels)
+                else:
+                    panels.methods(mine, published.winners, labels, seconds=True)
             case "methods":
-                panels.methods(mine, labels)
+                panels.methods(mine, published.winners, labels)
+            case "controls":
+                panels.controls(mine, labels)
             case _:
                 curves.curve(mine, published.points, labels)
     return path

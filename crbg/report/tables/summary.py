@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import pandas as pd
@@ -28,7 +29,8 @@ def by_sparsity(experiment: Experiment, rows: pd.DataFrame) -> list[dict[str, st
 
 def short_latex(experiment: Experiment, rows: pd.DataFrame) -> str:
     """Format the accuracies by arm and sparsity as booktabs LaTeX that fits the width of a page."""
-    return booktabs(pd.DataFrame(by_sparsity(experiment, rows)))
+    table = pd.DataFrame(by_sparsity(experiment, rows))
+    return booktabs(table.assign(arm=[re.sub(r"[$\\]", "", experiment.label(str(a))) for a in table.arm]))
 
 
 def readme_table(experiment: Experiment, rows: pd.DataFrame) -> str:

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import pandas as pd
 import pytest
 import yaml
 from made_up import around, kind, knob
@@ -8,7 +9,7 @@ from made_up import around, kind, knob
 from crbg.experiments import config as configs
 from crbg.report import claims, figures, tables
 from crbg.report.build import build
-from crbg.report.figures import style
+from crbg.report.figures import panels, style
 from crbg.report.published import Published
 from crbg.report.records_table import tidy
 
@@ -93,3 +94,52 @@ def test_an_arm_without_the_field_of_the_axis_is_a_level(sweep, monkeypatch, tmp
     )
     assert top.get_xlim()[1] < 2, "the level does not stretch the axis"
     real("all")
+
+
+@pytest.mark.parametrize(
+    ("seeds", "shown"), [([90.0, 91.0, 92.0], 3), ([90.0, 91.0, 92.0, 91.0, 91.0], 0), ([90.0], 0)]
+)
+def test_few_seeds_are_drawn_one_by_one_and_more_as_an_interval(seeds, shown):
+    for draw, axis in (
+        (lambda a: style.band(a, [1], [seeds], 0, None), 1),
+        (lambda a: style.dot(a, 1, seeds, 0, 0, "o"), 0),
+    ):
+        axes = plt.figure().add_subplot()
+        draw(axes)
+        single = [line for line in axes.lines if line.get_gid() == "seeds"]
+        assert [sorted(line.get_data()[axis]) for line in single] == ([sorted(seeds)] if shown else [])
+        bars = axes.containers[0][2]
+        lengths = [abs(b - a) for bar in bars for (*_, a), (*_, b) in bar.get_segments()] if axis else [len(bars)]
+        assert any(lengths) == (len(seeds) >= style.FEW)
+    plt.close("all")
+
+
+def test_what_continues_beyond_the_axes_is_marked_at_the_edge():
+    axes = plt.figure().add_subplot()
+    style.band(axes, [1, 2], [[50.0, 95.0, 95.5], [95.0, 95.0, 95.0]], 0, None)
+    style.band(axes, [3], [[95.0, 95.0, 95.0, 95.0, 90.0]], 1, None)
+    axes.set_ylim(93, 95.6)
+    style.mark_cut(axes)
+    marks = {(float(line.get_xdata()[0]), float(line.get_ydata()[0]), line.get_marker()) for line in axes.lines[-3:]}
+    assert marks == {(1.0, 93.0, "v"), (3.0, 93.0, "v"), (3.0, 95.6, "^")}
+    assert axes.get_ylim() == (93, 95.6)
+    plt.close("all")
+
+
+def test_controls_are_drawn_as_paired_losses(monkeypatch):
+    lines = [("snip", c, s, a + s) for c, a in (("none", 95.0), ("shuffle", 93.0), ("reinit", 94.5)) for s in (0, 1)]
+    found = pd.DataFrame(lines, columns=["arm", "setting", "seed", "accuracy"])
+    found = found.assign(setting="control " + found.setting, asked=0.02, part="validation")
+    panels.controls(found, {"snip": "SNIP"})
+    axes = plt.gcf().axes[0]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["SNIP"]
+    assert axes.get_title() == "98 % sparse"
+    assert [float(c[0].get_xdata()[0]) for c in axes.containers] == [2.0, 0.5]
+    assert [t.get_text() for t in plt.gcf().legends[0].get_texts()] == ["shuffle", "reinit"]
+    plt.close("all")
+
+
+def test_settings_in_figures_have_short_names():
+    assert figures.labels.named("search_lr 0.1, begin 0.5, control none, weight 3") == (
+        "rate 0.1, open at the start 0.5, none, $\\lambda$ 3"
+    )

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from paths import ROOT
 
+from crbg.report import paper
+
 DOCUMENTS = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
 
 
@@ -23,10 +25,10 @@ def committed():
 @pytest.fixture(scope="module")
 def shown():
     """Return the files that the paper or a document shows."""
-    paper = (ROOT / "paper/main.tex").read_text()
-    drawn = re.findall(r"\\includegraphics(?:\[[^]]*\])?\{(.*?)\}", paper)
+    source = (ROOT / "paper/main.tex").read_text()
+    drawn = re.findall(r"\\includegraphics(?:\[[^]]*\])?\{(.*?)\}", source)
     out = {Path("paper") / f"{name}.pdf" for name in drawn}
-    out |= {Path("paper") / name for name in re.findall(r"\\input\{(tables/.*?)\}", paper)}
+    out |= {Path("paper") / name for name in re.findall(r"\\input\{(tables/.*?)\}", source)}
     for document in DOCUMENTS:
         text = document.read_text()
         out |= {Path(name) for name in re.findall(r"paper/(?:figures|tables)/[\w.-]+\.(?:md|png|pdf|tex)", text)}
@@ -44,7 +46,32 @@ def test_what_the_paper_and_the_documents_show_is_committed(committed, shown):
 
 
 def test_the_paper_names_tables_that_are_there():
-    paper = (ROOT / "paper/main.tex").read_text().replace(r"\_", "_")
-    named = re.findall(r"\\texttt\{(paper/(?:tables|figures)/[\w.]+)\}", paper)
+    source = (ROOT / "paper/main.tex").read_text().replace(r"\_", "_")
+    named = re.findall(r"\\texttt\{(paper/(?:tables|figures)/[\w.]+)\}", source)
     assert len(named) > 5
     assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
+def test_every_measured_number_of_the_paper_is_a_macro():
+    text = re.sub(r"(?<!\\)%.*", "", (ROOT / "paper/main.tex").read_text().split(r"\begin{document}")[1])
+    text = re.sub(r"\\begin\{equation\}.*?\\end\{equation\}|\$.*?\$", "", text, flags=re.DOTALL)
+    text = re.sub(r"\\(?:crbgnumber|num|pct|cite[tp]?|ref|label)\{.*?\}|\\includegraphics\[.*?\]|p\{.*?\}", "", text)
+    quoted = {"83.1", "91.5", "90.5", "98.2", "97.8"}  # published values
+    assert set(re.findall(r"\d+\.\d+", text)) <= quoted | {"0.3"}  # the error of the digitised points
+
+
+def test_references_are_cited_and_have_identifiers():
+    entries = (ROOT / "paper/references.bib").read_text().split("\n@")[1:]
+    names = {entry.partition("{")[2].partition(",")[0] for entry in entries}
+    cited = re.findall(r"\\cite[tp]?\{(.*?)\}", (ROOT / "paper/main.tex").read_text())
+    assert {name for group in cited for name in group.split(",")} == names
+    assert [e.partition(",")[0] for e in entries if not re.search(r"doi = \{10\.\d{4,}/", e)] == []
+
+
+def test_a_paper_without_latex_says_so_in_one_line(tmp_path, monkeypatch):
+    (tmp_path / "main.tex").write_text("x")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert paper.typeset(tmp_path).startswith(f"{tmp_path / 'paper.pdf'}: not built, because LaTeX is not installed")
+    (tmp_path / "latexmk").write_text("#!/bin/sh\necho '! wrong key'\nexit 1\n")
+    (tmp_path / "latexmk").chmod(0o755)
+    assert paper.typeset(tmp_path) == f"{tmp_path / 'paper.pdf'}: LaTeX failed: ! wrong key"

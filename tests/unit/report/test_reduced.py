@@ -256,7 +256,7 @@ def test_the_tables_show_what_was_observed_and_count_what_was_judged(tmp_path):
     words = ("reproduced", "missed", "not run", "not testable on MNIST")
     rest = [claims.Judgement("d", "s", "q", word, "e") for word in words]
     assert [v.judged for v in (seen, *rest)] == [False, True, True, False, False]
-    known = numbers.collect(runs("ours", [85.0]), [seen, *rest], SimpleNamespace(experiments={}))
+    known = numbers.collect(runs("ours", [85.0]), [seen, *rest], SimpleNamespace(experiments={}, labels={}))
     counts = {k: known[f"verdicts.{k}"] for k in ("judged", "observed", "untestable", "not-run")}
     assert counts == {"judged": "2", "observed": "1", "untestable": "1", "not-run": "1"}
     assert known["verdict.c"] == "observed"
