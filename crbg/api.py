@@ -22,7 +22,8 @@ from crbg.gates.attach import weights
 from crbg.gates.dtypes import floating_dtype
 from crbg.gates.layers import unwrap
 from crbg.gates.selection import Selection, Where, choosing
-from crbg.measure.ticket_report import Evaluation, Metric, advice
+from crbg.measure.metric import Metric
+from crbg.measure.ticket_report import Evaluation, advice
 from crbg.methods.contract import SearchResult, SearchTask
 from crbg.models.initial_weights import fingerprints, stored_weights, tensor_digest
 from crbg.search import precheck
@@ -125,7 +126,8 @@ def find_ticket(
         validation: Data on which the ticket is measured, or the fraction of a pair or a data set to hold out for this.
             If nothing can be held out (a loader, or fewer than ten examples), the report is on training batches and
             says so.
-        metric: Function of (outputs, labels) that returns a number, measured in addition to loss and accuracy.
+        metric: Function of (outputs, labels) that returns a number, measured in addition to loss and accuracy. It is
+            tried on the first batch before the search.
         precision: `fp32`; `bf16` for forward passes in bfloat16 with channels-last weights; or `auto`, which is `bf16`
             for a float32 model with convolutions on a device with bfloat16 instructions. Measurements are in fp32.
         gain: `variance` multiplies each weight tensor by a factor that keeps the signal's variance from layer to layer
@@ -188,7 +190,9 @@ def _search(
     assert task.clock is not None
     # The gains below change the weights, so the choice of the weights that carry gates holds for the whole search.
     with choosing(model, task.selection):
-        seen, precision = _check(model, task, precision)
+        seen, precision = _check(model, task, precision, evaluation.metric)
+        if evaluation.name == "validation" and evaluation.held:
+            precheck.check_validation(model, evaluation.held, task.loss, evaluation.metric)
         chosen = defaults.choose(model, method, options, task.density, gain, seen.scalable)
         if task.selection.where is None:
             _warn_of_dense_weights(model)
@@ -210,7 +214,9 @@ def _search(
     return found
 
 
-def _check(model: nn.Module, task: SearchTask, precision: str) -> tuple[precheck.FirstBatch, str]:
+def _check(
+    model: nn.Module, task: SearchTask, precision: str, metric: Metric | None
+) -> tuple[precheck.FirstBatch, str]:
     """Check the first batch, and return the precision of the search; `auto` is fp32 if the model fails in bfloat16."""
     device = next(model.parameters()).device
     if precision not in ("auto", "fp32", "bf16"):
@@ -218,9 +224,9 @@ def _check(model: nn.Module, task: SearchTask, precision: str) -> tuple[precheck
     check_precision(precision, device)
     if precision == "auto" and suggested(model, device) == "bf16":
         with contextlib.suppress(CrbgError):
-            return precheck.check_first_batch(model, task.batches, task.loss, "bf16"), "bf16"
+            return precheck.check_first_batch(model, task.batches, task.loss, "bf16", metric), "bf16"
     precision = "fp32" if precision == "auto" else precision
-    return precheck.check_first_batch(model, task.batches, task.loss, precision), precision
+    return precheck.check_first_batch(model, task.batches, task.loss, precision, metric), precision
 
 
 def _options(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
