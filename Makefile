@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-fast test-slow test-slurm test-clients test-extras lint format docs dist paper pdf benchmark clean
+.PHONY: help install quickstart test test-fast test-slow test-slurm test-clients test-onnx test-extras lint format docs dist paper pdf benchmark clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -59,7 +59,11 @@ test-slurm: $(STAMP) ## test the workflow on a real SLURM on this machine; needs
 test-clients: $(STAMP) ## search in models of 60 families of timm and in Lightning modules; a few minutes on two cores
 	$(BIN)/python -m pytest $(TWO) tests/clients -m clients
 
-test-extras: test-slow test-slurm test-clients ## run the tests that `make test` skips: real MNIST, SLURM, models of other libraries
+test-onnx: $(STAMP) ## test the export to ONNX in onnxruntime; needs `pip install crbg[export]`
+	$(BIN)/python -c "import onnx, onnxruntime, onnxscript"
+	$(BIN)/python -m pytest tests/unit/export
+
+test-extras: test-slow test-slurm test-clients test-onnx ## run the tests that `make test` skips: real MNIST, SLURM, models of other libraries, ONNX
 
 lint: $(STAMP) ## run ruff, mypy --strict, import-linter, codespell, snakefmt, snakemake --lint
 	$(BIN)/ruff check .
@@ -97,6 +101,8 @@ benchmark: $(STAMP) ## compare the speed of gated and dense steps on this machin
 	$(BIN)/python benchmarks/find_ticket.py --out benchmarks/find_ticket.md
 	$(BIN)/python benchmarks/seeds.py --out benchmarks/seeds.md
 	$(BIN)/python benchmarks/packed.py --out benchmarks/packed.md
+	$(BIN)/python benchmarks/ship.py --out benchmarks/ship.md
+	$(BIN)/python benchmarks/shrunk.py --out benchmarks/shrunk.md
 
 clean: ## remove the quickstart's files, build outputs and caches; runs and records stay
 	rm -rf results/quickstart build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

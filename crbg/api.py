@@ -9,6 +9,7 @@ import operator
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from numbers import Real
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,8 @@ from crbg.gates.attach import weights
 from crbg.gates.dtypes import floating_dtype
 from crbg.gates.layers import unwrap
 from crbg.gates.selection import Selection, Where, choosing
-from crbg.measure.ticket_report import Evaluation, Metric, advice
+from crbg.measure.metric import Metric
+from crbg.measure.ticket_report import Evaluation, advice
 from crbg.methods.contract import SearchResult, SearchTask
 from crbg.models.initial_weights import fingerprints, stored_weights, tensor_digest
 from crbg.search import precheck
@@ -43,6 +45,18 @@ OTHER_NAMES = {  # arguments of other libraries, and what to use instead
     "criterion": "`loss`",
     "loss_fn": "`loss`",
     "device": "`model.to(device)` before the call",
+    "optimizer": "the options of the method; its optimiser is fixed",
+    "optimiser": "the options of the method; its optimiser is fixed",
+    "verbose": "`progress`",
+    "metrics": "`metric`, one function of (outputs, labels)",
+    "num_epochs": "`epochs`",
+    "n_epochs": "`epochs`",
+    "val_data": "`validation`",
+    "validation_data": "`validation`",
+    "units": "`granularity='unit'`, an option of `crbg`",
+    "structured": "`granularity='unit'`, an option of `crbg`",
+    "resume": "`crbg run` of the command line; this function writes no checkpoints",
+    "checkpoint": "`crbg run` of the command line; this function writes no checkpoints",
 }
 DENSE_SHARE = 0.1  # a larger share of matrix weights without gates gives a warning
 
@@ -50,7 +64,7 @@ DENSE_SHARE = 0.1  # a larger share of matrix weights without gates gives a warn
 def find_ticket(
     model: nn.Module,
     data: Any,
-    density: float | None,
+    density: float | EllipsisType | None = ...,
     method: str = "crbg",
     loss: Loss = nn.functional.cross_entropy,
     epochs: int = 10,
@@ -93,7 +107,7 @@ def find_ticket(
             batches. From a pair or a data set, shuffled batches are made. Inputs can be nested: a dict is passed to the
             model as keyword arguments, a tuple or list as positional arguments. A batch that is a dict with the key
             `labels`, as those of transformers, is passed as keyword arguments too.
-        density: Fraction of gated weights to keep, kept / total; None for methods that determine the density.
+        density: Fraction of gated weights to keep, kept / total; required. None for methods that determine the density.
         method: Name of a method (`crbg list methods`).
         loss: Loss function of (outputs, labels) that returns the mean over the batch. A loss of `torch.nn` is given the
             logits in an output object: its attribute `logits`, or its only floating-point tensor.
@@ -112,7 +126,8 @@ def find_ticket(
         validation: Data on which the ticket is measured, or the fraction of a pair or a data set to hold out for this.
             If nothing can be held out (a loader, or fewer than ten examples), the report is on training batches and
             says so.
-        metric: Function of (outputs, labels) that returns a number, measured in addition to loss and accuracy.
+        metric: Function of (outputs, labels) that returns a number, measured in addition to loss and accuracy. It is
+            tried on the first batch before the search.
         precision: `fp32`; `bf16` for forward passes in bfloat16 with channels-last weights; or `auto`, which is `bf16`
             for a float32 model with convolutions on a device with bfloat16 instructions. Measurements are in fp32.
         gain: `variance` multiplies each weight tensor by a factor that keeps the signal's variance from layer to layer
@@ -175,7 +190,9 @@ def _search(
     assert task.clock is not None
     # The gains below change the weights, so the choice of the weights that carry gates holds for the whole search.
     with choosing(model, task.selection):
-        seen, precision = _check(model, task, precision)
+        seen, precision = _check(model, task, precision, evaluation.metric)
+        if evaluation.name == "validation" and evaluation.held:
+            precheck.check_validation(model, evaluation.held, task.loss, evaluation.metric)
         chosen = defaults.choose(model, method, options, task.density, gain, seen.scalable)
         if task.selection.where is None:
             _warn_of_dense_weights(model)
@@ -197,7 +214,9 @@ def _search(
     return found
 
 
-def _check(model: nn.Module, task: SearchTask, precision: str) -> tuple[precheck.FirstBatch, str]:
+def _check(
+    model: nn.Module, task: SearchTask, precision: str, metric: Metric | None
+) -> tuple[precheck.FirstBatch, str]:
     """Check the first batch, and return the precision of the search; `auto` is fp32 if the model fails in bfloat16."""
     device = next(model.parameters()).device
     if precision not in ("auto", "fp32", "bf16"):
@@ -205,9 +224,9 @@ def _check(model: nn.Module, task: SearchTask, precision: str) -> tuple[precheck
     check_precision(precision, device)
     if precision == "auto" and suggested(model, device) == "bf16":
         with contextlib.suppress(CrbgError):
-            return precheck.check_first_batch(model, task.batches, task.loss, "bf16"), "bf16"
+            return precheck.check_first_batch(model, task.batches, task.loss, "bf16", metric), "bf16"
     precision = "fp32" if precision == "auto" else precision
-    return precheck.check_first_batch(model, task.batches, task.loss, precision), precision
+    return precheck.check_first_batch(model, task.batches, task.loss, precision, metric), precision
 
 
 def _options(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -218,7 +237,7 @@ def _options(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
         if name in OTHER_NAMES and name not in known:
             raise CrbgError(f"find_ticket has no argument {name!r}; use {OTHER_NAMES[name]}")
         if name not in known:
-            near = suggest(name, [*own, *known])
+            near = suggest(name, [*own, *known], cutoff=0.7)
             raise CrbgError(
                 f"find_ticket and its method {method} have no argument {name!r}: {near}; "
                 f"`crbg list methods {method}` explains the options"
@@ -230,12 +249,15 @@ def _density(density: Any) -> float | None:
     """Return the density as a number, so that an invalid one raises before the search and not after it."""
     if density is None:
         return None
+    if density is ...:
+        raise CrbgError("pass `density`, the fraction of weights to keep (0.1 for a sparsity of 90 %)")
     if isinstance(density, bool) or not isinstance(density, Real):
         raise CrbgError(f"density {density!r} is not a number; density = kept / total, sparsity = 1 - density")
     # The shortest text of a float32 is the number that was meant; its value in float64 has more digits.
     value = float(str(density)) if isinstance(density, np.floating) else float(density)
     if not 0 < value <= 1:
-        raise CrbgError(f"density {value} is not in (0, 1]; density = kept / total, sparsity = 1 - density")
+        percent = f"; for {value:g} %, pass {value / 100:g}" if 1 < value <= 100 else ""
+        raise CrbgError(f"density {value} is not in (0, 1]{percent}; density = kept / total, sparsity = 1 - density")
     return value
 
 

@@ -26,10 +26,13 @@ class GpuFullError(CrbgError):
     """The GPU has too little memory; the message states which batch size would fit."""
 
 
-def suggest(name: str, valid: Iterable[str]) -> str:
-    """Return a hint for a misspelled name: the closest valid name, and all valid names if there are at most 40."""
+def suggest(name: str, valid: Iterable[str], cutoff: float = 0.4) -> str:
+    """Return a hint for a misspelled name: the closest valid name, and all valid names if there are at most 40.
+
+    A name is close if its similarity, a number between 0 and 1, is at least `cutoff`; see `difflib`.
+    """
     names = sorted(valid)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=cutoff)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return hint + ("choose from: " + ", ".join(names) if len(names) <= 40 else f"{len(names)} names are known")
 

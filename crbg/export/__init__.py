@@ -11,6 +11,8 @@ from typing import Any
 _NAMES = {  # public names, by the module that defines them
     "c": ("to_c",),
     "check": ("Examples", "compare", "predictions"),
+    "dead_units": ("shrink",),
+    "onnx": ("to_onnx",),
     "write": ("Report", "export_ticket"),
 }
 _MODULE = {name: module for module, names in _NAMES.items() for name in names}

@@ -96,7 +96,9 @@ def _check_labels(call: LossCall) -> None:
     if lowest >= 0 and highest < classes:
         return
     fix = "give the model one output for each class"
-    if lowest >= 1 and highest <= classes:
+    if classes == 1:
+        fix += ", or pass `loss=nn.functional.binary_cross_entropy_with_logits` for labels of 0 and 1"
+    elif lowest >= 1 and highest <= classes:
         fix = "subtract 1 from the labels"
     elif lowest < 0:
         fix = "number the classes from 0, or pass a loss with `ignore_index`"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from crbg.gates.dtypes import fraction
 
@@ -34,12 +35,14 @@ def _densities(axes: Any, found: SearchResult) -> None:
     axes.set_xlabel("density")
     axes.set_title("kept weights by tensor")
     _tidy(axes)
-    axes.legend(frameon=False, fontsize=8)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18))
 
 
 def _course(axes: Any, found: SearchResult) -> None:
     axes.set_title("course of the search")
     axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _tidy(axes)
     rows = [row for row in found.history if "loss" in row]
     if not rows:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from crbg.errors import CrbgError, reason, warn
 from crbg.gates.dtypes import fraction
 from crbg.masks.mask import Mask
 from crbg.measure.accuracy import eval_mode
 from crbg.measure.loss_calls import LossCalls
+from crbg.measure.metric import Metric, metric_name, score
 from crbg.training.device import fork_rng
 from crbg.training.forward import OWN_LOSS, batch_size, outputs_and_labels
 from crbg.training.loop import Loss
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 TRAINING_SHARE = 0.1  # share of the training batches that is measured if there are no other batches
 FEW_STEPS = 200
 FAR = 1.3  # a search that ends at a density that differs by a larger factor has missed its density by far
-
-Metric = Callable[[Any, Any], Any]  # (outputs, labels) -> a number
 
 
 @dataclass(frozen=True)
@@ -155,9 +154,11 @@ class Evaluation:
             initial: Measurements of the network before the search.
         """
         ticket = Measured()
-        with suppress(Exception):  # some models cannot be copied
+        try:
             ticket = self.measure(found.apply(copy.deepcopy(model)))
-        name = getattr(self.metric, "__name__", "metric").replace("<lambda>", "metric") if self.metric else ""
+        except Exception as error:  # some models cannot be copied
+            warn(f"the ticket cannot be measured on a copy of the model: {reason(error)}")
+        name = metric_name(self.metric) if self.metric else ""
         return TicketReport(self.name, ticket, initial, name, **gate_summary(found, self.task.density))
 
 
@@ -193,7 +194,7 @@ def advice(found: SearchResult, task: SearchTask) -> str | None:
 def measure_network(
     model: nn.Module, batches: Iterable[tuple[Any, Any]], loss: Loss, metric: Metric | None = None
 ) -> Measured:
-    """Measure a network in eval mode; a measurement that raises is left out.
+    """Measure a network in eval mode; a measurement that raises is left out, with a warning.
 
     Args:
         model: A network without gates.
@@ -201,9 +202,15 @@ def measure_network(
         loss: The training loss.
         metric: Function of (outputs, labels) that returns the mean over the batch.
     """
-    rows = []
-    with suppress(Exception), eval_mode(model):
-        rows = [_measure_batch(model, x, y, loss, metric) for x, y in batches]
+    rows: list[_Row] = []
+    try:
+        with eval_mode(model):
+            rows.extend(_measure_batch(model, x, y, loss, metric) for x, y in batches)
+    except Exception as error:
+        warn(f"batch {len(rows)} of the measurement cannot be computed, so there is no report: {reason(error)}")
+        rows = []
+    for text in dict.fromkeys(text for row in rows for text in row.missing):
+        warn(f"a measurement is left out: {text}")
     examples = sum(row.examples for row in rows)
     right, labels = sum(row.right for row in rows), torch.cat([_NO_LABELS, *(row.labels for row in rows)])
     known = len(labels) > 0
@@ -227,17 +234,24 @@ class _Row:
     metric: float | None
     labels: Tensor
     right: int
+    missing: list[str]
 
 
 def _measure_batch(model: nn.Module, x: Any, y: Any, loss: Loss, metric: Metric | None) -> _Row:
-    value = score = None
+    value = rating = None
+    missing: list[str] = []
     with LossCalls() as inside:
         out, target = outputs_and_labels(model, x, y)
-    with LossCalls() as outside, suppress(Exception):
-        value = float(loss(out, target))
-    if metric and target is not OWN_LOSS:
-        with suppress(Exception):
-            score = float(metric(out, target))
+    with LossCalls() as outside:
+        try:
+            value = float(loss(out, target))
+        except Exception as error:
+            missing.append(f"the loss raised {reason(error)}")
+    if metric:
+        try:
+            rating = score(metric, out, target)
+        except CrbgError as error:
+            missing.append(str(error))
     labels, right = _NO_LABELS, 0
     calls = inside.calls if target is OWN_LOSS else outside.calls
     if len(calls) == 1:
@@ -248,7 +262,7 @@ def _measure_batch(model: nn.Module, x: Any, y: Any, loss: Loss, metric: Metric 
     # `forward` returned have one entry for each example then.
     if size == 1 and target is not OWN_LOSS:
         size = batch_size(x, target)
-    return _Row(size, value, score, labels, right)
+    return _Row(size, value, rating, labels, right, missing)
 
 
 def _mean(values: Sequence[tuple[float | None, int]]) -> float | None:

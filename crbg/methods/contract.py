@@ -187,6 +187,10 @@ class SearchResult:
             lines.append(f"the method changed {len(self.changed)} tensors: {roles}")
         return "\n".join([*lines, *([str(self.report)] if self.report else [])])
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """Show the summary, not the fields, in IPython and notebooks."""
+        printer.text("..." if cycle else str(self))
+
     def plot(self) -> Figure:
         """Return a figure with the density of each tensor and the course of the search.
 

@@ -30,7 +30,7 @@ VERSION = 1
 TRAITS = Traits("pathwise, clipped Gaussian", "controlled to within 2 %, else exact top-k")
 
 LANDED = 0.02  # the mask mu > 1/2 is the ticket if its density is within this relative distance of the target
-GRANULARITY = ("weight", "unit", "unit+input")
+GRANULARITY = ("weight", "unit", "unit+input", "stream")
 STEERING = ("penalty", "shift")
 FINETUNED = ("found", "shuffled")
 SCHEDULES = ("cosine", "plateau")
@@ -78,8 +78,10 @@ class Options:
             `noise` 0 and `firmness` 0.
         steer: How a target density is reached. `penalty`: feedback on lambda, the factor on the penalty. `shift`: no
             penalty; after each step, one number is added to all mu, so that the density is exactly the planned one.
-        granularity: `weight` for one gate per weight, `unit` for one per hidden unit (channel, attention head), or
-            `unit+input` for one per hidden unit and per input of the network.
+        granularity: `weight` for one gate per weight; `unit` for one per input unit of each layer (channel, attention
+            head), without the inputs of the network; `unit+input` with them; `stream` for one per unit that can be cut
+            out of the network (`crbg.export.shrink`), which all layers that read the unit share, for example those on
+            one residual stream. Units that cannot be cut out, such as those behind a layer norm, have no gate then.
         temperature: Multiplies the logits inside the loss; predictions do not change. Frozen weights cannot grow to
             scale up the logits, so networks with tiny initial outputs need this factor. If 0, it is chosen so
             that the scaled logits of the first batch have the standard deviation `spread`.
@@ -171,9 +173,10 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
             _train_weights(model, task.stage("pretrain", o.pretrain), o)
     found = _search(model, task, o, slopes)
     if o.finetune_mask == "shuffled":
-        found.mask = controls.shuffle(found.mask, task.seed, Mask(candidate_mask(model)))
+        some = candidate_mask(model)
+        found.mask = controls.shuffle(found.mask, task.seed, Mask({name: some[name] for name in found.mask}))
     if o.finetune:
-        with attach.gated(model, lambda name, w: Fixed(found.mask[name].to(w.device))):
+        with attach.gated(model, lambda n, w: Fixed(found.mask[n].to(w.device)) if n in found.mask else None):
             _train_weights(model, task.stage("finetune", o.finetune), o)
     trained = attach.weights(model) if o.pretrain or o.joint_lr or o.finetune else {}
     found.changed = dict.fromkeys([*trained, *slopes], "trained")
@@ -212,6 +215,7 @@ def _search(model: nn.Module, task: SearchTask, o: Options, slopes: Mapping[str,
     from crbg.gates import attach
     from crbg.methods._scored import scores_of, soft_of
     from crbg.search.density_controller import BINS
+    from crbg.search.first_batch import logit_spread
     from crbg.training.schedules import cosine, plateau
 
     weights = contextlib.nullcontext() if o.joint_lr else attach.frozen(model)
@@ -219,7 +223,7 @@ def _search(model: nn.Module, task: SearchTask, o: Options, slopes: Mapping[str,
         for slope in slopes.values():
             slope.requires_grad_(True)
         hook = _hook(model, task, o)
-        temperature = o.temperature or o.spread / _spread(model, task)
+        temperature = o.temperature or o.spread / logit_spread(model, task)
         groups = [{"params": [*(p for g in hook.gates for p in g.parameters()), *slopes.values()], "lr": o.lr}]
         if o.joint_lr:
             groups.append({"params": list(attach.weights(model).values()), "lr": o.joint_lr})
@@ -229,9 +233,14 @@ def _search(model: nn.Module, task: SearchTask, o: Options, slopes: Mapping[str,
             schedule = plateau if o.schedule == "plateau" else cosine
             history = task.fit(model, adam, hook, lambda out, y: task.loss(_scaled(out, temperature), y), schedule)
         histograms |= {"middle": hook.middle, "end": hook.picture()}
-        scores, soft = scores_of(hook.by_name), soft_of(hook.by_name)
+        first: dict[Gate, str] = {}  # several weights can share a gate, which counts once
+        for name, gate in hook.by_name.items():
+            first.setdefault(gate, name)
+        gates = {name: gate for gate, name in first.items()}
+        scores, soft = scores_of(gates), soft_of(gates)
+        readers = {name: first[gate] for name, gate in hook.by_name.items()}
     mask, exact = _cut(scores, task.density, hook.total)
-    found = _on_weights(model, o, {"mask": mask, "exact": exact, "scores": scores, "soft": soft})
+    found = _on_weights(model, o, readers, {"mask": mask, "exact": exact, "scores": scores, "soft": soft})
     found.history = history
     found.anatomy = {"mu": histograms, "bins": list(BINS)}
     if o.granularity != "weight":
@@ -250,6 +259,7 @@ def _gate_maker(model: nn.Module, task: SearchTask, o: Options) -> MakeGate:
     from crbg.gates import attach
     from crbg.gates.gaussian import Gaussian, Units
     from crbg.gates.layers import columns_of
+    from crbg.search.first_batch import shared_units
 
     first = next(iter(attach.weights(model)), "")
     # The outputs of an attention head are adjacent input columns of the projection; these columns share a gate.
@@ -259,11 +269,23 @@ def _gate_maker(model: nn.Module, task: SearchTask, o: Options) -> MakeGate:
         if hasattr(m, "num_heads") and hasattr(m, "proj")
     }
 
+    streams = shared_units(model, task) if o.granularity == "stream" else {}
+    shared: dict[tuple[int, ...], Gate] = {}
+
     def make(name: str, w: Tensor) -> Gate | None:
+        if o.granularity == "stream":
+            if name not in streams:
+                return None
+            units = streams[name]
+            if units not in shared:
+                shared[units] = new(name, w, torch.Size([len(units)]))
+            return shared[units]
         if o.granularity == "unit" and name == first:
             return None
-        units = o.granularity != "weight"
-        shape = torch.Size([heads.get(name) or columns_of(model, name).count(w)]) if units else w.shape
+        whole = o.granularity == "weight"
+        return new(name, w, w.shape if whole else torch.Size([heads.get(name) or columns_of(model, name).count(w)]))
+
+    def new(name: str, w: Tensor, shape: torch.Size) -> Gate:
         jitter = torch.from_numpy(rng.normal(shape.numel(), task.seed, "mu", name)).reshape(shape)
         mu = (o.mu0 + o.mu0_spread * jitter).to(torch.float32).to(w.device)
         kind = Gaussian if o.granularity == "weight" else Units
@@ -299,8 +321,13 @@ def _cut(scores: Mapping[str, Tensor], density: float | None, total: int) -> tup
     return half if abs(half.kept - k) <= LANDED * k else exact, exact
 
 
-def _on_weights(model: nn.Module, o: Options, gates: Mapping[str, Mapping[str, Tensor]]) -> SearchResult:
-    """Expand per-gate values (mask, exact, scores, soft) to per-weight values; a unit's gate applies to its columns."""
+def _on_weights(
+    model: nn.Module, o: Options, readers: Mapping[str, str], gates: Mapping[str, Mapping[str, Tensor]]
+) -> SearchResult:
+    """Expand per-gate values (mask, exact, scores, soft) to per-weight values; a unit's gate applies to its columns.
+
+    `readers` names the gates of each weight: the first weight that they act on.
+    """
     from crbg.gates.layers import columns_of
     from crbg.gates.selection import candidates, weights
     from crbg.masks.mask import Mask
@@ -308,7 +335,10 @@ def _on_weights(model: nn.Module, o: Options, gates: Mapping[str, Mapping[str, T
     def widen(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if o.granularity == "weight":
             return dict(values)
-        wide = {n: columns_of(model, n).expand(v, raw[n]).expand(raw[n].shape).contiguous() for n, v in values.items()}
+        wide = {
+            n: columns_of(model, n).expand(values[first], raw[n]).expand(raw[n].shape).contiguous()
+            for n, first in readers.items()
+        }
         # Weights that are exactly zero are never kept; their scores are 0 here, since a unit is kept or dropped whole.
         return wide | {n: wide[n] * there.cpu() for n, there in candidates(model).items() if n in wide}
 
@@ -321,33 +351,3 @@ def _scaled(out: Any, temperature: float) -> Any:
     from crbg.training.forward import with_logits
 
     return out if temperature == 1.0 else with_logits(lambda t: t * temperature, out)
-
-
-def _spread(model: nn.Module, task: SearchTask) -> float:
-    """Return the standard deviation of the centred logits over the first batch; 1 if the outputs contain no logits.
-
-    Gates are noise-free and dropout is off. Batch norm uses the same statistics as in the search; its running
-    statistics do not change. The random state is restored; a shuffling loader is seeded with the task's seed.
-    """
-    import torch
-
-    from crbg.measure.accuracy import keeping_modes
-    from crbg.training.device import fork_rng
-    from crbg.training.forward import OWN_LOSS, logits, outputs_and_labels
-
-    buffers = {n: b.clone() for n, b in model.named_buffers()}
-    device = next(model.parameters()).device
-    with (
-        keeping_modes(model) as was,
-        fork_rng(device),
-        torch.no_grad(),
-    ):
-        for m, training in was.items():
-            m.training = training and isinstance(m, torch.nn.modules.batchnorm._NormBase)
-        torch.manual_seed(task.seed)
-        outputs, labels = outputs_and_labels(model, *next(iter(task.batches.epoch(0))), buffers)
-    out = logits(outputs)
-    if out is None or labels is OWN_LOSS:
-        return 1.0
-    spread = float((out - out.mean(0)).std()) if out.numel() > 1 else 0.0
-    return spread if spread > 0 else 1.0

@@ -18,6 +18,8 @@ from crbg.gates.attach import weights
 from crbg.gates.dtypes import floating_dtype
 from crbg.measure.accuracy import eval_mode, training_mode
 from crbg.measure.loss_calls import LossCall, LossCalls
+from crbg.measure.metric import Metric, score
+from crbg.search.loss_check import TO_FLOAT, loss_of
 from crbg.search.snapshot import Snapshot
 from crbg.training.batches import Batches, LoaderBatches
 from crbg.training.device import fork_rng
@@ -60,7 +62,9 @@ def check_model(model: nn.Module) -> None:
             raise CrbgError(f"{name!r} was created in inference mode and has no gradient; build the model elsewhere")
 
 
-def check_first_batch(model: nn.Module, batches: Batches, loss: Loss, precision: str = "fp32") -> FirstBatch:
+def check_first_batch(
+    model: nn.Module, batches: Batches, loss: Loss, precision: str = "fp32", metric: Metric | None = None
+) -> FirstBatch:
     """Pass the first batch through the model and the loss, forward and backward, in training mode.
 
     The model, its gradients and the state of the random generators do not change.
@@ -70,24 +74,61 @@ def check_first_batch(model: nn.Module, batches: Batches, loss: Loss, precision:
         batches: The training batches.
         loss: The training loss.
         precision: `fp32` or `bf16`.
+        metric: The user's metric, which is called in eval mode and in fp32.
 
     Raises:
-        CrbgError: there is no batch, the model or the loss raises, inputs, outputs or the loss are not finite, all
-            inputs are one constant, a label is no class, or a weight that would be gated has no effect.
+        CrbgError: there is no batch, the model, the loss or the metric raises, inputs, outputs or the loss are not
+            finite, all inputs are one constant, a label is no class, or a weight that would be gated has no effect.
     """
     device = next(model.parameters()).device
-    with _unchanged(model, device), training_mode(model), torch.enable_grad(), computing(device, precision):
+    with _unchanged(model, device):
         x, y = _first(batches)
-        _check_inputs(x)
-        out, labels = _run(model, x, y)
-        _check_single_example(model, batches, x)
-        if any(bool(t.isnan().any()) for t in tensors(out)):
-            raise CrbgError("the outputs of the first batch contain NaN; check the model's weights")
-        value, calls = _loss(loss, out, labels)
-        _check_gradients(model, batches, loss, value)
-        if labels is OWN_LOSS:
-            return FirstBatch(None, False)
-        return FirstBatch(map_tensors(Tensor.detach, out), _scales(loss, out, labels, calls))
+        with training_mode(model), torch.enable_grad(), computing(device, precision):
+            _check_inputs(x)
+            out, labels = _run(model, x, y)
+            _check_single_example(model, batches, x)
+            if any(bool(t.isnan().any()) for t in tensors(out)):
+                raise CrbgError("the outputs of the first batch contain NaN; check the model's weights")
+            value, calls = loss_of(loss, out, labels)
+            if not bool(value.isfinite()):
+                raise CrbgError(
+                    f"the loss of the first batch is {float(value.detach())}; check the labels and the scale of the "
+                    "inputs"
+                )
+            _check_gradients(model, batches, loss, value)
+            if labels is OWN_LOSS:
+                seen = FirstBatch(None, False)
+            else:
+                seen = FirstBatch(map_tensors(Tensor.detach, out), _scales(loss, out, labels, calls))
+        if metric:
+            with eval_mode(model), torch.no_grad():
+                _check_metric(metric, *outputs_and_labels(model, x, y))
+        return seen
+
+
+def check_validation(model: nn.Module, batches: Batches, loss: Loss, metric: Metric | None = None) -> None:
+    """Pass the first batch of the validation data through the model, the loss and the metric, in eval mode.
+
+    Raises:
+        CrbgError: there is no batch, or the model, the loss or the metric raises; the message starts with "validation".
+    """
+    device = next(model.parameters()).device
+    try:
+        with _unchanged(model, device), eval_mode(model), torch.no_grad():
+            x, y = _first(batches)
+            _check_inputs(x)
+            out, labels = _run(model, x, y)
+            loss_of(loss, out, labels)
+            if metric:
+                _check_metric(metric, out, labels)
+    except CrbgError as error:
+        raise CrbgError(f"validation: {error}") from error
+
+
+def _check_metric(metric: Metric, out: Any, labels: Any) -> None:
+    """Call the metric, unless outputs in eval mode are not finite, as those of an untrained batch norm can be."""
+    if all(bool(t.isfinite().all()) for t in tensors(out)):
+        score(metric, out, labels)
 
 
 @contextmanager
@@ -168,24 +209,6 @@ def _yields_single_example(batches: Batches) -> bool:
         return False
 
 
-def _loss(loss: Loss, out: Any, labels: Any) -> tuple[Tensor, list[LossCall]]:
-    try:
-        with LossCalls() as seen:
-            value = loss(out, labels)
-    except CrbgError:
-        raise
-    except Exception as error:
-        raise CrbgError(
-            f"the loss cannot take outputs {shapes(out)} and labels {shapes(labels)}: {reason(error)}"
-        ) from error
-    if not isinstance(value, Tensor) or value.numel() != 1:
-        what = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-        raise CrbgError(f"the loss must be one number, the mean over the batch; it is {what}")
-    if not bool(value.isfinite()):
-        raise CrbgError(f"the loss of the first batch is {float(value)}; check the labels and the scale of the inputs")
-    return value, seen.calls
-
-
 def _check_gradients(model: nn.Module, batches: Batches, loss: Loss, value: Tensor) -> None:
     """Check that every weight that would be gated has an effect on the loss."""
     if not (raw := weights(model)):
@@ -238,7 +261,8 @@ def _gradients(value: Tensor, raw: dict[str, Tensor]) -> dict[str, Tensor | None
     try:
         return dict(zip(raw, torch.autograd.grad(value, list(raw.values()), allow_unused=True), strict=True))
     except RuntimeError as error:
-        raise CrbgError(f"the loss has no gradient: {reason(error)}") from error
+        hint = f"; {TO_FLOAT}" if "expected Float" in str(error) else ""
+        raise CrbgError(f"the loss has no gradient: {reason(error)}{hint}") from error
 
 
 def _scales(loss: Loss, out: Any, labels: Any, calls: list[LossCall]) -> bool:

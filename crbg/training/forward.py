@@ -106,7 +106,7 @@ def for_any_outputs(loss: Callable[[Any, Any], Tensor]) -> Callable[[Any, Any], 
     """Return a loss that also takes output objects and the loss that the user's function `forward` computed.
 
     A loss of `torch.nn` takes tensors only, so it is given the logits in an output object. Any other function is given
-    the outputs unchanged.
+    the outputs unchanged. The attribute `__wrapped__` of the returned function is `loss`.
     """
     of_torch = getattr(loss, "__module__", "").startswith("torch.nn")
 
@@ -122,6 +122,7 @@ def for_any_outputs(loss: Callable[[Any, Any], Tensor]) -> Callable[[Any, Any], 
             out = chosen
         return loss(out, y)
 
+    total.__wrapped__ = loss  # type: ignore[attr-defined]
     return total
 
 

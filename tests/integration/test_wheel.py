@@ -39,6 +39,10 @@ for name, t in sparse.state_dict().items():
     assert t.equal(before[name] if kept is None else before[name] * kept * found.weight_gain[name])
 assert sum(int((t != 0).sum()) for n, t in sparse.state_dict().items() if n in found.mask) == found.mask.kept
 print("nonzero", found.mask.kept)
+
+from crbg.export import to_c
+
+to_c(sparse, "program", in_shape=(12,))  # needs the C files in the package
 """
 
 

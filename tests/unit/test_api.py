@@ -147,7 +147,10 @@ def test_find_ticket_may_train_only_where_the_method_says_so():
         ({"noize": 0.1}, "find_ticket and its method crbg have no argument 'noize': did you mean 'noise'"),
         ({"epoch": 3}, "did you mean 'epochs'"),
         ({"batch_size": 8}, "find_ticket has no argument 'batch_size'; use `batch`"),
-        ({"sparsity": 0.9}, "use `density`, which is 1 - sparsity"),
+        ({"sparsity": 0.9, "density": ...}, "use `density`, which is 1 - sparsity"),
+        ({"patience": 3}, r"no argument 'patience': \d+ names are known"),
+        ({"density": ...}, "pass `density`, the fraction of weights to keep"),
+        ({"density": 10}, "not in (0, 1]; for 10 %, pass 0.1;".replace("(", r"\(").replace("]", r"\]")),
         ({"lr": "fast"}, r"crbg\.lr = 'fast' is str, not float"),
         ({"granularity": "layer"}, "granularity = .layer. is unknown"),
         ({"penalty": "induce"}, "unknown penalty"),
@@ -155,7 +158,7 @@ def test_find_ticket_may_train_only_where_the_method_says_so():
 )
 def test_find_ticket_refuses_unknown_methods_and_options(options, message):
     with pytest.raises(CrbgError, match=message):
-        find_ticket(tiny(), (X, Y), 0.5, epochs=1, **options)
+        find_ticket(tiny(), (X, Y), **{"density": 0.5, "epochs": 1} | options)
 
 
 def test_find_ticket_refuses_what_it_cannot_walk_or_search():

@@ -109,18 +109,12 @@ def test_an_empty_folder_is_used_and_others_are_refused(ticket, fake, tmp_path):
 def test_targets_and_draws_are_checked_first(ticket, fake, tmp_path):
     for words, draw, message in (
         ("pakced", None, "unknown target 'pakced': did you mean 'packed'"),
-        ("onnx", None, "'onnx' is not available in this version; available: packed"),
-        ("shrunk", None, "'shrunk' is not available"),
         ("fake", "fly", "'fake' does not support draw='fly'; choose from stored, start"),
         ("packed", "stored", "'packed' does not support draw='stored'; leave it out"),
     ):
         with pytest.raises(CrbgError, match=message):
             export_ticket(ticket, words, tmp_path / "net", draw=draw)
     assert not list(tmp_path.iterdir())
-
-
-def test_planned_targets_are_not_advertised():
-    assert not {*registry.PLANNED} & {*registry.TARGETS}
 
 
 def test_sizes_of_a_mask():

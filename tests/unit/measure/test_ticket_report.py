@@ -37,9 +37,11 @@ def test_a_measurement_that_raises_is_left_out():
     def wrong(out, y):
         raise RuntimeError("only in training")
 
-    found = measure_network(network(), [(X, Y)], wrong, wrong)
+    with pytest.warns(UserWarning, match="the metric 'wrong' .* only in training"):
+        found = measure_network(network(), [(X, Y)], wrong, wrong)
     assert found == Measured(examples=200)
-    assert measure_network(network(), [(X[:, :3], Y)], F.cross_entropy) == Measured()
+    with pytest.warns(UserWarning, match="batch 1 of the measurement cannot be computed"):
+        assert measure_network(network(), [(X, Y), (X[:, :3], Y)], F.cross_entropy) == Measured()
     regression = measure_network(network(1), [(X, X[:, :1])], F.mse_loss)
     assert regression.accuracy is None
     assert regression.loss > 0

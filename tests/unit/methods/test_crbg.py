@@ -271,6 +271,31 @@ def test_a_record_of_unit_gates_counts_units(bench):
     assert record.effective_density < record.density
 
 
+def test_layers_on_a_residual_stream_share_gates(digits):
+    model = build("resnet20", digits.in_shape, digits.classes, width=0.25)
+    initialise(model, "kaiming_normal", 1.0, 0)
+    task = methods.SearchTask(BatchLoader(digits.train, 512, 0), 0.5, 1, 0, nn.functional.cross_entropy)
+    found = methods.get("crbg").find(model, task, variant(granularity="stream").resolved())
+    assert "conv.weight" not in found.mask  # it reads the input of the network
+    readers = ["stage2.1.conv1.weight", "stage2.2.conv1.weight", "stage3.0.conv1.weight", "stage3.0.shortcut.0.weight"]
+    for columns in (found.mask, found.scores, found.soft):
+        first, *others = (columns[name][0, :, 0, 0] for name in readers)
+        assert all(torch.equal(first, other) for other in others)
+    units = found.anatomy["units"]
+    assert [name for name in readers if name in units] == readers[:1], "a shared unit counts once"
+    assert sum(u["total"] for u in units.values()) == 112
+    assert sum(u["kept"] for u in units.values()) == pytest.approx(56, rel=0.02)
+    assert not attach.attached_gates(model)
+
+
+@pytest.mark.parametrize("mask", ["found", "shuffled"])
+def test_weights_under_unit_gates_can_be_trained_after_the_search(digits, mask):
+    spec = dataclasses.replace(variant(granularity="unit", finetune=1, finetune_mask=mask), epochs=1)
+    _, found, same = search(digits, spec)
+    assert not same & FC, "the first layer has no gate and is trained too"
+    assert set(found.mask) == {"fc2.weight", "fc3.weight"}
+
+
 def test_the_commonest_training_class_is_the_constant_answer(bench, digits):
     record = execute(dataclasses.replace(BASE, method="random", epochs=0), 0, bench)
     common = digits.train.y.bincount().argmax()

@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from crbg import find_ticket, methods
 from crbg.errors import CrbgError
-from crbg.search.precheck import check_first_batch, check_model
+from crbg.search.precheck import check_first_batch, check_model, check_validation
 from crbg.training.batches import LoaderBatches
 from crbg.training.forward import UserBatch, for_any_outputs
 
@@ -109,6 +109,37 @@ NAN[3, 1] = float("nan")
 def test_what_does_not_fit_is_named(x, y, loss, words):
     with pytest.raises(CrbgError, match=words):
         check(mlp(), x, y, loss)
+
+
+def hits(out, y):
+    assert not out.requires_grad
+    return (out.argmax(1) == y).float().mean()
+
+
+def test_a_metric_is_tried_in_eval_mode_before_the_search():
+    model, batches = nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5)), LoaderBatches([(X, Y)], CPU)
+    check_first_batch(model, batches, F.cross_entropy, metric=lambda out, y: float(out.all()) or "dropout")
+    with pytest.raises(CrbgError, match=r"metric 'metric' was called .* \(8, 3\) float32 .* returned 'none'"):
+        check_first_batch(model, batches, F.cross_entropy, metric=lambda out, y: "none")
+
+
+@pytest.mark.parametrize(
+    ("validation", "words"),
+    [
+        ([(X[:, :3], Y)], r"^validation: the model cannot take the data, inputs \(8, 3\)"),
+        ([(X, Y + 1)], "^validation: labels run from 1 to 3"),
+        ([(NAN, Y)], "^validation: the inputs .* contain NaN"),
+        ([(X, Y, Y)], "^validation: a batch must be a pair"),
+        ([(X, Y[:5])], "^validation: the loss cannot take outputs"),
+    ],
+)
+def test_validation_data_are_checked_before_the_search(validation, words):
+    with pytest.raises(CrbgError, match=words):
+        find_ticket(mlp(), (X, Y), 0.5, epochs=1, validation=validation)
+    model = mlp()
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    check_validation(model, LoaderBatches([(X, Y)], CPU), F.cross_entropy, hits)
+    assert all(t.equal(before[n]) for n, t in model.state_dict().items())
 
 
 def test_a_last_layer_of_zeros_is_named():

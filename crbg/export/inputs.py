@@ -1,0 +1,76 @@
+"""Example inputs of a network, its outputs on them, and the time that a network takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from crbg.training.forward import outputs_and_labels
+from crbg.training.trees import map_tensors, tensors
+
+BATCHES = (1, 2, 5)  # sizes at which an exported network is compared with the original one
+TIMED = (1, 32, 256)  # sizes at which the speed is measured
+ROUNDS = 30
+
+
+def arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return positional and keyword arguments; a tuple or list is positional, and a mapping has the keywords."""
+    if isinstance(example, Mapping):
+        return (), dict(example)
+    return (tuple(example) if isinstance(example, tuple | list) else (example,)), {}
+
+
+def rows(example: Any, count: int) -> Any:
+    """Return a batch of another size, by repeating or leaving out examples (the first axis of each tensor)."""
+    return map_tensors(lambda t: t.detach().cpu()[torch.arange(count) % len(t)], example)
+
+
+def dynamic_shapes(example: Any) -> Any:
+    """Return the description of a dynamic batch size for `torch.export`."""
+    args, keywords = arguments(example)
+    free: Any = {0: torch.export.Dim.DYNAMIC}
+    return map_tensors(lambda t: free, keywords if keywords else args)
+
+
+@torch.no_grad()
+def outputs(model: nn.Module, x: Any) -> list[Tensor]:
+    """Return the tensors in the outputs of a network."""
+    return list(tensors(outputs_and_labels(model, x, None)[0]))
+
+
+def difference(expected: list[Tensor], found: list[Tensor]) -> float:
+    """Return the largest difference between two lists of outputs, relative to the largest expected output."""
+    if [t.shape for t in expected] != [t.shape for t in found]:
+        return float("inf")
+    pairs = [(a.double(), b.double()) for a, b in zip(expected, found, strict=True)]
+    largest = max(float(a.abs().max()) for a, _ in pairs)
+    return max(float((a - b).abs().max()) for a, b in pairs) / max(largest, 1e-30)
+
+
+def worst_difference(model: nn.Module, run: Callable[[Any], list[Tensor]], example: Any) -> float:
+    """Return the largest relative difference between a network and its exported form, at several batch sizes."""
+    batches = [rows(example, size) for size in BATCHES]
+    return max(difference(outputs(model, x), run(x)) for x in batches)
+
+
+def first_output(run: Callable[[Any], list[Tensor]], inputs: Tensor, batch: int = 100) -> Tensor:
+    """Return the first output of a function on many inputs, which are passed in batches."""
+    return torch.cat([run(inputs[i : i + batch])[0] for i in range(0, len(inputs), batch)])
+
+
+def microseconds(ways: Mapping[str, Callable[[Any], Any]], example: Any) -> dict[str, float]:
+    """Return the time of one call of each function at several batch sizes: the least of interleaved rounds."""
+    found: dict[str, float] = {}
+    for size in TIMED:
+        x = rows(example, size)
+        for _ in range(ROUNDS):
+            for name, run in ways.items():
+                start = time.perf_counter()
+                run(x)
+                key, took = f"{name}, batch {size}, microseconds", 1e6 * (time.perf_counter() - start)
+                found[key] = min(took, found.get(key, took))
+    return found

@@ -1,0 +1,149 @@
+"""The target `onnx`: the sparse network as an ONNX file, checked in onnxruntime. It needs the extra `crbg[export]`."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import importlib.util
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from crbg.errors import CrbgError, reason
+from crbg.export.check import Examples, compare, predictions
+from crbg.export.inputs import arguments, dynamic_shapes, first_output, microseconds, outputs, rows, worst_difference
+from crbg.gates.attach import attached_gates, bake
+from crbg.gates.layers import unwrap
+from crbg.rng import LAWS
+from crbg.ticket import Ticket
+from crbg.training.trees import tensors
+
+FILE = "model.onnx"
+
+
+def to_onnx(
+    model: nn.Module,
+    example: Any,
+    path: Path | str,
+    *,
+    metadata: Mapping[str, str] | None = None,
+    tolerance: float = 1e-6,
+) -> float:
+    """Write a network as an ONNX file with a dynamic batch size, and compare it with the network in onnxruntime.
+
+    The network is exported in eval mode and on the CPU; gates are evaluated once. The file contains pruned weights as
+    zeros, so it is as large and as slow as that of the dense network. Only `shrink` makes the network smaller.
+
+    Args:
+        model: Any module. It is not changed.
+        example: A batch of inputs: a tensor, a tuple of positional arguments, or a mapping of keyword arguments. The
+            examples lie on the first axis of each tensor.
+        path: The file. An existing file is replaced only if the comparison succeeds.
+        metadata: Text to store in the file (`metadata_props`).
+        tolerance: Largest difference of an output at batch sizes 1, 2 and 5, relative to the largest output.
+
+    Returns:
+        The largest relative difference found.
+
+    Raises:
+        CrbgError: the extra is missing, the network cannot be exported, or the outputs differ by more than `tolerance`.
+    """
+    require("onnx", "onnxscript", "onnxruntime")
+    path = Path(path).expanduser()
+    plain = copy.deepcopy(unwrap(model)).cpu().eval()
+    if attached_gates(plain):
+        bake(plain)
+    program = _export(plain, rows(example, 2))
+    program.model.metadata_props.update(metadata or {})
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        program.save(partial)
+        worst = worst_difference(plain, session(partial), example)
+        if not worst <= tolerance:
+            raise CrbgError(
+                f"the outputs of the ONNX file differ by {worst:.2g} of the largest output, more than {tolerance:g}; "
+                "the file was removed"
+            )
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return worst
+
+
+def require(*packages: str) -> None:
+    """Check that optional packages are installed.
+
+    Raises:
+        CrbgError: one is missing.
+    """
+    if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
+        raise CrbgError(f"{', '.join(missing)} not found: run `pip install crbg[export]`")
+
+
+def session(path: Path) -> Callable[[Any], list[Tensor]]:
+    """Return a function that runs an ONNX file in onnxruntime, on one thread."""
+    onnxruntime = importlib.import_module("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    running = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [value.name for value in running.get_inputs()]
+
+    def run(x: Any) -> list[Tensor]:
+        feed = dict(zip(names, (t.numpy() for t in tensors(x)), strict=True))
+        return [torch.from_numpy(out) for out in running.run(None, feed)]
+
+    return run
+
+
+def _export(model: nn.Module, example: Any) -> Any:
+    """Return the ONNX program of a network in eval mode."""
+    args, keywords = arguments(example)
+    shapes = dynamic_shapes(example)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # they concern the code of torch.onnx
+            return torch.onnx.export(model, args, kwargs=keywords, dynamo=True, dynamic_shapes=shapes, verbose=False)
+    except Exception as error:  # of many types, depending on the operation that fails
+        raise CrbgError(f"torch.onnx cannot export {type(model).__name__}: {reason(error)}") from error
+
+
+def describe(ticket: Ticket) -> dict[str, str]:
+    """Return what a ticket is, as text: the metadata of an exported network."""
+    weights = f"{ticket.law}, scale {ticket.scale:g}, seed {ticket.seed}" if ticket.law in LAWS else "stored weights"
+    return {
+        "crbg.model": ticket.model_name,
+        "crbg.density": f"{ticket.mask.density:.6g}",
+        "crbg.mask": ticket.mask.digest(),
+        "crbg.weights": weights,
+    }
+
+
+def example_of(ticket: Ticket) -> Tensor:
+    """Return random inputs of a ticket's network."""
+    return torch.randn(2, *ticket.in_shape, generator=torch.Generator().manual_seed(0))
+
+
+def write(ticket: Ticket, folder: Path, draw: str | None) -> dict[str, Any]:
+    """Write the ticket's network as an ONNX file."""
+    metadata = describe(ticket)
+    worst = to_onnx(ticket.model(), example_of(ticket), folder / FILE, metadata=metadata)
+    return {"largest relative difference": worst, **metadata}
+
+
+def check(ticket: Ticket, folder: Path, examples: Examples) -> dict[str, Any]:
+    """Compare the predictions of the file in onnxruntime with those of the ticket's network."""
+    run = session(folder / FILE)
+    found = first_output(run, examples.inputs)
+    return compare(examples, predictions(ticket.model(), examples.inputs), found)
+
+
+def bench(ticket: Ticket, folder: Path) -> dict[str, Any]:
+    """Measure onnxruntime and PyTorch on one thread each."""
+    model = ticket.model().eval()
+    return microseconds(
+        {"onnxruntime": session(folder / FILE), "PyTorch": lambda x: outputs(model, x)}, example_of(ticket)
+    )
