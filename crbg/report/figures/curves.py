@@ -174,8 +174,6 @@ def width(mine: pd.DataFrame, published: Sequence[Mapping[str, float]], labels: 
 
 def winners(mine: pd.DataFrame, published: Mapping[str, Mapping[float, float]], labels: Labels) -> None:
     """Draw the accuracy of trained tickets against sparsity and seconds per ticket; hollow markers: published."""
-    # An arm with several settings at one density cannot be drawn as a line. The table lists it.
-    mine = mine.groupby("arm", sort=False).filter(lambda g: g.groupby("asked").setting.nunique().max() == 1)
     figure, (left, right) = plt.subplots(1, 2, figsize=(6.8, 2.6), sharey=True)
     shown, arms = sorted({float(d) for d in mine.asked if d < 1}), list(mine.arm.unique())
     # Horizontal offset between arms, so that their intervals do not overlap.

@@ -31,6 +31,8 @@ def draw(rows: pd.DataFrame, experiment: Experiment, path: Path, published: Publ
             case "cost":
                 curves.cost(mine, labels)
             case "winners":
+                # An arm with several settings at one density has no single accuracy there. The table lists it.
+                mine = mine.groupby("arm", sort=False).filter(lambda g: g.groupby("asked").setting.nunique().max() == 1)
                 if mine.asked[mine.asked < 1].nunique() > MOST_PANELS:
                     curves.winners(mine, published.winners, labels)
                 else:

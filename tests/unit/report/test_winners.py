@@ -100,7 +100,9 @@ def test_objectives_are_means_of_tickets_without_a_control(project):
     assert len(table) == 2
 
 
-def test_the_figure_sets_published_points_beside_measured_ones(project, monkeypatch, tmp_path):
+@pytest.mark.parametrize("panels", [True, False])
+def test_the_figure_sets_published_points_beside_measured_ones(project, monkeypatch, tmp_path, panels):
+    monkeypatch.setattr(figures.views, "MOST_PANELS", 2 if panels else 1)
     for density, accuracy in ((0.5, 90.0), (0.1, 80.0)):
         put(project, "cts", density, accuracy)
         put(project, "ltr", density, accuracy - 5, seconds=100.0)
@@ -112,13 +114,22 @@ def test_the_figure_sets_published_points_beside_measured_ones(project, monkeypa
     monkeypatch.setattr(plt, "close", lambda f: seen.append(f) or None)
     published = Published(winners={"cts": {0.1: 83.0, 0.5: 91.0}})
     path = figures.draw(tidy(project), project.experiment("one"), tmp_path / "f", published, False)
+    assert path.with_name("f.png").stat().st_size > 5000
+    if panels:
+        half, tenth, seconds = seen[0].axes
+        for axes, theirs in ((half, 91.0), (tenth, 83.0)):
+            hollow = [line for line in axes.lines if line.get_markerfacecolor() == "none"]
+            assert [list(line.get_xdata()) for line in hollow] == [[theirs]]
+        assert [t.get_text() for t in half.get_yticklabels()] == ["ltr", "cts"]  # `snip` has two settings
+        assert sorted(round(float(line.get_xdata()[0])) for line in seconds.lines) == [10, 10, 101, 101]
+        assert "dense 96.0" in seen[0].get_supxlabel()
+        return real("all")
     left, right = seen[0].axes
     hollow = [line for line in left.lines if line.get_markerfacecolor() == "none" and len(line.get_xdata())]
     assert [list(zip(h.get_xdata(), h.get_ydata(), strict=True)) for h in hollow] == [[(0.1, 83.0), (0.5, 91.0)]]
     measured = [c.lines[0] for c in right.containers]
     assert [round(float(m.get_xdata()[0])) for m in measured] == [10, 101]
     assert "dense: 96.0 %" in " ".join(t.get_text() for t in seen[0].legends[0].get_texts())
-    assert path.with_name("f.png").stat().st_size > 5000
     real("all")
 
 
@@ -134,10 +145,12 @@ def test_the_figure_of_objectives_has_a_panel_for_each_and_leaves_out_what_is_no
     found = winners.measured(project, project.experiment("one"))
     path = figures.by_objective(found, {"loss": "loss", "kl": "reverse KL"}, tmp_path / "o", False, {"snip": "SNIP"})
     loss, kl = seen[0].axes[:2]
-    drawn = {c.get_label(): [round(float(y), 3) for y in c.lines[0].get_ydata()] for c in loss.containers}
-    # The plotted values are means of i + value, starting at the lowest density.
-    assert drawn == {"cts": [3.0, 2.0], "SNIP": [4.0]}
-    assert [len(c.lines[0].get_ydata()) for c in kl.containers] == [2, 0]
+    # The plotted values are means of i + value, at density 0.5 and then at 0.1; SNIP has the lowest row.
+    drawn = [tuple(float(v[0]) for v in c.lines[0].get_data()) for c in loss.containers]
+    assert drawn == [(2.0, 1.0), (3.0, 1.0), (4.0, 0.0)]
+    assert [t.get_text() for t in loss.get_yticklabels()] == ["SNIP", "cts"]
+    assert [float(c.lines[0].get_xdata()[0]) for c in kl.containers] == [1.25, 1.5]
+    assert [t.get_text() for t in seen[0].legends[0].get_texts()] == ["50 % sparse", "90 % sparse"]
     assert path.with_name("o.png").stat().st_size > 5000
     real("all")
 
