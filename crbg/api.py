@@ -6,7 +6,8 @@ import contextlib
 import inspect
 import itertools
 import operator
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
 from numbers import Real
 from types import EllipsisType
@@ -26,10 +27,11 @@ from crbg.measure.metric import Metric
 from crbg.measure.ticket_report import Evaluation, advice
 from crbg.methods.contract import SearchResult, SearchTask
 from crbg.models.initial_weights import fingerprints, stored_weights, tensor_digest
-from crbg.search import precheck
+from crbg.search import arguments, precheck
 from crbg.search.gain import scaled
+from crbg.search.loss_check import collapse_hint
 from crbg.search.run_search import run_search
-from crbg.training.clock import Clock
+from crbg.training.clock import Clock, Collapse
 from crbg.training.device import check_precision
 from crbg.training.forward import Forward, for_any_outputs
 from crbg.training.loop import Loss
@@ -69,14 +71,14 @@ def find_ticket(
     loss: Loss = nn.functional.cross_entropy,
     epochs: int = 10,
     seed: int = 0,
-    batch: int = 256,
+    batch: int = arguments.BATCH,
     progress: bool | Callable[[int, int], None] | None = None,
     *,
     where: Where = None,
     tied: str = "refuse",
     forward: Forward | None = None,
     steps: int | None = None,
-    validation: Any = 0.1,
+    validation: Any = arguments.HELD_OUT,
     metric: Metric | None = None,
     precision: str = "fp32",
     gain: str | None = None,
@@ -123,6 +125,7 @@ def find_ticket(
         forward: Function of (model, batch) for data in any other format. It returns (outputs, labels), or the loss
             itself, and is used for all forward passes.
         steps: Number of batches per epoch, for loaders without a length; the loader starts again when it is exhausted.
+            A validation loader without a length is read once, for at most as many batches.
         validation: Data on which the ticket is measured, or the fraction of a pair or a data set to hold out for this.
             If nothing can be held out (a loader, or fewer than ten examples), the report is on training batches and
             says so.
@@ -140,6 +143,7 @@ def find_ticket(
         CrbgError: the method or an option is unknown, an argument is out of range, the model, the data, the loss and
             the method do not fit together, or a frozen tensor changed during the search.
     """
+    arguments.check_arguments(model, data, density, loss, metric, where)
     model = unwrap(model)
     options = _options(method, options)
     density, epochs, seed = _density(density), _whole("epochs", epochs, 1), _whole("seed", seed, 0)
@@ -161,6 +165,7 @@ def find_ticket(
         if not 0.0 <= share < 1.0:
             raise CrbgError(f"validation {validation!r} must be data, or a fraction of at least 0 and below 1")
         batches, held = reader.training(data, share)
+        arguments.warn_of_unused(data, batches, held, reader.batch, share)
         name = "held-out" if held else "training"
         if validation is not None and not isinstance(validation, Real):
             held, name = reader.ordered(validation), "validation"
@@ -199,7 +204,7 @@ def _search(
         methods.check_outputs(method, chosen.options, seen.outputs)
         before = evaluation.measure(model)
         task.clock.whole = round(methods.work(method, chosen.options, task.density, task.epochs) * len(task.batches))
-        with scaled(model, chosen.gains), measure.training_mode(model):
+        with scaled(model, chosen.gains), measure.training_mode(model), _explained(task):
             found = run_search(model, replace(task, precision=precision), methods.get(method), chosen.options)
     found.variant = chosen.variant
     found.weight_gain = {n: chosen.gains.get(n, 1.0) * float(found.gain.get(n, 1.0)) for n in found.mask}
@@ -212,6 +217,23 @@ def _search(
     if text := advice(found, task):
         warn(text)
     return found
+
+
+@contextlib.contextmanager
+def _explained(task: SearchTask) -> Iterator[None]:
+    """Raise a CrbgError with a hint if the search ends in a loss that is not finite, or at a label that is no class."""
+    try:
+        yield
+    except Collapse as outcome:
+        hint = f"; {collapse_hint(task.batches)}" if "not finite" in str(outcome) else ""
+        raise CrbgError(f"{outcome}{hint}") from outcome
+    except IndexError as error:
+        if found := re.fullmatch(r"Target (-?\d+) is out of bounds.", str(error)):
+            raise CrbgError(
+                f"a batch contains the label {found[1]}, for which the model has no output; correct the label, or give "
+                "the model one output for each class"
+            ) from error
+        raise
 
 
 def _check(

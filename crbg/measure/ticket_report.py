@@ -169,7 +169,9 @@ def advice(found: SearchResult, task: SearchTask) -> str | None:
         return None
     steps, losses = task.epochs * len(task.batches), [row["loss"] for row in found.history if "loss" in row]
     natural = report.natural or found.mask.density
-    if steps < FEW_STEPS:
+    if report.ticket.most_frequent == 100.0:
+        cause = f"all labels of the {report.data} examples are one class", "check how the labels are loaded"
+    elif steps < FEW_STEPS:
         cause = f"{steps} steps are few for a search", "raise `epochs`, or reduce `batch`"
     elif max(natural, found.mask.density) > FAR * min(natural, found.mask.density):
         cause = (

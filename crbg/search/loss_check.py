@@ -13,9 +13,10 @@ from torch.overrides import TorchFunctionMode
 
 from crbg.errors import CrbgError, reason
 from crbg.measure.loss_calls import LossCall, LossCalls
-from crbg.training.forward import OWN_LOSS, logits
+from crbg.training.batches import Batches, TensorBatches
+from crbg.training.forward import OWN_LOSS, UserBatch, logits
 from crbg.training.loop import Loss
-from crbg.training.trees import shapes
+from crbg.training.trees import shapes, tensors
 
 FLOAT_LABELS = (
     "pass `loss=nn.functional.mse_loss` for regression or `loss=nn.functional.binary_cross_entropy_with_logits` for "
@@ -52,6 +53,42 @@ def loss_of(loss: Loss, out: Any, labels: Any) -> tuple[Tensor, list[LossCall]]:
         what = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
         raise CrbgError(f"the loss must be one number, the mean over the batch; it is {what}")
     return value, seen.calls
+
+
+def check_all_labels(batches: Batches, labels: Any, calls: list[LossCall]) -> None:
+    """Check the labels of all examples in memory, if a cross entropy takes them as they are.
+
+    Args:
+        batches: The training batches.
+        labels: Labels of the first batch.
+        calls: The cross entropies in its loss.
+
+    Raises:
+        CrbgError: a label is no class.
+    """
+    data = batches.data if isinstance(batches, TensorBatches) else None
+    if not isinstance(data, tuple) or len(data) != 2 or not isinstance(data[1], Tensor):
+        return
+    for call in calls:
+        same = isinstance(labels, Tensor) and call.target.equal(labels)
+        if call.kind == "cross_entropy" and same and not labels.is_floating_point():
+            wrong = (data[1] != call.ignored) & ((data[1] < 0) | (data[1] >= call.classes))
+            if bool(wrong.any()):
+                example = int(wrong.nonzero()[0, 0])
+                label = int(data[1][wrong][0])
+                raise CrbgError(
+                    f"example {example} has the label {label}, but the model has outputs for 0 to {call.classes - 1}; "
+                    "correct the label, or give the model one output for each class"
+                )
+
+
+def collapse_hint(batches: Batches) -> str:
+    """Return what to do about a loss that is not finite: name the first batch whose inputs are not, if there is one."""
+    with suppress(Exception):
+        for i, (x, _) in enumerate(batches.epoch(0)):
+            if any(bool((~t.isfinite()).any()) for t in tensors(x.batch if isinstance(x, UserBatch) else x)):
+                return f"the inputs of batch {i} contain NaN or infinity; remove or replace such values"
+    return "all inputs are finite; reduce the learning rate `lr`, or scale the inputs or labels to about one"
 
 
 def _class_labels(loss: Any, out: Any, labels: Any) -> str | None:

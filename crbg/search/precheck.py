@@ -19,9 +19,9 @@ from crbg.gates.dtypes import floating_dtype
 from crbg.measure.accuracy import eval_mode, training_mode
 from crbg.measure.loss_calls import LossCall, LossCalls
 from crbg.measure.metric import Metric, score
-from crbg.search.loss_check import TO_FLOAT, loss_of
+from crbg.search.loss_check import TO_FLOAT, check_all_labels, loss_of
 from crbg.search.snapshot import Snapshot
-from crbg.training.batches import Batches, LoaderBatches
+from crbg.training.batches import Batches, LoaderBatches, TensorBatches
 from crbg.training.device import fork_rng
 from crbg.training.forward import OWN_LOSS, UserBatch, batch_size, logits, outputs_and_labels, with_logits
 from crbg.training.loop import Loss
@@ -95,6 +95,7 @@ def check_first_batch(
                     f"the loss of the first batch is {float(value.detach())}; check the labels and the scale of the "
                     "inputs"
                 )
+            check_all_labels(batches, labels, calls)
             _check_gradients(model, batches, loss, value)
             if labels is OWN_LOSS:
                 seen = FirstBatch(None, False)
@@ -150,7 +151,9 @@ def _first(batches: Batches) -> tuple[Any, Any]:
     except CrbgError:
         raise
     except Exception as error:
-        raise CrbgError(f"the data cannot be read as batches: {reason(error)}") from error
+        hint = "; pad the examples to one length, for example in the `collate_fn` of a DataLoader"
+        hint = hint if "equal size" in str(error) else ""
+        raise CrbgError(f"the data cannot be read as batches: {reason(error)}{hint}") from error
 
 
 def _check_inputs(x: Any) -> None:
@@ -158,6 +161,8 @@ def _check_inputs(x: Any) -> None:
     if any(bool(t.isnan().any()) for t in numbers):
         raise CrbgError("the inputs of the first batch contain NaN; remove or replace missing values")
     varied = (t.shape[:1].numel() < 2 or bool((t != t.flatten()[0]).any()) for t in numbers)
+    if isinstance(x, Tensor) and bool(x.isinf().any()):
+        raise CrbgError("the inputs of the first batch contain infinity; remove or replace such values")
     if numbers and not isinstance(x, UserBatch) and not any(varied):
         raise CrbgError("all inputs of the first batch have one and the same value; check how the data are loaded")
 
@@ -172,14 +177,17 @@ def _run(model: nn.Module, x: Any, y: Any) -> tuple[Any, Any]:
         raise
     except Exception as error:
         what = f"the batch {shapes(x.batch)}" if isinstance(x, UserBatch) else f"inputs {shapes(x)}"
-        raise CrbgError(f"the model cannot take the data, {what}: {reason(error)}{_advice(model, x)}") from error
+        raise CrbgError(f"the model cannot take the data, {what}: {reason(error)}{_advice(model, x, error)}") from error
 
 
-def _advice(model: nn.Module, x: Any) -> str:
+def _advice(model: nn.Module, x: Any, error: Exception) -> str:
     """Return what to change if the inputs have another type than the model, or are not one tensor."""
+    if "more than 1 value per channel" in str(error):
+        return "; batch norm needs batches of at least two examples, so enlarge the batch size"
     kind = floating_dtype(model)
     if isinstance(x, Tensor):
-        return f"; convert the inputs with `.to({kind})`" if x.dtype != kind else ""
+        name = str(kind).removeprefix("torch.")
+        return f'; convert the inputs with `.to({kind})` (NumPy: `.astype("{name}")`)' if x.dtype != kind else ""
     return "; pass `forward`, a function (model, batch) that returns (outputs, labels)"
 
 
@@ -191,13 +199,15 @@ def _check_single_example(model: nn.Module, batches: Batches, x: Any) -> None:
         outputs_and_labels(model, map_tensors(lambda t: t[:1], x), None)
     except ValueError as error:
         if "more than 1 value per channel" in str(error):
+            fix = "change `batch`" if isinstance(batches, TensorBatches) else "pass `drop_last=True` to the DataLoader"
             raise CrbgError(
-                "the loader yields a batch of one example, for which batch norm has no variance; pass "
-                "`drop_last=True` to the DataLoader"
+                f"the data give a batch of one example, for which batch norm has no variance; {fix}"
             ) from None
 
 
 def _yields_single_example(batches: Batches) -> bool:
+    if isinstance(batches, TensorBatches):  # their sizes differ by at most one
+        return len(batches.rows) // len(batches) == 1
     loader = batches.loader if isinstance(batches, LoaderBatches) else None
     if isinstance(loader, list | tuple):
         return any(batch_size(*batches.pack(batch)) == 1 for batch in loader)  # type: ignore[attr-defined]

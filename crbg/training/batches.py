@@ -98,28 +98,34 @@ class LoaderBatches:
         pack: Converts a batch to (inputs, labels); by default, a batch is such a pair.
         steps: Number of batches in an epoch, for a loader without a length. The next epoch continues where the last one
             ended, and the loader starts again when it is exhausted.
+        once: Whether each epoch starts at the beginning of the loader and ends with it, after at most `steps` batches.
 
     Raises:
         CrbgError: the loader has no length and `steps` is not given, or it can be iterated only once.
     """
 
     def __init__(
-        self, loader: Iterable[Any], device: torch.device, pack: Pack = lambda batch: batch, steps: int | None = None
+        self,
+        loader: Iterable[Any],
+        device: torch.device,
+        pack: Pack = lambda batch: batch,
+        steps: int | None = None,
+        once: bool = False,
     ) -> None:
         if isinstance(loader, Iterator):
             raise CrbgError(
                 "the loader can be iterated only once; pass a DataLoader, a list of (x, y) batches, or an object whose "
                 "__iter__ starts again"
             )
-        if steps is None and _length(loader) is None:
+        if steps is None and length(loader) is None:
             raise CrbgError(
                 "the loader has no length; pass `steps`, the number of batches per epoch, or a loader with a length"
             )
-        self.loader, self.device, self.pack, self.steps = loader, device, pack, steps
+        self.loader, self.device, self.pack, self.steps, self.once = loader, device, pack, steps, once
         self.open: Iterator[Any] = iter(())
 
     def __len__(self) -> int:
-        return self.steps or _length(self.loader) or 0
+        return self.steps or length(self.loader) or 0
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Any, Any]]:
         """Yield the batches of an epoch, moved to the device, from batch `start` on.
@@ -127,9 +133,12 @@ class LoaderBatches:
         Raises:
             CrbgError: the loader yields fewer batches than its length, or no batch at all.
         """
-        source = self._restarting() if self.steps else iter(self.loader)
-        for i in range(start if self.steps else 0, len(self)):
+        restarts = self.steps is not None and not self.once
+        source = self._restarting() if restarts else iter(self.loader)
+        for i in range(start if restarts else 0, len(self)):
             batch = next(source, None)
+            if batch is None and self.once and self.steps:
+                return
             if batch is None:
                 raise CrbgError(
                     f"the loader has the length {len(self)}, but ends after {i} batches; pass `steps={i}`, the number "
@@ -148,7 +157,7 @@ class LoaderBatches:
             yield first
 
 
-def _length(loader: Any) -> int | None:
+def length(loader: Any) -> int | None:
     """Return the number of batches; None if the loader has no length, as a DataLoader of an IterableDataset."""
     try:
         return len(loader)

@@ -11,6 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from crbg.errors import few
+
+SHOWN = 8  # number of children of a container that `shapes` describes
+
 
 def move(tree: Any, device: torch.device) -> Any:
     """Return a nested structure with all tensors and arrays on the device.
@@ -47,7 +51,8 @@ def shapes(tree: Any) -> str:
     children = list(_children(tree))
     if not children:
         return type(tree).__name__
-    inner = ", ".join(f"{key}: {shapes(child)}" if isinstance(key, str) else shapes(child) for key, child in children)
+    parts = [f"{key}: {shapes(child)}" if isinstance(key, str) else shapes(child) for key, child in children[:SHOWN]]
+    inner = few([*parts, *children[SHOWN:]], SHOWN)
     return f"{type(tree).__name__}({inner})"
 
 

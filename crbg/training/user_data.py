@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,15 +14,14 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subs
 
 from crbg import rng
 from crbg.errors import CrbgError
-from crbg.training.batches import Batches, LoaderBatches, TensorBatches, resident
+from crbg.training.batches import Batches, LoaderBatches, TensorBatches, length, resident
+from crbg.training.columns import check_finite, is_columns, label_column, tensor_tree
 from crbg.training.forward import Forward, UserBatch
 from crbg.training.trees import shapes, tensors
 
 FEWEST = 10  # a held-out part with fewer examples would say nothing
 
 _SMALL_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32)
-
-FORWARD_EXAMPLE = "pass `forward`, for example `forward=lambda model, batch: (model(batch['x']), batch['y'])`"
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,7 @@ class Reader:
         forward: The user's function (model, batch), if any.
         steps: Number of batches per epoch for loaders without a length.
         own_loss: Whether a model that computes its own loss from a batch with the key `labels` may do so.
+        once: Whether each epoch reads a loader from its start to its end, as for validation.
     """
 
     batch: int
@@ -46,6 +46,7 @@ class Reader:
     forward: Forward | None = None
     steps: int | None = None
     own_loss: bool = True
+    once: bool = False
 
     def training(self, data: Any, held_out: float = 0.0) -> tuple[Batches, Batches | None]:
         """Return shuffled batches, and the batches of a held-out part in a fixed order.
@@ -70,8 +71,12 @@ class Reader:
         return self._batches(found, rest, self.seed), self._batches(found, held, None)
 
     def ordered(self, data: Any) -> Batches:
-        """Return the batches of validation data in a fixed order."""
-        found = self._recognise(data)
+        """Return the batches of validation data in a fixed order.
+
+        A loader with a length is read to its end, whatever `steps` is. Any other loader is read from its start to its
+        end, or for `steps` batches.
+        """
+        found = replace(self, once=True)._recognise(data)
         return self._batches(found, None, None) if isinstance(found, Dataset) else found
 
     def _recognise(self, data: Any) -> Dataset[Any] | Batches:
@@ -86,6 +91,8 @@ class Reader:
             return data
         if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, list | tuple | Mapping):
             return _Indexed(data)  # a map-style data set of another library, as that of Hugging Face
+        if isinstance(data, list | tuple) and self.forward is None:
+            _check_list(data)
         if isinstance(data, Iterable) and not isinstance(data, str | Mapping):
             return self._loader(data)
         raise CrbgError(
@@ -96,19 +103,24 @@ class Reader:
         """Return tensors with one entry per example, if the data are in memory; otherwise None."""
         single = isinstance(data, Tensor | np.ndarray) or hasattr(data, "to_numpy")
         if single and self.forward is None:
+            if (name := label_column(data)) is not None:
+                raise CrbgError(
+                    "the data are one data frame; give inputs and labels apart, for a data frame `df` "
+                    f"`(df.drop(columns=[{name!r}]), df[{name!r}])`"
+                )
             raise CrbgError(
                 "the data are one array without labels; give a pair (inputs, labels), a data set or a loader, or pass "
                 "`forward`, which returns the loss of a batch"
             )
-        if not single and not _is_columns(data):
+        if not single and not is_columns(data):
             return None
         data = tuple(data) if isinstance(data, list) else data
         pair = isinstance(data, tuple) and len(data) == 2
         if isinstance(data, tuple) and not pair and self.forward is None:
             raise CrbgError(
-                f"the data are a tuple of {len(data)} arrays; give a pair (inputs, labels), or {FORWARD_EXAMPLE}"
+                f"the data are a tuple of {len(data)} arrays; give a pair (inputs, labels), or {_example(data)}"
             )
-        found = _tensor_tree(data, self.dtype)
+        found = tensor_tree(data, self.dtype)
         counts = sorted({t.shape[0] if t.ndim else 0 for t in tensors(found)})
         if pair and len(counts) > 1:
             x, y = (next(tensors(part)) for part in found)
@@ -120,8 +132,8 @@ class Reader:
         if pair and isinstance(found[1], Tensor) and found[1].dtype in _SMALL_INTEGERS:
             found = (found[0], found[1].long())  # the type of class indices in torch
         if pair and self.forward is None:
-            _check_no_nan("inputs", found[0])
-            _check_no_nan("labels", found[1])
+            check_finite("inputs", found[0])
+            check_finite("labels", found[1])
         return found
 
     def _batches(self, data: Dataset[Any], rows: Tensor | None, seed: int | None) -> Batches:
@@ -134,7 +146,8 @@ class Reader:
     def _loader(self, data: Any) -> Batches:
         if isinstance(data, IterableDataset):
             data = DataLoader(data, self.batch)
-        found = LoaderBatches(data, self.device, self.pack, self.steps)
+        steps = None if self.once and length(data) is not None else self.steps
+        found = LoaderBatches(data, self.device, self.pack, steps, self.once)
         if len(found) == 0:
             raise CrbgError(
                 "the loader has no batch; with `drop_last=True`, its batch size must not exceed the number of examples"
@@ -153,7 +166,38 @@ class Reader:
             return batch[0], batch[1]
         if isinstance(batch, Mapping) and "labels" in batch:
             return UserBatch(batch, keywords_with_own_loss if self.own_loss else keywords), None
-        raise CrbgError(f"a batch must be a pair (inputs, labels), but it is {shapes(batch)}; {FORWARD_EXAMPLE}")
+        raise CrbgError(f"a batch must be a pair (inputs, labels), but it is {shapes(batch)}; {_example(batch)}")
+
+
+def _example(batch: Any) -> str:
+    """Return the advice to pass `forward`, with an example for a mapping or a tuple."""
+    x, y = ("batch['x']", "batch['y']") if isinstance(batch, Mapping) else ("batch[0]", "batch[1]")
+    return f"pass `forward`, for example `forward=lambda model, batch: (model({x}), {y})`"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.generic) or (isinstance(value, Tensor | np.ndarray) and value.ndim == 0)
+
+
+def _check_list(data: Sequence[Any]) -> None:
+    """Check that a list or tuple, which is read as batches, is no list of examples and no pair with a list of inputs.
+
+    Raises:
+        CrbgError: the labels of the first element are one number, or the inputs are a list of tensors.
+    """
+    first = data[0] if data else None
+    if isinstance(first, list | tuple) and len(first) == 2 and _is_number(first[1]):
+        raise CrbgError(
+            "a list is a list of batches, but this one contains examples; pass a data set or a DataLoader, for example "
+            "`DataLoader(data, batch_size=64, shuffle=True)`"
+        )
+    arrays = Tensor | np.ndarray
+    listed = first if isinstance(first, list) and first and isinstance(first[0], arrays) else []
+    if listed and len(data) == 2 and isinstance(data[1], arrays) and len(data[1]) == len(listed):
+        raise CrbgError(
+            f"the inputs are a list of {len(listed)} arrays; join them with `torch.stack`, or pad them to one length "
+            "with `nn.utils.rnn.pad_sequence`"
+        )
 
 
 def keywords(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -226,61 +270,3 @@ def _examples(data: Dataset[Any]) -> int:
     if count == 0:
         raise CrbgError("the data set is empty")
     return count
-
-
-def _check_no_nan(name: str, columns: Any) -> None:
-    """Check all examples, because a NaN among the held-out ones would not stop the search."""
-    for t in tensors(columns):
-        if t.is_floating_point() and bool((bad := t.isnan().reshape(len(t), -1).any(1)).any()):
-            raise CrbgError(
-                f"the {name} of example {int(bad.nonzero()[0])} contain NaN ({int(bad.sum())} of {len(t)} do); "
-                "remove or replace missing values"
-            )
-
-
-def _is_columns(data: Any) -> bool:
-    """Return whether data are arrays with one entry per example, and not a sequence of batches."""
-    if isinstance(data, Mapping):
-        return bool(data) and all(_is_column(v) for v in data.values())
-    if isinstance(data, list):
-        return len(data) == 2 and all(map(_is_column, data))
-    if not isinstance(data, tuple) or not data:
-        return False
-    if len(data) == 2 and _is_column(data[1]):  # the inputs may be several arrays
-        several = isinstance(data[0], Mapping | tuple) and _is_columns(data[0])
-        return several or _is_column(data[0])
-    return all(map(_is_column, data))
-
-
-def _is_column(value: Any) -> bool:
-    if isinstance(value, list):
-        while isinstance(value, list) and value:
-            value = value[0]
-        return isinstance(value, int | float | str | list | np.generic)
-    return isinstance(value, Tensor | np.ndarray) or hasattr(value, "to_numpy")
-
-
-def _tensor_tree(data: Any, dtype: torch.dtype) -> Any:
-    if isinstance(data, Mapping):
-        return {k: _tensor_tree(v, dtype) for k, v in data.items()}
-    return tuple(_tensor_tree(v, dtype) for v in data) if isinstance(data, tuple) else _tensor(data, dtype)
-
-
-def _tensor(value: Any, dtype: torch.dtype) -> Tensor:
-    """Convert one column to a tensor; float64 becomes `dtype`.
-
-    Raises:
-        CrbgError: the values are not numbers, or rows have different lengths.
-    """
-    if not isinstance(value, Tensor):
-        try:
-            array = np.asarray(value.to_numpy() if hasattr(value, "to_numpy") else value)
-        except ValueError:
-            raise CrbgError("the rows of a list have different lengths; pad them to one length") from None
-        if array.dtype.kind not in "biuf":
-            raise CrbgError(f"the data contain values of type {array.dtype}, not numbers; encode them as numbers")
-        unsigned = array.dtype.kind == "u" and array.dtype.itemsize > 1  # torch lacks most operations for these types
-        native = np.int64 if unsigned else array.dtype.newbyteorder("=")
-        value = torch.from_numpy(np.require(array, native, ["C", "W"]))
-    column: Tensor = value.to(dtype) if value.dtype == torch.float64 else value
-    return column

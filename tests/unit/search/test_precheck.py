@@ -212,3 +212,52 @@ def test_methods_that_need_other_outputs_are_refused(method, options, outputs, w
     else:
         with pytest.raises(CrbgError, match=words):
             methods.check_outputs(method, chosen, outputs)
+
+
+def test_the_labels_of_all_examples_in_memory_are_checked():
+    y = Y.clone().repeat(3)
+    y[20] = 7
+    with pytest.raises(CrbgError, match="example 20 has the label 7, but the model has outputs for 0 to 2"):
+        find_ticket(mlp(), (X.repeat(3, 1), y), 0.5, epochs=1, batch=2, validation=None)
+    y[20] = -100
+    find_ticket(mlp(), (X.repeat(3, 1), y), 0.5, epochs=1, batch=4)
+
+
+def test_a_loader_with_a_label_of_no_class_in_a_later_batch():
+    with pytest.raises(CrbgError, match="a batch contains the label 3"):
+        find_ticket(mlp(), [(X, Y), (X, Y + 1)], 0.5, epochs=1)
+
+
+def test_a_loss_that_is_not_finite_is_explained():
+    bad = X.clone()
+    bad[0] = float("inf")
+    with pytest.raises(CrbgError, match="epoch 1 of 1; the inputs of batch 1 contain NaN or infinity"):
+        find_ticket(nn.Linear(4, 3), [(X, Y), (bad, Y)], 0.5, epochs=1)
+    with pytest.raises(CrbgError, match="inputs of the first batch contain infinity"):
+        find_ticket(nn.Linear(4, 3), [(bad, Y)], 0.5, epochs=1)
+    calls = []
+
+    def loss(out, y):
+        calls.append(1)
+        return F.cross_entropy(out, y) * (1.0 if len(calls) < 5 else float("nan"))
+
+    with pytest.raises(CrbgError, match=r"epoch . of 9; all inputs are finite; reduce the learning rate"):
+        find_ticket(nn.Linear(4, 3), [(X, Y)], 0.5, epochs=9, loss=loss)
+
+
+def test_batches_of_one_example_in_memory_are_found_before_batch_norm_meets_them():
+    with pytest.raises(CrbgError, match="batches of at least two examples"):
+        find_ticket(mlp(), (X, Y), 0.5, epochs=1, batch=1)
+    with pytest.raises(CrbgError, match=r"batch of one example, .* change `batch`"):
+        find_ticket(mlp(), (X[:7], Y[:7]), 0.5, epochs=1, batch=2)
+
+
+def test_examples_of_different_lengths_need_padding():
+    data = DataLoader([(torch.rand(2 + i), 0) for i in range(4)], 2)
+    with pytest.raises(CrbgError, match=r"pad the examples .* `collate_fn`"):
+        find_ticket(mlp(), data, 0.5, epochs=1)
+
+
+def test_integer_labels_of_a_regression_need_conversion():
+    with pytest.raises(CrbgError, match=r"needs floating-point labels; .*astype\(\"float32\"\)"):
+        check(mlp(1), y=Y[:, None], loss=F.huber_loss)

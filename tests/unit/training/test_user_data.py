@@ -105,6 +105,13 @@ def test_inputs_may_be_nested():
         (Stream(), "pass `steps`"),
         (DataLoader(Stream(), 2), "pass `steps`"),
         (iter([(X, Y)]), "only once"),
+        (pandas.DataFrame({"a": [1.0], "label": [0], "b": [2.0]}), r"drop\(columns=\['label'\]\), df\['label'\]\)"),
+        ((pandas.DataFrame({"a": [1.0], "b": ["x"]}), Y[:1]), r"no numbers: 'b'; .*pd\.factorize\(df\['b'\]\)\[0\]"),
+        ((X, pandas.Series(list("abcabc"))), r"pd\.factorize\(values\)"),
+        (list(zip(X, Y, strict=True)), "a list is a list of batches, .* DataLoader"),
+        (list(zip(X, Y.tolist(), strict=True)), "a list is a list of batches"),
+        (([torch.rand(1 + i % 2) for i in range(6)], Y), r"list of 6 arrays; .*`nn\.utils\.rnn\.pad_sequence`"),
+        ((X * float("inf"), Y), r"inputs of example \d contain"),
     ],
 )
 def test_other_data_are_refused(data, words):
@@ -116,6 +123,14 @@ def test_a_stream_is_read_in_steps():
     for stream in (Stream(), DataLoader(Stream(), 4)):
         batches, _ = reader(steps=3).training(stream)
         assert [len(y) for _, y in batches.epoch(0)] == [4, 2, 4]
+
+
+def test_validation_reads_each_example_once_whatever_the_steps():
+    loader = DataLoader(TensorDataset(X, Y), 2)
+    for data, steps, sizes in ((loader, 7, [2, 2, 2]), (Stream(), 7, [4, 2]), (Stream(), 1, [4])):
+        batches = reader(steps=steps).ordered(data)
+        for _ in range(2):
+            assert [len(y) for _, y in batches.epoch(0)] == sizes
 
 
 def test_a_part_is_held_out_of_pairs_and_data_sets():
@@ -140,8 +155,11 @@ def test_a_part_that_is_held_out_shares_the_data_that_were_moved():
 
 def test_a_batch_that_is_no_pair_needs_forward():
     batches, _ = reader().training(Items(lambda i: (X[i], Y[i], i)))
-    with pytest.raises(CrbgError, match=r"a batch must be a pair.*pass `forward`"):
+    with pytest.raises(CrbgError, match=r"a batch must be a pair.*pass `forward`.*model\(batch\[0\]\), batch\[1\]"):
         next(iter(batches.epoch(0)))
+    with pytest.raises(CrbgError, match=r"and 92 more\); pass `forward`") as raised:
+        reader().pack([X] * 100)
+    assert len(str(raised.value)) < 500
     batches, _ = reader(forward=lambda m, b: (b[0], b[2])).training((X, X, Y))
     out, labels = outputs_and_labels(nn.Identity(), *next(iter(batches.epoch(0))))
     assert out.shape == (3, 2)
@@ -183,6 +201,11 @@ def test_a_model_may_compute_its_own_loss_unless_it_is_a_classifier():
     assert keywords_with_own_loss(Labelled(), {"x": tokens, "labels": Y[None]}) == X.mean()
     assert keywords_with_own_loss(Labelled(), {"x": X, "labels": X}) == X.mean(), "a regression"
     assert keywords(Labelled(), {"x": tokens, "labels": Y[None]})[0].loss is None
+
+
+def test_a_mask_of_attention_may_contain_infinity():
+    (_, mask), _ = next(iter(reader().ordered(((X, X.log()), Y)).epoch(0)))
+    assert mask.isinf().any()
 
 
 def test_a_nan_in_any_example_is_found_before_the_search():

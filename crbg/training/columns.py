@@ -1,0 +1,107 @@
+"""Columns of a user's data in memory: arrays, data frames and lists become tensors with one entry per example."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crbg.errors import CrbgError, few
+from crbg.training.trees import tensors
+
+
+def check_finite(name: str, columns: Any) -> None:
+    """Check all examples, because a NaN among the held-out ones would not stop the search.
+
+    Infinity is allowed in one of several inputs, because a float mask of attention contains it.
+
+    Args:
+        name: `inputs` or `labels`.
+        columns: A tensor, or a nested structure of tensors, with one entry per example.
+
+    Raises:
+        CrbgError: an example contains NaN or infinity; the message gives its position.
+    """
+    for t in tensors(columns):
+        if not t.is_floating_point():
+            continue
+        for what, wrong in (("NaN", torch.isnan), ("infinity", torch.isinf)):
+            if what == "infinity" and t is not columns:
+                continue
+            if bool((bad := wrong(t).reshape(len(t), -1).any(1)).any()):
+                raise CrbgError(
+                    f"the {name} of example {int(bad.nonzero()[0])} contain {what} ({int(bad.sum())} of {len(t)} do); "
+                    "remove or replace such values"
+                )
+
+
+def label_column(data: Any) -> Any:
+    """Return the likely column of labels of a data frame: one with a usual name, or the last; otherwise None."""
+    names = list(getattr(data, "columns", ()))
+    usual = [n for n in names if str(n).lower() in ("label", "labels", "target", "class", "y")]
+    return (usual or names)[-1] if len(names) > 1 else None
+
+
+def _not_numbers(value: Any, dtype: Any) -> CrbgError:
+    """Return an error that names the columns of a data frame that contain no numbers, and how to encode them."""
+    kinds = dict(value.dtypes.items()) if hasattr(getattr(value, "dtypes", None), "items") else {}
+    names = [n for n, kind in kinds.items() if getattr(kind, "kind", "O") not in "biuf"]
+    if names:
+        return CrbgError(
+            f"columns of the data frame contain no numbers: {few([repr(n) for n in names])}; encode each one, for "
+            f"example with `df[{names[0]!r}] = pd.factorize(df[{names[0]!r}])[0]`, or drop it"
+        )
+    hint = "encode them as numbers, for example with `pd.factorize(values)[0]`"
+    return CrbgError(f"the data contain values of type {dtype}, not numbers; {hint}, and replace missing values")
+
+
+def is_columns(data: Any) -> bool:
+    """Return whether data are arrays with one entry per example, and not a sequence of batches."""
+    if isinstance(data, Mapping):
+        return bool(data) and all(_is_column(v) for v in data.values())
+    if isinstance(data, list):
+        return len(data) == 2 and all(map(_is_column, data))
+    if not isinstance(data, tuple) or not data:
+        return False
+    if len(data) == 2 and _is_column(data[1]):  # the inputs may be several arrays
+        several = isinstance(data[0], Mapping | tuple) and is_columns(data[0])
+        return several or _is_column(data[0])
+    return all(map(_is_column, data))
+
+
+def _is_column(value: Any) -> bool:
+    if isinstance(value, list):
+        while isinstance(value, list) and value:
+            value = value[0]
+        return isinstance(value, int | float | str | list | np.generic)
+    return isinstance(value, Tensor | np.ndarray) or hasattr(value, "to_numpy")
+
+
+def tensor_tree(data: Any, dtype: torch.dtype) -> Any:
+    """Return a nested structure of columns as tensors; float64 becomes `dtype`."""
+    if isinstance(data, Mapping):
+        return {k: tensor_tree(v, dtype) for k, v in data.items()}
+    return tuple(tensor_tree(v, dtype) for v in data) if isinstance(data, tuple) else _tensor(data, dtype)
+
+
+def _tensor(value: Any, dtype: torch.dtype) -> Tensor:
+    """Convert one column to a tensor; float64 becomes `dtype`.
+
+    Raises:
+        CrbgError: the values are not numbers, or rows have different lengths.
+    """
+    if not isinstance(value, Tensor):
+        try:
+            array = np.asarray(value.to_numpy() if hasattr(value, "to_numpy") else value)
+        except ValueError:
+            raise CrbgError("the rows of a list have different lengths; pad them to one length") from None
+        if array.dtype.kind not in "biuf":
+            raise _not_numbers(value, array.dtype)
+        unsigned = array.dtype.kind == "u" and array.dtype.itemsize > 1  # torch lacks most operations for these types
+        native = np.int64 if unsigned else array.dtype.newbyteorder("=")
+        value = torch.from_numpy(np.require(array, native, ["C", "W"]))
+    column: Tensor = value.to(dtype) if value.dtype == torch.float64 else value
+    return column
