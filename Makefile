@@ -102,7 +102,6 @@ benchmark: $(STAMP) ## compare the speed of gated and dense steps on this machin
 	$(BIN)/python benchmarks/seeds.py --out benchmarks/seeds.md
 	$(BIN)/python benchmarks/packed.py --out benchmarks/packed.md
 	$(BIN)/python benchmarks/ship.py --out benchmarks/ship.md
-	$(BIN)/python benchmarks/shrunk.py --out benchmarks/shrunk.md
 
 clean: ## remove the quickstart's files, build outputs and caches; runs and records stay
 	rm -rf results/quickstart build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
