@@ -5,20 +5,18 @@ from __future__ import annotations
 import contextlib
 import inspect
 import itertools
-import operator
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from numbers import Real
 from types import EllipsisType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from crbg import defaults, measure, methods
-from crbg.errors import CrbgError, few, suggest, warn
+from crbg.errors import CrbgError, few, warn
 from crbg.gates.attach import weights
 from crbg.gates.dtypes import floating_dtype
 from crbg.gates.layers import unwrap
@@ -40,26 +38,6 @@ from crbg.training.progress import reporting
 from crbg.training.user_data import Reader
 
 STATISTICS_BATCHES = 200  # the running statistics of a ticket are averaged over at most this many batches
-OTHER_NAMES = {  # arguments of other libraries, and what to use instead
-    "batch_size": "`batch`",
-    "sparsity": "`density`, which is 1 - sparsity",
-    "learning_rate": "`lr`, an option of the methods that train gates",
-    "criterion": "`loss`",
-    "loss_fn": "`loss`",
-    "device": "`model.to(device)` before the call",
-    "optimizer": "the options of the method; its optimiser is fixed",
-    "optimiser": "the options of the method; its optimiser is fixed",
-    "verbose": "`progress`",
-    "metrics": "`metric`, one function of (outputs, labels)",
-    "num_epochs": "`epochs`",
-    "n_epochs": "`epochs`",
-    "val_data": "`validation`",
-    "validation_data": "`validation`",
-    "units": "`granularity='unit'`, an option of `crbg`",
-    "structured": "`granularity='unit'`, an option of `crbg`",
-    "resume": "`crbg run` of the command line; this function writes no checkpoints",
-    "checkpoint": "`crbg run` of the command line; this function writes no checkpoints",
-}
 DENSE_SHARE = 0.1  # a larger share of matrix weights without gates gives a warning
 
 
@@ -145,18 +123,21 @@ def find_ticket(
     """
     arguments.check_arguments(model, data, density, loss, metric, where)
     model = unwrap(model)
-    options = _options(method, options)
-    density, epochs, seed = _density(density), _whole("epochs", epochs, 1), _whole("seed", seed, 0)
+    known = [f.name for f in fields(methods.get(method).Options)]
+    own = [n for n in inspect.signature(find_ticket).parameters if n != "options"]
+    options = arguments.plain_options(method, options, known, own)
+    density, whole = arguments.density_of(density), arguments.whole
+    epochs, seed = whole("epochs", epochs, 1), whole("seed", seed, 0)
     if problems := list(methods.conflicts(method, methods.options(method, options), density)):
         raise CrbgError("; ".join(problems))
     precheck.check_model(model)
     reader = Reader(
-        _whole("batch", batch, 1),
+        whole("batch", batch, 1),
         seed,
         next(model.parameters()).device,
         floating_dtype(model),
         forward,
-        steps if steps is None else _whole("steps", steps, 1),
+        steps if steps is None else whole("steps", steps, 1),
         own_loss=loss is nn.functional.cross_entropy,
     )
     # The caller may have switched gradients off.
@@ -249,49 +230,6 @@ def _check(
             return precheck.check_first_batch(model, task.batches, task.loss, "bf16", metric), "bf16"
     precision = "fp32" if precision == "auto" else precision
     return precheck.check_first_batch(model, task.batches, task.loss, precision, metric), precision
-
-
-def _options(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options as plain values; an unknown one raises with the nearest option or argument."""
-    known = {f.name for f in fields(methods.get(method).Options)}
-    own = [n for n, p in inspect.signature(find_ticket).parameters.items() if p.kind is not p.VAR_KEYWORD]
-    for name in given:
-        if name in OTHER_NAMES and name not in known:
-            raise CrbgError(f"find_ticket has no argument {name!r}; use {OTHER_NAMES[name]}")
-        if name not in known:
-            near = suggest(name, [*own, *known], cutoff=0.7)
-            raise CrbgError(
-                f"find_ticket and its method {method} have no argument {name!r}: {near}; "
-                f"`crbg list methods {method}` explains the options"
-            )
-    return {k: v.item() if isinstance(v, np.generic) else v for k, v in given.items()}
-
-
-def _density(density: Any) -> float | None:
-    """Return the density as a number, so that an invalid one raises before the search and not after it."""
-    if density is None:
-        return None
-    if density is ...:
-        raise CrbgError("pass `density`, the fraction of weights to keep (0.1 for a sparsity of 90 %)")
-    if isinstance(density, bool) or not isinstance(density, Real):
-        raise CrbgError(f"density {density!r} is not a number; density = kept / total, sparsity = 1 - density")
-    # The shortest text of a float32 is the number that was meant; its value in float64 has more digits.
-    value = float(str(density)) if isinstance(density, np.floating) else float(density)
-    if not 0 < value <= 1:
-        percent = f"; for {value:g} %, pass {value / 100:g}" if 1 < value <= 100 else ""
-        raise CrbgError(f"density {value} is not in (0, 1]{percent}; density = kept / total, sparsity = 1 - density")
-    return value
-
-
-def _whole(name: str, value: Any, least: int) -> int:
-    """Return a whole number, which may be a scalar of NumPy."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = least - 1
-    if isinstance(value, bool) or number < least:
-        raise CrbgError(f"{name} {value!r} must be a whole number of at least {least}")
-    return number
 
 
 def _warn_of_dense_weights(model: nn.Module) -> None:

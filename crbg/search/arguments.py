@@ -1,18 +1,41 @@
-"""Checks of the arguments of `find_ticket` that need no data: swapped, missing and misspelt ones."""
+"""Checks of the arguments of `find_ticket` that need no batch: swapped, missing, misspelt or out of range."""
 
 from __future__ import annotations
 
 import inspect
+import operator
+from collections.abc import Collection, Mapping
+from numbers import Real
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
-from crbg.errors import CrbgError, warn
+from crbg.errors import CrbgError, suggest, warn
 from crbg.training.batches import Batches, LoaderBatches
 
 BATCH = 256  # default batch size
 HELD_OUT = 0.1  # default fraction of the examples to hold out
+OTHER_NAMES = {  # arguments of other libraries, and what to use instead
+    "batch_size": "`batch`",
+    "sparsity": "`density`, which is 1 - sparsity",
+    "learning_rate": "`lr`, an option of the methods that train gates",
+    "criterion": "`loss`",
+    "loss_fn": "`loss`",
+    "device": "`model.to(device)` before the call",
+    "optimizer": "the options of the method; its optimiser is fixed",
+    "optimiser": "the options of the method; its optimiser is fixed",
+    "verbose": "`progress`",
+    "metrics": "`metric`, one function of (outputs, labels)",
+    "num_epochs": "`epochs`",
+    "n_epochs": "`epochs`",
+    "val_data": "`validation`",
+    "validation_data": "`validation`",
+    "units": "`granularity='unit'`, an option of `crbg`",
+    "structured": "`granularity='unit'`, an option of `crbg`",
+    "resume": "`crbg run` of the command line; this function writes no checkpoints",
+    "checkpoint": "`crbg run` of the command line; this function writes no checkpoints",
+}
 
 
 def check_arguments(model: Any, data: Any, density: Any, loss: Any, metric: Any, where: Any) -> None:
@@ -60,6 +83,67 @@ def _layer(where: Any) -> nn.Module | None:
     if isinstance(where, list | tuple | set):
         return next((m for m in where if isinstance(m, nn.Module)), None)
     return None
+
+
+def plain_options(
+    method: str, given: Mapping[str, Any], known: Collection[str], own: Collection[str]
+) -> dict[str, Any]:
+    """Return the options of the method as plain values.
+
+    Args:
+        method: Name of the method.
+        given: The options that the user gave.
+        known: The options of the method.
+        own: The parameters of `find_ticket`.
+
+    Raises:
+        CrbgError: an option is unknown; the message suggests the nearest option or parameter.
+    """
+    for name in given:
+        if name in OTHER_NAMES and name not in known:
+            raise CrbgError(f"find_ticket has no argument {name!r}; use {OTHER_NAMES[name]}")
+        if name not in known:
+            near = suggest(name, [*own, *known], cutoff=0.7)
+            raise CrbgError(
+                f"find_ticket and its method {method} have no argument {name!r}: {near}; "
+                f"`crbg list methods {method}` explains the options"
+            )
+    return {k: v.item() if isinstance(v, np.generic) else v for k, v in given.items()}
+
+
+def density_of(density: Any) -> float | None:
+    """Return the density as a number, or None if the method determines it.
+
+    Raises:
+        CrbgError: it is missing (`...`), no number, or not in (0, 1].
+    """
+    if density is None:
+        return None
+    if density is ...:
+        raise CrbgError("pass `density`, the fraction of weights to keep (0.1 for a sparsity of 90 %)")
+    if isinstance(density, bool) or not isinstance(density, Real):
+        raise CrbgError(f"density {density!r} is not a number; density = kept / total, sparsity = 1 - density")
+    # The shortest text of a float32 is the number that was meant; its value in float64 has more digits.
+    value = float(str(density)) if isinstance(density, np.floating) else float(density)
+    if not 0 < value <= 1:
+        percent = f"; for {value:g} %, pass {value / 100:g}" if 1 < value <= 100 else ""
+        raise CrbgError(f"density {value} is not in (0, 1]{percent}; density = kept / total, sparsity = 1 - density")
+    return value
+
+
+def whole(name: str, value: Any, least: int) -> int:
+    """Return the argument `name` as an integer; it may be a scalar of NumPy.
+
+    Raises:
+        CrbgError: it is no whole number, or below `least`.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if isinstance(value, bool) or number < least:
+        raise CrbgError(f"{name} {value!r} must be a whole number of at least {least}")
+    return number
 
 
 def warn_of_unused(data: Any, batches: Batches, held: Batches | None, batch: int, held_out: float) -> None:
