@@ -9,6 +9,7 @@ examples/microcontroller/README.md names. Needs MNIST and CIFAR-10, see `crbg da
 
 import argparse
 import ctypes
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -27,13 +28,13 @@ from tabulate import tabulate
 from crbg import Ticket
 from crbg.export import Examples, predictions, to_c
 from crbg.export.c.host import STANDARD, Built, compile_c, pointer
-from crbg.export.c.target import shortest
+from crbg.export.inputs import TIMED, shortest
+from crbg.export.onnx import example_of, inference_session, to_onnx
 from crbg.runs.provenance import cpu_name, revision
 
 FOLDER = Path(__file__).parents[1]
 TICKETS = FOLDER / "results/recorded/tickets"
 NATIVE = ("-O3", "-march=native")
-BATCHES = (1, 32, 256)
 LENETS = {  # recorded tickets of LeNet-300-100 on MNIST, by density
     0.01: "crbg-lenet-300-100-mnist-d0.01-60d8d00240734d1a-seed10",
     0.022: "crbg-lenet-300-100-mnist-d0.022-f3eaac86fbba2110-seed10",
@@ -129,31 +130,21 @@ def dense_c(model: torch.nn.Module, folder: Path) -> Callable[[np.ndarray], Call
     return call
 
 
-def onnx_session(model: torch.nn.Module, in_shape: tuple[int, ...]) -> Any:
-    """Return a session of onnxruntime with one thread, or None without onnxruntime."""
-    try:
-        import onnxruntime
-    except ImportError:
-        return None
-    example, batch = torch.zeros(2, *in_shape), torch.export.Dim("batch")
-    exported = torch.onnx.export(model, (example,), dynamo=True, dynamic_shapes=({0: batch},), verbose=False)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    data = exported.model_proto.SerializeToString()
-    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-
-
 @torch.inference_mode()
 def latency(name: str, ticket: Ticket, data: str, rounds: int) -> list[list[Any]]:
     """Return one row per batch size: times in microseconds, and how many times faster the program is."""
     model, examples = ticket.model().eval(), Examples.load(data, ticket)
-    session, rows = onnx_session(model, ticket.in_shape), []
+    session, rows = None, []
     with tempfile.TemporaryDirectory() as work:
-        to_c(ticket, work)
-        program = Built(work, flags=NATIVE)
+        if importlib.util.find_spec("onnxruntime"):
+            file = Path(work) / "model.onnx"
+            to_onnx(model, example_of(ticket), file)
+            session = inference_session(file)
+        to_c(ticket, Path(work) / "c")
+        program = Built(Path(work) / "c", flags=NATIVE)
         dense = dense_c(model, Path(work)) if ticket.model_name == "lenet-300-100" else None
     expected = predictions(model, examples.inputs).argmax(1).numpy()
-    for batch in BATCHES:
+    for batch in TIMED:
         inputs = examples.inputs.numpy()
         equal = int((program.predict(inputs, batch).argmax(1) == expected).sum())
         x = np.ascontiguousarray(inputs[:batch])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -63,14 +66,33 @@ def first_output(run: Callable[[Any], list[Tensor]], inputs: Tensor, batch: int 
 
 
 def microseconds(ways: Mapping[str, Callable[[Any], Any]], example: Any) -> dict[str, float]:
-    """Return the time of one call of each function at several batch sizes: the least of interleaved rounds."""
+    """Return the time of one call of each function at several batch sizes, with PyTorch on one thread."""
     found: dict[str, float] = {}
-    for size in TIMED:
-        x = rows(example, size)
-        for _ in range(ROUNDS):
-            for name, run in ways.items():
-                start = time.perf_counter()
-                run(x)
-                key, took = f"{name}, batch {size}, microseconds", 1e6 * (time.perf_counter() - start)
-                found[key] = min(took, found.get(key, took))
+    with one_thread():
+        for size in TIMED:
+            x = rows(example, size)
+            for name, seconds in zip(ways, shortest([partial(run, x) for run in ways.values()]), strict=True):
+                found[f"{name}, batch {size}, microseconds"] = 1e6 * seconds
     return found
+
+
+def shortest(calls: Sequence[Callable[[], Any]], rounds: int | None = None) -> list[float]:
+    """Return the shortest time of each call in seconds. The calls take turns, so that all see the same machine."""
+    best = [math.inf] * len(calls)
+    for _ in range(rounds or ROUNDS):
+        for i, call in enumerate(calls):
+            start = time.perf_counter()
+            call()
+            best[i] = min(best[i], time.perf_counter() - start)
+    return best
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let PyTorch use one thread inside the block."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -84,12 +84,17 @@ def require(*packages: str) -> None:
         raise CrbgError(f"{', '.join(missing)} not found: run `pip install crbg[export]`")
 
 
-def session(path: Path) -> Callable[[Any], list[Tensor]]:
-    """Return a function that runs an ONNX file in onnxruntime, on one thread."""
+def inference_session(path: Path) -> Any:
+    """Return a session of onnxruntime with one thread."""
     onnxruntime = importlib.import_module("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    running = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def session(path: Path) -> Callable[[Any], list[Tensor]]:
+    """Return a function that runs an ONNX file in onnxruntime, on one thread."""
+    running = inference_session(path)
     names = [value.name for value in running.get_inputs()]
 
     def run(x: Any) -> list[Tensor]:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,11 +13,9 @@ from crbg.errors import CrbgError
 from crbg.export.c.host import Built
 from crbg.export.c.write import to_c
 from crbg.export.check import Examples, compare, predictions
+from crbg.export.inputs import TIMED, one_thread, shortest
 from crbg.measure.accuracy import eval_mode
 from crbg.ticket import Ticket
-
-BATCHES = (1, 32, 256)
-ROUNDS = 30
 
 
 def write(ticket: Ticket, folder: Path, draw: str | None) -> dict[str, Any]:
@@ -44,29 +39,13 @@ def bench(ticket: Ticket, folder: Path) -> dict[str, Any]:
     The two take turns, and the shortest of several rounds counts.
     """
     model, program, times = ticket.model(), _fast(folder), dict[str, Any]()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with eval_mode(model), torch.inference_mode():
-            for batch in BATCHES if program.batched else BATCHES[:1]:
-                x = np.random.default_rng(0).standard_normal((batch, *ticket.in_shape), np.float32)
-                ours, torchs = shortest([program.call(x, batch=batch > 1), partial(model, torch.from_numpy(x))])
-                times[f"batch {batch}: microseconds"] = 1e6 * ours
-                times[f"batch {batch}: times faster than torch, dense"] = torchs / ours
-    finally:
-        torch.set_num_threads(threads)
+    with one_thread(), eval_mode(model), torch.inference_mode():
+        for batch in TIMED if program.batched else TIMED[:1]:
+            x = np.random.default_rng(0).standard_normal((batch, *ticket.in_shape), np.float32)
+            ours, torchs = shortest([program.call(x, batch=batch > 1), partial(model, torch.from_numpy(x))])
+            times[f"batch {batch}: microseconds"] = 1e6 * ours
+            times[f"batch {batch}: times faster than torch, dense"] = torchs / ours
     return times
-
-
-def shortest(calls: Sequence[Callable[[], Any]], rounds: int | None = None) -> list[float]:
-    """Return the shortest time of each call in seconds. The calls take turns, so that all see the same machine."""
-    best = [math.inf] * len(calls)
-    for _ in range(rounds or ROUNDS):
-        for i, call in enumerate(calls):
-            start = time.perf_counter()
-            call()
-            best[i] = min(best[i], time.perf_counter() - start)
-    return best
 
 
 def _fast(folder: Path) -> Built:

@@ -1,23 +1,19 @@
 import pytest
-import torch
+from exports import noise, small_ticket
 from networks import random_mask, tiny
 
-from crbg import Ticket, models
+from crbg import Ticket
 from crbg.errors import CrbgError
-from crbg.export import Examples, export_ticket, packed
-from crbg.models.initial_weights import initialise, stored_weights, tensor_digest
+from crbg.export import export_ticket, packed
+from crbg.models.initial_weights import stored_weights, tensor_digest
 
 
 @pytest.fixture
 def ticket():
-    model = models.build("lenet-20-10", (1, 6, 6), 3)
-    initialise(model, "uniform", 1.0, 7)
-    return Ticket(
-        random_mask(model, 0.1), 7, "uniform", 1.0, "lenet-20-10", (1, 6, 6), 3, tensor_digest(model.state_dict())
-    )
+    return small_ticket(0.1)
 
 
-EXAMPLES = Examples("noise", torch.rand(30, 1, 6, 6, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 3)
+EXAMPLES = noise()
 
 
 def test_a_packed_ticket_is_the_same_ticket(ticket, tmp_path):

@@ -3,30 +3,23 @@ import math
 
 import pytest
 import torch
-from networks import random_mask
+from exports import noise, small_ticket
 
-from crbg import Mask, Ticket, models
+from crbg import Mask
 from crbg.errors import CrbgError
 from crbg.export import export_ticket, registry
-from crbg.export.check import Examples
 from crbg.export.registry import Target
 from crbg.export.write import sizes
-from crbg.models.initial_weights import initialise, tensor_digest
 
 
 @pytest.fixture
 def ticket():
-    model = models.build("lenet-20-10", (1, 6, 6), 3)
-    initialise(model, "uniform", 1.0, 7)
-    return Ticket(
-        random_mask(model, 0.2), 7, "uniform", 1.0, "lenet-20-10", (1, 6, 6), 3, tensor_digest(model.state_dict())
-    )
+    return small_ticket(0.2)
 
 
 @pytest.fixture
 def examples():
-    g = torch.Generator().manual_seed(0)
-    return Examples("noise", torch.rand(30, 1, 6, 6, generator=g), torch.arange(30) % 3)
+    return noise()
 
 
 class Fake:

@@ -4,7 +4,7 @@ from c_programs import needs_compiler
 from networks import random_mask
 
 from crbg import CrbgError, Ticket
-from crbg.export import Examples
+from crbg.export import Examples, inputs
 from crbg.export.c import target
 from crbg.models import build
 from crbg.models.initial_weights import initialise, tensor_digest
@@ -38,7 +38,7 @@ def test_the_program_is_checked_on_examples(ticket, draw, tmp_path):
 
 @needs_compiler
 def test_speed_is_measured_for_single_images_and_batches(ticket, tmp_path, monkeypatch):
-    monkeypatch.setattr(target, "ROUNDS", 2)
+    monkeypatch.setattr(inputs, "ROUNDS", 2)
     threads = torch.get_num_threads()
     target.write(ticket, tmp_path, "stored")
     found = target.bench(ticket, tmp_path)
