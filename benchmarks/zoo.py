@@ -7,8 +7,8 @@ runs the variants of CRBG, other methods, and twelve trials of CRBG's options. `
 validation score. Defaults are chosen by the validation scores of the tasks marked `dev`. The tasks marked `judged` are
 run after the defaults are frozen by a commit. Finished cells are in benchmarks/zoo.jsonl and do not run again.
 
-`--table` writes benchmarks/zoo.md from the records. zoo_first.jsonl and zoo_first.md are the records and the table of
-the defaults before these.
+`--table` writes benchmarks/zoo.md from the records. zoo_first.jsonl and zoo_first.md are the records of the
+defaults before these and the table that the script of that time wrote.
 
 The score is the accuracy in per cent, or 100 R^2 for regression (0 if R^2 is negative).
 """
@@ -162,7 +162,7 @@ def key_of(record: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--half", choices=("dev", "judged"), help="only this half")
+    parser.add_argument("--half", choices=("dev", "judged"), help="only the tasks with this mark")
     parser.add_argument("--tasks", nargs="*", default=[], help="only these tasks")
     parser.add_argument("--variants", nargs="*", default=[], help="only these variants")
     parser.add_argument("--table", action="store_true", help="write the table of the records, without running anything")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import itertools
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import fields, replace
 from numbers import Real
 from types import EllipsisType
@@ -27,9 +25,9 @@ from crbg.methods.contract import SearchResult, SearchTask
 from crbg.models.initial_weights import fingerprints, stored_weights, tensor_digest
 from crbg.search import arguments, precheck
 from crbg.search.gain import scaled
-from crbg.search.loss_check import collapse_hint
+from crbg.search.loss_check import explained
 from crbg.search.run_search import run_search
-from crbg.training.clock import Clock, Collapse
+from crbg.training.clock import Clock
 from crbg.training.device import check_precision
 from crbg.training.forward import Forward, for_any_outputs
 from crbg.training.loop import Loss
@@ -112,7 +110,8 @@ def find_ticket(
         precision: `fp32`; `bf16` for forward passes in bfloat16 with channels-last weights; or `auto`, which is `bf16`
             for a float32 model with convolutions on a device with bfloat16 instructions. Measurements are in fp32.
         gain: `variance` multiplies each weight tensor by a factor that keeps the signal's variance from layer to layer
-            (`crbg.search.gain`), times 0.7 if the loss is no cross entropy. The factors belong to the ticket, as
+            (`crbg.search.gain`). For polished `crbg`, it is multiplied by 0.7 if no temperature can be chosen, because
+            the loss is no cross entropy of the model's logits. The factors belong to the ticket, as
             `result.weight_gain`. `none` leaves the weights as they are. By default, `variance` for polished `crbg` with
             frozen weights, else `none`.
         **options: Options of the method (`crbg list methods NAME` explains them).
@@ -124,8 +123,7 @@ def find_ticket(
     arguments.check_arguments(model, data, density, loss, metric, where)
     model = unwrap(model)
     known = [f.name for f in fields(methods.get(method).Options)]
-    own = [n for n in inspect.signature(find_ticket).parameters if n != "options"]
-    options = arguments.plain_options(method, options, known, own)
+    options = arguments.plain_options(method, options, known, find_ticket)
     density, whole = arguments.density_of(density), arguments.whole
     epochs, seed = whole("epochs", epochs, 1), whole("seed", seed, 0)
     if problems := list(methods.conflicts(method, methods.options(method, options), density)):
@@ -185,7 +183,7 @@ def _search(
         methods.check_outputs(method, chosen.options, seen.outputs)
         before = evaluation.measure(model)
         task.clock.whole = round(methods.work(method, chosen.options, task.density, task.epochs) * len(task.batches))
-        with scaled(model, chosen.gains), measure.training_mode(model), _explained(task):
+        with scaled(model, chosen.gains), measure.training_mode(model), explained(task.batches):
             found = run_search(model, replace(task, precision=precision), methods.get(method), chosen.options)
     found.variant = chosen.variant
     found.weight_gain = {n: chosen.gains.get(n, 1.0) * float(found.gain.get(n, 1.0)) for n in found.mask}
@@ -198,23 +196,6 @@ def _search(
     if text := advice(found, task):
         warn(text)
     return found
-
-
-@contextlib.contextmanager
-def _explained(task: SearchTask) -> Iterator[None]:
-    """Raise a CrbgError with a hint if the search ends in a loss that is not finite, or at a label that is no class."""
-    try:
-        yield
-    except Collapse as outcome:
-        hint = f"; {collapse_hint(task.batches)}" if "not finite" in str(outcome) else ""
-        raise CrbgError(f"{outcome}{hint}") from outcome
-    except IndexError as error:
-        if found := re.fullmatch(r"Target (-?\d+) is out of bounds.", str(error)):
-            raise CrbgError(
-                f"a batch contains the label {found[1]}, for which the model has no output; correct the label, or give "
-                "the model one output for each class"
-            ) from error
-        raise
 
 
 def _check(

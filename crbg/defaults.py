@@ -1,7 +1,7 @@
 """The defaults of `find_ticket`.
 
 They differ from the defaults of the methods' `Options`, which recorded runs depend on. They were chosen on the
-development tasks of the zoo (`benchmarks/zoo.py`) and judged on others; benchmarks/zoo.md has the tables.
+development tasks of the zoo (`benchmarks/zoo.py`) and judged on others; benchmarks/zoo.md has the table of the latter.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ POLISHED = {
     "beta2": 0.99,
     "spread": 0.7,
 }
-# Without a temperature of the logits, the outputs of the first batch would be too large for a regression.
+# The outputs of the first batch would be too large where no temperature of logits can be chosen, as in a regression.
 UNSCALED = 0.7
 TRAINING = ("pretrain", "joint_lr", "finetune")  # options of `crbg` that train weights
 
@@ -102,6 +102,10 @@ def _crbg(model: nn.Module, density: float | None, given: Mapping[str, Any], sca
     if next(model.parameters()).device.type == "cpu":
         # As accurate as independent samples (experiment lenet_noise_counter), at almost no cost.
         chosen["source"] = "counter"
-    if density is not None and given.get("granularity", "weight") == "weight" and given.get("polish", 0.5):
+    if (
+        density is not None
+        and given.get("granularity", "weight") == "weight"
+        and given.get("polish", POLISHED["polish"])
+    ):
         chosen |= POLISHED
     return chosen

@@ -83,9 +83,9 @@ def shared_units(coupling: Coupling, model: nn.Module) -> dict[str, tuple[int, .
     Returns:
         The units by the name of the weight, without repetitions.
     """
-    pinned = {PINNED}
-    pinned |= {int(u) for n, units in coupling.columns.items() if n not in weights(model) for u in units}
-    found = {n: _regular(coupling.columns[n]) for n in weights(model) if n in coupling.columns}
+    chosen = weights(model)
+    pinned = {PINNED} | {int(u) for n, units in coupling.columns.items() if n not in chosen for u in units}
+    found = {n: _regular(coupling.columns[n]) for n in chosen if n in coupling.columns}
     while True:
         reader: dict[int, tuple[int, ...]] = {}
         before = len(pinned)

@@ -164,9 +164,12 @@ def _matching(model: nn.Module, where: Where) -> dict[str, Slot]:
             raise CrbgError(f"{pattern!r} is neither the name of a weight nor a regular expression ({error})") from None
         if not matching:
             others = [n for n, _ in model.named_parameters() if re.fullmatch(pattern, n)]
-            hint = f"{others[0]!r} has no gates by default; give its full name" if others else suggest(pattern, default)
             if pattern in dict(model.named_modules()):
                 hint = rf"for the weights of a whole layer, pass r'{re.escape(pattern)}\..*'"
+            elif others:
+                hint = f"{others[0]!r} has no gates by default; give its full name"
+            else:
+                hint = suggest(pattern, default)
             raise CrbgError(f"no weight matches {pattern!r}: {hint}")
         chosen |= matching
     return {name: chosen[name] for name in default | chosen if name in chosen}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from crbg.errors import CrbgError, reason
@@ -36,10 +37,8 @@ def score(metric: Metric, out: Any, labels: Any) -> float:
         raise CrbgError(
             f"{place} raised {reason(error)}; a metric takes the outputs of the model as they are, and the labels"
         ) from error
-    try:
-        if isinstance(value, str):
-            raise TypeError
-        return float(value)
-    except (TypeError, ValueError, RuntimeError):
-        what = repr(value)[:60] if isinstance(value, str) else shapes(value)
-        raise CrbgError(f"{place} returned {what}; it must return one number, the mean over the batch") from None
+    if not isinstance(value, str):
+        with suppress(TypeError, ValueError, RuntimeError):
+            return float(value)
+    what = repr(value)[:60] if isinstance(value, str) else shapes(value)
+    raise CrbgError(f"{place} returned {what}; it must return one number, the mean over the batch")

@@ -18,6 +18,7 @@ from crbg.masks.mask import Mask
 from crbg.measure.accuracy import eval_mode
 from crbg.measure.loss_calls import LossCalls
 from crbg.measure.metric import Metric, metric_name, score
+from crbg.measure.sparsity import shares
 from crbg.training.device import fork_rng
 from crbg.training.forward import OWN_LOSS, batch_size, outputs_and_labels
 from crbg.training.loop import Loss
@@ -209,7 +210,9 @@ def measure_network(
         with eval_mode(model):
             rows.extend(_measure_batch(model, x, y, loss, metric) for x, y in batches)
     except Exception as error:
-        warn(f"batch {len(rows)} of the measurement cannot be computed, so there is no report: {reason(error)}")
+        warn(
+            f"batch {len(rows)} of the measurement cannot be computed, so this network is not measured: {reason(error)}"
+        )
         rows = []
     for text in dict.fromkeys(text for row in rows for text in row.missing):
         warn(f"a measurement is left out: {text}")
@@ -281,8 +284,7 @@ def gate_summary(found: SearchResult, density: float | None) -> dict[str, Any]:
         density: The requested density.
     """
     layers = {n: fraction(t) for n, t in found.mask.items()}
-    undecided = sum(int(torch.count_nonzero((z > 0) & (z < 1))) for z in found.soft.values())
-    decided = 1.0 - undecided / sum(z.numel() for z in found.soft.values()) if found.soft else None
+    decided = 1.0 - shares(found.soft)["all"]["fractional"] if found.soft else None
     if density is None or found.exact is None:  # the method selects the top k, or the gates alone decide
         return {"layers": layers, "decided": decided}
     half = Mask({n: s > 0.5 for n, s in found.scores.items()})

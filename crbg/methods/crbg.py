@@ -77,7 +77,8 @@ class Options:
             1[mu > 1/2] with straight-through gradients. This is a variant of the method; it gave the best tickets with
             `noise` 0 and `firmness` 0.
         steer: How a target density is reached. `penalty`: feedback on lambda, the factor on the penalty. `shift`: no
-            penalty; after each step, one number is added to all mu, so that the density is exactly the planned one.
+            penalty; after each step, one number is added to all mu, so that the density is the planned one, up to ties
+            and rounding.
         granularity: `weight` for one gate per weight; `unit` for one per input unit of each layer (channel, attention
             head), without the inputs of the network; `unit+input` with them; `stream` for one per unit that can be cut
             out of the network (`crbg.export.shrink`), which all layers that read the unit share, for example those on

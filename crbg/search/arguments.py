@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from numbers import Real
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from crbg.errors import CrbgError, suggest, warn
+from crbg.gates.layers import unwrap
 from crbg.training.batches import Batches, LoaderBatches
 
 BATCH = 256  # default batch size
@@ -63,8 +65,8 @@ def check_arguments(model: Any, data: Any, density: Any, loss: Any, metric: Any,
     if metric is not None and (isinstance(metric, type) or not callable(metric)):
         raise CrbgError(f"metric {metric!r} is no function; pass a function of (outputs, labels) that returns a number")
     if (layer := _layer(where)) is not None:
-        name = next((n for n, m in model.named_modules() if m is layer), "")
-        known = rf'; pass `where=r"{name}\..*"` for the weights of {name!r}' if name else ""
+        name = next((n for n, m in unwrap(model).named_modules() if m is layer), "")
+        known = rf'; pass `where=r"{re.escape(name)}\..*"` for the weights of {name!r}' if name else ""
         raise CrbgError(f"where takes names of weights, but it contains a {type(layer).__name__}{known}")
 
 
@@ -86,7 +88,7 @@ def _layer(where: Any) -> nn.Module | None:
 
 
 def plain_options(
-    method: str, given: Mapping[str, Any], known: Collection[str], own: Collection[str]
+    method: str, given: Mapping[str, Any], known: Collection[str], call: Callable[..., Any]
 ) -> dict[str, Any]:
     """Return the options of the method as plain values.
 
@@ -94,20 +96,19 @@ def plain_options(
         method: Name of the method.
         given: The options that the user gave.
         known: The options of the method.
-        own: The parameters of `find_ticket`.
+        call: The function that takes the options, for suggestions of its other parameters.
 
     Raises:
         CrbgError: an option is unknown; the message suggests the nearest option or parameter.
     """
-    for name in given:
-        if name in OTHER_NAMES and name not in known:
+    for name in (n for n in given if n not in known):
+        if name in OTHER_NAMES:
             raise CrbgError(f"find_ticket has no argument {name!r}; use {OTHER_NAMES[name]}")
-        if name not in known:
-            near = suggest(name, [*own, *known], cutoff=0.7)
-            raise CrbgError(
-                f"find_ticket and its method {method} have no argument {name!r}: {near}; "
-                f"`crbg list methods {method}` explains the options"
-            )
+        own = [n for n, p in inspect.signature(call).parameters.items() if p.kind is not p.VAR_KEYWORD]
+        raise CrbgError(
+            f"find_ticket and its method {method} have no argument {name!r}: "
+            f"{suggest(name, [*own, *known], cutoff=0.7)}; `crbg list methods {method}` explains the options"
+        )
     return {k: v.item() if isinstance(v, np.generic) else v for k, v in given.items()}
 
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from crbg.errors import CrbgError
-from crbg.gates import coupling
 from crbg.measure.accuracy import keeping_modes
 from crbg.training.device import fork_rng
 from crbg.training.forward import OWN_LOSS, UserBatch, batch_size, logits, outputs_and_labels
@@ -57,6 +56,8 @@ def shared_units(model: nn.Module, task: SearchTask) -> dict[str, tuple[int, ...
     Raises:
         CrbgError: there is no such unit.
     """
+    from crbg.gates import coupling  # imports parts of scipy, which only this granularity needs
+
     with first_batch(model, task) as (x, y):
         model.eval()
         count = batch_size(x, y)

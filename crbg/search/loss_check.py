@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -14,15 +15,18 @@ from torch.overrides import TorchFunctionMode
 from crbg.errors import CrbgError, reason
 from crbg.measure.loss_calls import LossCall, LossCalls
 from crbg.training.batches import Batches, TensorBatches
+from crbg.training.clock import Collapse
+from crbg.training.columns import not_finite
 from crbg.training.forward import OWN_LOSS, UserBatch, logits
 from crbg.training.loop import Loss
-from crbg.training.trees import shapes, tensors
+from crbg.training.trees import shapes
 
 FLOAT_LABELS = (
     "pass `loss=nn.functional.mse_loss` for regression or `loss=nn.functional.binary_cross_entropy_with_logits` for "
     "labels of 0 and 1"
 )
 TO_FLOAT = 'this loss needs floating-point labels; convert them with `.float()` (NumPy: `.astype("float32")`)'
+NO_CLASS = "correct the label, or give the model one output for each class"
 
 _ELEMENTWISE = (F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss, F.poisson_nll_loss, F.gaussian_nll_loss)
 _ONE_COLUMN = 'use `labels.squeeze(1)`, or `df["label"]` instead of a data frame with one column'
@@ -78,17 +82,37 @@ def check_all_labels(batches: Batches, labels: Any, calls: list[LossCall]) -> No
                 label = int(data[1][wrong][0])
                 raise CrbgError(
                     f"example {example} has the label {label}, but the model has outputs for 0 to {call.classes - 1}; "
-                    "correct the label, or give the model one output for each class"
+                    f"{NO_CLASS}"
                 )
 
 
-def collapse_hint(batches: Batches) -> str:
-    """Return what to do about a loss that is not finite: name the first batch whose inputs are not, if there is one."""
-    with suppress(Exception):
-        for i, (x, _) in enumerate(batches.epoch(0)):
-            if any(bool((~t.isfinite()).any()) for t in tensors(x.batch if isinstance(x, UserBatch) else x)):
-                return f"the inputs of batch {i} contain NaN or infinity; remove or replace such values"
-    return "all inputs are finite; reduce the learning rate `lr`, or scale the inputs or labels to about one"
+@contextmanager
+def explained(batches: Batches) -> Iterator[None]:
+    """Raise a CrbgError with a hint if a search ends in a loss that is not finite, or at a label that is no class."""
+    try:
+        yield
+    except Collapse as outcome:
+        hint = f"; {_collapse_hint(batches)}" if "not finite" in str(outcome) else ""
+        raise CrbgError(f"{outcome}{hint}") from outcome
+    except IndexError as error:
+        if found := re.fullmatch(r"Target (-?\d+) is out of bounds.", str(error)):
+            raise CrbgError(
+                f"a batch contains the label {found[1]}, for which the model has no output; {NO_CLASS}"
+            ) from error
+        raise
+
+
+def _collapse_hint(batches: Batches) -> str:
+    """Return what to do about a loss that is not finite: name the first batch with values that are not, if any."""
+    advice = "reduce the learning rate `lr`, or scale the inputs or labels to about one"
+    try:
+        for i, (x, y) in enumerate(batches.epoch(0)):
+            for name, part in (("inputs", x.batch if isinstance(x, UserBatch) else x), ("labels", y)):
+                if not_finite(part):
+                    return f"the {name} of batch {i} contain NaN or infinity; remove or replace such values"
+    except Exception:  # of the user's loader; the advice holds anyway
+        return advice
+    return f"all inputs are finite; {advice}"
 
 
 def _class_labels(loss: Any, out: Any, labels: Any) -> str | None:
@@ -123,7 +147,7 @@ class _Broadcasts(TorchFunctionMode):
 
     def __init__(self, out: Tensor | None, labels: Any) -> None:
         super().__init__()
-        self.both = {id(out), id(labels)}
+        self.both, self.labels = {id(out), id(labels)}, labels
 
     def __torch_function__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -134,16 +158,17 @@ class _Broadcasts(TorchFunctionMode):
             whole = isinstance(result, Tensor) and result.shape == shape and {id(t) for t in pair} == self.both
             if whole or func in _ELEMENTWISE:
                 first, second = (tuple(t.shape) for t in pair)
-                change = "`.unsqueeze(1)` to the labels" if len(first) > len(second) else "`.squeeze(1)` to the labels"
+                fix = "unsqueeze" if isinstance(self.labels, Tensor) and self.labels.ndim < len(shape) else "squeeze"
                 raise CrbgError(
                     f"the loss broadcasts the shapes {first} and {second} to {tuple(shape)}, and so compares each "
-                    f"output with the labels of other examples; apply {change}, or change the shape of the outputs"
+                    f"output with the labels of other examples; apply `.{fix}(1)` to the labels, or change the shape "
+                    "of the outputs"
                 )
         return result
 
 
 def _crossed(a: Tensor, b: Tensor) -> torch.Size | None:
-    """Return the broadcast shape of two tensors if it has more axes and more elements than one of them each."""
+    """Return the broadcast shape of two tensors with different numbers of axes, if it has more elements than either."""
     if a.ndim == b.ndim:
         return None
     try:
@@ -155,7 +180,7 @@ def _crossed(a: Tensor, b: Tensor) -> torch.Size | None:
 
 def _repair(loss: Loss, out: Any, labels: Any) -> str:
     """Return the first change of the labels with which the loss can be computed, as the end of a message."""
-    if not isinstance(labels, Tensor) or labels is OWN_LOSS:
+    if not isinstance(labels, Tensor):
         return ""
     changes: list[tuple[str, Callable[[Tensor], Tensor]]] = [
         ("convert the labels with `labels.long()`", Tensor.long),

@@ -22,12 +22,15 @@ from crbg.measure.metric import Metric, score
 from crbg.search.loss_check import TO_FLOAT, check_all_labels, loss_of
 from crbg.search.snapshot import Snapshot
 from crbg.training.batches import Batches, LoaderBatches, TensorBatches
+from crbg.training.columns import not_finite
 from crbg.training.device import fork_rng
 from crbg.training.forward import OWN_LOSS, UserBatch, batch_size, logits, outputs_and_labels, with_logits
 from crbg.training.loop import Loss
 from crbg.training.precision import computing
 from crbg.training.trees import map_tensors, shapes, tensors
+from crbg.training.user_data import EvenBatches
 
+ONE_EXAMPLE = "more than 1 value per channel"  # part of torch's message about batch norm
 LATER = 8  # number of further batches in which a weight that the first batch does not use is looked for
 
 
@@ -103,7 +106,7 @@ def check_first_batch(
                 seen = FirstBatch(map_tensors(Tensor.detach, out), _scales(loss, out, labels, calls))
         if metric:
             with eval_mode(model), torch.no_grad():
-                _check_metric(metric, *outputs_and_labels(model, x, y))
+                _check_metric(metric, *_run(model, x, y))
         return seen
 
 
@@ -151,18 +154,17 @@ def _first(batches: Batches) -> tuple[Any, Any]:
     except CrbgError:
         raise
     except Exception as error:
-        hint = "; pad the examples to one length, for example in the `collate_fn` of a DataLoader"
-        hint = hint if "equal size" in str(error) else ""
+        padding = "; pad the examples to one length, for example in the `collate_fn` of a DataLoader"
+        hint = padding if "equal size" in str(error) else ""
         raise CrbgError(f"the data cannot be read as batches: {reason(error)}{hint}") from error
 
 
 def _check_inputs(x: Any) -> None:
-    numbers = [t for t in tensors(x.batch if isinstance(x, UserBatch) else x) if t.numel()]
-    if any(bool(t.isnan().any()) for t in numbers):
-        raise CrbgError("the inputs of the first batch contain NaN; remove or replace missing values")
+    if what := not_finite(batch := x.batch if isinstance(x, UserBatch) else x):
+        values = "missing" if what == "NaN" else "such"
+        raise CrbgError(f"the inputs of the first batch contain {what}; remove or replace {values} values")
+    numbers = [t for t in tensors(batch) if t.numel()]
     varied = (t.shape[:1].numel() < 2 or bool((t != t.flatten()[0]).any()) for t in numbers)
-    if isinstance(x, Tensor) and bool(x.isinf().any()):
-        raise CrbgError("the inputs of the first batch contain infinity; remove or replace such values")
     if numbers and not isinstance(x, UserBatch) and not any(varied):
         raise CrbgError("all inputs of the first batch have one and the same value; check how the data are loaded")
 
@@ -182,7 +184,7 @@ def _run(model: nn.Module, x: Any, y: Any) -> tuple[Any, Any]:
 
 def _advice(model: nn.Module, x: Any, error: Exception) -> str:
     """Return what to change if the inputs have another type than the model, or are not one tensor."""
-    if "more than 1 value per channel" in str(error):
+    if ONE_EXAMPLE in str(error):
         return "; batch norm needs batches of at least two examples, so enlarge the batch size"
     kind = floating_dtype(model)
     if isinstance(x, Tensor):
@@ -198,16 +200,16 @@ def _check_single_example(model: nn.Module, batches: Batches, x: Any) -> None:
     try:
         outputs_and_labels(model, map_tensors(lambda t: t[:1], x), None)
     except ValueError as error:
-        if "more than 1 value per channel" in str(error):
-            fix = "change `batch`" if isinstance(batches, TensorBatches) else "pass `drop_last=True` to the DataLoader"
+        if ONE_EXAMPLE in str(error):
+            fix = "change `batch`" if _of_even_size(batches) else "pass `drop_last=True` to the DataLoader"
             raise CrbgError(
                 f"the data give a batch of one example, for which batch norm has no variance; {fix}"
             ) from None
 
 
 def _yields_single_example(batches: Batches) -> bool:
-    if isinstance(batches, TensorBatches):  # their sizes differ by at most one
-        return len(batches.rows) // len(batches) == 1
+    if (count := _of_even_size(batches)) is not None:
+        return count // len(batches) == 1
     loader = batches.loader if isinstance(batches, LoaderBatches) else None
     if isinstance(loader, list | tuple):
         return any(batch_size(*batches.pack(batch)) == 1 for batch in loader)  # type: ignore[attr-defined]
@@ -217,6 +219,14 @@ def _yields_single_example(batches: Batches) -> bool:
         return len(loader.sampler) % loader.batch_size == 1  # type: ignore[arg-type]
     except TypeError:  # the sampler has no length
         return False
+
+
+def _of_even_size(batches: Batches) -> int | None:
+    """Return the number of examples if their division into batches, of sizes that differ by at most one, is ours."""
+    if isinstance(batches, TensorBatches):
+        return len(batches.rows)
+    sampler = getattr(getattr(batches, "loader", None), "batch_sampler", None)
+    return sampler.count if isinstance(sampler, EvenBatches) else None
 
 
 def _check_gradients(model: nn.Module, batches: Batches, loss: Loss, value: Tensor) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,24 @@ from crbg.errors import CrbgError, few
 from crbg.training.trees import tensors
 
 
-def check_finite(name: str, columns: Any) -> None:
-    """Check all examples, because a NaN among the held-out ones would not stop the search.
+def forbidden(tree: Any) -> Mapping[str, Callable[[Tensor], Tensor]]:
+    """Return the tests that no number of a tensor, or of a nested structure of tensors, may pass, by name.
 
-    Infinity is allowed in one of several inputs, because a float mask of attention contains it.
+    Infinity is allowed in one of several tensors, because a float mask of attention contains it.
+    """
+    return {"NaN": torch.isnan, "infinity": torch.isinf} if isinstance(tree, Tensor) else {"NaN": torch.isnan}
+
+
+def not_finite(tree: Any) -> str:
+    """Return the name of the first of the `forbidden` values that a tree of tensors contains, or an empty string."""
+    for what, wrong in forbidden(tree).items():
+        if any(bool(wrong(t).any()) for t in tensors(tree)):
+            return what
+    return ""
+
+
+def check_finite(name: str, columns: Any) -> None:
+    """Check all examples, because a NaN among the held-out ones would not stop the search; see `forbidden`.
 
     Args:
         name: `inputs` or `labels`.
@@ -26,11 +40,7 @@ def check_finite(name: str, columns: Any) -> None:
         CrbgError: an example contains NaN or infinity; the message gives its position.
     """
     for t in tensors(columns):
-        if not t.is_floating_point():
-            continue
-        for what, wrong in (("NaN", torch.isnan), ("infinity", torch.isinf)):
-            if what == "infinity" and t is not columns:
-                continue
+        for what, wrong in forbidden(columns).items():
             if bool((bad := wrong(t).reshape(len(t), -1).any(1)).any()):
                 raise CrbgError(
                     f"the {name} of example {int(bad.nonzero()[0])} contain {what} ({int(bad.sum())} of {len(t)} do); "

@@ -1,6 +1,6 @@
 """The forward pass on one batch, for training, searches and measurements.
 
-Two functions call the model directly, on one plain tensor: `crbg.measure.flops` and `saliency.balanced_batch`.
+Some functions call the model directly on one plain tensor, such as `crbg.measure.flops`.
 
 A batch is a pair (inputs, labels). The inputs of a plain batch are a tensor or a nested structure of tensors. If the
 user gave a function `forward`, the inputs are a `UserBatch`, and this function computes outputs and labels together.

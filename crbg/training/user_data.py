@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,6 @@ class Reader:
         forward: The user's function (model, batch), if any.
         steps: Number of batches per epoch for loaders without a length.
         own_loss: Whether a model that computes its own loss from a batch with the key `labels` may do so.
-        once: Whether each epoch reads a loader from its start to its end, as for validation.
     """
 
     batch: int
@@ -46,7 +45,6 @@ class Reader:
     forward: Forward | None = None
     steps: int | None = None
     own_loss: bool = True
-    once: bool = False
 
     def training(self, data: Any, held_out: float = 0.0) -> tuple[Batches, Batches | None]:
         """Return shuffled batches, and the batches of a held-out part in a fixed order.
@@ -76,17 +74,20 @@ class Reader:
         A loader with a length is read to its end, whatever `steps` is. Any other loader is read from its start to its
         end, or for `steps` batches.
         """
-        found = replace(self, once=True)._recognise(data)
+        found = self._recognise(data, once=True)
         return self._batches(found, None, None) if isinstance(found, Dataset) else found
 
-    def _recognise(self, data: Any) -> Dataset[Any] | Batches:
-        """Return a data set whose examples have positions, such as `_Tensors`, or the batches of a loader."""
+    def _recognise(self, data: Any, once: bool = False) -> Dataset[Any] | Batches:
+        """Return a data set whose examples have positions, such as `_Tensors`, or the batches of a loader.
+
+        With `once`, each epoch reads a loader from its start to its end.
+        """
         if type(data) is TensorDataset:  # a subclass may return something else than its tensors
             data = data.tensors
         if (columns := self._columns(data)) is not None:
             return _Tensors(resident(columns, self.device))
         if isinstance(data, IterableDataset | DataLoader):
-            return self._loader(data)
+            return self._loader(data, once)
         if isinstance(data, Dataset):
             return data
         if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, list | tuple | Mapping):
@@ -94,7 +95,7 @@ class Reader:
         if isinstance(data, list | tuple) and self.forward is None:
             _check_list(data)
         if isinstance(data, Iterable) and not isinstance(data, str | Mapping):
-            return self._loader(data)
+            return self._loader(data, once)
         raise CrbgError(
             f"the data are {shapes(data)}; pass a pair (inputs, labels), a data set, a loader, or a list of batches"
         )
@@ -140,14 +141,14 @@ class Reader:
         if isinstance(data, _Tensors):
             return TensorBatches(data.columns, self.batch, self.device, self.pack, seed, rows)
         part = data if rows is None else Subset(data, rows.tolist())
-        loader = DataLoader(part, batch_sampler=_EvenBatches(_examples(part), self.batch, seed))
+        loader = DataLoader(part, batch_sampler=EvenBatches(_examples(part), self.batch, seed))
         return LoaderBatches(loader, self.device, self.pack)
 
-    def _loader(self, data: Any) -> Batches:
+    def _loader(self, data: Any, once: bool) -> Batches:
         if isinstance(data, IterableDataset):
             data = DataLoader(data, self.batch)
-        steps = None if self.once and length(data) is not None else self.steps
-        found = LoaderBatches(data, self.device, self.pack, steps, self.once)
+        steps = None if once and length(data) is not None else self.steps
+        found = LoaderBatches(data, self.device, self.pack, steps, once)
         if len(found) == 0:
             raise CrbgError(
                 "the loader has no batch; with `drop_last=True`, its batch size must not exceed the number of examples"
@@ -229,7 +230,7 @@ class _Tensors(Dataset[Any]):
         return len(next(tensors(self.columns)))
 
 
-class _EvenBatches(Sampler[list[int]]):
+class EvenBatches(Sampler[list[int]]):
     """Positions of the examples of each batch; the batches of an epoch are of equal size, up to one example.
 
     With a seed, each iteration yields the next random order of one generator, whatever the number of the epoch.

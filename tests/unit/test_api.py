@@ -150,7 +150,7 @@ def test_find_ticket_may_train_only_where_the_method_says_so():
         ({"sparsity": 0.9, "density": ...}, "use `density`, which is 1 - sparsity"),
         ({"patience": 3}, r"no argument 'patience': \d+ names are known"),
         ({"density": ...}, "pass `density`, the fraction of weights to keep"),
-        ({"density": 10}, "not in (0, 1]; for 10 %, pass 0.1;".replace("(", r"\(").replace("]", r"\]")),
+        ({"density": 10}, r"not in \(0, 1\]; for 10 %, pass 0\.1;"),
         ({"lr": "fast"}, r"crbg\.lr = 'fast' is str, not float"),
         ({"granularity": "layer"}, "granularity = .layer. is unknown"),
         ({"penalty": "induce"}, "unknown penalty"),

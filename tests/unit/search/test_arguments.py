@@ -27,6 +27,11 @@ LOADER = DataLoader(TensorDataset(X, Y), 8)
         ((lambda x: x, (X, Y), 0.1), {}, "must be an nn.Module, but it is a function"),
         ((nn.Linear, (X, Y), 0.1), {}, "the model is the class Linear; pass an instance"),
         ((MODEL, (X, Y), 0.1), {"where": [MODEL[0]]}, r'contains a Linear; pass `where=r"0\\\.\.\*"`'),
+        (
+            (nn.DataParallel(nn.Sequential(nn.Sequential(MODEL))), (X, Y), 0.1),
+            {"where": [MODEL]},
+            r'pass `where=r"0\\\.0\\\.\.\*"`',
+        ),
         ((MODEL, (X, Y), 0.1), {"where": "2"}, r"no weight matches '2': .* r'2\\\.\.\*'"),
         ((MODEL, (X, Y), 0.1), {"loss": "mse"}, "loss 'mse' is no function"),
         ((MODEL, (X, Y), 0.1), {"loss": None}, "loss None is no function"),

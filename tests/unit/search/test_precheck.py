@@ -4,7 +4,7 @@ from networks import randn
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from crbg import find_ticket, methods
 from crbg.errors import CrbgError
@@ -164,6 +164,22 @@ def test_a_last_batch_of_one_example_is_found_before_batch_norm_meets_it():
             check(mlp(), loader=loader)
         check(nn.Linear(4, 3), loader=loader)
     check(mlp(), loader=DataLoader(TensorDataset(x, y), 4, drop_last=True))
+
+
+class Seven(Dataset):
+    """A data set without tensors that could be read at once."""
+
+    def __len__(self):
+        return 7
+
+    def __getitem__(self, i):
+        return X[i], Y[i]
+
+
+@pytest.mark.parametrize("data", [(X[:7], Y[:7]), Seven()])
+def test_a_batch_size_that_leaves_one_example_is_found_before_batch_norm_meets_it(data):
+    with pytest.raises(CrbgError, match=r"a batch of one example, .* change `batch`"):
+        find_ticket(mlp(), data, 0.5, epochs=1, batch=2, validation=None)
 
 
 def test_reentrant_checkpointing_passes_the_check():
