@@ -43,7 +43,7 @@ class Clone:
         self.path = path
         for part in PARTS:
             if (ROOT / part).is_dir():
-                shutil.copytree(ROOT / part, path / part, ignore=shutil.ignore_patterns("__pycache__", "ticket_*"))
+                shutil.copytree(ROOT / part, path / part, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy(ROOT / part, path / part)
         (path / "config.yaml").write_text(
