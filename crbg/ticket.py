@@ -104,6 +104,10 @@ class Ticket:
             WriteError: the disk is full, or the folder is not writable.
             CrbgError: `pack` is unknown, the model has other weights, or `load` would refuse the ticket.
         """
+        write_bytes(Path(path).expanduser(), self.to_bytes(pack, model))
+
+    def to_bytes(self, pack: str = "auto", model: nn.Module | None = None) -> bytes:
+        """Return the contents of the file that `save` writes; arguments and errors as there."""
         if pack not in PACKS:
             raise CrbgError(f"unknown value pack={pack!r}: {suggest(pack, PACKS)}")
         ticket_file.check_draw(self.law, self.seed, self.scale)
@@ -112,7 +116,7 @@ class Ticket:
             kind = "seed" if self.law in LAWS else "none" if model is None else "weights"
             given = ticket_file.contexts_of(kind, self.seed, self.initial, self.mask.shapes, model)
             files.append(self._serialise(ticket_file.PACKED, {"contexts": kind}, packing.pack(self.mask, given)))
-        write_bytes(Path(path).expanduser(), min(files, key=len))
+        return min(files, key=len)
 
     def _serialise(self, form: int, extra: dict[str, Any], mask: bytes) -> bytes:
         """Return the bytes of a ticket file, given its format, more entries of the header, and the coded mask."""

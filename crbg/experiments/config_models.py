@@ -165,14 +165,15 @@ class Experiment(BaseModel):
     nodes: Count = Field(
         1, description="number of nodes that share the batches of one run; more than one needs `gpu: 2` or more"
     )
-    view: Literal["curve", "methods", "winners", "cost", "dots", "lines", "width", "penalties", "controls"] | None = (
-        Field(
-            None,
-            description="kind of its figure: `curve` (accuracy against sparsity), `methods` (one panel per density), "
-            "`winners` (with published curves), `cost` (accuracy against the length of the search), `dots`, `lines` "
-            "(accuracy against `x`), `width`, `penalties` or `controls` (accuracy lost under each control); default: "
-            "`curve` for main experiments, `dots` for others",
-        )
+    view: (
+        Literal["curve", "methods", "winners", "cost", "dots", "lines", "width", "penalties", "controls", "bytes"]
+        | None
+    ) = Field(
+        None,
+        description="kind of its figure: `curve` (accuracy against sparsity), `methods` (one panel per density), "
+        "`winners` (with published curves), `cost` (accuracy against the length of the search), `dots`, `lines` "
+        "(accuracy against `x`), `width`, `penalties` or `controls` (accuracy lost under each control); default: "
+        "`curve` for main experiments, `dots` for others",
     )
     x: str = Field(
         "density", description="the field on the x-axis of a `lines` figure, such as `scale` or `options.noise`"

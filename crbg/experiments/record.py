@@ -149,6 +149,7 @@ class Record(_Json):
         layers: Kept and total weights of each gated tensor; `depth` lists these tensors in the order of the model.
         dead_units: Number of output units of each tensor that no kept weight reaches.
         silent_units: Number of units of each activation whose output is the same for every image.
+        file_bytes: Size in bytes of the result as a file (`crbg.runs.file_size`).
         effective_density: Density if only kept weights on a path from input to output are counted.
         heads: Kept weights of each attention head.
         anatomy: Further results of the method: histograms of mu, kept units, objectives, values by epoch.
@@ -176,6 +177,7 @@ class Record(_Json):
     dead_units: Mapping[str, int] | None = None
     silent_units: Mapping[str, int] | None = None
     flops: Mapping[str, float] | None = None
+    file_bytes: int | None = None
     heads: Mapping[str, Any] | None = None
     anatomy: Mapping[str, Any] | None = None
     shares: Mapping[str, Mapping[str, float]] | None = None

@@ -75,6 +75,13 @@ class Spec:
     split: int = field(
         default=0, metadata={"help": "seed of the split of the training images into training and validation images"}
     )
+    weight_bits: int = field(
+        default=0,
+        metadata={
+            "help": "round the weights that the method trains to integers of this many bits (2 to 8) before measuring, "
+            "with one scale for each output unit; 0: no rounding"
+        },
+    )
     model_args: Mapping[str, Any] = field(
         default_factory=dict,
         metadata={"help": "arguments of the network's constructor; `model_args.NAME` sets one of them"},
@@ -111,6 +118,12 @@ class Spec:
         for name in ("epochs", "limit", "crop", "size", "control_images", "split"):
             if getattr(self, name) < 0:
                 yield f"{name} {getattr(self, name)} must be >= 0"
+        if self.weight_bits not in (0, *range(2, 9)):
+            yield f"weight_bits {self.weight_bits} must be 0 or from 2 to 8"
+        with contextlib.suppress(CrbgError):  # unknown methods and options were reported above
+            frozen = methods.get(self.method).TRAITS.weights == "frozen"
+            if self.weight_bits and frozen and not getattr(self.resolved(), "finetune", 0):
+                yield f"weight_bits: {self.method} does not train weights, so none are stored; leave weight_bits out"
         if self.batch < 1:
             yield f"batch {self.batch} must be >= 1"
         with contextlib.suppress(CrbgError):  # an unknown data set was reported above

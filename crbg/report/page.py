@@ -32,6 +32,7 @@ VIEWS = {  # title of a figure, by the `view` of its experiment
     "penalties": "Accuracy and sparsity under each penalty",
     "cost": "Accuracy against the cost of the search",
     "methods": "Accuracy of each method, one panel for each sparsity",
+    "bytes": "Accuracy against the size of the file",
     "winners": "Accuracy of tickets after training under their masks, against sparsity",
 }
 

@@ -23,7 +23,7 @@ COLUMNS = [
     "experiment", "role", "arm", "setting", "x", "run", "digest", "version", "data", "model", "init", "asked",
     "seed", "epochs", "status", "origin", "revision", "device", "finished", "part", "reading", "accuracy",
     "density", "density_missed", "shuffle", "invert", "reinit", "constant", "fractional", "units", "natural",
-    "effective", "silent", "kept", "gated", "trained", "redrawn", "search_seconds", "over", "work", "draw",
+    "effective", "silent", "kept", "gated", "bytes", "trained", "redrawn", "search_seconds", "over", "work", "draw",
     "order", "depth", "by_size", "depth_alone", "by_chance", "tensors", "lossy", "lossy_test", "clean", "plain",
     "again", "steps", *(f"objective_{name}" for name in TITLES),
 ]  # fmt: skip
@@ -97,7 +97,7 @@ def _base(e: Experiment, cell: Cell, run: Run, setting: dict[str, Any]) -> dict[
         "units": sum(u.kept for u in units) / sum(u.total for u in units) if units else None,
         "natural": (anatomy.get("epochs") or [{}])[-1].get("density"),
         "silent": None if record.silent_units is None else sum(record.silent_units.values()),
-        "kept": sum(n.kept for n in layers.values()), "gated": record.gated,
+        "kept": sum(n.kept for n in layers.values()), "gated": record.gated, "bytes": record.file_bytes,
         "trained": ", ".join(roles.get("trained", [])), "redrawn": bool(roles.get("redrawn")),
         **layer_ranks(layers, record.depth or []), "tensors": len(layers),
         "lossy": sum(lossy.values()), "lossy_test": lossy.get("test", 0),

@@ -18,19 +18,21 @@ from crbg.experiments.spec import spec_from
 from crbg.gates.attach import weights
 from crbg.masks.mask import Mask
 from crbg.models.initial_weights import tensor_digest
+from crbg.runs.file_size import stored_bytes
 from crbg.runs.readings import recalibration_images
 from crbg.runs.setup import RunSetup
 from crbg.storage.atomic import read_json, write_bytes, write_text
 from crbg.ticket import Ticket
 
 
-def save_artifacts(setup: RunSetup, found: methods.SearchResult, where: Path, initial: str) -> str:
+def save_artifacts(setup: RunSetup, found: methods.SearchResult, where: Path, initial: str) -> tuple[str, int]:
     """Write the files of a run into its folder: gates or trained weights, ticket, history.
 
     `initial` is the digest of the initial tensors.
 
     Returns:
-        The digest of all tensors in the gate file, for the record.
+        The digest of all tensors in the gate file, and the size in bytes of the result (`crbg.runs.file_size`), for
+        the record.
     """
     spec, data, model = setup.spec, setup.data, setup.model
     kinds = {"soft": found.soft, "scores": found.scores, "start": found.start or {}, "running": found.running or {}}
@@ -48,7 +50,9 @@ def save_artifacts(setup: RunSetup, found: methods.SearchResult, where: Path, in
             tensors[name] = torch.frombuffer(bytearray(mask.pack()), dtype=torch.uint8)
     about = {"changed" if found.start is None else "winning": json.dumps(found.changed)}
     write_bytes(where / "gates.safetensors", save(tensors, about))
-    if not found.changed:
+    if found.changed:
+        size = stored_bytes(model, found.mask, spec.weight_bits)
+    else:
         ticket = Ticket(
             found.mask,
             setup.seed,
@@ -62,8 +66,9 @@ def save_artifacts(setup: RunSetup, found: methods.SearchResult, where: Path, in
             statistics,
         )
         ticket.save(where / "ticket.safetensors", pack="bits")
+        size = len(ticket.to_bytes())
     write_text(where / "history.jsonl", "".join(json.dumps(row) + "\n" for row in found.history))
-    return tensor_digest(tensors)
+    return tensor_digest(tensors), size
 
 
 def reopen(where: Path, model: nn.Module, expected: str | None = None) -> methods.SearchResult:

@@ -24,6 +24,7 @@ from crbg.experiments.record import SCHEMA, Digests, Record
 from crbg.experiments.spec import Spec, as_dict, folder
 from crbg.models.initial_weights import tensor_digest
 from crbg.runs.artifacts import save_artifacts
+from crbg.runs.file_size import round_weights
 from crbg.runs.provenance import provenance, revision
 from crbg.runs.readings import describe_ticket
 from crbg.runs.setup import RunSetup, Workspace, draw_digest, initial_model, set_up, stage_cache_for
@@ -190,9 +191,12 @@ def _search(
 
 def _describe(setup: RunSetup, record: Record, found: methods.SearchResult, where: Path) -> Record:
     """Measure the ticket, write its files and complete the record."""
+    if setup.spec.weight_bits:
+        round_weights(setup.model, found.mask, setup.spec.weight_bits)
     record = replace(record, **describe_ticket(setup, found))
-    gates = save_artifacts(setup, found, where, record.digests.initial)
-    record = replace(record, digests=replace(record.digests, mask=found.mask.digest(), gates=gates))
+    gates, size = save_artifacts(setup, found, where, record.digests.initial)
+    digests = replace(record.digests, mask=found.mask.digest(), gates=gates)
+    record = replace(record, digests=digests, file_bytes=size)
     empty = [n for n, count in (record.layers or {}).items() if count.kept == 0]
     # A network with trained weights can work without a layer that a skip connection bypasses.
     if empty and found.start is None:

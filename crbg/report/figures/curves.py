@@ -92,6 +92,26 @@ def cost(mine: pd.DataFrame, labels: Labels) -> None:
     legend_below(figure, 3)
 
 
+def size(mine: pd.DataFrame, labels: Labels) -> None:
+    """Draw accuracy against the size of the file, one line for all arms with the same label."""
+    _, axes = plt.subplots(figsize=(3.4, 2.6))
+    families: dict[str, list[pd.DataFrame]] = {}
+    for arm, _, group in specs(mine):
+        families.setdefault(label(arm, labels), []).append(group)
+    best = mine.accuracy.max()
+    for i, (name, groups) in enumerate(families.items()):
+        by = sorted((float(g["bytes"].mean()), list(g.accuracy)) for g in groups)
+        band(axes, [x for x, _ in by], [v for _, v in by], i, name, line(i))
+    axes.set_xscale("log")
+    log_ticks(axes.xaxis)
+    # A point far below the best would flatten all curves, so it may lie outside the axes. The table lists it.
+    fit(axes, [m for g in families.values() for m in (h.accuracy.mean() for h in g) if m >= best - FAR])
+    mark_cut(axes)
+    axes.set_xlabel("size of the file (bytes)")
+    axes.set_ylabel(f"{best_part(mine)} accuracy (%)")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncol=2, **LEGEND)
+
+
 def lines(mine: pd.DataFrame, experiment: Experiment, labels: Labels) -> None:
     """Draw accuracy, and sparsity if no target density was set, against the experiment's field `x`."""
     free = bool(mine.asked.isna().all())

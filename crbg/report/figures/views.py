@@ -26,6 +26,8 @@ def draw(rows: pd.DataFrame, experiment: Experiment, path: Path, published: Publ
                 curves.lines(mine, experiment, labels)
             case "width":
                 curves.width(mine, published.width, labels)
+            case "bytes":
+                curves.size(mine, labels)
             case "penalties":
                 panels.penalties(mine, labels)
             case "cost":

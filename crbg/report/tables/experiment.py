@@ -11,7 +11,18 @@ from crbg.report.records_table import specs, values
 from crbg.report.stats import paired
 from crbg.report.tables.markup import booktabs, interval, percent, pipe
 
-LATEX = ("arm", "setting", "sparsity %", "units closed %", "binary %", "untrained %", "mean %", "reinit %", "n")
+LATEX = (
+    "arm",
+    "setting",
+    "sparsity %",
+    "bytes",
+    "units closed %",
+    "binary %",
+    "untrained %",
+    "mean %",
+    "reinit %",
+    "n",
+)
 READINGS = ("binary", "exact", "half", "mean", "untrained")
 CONTROLS = ("reinit", "shuffle", "invert")
 OPTIONAL = (  # columns that are omitted if they are empty in every row
@@ -23,6 +34,10 @@ NOTES = {  # explanations of columns, printed if the table has the column
     "binary %": (
         "`binary`: the ticket, a binary mask on untrained weights (mu > 1/2 for gates whose density is within 2 % of "
         "the target, otherwise the top k of mu; all weights if they were trained without a mask)."
+    ),
+    "bytes": (
+        "`bytes`: size of the file of the ticket with its packed mask; for trained networks, the size of the packed "
+        "mask, the weights, the scales and the biases, without names and shapes."
     ),
     "exact %": "`exact`: the mask of the k gates with the largest mu.",
     "half %": "`half`: the mask mu > 1/2, at whatever density it has.",
@@ -66,6 +81,8 @@ def main_table(rows: pd.DataFrame, experiment: str) -> pd.DataFrame:
     empty = [c for c in OPTIONAL if c in table and not table[c].any()]
     if "half %" in table and ((table["half %"] == "") | (table["half %"] == table["binary %"])).all():
         empty.append("half %")
+    if not table["bytes"].all():  # some records do not contain it
+        empty.append("bytes")
     if not any(table[f"{c} %"].any() for c in CONTROLS if f"{c} %" in table):
         empty += [f"{c} %" for c in CONTROLS]
     return table.drop(columns=list(dict.fromkeys(empty)))
@@ -76,6 +93,7 @@ def _line(arm: str, setting: str, group: pd.DataFrame) -> dict[str, str]:
     binary = group[group.reading == "binary"]
     units = bool(binary.units.notna().all())
     line = {"arm": arm, "setting": setting, "sparsity %": percent(binary.density.mean())}
+    line["bytes"] = f"{binary.bytes.mean():,.0f}" if binary.bytes.notna().all() else ""
     line["units closed %"] = percent(binary.units.astype(float).mean()) if units else ""
     line["weights cut %"] = percent(binary.effective.astype(float).mean()) if units else ""
     for reading in READINGS:

@@ -120,10 +120,11 @@ def test_every_field_enters_the_digest():
         "limit": 1000,
         "control_images": 500,
         "split": 1,
+        "weight_bits": 8,
         "model_args": {"activation": "relu"},
         "options": {"lr": 0.2},
     }
-    start = Spec("mnist", "lenet-16", "crbg", 0.5)
+    start = Spec("mnist", "lenet-16", "imp", 0.5)
     assert set(other) == {f.name for f in dataclasses.fields(Spec)}
     digests = {start.digest()} | {dataclasses.replace(start, **{k: v}).digest() for k, v in other.items()}
     assert len(digests) == len(other) + 1
