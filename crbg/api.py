@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from numbers import Real
 from types import EllipsisType
@@ -27,15 +26,17 @@ from crbg.search import arguments, precheck
 from crbg.search.gain import scaled
 from crbg.search.loss_check import explained
 from crbg.search.run_search import run_search
+from crbg.training.batches import Batches
 from crbg.training.clock import Clock
 from crbg.training.device import check_precision
-from crbg.training.forward import Forward, for_any_outputs
+from crbg.training.forward import Forward, batch_size, for_any_outputs
 from crbg.training.loop import Loss
 from crbg.training.precision import suggested
 from crbg.training.progress import reporting
 from crbg.training.user_data import Reader
 
-STATISTICS_BATCHES = 200  # the running statistics of a ticket are averaged over at most this many batches
+STATISTICS_BATCHES = 20  # the running statistics of a ticket are averaged over this many batches, or more until they
+STATISTICS_EXAMPLES = 2000  # contain this many examples, but over one epoch at most
 DENSE_SHARE = 0.1  # a larger share of matrix weights without gates gives a warning
 
 
@@ -73,8 +74,8 @@ def find_ticket(
 
     If the loss is a cross entropy, the method `crbg` chooses the temperature of the logits from the first batch,
     because frozen weights can have any scale. On a CPU, it uses counter-based noise (`source="counter"`). If the model
-    has batch norm, the running statistics of the sparse network are estimated after the search on up to 200 batches,
-    and `apply` loads them.
+    has batch norm, the running statistics of the sparse network are estimated after the search on at least 20 batches
+    and 2000 examples, or on one epoch if it is shorter, and `apply` loads them.
 
     Before the search, one forward and backward pass on the first batch finds data, models and losses that do not fit
     together. Afterwards, the ticket and the initial network are measured on held-out examples (`result.report`).
@@ -188,14 +189,23 @@ def _search(
     found.variant = chosen.variant
     found.weight_gain = {n: chosen.gains.get(n, 1.0) * float(found.gain.get(n, 1.0)) for n in found.mask}
     if found.start is None and measure.has_batch_norm(model):
-        inputs = (x for x, _ in itertools.islice(task.batches.epoch(0), STATISTICS_BATCHES))
-        found.statistics = measure.running_statistics(model, inputs, found.multipliers())
+        found.statistics = measure.running_statistics(model, _for_statistics(task.batches), found.multipliers())
     found.initial, found.parameters = initial, sum(p.numel() for p in model.parameters())
     found.report = evaluation.report(model, found, before)
     found.tensors = fingerprints(model, found.mask)
     if text := advice(found, task):
         warn(text)
     return found
+
+
+def _for_statistics(batches: Batches) -> Iterator[Any]:
+    """Yield the inputs of batches from which running statistics are estimated."""
+    examples = 0
+    for i, (x, y) in enumerate(batches.epoch(0)):
+        if i >= STATISTICS_BATCHES and examples >= STATISTICS_EXAMPLES:
+            return
+        examples += batch_size(x, y)
+        yield x
 
 
 def _check(

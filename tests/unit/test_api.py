@@ -415,6 +415,24 @@ def test_the_search_runs_in_training_mode_and_restores_every_mode(method):
     assert not model.norm.training
 
 
+@pytest.mark.parametrize("size", [5, 10, 20])
+def test_statistics_are_estimated_on_enough_batches_and_examples(size, monkeypatch):
+    """There are 200 examples, of which 40 are enough here; at least four batches are used."""
+    monkeypatch.setattr("crbg.api.STATISTICS_BATCHES", 4)
+    monkeypatch.setattr("crbg.api.STATISTICS_EXAMPLES", 40)
+    seen, model = [], nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+    x = torch.randn(200, 4)
+    loader = [(x[i : i + size], torch.arange(size) % 3) for i in range(0, 200, size)]
+
+    def estimate(model, inputs, multipliers):
+        seen.extend(len(batch) for batch in inputs)
+        return {}
+
+    monkeypatch.setattr("crbg.measure.running_statistics", estimate)
+    find_ticket(model, loader, 0.5, epochs=1)
+    assert (len(seen), sum(seen)) == (max(4, 40 // size), size * max(4, 40 // size))
+
+
 @pytest.mark.parametrize(("method", "options"), [("crbg", {}), ("imp", {"levels": 1})])
 def test_batch_norm_that_the_user_froze_keeps_its_statistics(method, options):
     model = Loud()

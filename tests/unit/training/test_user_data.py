@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from crbg import find_ticket
 from crbg.errors import CrbgError
+from crbg.training.columns import check_finite
 from crbg.training.forward import UserBatch, outputs_and_labels
 from crbg.training.user_data import Reader, keywords, keywords_with_own_loss
 
@@ -206,6 +207,15 @@ def test_a_model_may_compute_its_own_loss_unless_it_is_a_classifier():
 def test_a_mask_of_attention_may_contain_infinity():
     (_, mask), _ = next(iter(reader().ordered(((X, X.log()), Y)).epoch(0)))
     assert mask.isinf().any()
+
+
+def test_finite_inputs_whose_sum_overflows_are_no_error():
+    x = torch.full((8, 4), 3e38)
+    assert x.sum().isinf()
+    check_finite("inputs", x)
+    x[5, 1] = float("inf")
+    with pytest.raises(CrbgError, match=r"inputs of example 5 contain infinity \(1 of 8"):
+        check_finite("inputs", x)
 
 
 def test_a_nan_in_any_example_is_found_before_the_search():
