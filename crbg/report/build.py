@@ -12,6 +12,7 @@ from crbg.report import (
     compare,
     documents,
     figures,
+    latency,
     names,
     numbers,
     page,
@@ -87,8 +88,12 @@ def build(
         for name, text in paper_tables.all_tables(rows, names.readable(content.verdicts, config), config):
             write_text(folder / "tables" / f"{name}.tex", text)
         figures.method(folder / "figures" / "method")
+        if len(times := latency.read()):
+            figures.latency(times, folder / "figures" / "latency")
     if not config.demonstration:
-        documents.refresh([e for e in mains if e.name not in content.missing], rows, content.verdicts)
+        done = [s.experiment for s in sections if s.experiment.name not in content.missing]
+        sized = [e for e in done if e.view == "bytes"]
+        documents.refresh([e for e in mains if e in done], rows, content.verdicts, sized)
         waiting = numbers.check(folder / "main.tex", known, content.missing)
         unready = f"{folder / 'main.tex'}: not typeset; {waiting} numbers or files need unfinished experiments"
         say(unready if waiting else paper.typeset(folder))

@@ -14,28 +14,44 @@ from crbg import methods
 from crbg.errors import CrbgError, suggest
 from crbg.experiments.config import Experiment
 from crbg.report import tables
+from crbg.report.chapters import data_names, label
 from crbg.report.claims import WORDS, Judgement, kind_of
+from crbg.report.records_table import specs
+from crbg.report.tables.markup import percent
 from crbg.storage.atomic import write_text
 
-DOCUMENTS = (Path("README.md"), Path("docs/results.md"))
+DOCUMENTS = (Path("README.md"), Path("docs/results.md"), Path("docs/how-to/ship-a-ticket.md"))
+SMALL = {  # arms of lenet_bytes with files of at most about 4 kB, with their densities
+    "a polished ticket": ("crbg_polished", 0.02),
+    "a pruned network with 4-bit weights": ("imp_4_bits", 0.01),
+    "a small MLP with 8-bit weights": ("mlp_5_5_8_bits", None),
+    "a small CNN with 8-bit weights": ("conv_2kb", None),
+}
 MARKED = re.compile(r"(<!-- (\w+): written by `crbg report`, do not edit -->\n)(.*?)(<!-- end of \2 -->)", re.DOTALL)
 TELLING = (
     "lenet-96-at-45", "up-to-90-minimal-loss", "edge-popup-85-at-50", "eleven-points-over-edge-popup",
     "beats-earlier-methods-98", "lambda-controls-sparsity-decision", "alpha-needs-no-scaling",
     "lenet-structured-88-at-77", "robust-to-width-weights", "lenet-cts-near-imp",
 )  # fmt: skip
+GUIDE = "docs/how-to/ship-a-ticket.md"
 WIDEST = 110  # maximum number of characters of a cell in the README's table of verdicts
 
 
-def refresh(mains: Iterable[Experiment], rows: pd.DataFrame, verdicts: Sequence[Judgement]) -> None:
+def refresh(
+    mains: Iterable[Experiment],
+    rows: pd.DataFrame,
+    verdicts: Sequence[Judgement],
+    sized: Sequence[Experiment] = (),
+) -> None:
     """Rewrite the generated blocks of all documents that exist; text outside the markers is kept.
 
     Args:
         mains: the finished main experiments whose accuracies the tables show.
         rows: the tidy table of records.
         verdicts: the judged claims, goals and contrasts.
+        sized: the finished experiments that compare networks by the sizes of their files.
     """
-    made = blocks(list(mains), rows, verdicts)
+    made = blocks(list(mains), rows, verdicts, sized)
     for path in DOCUMENTS:
         if path.exists():
             write_text(path, filled(path.read_text(), made, prefix="../" * (len(path.parts) - 1)))
@@ -61,7 +77,12 @@ def filled(text: str, made: dict[str, str], prefix: str = "") -> str:
     return MARKED.sub(put, text)
 
 
-def blocks(mains: Sequence[Experiment], rows: pd.DataFrame, verdicts: Sequence[Judgement]) -> dict[str, str]:
+def blocks(
+    mains: Sequence[Experiment],
+    rows: pd.DataFrame,
+    verdicts: Sequence[Judgement],
+    sized: Sequence[Experiment] = (),
+) -> dict[str, str]:
     """Return the text of every block, by name."""
     claims = [v for v in verdicts if not (v.goal or v.contrast)]
     return {
@@ -69,6 +90,7 @@ def blocks(mains: Sequence[Experiment], rows: pd.DataFrame, verdicts: Sequence[J
         "results": _results(rows, claims),
         "verdicts": f"{_counts(claims)}\n\n{_telling(claims)}\n",
         "methods": _methods(),
+        "sizes": _sizes(sized, rows),
     }
 
 
@@ -85,7 +107,28 @@ def _results(rows: pd.DataFrame, claims: Sequence[Judgement]) -> str:
             f" {at.get('crbg_polished')} %, edge-popup {at.get('edge_popup')} %; the trained dense network"
             f" {_accuracy(mine[mine.arm == 'dense_trained'])} %."
         )
+    if len(mine := tables.headline(rows, "lenet_bytes")):
+        found = {name: _at(mine, arm, density) for name, (arm, density) in SMALL.items()}
+        small = [f"{name} {_accuracy(g)} % ({g.bytes.mean():,.0f} bytes)" for name, g in found.items() if len(g)]
+        out.append(f"- **MNIST, files of at most about 4 kB:** {', '.join(small)} ([Ship a ticket]({GUIDE})).")
     return "\n".join([*out, f"- **Published claims:** {_counts(claims)}", ""])
+
+
+def _at(mine: pd.DataFrame, arm: str, density: float | None) -> pd.DataFrame:
+    return mine[(mine.arm == arm) & (mine.asked.isna() if density is None else mine.asked == density)]
+
+
+def _sizes(sized: Sequence[Experiment], rows: pd.DataFrame) -> str:
+    """Tabulate the accuracy of files by kind and size, with columns for each data set."""
+    lines: dict[tuple[str, str], dict[str, str]] = {}
+    for e in sized:
+        mine = tables.headline(rows, e.name)
+        for arm, _, group in specs(mine):
+            sparsity = "" if group.asked.isna().all() else percent(group.asked.iloc[0])
+            line = lines.setdefault((arm, sparsity), {"network": label(arm, e.labels), "sparsity, %": sparsity})
+            data = data_names(group.data.unique())
+            line |= {f"bytes, {data}": f"{group.bytes.mean():,.0f}", f"{data}, %": _accuracy(group)}
+    return tables.pipe(list(lines.values())) + "\n" if lines else "Not run.\n"
 
 
 def _accuracy(rows: pd.DataFrame) -> str:

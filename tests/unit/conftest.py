@@ -75,6 +75,7 @@ class Project:
         missed=False,
         sanity=None,
         tested=True,
+        file_bytes=None,
         **readings,
     ):
         for i, cell in enumerate(self.cells(arm, density, experiment)[: len(accuracies)]):
@@ -88,7 +89,8 @@ class Project:
             lower = json.loads(json.dumps(part))
             for reading in lower["readings"].values():
                 reading["accuracy"] -= 1
-            record = made_up_record(cell.spec, cell.seed, validation=lower)
+            size = {} if file_bytes is None else {"file_bytes": file_bytes}
+            record = made_up_record(cell.spec, cell.seed, validation=lower, **size)
             record["digests"] |= {"draw": f"{draw}{cell.seed}", "order": f"{order}{cell.seed}"}
             write_json(where / "record.json", record)
             write_json(where / "provenance.json", {"revision": "abc", "device": "a CPU", "search_seconds": 2.0 + i})

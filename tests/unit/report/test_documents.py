@@ -61,3 +61,34 @@ def test_every_method_has_one_row():
     lines = made()["methods"].splitlines()
     assert [line.split("`")[1] for line in lines[2:]] == methods.names()
     assert all(line.replace("\\|", "").count("|") == 6 for line in lines)
+
+
+def sizes():
+    """Return rows for the four small files of the README, and a larger ticket."""
+    files = [(arm, density, 3000.0 + i) for i, (arm, density) in enumerate(documents.SMALL.values())]
+    rows = [
+        {"reading": "binary", "part": "test", "experiment": "lenet_bytes", "arm": arm, "asked": density, "bytes": size}
+        | {"accuracy": 90.0 + seed, "seed": seed, "data": "mnist", "setting": "", "digest": f"{arm}{density}"}
+        for arm, density, size in [*files, ("crbg_polished", 0.1, 15000.0)]
+        for seed in (0, 1)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_small_files_are_one_line_of_the_results():
+    line = documents.blocks([], sizes(), [])["results"].splitlines()[0]
+    assert line.startswith("- **MNIST, files of at most about 4 kB:** a polished ticket 90.50 ")
+    assert line.count("90.50") == len(documents.SMALL)
+    assert "% (3,000 bytes)" in line
+    assert "15,000" not in line
+
+
+def test_all_files_of_a_finished_experiment_are_tabulated():
+    class Sized:
+        name, labels = "lenet_bytes", {"imp_4_bits": "pruned"}
+
+    table = documents.blocks([], sizes(), [], [Sized])["sizes"].splitlines()
+    assert [c.strip() for c in table[0].split("|")[1:-1]] == ["network", "sparsity, %", "bytes, MNIST", "MNIST, %"]
+    assert len(table) == 2 + len(documents.SMALL) + 1
+    assert [c.strip() for c in table[3].split("|")[1:4]] == ["pruned", "99.0", "3,001"]
+    assert documents.blocks([], sizes(), [])["sizes"] == "Not run.\n"

@@ -9,7 +9,7 @@ from made_up import around, kind, knob
 from crbg.experiments import config as configs
 from crbg.report import claims, figures, tables
 from crbg.report.build import build
-from crbg.report.figures import panels, style
+from crbg.report.figures import curves, panels, style
 from crbg.report.published import Published
 from crbg.report.records_table import tidy
 
@@ -143,3 +143,20 @@ def test_settings_in_figures_have_short_names():
     assert figures.labels.named("search_lr 0.1, begin 0.5, control none, weight 3") == (
         "rate 0.1, open at the start 0.5, none, $\\lambda$ 3"
     )
+
+
+def test_arms_with_one_label_are_one_line_along_the_size_of_the_file():
+    lines = [
+        ("ours", "d", 2000, 96.0),
+        ("ours", "e", 8000, 98.0),
+        ("small_b", "f", 5000, 94.0),
+        ("small_a", "g", 3000, 92.0),
+    ]
+    found = pd.DataFrame(lines, columns=["arm", "digest", "bytes", "accuracy"]).assign(setting="", part="test")
+    found = pd.concat([found.assign(seed=0), found.assign(seed=1)])
+    curves.size(found, {"ours": "ticket", "small_a": "small", "small_b": "small"})
+    axes = plt.gcf().axes[0]
+    drawn = {c.get_label(): [list(map(float, v)) for v in c[0].get_data()] for c in axes.containers}
+    assert drawn == {"ticket": [[2000, 8000], [96, 98]], "small": [[3000, 5000], [92, 94]]}
+    assert axes.get_xscale() == "log"
+    plt.close("all")

@@ -39,6 +39,14 @@ def test_the_main_table_shows_mean_and_interval(project):
     assert len(table) == 3
 
 
+def test_the_size_of_the_file_is_a_column_if_every_record_has_it(project):
+    project.put("ours", 0.5, around(90.0), file_bytes=4000)
+    table = tables.main_table(tidy(project.config), "main")
+    assert list(table["bytes"]) == ["4,000"]
+    project.put("ours", 0.1, around(80.0))
+    assert "bytes" not in tables.main_table(tidy(project.config), "main")
+
+
 def test_headline_numbers_are_of_the_test_part_where_it_was_opened(project):
     project.put("ours", 0.5, around(90.0), tested=False)
     assert tables.main_table(tidy(project.config), "main")["binary %"][0].startswith("89.00")
