@@ -8,7 +8,6 @@ examples/microcontroller/README.md names. Needs MNIST and CIFAR-10, see `crbg da
 """
 
 import argparse
-import ctypes
 import importlib.util
 import re
 import shutil
@@ -27,7 +26,8 @@ from tabulate import tabulate
 
 from crbg import Ticket
 from crbg.export import Examples, predictions, to_c
-from crbg.export.c.host import STANDARD, Built, compile_c, pointer
+from crbg.export.c.dense import DenseProgram, fully_connected
+from crbg.export.c.host import Built
 from crbg.export.inputs import TIMED, shortest
 from crbg.export.onnx import example_of, inference_session, to_onnx
 from crbg.runs.provenance import cpu_name, revision
@@ -44,91 +44,6 @@ LENETS = {  # recorded tickets of LeNet-300-100 on MNIST, by density
 }
 CONV2 = "crbg-conv2-cifar10-d0.1-2bd2b14c75823005-seed10"
 
-# LeNet-300-100 as dense loops: one image with the units in the inner loop, which becomes vector code, and 16 images at
-# a time in one vector, with four units in registers.
-DENSE = """
-typedef float lanes __attribute__((vector_size(64)));
-
-static float leaky(float y, int active)
-{
-    return active && y < 0 ? y * 0.25f : y;
-}
-
-static void one(const float *w, const float *x, float *restrict y, int inputs, int units, int active)
-{
-    for (int j = 0; j < units; j++)
-        y[j] = 0;
-    for (int i = 0; i < inputs; i++)
-        for (int j = 0; j < units; j++)
-            y[j] += w[i * units + j] * x[i];
-    for (int j = 0; j < units; j++)
-        y[j] = leaky(y[j], active);
-}
-
-static void tile(const float *w, const lanes *x, lanes *restrict y, int inputs, int units, int active)
-{
-    lanes sum[4], quarter;
-    for (int j = 0; j < units; j += 4) {
-        int left = units - j < 4 ? units - j : 4;
-        sum[0] = sum[1] = sum[2] = sum[3] = (lanes){0};
-        for (int i = 0; i < inputs; i++)
-            for (int u = 0; u < 4; u++)
-                sum[u] += w[i * units + j + (u < left ? u : 0)] * x[i];
-        for (int u = 0; u < left; u++) {
-            quarter = sum[u] * (active ? 0.25f : 1.0f);
-            for (int k = 0; k < 16; k++)
-                y[j + u][k] = sum[u][k] < 0 ? quarter[k] : sum[u][k];
-        }
-    }
-}
-
-void network(const float *const *w, const float *x, float *y, int count);
-void network(const float *const *w, const float *x, float *y, int count)
-{
-    static lanes in[784], a[300], b[100], out[10];
-    float hidden[300], second[100];
-    for (; count >= 16; count -= 16, x += 784 * 16, y += 10 * 16) {
-        for (int i = 0; i < 784; i++)
-            for (int k = 0; k < 16; k++)
-                in[i][k] = x[k * 784 + i];
-        tile(w[0], in, a, 784, 300, 1);
-        tile(w[1], a, b, 300, 100, 1);
-        tile(w[2], b, out, 100, 10, 0);
-        for (int k = 0; k < 16; k++)
-            for (int i = 0; i < 10; i++)
-                y[k * 10 + i] = out[i][k];
-    }
-    for (; count; count--, x += 784, y += 10) {
-        one(w[0], x, hidden, 784, 300, 1);
-        one(w[1], hidden, second, 300, 100, 1);
-        one(w[2], second, y, 100, 10, 0);
-    }
-}
-"""
-
-
-def dense_c(model: torch.nn.Module, folder: Path) -> Callable[[np.ndarray], Callable[[], None]]:
-    """Compile LeNet-300-100 as dense loops; return a function that makes a call for some inputs."""
-    (folder / "dense.c").write_text(DENSE)
-    compile_c([folder / "dense.c"], folder / "dense.so", [*STANDARD, *NATIVE, "-shared", "-fPIC"])
-    library = ctypes.CDLL(str(folder / "dense.so"))
-    weights = [np.ascontiguousarray(p.detach().numpy().T) for p in model.parameters()]
-    table = (ctypes.c_void_p * 3)(*(w.ctypes.data for w in weights))
-
-    def call(x: np.ndarray) -> Callable[[], None]:
-        y = np.zeros((len(x), 10), np.float32)
-        arguments = (table, pointer(x), pointer(y), len(x))
-
-        def run(_: Any = (x, y, weights)) -> None:
-            library.network(*arguments)
-
-        run()
-        expected = model(torch.from_numpy(x)).detach().numpy()
-        assert np.abs(y - expected).max() < 1e-4 * np.abs(expected).max()
-        return run
-
-    return call
-
 
 @torch.inference_mode()
 def latency(name: str, ticket: Ticket, data: str, rounds: int) -> list[list[Any]]:
@@ -142,7 +57,7 @@ def latency(name: str, ticket: Ticket, data: str, rounds: int) -> list[list[Any]
             session = inference_session(file)
         to_c(ticket, Path(work) / "c")
         program = Built(Path(work) / "c", flags=NATIVE)
-        dense = dense_c(model, Path(work)) if ticket.model_name == "lenet-300-100" else None
+        dense = DenseProgram(model, ticket.in_shape, NATIVE) if fully_connected(model, ticket.in_shape) else None
     expected = predictions(model, examples.inputs).argmax(1).numpy()
     for batch in TIMED:
         inputs = examples.inputs.numpy()
@@ -153,7 +68,7 @@ def latency(name: str, ticket: Ticket, data: str, rounds: int) -> list[list[Any]
             "torch": partial(model, torch.from_numpy(x)),
         }
         if dense:
-            calls["dense C"] = dense(x)
+            calls["dense C"] = dense.call(x)
         if session:
             calls["onnxruntime"] = partial(session.run, None, {session.get_inputs()[0].name: x})
         times = dict(zip(calls, shortest(list(calls.values()), rounds), strict=True))

@@ -13,6 +13,7 @@ _NAMES = {  # public names, by the module that defines them
     "check": ("Examples", "compare", "predictions"),
     "dead_units": ("shrink",),
     "onnx": ("to_onnx",),
+    "timing": ("measure",),
     "write": ("Report", "export_ticket"),
 }
 _MODULE = {name: module for module, names in _NAMES.items() for name in names}

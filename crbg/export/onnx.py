@@ -5,17 +5,30 @@ from __future__ import annotations
 import copy
 import importlib
 import importlib.util
+import subprocess
+import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from crbg.errors import CrbgError, reason
 from crbg.export.check import Examples, compare, predictions
-from crbg.export.inputs import arguments, dynamic_shapes, first_output, microseconds, outputs, rows, worst_difference
+from crbg.export.inputs import (
+    TIMED,
+    arguments,
+    dynamic_shapes,
+    first_output,
+    microseconds,
+    outputs,
+    rows,
+    worst_difference,
+)
 from crbg.gates.attach import attached_gates, bake
 from crbg.gates.layers import unwrap
 from crbg.rng import LAWS
@@ -23,6 +36,21 @@ from crbg.ticket import Ticket
 from crbg.training.trees import tensors
 
 FILE = "model.onnx"
+
+# Runs in a new process, so that nothing else counts. Linux reports the current and the peak memory in KiB.
+_CHILD = """
+import re, sys
+import numpy, onnxruntime
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = options.inter_op_num_threads = 1
+feed = dict(numpy.load(sys.argv[2]))
+def memory(kind):
+    return int(re.search(kind + r":\\s+(\\d+)", open("/proc/self/status").read())[1])
+before = memory("VmRSS")
+session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
+session.run(None, {i.name: feed[str(n)] for n, i in enumerate(session.get_inputs())})
+print(memory("VmHWM") - before)
+"""
 
 
 def to_onnx(
@@ -104,6 +132,18 @@ def session(path: Path) -> Callable[[Any], list[Tensor]]:
     return run
 
 
+def peak_memory(file: Path, example: Any) -> dict[str, float]:
+    """Return the memory in MiB that loading a file and computing a large batch takes; empty if not on Linux."""
+    inputs: dict[str, Any] = {str(i): t.numpy() for i, t in enumerate(tensors(rows(example, TIMED[-1])))}
+    with tempfile.TemporaryDirectory() as folder:
+        np.savez(Path(folder) / "inputs.npz", **inputs)
+        command = [sys.executable, "-c", _CHILD, str(file), str(Path(folder) / "inputs.npz")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return {}
+    return {f"batch {TIMED[-1]}, peak memory, MiB": max(0, int(done.stdout.split()[-1])) / 1024}
+
+
 def _export(model: nn.Module, example: Any) -> Any:
     """Return the ONNX program of a network in eval mode."""
     args, keywords = arguments(example)
@@ -147,8 +187,7 @@ def check(ticket: Ticket, folder: Path, examples: Examples) -> dict[str, Any]:
 
 
 def bench(ticket: Ticket, folder: Path) -> dict[str, Any]:
-    """Measure onnxruntime and PyTorch on one thread each."""
-    model = ticket.model().eval()
-    return microseconds(
-        {"onnxruntime": session(folder / FILE), "PyTorch": lambda x: outputs(model, x)}, example_of(ticket)
-    )
+    """Measure onnxruntime and PyTorch on one thread each, and the memory that onnxruntime takes."""
+    model, example = ticket.model().eval(), example_of(ticket)
+    times = microseconds({"onnxruntime": session(folder / FILE), "PyTorch": lambda x: outputs(model, x)}, example)
+    return times | {f"onnxruntime, {key}": size for key, size in peak_memory(folder / FILE, example).items()}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +14,8 @@ from crbg.errors import CrbgError, reason
 from crbg.export import onnx
 from crbg.export.check import Examples, compare, predictions
 from crbg.export.dead_units import shrink
-from crbg.export.inputs import arguments, dynamic_shapes, first_output, microseconds, outputs, rows, worst_difference
+from crbg.export.inputs import arguments, dynamic_shapes, first_output, rows, worst_difference
+from crbg.export.timing import measure
 from crbg.ticket import Ticket
 from crbg.training.trees import tensors
 
@@ -70,22 +69,9 @@ def check(ticket: Ticket, folder: Path, examples: Examples) -> dict[str, Any]:
 
 
 def bench(ticket: Ticket, folder: Path) -> dict[str, Any]:
-    """Measure the network with and without its dead units, in onnxruntime if it is installed, or else in PyTorch."""
+    """Measure the network with and without its dead units; see `crbg.export.measure`."""
     model, example = ticket.model().eval(), onnx.example_of(ticket)
-    small = shrink(model, None, example).eval()
-    networks = {"with dead units": model, "without": small}
-    if importlib.util.find_spec("onnxruntime") is None:
-        return microseconds({f"PyTorch, {n}": _runner(m) for n, m in networks.items()}, example)
-    with tempfile.TemporaryDirectory() as place:
-        ways = {}
-        for i, (name, network) in enumerate(networks.items()):
-            onnx.to_onnx(network, example, Path(place) / f"{i}.onnx")
-            ways[f"onnxruntime, {name}"] = onnx.session(Path(place) / f"{i}.onnx")
-        return microseconds(ways, example)
-
-
-def _runner(model: nn.Module) -> Callable[[Any], list[Tensor]]:
-    return lambda x: outputs(model, x)
+    return measure({"with dead units": model, "without": shrink(model, None, example).eval()}, example)
 
 
 def _count(model: nn.Module) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 TABLE, NETWORK = Path("benchmarks/ship.md"), "LeNet-300-100"
-WAYS = ("C program", "onnxruntime", "dense C", "torch")
+WAYS = {"program": "C program", "onnxruntime": "onnxruntime", "dense": "dense C", "torch": "torch"}
 
 
 def read(path: Path = TABLE) -> pd.DataFrame:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from crbg.errors import CrbgError, suggest
 from crbg.experiments.config import Config, Experiment
+from crbg.report import latency
 from crbg.report.claims import Judgement, kind_of
 from crbg.report.names import readable
 from crbg.report.records_table import specs
@@ -17,7 +18,8 @@ from crbg.report.tables import differences, headline, interval, tex
 
 HEAD = (
     "% Written by `crbg report`. \\crbgnumber{KEY} gives mean ± half-width of the 95 % interval, KEY.n the number of\n"
-    "% seeds, KEY.sparsity the sparsity in %, KEY.digest the digest of the spec.\n"
+    "% seeds, KEY.sparsity the sparsity in %, KEY.bytes the size of the file, KEY.digest the digest of\n"
+    "% the spec. latency.DENSITY.BATCH.WAY: how many times faster than WAY a ticket is as a C program.\n"
     "\\makeatletter\n"
     "\\newcommand{\\crbgnumber}[1]{\\@ifundefined{crbg@#1}{\\errmessage{unknown number #1}}{\\@nameuse{crbg@#1}}}\n"
 )
@@ -37,6 +39,9 @@ def collect(rows: pd.DataFrame, verdicts: Sequence[Judgement], config: Config) -
     out["verdicts.observed"] = str(sum(v.verdict == "observed" for v in verdicts))
     out["verdicts.untestable"] = str(sum(kind_of(v.verdict) == "not testable" for v in verdicts))
     out["verdicts.not-run"] = str(sum(v.verdict == "not run" for v in verdicts))
+    for row in latency.read().to_dict("records"):
+        for way in ("onnxruntime", "dense"):
+            out[f"latency.{row['density']:g}.{row['batch']:g}.{way}"] = f"{row[way] / row['program']:.1f}"
     claims = [v for v in verdicts if not (v.goal or v.contrast)]
     out["verdicts.claims"] = str(len(claims))
     out["verdicts.not-run-claims"] = str(sum(v.verdict == "not run" for v in claims))
@@ -57,6 +62,8 @@ def _of_experiment(rows: pd.DataFrame, e: Experiment) -> dict[str, str]:
         out[key] = interval(list(g.accuracy))
         out[f"{key}.n"], out[f"{key}.digest"] = str(g.seed.nunique()), g.digest.iloc[0]
         out[f"{key}.sparsity"] = f"{100 * (1 - g.density.mean()):.1f}"
+        if g["bytes"].notna().all():
+            out[f"{key}.bytes"] = f"{g['bytes'].mean():,.0f}".replace(",", r"\,")
         if g.units.notna().all():
             out[f"{key}.cut"] = f"{100 * (1 - g.effective.astype(float).mean()):.0f}"
         if len(drawn := before[before.digest == g.digest.iloc[0]]):

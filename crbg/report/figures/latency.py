@@ -9,7 +9,7 @@ import pandas as pd
 
 from crbg.report.figures.style import colour, figure, legend_below, line, log_ticks, marker, ticks
 
-NAMES = {"C program": "ticket as a C program", "onnxruntime": "dense, onnxruntime", "dense C": "dense, C"}
+NAMES = {"program": "ticket as a C program", "onnxruntime": "dense, onnxruntime", "dense": "dense, C"}
 
 
 def latency(times: pd.DataFrame, path: Path) -> Path:
@@ -22,7 +22,7 @@ def latency(times: pd.DataFrame, path: Path) -> Path:
             for i, (way, name) in enumerate(NAMES.items()):
                 each = mine[way] / size
                 text = name if size == sizes[0] else None
-                if way == "C program":
+                if way == "program":
                     axes.plot(mine.density, each, marker(i), ls=line(i), color=colour(i), lw=1, ms=3.5, label=text)
                 else:
                     axes.axhline(each.mean(), color=colour(i), lw=1, ls=("--", ":")[i - 1], label=text)

@@ -8,7 +8,7 @@ from torch import nn
 
 from crbg import Gaussian, attach, models
 from crbg.errors import CrbgError
-from crbg.export import export_ticket, onnx, to_onnx
+from crbg.export import export_ticket, measure, onnx, to_onnx
 from crbg.export.check import Examples
 from crbg.export.inputs import outputs, rows
 
@@ -102,8 +102,25 @@ def test_a_ticket_is_exported_checked_and_timed(tmp_path: Path, monkeypatch):
     report = export_ticket(closed_ticket(), "onnx", tmp_path / "net", examples=examples, bench=True)
     assert set(report.files) == {"model.onnx"}
     assert report.check["equal_predictions"] == 130
-    assert set(report.bench) == {
-        f"{way}, batch {n}, microseconds" for way in ("onnxruntime", "PyTorch") for n in (1, 32, 256)
-    }
+    times = {f"{way}, batch {n}, microseconds" for way in ("onnxruntime", "PyTorch") for n in (1, 32, 256)}
+    assert set(report.bench) == times | {"onnxruntime, batch 256, peak memory, MiB"}
+    assert 0 <= report.bench["onnxruntime, batch 256, peak memory, MiB"] < 100
     file = importlib.import_module("onnx").load(tmp_path / "net" / "model.onnx")
     assert {p.key: p.value for p in file.metadata_props} == onnx.describe(closed_ticket())
+
+
+@needs_extra
+def test_the_memory_of_a_large_network_is_that_of_its_weights(tmp_path):
+    wide = nn.Sequential(nn.Linear(1000, 5000), nn.ReLU(), nn.Linear(5000, 2))  # 20 MiB of float32 weights
+    found = measure({"wide": wide, "narrow": nn.Linear(1000, 2)}, torch.randn(2, 1000))
+    assert found["wide, parameters"] == 5_015_002
+    assert 19 < found["wide, batch 256, peak memory, MiB"] - found["narrow, batch 256, peak memory, MiB"] < 120
+
+
+def test_without_the_extra_networks_are_measured_in_torch(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("crbg.export.inputs.ROUNDS", 1)
+    net = nn.Sequential(nn.Linear(4, 2), nn.Dropout(0.5))
+    found = measure({"mine": net}, torch.randn(3, 4))
+    assert set(found) == {"mine, parameters", *(f"mine, PyTorch, batch {n}, microseconds" for n in (1, 32, 256))}
+    assert net.training

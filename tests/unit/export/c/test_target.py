@@ -1,3 +1,6 @@
+import importlib.util
+import re
+
 import pytest
 import torch
 from c_programs import needs_compiler
@@ -42,10 +45,29 @@ def test_speed_is_measured_for_single_images_and_batches(ticket, tmp_path, monke
     threads = torch.get_num_threads()
     target.write(ticket, tmp_path, "stored")
     found = target.bench(ticket, tmp_path)
-    assert set(found) == {
-        f"batch {n}: {what}" for n in (1, 32, 256) for what in ("microseconds", "times faster than torch, dense")
-    }
+    others = ["torch", "C", *(["onnxruntime"] if importlib.util.find_spec("onnxruntime") else [])]
+    columns = ["microseconds", *(f"times faster than {other}, dense" for other in others)]
+    expected = {f"batch {n}: {what}" for n in (1, 32, 256) for what in columns}
+    assert {name for name in found if name.startswith("batch")} == expected
     assert all(value > 0 for value in found.values())
     assert torch.get_num_threads() == threads
     target.write(ticket, tmp_path, "fly")
-    assert len(target.bench(ticket, tmp_path)) == 2, "drawn on the fly, a program has no function for batches"
+    timed = [name for name in target.bench(ticket, tmp_path) if "microseconds" in name]
+    assert timed == ["batch 1: microseconds"], "drawn on the fly, a program has no function for batches"
+
+
+def test_the_sizes_on_a_microcontroller_are_those_of_the_object_file(ticket, tmp_path, monkeypatch):
+    """A script stands in for the cross compiler, which is not installed everywhere."""
+    target.write(ticket, tmp_path, "stored")
+    for name, text in (("arm-none-eabi-gcc", ""), ("arm-none-eabi-size", "text data bss dec hex\n100 20 3 123 7b x")):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho '{text}'\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    header = (tmp_path / "model.h").read_text()
+    work, outputs = (int(re.search(rf"MODEL_{key} (\d+)", header)[1]) for key in ("WORK", "OUTPUTS"))
+    found = target.arm_sizes(tmp_path)
+    assert found == {"Cortex-M4: flash, bytes": 120, "Cortex-M4: RAM, bytes": 23 + 4 * (work + outputs)}
+    (tmp_path / "arm-none-eabi-gcc").write_text("#!/bin/sh\nexit 1\n")
+    assert target.arm_sizes(tmp_path) == {}
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    assert target.arm_sizes(tmp_path) == {}
