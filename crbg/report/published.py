@@ -11,11 +11,28 @@ import yaml
 
 from crbg.errors import CrbgError
 from crbg.experiments.config import Config, Experiment
+from crbg.report.declared import Declared, parse
 
 if TYPE_CHECKING:  # importing it at run time would be circular: rules import this module
     from crbg.report.claims import Claims
 
 PUBLISHED = Path("paper/published.yaml")
+
+
+class _Point(Declared):
+    """A point of the digitised width sweep; see `width_points`."""
+
+    weights: float
+    accuracy: float
+    zero: float | None = None
+    one: float | None = None
+
+
+class _File(Declared):
+    """The contents of paper/published.yaml."""
+
+    width: list[_Point] = []  # noqa: RUF012 - pydantic copies it
+    winners: dict[str, dict[str, dict[float, float]]] = {}  # noqa: RUF012
 
 
 @dataclass(frozen=True)
@@ -32,14 +49,22 @@ class Published:
 
 
 def read_published() -> dict[str, Any]:
-    """Read paper/published.yaml; return an empty dict if the file does not exist."""
+    """Read paper/published.yaml; return an empty dict if the file does not exist.
+
+    Raises:
+        CrbgError: the file is not valid.
+    """
     return dict(_read(PUBLISHED.absolute(), PUBLISHED.stat().st_mtime_ns)) if PUBLISHED.exists() else {}
 
 
 @lru_cache(maxsize=2)
 def _read(path: Path, changed: int) -> dict[str, Any]:
     """Parse the file, which takes longer than judging a rule; it is parsed again only after it has changed."""
-    return dict(yaml.safe_load(path.read_text()))
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise CrbgError(f"{PUBLISHED} is not valid YAML: {' '.join(str(error).split())}") from None
+    return parse(_File, {} if raw is None else raw, str(PUBLISHED)).model_dump()
 
 
 def width_points() -> list[dict[str, float]]:

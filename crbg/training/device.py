@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import platform
 import tempfile
@@ -84,7 +85,7 @@ def identities() -> list[str]:
 
 def slots() -> Path:
     """Return the folder of this user's lock files on this machine."""
-    return Path(tempfile.gettempdir()) / f"crbg-gpus-{os.getuid()}"
+    return Path(tempfile.gettempdir()) / f"crbg-gpus-{os.getuid() if hasattr(os, 'getuid') else getpass.getuser()}"
 
 
 def _wait(wanted: list[tuple[int, str]], share: int, tell: Callable[[str], None]) -> int:

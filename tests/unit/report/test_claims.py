@@ -10,6 +10,7 @@ from crbg.errors import CrbgError
 from crbg.experiments import config as configs
 from crbg.experiments import record_store
 from crbg.report import claims, rules, stats, tables, verdicts
+from crbg.report.published import read_published
 from crbg.report.records_table import tidy
 from crbg.storage.atomic import read_json, write_json
 
@@ -601,3 +602,21 @@ def test_the_projects_claims_name_what_its_configuration_runs(monkeypatch):
     assert all("verdicts" in config.experiment(name).targets for name in second)
     every = [c.model_dump_json() for listed in lists for c in listed]
     assert len(set(every)) == len(every)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("width: [", r"published\.yaml is not valid YAML"),
+        ("width: [{weights: 100, accuracy: high, zero: 1, one: 2}]", r"published\.yaml: field 'width\.0\.accuracy'"),
+        ("widths: []", r"unknown field 'widths': did you mean 'width'"),
+        ("winners: {cts: {ltr: {dense: 1.0}}}", r"published\.yaml: field 'winners\.cts\.ltr"),
+        ("- 1", r"published\.yaml"),
+    ],
+)
+def test_a_malformed_file_of_published_numbers_is_one_error(text, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("paper").mkdir()
+    Path("paper/published.yaml").write_text(text)
+    with pytest.raises(CrbgError, match=message):
+        read_published()
