@@ -69,6 +69,7 @@ class Ticket:
         tensors: Fingerprints of the initial tensors, by name (`crbg.models.initial_weights.fingerprints`); empty in
             tickets of recorded runs.
         gain: Factor on the kept weights of each tensor, by name; 1 if a name is missing.
+        temperature: Factor on the logits in the loss of the search (`SearchResult.temperature`). Not used by `apply`.
     """
 
     mask: Mask
@@ -83,6 +84,7 @@ class Ticket:
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
     tensors: Mapping[str, str] = field(default_factory=dict)
     gain: Mapping[str, float] = field(default_factory=dict)
+    temperature: float = 1.0
 
     def __repr__(self) -> str:
         """Return a short text: network, number of kept weights, seed and distribution, but not the mask itself."""
@@ -142,6 +144,8 @@ class Ticket:
         }
         if gain := {n: g for n, g in self.gain.items() if g != 1}:
             header |= {"format": max(form, ticket_file.GAINS), "gain": gain}
+        if self.temperature != 1:
+            header["temperature"] = self.temperature
         # A mask from unit gates does not always cover all weights of the network.
         if not self.model_name or ticket_file.shapes_of(header) != self.mask.shapes:
             header["shapes"] = {n: list(s) for n, s in self.mask.shapes.items()}
@@ -183,6 +187,7 @@ class Ticket:
                 },
                 tensors={str(n): str(digest) for n, digest in header.get("tensors", {}).items()},
                 gain=ticket_file.gains_of(header, mask),
+                temperature=ticket_file.temperature_of(header),
             )
 
     def model(self) -> nn.Module:

@@ -148,3 +148,11 @@ def gains_of(header: Mapping[str, Any], mask: Mask) -> dict[str, float]:
     if not all(n in mask and math.isfinite(g) for n, g in gains.items()):
         raise CrbgError("its gains name a tensor outside the mask, or are not finite")
     return gains
+
+
+def temperature_of(header: Mapping[str, Any]) -> float:
+    """Return the factor on the logits in the loss of the search."""
+    temperature = float(header.get("temperature", 1.0))
+    if not 0 < temperature < math.inf:
+        raise CrbgError(f"its temperature must be a positive number, not {temperature}")
+    return temperature

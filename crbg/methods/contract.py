@@ -153,6 +153,8 @@ class SearchResult:
         variant: Name of the method's variant, added by `find_ticket`.
         weight_gain: Factor on the kept weights of each tensor that the search used; 1 if a name is missing. It belongs
             to the ticket (role `scaled`). Added by `find_ticket`.
+        temperature: Factor by which the search multiplied the logits in its loss. For calibrated probabilities,
+            multiply the logits of the sparse network by it too; its predictions do not depend on it.
     """
 
     mask: Mask
@@ -172,6 +174,7 @@ class SearchResult:
     report: TicketReport | None = field(default=None, repr=False)
     variant: str = ""
     weight_gain: dict[str, float] = field(default_factory=dict, repr=False)
+    temperature: float = 1.0
 
     def __str__(self) -> str:
         """Return both densities, that of the gated weights and that of all parameters, and the report."""
@@ -238,5 +241,6 @@ class SearchResult:
                 "a ticket stores no trained or redrawn weights; call `apply(model)`, then save the model's state_dict"
             )
         return Ticket(
-            self.mask, 0, "given", 1.0, "", (), 0, self.initial, {}, self.statistics, self.tensors, self.weight_gain
-        )
+            self.mask, 0, "given", 1.0, "", (), 0, self.initial, {}, self.statistics, self.tensors, self.weight_gain,
+            self.temperature,
+        )  # fmt: skip

@@ -242,7 +242,7 @@ def _search(model: nn.Module, task: SearchTask, o: Options, slopes: Mapping[str,
         readers = {name: first[gate] for name, gate in hook.by_name.items()}
     mask, exact = _cut(scores, task.density, hook.total)
     found = _on_weights(model, o, readers, {"mask": mask, "exact": exact, "scores": scores, "soft": soft})
-    found.history = history
+    found.history, found.temperature = history, temperature
     found.anatomy = {"mu": histograms, "bins": list(BINS)}
     if o.granularity != "weight":
         found.anatomy["units"] = mask.counts()

@@ -181,12 +181,14 @@ def test_running_statistics_do_not_matter_for_given_weights(tmp_path):
         *(("scale", v) for v in (0, -0.5, math.inf, math.nan, "1", None, True)),
         *(("law", v) for v in ("gauss", None, ["uniform"])),
         *(("format", v) for v in (4, 0, "1", None, ...)),
+        *(("temperature", v) for v in (0, -1.0, math.inf, "hot")),
     ],
 )
 def test_values_that_would_fail_later_are_refused_at_load(number, field, value, tmp_path):
     data = edited((GOLDEN / f"format{number}.safetensors").read_bytes(), **{field: value})
     with pytest.raises(
-        CrbgError, match=r"is not a valid ticket: (its format|the (seed|scale) of|unknown dist|KeyError)"
+        CrbgError,
+        match=r"is not a valid ticket: (its (format|temperature)|the (seed|scale) of|unknown dist|KeyError|ValueError)",
     ):
         load_bytes(data, tmp_path)
 
