@@ -56,6 +56,7 @@ def searched(model: nn.Module, x: Tensor, y: Tensor, epochs: int) -> nn.Module:
         (x, y),
         0.5,
         granularity="stream",
+        steer="shift_layers",  # half of the units of each layer: libraries compute 8 or 16 channels at a time
         epochs=epochs,
         pretrain=epochs,
         finetune=epochs,

@@ -31,7 +31,7 @@ TRAITS = Traits("pathwise, clipped Gaussian", "controlled to within 2 %, else ex
 
 LANDED = 0.02  # the mask mu > 1/2 is the ticket if its density is within this relative distance of the target
 GRANULARITY = ("weight", "unit", "unit+input", "stream")
-STEERING = ("penalty", "shift")
+STEERING = ("penalty", "shift", "shift_layers")
 FINETUNED = ("found", "shuffled")
 SCHEDULES = ("cosine", "plateau")
 SOURCES = ("normal", "antithetic", "counter")  # copied from `crbg.gates.gaussian`, which imports torch
@@ -78,7 +78,7 @@ class Options:
             `noise` 0 and `firmness` 0.
         steer: How a target density is reached. `penalty`: feedback on lambda, the factor on the penalty. `shift`: no
             penalty; after each step, one number is added to all mu, so that the density is the planned one, up to ties
-            and rounding.
+            and rounding. `shift_layers`: the same for each layer or stream alone, so that all have the same density.
         granularity: `weight` for one gate per weight; `unit` for one per input unit of each layer (channel, attention
             head), without the inputs of the network; `unit+input` with them; `stream` for one per unit that can be cut
             out of the network (`crbg.export.shrink`), which all layers that read the unit share, for example those on
@@ -132,7 +132,7 @@ def conflicts(o: Options, density: float | None) -> Iterator[str]:
     """Yield one message for each invalid combination of options, or of an option with the density."""
     if o.polish and density is None:
         yield "crbg.polish needs a target density: set `density`"
-    if o.steer == "shift" and density is None:
+    if o.steer != "penalty" and density is None:
         yield "crbg.steer needs a target density: set `density`"
     if o.polish and o.granularity != "weight":
         yield "crbg.polish needs one gate per weight: set `options.granularity` to `weight`"
@@ -240,7 +240,7 @@ def _search(model: nn.Module, task: SearchTask, o: Options, slopes: Mapping[str,
         gates = {name: gate for gate, name in first.items()}
         scores, soft = scores_of(gates), soft_of(gates)
         readers = {name: first[gate] for name, gate in hook.by_name.items()}
-    mask, exact = _cut(scores, task.density, hook.total)
+    mask, exact = _cut(scores, task.density, hook.total, o.steer == "shift_layers")
     found = _on_weights(model, o, readers, {"mask": mask, "exact": exact, "scores": scores, "soft": soft})
     found.history, found.temperature = history, temperature
     found.anatomy = {"mu": histograms, "bins": list(BINS)}
@@ -306,19 +306,22 @@ def _hook(model: nn.Module, task: SearchTask, o: Options) -> Penalised:
         return Penalised(model, o.penalty, o.weight, anneal)
     tolerance = o.tolerance or (0.1 if task.density >= 0.05 else 0.02)
     plan = Plan(reach=o.reach, decide=o.decide, firmness=o.firmness, tolerance=tolerance, polish=o.polish)
-    if o.steer == "shift":
-        return Shifted(model, task.density, plan, anneal)
+    if o.steer != "penalty":
+        return Shifted(model, task.density, plan, anneal, by_layer=o.steer == "shift_layers")
     return Controlled(model, o.penalty, task.density, plan, anneal)
 
 
-def _cut(scores: Mapping[str, Tensor], density: float | None, total: int) -> tuple[Mask, Mask]:
-    """Return the mask of the ticket, and the exact mask (the k gates with the largest mu)."""
+def _cut(scores: Mapping[str, Tensor], density: float | None, total: int, by_layer: bool) -> tuple[Mask, Mask]:
+    """Return the mask of the ticket, and the exact mask: the gates with the largest mu, of all or of each layer."""
     from crbg.masks.mask import Mask
-    from crbg.masks.select import keep_count, select
+    from crbg.masks.select import keep_count, select, top_k
 
     half = Mask({n: s > 0.5 for n, s in scores.items()})
     k = half.kept if density is None else keep_count(density, total)
     exact = select(scores, k)
+    if by_layer and density is not None:
+        kept = {n: max(1, keep_count(density, s.numel())) for n, s in scores.items()}
+        exact = Mask({n: top_k(s.flatten(), kept[n]).reshape(s.shape) for n, s in scores.items()})
     return half if abs(half.kept - k) <= LANDED * k else exact, exact
 
 

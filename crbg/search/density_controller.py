@@ -280,11 +280,21 @@ class Shifted(Planned):
     penalty, hence no lambda. Unlike the feedback of `Controlled`, the shift needs no time to react, so it also works in
     searches of a few dozen steps. With hard gates, the search is a global top-k search with straight-through gradients,
     because these do not depend on mu.
+
+    With `by_layer`, there is one number for each gate tensor, so all have the same density.
     """
 
-    def __init__(self, model: nn.Module, density: float, plan: Plan | None = None, anneal_to: float | None = None):
+    def __init__(
+        self,
+        model: nn.Module,
+        density: float,
+        plan: Plan | None = None,
+        anneal_to: float | None = None,
+        by_layer: bool = False,
+    ):
         super().__init__(model, "induce_sparse", density, plan, anneal_to)
-        self.threshold = Threshold()
+        self.groups = [[g] for g in self.gates] if by_layer else [self.gates]
+        self.thresholds = [Threshold() for _ in self.groups]
 
     def after_backward(self, progress: float) -> None:
         """Add nothing to the gradients, unlike `Penalised`."""
@@ -292,11 +302,11 @@ class Shifted(Planned):
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
         super().after_step(progress)
-        every = torch.cat([g.mu.detach().flatten() for g in self.gates])
-        k = max(1, keep_count(self.path(progress), self.total))
-        self.threshold(every, k)
-        for g in self.gates:
-            g.mu.add_(_JUST_OPEN - self.threshold.last)
+        for gates, threshold in zip(self.groups, self.thresholds, strict=True):
+            every = torch.cat([g.mu.detach().flatten() for g in gates])
+            threshold(every, max(1, keep_count(self.path(progress), len(every))))
+            for g in gates:
+                g.mu.add_(_JUST_OPEN - threshold.last)
 
 
 _TINY = 1e-12

@@ -288,6 +288,15 @@ def test_layers_on_a_residual_stream_share_gates(digits):
     assert not attach.attached_gates(model)
 
 
+def test_each_stream_keeps_the_same_share_of_units_if_asked(digits):
+    model = build("resnet20", digits.in_shape, digits.classes, width=0.5)
+    initialise(model, "kaiming_normal", 1.0, 0)
+    task = methods.SearchTask(BatchLoader(digits.train, 512, 0), 0.5, 1, 0, nn.functional.cross_entropy)
+    options = variant(granularity="stream", steer="shift_layers").resolved()
+    units = methods.get("crbg").find(model, task, options).anatomy["units"]
+    assert {(u["kept"], u["total"]) for u in units.values()} == {(4, 8), (8, 16), (16, 32)}
+
+
 @pytest.mark.parametrize("mask", ["found", "shuffled"])
 def test_weights_under_unit_gates_can_be_trained_after_the_search(digits, mask):
     spec = dataclasses.replace(variant(granularity="unit", finetune=1, finetune_mask=mask), epochs=1)

@@ -260,3 +260,18 @@ def test_the_shift_keeps_the_density_on_its_path(polish):
         assert hook.density() == pytest.approx(hook.path(progress), abs=2 / hook.total)
     assert hook.gates[0].hard == (polish > 0)
     assert hook.density() == pytest.approx(0.1, abs=2 / hook.total)
+
+
+@pytest.mark.parametrize("by_layer", [False, True])
+def test_the_shift_holds_the_density_of_each_layer_if_asked(by_layer):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(40, 50), nn.ReLU(), nn.Linear(50, 4))
+    attach(model, lambda name, w: Gaussian(0.5 + 0.1 * torch.randn_like(w), noise=0.0))
+    hook = Shifted(model, 0.25, Plan(reach=0.4), by_layer=by_layer)
+    hook.gates[0].mu.data += 0.3  # all gates of the first layer are larger than those of the second
+    for step in range(20):
+        hook.before_forward(step / 20)
+        hook.after_step(step / 20)
+    open_gates = [float((g.mu > 0.5).float().mean()) for g in hook.gates]
+    expected = [0.25, 0.25] if by_layer else [0.25 * 2200 / 2000, 0.0]
+    assert open_gates == pytest.approx(expected, abs=0.03)
