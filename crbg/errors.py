@@ -48,6 +48,13 @@ def reason(error: Exception, limit: int | None = 200) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:limit]}"
 
 
+def innermost(error: BaseException) -> Exception:
+    """Return the first cause of an error; libraries wrap it in errors that say only where it happened."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return error if isinstance(error, Exception) else RuntimeError(str(error))
+
+
 def warn(message: str) -> None:
     """Warn, with the position of the call that entered this package, which may be many frames above."""
     frame, level = sys._getframe(), 1

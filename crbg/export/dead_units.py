@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from crbg.errors import CrbgError, reason
-from crbg.export.inputs import difference, outputs
+from crbg.export.inputs import check_example, copied, difference, outputs
 from crbg.gates.attach import attached_gates, bake
 from crbg.gates.coupling import PINNED, Coupling, trace
-from crbg.gates.layers import entries, input_axis, slot, unwrap
+from crbg.gates.layers import entries, input_axis, slot
 from crbg.measure.accuracy import eval_mode
 from crbg.training.trees import map_tensors
 
@@ -61,14 +61,20 @@ def shrink(model: nn.Module, mask: Mapping[str, Tensor] | None, example: Any, to
     Raises:
         CrbgError: the mask does not fit, no unit is dead, or the outputs would change.
     """
-    sparse = copy.deepcopy(unwrap(model)).cpu()
+    check_example(example)
+    if mask is not None and not isinstance(mask, Mapping):
+        raise CrbgError(f"mask must be a mapping of names to tensors, as `ticket.mask`, not {type(mask).__name__}")
+    sparse = copied(model)
     if mask is not None or attached_gates(sparse):
         bake(sparse, mask)
     exact = copy.deepcopy(sparse).double()
     inputs = [map_tensors(_double, example), map_tensors(_noisy, example)]
     with eval_mode(exact):
+        try:
+            before = [outputs(exact, x) for x in inputs]
+        except Exception as error:  # of many types, depending on the layer
+            raise CrbgError(f"the network cannot compute the example: {reason(error)}") from error
         coupling = trace(exact, lambda: outputs(exact, inputs[0]))
-        before = [outputs(exact, x) for x in inputs]
         layers = _layers(exact, coupling, inputs)
     dead = _spared(_dead(layers), layers)
     if not dead:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from crbg.errors import CrbgError
+from crbg.gates.layers import unwrap
 from crbg.training.forward import outputs_and_labels
 from crbg.training.trees import map_tensors, tensors
 
@@ -27,8 +30,33 @@ def arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (tuple(example) if isinstance(example, tuple | list) else (example,)), {}
 
 
+def copied(model: Any) -> nn.Module:
+    """Return a copy of a network on the CPU.
+
+    Raises:
+        CrbgError: the object is no network, or its parameters are on the meta device.
+    """
+    if not isinstance(model, nn.Module):
+        raise CrbgError(f"expected a network, not {type(model).__name__}")
+    if any(t.is_meta for t in (*model.parameters(), *model.buffers())):
+        raise CrbgError("the network is on the meta device and has no weights; load them first")
+    return copy.deepcopy(unwrap(model)).cpu()
+
+
+def check_example(example: Any) -> None:
+    """Check that a batch of inputs contains a tensor, and that no tensor is empty.
+
+    Raises:
+        CrbgError: a tensor is missing or empty.
+    """
+    found = list(tensors(example))
+    if not found or any(not t.ndim or not len(t) for t in found):
+        raise CrbgError("`example` must be a batch of at least one input: a tensor, or a tuple or mapping of tensors")
+
+
 def rows(example: Any, count: int) -> Any:
     """Return a batch of another size, by repeating or leaving out examples (the first axis of each tensor)."""
+    check_example(example)
     return map_tensors(lambda t: t.detach().cpu()[torch.arange(count) % len(t)], example)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
 import importlib.util
 import subprocess
@@ -17,11 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from crbg.errors import CrbgError, reason
+from crbg.errors import CrbgError, innermost, reason
 from crbg.export.check import Examples, compare, predictions
 from crbg.export.inputs import (
     TIMED,
     arguments,
+    copied,
     dynamic_shapes,
     first_output,
     microseconds,
@@ -30,7 +30,6 @@ from crbg.export.inputs import (
     worst_difference,
 )
 from crbg.gates.attach import attached_gates, bake
-from crbg.gates.layers import unwrap
 from crbg.rng import LAWS
 from crbg.ticket import Ticket
 from crbg.training.trees import tensors
@@ -82,7 +81,10 @@ def to_onnx(
     """
     require("onnx", "onnxscript", "onnxruntime")
     path = Path(path).expanduser()
-    plain = copy.deepcopy(unwrap(model)).cpu().eval()
+    if path.is_dir():
+        raise CrbgError(f"{path} is a folder; pass the path of the file to write")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plain = copied(model).eval()
     if attached_gates(plain):
         bake(plain)
     program = _export(plain, rows(example, 2))
@@ -94,7 +96,7 @@ def to_onnx(
         if not worst <= tolerance:
             raise CrbgError(
                 f"the outputs of the ONNX file differ by {worst:.2g} of the largest output, more than {tolerance:g}; "
-                "the file was removed"
+                "the file was removed; if this is close enough, for example in half precision, pass a larger tolerance"
             )
         partial.replace(path)
     finally:
@@ -153,7 +155,7 @@ def _export(model: nn.Module, example: Any) -> Any:
             warnings.simplefilter("ignore")  # they concern the code of torch.onnx
             return torch.onnx.export(model, args, kwargs=keywords, dynamo=True, dynamic_shapes=shapes, verbose=False)
     except Exception as error:  # of many types, depending on the operation that fails
-        raise CrbgError(f"torch.onnx cannot export {type(model).__name__}: {reason(error)}") from error
+        raise CrbgError(f"torch.onnx cannot export {type(model).__name__}: {reason(innermost(error))}") from error
 
 
 def describe(ticket: Ticket) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crbg.errors import CrbgError, reason
+from crbg.errors import CrbgError, innermost, reason
 from crbg.export import onnx
 from crbg.export.check import Examples, compare, predictions
 from crbg.export.dead_units import shrink
@@ -46,7 +46,7 @@ def save(model: nn.Module, example: Any, path: Path) -> None:
             warnings.simplefilter("ignore")  # they concern the code of torch.export
             torch.export.save(torch.export.export(model, args, keywords, dynamic_shapes=dynamic_shapes(example)), path)
     except Exception as error:  # of many types, depending on the operation that fails
-        raise CrbgError(f"torch.export cannot trace {type(model).__name__}: {reason(error)}") from error
+        raise CrbgError(f"torch.export cannot trace {type(model).__name__}: {reason(innermost(error))}") from error
 
 
 def loaded(path: Path) -> Callable[[Any], list[Tensor]]:

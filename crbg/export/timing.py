@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from crbg.errors import CrbgError
 from crbg.export import onnx
 from crbg.export.inputs import microseconds, outputs
 from crbg.measure.accuracy import eval_mode
@@ -29,8 +30,10 @@ def measure(networks: Mapping[str, nn.Module], example: Any) -> dict[str, Any]:
         process on Linux, without its libraries, that loads the network and computes a batch of 256 examples.
 
     Raises:
-        CrbgError: a network cannot be exported.
+        CrbgError: `networks` is no mapping, or a network cannot be exported.
     """
+    if not isinstance(networks, Mapping):
+        raise CrbgError('networks must be a mapping of names to networks, for example {"mine": model}')
     found: dict[str, Any] = {f"{name}, parameters": _count(model) for name, model in networks.items()}
     if not all(map(importlib.util.find_spec, ("onnx", "onnxscript", "onnxruntime"))):
         return found | microseconds({f"{name}, PyTorch": partial(_run, m) for name, m in networks.items()}, example)

@@ -20,6 +20,7 @@ from crbg.storage.atomic import write_json
 from crbg.ticket import Ticket
 
 REPORT = "report.json"
+OWN = {"c": "to_c", "onnx": "to_onnx", "shrunk": "shrink"}  # functions for models outside the registry, by target
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,11 @@ def export_ticket(
     if draw is not None and draw not in target.draws:
         offered = f"choose from {', '.join(target.draws)}" if target.draws else "leave it out"
         raise CrbgError(f"the target {to!r} does not support draw={draw!r}; {offered}")
+    if not ticket.model_name and to in OWN:
+        raise CrbgError(
+            f"the target {to!r} needs a network of crbg.models, and this ticket belongs to another model; in Python, "
+            f"apply the ticket to the model and call crbg.export.{OWN[to]}"
+        )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CrbgError(f"{out} exists already and is not an empty folder; choose another folder")
     exporter = target.load()

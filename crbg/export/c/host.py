@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import re
 import shutil
@@ -39,7 +40,10 @@ class Built:
     """
 
     def __init__(self, folder: Path | str, name: str = "model", flags: Sequence[str] = ("-O3",)) -> None:
-        header = (Path(folder) / f"{name}.h").read_text()
+        try:
+            header = (Path(folder) / f"{name}.h").read_text()
+        except OSError as error:
+            raise CrbgError(f"cannot read {folder}/{name}.h: {error.strerror}; write it with to_c") from None
         sizes = {key: int(n) for key, n in re.findall(rf"#define {name.upper()}_(\w+) (\d+)", header)}
         self.inputs, self.outputs, self.batched = sizes["INPUTS"], sizes["OUTPUTS"], "BATCH_WORK" in sizes
         with tempfile.TemporaryDirectory() as work:
@@ -59,9 +63,15 @@ class Built:
             batch: Number of inputs per call of `NAME_predict_batch`; 0 calls `NAME_predict` for each input.
 
         Raises:
-            CrbgError: the number of values of an input is wrong.
+            CrbgError: the type or the number of values of an input is wrong, or the program has no function for
+                batches.
         """
-        x = np.ascontiguousarray(inputs, self._kind).reshape(len(inputs), -1)
+        if self._kind == np.uint8 and np.asarray(inputs).dtype != np.uint8:
+            raise CrbgError(f"the program takes pixels of type uint8 from 0 to 255, not {np.asarray(inputs).dtype}")
+        if batch and not self.batched:
+            raise CrbgError("a program that draws its weights on the fly has no function for batches; leave batch out")
+        x = np.ascontiguousarray(inputs, self._kind)
+        x = x.reshape(len(x), math.prod(x.shape[1:]))
         if x.shape[1] != self.inputs:
             raise CrbgError(f"the program takes {self.inputs} values per input, not {x.shape[1]}")
         y = np.zeros((len(x), self.outputs), np.float32)
@@ -119,6 +129,6 @@ def compiler() -> list[str]:
         if (words := name.split()) and shutil.which(words[0]):
             return words
     raise CrbgError(
-        f"no C compiler found ({', '.join(names)}), which is needed to check the program; install gcc or clang, set "
-        "the environment variable CC, or omit the check"
+        f"no C compiler found ({', '.join(names)}), which is needed to check or measure the program; install gcc or "
+        "clang, set the environment variable CC, or leave out --check and --bench"
     )

@@ -187,8 +187,10 @@ def _check(name: str, layer: nn.Module) -> None:
     if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) and layer.running_var is None:
         raise CrbgError(f"layer {name!r} has no running statistics, so its outputs depend on the batch")
     for part, tensor in (*layer.named_parameters(), *layer.named_buffers()):
-        if tensor.is_floating_point() and (tensor.dtype != torch.float32 or not bool(tensor.isfinite().all())):
-            raise CrbgError(f"{name}.{part} must have finite float32 values; its dtype is {tensor.dtype}")
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:
+            raise CrbgError(f"{name}.{part} must be float32, not {tensor.dtype}; call model.float()")
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise CrbgError(f"{name}.{part} contains NaN or infinity")
 
 
 def _append(steps: list[Step], name: str, layer: nn.Module, before: Shape, after: Shape) -> None:

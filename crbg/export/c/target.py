@@ -80,8 +80,8 @@ def _others(ticket: Ticket, model: nn.Module, folder: Path) -> dict[str, Callabl
 def arm_sizes(folder: Path) -> dict[str, Any]:
     """Return the flash and static memory of a program on a Cortex-M4; empty without a cross compiler.
 
-    Flash contains code and tables. RAM contains static data and the work memory of the caller, without the input and
-    the stack.
+    Flash contains code and tables. RAM contains static data and what the caller provides, that is the input, the work
+    memory and the outputs, without the stack.
     """
     if not all(map(shutil.which, (ARM[0], "arm-none-eabi-size"))):
         return {}
@@ -93,7 +93,7 @@ def arm_sizes(folder: Path) -> dict[str, Any]:
         said = subprocess.run(["arm-none-eabi-size", code], capture_output=True, text=True, check=True).stdout
     text, data, bss = map(int, said.splitlines()[1].split()[:3])
     sizes = {key: int(n) for key, n in re.findall(r"#define MODEL_(\w+) (\d+)", (folder / "model.h").read_text())}
-    ram = data + bss + 4 * (sizes["WORK"] + sizes["OUTPUTS"])
+    ram = data + bss + 4 * (sizes["INPUTS"] + sizes["WORK"] + sizes["OUTPUTS"])
     return {"Cortex-M4: flash, bytes": text + data, "Cortex-M4: RAM, bytes": ram}
 
 

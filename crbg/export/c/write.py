@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -20,8 +19,8 @@ from crbg.export.c.functions import batch_body, predict_body
 from crbg.export.c.live import compact, prune_dead
 from crbg.export.c.network import PixelLinear, Pixels, Shape, Step, Weighted, read
 from crbg.export.c.seeded import seeded
+from crbg.export.inputs import copied
 from crbg.gates.attach import bake
-from crbg.gates.layers import unwrap
 from crbg.storage.atomic import write_text
 from crbg.ticket import Ticket
 
@@ -79,6 +78,8 @@ def to_c(
         raise CrbgError(f"unknown value {draw!r} of `draw`: {suggest(draw, DRAWS)}")
     if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII):
         raise CrbgError(f"name {name!r} must be a C identifier that starts with a letter, for example model")
+    if isinstance(in_shape, int):
+        raise CrbgError(f"in_shape must be a tuple, for example ({in_shape},), not {in_shape}")
     ticket = source if isinstance(source, Ticket) else None
     if ticket is None and draw != "stored":
         raise CrbgError(f"draw={draw!r} needs a ticket with a seed; pass the ticket, or use draw='stored'")
@@ -113,8 +114,10 @@ def _network(source: nn.Module | Ticket, model: nn.Module | None, mask: Mapping[
     if isinstance(source, Ticket):
         if mask is not None:
             raise CrbgError("a ticket has its own mask; leave the argument mask out")
-        return source.model() if model is None else source.apply(copy.deepcopy(unwrap(model)).cpu())
-    net = copy.deepcopy(unwrap(source)).cpu()
+        if model is None and not source.model_name:
+            raise CrbgError("the ticket belongs to a model outside crbg.models; pass this model with `model=`")
+        return source.model() if model is None else source.apply(copied(model))
+    net = copied(source)
     return net if mask is None else bake(net, {name: factors.cpu() for name, factors in mask.items()})
 
 

@@ -64,9 +64,9 @@ def test_the_sizes_on_a_microcontroller_are_those_of_the_object_file(ticket, tmp
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     header = (tmp_path / "model.h").read_text()
-    work, outputs = (int(re.search(rf"MODEL_{key} (\d+)", header)[1]) for key in ("WORK", "OUTPUTS"))
+    memory = sum(int(re.search(rf"MODEL_{key} (\d+)", header)[1]) for key in ("INPUTS", "WORK", "OUTPUTS"))
     found = target.arm_sizes(tmp_path)
-    assert found == {"Cortex-M4: flash, bytes": 120, "Cortex-M4: RAM, bytes": 23 + 4 * (work + outputs)}
+    assert found == {"Cortex-M4: flash, bytes": 120, "Cortex-M4: RAM, bytes": 23 + 4 * memory}
     (tmp_path / "arm-none-eabi-gcc").write_text("#!/bin/sh\nexit 1\n")
     assert target.arm_sizes(tmp_path) == {}
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))

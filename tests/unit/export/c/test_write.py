@@ -168,7 +168,7 @@ def test_the_details_count_what_is_in_the_program(tmp_path):
         ([nn.Linear(4, 4)], {"draw": "later"}, "unknown value 'later' of `draw`: .* fly, start, stored"),
         ([nn.Linear(4, 4)], {"draw": "fly"}, "draw='fly' needs a ticket with a seed"),
         ([nn.Linear(4, 4)], {"pixels": ((0.5, 0.5), (1, 1))}, "a positive standard deviation for each of 1 channels"),
-        ([nn.Linear(4, 4).double()], {}, "0.weight must have finite float32 values; its dtype is torch.float64"),
+        ([nn.Linear(4, 4).double()], {}, "0.weight must be float32, not torch.float64"),
         ([nn.ReLU()], {}, "no linear layer and no convolution"),
         ([nn.Linear(4, 4), nn.BatchNorm1d(4, track_running_stats=False)], {}, "layer '1' has no running statistics"),
         ([nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular")], {"in_shape": (1, 4, 4)}, "padding_mode='circular'"),
