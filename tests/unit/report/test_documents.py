@@ -77,7 +77,7 @@ def sizes():
 
 def test_small_files_are_one_line_of_the_results():
     line = documents.blocks([], sizes(), [])["results"].splitlines()[0]
-    assert line.startswith("- **MNIST, files of at most about 4 kB:** a polished ticket 90.50 ")
+    assert line.startswith("- **MNIST, files of 2 to 5 kB:** a polished ticket 90.50 ")
     assert line.count("90.50") == len(documents.SMALL)
     assert "% (3,000 bytes)" in line
     assert "15,000" not in line
