@@ -63,9 +63,7 @@ def own_ticket():
 
 @pytest.mark.parametrize(("target", "function"), [("c", "to_c"), ("onnx", "to_onnx"), ("shrunk", "shrink")])
 def test_a_ticket_of_another_model_names_the_function_for_it(target, function, tmp_path):
-    with pytest.raises(
-        CrbgError, match=rf"target .{target}. needs a network.*crbg\.export\.{function}"
-    ):
+    with pytest.raises(CrbgError, match=rf"target .{target}. needs a network.*crbg\.export\.{function}"):
         export_ticket(own_ticket(), target, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
