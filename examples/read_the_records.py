@@ -27,11 +27,12 @@ print(
 #
 # Runs with the same digest have the same settings and differ in their seed. Tuning runs and ablations use validation
 # images only, so they have no test accuracy. The remaining runs are main runs, with several seeds for each setting. A
-# search with `polish` ends with hard gates, 1[mu > 1/2].
+# search with `polish` ends with hard gates, 1[mu > 1/2]. Seeds from 20 on belong to a later experiment (`lenet_bytes`).
 
 # %%
 TEST = "evaluation.test.readings.binary.accuracy"
 tested = runs[runs[TEST].notna() & (runs["spec.epochs"] == 16) & (runs["spec.options.granularity"] == "weight")]
+tested = tested[tested.seed < 20]
 curve = (
     tested.assign(
         sparsity=100 * (1 - tested["spec.density"]),
