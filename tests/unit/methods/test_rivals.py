@@ -109,8 +109,8 @@ def test_numerics_of_a_version_are_pinned(digits, spec):
     key = (spec.method, methods.get(spec.method).VERSION)
     history = search(digits, spec)[1].history
     first, last = NUMBERS[key]
-    assert history[0]["loss"] == pytest.approx(first, rel=2e-2)  # a top-k search amplifies rounding
-    assert history[-1]["loss"] == pytest.approx(last, rel=1e-1)  # rounding differs between machines
+    assert history[0]["loss"] == pytest.approx(first, rel=2e-3)
+    assert history[-1]["loss"] == pytest.approx(last, rel=5e-2)  # rounding differs between machines
 
 
 # --- behaviour of single methods ---
