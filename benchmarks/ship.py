@@ -8,14 +8,11 @@ examples/microcontroller/README.md names. Needs MNIST and CIFAR-10, see `crbg da
 """
 
 import argparse
-import importlib.util
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +23,9 @@ from tabulate import tabulate
 
 from crbg import Ticket
 from crbg.export import Examples, predictions, to_c
-from crbg.export.c.dense import DenseProgram, fully_connected
 from crbg.export.c.host import Built
+from crbg.export.c.target import dense_ways
 from crbg.export.inputs import TIMED, shortest
-from crbg.export.onnx import example_of, inference_session, to_onnx
 from crbg.runs.provenance import cpu_name, revision
 
 FOLDER = Path(__file__).parents[1]
@@ -48,31 +44,19 @@ CONV2 = "crbg-conv2-cifar10-d0.1-2bd2b14c75823005-seed10"
 @torch.inference_mode()
 def latency(name: str, ticket: Ticket, data: str, rounds: int) -> list[list[Any]]:
     """Return one row per batch size: times in microseconds, and how many times faster the program is."""
-    model, examples = ticket.model().eval(), Examples.load(data, ticket)
-    session, rows = None, []
+    model, examples, rows = ticket.model().eval(), Examples.load(data, ticket), []
     with tempfile.TemporaryDirectory() as work:
-        if importlib.util.find_spec("onnxruntime"):
-            file = Path(work) / "model.onnx"
-            to_onnx(model, example_of(ticket), file)
-            session = inference_session(file)
+        ways = dense_ways(ticket, model, Path(work))
         to_c(ticket, Path(work) / "c")
         program = Built(Path(work) / "c", flags=NATIVE)
-        dense = DenseProgram(model, ticket.in_shape, NATIVE) if fully_connected(model, ticket.in_shape) else None
     expected = predictions(model, examples.inputs).argmax(1).numpy()
     for batch in TIMED:
         inputs = examples.inputs.numpy()
         equal = int((program.predict(inputs, batch).argmax(1) == expected).sum())
         x = np.ascontiguousarray(inputs[:batch])
-        calls: dict[str, Callable[[], Any]] = {
-            "program": program.call(x, batch=batch > 1),
-            "torch": partial(model, torch.from_numpy(x)),
-        }
-        if dense:
-            calls["dense C"] = dense.call(x)
-        if session:
-            calls["onnxruntime"] = partial(session.run, None, {session.get_inputs()[0].name: x})
+        calls = {"program": program.call(x, batch=batch > 1)} | {name: prepare(x) for name, prepare in ways.items()}
         times = dict(zip(calls, shortest(list(calls.values()), rounds), strict=True))
-        others = [times.get(other) for other in ("onnxruntime", "dense C", "torch")]
+        others = [times.get(other) for other in ("onnxruntime", "C", "torch")]
         factors = [None if t is None else t / times["program"] for t in others]
         micro = [None if t is None else 1e6 * t for t in (times["program"], *others)]
         rows.append([name, batch, *micro, *factors, f"{equal} of {len(expected)}"])

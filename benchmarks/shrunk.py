@@ -9,7 +9,6 @@ the method can reach. The networks with and without dead units are timed in inte
 """
 
 import argparse
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +20,8 @@ from torch import Tensor, nn
 
 from crbg import Mask, find_ticket, models, weights
 from crbg.data.sources import load
-from crbg.export import shrink, to_onnx
-from crbg.export.inputs import TIMED, microseconds
-from crbg.export.onnx import session
+from crbg.export import measure, shrink
+from crbg.export.inputs import TIMED
 from crbg.gates.attach import bake
 from crbg.gates.coupling import shared_units, trace
 from crbg.gates.layers import columns_of
@@ -44,7 +42,7 @@ class Case:
 
 CASES = {
     "lenet": Case("lenet-300-100", "mnist", 20000, 4, 1.5),
-    "vgg16": Case("vgg16", "cifar10", 4, 0, 3.0),  # a search of the length of the others takes an hour
+    "vgg16": Case("vgg16", "cifar10", 4, 0, 3.0),  # a search takes too long for a benchmark
     "resnet20": Case("resnet20", "cifar10", 5000, 6, 2.0),
 }
 
@@ -93,18 +91,13 @@ def measured(name: str, case: Case, images: int, how: str) -> list[list[object]]
     held = data.validation
     batches = [(held.inputs(slice(i, i + 100)), held.y[i : i + 100]) for i in range(0, min(2000, len(held.y)), 100)]
     both = [accuracy(network, batches) if how == "searched" else None for network in (sparse, small)]
-    with tempfile.TemporaryDirectory() as folder:
-        ways = {}
-        for key, network in (("dense", sparse), ("shrunk", small)):
-            to_onnx(network, x[:4], Path(folder) / f"{key}.onnx")
-            ways[key] = session(Path(folder) / f"{key}.onnx")
-        times = microseconds(ways, x[:4])
-    counts = [sum(p.numel() for p in network.parameters()) for network in (sparse, small)]
+    found = measure({"dense": sparse, "shrunk": small}, x[:4])
+    counts = [found[f"{key}, parameters"] for key in ("dense", "shrunk")]
     print(f"{name}, {how}: {seconds:.0f} s, {both}", flush=True)
     return [
         [f"{name}, {how}", *counts, *both, size, before, after, before / after, case.factor]
         for size in TIMED
-        for before, after in [[times[f"{key}, batch {size}, microseconds"] for key in ("dense", "shrunk")]]
+        for before, after in [[found[f"{key}, onnxruntime, batch {size}, microseconds"] for key in ("dense", "shrunk")]]
     ]
 
 

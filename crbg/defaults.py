@@ -1,7 +1,7 @@
 """The defaults of `find_ticket`.
 
 They differ from the defaults of the methods' `Options`, which recorded runs depend on. They were chosen on the
-development tasks of the zoo (`benchmarks/zoo.py`) and judged on others; benchmarks/zoo.md has the table of the latter.
+development tasks of the zoo (`benchmarks/zoo.py`) and judged on others; benchmarks/zoo.md has both tables.
 """
 
 from __future__ import annotations

@@ -172,8 +172,8 @@ class Experiment(BaseModel):
         None,
         description="kind of its figure: `curve` (accuracy against sparsity), `methods` (one panel per density), "
         "`winners` (with published curves), `cost` (accuracy against the length of the search), `dots`, `lines` "
-        "(accuracy against `x`), `width`, `penalties` or `controls` (accuracy lost under each control); default: "
-        "`curve` for main experiments, `dots` for others",
+        "(accuracy against `x`), `width`, `penalties`, `controls` (accuracy lost under each control) or `bytes` "
+        "(accuracy against the size of the file); default: `curve` for main experiments, `dots` for others",
     )
     x: str = Field(
         "density", description="the field on the x-axis of a `lines` figure, such as `scale` or `options.noise`"

@@ -35,6 +35,7 @@ from crbg.ticket import Ticket
 from crbg.training.trees import tensors
 
 FILE = "model.onnx"
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 # Runs in a new process, so that nothing else counts. Linux reports the current and the peak memory in KiB.
 _CHILD = """
@@ -79,7 +80,7 @@ def to_onnx(
     Raises:
         CrbgError: the extra is missing, the network cannot be exported, or the outputs differ by more than `tolerance`.
     """
-    require("onnx", "onnxscript", "onnxruntime")
+    require(*PACKAGES)
     path = Path(path).expanduser()
     if path.is_dir():
         raise CrbgError(f"{path} is a folder; pass the path of the file to write")
@@ -112,6 +113,11 @@ def require(*packages: str) -> None:
     """
     if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
         raise CrbgError(f"{', '.join(missing)} not found: run `pip install crbg[export]`")
+
+
+def installed() -> bool:
+    """Return whether all packages are installed that `to_onnx` needs."""
+    return all(map(importlib.util.find_spec, PACKAGES))
 
 
 def inference_session(path: Path) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -35,7 +34,7 @@ def measure(networks: Mapping[str, nn.Module], example: Any) -> dict[str, Any]:
     if not isinstance(networks, Mapping):
         raise CrbgError('networks must be a mapping of names to networks, for example {"mine": model}')
     found: dict[str, Any] = {f"{name}, parameters": _count(model) for name, model in networks.items()}
-    if not all(map(importlib.util.find_spec, ("onnx", "onnxscript", "onnxruntime"))):
+    if not onnx.installed():
         return found | microseconds({f"{name}, PyTorch": partial(_run, m) for name, m in networks.items()}, example)
     with tempfile.TemporaryDirectory() as folder:
         files = {name: Path(folder) / f"{i}.onnx" for i, name in enumerate(networks)}

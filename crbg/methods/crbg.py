@@ -314,15 +314,16 @@ def _hook(model: nn.Module, task: SearchTask, o: Options) -> Penalised:
 def _cut(scores: Mapping[str, Tensor], density: float | None, total: int, by_layer: bool) -> tuple[Mask, Mask]:
     """Return the mask of the ticket, and the exact mask: the gates with the largest mu, of all or of each layer."""
     from crbg.masks.mask import Mask
-    from crbg.masks.select import keep_count, select, top_k
+    from crbg.masks.select import keep_count, layer_counts, select
 
     half = Mask({n: s > 0.5 for n, s in scores.items()})
-    k = half.kept if density is None else keep_count(density, total)
-    exact = select(scores, k)
-    if by_layer and density is not None:
-        kept = {n: max(1, keep_count(density, s.numel())) for n, s in scores.items()}
-        exact = Mask({n: top_k(s.flatten(), kept[n]).reshape(s.shape) for n, s in scores.items()})
-    return half if abs(half.kept - k) <= LANDED * k else exact, exact
+    if density is None:
+        exact = select(scores, half.kept)
+    elif by_layer:  # at least one gate each, as in the search
+        exact = select(scores, {n: max(1, k) for n, k in layer_counts(scores, density).items()})
+    else:
+        exact = select(scores, keep_count(density, total))
+    return half if abs(half.kept - exact.kept) <= LANDED * exact.kept else exact, exact
 
 
 def _on_weights(

@@ -20,7 +20,7 @@ def round_weights(model: nn.Module, mask: Mask, bits: int) -> None:
     w = s q with s = max |w| / m over the kept weights of the unit, m = 2^(bits - 1) - 1, and an integer |q| <= m.
     """
     for name, w in weights(model).items():
-        kept = mask[name].to(w.device) if name in mask else torch.ones_like(w, dtype=torch.bool)
+        kept = _kept(mask, name, w)
         q, scale = _integers(w, kept, bits)
         w.copy_(torch.where(kept, q * scale, w))
 
@@ -39,23 +39,28 @@ def stored_bytes(model: nn.Module, mask: Mask, bits: int) -> int:
         bits: Number of bits of a weight, or 0.
     """
     size = 0 if mask.kept == mask.total else len(packing.pack(mask, packing.contexts.none))
-    integers, floats, gateable = bytearray(), 0, weights(model)
-    for name, w in gateable.items():
-        kept = mask[name].to(w.device) if name in mask else torch.ones_like(w, dtype=torch.bool)
+    integers, floats, stored = bytearray(), 0, weights(model)
+    for name, w in stored.items():
+        kept = _kept(mask, name, w)
         if bits:
             q, scale = _integers(w.detach(), kept, bits)
             integers += q[kept].to(torch.int8).cpu().numpy().tobytes()
             floats += scale.numel()
         else:
             floats += int(kept.sum())
+    counted = set(map(id, stored.values()))
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._NormBase):
             floats += module.num_features
         else:
-            others = (p for p in module.parameters(recurse=False) if not any(p is w for w in gateable.values()))
-            floats += sum(p.numel() for p in others)
+            floats += sum(p.numel() for p in module.parameters(recurse=False) if id(p) not in counted)
     packed = math.ceil(len(integers) * bits / 8)
     return size + min(packed, len(zlib.compress(bytes(integers), 9))) + 4 * floats
+
+
+def _kept(mask: Mask, name: str, w: Tensor) -> Tensor:
+    """Return which weights of a tensor are kept; a tensor outside the mask keeps all of them."""
+    return mask[name].to(w.device) if name in mask else torch.ones_like(w, dtype=torch.bool)
 
 
 def _integers(w: Tensor, kept: Tensor, bits: int) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shutil
 import subprocess
@@ -22,7 +21,7 @@ from crbg.export.c.host import Built
 from crbg.export.c.write import to_c
 from crbg.export.check import Examples, compare, predictions
 from crbg.export.inputs import TIMED, one_thread, shortest
-from crbg.export.onnx import example_of, inference_session, to_onnx
+from crbg.export.onnx import example_of, inference_session, installed, to_onnx
 from crbg.measure.accuracy import eval_mode
 from crbg.ticket import Ticket
 
@@ -54,7 +53,7 @@ def bench(ticket: Ticket, folder: Path) -> dict[str, Any]:
     model, program = ticket.model(), _fast(Built, folder)
     found: dict[str, Any] = {}
     with one_thread(), eval_mode(model), torch.inference_mode(), tempfile.TemporaryDirectory() as place:
-        others = _others(ticket, model, Path(place))
+        others = dense_ways(ticket, model, Path(place))
         for batch in TIMED if program.batched else TIMED[:1]:
             x = np.random.default_rng(0).standard_normal((batch, *ticket.in_shape), np.float32)
             ours, *theirs = shortest([program.call(x, batch=batch > 1), *(prepare(x) for prepare in others.values())])
@@ -64,10 +63,14 @@ def bench(ticket: Ticket, folder: Path) -> dict[str, Any]:
     return found | arm_sizes(folder)
 
 
-def _others(ticket: Ticket, model: nn.Module, folder: Path) -> dict[str, Callable[[Any], Callable[[], Any]]]:
-    """Return, for each way to run the dense network, a function that prepares a call for some inputs."""
+def dense_ways(ticket: Ticket, model: nn.Module, folder: Path) -> dict[str, Callable[[Any], Callable[[], Any]]]:
+    """Return, for each way to run a ticket's network as a dense one, a function that prepares a call for some inputs.
+
+    The ways are `torch`, `onnxruntime` if it is installed, and `C` if the network is fully connected. Files are written
+    into the folder.
+    """
     ways: dict[str, Callable[[Any], Callable[[], Any]]] = {"torch": lambda x: partial(model, torch.from_numpy(x))}
-    if all(map(importlib.util.find_spec, ("onnx", "onnxscript", "onnxruntime"))):
+    if installed():
         to_onnx(model, example_of(ticket), folder / "model.onnx")
         session = inference_session(folder / "model.onnx")
         name = session.get_inputs()[0].name
