@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-# Set before torch is imported. Losses in tests were recorded on an AMD processor. MKL's code for AVX2 gives the same losses
-# on Intel processors with AVX-512, where MKL would round differently by default.
+# Set before torch is imported. Losses in tests were recorded on an AMD processor; MKL's code for AVX2 gives the same
+# ones on Intel processors with AVX-512, where MKL rounds differently by default.
 os.environ.setdefault("MKL_CBWR", "AVX2")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # set before torch is imported: parallel test workers share the cores
