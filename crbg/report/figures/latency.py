@@ -34,5 +34,5 @@ def latency(times: pd.DataFrame, path: Path) -> Path:
             axes.set_xlabel("density")
             log_ticks(axes.yaxis)
         panels[0].set_ylabel("µs per image")
-        legend_below(drawn, 3)
+        legend_below(drawn, 3, -0.14)
     return path
