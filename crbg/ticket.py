@@ -228,14 +228,24 @@ class Ticket:
             dict(inner.state_dict())
         ):
             if not self.tensors:
-                raise CrbgError(
-                    "the initial weights do not match the ticket's digest; the model is a different network, "
-                    "was trained, or comes from a different version of its code"
-                )
+                raise CrbgError(self._other_weights())
             check_fingerprints(inner, self.mask, self.tensors)
         bake(inner, self.mask.multipliers(self.gain))
         inner.load_state_dict(dict(self.statistics), strict=False)
         return model
+
+    def _other_weights(self) -> str:
+        """Return an error message for initial weights that do not match the digest."""
+        if self.law in LAWS:
+            return (
+                f"weights drawn from law={self.law!r}, scale={self.scale:g} and seed={self.seed} do not match the "
+                "ticket's digest; one of the three is not that of the search, or the model is a different network or "
+                "comes from a different version of its code"
+            )
+        return (
+            "the initial weights do not match the ticket's digest; the model is a different network, was trained, or "
+            "comes from a different version of its code"
+        )
 
     def describe(self) -> dict[str, Any]:
         """Return the ticket's fields as plain values; the mask is replaced by the counts of kept and total weights."""

@@ -42,16 +42,17 @@ class Examples:
         """
         if not ticket.model_name:
             raise CrbgError("the ticket is for a network outside the registry, which cannot be checked on a data set")
-        data = load(name, data_dir)
+        data, title = load(name, data_dir), f"{name}, validation"
         if data.in_shape != ticket.in_shape and ticket.in_shape[1:] == ticket.in_shape[1:2] * 2:
             data = data.sized(ticket.in_shape[1])
+            title += f", resized to {ticket.in_shape[1]} x {ticket.in_shape[2]}"
         if (data.in_shape, data.classes) != (ticket.in_shape, ticket.classes):
             raise CrbgError(
                 f"{name} has {data.classes} classes and inputs of shape {data.in_shape}, but the ticket's network has "
                 f"{ticket.classes} classes and inputs of shape {ticket.in_shape}; name the data of the ticket"
             )
         part = data.validation
-        return cls(f"{name}, validation", part.inputs(slice(LIMIT)), part.y[:LIMIT])
+        return cls(title, part.inputs(slice(LIMIT)), part.y[:LIMIT])
 
 
 @torch.no_grad()

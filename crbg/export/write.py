@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from crbg.storage.atomic import write_json
 from crbg.ticket import Ticket
 
 REPORT = "report.json"
+BATCH = re.compile(r"(.+), batch (\d+), (.+)")  # keys of measured values that depend on the batch size
 OWN = {"c": "to_c", "onnx": "to_onnx", "shrunk": "shrink"}  # functions for models outside the registry, by target
 
 
@@ -50,10 +52,10 @@ class Report:
         dense = self.sizes["dense float32"]
         rows = [[name, f"{size:,}", f"{size / dense:.4f}"] for name, size in self.sizes.items()]
         out: list[Table | str] = [Table(["size", "bytes", "of dense float32"], rows)]
-        for title, values in (("detail", self.details), ("check", self.check), ("speed", self.bench)):
+        for title, values in (("detail", self.details), ("check", self.check)):
             if values:
-                out.append(Table([title, "value"], [[k.replace("_", " "), _text(v)] for k, v in values.items()]))
-        return out
+                out.append(_values(title, values))
+        return out + _speed(self.bench)
 
 
 def sizes(mask: Mask, written: int) -> dict[str, int]:
@@ -148,6 +150,25 @@ def _new_folder(out: Path) -> Iterator[Path]:
     finally:
         if work is not None:
             shutil.rmtree(work, ignore_errors=True)
+
+
+def _values(title: str, values: Mapping[str, Any]) -> Table:
+    return Table([title, "value"], [[k.replace("_", " "), _text(v)] for k, v in values.items()])
+
+
+def _speed(bench: Mapping[str, Any]) -> list[Table | str]:
+    """Return a table with one column per batch size, and a table of the values that do not depend on it."""
+    by_batch: dict[str, dict[int, str]] = {}
+    rest = {}
+    for key, value in bench.items():
+        if found := BATCH.fullmatch(key):
+            by_batch.setdefault(f"{found[1]}, {found[3]}", {})[int(found[2])] = _text(value)
+        else:
+            rest[key] = value
+    sizes = sorted({size for row in by_batch.values() for size in row})
+    rows = [[label, *(row.get(size, "-") for size in sizes)] for label, row in by_batch.items()]
+    out: list[Table | str] = [Table(["speed", *(f"batch {size}" for size in sizes)], rows)] if rows else []
+    return [*out, _values("memory and size", rest)] if rest else out
 
 
 def _text(value: Any) -> str:

@@ -43,13 +43,14 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def cannot_write(path: Path, error: Exception) -> WriteError:
     """Return an error that states which file could not be written, why, and how to fix it."""
+    if isinstance(error, IsADirectoryError):
+        return WriteError(f"cannot write {path}: it is a folder; add the name of a file")
     why = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
     with suppress(OSError):  # libraries report a full disk with different messages
         if shutil.disk_usage(path.parent).free < FULL:
             why = os.strerror(errno.ENOSPC)
-    return WriteError(
-        f"cannot write {path}: {why}; free some space there, or choose another folder with `--set results=...`"
-    )
+    fix = "free some space there, or choose another folder (for runs: `--set results=...`)"
+    return WriteError(f"cannot write {path}: {why}; {fix}")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -453,7 +453,8 @@ def test_a_bad_configuration_is_one_message(project, crbg):
 
 def test_results_that_cannot_be_written_are_one_message(project, crbg):
     Path("file").write_text("")
-    assert "choose another folder with `--set results=...`" in refused(crbg(*ONE, "--set", "results=file/results"))
+    message = refused(crbg(*ONE, "--set", "results=file/results"))
+    assert "choose another folder (for runs: `--set results=...`)" in message
 
 
 def test_a_gpu_that_is_not_there_is_one_message(project, crbg, monkeypatch):

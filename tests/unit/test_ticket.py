@@ -13,7 +13,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from crbg import find_ticket, models
-from crbg.errors import CrbgError
+from crbg.errors import CrbgError, WriteError
 from crbg.models.initial_weights import initialise, tensor_digest
 from crbg.rng import LAWS
 from crbg.ticket import Ticket
@@ -121,7 +121,8 @@ def test_a_ticket_for_another_network_is_refused(saved, new_lenet):
 @pytest.mark.parametrize("header", [{"seed": 1}, {"law": "kaiming_normal"}, {"scale": 1.5}, {"initial": "0" * 64}])
 def test_a_header_that_draws_other_weights_is_refused(header, saved, tmp_path):
     ticket = load_bytes(edited(saved[1], header), tmp_path)
-    with pytest.raises(CrbgError, match="do not match the ticket's digest"):
+    drawn = rf"law='{ticket.law}', scale={ticket.scale:g} and seed={ticket.seed} do not match the ticket's digest"
+    with pytest.raises(CrbgError, match=drawn):
         ticket.model()
     assert load_bytes(edited(saved[1]), tmp_path).model() is not None
 
@@ -361,3 +362,8 @@ def test_a_path_may_start_with_the_home_folder(searched, tmp_path, monkeypatch):
     searched.ticket().save("~/t.safetensors")
     assert (tmp_path / "t.safetensors").exists()
     assert Ticket.load("~/t.safetensors").mask == searched.mask
+
+
+def test_a_folder_is_no_file_for_a_ticket(saved, tmp_path):
+    with pytest.raises(WriteError, match=r"it is a folder; add the name of a file"):
+        Ticket.load(saved[0]).save(tmp_path)

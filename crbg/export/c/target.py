@@ -57,9 +57,9 @@ def bench(ticket: Ticket, folder: Path) -> dict[str, Any]:
         for batch in TIMED if program.batched else TIMED[:1]:
             x = np.random.default_rng(0).standard_normal((batch, *ticket.in_shape), np.float32)
             ours, *theirs = shortest([program.call(x, batch=batch > 1), *(prepare(x) for prepare in others.values())])
-            found[f"batch {batch}: microseconds"] = 1e6 * ours
+            found[f"C program, batch {batch}, microseconds"] = 1e6 * ours
             for name, seconds in zip(others, theirs, strict=True):
-                found[f"batch {batch}: times faster than {name}, dense"] = seconds / ours
+                found[f"C program, batch {batch}, times faster than dense {name}"] = seconds / ours
     return found | arm_sizes(folder)
 
 

@@ -21,7 +21,9 @@ def test_examples_are_the_first_validation_images():
 
 
 def test_images_are_enlarged_to_the_size_of_the_network():
-    assert Examples.load("digits", dataclasses.replace(TICKET, in_shape=(1, 32, 32))).inputs.shape[1:] == (1, 32, 32)
+    examples = Examples.load("digits", dataclasses.replace(TICKET, in_shape=(1, 32, 32)))
+    assert examples.inputs.shape[1:] == (1, 32, 32)
+    assert examples.name == "digits, validation, resized to 32 x 32"
 
 
 @pytest.mark.parametrize("other", [{"in_shape": (3, 28, 28)}, {"in_shape": (1, 28, 4)}, {"classes": 5}])

@@ -9,7 +9,7 @@ from crbg import Mask
 from crbg.errors import CrbgError
 from crbg.export import export_ticket, registry
 from crbg.export.registry import Target
-from crbg.export.write import sizes
+from crbg.export.write import Report, sizes
 
 
 @pytest.fixture
@@ -125,3 +125,11 @@ def test_the_report_is_tables(ticket, examples, fake, tmp_path):
     assert details.rows == [["draw", "stored"]]
     assert check.rows == [["equal predictions", "30"]]
     assert speed.rows == [["seconds", "0.25"]]
+
+
+def test_the_table_of_speed_has_a_column_per_batch_size():
+    bench = {"torch, batch 32, microseconds": 9.0, "torch, batch 1, microseconds": 2.0, "C, batch 1, times": 4.0}
+    speed, rest = Report("fake", {}, {"dense float32": 1}, {}, {}, {}, bench | {"flash, bytes": 7}).parts()[1:]
+    assert speed.head == ["speed", "batch 1", "batch 32"]
+    assert speed.rows == [["torch, microseconds", "2", "9"], ["C, times", "4", "-"]]
+    assert rest.rows == [["flash, bytes", "7"]]

@@ -389,7 +389,7 @@ def test_a_run_that_another_process_holds_is_left_alone(bench):
 
 def test_results_that_cannot_be_written_are_named(tmp_path, bench):
     (tmp_path / "file").write_text("")
-    with pytest.raises(CrbgError, match=r"cannot write .*file.*choose another folder with `--set results"):
+    with pytest.raises(CrbgError, match=r"cannot write .*file.*choose another folder .for runs: `--set results"):
         execute(RANDOM, 0, another(bench, "file/results"))
 
 
