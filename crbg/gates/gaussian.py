@@ -187,7 +187,9 @@ class Units(Gaussian):
         """Do nothing: a unit keeps its gate if some of its weights are no candidates."""
 
     def z(self) -> Tensor:
-        """Return the gate values, shape (units,), with noise if `sampling` is set."""
+        """Return the gate values, shape (units,): binary if `hard` is set, with noise if `sampling` is set."""
+        if self.hard:
+            return straight_through(self.mu, torch.ones_like(self.mu), self.mu.detach() > 0.5)
         noisy = self.sampling and self.sigma() > 0
         sigma = self.noise if self.log_sigma is None else self.log_sigma.exp()
         return (self.mu + sigma * self.draw() if noisy else self.mu).clamp(0, 1)

@@ -134,8 +134,6 @@ def conflicts(o: Options, density: float | None) -> Iterator[str]:
         yield "crbg.polish needs a target density: set `density`"
     if o.steer != "penalty" and density is None:
         yield "crbg.steer needs a target density: set `density`"
-    if o.polish and o.granularity != "weight":
-        yield "crbg.polish needs one gate per weight: set `options.granularity` to `weight`"
     if o.finetune_mask != "found" and not o.finetune:
         yield "crbg.finetune_mask needs training after the search: set `options.finetune`"
 

@@ -16,7 +16,7 @@ from torch import nn
 from crbg.errors import CrbgError
 from crbg.gates.attach import attached_gates
 from crbg.gates.dtypes import fraction
-from crbg.gates.gaussian import Gaussian, Units
+from crbg.gates.gaussian import Gaussian
 from crbg.gates.kernels import layout
 from crbg.masks.select import Threshold, keep_count
 from crbg.search.penalties import Penalty, penalty, slope_into
@@ -152,7 +152,7 @@ class Planned(Penalised):
         anneal_to: Final noise level, as for `Penalised`.
 
     Raises:
-        CrbgError: the model has no Gaussian gates, or has unit gates although `polish` is set.
+        CrbgError: the model has no Gaussian gates.
     """
 
     def __init__(
@@ -160,8 +160,6 @@ class Planned(Penalised):
     ) -> None:
         super().__init__(model, name, 0.0, anneal_to)
         self.target, self.plan = density, plan or Plan()
-        if self.plan.polish and any(isinstance(g, Units) for g in self.gates):
-            raise CrbgError("polish (hard gates at the end) works for gates on weights, not on units; set polish to 0")
         self.start, self.steps = max(self.density(), density), 0
 
     def path(self, progress: float) -> float:

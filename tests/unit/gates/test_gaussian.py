@@ -291,6 +291,16 @@ def test_units_gate_the_input_channels_of_a_convolution():
     torch.testing.assert_close(net(x), expected, rtol=1e-12, atol=1e-12)
 
 
+def test_hard_units_are_binary_with_straight_through_gradients():
+    gate, w, upstream = Units(torch.tensor([0.4, 0.6, 2.0])), randn(4, 6), randn(4, 6)
+    gate.hard = True
+    effective = gate(w)
+    assert torch.equal(effective, w * torch.tensor([0.0, 0.0, 1.0, 1.0, 1.0, 1.0]))
+    effective.backward(upstream)
+    expected = (upstream * w).reshape(4, 3, 2).sum((0, 2))  # closed units receive a gradient, too
+    torch.testing.assert_close(gate.mu.grad, expected.float())
+
+
 def test_columns_repeat_each_unit_over_its_span():
     assert Columns().expand(torch.tensor([1, 2, 3]), torch.empty(4, 6)).tolist() == [[1, 1, 2, 2, 3, 3]]
     assert Columns().expand(torch.tensor([1, 2]), torch.empty(4, 2, 3, 3)).shape == (1, 2, 1, 1)

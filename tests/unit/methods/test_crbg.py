@@ -210,8 +210,10 @@ def unit(t):
     return t / t.norm()
 
 
-def test_polishing_gives_a_better_binary_mask_than_stopping_undecided(digits):
-    spec = dataclasses.replace(variant(noise=0.0, firmness=0.0, lr=0.01), density=0.2, epochs=20)
+@pytest.mark.parametrize("granularity", ["weight", "unit"])
+def test_polishing_gives_a_better_binary_mask_than_stopping_undecided(granularity, digits):
+    spec = variant(noise=0.0, firmness=0.0, lr=0.01, granularity=granularity)
+    spec = dataclasses.replace(spec, density=0.2, epochs=20)
     polished = dataclasses.replace(spec, options=dict(spec.options) | {"polish": 0.5})
     results = []
     for s in (spec, polished):
@@ -219,11 +221,6 @@ def test_polishing_gives_a_better_binary_mask_than_stopping_undecided(digits):
         assert same >= FC
         results.append(accuracy(model, digits.validation.batches(), found.mask))
     assert results[1] > results[0] + 1
-
-
-def test_units_cannot_be_polished(digits):
-    with pytest.raises(CrbgError, match="needs one gate per weight"):
-        search(digits, variant(granularity="unit", polish=0.5))
 
 
 def test_options_that_would_do_nothing_are_refused(digits):
