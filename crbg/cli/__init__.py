@@ -1,4 +1,7 @@
-"""The command line: crbg run | evaluate | verify | export | plan | status | list | data | select | record | report.
+"""The command line.
+
+The commands are: crbg run | evaluate | verify | export | plan | status | list | data | select | robustness | record |
+report.
 
 Each command parses its arguments, calls a function of the package, and prints the result.
 """

@@ -1,4 +1,4 @@
-"""crbg select | record | report: turn finished runs into chosen settings, committed records, tables and figures."""
+"""crbg select | robustness | record | report: turn finished runs into settings, measurements, records and tables."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from pathlib import Path
 
 from crbg.cli.arguments import Commands, add_cells, add_command, config_of, runs_of
 from crbg.console import show
+from crbg.errors import CrbgError
 from crbg.experiments import listing, record_store
-from crbg.experiments.cells import choose_experiments
+from crbg.experiments.cells import choose_cells, choose_experiments
+from crbg.storage.atomic import write_text
 
 
 def add(commands: Commands) -> None:
@@ -22,6 +24,9 @@ def add(commands: Commands) -> None:
         "--partial", action="store_true", help="leave out arms with missing tuning runs, even if they have settings"
     )
     sub.add_argument("--verbose", action="store_true", help="list every choice with its settings")
+    about = "Measure calibration, corrupted images, agreement and shared weights of the runs under `robustness`."
+    sub = add_command(commands, "robustness", robustness, about, "crbg robustness --set results=FOLDER")
+    sub.add_argument("--out", type=Path, metavar="FILE", help="write to FILE instead of robustness.csv in `results`")
     about = "Copy finished runs into results/recorded, to be committed."
     sub = add_command(commands, "record", record, about, "crbg record lenet_curve")
     add_cells(sub)
@@ -51,6 +56,22 @@ def select(args: argparse.Namespace) -> None:
     )
 
 
+def robustness(args: argparse.Namespace) -> None:
+    """Measure the runs that the configuration names under `robustness`."""
+    config = config_of(args)
+    if not config.robustness:
+        raise CrbgError(f"{', '.join(config.files)}: `robustness` names no experiment")
+    cells = [c for name, where in config.robustness.items() for c in choose_cells(config, name, where)]
+    from crbg.runs import queue
+    from crbg.runs.robustness import robustness as measure
+    from crbg.runs.robustness import text
+
+    path = args.out or record_store.robustness_file(config)
+    rows = measure(config, cells, queue.bench(config))
+    write_text(path, text(rows))
+    show(f"{path}: {len(rows)} values of {len(cells)} runs")
+
+
 def record(args: argparse.Namespace) -> None:
     """Copy finished runs into the committed records, and convert committed files of an older layout."""
     config = config_of(args)
@@ -58,6 +79,8 @@ def record(args: argparse.Namespace) -> None:
         show(f"{old} files of the older layout converted")
     cells, folder = runs_of(args, config), record_store.recorded_folder(config)
     show(f"{record_store.record(config, cells)} runs recorded under {folder}")
+    if record_store.record_robustness(config):
+        show(f"{record_store.robustness_file(config).name} recorded under {folder}")
     if args.tickets:
         show(f"{record_store.record_tickets(config, cells)} tickets recorded under {folder / 'tickets'}")
 

@@ -95,6 +95,7 @@ def _config(raw: Mapping[str, Any], files: tuple[str, ...], place: str, experime
         gpu_share=raw.get("gpu_share", 1),
         save_every=raw.get("save_every", 60),
         labels=raw.get("labels") or {},
+        robustness=raw.get("robustness") or {},
     )
 
 

@@ -221,7 +221,7 @@ def _no_text(value: Any, loc: tuple[str, ...]) -> Iterator[str]:
 NAME = frozenset(string.ascii_letters + string.digits + "_")
 # The rules of the workflow. A target becomes a rule too, so it cannot have one of these names.
 RULES = frozenset(
-    "data search search_gpu search_wide search_nodes evaluate evaluate_gpu selection chapter paper".split()  # noqa: SIM905
+    "data search search_gpu search_wide search_nodes evaluate evaluate_gpu robustness selection chapter paper".split()  # noqa: SIM905
 )
 
 

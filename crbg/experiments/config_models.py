@@ -205,6 +205,10 @@ class Settings(BaseModel):
     experiments: Annotated[dict[str, Experiment], AfterValidator(_names("experiment"))] = Field(
         {}, description="the experiments by name"
     )
+    robustness: dict[str, Annotated[list[str], BeforeValidator(_texts)]] = Field(
+        {},
+        description="runs that `crbg robustness` measures: conditions KEY=VALUE as for `--where`, by experiment",
+    )
     results: str = Field(
         "results", description="folder of runs, records, tables and logs; `~` and `$NAME` are expanded"
     )

@@ -6,7 +6,7 @@ This module does not import torch.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -107,6 +107,7 @@ class Config:
     gpu_share: int  # processes that may use one GPU at the same time
     save_every: int  # seconds between two checkpoints of a run
     labels: Mapping[str, str] = field(default_factory=dict)  # names of arms and penalties in figures
+    robustness: Mapping[str, Sequence[str]] = field(default_factory=dict)  # conditions on runs, by experiment
 
     def experiment(self, name: str) -> Experiment:
         """Return the experiment with this name, or raise CrbgError."""

@@ -268,6 +268,20 @@ def _json_files(folder: Path, changed: int) -> tuple[str, ...]:
     return tuple(sorted(path.name for path in folder.glob("*.json")))
 
 
+def robustness_file(config: Config, recorded: bool = False) -> Path:
+    """Return the file of `crbg robustness`: the fresh one, or the committed one."""
+    return (recorded_folder(config) if recorded else config.results) / "robustness.csv"
+
+
+def record_robustness(config: Config) -> bool:
+    """Copy a fresh file of `crbg robustness` into results/recorded; return whether there is one."""
+    fresh = robustness_file(config)
+    if not fresh.exists():
+        return False
+    write_bytes(robustness_file(config, recorded=True), fresh.read_bytes())
+    return True
+
+
 def record_tickets(config: Config, cells: Iterable[Cell]) -> int:
     """Copy the tickets of finished fresh runs into results/recorded/tickets, and return their number.
 

@@ -19,6 +19,7 @@ from crbg.report import (
     paper,
     paper_tables,
     pictures,
+    robustness,
     tables,
     winners,
 )
@@ -90,6 +91,8 @@ def build(
         figures.method(folder / "figures" / "method")
         if len(times := latency.read()):
             figures.latency(times, folder / "figures" / "latency")
+        if len(found := robustness.read(config)):
+            _robustness(found, config)
     if not config.demonstration:
         done = [s.experiment for s in sections if s.experiment.name not in content.missing]
         sized = [e for e in done if e.view == "bytes"]
@@ -136,6 +139,14 @@ def _compared(e: Experiment, rows: pd.DataFrame, config: Config) -> dict[str, pd
     if len({c.spec.density for c in e.cells} - {None}) > 1:
         out["sparsity at equal accuracy"] = compare.equal_accuracy(rows, e)
     return out
+
+
+def _robustness(found: pd.DataFrame, config: Config) -> None:
+    """Write the tables and the figure of what `crbg robustness` measured."""
+    folder, labels = config.paper / "tables", config.labels
+    write_text(folder / "robustness.md", robustness.markdown(found, labels))
+    write_text(folder / "robustness.tex", tables.booktabs(robustness.table(found, labels)))
+    figures.robustness(found, config.paper / "figures" / "robustness", labels)
 
 
 def _comparison(claims: Claims, rows: pd.DataFrame, config: Config) -> pd.DataFrame:

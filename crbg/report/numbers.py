@@ -10,7 +10,7 @@ import pandas as pd
 
 from crbg.errors import CrbgError, suggest
 from crbg.experiments.config import Config, Experiment
-from crbg.report import latency
+from crbg.report import latency, robustness
 from crbg.report.claims import Judgement, kind_of
 from crbg.report.names import readable
 from crbg.report.records_table import specs
@@ -20,6 +20,7 @@ HEAD = (
     "% Written by `crbg report`. \\crbgnumber{KEY} gives mean ± half-width of the 95 % interval, KEY.n the number of\n"
     "% seeds, KEY.sparsity the sparsity in %, KEY.bytes the size of the file, KEY.digest the digest of\n"
     "% the spec. latency.DENSITY.BATCH.WAY: how many times faster than WAY a ticket is as a C program.\n"
+    "% robust.ARM.MEASURE.WITH: mean over seeds of a value in results/recorded/robustness.csv, in %.\n"
     "\\makeatletter\n"
     "\\newcommand{\\crbgnumber}[1]{\\@ifundefined{crbg@#1}{\\errmessage{unknown number #1}}{\\@nameuse{crbg@#1}}}\n"
 )
@@ -42,6 +43,7 @@ def collect(rows: pd.DataFrame, verdicts: Sequence[Judgement], config: Config) -
     for row in latency.read().to_dict("records"):
         for way in ("onnxruntime", "dense"):
             out[f"latency.{row['density']:g}.{row['batch']:g}.{way}"] = f"{row[way] / row['program']:.1f}"
+    out |= robustness.numbers(robustness.read(config))
     claims = [v for v in verdicts if not (v.goal or v.contrast)]
     out["verdicts.claims"] = str(len(claims))
     out["verdicts.not-run-claims"] = str(sum(v.verdict == "not run" for v in claims))

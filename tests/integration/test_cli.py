@@ -76,7 +76,7 @@ def cells(experiment="curve"):
 def test_the_commands_are_those_of_the_manual():
     looks, does = (
         ["data", "list", "plan", "status"],
-        ["evaluate", "export", "record", "report", "run", "select", "verify"],
+        ["evaluate", "export", "record", "report", "robustness", "run", "select", "verify"],
     )
     assert sorted(looks + does) == COMMANDS
 

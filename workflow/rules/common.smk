@@ -70,3 +70,14 @@ def one_of(names):
 def reports(target):
     """Return the input of a target: its report page, which depends on all its runs, evaluations, tables and figures."""
     return f"{RESULTS}/report-{target}.html"
+
+
+def robustness_of(target):
+    """Return the measurements of `crbg robustness` if a target executes all runs that they need."""
+    complete = CONFIG.robustness.keys() <= {e.name for e in TARGETS[target]}
+    again = CONFIG.reuse == "never" and not CONFIG.demonstration
+    return (
+        [f"{RESULTS}/robustness.csv"]
+        if CONFIG.robustness and complete and again
+        else []
+    )

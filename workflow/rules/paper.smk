@@ -66,6 +66,7 @@ rule paper:
             for e in TARGETS[wildcards.target]
             if e.role == "main"
         ],
+        lambda wildcards: robustness_of(wildcards.target),
         "<results>/selected-{target}.yaml",
         claims=ancient("paper/claims.yaml"),
     output:

@@ -130,3 +130,22 @@ use rule evaluate as evaluate_gpu with:
 
 
 ruleorder: evaluate_gpu > evaluate
+
+
+# Needs the networks of all runs that it measures, so it is part of the workflow only if no committed record is reused.
+rule robustness:
+    input:
+        [f"{RESULTS}/evaluated/{e}.json" for e in CONFIG.robustness],
+    output:
+        "<results>/robustness.csv",
+    log:
+        "<results>/logs/robustness.log",
+    conda:
+        "../../environment.yml"
+    resources:
+        runtime=60,
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+    params:
+        common=COMMON,
+    shell:
+        "python -m crbg robustness {params.common} --out {output:q} > {log:q} 2>&1"

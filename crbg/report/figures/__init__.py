@@ -5,6 +5,7 @@ from crbg.report.figures.labels import Labels, label
 from crbg.report.figures.latency import latency
 from crbg.report.figures.method import method
 from crbg.report.figures.panels import by_objective
+from crbg.report.figures.robustness import robustness
 from crbg.report.figures.views import draw
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "label",
     "latency",
     "method",
+    "robustness",
 ]

@@ -1,0 +1,137 @@
+"""Measure what accuracy on clean images does not show: calibration, corrupted images, agreement and shared weights.
+
+The result is one value per row, in the columns of `COLUMNS`:
+
+- `accuracy`: accuracy in per cent on the test images as they are (`with` is "clean"), and with each corruption;
+- `calibration_error`: in per cent, of the logits as they are (`with` is "as found") and divided by the temperature that
+  is best on the validation images (`with` is "fitted");
+- `agreement`: share of the test images in per cent for which two seeds of an arm predict the same class; `with` is the
+  other seed;
+- `jaccard` and `chance`: overlap of the masks of two arms with the same seed, and that of independent random masks with
+  the same densities (`crbg.masks.overlap`); `with` is the other arm.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+from torch import Tensor, nn
+
+from crbg.console import Progress
+from crbg.data.corruptions import CORRUPTIONS, corrupted
+from crbg.data.loader import Part
+from crbg.errors import CrbgError
+from crbg.experiments.config import Cell, Config
+from crbg.experiments.record import Record
+from crbg.experiments.record_store import run_folder
+from crbg.masks.mask import Mask
+from crbg.masks.overlap import chance_jaccard, jaccard
+from crbg.measure import eval_mode
+from crbg.measure.calibration import calibration_error, fitted_temperature
+from crbg.rng import LAWS
+from crbg.runs.artifacts import rebuild
+from crbg.runs.lines import title
+from crbg.runs.open_test_set import check_selected
+from crbg.runs.setup import Workspace
+from crbg.storage.atomic import read_json
+from crbg.ticket import Ticket
+
+COLUMNS = ("experiment", "arm", "density", "seed", "measure", "with", "value")
+Row = tuple[str, str, float | None, int, str, str, float]
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What is kept of a run to compare it with other runs."""
+
+    cell: Cell
+    predicted: Tensor
+    mask: Mask | None  # of a strong ticket
+
+
+def robustness(config: Config, cells: Sequence[Cell], workspace: Workspace) -> list[Row]:
+    """Measure finished runs on the test images, as they are and corrupted.
+
+    Raises:
+        CrbgError: a run is missing or has no ticket, or its spec was not selected for the test set.
+    """
+    for c in cells:
+        if workspace.selected is not None:
+            check_selected(c.spec, workspace.selected)
+        if not (run_folder(config, c.spec, c.seed) / "gates.safetensors").exists():
+            raise CrbgError(
+                f"{title(c)}: its network is not in {config.results}, which contains records only; run "
+                f"`crbg run {c.experiment} --set reuse=never results=FOLDER`, and name the same FOLDER here"
+            )
+    rows, measured = list[Row](), list[_Measured]()
+    with Progress(len(cells)) as progress:
+        for c in cells:
+            if found := _measure(config, c, workspace, rows):
+                measured.append(found)
+            progress.finish(title(c))
+    rows.extend(_compared(measured))
+    return rows
+
+
+def text(rows: Sequence[Row]) -> str:
+    """Return rows as CSV with a header."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for *key, value in rows:
+        writer.writerow([*key, round(value, 4)])
+    return out.getvalue()
+
+
+def _measure(config: Config, c: Cell, workspace: Workspace, rows: list[Row]) -> _Measured | None:
+    """Append the rows of one run; return None if its search collapsed."""
+    where = run_folder(config, c.spec, c.seed)
+    if not Record.from_json(read_json(where / "record.json"), str(where)).ok:
+        return None
+    data = workspace.data(c.spec.data, split=c.spec.split).sized(c.spec.size)
+    model = rebuild(where).to(workspace.device)
+
+    def add(measure: str, other: str, value: float) -> None:
+        rows.append((c.experiment, c.arm, c.spec.density, c.seed, measure, other, value))
+
+    clean, labels = _logits(model, data.test), data.test.y
+    for name in ("clean", *CORRUPTIONS):
+        logits = clean if name == "clean" else _logits(model, corrupted(data.test, name))
+        add("accuracy", name, 100 * float((logits.argmax(1) == labels).double().mean()))
+    temperature = fitted_temperature(_logits(model, data.validation), data.validation.y)
+    add("calibration_error", "as found", calibration_error(clean, labels))
+    add("calibration_error", "fitted", calibration_error(clean / temperature, labels))
+    ticket = where / "ticket.safetensors"
+    same_weights = c.spec.init in LAWS and ticket.exists()
+    return _Measured(c, clean.argmax(1), Ticket.load(ticket).mask if same_weights else None)
+
+
+@torch.no_grad()
+def _logits(model: nn.Module, part: Part) -> Tensor:
+    with eval_mode(model):
+        return torch.cat([model(x) for x, _ in part.batches()]).float()
+
+
+def _compared(measured: Sequence[_Measured]) -> Iterator[Row]:
+    """Yield the rows that compare two runs: seeds of one arm, or arms that search in the same weights."""
+    for a, b in combinations(measured, 2):
+        one, other = a.cell, b.cell
+        if one.spec == other.spec:
+            same = 100 * float((a.predicted == b.predicted).double().mean())
+            yield (one.experiment, one.arm, one.spec.density, one.seed, "agreement", str(other.seed), same)
+        elif a.mask and b.mask and _same_draw(one, other):
+            key = (one.experiment, one.arm, one.spec.density, one.seed)
+            yield (*key, "jaccard", other.arm, jaccard(a.mask, b.mask))
+            yield (*key, "chance", other.arm, chance_jaccard(a.mask, b.mask))
+
+
+def _same_draw(a: Cell, b: Cell) -> bool:
+    """Whether two runs search in the same initial weights, up to a factor, at the same density."""
+    return (a.seed, a.spec.data, a.spec.model, a.spec.model_args, a.spec.init, a.spec.density) == (
+        b.seed, b.spec.data, b.spec.model, b.spec.model_args, b.spec.init, b.spec.density
+    )  # fmt: skip
