@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from crbg.gates.base import Gate
     from crbg.masks.mask import Mask
     from crbg.search.density_controller import Penalised
+    from crbg.training.hooks import SearchHook
 
 VERSION = 1
 TRAITS = Traits("pathwise, clipped Gaussian", "controlled to within 2 %, else exact top-k")
@@ -58,6 +59,8 @@ class Options:
             `0.5*induce_sparse+0.5*induce_decision`.
         weight: lambda, the factor on the mean penalty; used only if no density is requested.
         lr: Initial learning rate of Adam.
+        shared_lr: Initial learning rate of the steps that all gates of a row or of a column of a weight tensor share, in
+            addition to their own (additive hierarchical gates, an extension: `crbg.search.shared_steps`); 0 for none.
         schedule: How the learning rate falls to 0: `cosine`, or `plateau`, which is constant in the first 60 % of the
             search and linear afterwards.
         beta1: Decay rate of Adam's running mean of the gradient (its momentum).
@@ -104,6 +107,7 @@ class Options:
     penalty: str = option("induce_sparse", check=_wrong_penalty)
     weight: float = option(1.0, least=0)
     lr: float = option(0.03, least=0)
+    shared_lr: float = option(0.0, least=0)
     schedule: str = option("cosine", choices=SCHEDULES)
     beta1: float = option(0.9, least=0, below=1)
     beta2: float = option(0.999, least=0, below=1)
@@ -134,6 +138,8 @@ def conflicts(o: Options, density: float | None) -> Iterator[str]:
         yield "crbg.polish needs a target density: set `density`"
     if o.steer != "penalty" and density is None:
         yield "crbg.steer needs a target density: set `density`"
+    if o.shared_lr and o.granularity != "weight":
+        yield "crbg.shared_lr needs one gate per weight: set `options.granularity` to `weight`"
     if o.finetune_mask != "found" and not o.finetune:
         yield "crbg.finetune_mask needs training after the search: set `options.finetune`"
 
@@ -215,6 +221,7 @@ def _search(model: nn.Module, task: SearchTask, o: Options, slopes: Mapping[str,
     from crbg.methods._scored import scores_of, soft_of
     from crbg.search.density_controller import BINS
     from crbg.search.first_batch import logit_spread
+    from crbg.search.shared_steps import SharedSteps
     from crbg.training.schedules import cosine, plateau
 
     weights = contextlib.nullcontext() if o.joint_lr else attach.frozen(model)
@@ -224,13 +231,17 @@ def _search(model: nn.Module, task: SearchTask, o: Options, slopes: Mapping[str,
         hook = _hook(model, task, o)
         temperature = o.temperature or o.spread / logit_spread(model, task)
         groups = [{"params": [*(p for g in hook.gates for p in g.parameters()), *slopes.values()], "lr": o.lr}]
+        steps: SearchHook = hook
+        if o.shared_lr:
+            steps = SharedSteps(hook, hook.gates)
+            groups.append({"params": list(steps.parameters()), "lr": o.shared_lr})
         if o.joint_lr:
             groups.append({"params": list(attach.weights(model).values()), "lr": o.joint_lr})
         adam = torch.optim.Adam(groups, betas=(o.beta1, o.beta2), fused=True)
         histograms = {"start": hook.picture()}
         with attach.sampling(model):
             schedule = plateau if o.schedule == "plateau" else cosine
-            history = task.fit(model, adam, hook, lambda out, y: task.loss(_scaled(out, temperature), y), schedule)
+            history = task.fit(model, adam, steps, lambda out, y: task.loss(_scaled(out, temperature), y), schedule)
         histograms |= {"middle": hook.middle, "end": hook.picture()}
         first: dict[Gate, str] = {}  # several weights can share a gate, which counts once
         for name, gate in hook.by_name.items():

@@ -223,6 +223,13 @@ def test_polishing_gives_a_better_binary_mask_than_stopping_undecided(granularit
     assert results[1] > results[0] + 1
 
 
+def test_rows_and_columns_can_share_steps(digits):
+    plain, shared = (search(digits, variant(shared_lr=rate))[1] for rate in (0.0, 0.05))
+    assert abs(shared.mask.density / 0.5 - 1) <= 0.02, "the controller acts as without shared steps"
+    spread = [found.scores["fc1.weight"].mean(0).std() for found in (plain, shared)]
+    assert spread[1] > 1.2 * spread[0], "whole columns move"
+
+
 def test_options_that_would_do_nothing_are_refused(digits):
     with pytest.raises(CrbgError, match="the network has no PReLU"):
         search(digits, variant(train_slopes=True))

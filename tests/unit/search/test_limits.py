@@ -68,6 +68,7 @@ def test_every_penalty_that_the_search_reads_is_allowed(name):
         ("edge_popup", None, {}, "edge_popup needs a density above 0"),
         ("stg", 0.5, {}, "stg determines the density itself; leave `density` out"),
         ("crbg", None, {"polish": 0.5}, "crbg.polish needs a target density"),
+        ("crbg", 0.5, {"shared_lr": 0.1, "granularity": "unit"}, "crbg.shared_lr needs one gate per weight"),
         ("cts", 0.5, {"gate": "clipped", "objective": "grad"}, "second derivatives"),
         ("cts", 0.5, {"gate": "clipped", "budget": "bernoulli"}, "cts.budget is for Concrete gates"),
     ],
