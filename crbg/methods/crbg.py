@@ -59,8 +59,8 @@ class Options:
             `0.5*induce_sparse+0.5*induce_decision`.
         weight: lambda, the factor on the mean penalty; used only if no density is requested.
         lr: Initial learning rate of Adam.
-        shared_lr: Initial learning rate of the steps that all gates of a row or of a column of a weight tensor share, in
-            addition to their own (additive hierarchical gates, an extension: `crbg.search.shared_steps`); 0 for none.
+        shared_lr: Initial learning rate of the steps that all gates of a row or of a column of a weight tensor share
+            (additive hierarchical gates, an extension: `crbg.search.shared_steps`); 0 for none.
         schedule: How the learning rate falls to 0: `cosine`, or `plateau`, which is constant in the first 60 % of the
             search and linear afterwards.
         beta1: Decay rate of Adam's running mean of the gradient (its momentum).
