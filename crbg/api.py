@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from crbg import defaults, measure, methods
+from crbg import budgets, defaults, measure, methods
 from crbg.errors import CrbgError, few, warn
 from crbg.gates.attach import weights
 from crbg.gates.dtypes import floating_dtype
@@ -59,6 +59,8 @@ def find_ticket(
     metric: Metric | None = None,
     precision: str = "fp32",
     gain: str | None = None,
+    bytes: float | None = None,
+    flops: float | None = None,
     **options: Any,
 ) -> SearchResult:
     """Search for a sparse subnetwork of `model` that performs well without any training of its weights.
@@ -86,7 +88,8 @@ def find_ticket(
             batches. From a pair or a data set, shuffled batches are made. Inputs can be nested: a dict is passed to the
             model as keyword arguments, a tuple or list as positional arguments. A batch that is a dict with the key
             `labels`, as those of transformers, is passed as keyword arguments too.
-        density: Fraction of gated weights to keep, kept / total; required. None for methods that determine the density.
+        density: Fraction of gated weights to keep, kept / total; required without `bytes` and `flops`. None for methods
+            that determine the density.
         method: Name of a method (`crbg list methods`).
         loss: Loss function of (outputs, labels) that returns the mean over the batch. A loss of `torch.nn` is given the
             logits in an output object: its attribute `logits`, or its only floating-point tensor.
@@ -115,6 +118,10 @@ def find_ticket(
             the loss is no cross entropy of the model's logits. The factors belong to the ticket, as
             `result.weight_gain`. `none` leaves the weights as they are. By default, `variance` for polished `crbg` with
             frozen weights, else `none`.
+        bytes: Instead of `density`: the largest size of the file that `found.ticket().save(path)` writes. The search
+            adjusts its density, and the file has at least 98 % of this size. Only for `crbg` with gates on weights.
+        flops: Instead of `density`: the largest number of FLOPs of a forward pass on one example, in the same way. A
+            multiply-add counts as two FLOPs; operations without gates count in full.
         **options: Options of the method (`crbg list methods NAME` explains them).
 
     Raises:
@@ -125,7 +132,9 @@ def find_ticket(
     model = unwrap(model)
     known = [f.name for f in fields(methods.get(method).Options)]
     options = arguments.plain_options(method, options, known, find_ticket)
-    density, whole = arguments.density_of(density), arguments.whole
+    limits, whole = {"bytes": bytes, "flops": flops}, arguments.whole
+    unit = budgets.budget_of(limits, density, method, options)
+    density = 0.5 if unit else arguments.density_of(density)  # `_search` chooses the first density for a budget
     epochs, seed = whole("epochs", epochs, 1), whole("seed", seed, 0)
     if problems := list(methods.conflicts(method, methods.options(method, options), density)):
         raise CrbgError("; ".join(problems))
@@ -158,7 +167,8 @@ def find_ticket(
             clock=Clock(report=report),
             selection=Selection(where, tied),
         )
-        return _search(model, method, options, gain, precision, Evaluation(held, name, task, metric))
+        limit = (unit, float(limits[unit] or 0)) if unit else None
+        return _search(model, method, options, gain, precision, Evaluation(held, name, task, metric), limit)
 
 
 def _search(
@@ -168,22 +178,29 @@ def _search(
     gain: str | None,
     precision: str,
     evaluation: Evaluation,
+    limit: tuple[str, float] | None = None,
 ) -> SearchResult:
-    """Check the first batch, measure the initial network, search, and measure the ticket."""
+    """Check the first batch, measure the initial network, search, and measure the ticket.
+
+    `limit` is a budget instead of the task's density: one of `crbg.budgets.UNITS`, and its value.
+    """
     task, initial = evaluation.task, tensor_digest(stored_weights(model))
-    assert task.selection is not None
-    assert task.clock is not None
+    selection, clock = task.selection, task.clock
+    assert selection is not None
+    assert clock is not None
     # The gains below change the weights, so the choice of the weights that carry gates holds for the whole search.
-    with choosing(model, task.selection):
+    with choosing(model, selection):
         seen, precision = _check(model, task, precision, evaluation.metric)
         if evaluation.name == "validation" and evaluation.held:
             precheck.check_validation(model, evaluation.held, task.loss, evaluation.metric)
+        if limit:
+            task = budgets.with_budget(task, model, *limit)
         chosen = defaults.choose(model, method, options, task.density, gain, seen.scalable)
-        if task.selection.where is None:
+        if selection.where is None:
             _warn_of_dense_weights(model)
         methods.check_outputs(method, chosen.options, seen.outputs)
         before = evaluation.measure(model)
-        task.clock.whole = round(methods.work(method, chosen.options, task.density, task.epochs) * len(task.batches))
+        clock.whole = round(methods.work(method, chosen.options, task.density, task.epochs) * len(task.batches))
         with scaled(model, chosen.gains), measure.training_mode(model), explained(task.batches):
             found = run_search(model, replace(task, precision=precision), methods.get(method), chosen.options)
     found.variant = chosen.variant
@@ -193,6 +210,8 @@ def _search(
     found.initial, found.parameters = initial, sum(p.numel() for p in model.parameters())
     found.report = evaluation.report(model, found, before)
     found.tensors = fingerprints(model, found.mask)
+    if task.budget:
+        found.cost = budgets.cost(found, task.budget)
     if text := advice(found, task):
         warn(text)
     return found

@@ -39,6 +39,24 @@ def layer_counts(scores: Mapping[str, Tensor], density: float) -> dict[str, int]
     return {name: keep_count(density, candidates(s)) for name, s in scores.items()}
 
 
+def erk_counts(scores: Mapping[str, Tensor], density: float) -> dict[str, int]:
+    """Return the number of weights to keep in each tensor, for `select`, with Erdős-Rényi-kernel densities.
+
+    The density of a tensor of shape (n1, n2, ...) is proportional to (n1 + n2 + ...) / (n1 n2 ...), and at most 1 (Evci
+    et al. 2020, arXiv 1911.11134), so small tensors keep a larger part of their weights.
+    """
+    sizes = {n: candidates(s) for n, s in scores.items()}
+    share = {n: sum(s.shape) / max(1, s.numel()) for n, s in scores.items()}
+    wanted, full = float(keep_count(density, sum(sizes.values()))), set[str]()
+    while True:
+        rest = sum(share[n] * sizes[n] for n in sizes if n not in full)
+        factor = (wanted - sum(sizes[n] for n in full)) / rest if rest else 0.0
+        above = {n for n in sizes if n not in full and factor * share[n] > 1}
+        if not above:
+            return {n: sizes[n] if n in full else round(factor * share[n] * sizes[n]) for n in sizes}
+        full |= above
+
+
 def select(scores: Mapping[str, Tensor], k: int | Mapping[str, int], within: Mask | None = None) -> Mask:
     """Return the mask that keeps the weights with the largest scores.
 

@@ -2,7 +2,7 @@
 
 from crbg.measure.accuracy import accuracy, eval_mode, keeping_modes, training_mode, without_dropout
 from crbg.measure.batch_norm import has_batch_norm, recalibrated, running, running_statistics
-from crbg.measure.flops import flops
+from crbg.measure.flops import flops, layer_flops
 from crbg.measure.sparsity import ACTIVATIONS, alive, dead_units, heads, shares, silent_units
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "has_batch_norm",
     "heads",
     "keeping_modes",
+    "layer_flops",
     "recalibrated",
     "running",
     "running_statistics",

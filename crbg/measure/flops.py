@@ -11,11 +11,10 @@ from crbg.measure.accuracy import eval_mode
 
 
 def flops(model: nn.Module, example: Tensor, mask: Mask | None = None) -> dict[str, float]:
-    """Count the FLOPs of a forward pass on one example; a multiply-add counts as two FLOPs.
+    """Count the FLOPs of a forward pass on one example, see `layer_flops`.
 
-    Dense counts come from torch's `FlopCounterMode`. Under a mask, the FLOPs of a gated layer are multiplied by its
-    density. Operations without gates, such as attention products, are counted in full, and so are the input projections
-    inside `nn.MultiheadAttention`.
+    Under a mask, the FLOPs of a gated layer are multiplied by its density. Operations without gates, such as attention
+    products, are counted in full, and so are the input projections inside `nn.MultiheadAttention`.
 
     Args:
         model: Any module.
@@ -24,6 +23,19 @@ def flops(model: nn.Module, example: Tensor, mask: Mask | None = None) -> dict[s
 
     Returns:
         `{"dense": ..., "kept": ...}`, the FLOPs of the dense and of the sparse network.
+    """
+    dense, per_weight = layer_flops(model, example)
+    densities = {n: t.float().mean().item() for n, t in (mask or {}).items()}
+    return {"dense": dense, "kept": dense - sum((1 - d) * per_weight.get(n, 0.0) for n, d in densities.items())}
+
+
+def layer_flops(model: nn.Module, example: Tensor) -> tuple[float, dict[str, float]]:
+    """Count the dense FLOPs of a forward pass on one example; a multiply-add counts as two FLOPs.
+
+    The counts come from torch's `FlopCounterMode`.
+
+    Returns:
+        All FLOPs, and those of each module with a parameter `weight`, by the name of this parameter.
     """
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
@@ -38,11 +50,6 @@ def flops(model: nn.Module, example: Tensor, mask: Mask | None = None) -> dict[s
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
     counts = {n: float(sum(c.values())) for n, c in counter.get_flop_counts().items()}
-    dense = counts.get("Global", 0.0)
-    if mask is None:
-        return {"dense": dense, "kept": dense}
-    root = type(model).__name__
-    per_layer = {n: t.float().mean().item() for n, t in mask.items()}
-    plain = {n.removesuffix(".weight"): d for n, d in per_layer.items() if n.endswith(".weight")}
-    saved = sum((1 - d) * counts.get(f"{root}.{n}", 0.0) for n, d in plain.items())
-    return {"dense": dense, "kept": dense - saved}
+    prefix = f"{type(model).__name__}."
+    layers = {f"{n.removeprefix(prefix)}.weight": c for n, c in counts.items() if n.startswith(prefix)}
+    return counts.get("Global", 0.0), layers

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from crbg.gates.selection import Selection
     from crbg.masks.mask import Mask
     from crbg.measure.ticket_report import TicketReport
+    from crbg.search.budget import Budget
     from crbg.ticket import Ticket
     from crbg.training.batches import Batches
     from crbg.training.clock import Clock
@@ -75,6 +76,7 @@ class SearchTask:
         stages: Cache for stages that several runs have in common, such as dense training before the search.
         selection: Which weights get gates. With it, weights that are exactly zero cannot be kept. Recorded runs have
             none: all weights of the network that carry gates by default are candidates.
+        budget: A limit on the cost of the ticket, to which `crbg` adjusts the density; `density` is then the first one.
     """
 
     batches: Batches
@@ -88,6 +90,7 @@ class SearchTask:
     redraw: Callable[[int], Mapping[str, Tensor]] | None = None
     stages: Stages | None = None
     selection: Selection | None = None
+    budget: Budget | None = None
 
     def cached(self, name: str, parts: Mapping[str, Any], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """Return the cached tensors of a stage, or compute them with `make`.
@@ -155,6 +158,7 @@ class SearchResult:
             to the ticket (role `scaled`). Added by `find_ticket`.
         temperature: Factor by which the search multiplied the logits in its loss. For calibrated probabilities,
             multiply the logits of the sparse network by it too; its predictions do not depend on it.
+        cost: The cost of the ticket and its budget as text, if the search had a budget. Added by `find_ticket`.
     """
 
     mask: Mask
@@ -175,6 +179,7 @@ class SearchResult:
     variant: str = ""
     weight_gain: dict[str, float] = field(default_factory=dict, repr=False)
     temperature: float = 1.0
+    cost: str = ""
 
     def __str__(self) -> str:
         """Return both densities, that of the gated weights and that of all parameters, and the report."""
@@ -183,6 +188,8 @@ class SearchResult:
         if self.parameters:
             left = self.parameters - mask.total + mask.kept
             lines[0] += f"; {left / self.parameters:.4g} of all {self.parameters:,} parameters"
+        if self.cost:
+            lines.append(f"cost: {self.cost}")
         if self.variant:
             lines.append(f"variant: {self.variant}")
         if self.changed:

@@ -17,7 +17,7 @@ from crbg.search.limits import option, share
 from crbg.search.penalty_names import parse
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor, nn
 
@@ -27,12 +27,14 @@ if TYPE_CHECKING:
     from crbg.search.density_controller import Penalised
     from crbg.training.hooks import SearchHook
 
+    LayerCounts = Callable[[Mapping[str, Tensor], float], Mapping[str, int]]
+
 VERSION = 1
 TRAITS = Traits("pathwise, clipped Gaussian", "controlled to within 2 %, else exact top-k")
 
 LANDED = 0.02  # the mask mu > 1/2 is the ticket if its density is within this relative distance of the target
 GRANULARITY = ("weight", "unit", "unit+input", "stream")
-STEERING = ("penalty", "shift", "shift_layers")
+STEERING = ("penalty", "shift", "shift_layers", "shift_erk")
 FINETUNED = ("found", "shuffled")
 SCHEDULES = ("cosine", "plateau")
 SOURCES = ("normal", "antithetic", "counter")  # copied from `crbg.gates.gaussian`, which imports torch
@@ -82,6 +84,8 @@ class Options:
         steer: How a target density is reached. `penalty`: feedback on lambda, the factor on the penalty. `shift`: no
             penalty; after each step, one number is added to all mu, so that the density is the planned one, up to ties
             and rounding. `shift_layers`: the same for each layer or stream alone, so that all have the same density.
+            `shift_erk`: the same with a density for each layer that is proportional to the sum of its dimensions over
+            their product (Erdős-Rényi kernel), so that small layers keep more.
         granularity: `weight` for one gate per weight; `unit` for one per input unit of each layer (channel, attention
             head), without the inputs of the network; `unit+input` with them; `stream` for one per unit that can be cut
             out of the network (`crbg.export.shrink`), which all layers that read the unit share, for example those on
@@ -249,7 +253,10 @@ def _search(model: nn.Module, task: SearchTask, o: Options, slopes: Mapping[str,
         gates = {name: gate for gate, name in first.items()}
         scores, soft = scores_of(gates), soft_of(gates)
         readers = {name: first[gate] for name, gate in hook.by_name.items()}
-    mask, exact = _cut(scores, task.density, hook.total, o.steer == "shift_layers")
+    if task.budget:
+        mask = exact = task.budget.cut(scores, sum(int((s > 0.5).sum()) for s in scores.values()))
+    else:
+        mask, exact = _cut(scores, task.density, hook.total, _by_layer(o))
     found = _on_weights(model, o, readers, {"mask": mask, "exact": exact, "scores": scores, "soft": soft})
     found.history, found.temperature = history, temperature
     found.anatomy = {"mu": histograms, "bins": list(BINS)}
@@ -316,20 +323,29 @@ def _hook(model: nn.Module, task: SearchTask, o: Options) -> Penalised:
     tolerance = o.tolerance or (0.1 if task.density >= 0.05 else 0.02)
     plan = Plan(reach=o.reach, decide=o.decide, firmness=o.firmness, tolerance=tolerance, polish=o.polish)
     if o.steer != "penalty":
-        return Shifted(model, task.density, plan, anneal, by_layer=o.steer == "shift_layers")
-    return Controlled(model, o.penalty, task.density, plan, anneal)
+        return Shifted(model, task.density, plan, anneal, task.budget, _by_layer(o))
+    return Controlled(model, o.penalty, task.density, plan, anneal, task.budget)
 
 
-def _cut(scores: Mapping[str, Tensor], density: float | None, total: int, by_layer: bool) -> tuple[Mask, Mask]:
+def _by_layer(o: Options) -> LayerCounts | None:
+    """Return the function that distributes the kept gates over the layers; None if all compete."""
+    from crbg.masks.select import erk_counts, layer_counts
+
+    return {"shift_layers": layer_counts, "shift_erk": erk_counts}.get(o.steer)
+
+
+def _cut(
+    scores: Mapping[str, Tensor], density: float | None, total: int, by_layer: LayerCounts | None
+) -> tuple[Mask, Mask]:
     """Return the mask of the ticket, and the exact mask: the gates with the largest mu, of all or of each layer."""
     from crbg.masks.mask import Mask
-    from crbg.masks.select import keep_count, layer_counts, select
+    from crbg.masks.select import keep_count, select
 
     half = Mask({n: s > 0.5 for n, s in scores.items()})
     if density is None:
         exact = select(scores, half.kept)
     elif by_layer:  # at least one gate each, as in the search
-        exact = select(scores, {n: max(1, k) for n, k in layer_counts(scores, density).items()})
+        exact = select(scores, {n: max(1, k) for n, k in by_layer(scores, density).items()})
     else:
         exact = select(scores, keep_count(density, total))
     return half if abs(half.kept - exact.kept) <= LANDED * exact.kept else exact, exact

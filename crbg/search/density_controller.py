@@ -6,7 +6,7 @@ Terms such as gate, reading and natural density are defined in docs/vocabulary.m
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +18,15 @@ from crbg.gates.attach import attached_gates
 from crbg.gates.dtypes import fraction
 from crbg.gates.gaussian import Gaussian
 from crbg.gates.kernels import layout
+from crbg.masks.mask import Mask
 from crbg.masks.select import Threshold, keep_count
+from crbg.search.budget import Budget
 from crbg.search.penalties import Penalty, penalty, slope_into
 from crbg.training import distributed
 from crbg.training.clock import Collapse
 from crbg.training.hooks import Row, SearchHook
 
+ADJUSTMENTS = 20  # how often a search adjusts its target density to a budget
 BINS = (-1.0, 2.0, 60)  # histograms of mu: lowest edge, highest edge, number of bins; outliers are in the end bins
 
 
@@ -150,16 +153,23 @@ class Planned(Penalised):
         density: Target density, the fraction of gates with mu > 1/2.
         plan: Schedule and gains.
         anneal_to: Final noise level, as for `Penalised`.
+        budget: A limit on the cost of the mask. The target density is then adjusted to it twenty times.
 
     Raises:
         CrbgError: the model has no Gaussian gates.
     """
 
     def __init__(
-        self, model: nn.Module, name: str, density: float, plan: Plan | None = None, anneal_to: float | None = None
+        self,
+        model: nn.Module,
+        name: str,
+        density: float,
+        plan: Plan | None = None,
+        anneal_to: float | None = None,
+        budget: Budget | None = None,
     ) -> None:
         super().__init__(model, name, 0.0, anneal_to)
-        self.target, self.plan = density, plan or Plan()
+        self.target, self.plan, self.budget, self.adjusted = density, plan or Plan(), budget, 0
         self.start, self.steps = max(self.density(), density), 0
 
     def path(self, progress: float) -> float:
@@ -170,9 +180,22 @@ class Planned(Penalised):
     def before_forward(self, progress: float) -> None:
         """Switch to hard gates in the last part of the search, if the plan has such a part."""
         super().before_forward(progress)
+        if self.budget and int(ADJUSTMENTS * progress) > self.adjusted:
+            self.adjusted = int(ADJUSTMENTS * progress)
+            self.target = self._affordable(self.budget)
         if self.plan.polish:
             for g in self.gates:
                 g.hard = progress >= 1 - self.plan.polish
+
+    def _affordable(self, budget: Budget) -> float:
+        """Return the density that meets the budget if the kept weights stay distributed over the layers as now."""
+        mask = Mask({n: g.mu.detach() > 0.5 for n, g in self.by_name.items()})
+        if not mask.kept:
+            return self.target
+        if self.adjusted in (ADJUSTMENTS // 2, ADJUSTMENTS - 1):  # this may take a minute for a large network
+            budget.measure(mask)
+        counts = {n: (float(c["kept"]), c["total"]) for n, c in mask.counts().items()}
+        return min(1.0, max(1 / mask.total, mask.density * budget.scale(counts)))
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
@@ -182,7 +205,8 @@ class Planned(Penalised):
         self.steps += 1
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "steps": self.steps, "start": self.start}
+        own = ("steps", "start", "target", "adjusted")
+        return {**super().state_dict(), **{k: getattr(self, k) for k in own}}
 
 
 class Controlled(Planned):
@@ -202,9 +226,15 @@ class Controlled(Planned):
     """
 
     def __init__(
-        self, model: nn.Module, name: str, density: float, plan: Plan | None = None, anneal_to: float | None = None
+        self,
+        model: nn.Module,
+        name: str,
+        density: float,
+        plan: Plan | None = None,
+        anneal_to: float | None = None,
+        budget: Budget | None = None,
     ) -> None:
-        super().__init__(model, name, density, plan, anneal_to)
+        super().__init__(model, name, density, plan, anneal_to, budget)
         self.decision, self.integral = penalty("induce_decision"), 0.0
         self.task = [0.0] * len(self.gates)  # mean norm of the task gradient so far, per gate tensor
         self.push = [torch.zeros_like(g.mu) for g in self.gates]  # gradients of the penalties
@@ -279,7 +309,13 @@ class Shifted(Planned):
     searches of a few dozen steps. With hard gates, the search is a global top-k search with straight-through gradients,
     because these do not depend on mu.
 
-    With `by_layer`, there is one number for each gate tensor, so all have the same density.
+    With `by_layer`, there is one number for each gate tensor.
+
+    Args:
+        by_layer: Function of the gates' mu, by position, and of the density that returns the number of open gates in
+            each tensor; None for one number for all tensors together.
+
+    The other arguments are those of `Planned`.
     """
 
     def __init__(
@@ -288,9 +324,11 @@ class Shifted(Planned):
         density: float,
         plan: Plan | None = None,
         anneal_to: float | None = None,
-        by_layer: bool = False,
+        budget: Budget | None = None,
+        by_layer: Callable[[Mapping[str, torch.Tensor], float], Mapping[str, int]] | None = None,
     ):
-        super().__init__(model, "induce_sparse", density, plan, anneal_to)
+        super().__init__(model, "induce_sparse", density, plan, anneal_to, budget)
+        self.by_layer = by_layer
         self.groups = [[g] for g in self.gates] if by_layer else [self.gates]
         self.thresholds = [Threshold() for _ in self.groups]
 
@@ -300,9 +338,14 @@ class Shifted(Planned):
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
         super().after_step(progress)
-        for gates, threshold in zip(self.groups, self.thresholds, strict=True):
+        density = self.path(progress)
+        if self.by_layer:
+            counts = list(self.by_layer({str(i): g.mu.detach() for i, g in enumerate(self.gates)}, density).values())
+        else:
+            counts = [keep_count(density, self.total)]
+        for gates, threshold, count in zip(self.groups, self.thresholds, counts, strict=True):
             every = torch.cat([g.mu.detach().flatten() for g in gates])
-            threshold(every, max(1, keep_count(self.path(progress), len(every))))
+            threshold(every, max(1, count))
             for g in gates:
                 g.mu.add_(_JUST_OPEN - threshold.last)
 

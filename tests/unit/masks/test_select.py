@@ -6,7 +6,7 @@ import torch
 
 from crbg.errors import CrbgError
 from crbg.masks.mask import Mask
-from crbg.masks.select import Threshold, keep_count, layer_counts, select, top_k
+from crbg.masks.select import Threshold, erk_counts, keep_count, layer_counts, select, top_k
 
 T, F = True, False
 
@@ -197,3 +197,14 @@ def test_threshold_counts_scores_on_the_edges_of_its_window():
         for k in range(1, 5):
             threshold.last = 1.0
             assert threshold(torch.tensor(scores), k) == sorted(scores)[-k]
+
+
+def test_erk_keeps_more_of_small_tensors_and_the_right_number_in_total():
+    scores = {"big": torch.rand(100, 100), "middle": torch.rand(20, 100), "small": torch.rand(10, 20)}
+    counts = erk_counts(scores, 0.1)
+    assert sum(counts.values()) == pytest.approx(0.1 * 12200, abs=2)
+    density = {n: k / scores[n].numel() for n, k in counts.items()}
+    assert density["middle"] / density["big"] == pytest.approx((120 / 2000) / (200 / 10000), rel=0.02)
+    assert erk_counts(scores, 0.5)["small"] == 200, "a tensor cannot keep more than all of its weights"
+    assert sum(erk_counts(scores, 0.5).values()) == pytest.approx(6100, abs=2)
+    assert erk_counts(scores, 1.0) == {"big": 10000, "middle": 2000, "small": 200}

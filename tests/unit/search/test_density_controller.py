@@ -10,6 +10,7 @@ from crbg.errors import CrbgError
 from crbg.gates.attach import attach, attached_gates
 from crbg.gates.gaussian import Gaussian, Units
 from crbg.gates.scores import TopK
+from crbg.masks.select import erk_counts, layer_counts
 from crbg.search.density_controller import Controlled, Penalised, Plan, Shifted
 from crbg.search.penalties import penalty
 from crbg.training.clock import Collapse
@@ -262,7 +263,7 @@ def test_the_shift_keeps_the_density_on_its_path(polish):
     assert hook.density() == pytest.approx(0.1, abs=2 / hook.total)
 
 
-@pytest.mark.parametrize("by_layer", [False, True])
+@pytest.mark.parametrize("by_layer", [None, layer_counts, erk_counts])
 def test_the_shift_holds_the_density_of_each_layer_if_asked(by_layer):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(40, 50), nn.ReLU(), nn.Linear(50, 4))
@@ -273,5 +274,6 @@ def test_the_shift_holds_the_density_of_each_layer_if_asked(by_layer):
         hook.before_forward(step / 20)
         hook.after_step(step / 20)
     open_gates = [float((g.mu > 0.5).float().mean()) for g in hook.gates]
-    expected = [0.25, 0.25] if by_layer else [0.25 * 2200 / 2000, 0.0]
+    all_open = {None: [0.25 * 2200 / 2000, 0.0], layer_counts: [0.25, 0.25], erk_counts: [350 / 2000, 1.0]}
+    expected = all_open[by_layer]  # of 550 open gates, the small second layer has all 200 with the Erdős-Rényi kernel
     assert open_gates == pytest.approx(expected, abs=0.03)
