@@ -14,7 +14,8 @@ from crbg.report.tables.markup import interval, pipe
 CAPTION = (
     "Test accuracy in % on the test images as they are and corrupted; expected calibration error in % of the outputs "
     "as they are, and after division by a temperature fitted on validation images; share in % of the test images with "
-    "the same prediction for two seeds, mean over pairs of seeds. Mean ± half-width of the 95 % t interval over seeds."
+    "the same prediction for two seeds, mean over pairs of seeds. Mean ± half-width of the 95 % t interval over seeds. "
+    "The runs were repeated for these measurements, so single seeds can differ slightly from the recorded runs."
 )
 OVERLAP = (
     "Masks that two methods find in the same initial weights: Jaccard index in %, and that of independent random masks "

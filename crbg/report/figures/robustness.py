@@ -11,9 +11,13 @@ from crbg.report.figures.labels import Labels, label
 from crbg.report.figures.style import band, colour, figure, legend_below
 from crbg.report.stats import t_interval
 
+TRAINED = "dense_trained"
+
 
 def robustness(rows: pd.DataFrame, path: Path, labels: Labels) -> Path:
-    """Draw the accuracy of each arm on each kind of images, and the Jaccard index of each pair of arms beside chance.
+    """Draw accuracy on each kind of images, and the Jaccard index of each pair of arms beside chance.
+
+    The accuracy of an arm is the difference to the trained dense network, paired by seed.
 
     Args:
         rows: Values of `crbg robustness`.
@@ -22,15 +26,15 @@ def robustness(rows: pd.DataFrame, path: Path, labels: Labels) -> Path:
     """
     with figure(path):
         drawn, (left, right) = plt.subplots(1, 2, figsize=(6.8, 2.6), width_ratios=(1.1, 1), layout="constrained")
-        clean = rows[rows.measure == "accuracy"]
-        kinds = list(clean["with"].unique())
-        for i, arm in enumerate(clean.arm.unique()):
-            mine = clean[clean.arm == arm]
-            groups = [list(mine[mine["with"] == kind].value) for kind in kinds]
-            at = [x + 0.06 * (i - 2.5) for x in range(len(kinds))]
-            band(left, at, groups, i, label(arm, labels), "none")
+        by_seed = rows[rows.measure == "accuracy"].pivot_table("value", ["arm", "seed"], "with", sort=False)
+        kinds, arms = list(by_seed.columns), [a for a in by_seed.index.unique("arm") if a != TRAINED]
+        for i, arm in enumerate(arms):
+            differences = (by_seed.loc[arm] - by_seed.loc[TRAINED]).dropna()
+            at = [x + 0.13 * (i - (len(arms) - 1) / 2) for x in range(len(kinds))]
+            band(left, at, [list(differences[kind]) for kind in kinds], i, label(arm, labels), "none")
+        left.axhline(0, color="black", lw=0.7)
         left.set_xticks(range(len(kinds)), kinds, rotation=30)
-        left.set_ylabel("test accuracy (%)")
+        left.set_ylabel("accuracy above that of\nthe trained network (points)")
         both = rows[rows.measure.isin(["jaccard", "chance"])]
         names = [f"{label(a, labels)} / {label(b, labels)}" for a, b in both[["arm", "with"]].values]
         texts = list(dict.fromkeys(names))[::-1]

@@ -13,14 +13,14 @@ def rows():
         made.append(("one", arm, 0.1, seed, measure, other, value))
 
     for seed in (0, 1, 2):
-        for arm, level in (("crbg", 97.0), ("edge_popup", 96.0)):
+        for arm, level in (("crbg", 97.0), ("edge_popup", 96.0), ("dense_trained", 98.0)):
             add(arm, seed, "accuracy", "clean", level + seed / 10)
             add(arm, seed, "accuracy", "blur", level - 5)
             add(arm, seed, "calibration_error", "as found", 8.0)
             add(arm, seed, "calibration_error", "fitted", 0.5)
         add("crbg", seed, "jaccard", "edge_popup", 0.2 + seed / 100)
         add("crbg", seed, "chance", "edge_popup", 0.05)
-    for arm in ("crbg", "edge_popup"):
+    for arm in ("crbg", "edge_popup", "dense_trained"):
         for a, b in ((0, "1"), (0, "2"), (1, "2")):
             add(arm, a, "agreement", b, 98.5)
     return pd.DataFrame(made, columns=["experiment", "arm", "density", "seed", "measure", "with", "value"])
@@ -28,7 +28,7 @@ def rows():
 
 def test_the_table_has_one_row_per_arm(rows):
     found = robustness.table(rows, {"crbg": "CRBG"})
-    assert list(found.network) == ["CRBG", "edge popup"]
+    assert list(found.network) == ["CRBG", "edge popup", "dense trained"]
     assert list(found.columns)[1:4] == ["clean", "blur", "calibration error"]
     assert found.iloc[0].clean == "97.10 ± 0.25"
     assert found.iloc[1][["calibration error", "with temperature", "agreement"]].tolist() == [
@@ -73,6 +73,8 @@ def test_the_figure_shows_accuracy_and_overlap(rows, tmp_path, monkeypatch):
     figures.robustness(rows, tmp_path / "robustness", {})
     left, right = plt.gcf().axes
     assert [t.get_text() for t in left.get_xticklabels()] == ["clean", "blur"]
+    assert [t.get_text() for t in plt.gcf().legends[0].get_texts()] == ["crbg", "edge popup"]
+    assert list(left.containers[1].lines[0].get_ydata()) == pytest.approx([-2.0, -2.0])
     assert [t.get_text() for t in right.get_yticklabels()] == ["crbg / edge popup"]
     assert list(right.lines[-1].get_xdata()) == pytest.approx([5.0])
     assert (tmp_path / "robustness.pdf").exists()
