@@ -17,7 +17,14 @@ from crbg.models.initial_weights import stored_weights, tensor_digest
 FLAGS = ("-O1", "-Werror")
 needs_compiler = pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler")
 
+
+def repeated(activation):
+    """Return a network in which one activation occurs twice."""
+    return nn.Sequential(nn.Linear(7, 9), activation, nn.Linear(9, 8), activation, nn.Linear(8, 3))
+
+
 NETWORKS = {  # the network, and the shape of an input
+    "one activation twice": (lambda: repeated(nn.LeakyReLU(0.2)), (7,)),
     "linear": (lambda: nn.Sequential(nn.Linear(9, 4, bias=False)), (9,)),
     "activations": (
         lambda: nn.Sequential(

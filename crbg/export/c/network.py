@@ -164,15 +164,29 @@ def read(model: nn.Module, in_shape: Shape) -> list[Step]:
 
 def _layers(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
-        for child, layer in module.named_children():
-            yield from _layers(f"{name}.{child}".lstrip("."), layer)
+        if _hooked(module) and not any(map(parametrize.is_parametrized, module.modules())):  # gates have hooks too
+            raise CrbgError(_hooks_of(name))
+        for child, layer in module._modules.items():  # `named_children` leaves out a layer that occurs again
+            if layer is not None:
+                yield from _layers(f"{name}.{child}".lstrip("."), layer)
     else:
         yield name, module
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _hooks_of(name: str) -> str:
+    what = f"layer {name!r}" if name else "the network"
+    return f"{what} has forward hooks, which a C program does not execute; remove them first"
 
 
 def _check(name: str, layer: nn.Module) -> None:
     """Check that a layer is supported and can be read."""
     kind = type(layer)
+    if _hooked(layer):
+        raise CrbgError(_hooks_of(name))
     if parametrize.is_parametrized(layer):
         raise CrbgError(f"layer {name!r} has gates or other parametrisations; call crbg.bake(model, mask) first")
     if kind not in (nn.Linear, nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten) and (

@@ -226,3 +226,22 @@ def test_many_inputs_need_larger_positions(tmp_path):
     program = build(tmp_path, model, in_shape=(66000,))
     assert "typedef uint32_t position;" in (tmp_path / "model.c").read_text()
     assert close(program.predict(x.numpy()), outputs(model, x))
+
+
+def test_a_linear_layer_that_occurs_twice_is_computed_twice(tmp_path):
+    layer = nn.Linear(6, 6)
+    model, x = nn.Sequential(layer, nn.ReLU(), layer), torch.randn(5, 6)
+    assert close(build(tmp_path, model, in_shape=(6,)).predict(x.numpy()), outputs(model, x))
+    ticket = drawn(model, "uniform", density=0.5)
+    with pytest.raises(CrbgError, match="use draw='stored'"):
+        to_c(ticket, tmp_path / "fly", "fly", model=model, in_shape=(6,))
+
+
+@pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
+@pytest.mark.parametrize("place", ["", "0", "1"])
+def test_hooks_are_refused(register, place, tmp_path):
+    model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.ReLU(), nn.Linear(4, 2)))
+    getattr(model.get_submodule(place), register)(lambda *_: None)
+    name = f"layer '{place}'" if place else "the network"
+    with pytest.raises(CrbgError, match=f"^{name} has forward hooks, which a C program does not execute"):
+        to_c(model, tmp_path, in_shape=(4,))
