@@ -146,6 +146,8 @@ class Ticket:
             header |= {"format": max(form, ticket_file.GAINS), "gain": gain}
         if self.temperature != 1:
             header["temperature"] = self.temperature
+        if gain or self.temperature != 1 or self.statistics:
+            header["rest"] = ticket_file.rest_digest(header, self.statistics)
         # A mask from unit gates does not always cover all weights of the network.
         if not self.model_name or ticket_file.shapes_of(header) != self.mask.shapes:
             header["shapes"] = {n: list(s) for n, s in self.mask.shapes.items()}
@@ -172,6 +174,9 @@ class Ticket:
             data = path.read_bytes()
             tensors, header = load_tensors(data), ticket_file.read_header(data)
             mask = ticket_file.mask_of(header, tensors, model)
+            statistics = {n.removeprefix("statistics."): t for n, t in tensors.items() if n.startswith("statistics.")}
+            if "rest" in header and header["rest"] != ticket_file.rest_digest(header, statistics):
+                raise CrbgError("its gains, temperature or running statistics do not match the digest in its header")
             return cls(
                 mask=mask,
                 seed=header["seed"],
@@ -182,9 +187,7 @@ class Ticket:
                 classes=int(header["classes"]),
                 initial=str(header["initial"]),
                 model_args=dict(header["args"]),
-                statistics={
-                    n.removeprefix("statistics."): t for n, t in tensors.items() if n.startswith("statistics.")
-                },
+                statistics=statistics,
                 tensors={str(n): str(digest) for n, digest in header.get("tensors", {}).items()},
                 gain=ticket_file.gains_of(header, mask),
                 temperature=ticket_file.temperature_of(header),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -140,6 +141,12 @@ def contexts_of(
     return packing.contexts.from_weights(
         {n: raw_weight(inner, n).detach().float().cpu().contiguous().numpy() for n in shapes}
     )
+
+
+def rest_digest(header: Mapping[str, Any], statistics: Mapping[str, Tensor]) -> str:
+    """Return the first half of the SHA-256 of the gains, the temperature and the running statistics of a ticket."""
+    values = json.dumps([header.get("gain", {}), header.get("temperature", 1.0)], separators=(",", ":"), sort_keys=True)
+    return hashlib.sha256(f"{values} {tensor_digest(statistics)}".encode()).hexdigest()[:32]
 
 
 def gains_of(header: Mapping[str, Any], mask: Mask) -> dict[str, float]:
