@@ -22,10 +22,12 @@ from crbg.measure.metric import Metric
 from crbg.measure.ticket_report import Evaluation, advice
 from crbg.methods.contract import SearchResult, SearchTask
 from crbg.models.initial_weights import fingerprints, stored_weights, tensor_digest
+from crbg.rng import torch_seed
 from crbg.search import arguments, precheck
 from crbg.search.gain import scaled
 from crbg.search.loss_check import explained
 from crbg.search.run_search import run_search
+from crbg.search.snapshot import unchanged
 from crbg.training.batches import Batches
 from crbg.training.clock import Clock
 from crbg.training.device import check_precision
@@ -185,6 +187,7 @@ def _search(
     `limit` is a budget instead of the task's density: one of `crbg.budgets.UNITS`, and its value.
     """
     task, initial = evaluation.task, tensor_digest(stored_weights(model))
+    seed = torch_seed(task.seed, "measurements")
     selection, clock = task.selection, task.clock
     assert selection is not None
     assert clock is not None
@@ -199,16 +202,18 @@ def _search(
         if selection.where is None:
             _warn_of_dense_weights(model)
         methods.check_outputs(method, chosen.options, seen.outputs)
-        before = evaluation.measure(model)
+        with unchanged(model, seed):
+            before = evaluation.measure(model)
         clock.whole = round(methods.work(method, chosen.options, task.density, task.epochs) * len(task.batches))
         with scaled(model, chosen.gains), measure.training_mode(model), explained(task.batches):
             found = run_search(model, replace(task, precision=precision), methods.get(method), chosen.options)
     found.variant = chosen.variant
     found.weight_gain = {n: chosen.gains.get(n, 1.0) * float(found.gain.get(n, 1.0)) for n in found.mask}
-    if found.start is None and measure.has_batch_norm(model):
-        found.statistics = measure.running_statistics(model, _for_statistics(task.batches), found.multipliers())
     found.initial, found.parameters = initial, sum(p.numel() for p in model.parameters())
-    found.report = evaluation.report(model, found, before)
+    with unchanged(model, seed):  # buffers can change in eval mode too, and loaders draw from torch's generator
+        if found.start is None and measure.has_batch_norm(model):
+            found.statistics = measure.running_statistics(model, _for_statistics(task.batches), found.multipliers())
+        found.report = evaluation.report(model, found, before)
     found.tensors = fingerprints(model, found.mask)
     if task.budget:
         found.cost = budgets.cost(found, task.budget)

@@ -13,6 +13,7 @@ from crbg.gates.selection import multiplied
 from crbg.measure.accuracy import training_mode, without_dropout
 from crbg.models.initial_weights import RUNNING
 from crbg.training.forward import outputs_and_labels
+from crbg.training.interrupts import no_interrupt
 
 
 def has_batch_norm(model: nn.Module) -> bool:
@@ -47,9 +48,10 @@ def recalibrated(
                 outputs_and_labels(model, x, None, swapped)
         yield model
     finally:
-        model.load_state_dict(before)
-        for m, momentum in zip(norms, momenta, strict=True):
-            m.momentum = momentum
+        with no_interrupt():
+            model.load_state_dict(before)
+            for m, momentum in zip(norms, momenta, strict=True):
+                m.momentum = momentum
 
 
 def running_statistics(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +18,9 @@ from crbg.measure.accuracy import eval_mode, training_mode
 from crbg.measure.loss_calls import LossCall, LossCalls
 from crbg.measure.metric import Metric, score
 from crbg.search.loss_check import TO_FLOAT, check_all_labels, loss_of
-from crbg.search.snapshot import Snapshot
+from crbg.search.snapshot import unchanged
 from crbg.training.batches import Batches, LoaderBatches, TensorBatches
 from crbg.training.columns import not_finite
-from crbg.training.device import fork_rng
 from crbg.training.forward import OWN_LOSS, UserBatch, batch_size, logits, outputs_and_labels, with_logits
 from crbg.training.loop import Loss
 from crbg.training.precision import computing
@@ -84,7 +81,7 @@ def check_first_batch(
             finite, all inputs are one constant, a label is no class, or a weight that would be gated has no effect.
     """
     device = next(model.parameters()).device
-    with _unchanged(model, device):
+    with unchanged(model):
         x, y = _first(batches)
         with training_mode(model), torch.enable_grad(), computing(device, precision):
             _check_inputs(x)
@@ -116,9 +113,8 @@ def check_validation(model: nn.Module, batches: Batches, loss: Loss, metric: Met
     Raises:
         CrbgError: there is no batch, or the model, the loss or the metric raises; the message starts with "validation".
     """
-    device = next(model.parameters()).device
     try:
-        with _unchanged(model, device), eval_mode(model), torch.no_grad():
+        with unchanged(model), eval_mode(model), torch.no_grad():
             x, y = _first(batches)
             _check_inputs(x)
             out, labels = _run(model, x, y)
@@ -133,17 +129,6 @@ def _check_metric(metric: Metric, out: Any, labels: Any) -> None:
     """Call the metric, unless outputs in eval mode are not finite, as those of an untrained batch norm can be."""
     if all(bool(t.isfinite().all()) for t in tensors(out)):
         score(metric, out, labels)
-
-
-@contextmanager
-def _unchanged(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Restore the model and the random generators at the end of the block."""
-    before = Snapshot(model)
-    with fork_rng(device):
-        try:
-            yield
-        finally:
-            before.restore()
 
 
 def _first(batches: Batches) -> tuple[Any, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from crbg.gates.layers import entries
+from crbg.training.device import fork_rng
+from crbg.training.interrupts import no_interrupt
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,10 @@ class Snapshot:
         Args:
             but: Names of tensors that keep their present values. The model must have no gates.
         """
+        with no_interrupt():
+            self._restore(but)
+
+    def _restore(self, but: Collection[str]) -> None:
         for s in self.slots:
             now = s.entries[s.key]
             s.entries[s.key] = tensor = now if s.name in but else s.tensor  # a forward pass may replace a buffer
@@ -78,6 +85,24 @@ class Snapshot:
             m.training = training
             if isinstance(m, nn.RNNBase):
                 m._update_flat_weights()
+
+
+@contextmanager
+def unchanged(model: nn.Module, seed: int | None = None) -> Iterator[None]:
+    """Restore the model and the random generators at the end of the block.
+
+    Args:
+        model: A network without gates.
+        seed: Seed of torch's generators inside the block; None keeps their state.
+    """
+    before = Snapshot(model)
+    with fork_rng(next(model.parameters()).device):
+        if seed is not None:
+            torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            before.restore()
 
 
 def same_bytes(a: Tensor, b: Tensor) -> bool:

@@ -425,6 +425,38 @@ def test_the_search_runs_in_training_mode_and_restores_every_mode(method):
     assert not model.norm.training
 
 
+def test_a_shuffling_loader_neither_changes_the_result_nor_the_generator():
+    """torch's loader draws its order from the global generator."""
+    found = []
+    for state in (1, 2):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(36, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 3))
+        loader = DataLoader(TensorDataset(X, Y), 16, shuffle=True)
+        torch.manual_seed(state)
+        before = torch.get_rng_state()
+        found.append(find_ticket(model, loader, 0.5, epochs=2))
+        assert torch.equal(torch.get_rng_state(), before)
+    assert found[0].mask == found[1].mask
+    assert found[0].report == found[1].report
+    assert all(torch.equal(t, found[1].statistics[n]) for n, t in found[0].statistics.items())
+
+
+def test_a_buffer_that_counts_forward_passes_is_as_before():
+    class Counts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = tiny()
+            self.register_buffer("n", torch.zeros(()))
+
+        def forward(self, x):
+            self.n += 1
+            return self.inner(x)
+
+    model = Counts()
+    find_ticket(model, (X, Y), 0.5, epochs=1, batch=16)
+    assert model.n == 0
+
+
 @pytest.mark.parametrize("size", [5, 10, 20])
 def test_statistics_are_estimated_on_enough_batches_and_examples(size, monkeypatch):
     """There are 200 examples, of which 40 are enough here; at least four batches are used."""
