@@ -17,7 +17,7 @@ from crbg.errors import CrbgError, few, warn
 from crbg.gates.attach import weights
 from crbg.gates.dtypes import floating_dtype
 from crbg.gates.layers import unwrap
-from crbg.gates.selection import Selection, Where, choosing
+from crbg.gates.selection import Selection, Where, candidate_mask, choosing
 from crbg.measure.metric import Metric
 from crbg.measure.ticket_report import Evaluation, advice
 from crbg.methods.contract import SearchResult, SearchTask
@@ -39,6 +39,7 @@ from crbg.training.user_data import Reader
 
 STATISTICS_BATCHES = 20  # the running statistics of a ticket are averaged over this many batches, or more until they
 STATISTICS_EXAMPLES = 2000  # contain this many examples, but over one epoch at most
+ZERO_SHARE = 0.01  # a larger share of weights that are exactly zero gives a warning
 DENSE_SHARE = 0.1  # a larger share of matrix weights without gates gives a warning
 
 
@@ -156,10 +157,10 @@ def find_ticket(
         if not 0.0 <= share < 1.0:
             raise CrbgError(f"validation {validation!r} must be data, or a fraction of at least 0 and below 1")
         batches, held = reader.training(data, share)
-        arguments.warn_of_unused(data, batches, held, reader.batch, share)
+        arguments.warn_of_unused(data, batches, held, reader.batch, share, steps)
         name = "held-out" if held else "training"
         if validation is not None and not isinstance(validation, Real):
-            held, name = reader.ordered(validation), "validation"
+            held, name = reader.validation(validation), "validation"
         task = SearchTask(
             batches,
             density,
@@ -201,6 +202,7 @@ def _search(
         chosen = defaults.choose(model, method, options, task.density, gain, seen.scalable)
         if selection.where is None:
             _warn_of_dense_weights(model)
+        _warn_of_zeros(model)
         methods.check_outputs(method, chosen.options, seen.outputs)
         with unchanged(model, seed):
             before = evaluation.measure(model)
@@ -245,6 +247,17 @@ def _check(
             return precheck.check_first_batch(model, task.batches, task.loss, "bf16", metric), "bf16"
     precision = "fp32" if precision == "auto" else precision
     return precheck.check_first_batch(model, task.batches, task.loss, precision, metric), precision
+
+
+def _warn_of_zeros(model: nn.Module) -> None:
+    """Warn if more than a hundredth of the weights with gates are exactly zero."""
+    there = candidate_mask(model)
+    total, count = sum(t.numel() for t in there.values()), sum(int(t.sum()) for t in there.values())
+    if total - count > ZERO_SHARE * total:
+        warn(
+            f"{total - count:,} of {total:,} weights with gates are exactly zero and cannot be kept; the density "
+            f"refers to the other {count:,}"
+        )
 
 
 def _warn_of_dense_weights(model: nn.Module) -> None:

@@ -137,7 +137,7 @@ def contexts_of(
         )
     inner = unwrap(model)
     if initial not in (tensor_digest(stored_weights(inner)), tensor_digest(dict(inner.state_dict()))):
-        raise OtherWeightsError("its mask is packed given the initial weights, but the model has other weights")
+        raise OtherWeightsError("the mask is coded given the initial weights, but the model has other weights")
     return packing.contexts.from_weights(
         {n: raw_weight(inner, n).detach().float().cpu().contiguous().numpy() for n in shapes}
     )

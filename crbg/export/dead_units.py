@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from crbg.errors import CrbgError, reason
-from crbg.export.inputs import check_example, copied, difference, outputs
+from crbg.export.inputs import check_computes, check_example, copied, difference, outputs
 from crbg.gates.attach import attached_gates, bake
 from crbg.gates.coupling import PINNED, Coupling, trace
 from crbg.gates.layers import entries, input_axis, slot
@@ -70,17 +70,20 @@ def shrink(model: nn.Module, mask: Mapping[str, Tensor] | None, example: Any, to
     exact = copy.deepcopy(sparse).double()
     inputs = [map_tensors(_double, example), map_tensors(_noisy, example)]
     with eval_mode(exact):
+        before = [check_computes(exact, x) for x in inputs]
         try:
-            before = [outputs(exact, x) for x in inputs]
-        except Exception as error:  # of many types, depending on the layer
-            raise CrbgError(f"the network cannot compute the example: {reason(error)}") from error
-        coupling = trace(exact, lambda: outputs(exact, inputs[0]))
-        layers = _layers(exact, coupling, inputs)
+            coupling = trace(exact, lambda: outputs(exact, inputs[0]))
+            layers = _layers(exact, coupling, inputs)
+        except IndexError as error:
+            raise CrbgError(
+                f"the units of the network are not found with this example ({reason(error)}); the first axis of each "
+                "tensor must be the batch"
+            ) from error
     dead = _spared(_dead(layers), layers)
     if not dead:
         raise CrbgError(
-            "no unit of the network is dead, so nothing can be cut out; search for units with "
-            "`granularity='stream'` of the method crbg"
+            "no unit of the network is known to be dead, so nothing can be cut out; search for units with "
+            "`granularity='stream'` of the method crbg. Units behind control flow that depends on data are not found"
         )
     for network in (exact, sparse):
         _cut(network, coupling, layers, dead)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crbg.errors import CrbgError
+from crbg.errors import CrbgError, reason
 from crbg.gates.layers import unwrap
 from crbg.training.forward import outputs_and_labels
 from crbg.training.trees import map_tensors, tensors
@@ -37,10 +37,17 @@ def copied(model: Any) -> nn.Module:
         CrbgError: the object is no network, or its parameters are on the meta device.
     """
     if not isinstance(model, nn.Module):
-        raise CrbgError(f"expected a network, not {type(model).__name__}")
+        fix = "; pass `found.apply(model)` or `found.ticket()`" if hasattr(model, "mask") else ""
+        raise CrbgError(f"expected a network, not {type(model).__name__}{fix}")
     if any(t.is_meta for t in (*model.parameters(), *model.buffers())):
         raise CrbgError("the network is on the meta device and has no weights; load them first")
-    return copy.deepcopy(unwrap(model)).cpu()
+    try:
+        return copy.deepcopy(unwrap(model)).cpu()
+    except RuntimeError as error:
+        raise CrbgError(
+            f"the network cannot be copied ({' '.join(str(error).split())[:100]}...); if its layers were pruned with "
+            "torch.nn.utils.prune, call `prune.remove(layer, 'weight')` for each of them"
+        ) from None
 
 
 def check_example(example: Any) -> None:
@@ -52,6 +59,21 @@ def check_example(example: Any) -> None:
     found = list(tensors(example))
     if not found or any(not t.ndim or not len(t) for t in found):
         raise CrbgError("`example` must be a batch of at least one input: a tensor, or a tuple or mapping of tensors")
+
+
+def check_computes(model: nn.Module, example: Any) -> list[Tensor]:
+    """Return the outputs of a network in eval mode on a batch.
+
+    Raises:
+        CrbgError: the network cannot compute it, or the outputs are not finite.
+    """
+    try:
+        found = outputs(model, example)
+    except Exception as error:  # of many types, depending on the layer
+        raise CrbgError(f"the network cannot compute the example: {reason(error)}") from error
+    if not all(bool(t.isfinite().all()) for t in found):
+        raise CrbgError("the outputs of the network for the example contain NaN or infinity; check the example")
+    return found
 
 
 def rows(example: Any, count: int) -> Any:

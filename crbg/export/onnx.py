@@ -21,6 +21,7 @@ from crbg.export.check import Examples, compare, predictions
 from crbg.export.inputs import (
     TIMED,
     arguments,
+    check_computes,
     copied,
     dynamic_shapes,
     first_output,
@@ -81,6 +82,8 @@ def to_onnx(
         CrbgError: the extra is missing, the network cannot be exported, or the outputs differ by more than `tolerance`.
     """
     require(*PACKAGES)
+    if not isinstance(path, str | Path):
+        raise CrbgError(f"path must be the name of a file, not {type(path).__name__}: to_onnx(model, example, path)")
     path = Path(path).expanduser()
     if path.is_dir():
         raise CrbgError(f"{path} is a folder; pass the path of the file to write")
@@ -88,12 +91,17 @@ def to_onnx(
     plain = copied(model).eval()
     if attached_gates(plain):
         bake(plain)
+    check_computes(plain, rows(example, 2))
     program = _export(plain, rows(example, 2))
     program.model.metadata_props.update(metadata or {})
     partial = path.with_name(f".{path.name}.partial")
     try:
         program.save(partial)
-        worst = worst_difference(plain, session(partial), example)
+        try:
+            run = session(partial)
+        except Exception as error:  # of types of onnxruntime
+            raise CrbgError(f"onnxruntime does not support the file: {reason(error)}; try model.float()") from error
+        worst = worst_difference(plain, run, example)
         if not worst <= tolerance:
             raise CrbgError(
                 f"the outputs of the ONNX file differ by {worst:.2g} of the largest output, more than {tolerance:g}; "

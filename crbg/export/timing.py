@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from crbg.errors import CrbgError
 from crbg.export import onnx
-from crbg.export.inputs import microseconds, outputs
+from crbg.export.inputs import check_computes, microseconds, outputs, rows
 from crbg.measure.accuracy import eval_mode
 
 
@@ -33,6 +33,11 @@ def measure(networks: Mapping[str, nn.Module], example: Any) -> dict[str, Any]:
     """
     if not isinstance(networks, Mapping):
         raise CrbgError('networks must be a mapping of names to networks, for example {"mine": model}')
+    for name, model in networks.items():
+        if not isinstance(model, nn.Module):
+            raise CrbgError(f"{name!r} must be a network, not {type(model).__name__}")
+        with eval_mode(model):
+            check_computes(model, rows(example, 2))
     found: dict[str, Any] = {f"{name}, parameters": _count(model) for name, model in networks.items()}
     if not onnx.installed():
         return found | microseconds({f"{name}, PyTorch": partial(_run, m) for name, m in networks.items()}, example)

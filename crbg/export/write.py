@@ -106,6 +106,10 @@ def export_ticket(
             fails.
     """
     target, out = registry.get(to), Path(out).expanduser()
+    if not isinstance(ticket, Ticket):
+        raise CrbgError(
+            f"expected a Ticket, not {type(ticket).__name__}; pass `found.ticket()`, or `Ticket.load(path)` for a file"
+        )
     if draw is not None and draw not in target.draws:
         offered = f"choose from {', '.join(target.draws)}" if target.draws else "leave it out"
         raise CrbgError(f"the target {to!r} does not support draw={draw!r}; {offered}")
@@ -153,7 +157,8 @@ def _new_folder(out: Path) -> Iterator[Path]:
 
 
 def _values(title: str, values: Mapping[str, Any]) -> Table:
-    return Table([title, "value"], [[k.replace("_", " "), _text(v)] for k, v in values.items()])
+    units = {k: ", %" if k.startswith("accuracy") else "" for k in values}
+    return Table([title, "value"], [[k.replace("_", " ") + units[k], _text(v)] for k, v in values.items()])
 
 
 def _speed(bench: Mapping[str, Any]) -> list[Table | str]:

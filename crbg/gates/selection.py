@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from crbg.errors import CrbgError, suggest, warn
+from crbg.errors import CrbgError, reason, suggest, warn
 from crbg.gates.layers import (
     Slot,
     foreign,
@@ -152,7 +152,10 @@ def _matching(model: nn.Module, where: Where) -> dict[str, Slot]:
     """Return the weights that a pattern, a list or a function chooses; default weights in the order of the modules."""
     default = dict(slots(model))
     if callable(where):
-        return {name: place for name, place in default.items() if where(name, underlying(*place))}
+        try:
+            return {name: place for name, place in default.items() if where(name, underlying(*place))}
+        except TypeError as error:
+            raise CrbgError(f"where raised {reason(error)}; it must be a function of (name, weight)") from error
     chosen: dict[str, Slot] = {}
     for pattern in [where] if isinstance(where, str) else list(where or ()):
         if place := default.get(pattern) or slot(model, pattern):  # the dots of a full name are no wildcards

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 TRAINING_SHARE = 0.1  # share of the training batches that is measured if there are no other batches
 FEW_STEPS = 200
+NO_GAIN = 0.98  # a ticket with at least this fraction of the initial network's loss has learned nothing
 FAR = 1.3  # a search that ends at a density that differs by a larger factor has missed its density by far
 
 
@@ -104,8 +105,8 @@ class TicketReport:
         if self.decided is not None:
             lines.append(f"gates: {self.decided:.1%} ended at exactly 0 or 1")
         if self.reached is not None and self.natural is not None:
-            how = "reached by the search" if self.reached else "reached by cutting to the top k"
-            lines.append(f"density: {how}; {self.natural:.4g} of the gates were open at its end")
+            how = "this is the mask" if self.reached else "the mask was cut to the top k"
+            lines.append(f"density: the search ended with {self.natural:.4g} of the gates open; {how}")
         return "\n".join([*lines, *self._densities()])
 
     def _densities(self) -> list[str]:
@@ -164,9 +165,13 @@ class Evaluation:
 
 
 def advice(found: SearchResult, task: SearchTask) -> str | None:
-    """Return a warning that names the likely cause if a ticket is no better than the most frequent class."""
+    """Return a warning that names the likely cause if a ticket is no better than chance or the initial network."""
     report = found.report
-    if report is None or not report.at_chance:
+    if report is None:
+        return None
+    if report.ticket.accuracy is None:
+        return _loss_advice(report)
+    if not report.at_chance:
         return None
     steps, losses = task.epochs * len(task.batches), [row["loss"] for row in found.history if "loss" in row]
     natural = report.natural or found.mask.density
@@ -190,6 +195,17 @@ def advice(found: SearchResult, task: SearchTask) -> str | None:
         f"the ticket's accuracy of {report.ticket.accuracy:.1f} % on {report.data} examples is not clearly better than "
         f"that of the most frequent class, {report.ticket.most_frequent:.1f} %. "
         f"Likely cause: {cause[0]}. Next: {cause[1]}"
+    )
+
+
+def _loss_advice(report: TicketReport) -> str | None:
+    """Return a warning if the loss of a ticket without an accuracy is not clearly below that of the initial network."""
+    loss, before = report.ticket.loss, report.initial.loss
+    if loss is None or before is None or before <= 0 or loss < NO_GAIN * before:
+        return None
+    return (
+        f"the ticket's loss of {loss:.4g} on {report.data} examples is not clearly below that of the dense initial "
+        f"network, {before:.4g}. Next: scale inputs and labels to about one, raise `epochs`, or raise `density`"
     )
 
 

@@ -185,6 +185,9 @@ class SearchResult:
         """Return both densities, that of the gated weights and that of all parameters, and the report."""
         mask = self.mask
         lines = [f"{mask.kept:,} of {mask.total:,} gated weights kept: density {mask.density:.4g}"]
+        if units := self.anatomy.get("units"):
+            kept, total = (sum(u[key] for u in units.values()) for key in ("kept", "total"))
+            lines[0] = f"{kept:,} of {total:,} units kept: density {kept / total:.4g}; {lines[0]}"
         if self.parameters:
             left = self.parameters - mask.total + mask.kept
             lines[0] += f"; {left / self.parameters:.4g} of all {self.parameters:,} parameters"
@@ -222,10 +225,14 @@ class SearchResult:
         Raises:
             CrbgError: the model has other weights than the one on which the ticket was found, or does not fit the mask.
         """
+        import torch
+
         from crbg.gates.attach import bake, detach
         from crbg.gates.layers import unwrap
         from crbg.models.initial_weights import check_fingerprints
 
+        if not isinstance(model, torch.nn.Module):
+            raise CrbgError(f"expected the model, not {type(model).__name__}")
         inner = detach(unwrap(model))
         if self.tensors:
             check_fingerprints(inner, self.mask, self.tensors)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from crbg import rng
 from crbg.errors import CrbgError, few, suggest
 from crbg.gates import layers
-from crbg.gates.selection import check_shapes, weights
+from crbg.gates.selection import check_shapes, raw_weight, weights
 from crbg.rng import LAWS
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -75,8 +75,10 @@ def initialise(
 
     Args:
         model: The network; it is changed in place.
-        law: Distribution of the weights, one of `crbg.rng.LAWS`.
-        scale: Scale of the distribution, see `law_scale`.
+        law: Distribution of the weights: `uniform`, U[-scale, scale]; `uniform_fan`, U[-a, a] with a = scale times
+            sqrt(6 / fan_in); `kaiming_normal`, N(0, s^2) with s = scale times sqrt(2 / fan_in); or `signed_constant`,
+            which is s or -s.
+        scale: Scale of the distribution, above 0; see `law_scale`.
         seed: Seed of the network.
         only: If given, only the tensors with these names are sampled.
 
@@ -166,9 +168,11 @@ def check_fingerprints(model: nn.Module, mask: Mapping[str, Tensor], expected: M
     own = fingerprints(model, mask)
     wrong = [name for name in {**expected, **own} if own.get(name) != expected.get(name)]
     if wrong:
+        fix = "load the initial weights first, or use `crbg.bake(model, mask)` to apply the mask alone"
+        if all(not bool(raw_weight(model, n)[~t.bool()].any()) for n, t in mask.items()):
+            fix = "all weights that the ticket drops are zero, so it seems to be applied already"
         raise CrbgError(
-            f"the ticket was found on other weights: {few(wrong)} differ (of {len(expected)} tensors); load the "
-            "initial weights first, or use `crbg.bake(model, mask)` to apply the mask alone"
+            f"the ticket was found on other weights: {few(wrong)} differ (of {len(expected)} tensors); {fix}"
         )
 
 

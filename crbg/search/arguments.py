@@ -147,8 +147,10 @@ def whole(name: str, value: Any, least: int) -> int:
     return number
 
 
-def warn_of_unused(data: Any, batches: Batches, held: Batches | None, batch: int, held_out: float) -> None:
-    """Warn if the user gave a batch size or a fraction to hold out that has no effect on these data.
+def warn_of_unused(
+    data: Any, batches: Batches, held: Batches | None, batch: int, held_out: float, steps: int | None = None
+) -> None:
+    """Warn if the user gave a batch size, a fraction to hold out, or steps that have no effect on these data.
 
     Args:
         data: The user's data.
@@ -156,7 +158,10 @@ def warn_of_unused(data: Any, batches: Batches, held: Batches | None, batch: int
         held: The held-out batches, if any.
         batch: The argument `batch`; the default gives no warning.
         held_out: The argument `validation` if it is a fraction; the default gives no warning.
+        steps: The argument `steps`.
     """
+    if steps is not None and not isinstance(batches, LoaderBatches):
+        warn(f"steps={steps} has no effect, because the data have a length; use `epochs` and `batch`")
     if batch != BATCH and isinstance(batches, LoaderBatches) and batches.loader is data:
         warn(f"batch={batch} has no effect, because the data are batches already; set the batch size of the loader")
     if held is None and held_out not in (0.0, HELD_OUT):

@@ -163,8 +163,10 @@ def _run(model: nn.Module, x: Any, y: Any) -> tuple[Any, Any]:
     except CrbgError:
         raise
     except Exception as error:
-        what = f"the batch {shapes(x.batch)}" if isinstance(x, UserBatch) else f"inputs {shapes(x)}"
-        raise CrbgError(f"the model cannot take the data, {what}: {reason(error)}{_advice(model, x, error)}") from error
+        if isinstance(x, UserBatch):
+            raise CrbgError(f"`forward` raised for the batch {shapes(x.batch)}: {reason(error)}") from error
+        text = f"the model cannot take the data, inputs {shapes(x)}: {reason(error)}{_advice(model, x, error)}"
+        raise CrbgError(text) from error
 
 
 def _advice(model: nn.Module, x: Any, error: Exception) -> str:
@@ -172,6 +174,12 @@ def _advice(model: nn.Module, x: Any, error: Exception) -> str:
     if ONE_EXAMPLE in str(error):
         return "; batch norm needs batches of at least two examples, so enlarge the batch size"
     kind = floating_dtype(model)
+    if sizes := [m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)]:
+        ids = [t for t in tensors(x) if t.numel() and not t.is_floating_point()]
+        largest = max((int(t.max()) for t in ids), default=-1)
+        if isinstance(error, IndexError) and largest >= min(sizes):
+            return f"; the inputs contain {largest}, but an embedding has {min(sizes)} rows, for 0 to {min(sizes) - 1}"
+        return "" if ids else "; convert the ids of tokens with `.long()`"
     if isinstance(x, Tensor):
         name = str(kind).removeprefix("torch.")
         return f'; convert the inputs with `.to({kind})` (NumPy: `.astype("{name}")`)' if x.dtype != kind else ""

@@ -15,6 +15,7 @@ from typing import Any
 from crbg.errors import CrbgError, WriteError
 
 LARGEST_JSON = 64 * 2**20  # bytes
+OTHER_FOLDER = "choose another folder (for runs: `--set results=...`)"
 FULL = 16 * 2**20  # bytes; a write that fails with less free space than this is reported as a full disk
 
 
@@ -45,12 +46,14 @@ def cannot_write(path: Path, error: Exception) -> WriteError:
     """Return an error that states which file could not be written, why, and how to fix it."""
     if isinstance(error, IsADirectoryError):
         return WriteError(f"cannot write {path}: it is a folder; add the name of a file")
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        file = next((p for p in path.parents if p.is_file()), path.parent)
+        return WriteError(f"cannot write {path}: {file} is a file; {OTHER_FOLDER}")
     why = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
     with suppress(OSError):  # libraries report a full disk with different messages
         if shutil.disk_usage(path.parent).free < FULL:
             why = os.strerror(errno.ENOSPC)
-    fix = "free some space there, or choose another folder (for runs: `--set results=...`)"
-    return WriteError(f"cannot write {path}: {why}; {fix}")
+    return WriteError(f"cannot write {path}: {why}; free some space there, or {OTHER_FOLDER}")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -91,7 +91,11 @@ def fit(
                 state.save_if_due(o.checkpoint, clock, over)
                 if over:
                     raise OutOfTime(f"stopped after {state.step} of {total} steps")
-                state.running += step(x, y, state.step / total)
+                try:
+                    state.running += step(x, y, state.step / total)
+                except Exception as error:
+                    error.add_note(f"raised in batch {state.step % per_epoch + 1} of epoch {epoch + 1}")
+                    raise
                 state.step += 1
                 clock.count(state.step, total)
             mean = state.mean_loss(per_epoch)

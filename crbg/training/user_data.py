@@ -68,6 +68,13 @@ class Reader:
         rest, held = order[apart:].sort().values, order[:apart].sort().values
         return self._batches(found, rest, self.seed), self._batches(found, held, None)
 
+    def validation(self, data: Any) -> Batches:
+        """Return `ordered(data)`; the message of an error starts with "validation"."""
+        try:
+            return self.ordered(data)
+        except CrbgError as error:
+            raise CrbgError(f"validation: {error}") from error
+
     def ordered(self, data: Any) -> Batches:
         """Return the batches of validation data in a fixed order.
 

@@ -546,3 +546,32 @@ def test_a_ticket_of_trained_weights_is_no_file():
     assert not found.statistics, "those of the training are the model's"
     with pytest.raises(CrbgError, match="save the model's state_dict"):
         found.ticket()
+
+
+def test_a_ticket_that_is_applied_twice_is_recognised():
+    model = tiny()
+    found = find_ticket(model, (X, Y), 0.5, epochs=1, batch=16)
+    found.apply(model)
+    with pytest.raises(CrbgError, match="all weights that the ticket drops are zero"):
+        found.apply(model)
+    with pytest.raises(CrbgError, match="expected the model, not str"):
+        found.apply("model")
+
+
+def test_an_error_in_a_later_batch_names_the_batch():
+    batches = [(X[:16], Y[:16]), (X[16:32], Y[16:32]), (X[32:48, :, :5], Y[32:48])]
+    with pytest.raises(RuntimeError) as caught:
+        find_ticket(nn.Sequential(nn.Flatten(), nn.Linear(36, 3)), batches, 0.5, epochs=2, validation=None)
+    assert caught.value.__notes__ == ["raised in batch 3 of epoch 1"]
+
+
+def test_a_regression_that_learns_nothing_gives_a_warning():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.ReLU(), nn.Linear(8, 1))
+    with pytest.warns(UserWarning, match=r"the ticket's loss of .* is not clearly below that of"):
+        find_ticket(model, (X, 1e6 * Y[:, None].float()), 0.5, loss=F.mse_loss, epochs=1, batch=16)
+
+
+def test_units_are_counted_in_the_summary():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 20), nn.ReLU(), nn.Linear(20, 3))
+    found = find_ticket(model, (X, Y), 0.5, granularity="stream", epochs=1, batch=16)
+    assert str(found).startswith("10 of 20 units kept: density 0.5; ")

@@ -80,6 +80,10 @@ def to_c(
         raise CrbgError(f"name {name!r} must be a C identifier that starts with a letter, for example model")
     if isinstance(in_shape, int):
         raise CrbgError(f"in_shape must be a tuple, for example ({in_shape},), not {in_shape}")
+    if in_shape and not all(isinstance(size, int) and size > 0 for size in in_shape):
+        raise CrbgError(f"in_shape must contain whole numbers above 0, without the batch axis, not {tuple(in_shape)}")
+    if pixels is not None and not (isinstance(pixels, tuple | list) and len(pixels) == 2):
+        raise CrbgError(f"pixels must be a pair (mean, std) with one value per channel each, not {pixels!r}")
     ticket = source if isinstance(source, Ticket) else None
     if ticket is None and draw != "stored":
         raise CrbgError(f"draw={draw!r} needs a ticket with a seed; pass the ticket, or use draw='stored'")

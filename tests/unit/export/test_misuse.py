@@ -8,6 +8,7 @@ import torch
 from c_programs import needs_compiler
 from exports import closed_ticket
 from torch import nn
+from torch.nn.utils import prune
 
 from crbg import Mask, Ticket
 from crbg.errors import CrbgError
@@ -19,6 +20,14 @@ from crbg.export.inputs import check_example, copied
 def sparse():
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
     model[2].weight.data[:, 3:] = 0
+    return model
+
+
+def pruned():
+    """A network after a step of training with torch.nn.utils.prune."""
+    model = sparse()
+    prune.identity(model[0], "weight")
+    model(torch.ones(2, 4)).sum().backward()
     return model
 
 
@@ -34,6 +43,17 @@ def sparse():
         (lambda folder: to_c("model.pt", folder, in_shape=(4,)), "expected a network, not str"),
         (lambda folder: to_c(sparse(), folder, in_shape=4), r"in_shape must be a tuple, for example \(4,\)"),
         (lambda folder: to_c(sparse().to("meta"), folder, in_shape=(4,)), "on the meta device and has no weights"),
+        (lambda folder: to_c(sparse(), folder, in_shape=(-1,)), "in_shape must contain whole numbers above 0"),
+        (lambda folder: to_c(sparse(), folder, in_shape=(4,), pixels=0.5), r"pixels must be a pair \(mean, std\)"),
+        (lambda folder: to_c(pruned(), folder, in_shape=(4,)), r"cannot be copied .*`prune.remove\(layer, 'weight'\)`"),
+        (lambda folder: shrink(sparse(), None, torch.ones(4)), "the first axis of each tensor must be the batch"),
+        (lambda folder: shrink(sparse(), None, torch.full((2, 4), torch.nan)), "for the example contain NaN"),
+        (lambda folder: measure({"a": 3}, torch.ones(2, 4)), "'a' must be a network, not int"),
+        (lambda folder: measure({"a": sparse()}, torch.ones(2, 5)), "the network cannot compute the example"),
+        (
+            lambda folder: export_ticket("t.safetensors", "packed", folder),
+            "expected a Ticket, not str; .*Ticket",
+        ),
         (lambda folder: Built(folder / "missing"), r"cannot read .*model\.h: No such file"),
     ],
 )

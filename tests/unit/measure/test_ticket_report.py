@@ -97,7 +97,7 @@ def test_the_printed_report():
     assert "on 100 examples (held-out)" in text
     assert "accuracy 34.0 %; 30.0 % of the dense initial network and 33.0 % of the most frequent class" in text
     assert "90.0% ended at exactly 0 or 1" in text
-    assert "reached by the search" in text
+    assert "density: the search ended with 0.251 of the gates open; this is the mask" in text
     assert "a 0.25, b 0.5" in text
     assert "f1" not in text, "the metric could not be taken"
     assert "density of 20 tensors: from a0 0 to a19 0.19" in str(report(layers={f"a{i}": i / 100 for i in range(20)}))

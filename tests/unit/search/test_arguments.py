@@ -37,6 +37,13 @@ LOADER = DataLoader(TensorDataset(X, Y), 8)
         ((MODEL, (X, Y), 0.1), {"loss": None}, "loss None is no function"),
         ((MODEL, (X, Y), 0.1), {"loss": nn.MSELoss}, r"class MSELoss; pass an instance: `loss=nn\.MSELoss\(\)`"),
         ((MODEL, (X, Y), 0.1), {"metric": "accuracy"}, "metric 'accuracy' is no function"),
+        (
+            (MODEL, (X, Y), 0.1),
+            {"where": lambda name: True},
+            "where raised TypeError.* must be a function of",
+        ),
+        ((MODEL, (X, Y), 0.1), {"validation": (X[:5], Y[:4])}, "^validation: "),
+        ((MODEL, (X, Y), 0.1), {"validation": (X * torch.nan, Y)}, "^validation: .*NaN"),
     ],
 )
 def test_arguments_that_are_mixed_up_are_named(arguments, options, words):
@@ -64,3 +71,16 @@ def test_defaults_and_arguments_with_an_effect_give_no_warning():
         find_ticket(MODEL, LOADER, 0.5, "edge_popup", epochs=1)
         find_ticket(MODEL, (X, Y), 0.5, "edge_popup", F.cross_entropy, epochs=1, batch=16, validation=0.25)
     assert not [w for w in told if "effect" in str(w.message) or "holds out" in str(w.message)]
+
+
+def test_steps_without_effect_give_a_warning():
+    with pytest.warns(UserWarning, match="steps=3 has no effect, because the data have a length"):
+        find_ticket(MODEL, (X, Y), 0.5, epochs=1, steps=3)
+
+
+def test_weights_that_are_zero_are_counted():
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
+    model[0].weight.data[:3] = 0
+    with pytest.warns(UserWarning, match="12 of 35 weights with gates are exactly zero .* refers to the other 23"):
+        found = find_ticket(model, (X, Y), 0.5, epochs=1)
+    assert found.mask.kept == 12

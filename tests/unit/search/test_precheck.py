@@ -277,3 +277,26 @@ def test_examples_of_different_lengths_need_padding():
 def test_integer_labels_of_a_regression_need_conversion():
     with pytest.raises(CrbgError, match=r"needs floating-point labels; .*astype\(\"float32\"\)"):
         check(mlp(1), y=Y[:, None], loss=F.huber_loss)
+
+
+class Words(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.words, self.out = nn.Embedding(50, 6), nn.Linear(6, 3)
+
+    def forward(self, ids):
+        return self.out(self.words(ids).mean(1))
+
+
+def test_ids_of_tokens_are_checked_against_the_embedding():
+    ids = torch.arange(24).reshape(8, 3)
+    with pytest.raises(CrbgError, match=r"the inputs contain 59, but an embedding has 50 rows, for 0 to 49$"):
+        check(Words(), ids + 36)
+    with pytest.raises(CrbgError, match=r"; convert the ids of tokens with `\.long\(\)`$"):
+        check(Words(), ids.float())
+
+
+def test_a_forward_that_raises_is_named():
+    batch = UserBatch({"x": X}, lambda model, b: (model(b["tokens"]), Y))
+    with pytest.raises(CrbgError, match=r"^`forward` raised for the batch .*KeyError: 'tokens'"):
+        check(mlp(), batch, None)
