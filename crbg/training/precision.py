@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from crbg.training.device import has_bfloat16
+from crbg.training.small_convolutions import AsProducts, faster
 
 
 @contextmanager
@@ -17,12 +18,14 @@ def computing(device: torch.device, precision: str) -> Iterator[None]:
     """Run the block in the given precision: under autocast to bfloat16 for `bf16`, unchanged for `fp32`.
 
     On a CPU, attention in bfloat16 uses plain matrix products: the backward pass of torch's fused attention kernel
-    would take 40 % of the time of a ViT-tiny training step.
+    would take 40 % of the time of a ViT-tiny training step. On processors with AMX, convolutions over few positions are
+    matrix products too (`crbg.training.small_convolutions`).
     """
     plain = precision == "bf16" and device.type == "cpu"
     with (
         torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"),
         sdpa_kernel(SDPBackend.MATH) if plain else nullcontext(),
+        AsProducts() if plain and faster(device) else nullcontext(),
     ):
         yield
 
