@@ -225,16 +225,8 @@ class Controlled(Planned):
     The arguments are those of `Planned`.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        name: str,
-        density: float,
-        plan: Plan | None = None,
-        anneal_to: float | None = None,
-        budget: Budget | None = None,
-    ) -> None:
-        super().__init__(model, name, density, plan, anneal_to, budget)
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
         self.decision, self.integral = penalty("induce_decision"), 0.0
         self.task = [0.0] * len(self.gates)  # mean norm of the task gradient so far, per gate tensor
         self.push = [torch.zeros_like(g.mu) for g in self.gates]  # gradients of the penalties
