@@ -198,7 +198,8 @@ def _search(
         if evaluation.name == "validation" and evaluation.held:
             precheck.check_validation(model, evaluation.held, task.loss, evaluation.metric)
         if limit:
-            task = budgets.with_budget(task, model, *limit)
+            with unchanged(model, seed):
+                task = budgets.with_budget(task, model, *limit)
         chosen = defaults.choose(model, method, options, task.density, gain, seen.scalable)
         if selection.where is None:
             _warn_of_dense_weights(model)

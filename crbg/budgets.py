@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from crbg import measure
+from crbg import measure, packing
 from crbg.defaults import TRAINING
 from crbg.errors import CrbgError
 from crbg.gates.selection import candidate_mask
@@ -76,6 +77,10 @@ def cost(found: SearchResult, budget: Budget) -> str:
 
 def _of_bytes(limit: float, model: nn.Module) -> Budget:
     whole = Mask(candidate_mask(model))
+    if whole.total > packing.LARGEST:
+        raise CrbgError(
+            f"the masks of {whole.total:,} weights are not packed, so all files have one size; pass `density`"
+        )
     statistics = measure.running(model) if measure.has_batch_norm(model) else {}
     digests, gains = fingerprints(model, whole), dict.fromkeys(whole, LONG)
     empty = Ticket(whole, 0, "given", 1.0, "", (), 0, "0" * 64, {}, statistics, digests, gains, LONG)
@@ -83,7 +88,7 @@ def _of_bytes(limit: float, model: nn.Module) -> Budget:
     def exact(mask: Mask) -> float:
         return len(replace(empty, mask=mask).to_bytes())
 
-    fixed = exact(Mask({n: t & (t.cumsum(-1) < 1) for n, t in whole.items()}))
+    fixed = exact(Mask({n: torch.zeros_like(t) for n, t in whole.items()}))
 
     def estimate(counts: Counts) -> float:
         return fixed + sum(t * _entropy(k / t) for k, t in counts.values()) / 8

@@ -82,7 +82,7 @@ class Budget:
             scores: One score per weight.
             start: Number of kept weights to try first.
         """
-        low, high = 1, sum(candidates(s) for s in scores.values())
+        low, high = 1, int(self.largest * sum(candidates(s) for s in scores.values()))
         best, k = None, min(max(start, low), high)
         for step in range(STEPS):
             mask = select(scores, k)
