@@ -106,6 +106,16 @@ def test_the_notebook_on_tickets_finds_one(tmp_path):
     assert not list(tmp_path.iterdir()), "the notebook leaves no file behind"
 
 
+def test_the_ticket_of_the_cart_pole_balances_it():
+    script = ROOT / "examples/cartpole.py"
+    assert len(script.read_text().splitlines()) < 100
+    words = [sys.executable, "-W", "ignore", str(script), "--seeds", "1", "--steps", "60"]
+    out = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    ticket, chance, dense = map(int, re.search(r"ticket (\d+), random mask (\d+), random weights (\d+)", out).groups())
+    assert ticket > 150
+    assert max(chance, dense) < 60
+
+
 def test_the_notebook_on_records_gives_the_numbers_of_the_tables():
     out = python((ROOT / "examples/read_the_records.py").read_text())
     table = (ROOT / "docs/results.md").read_text()
