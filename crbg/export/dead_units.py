@@ -82,7 +82,7 @@ def shrink(model: nn.Module, mask: Mapping[str, Tensor] | None, example: Any, to
     dead = _spared(_dead(layers), layers)
     if not dead:
         raise CrbgError(
-            "no unit of the network is known to be dead, so nothing can be cut out; search for units with "
+            "no unit of the network is dead, so nothing can be cut out; search for units with "
             "`granularity='stream'` of the method crbg. Units behind control flow that depends on data are not found"
         )
     for network in (exact, sparse):

@@ -1,5 +1,6 @@
 """Claims judged by runs on a reduced schedule, claims that no data can test, and the time a rule was declared."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
@@ -256,7 +257,9 @@ def test_the_tables_show_what_was_observed_and_count_what_was_judged(tmp_path):
     words = ("reproduced", "missed", "not run", "not testable on MNIST")
     rest = [claims.Judgement("d", "s", "q", word, "e") for word in words]
     assert [v.judged for v in (seen, *rest)] == [False, True, True, False, False]
-    known = numbers.collect(runs("ours", [85.0]), [seen, *rest], SimpleNamespace(experiments={}, labels={}))
+    known = numbers.collect(
+        runs("ours", [85.0]), [seen, *rest], SimpleNamespace(experiments={}, labels={}, results=Path("none"))
+    )
     counts = {k: known[f"verdicts.{k}"] for k in ("judged", "observed", "untestable", "not-run")}
     assert counts == {"judged": "2", "observed": "1", "untestable": "1", "not-run": "1"}
     assert known["verdict.c"] == "observed"
