@@ -98,6 +98,7 @@ benchmark: $(STAMP) ## compare the speed of gated and dense steps on this machin
 	$(BIN)/python benchmarks/step.py --out benchmarks/step.md
 	$(BIN)/python benchmarks/top_k.py --out benchmarks/top_k.md
 	$(BIN)/python benchmarks/networks.py --out benchmarks/networks.md
+	$(BIN)/python benchmarks/convolutions.py --out benchmarks/convolutions.md
 	$(BIN)/python benchmarks/find_ticket.py --out benchmarks/find_ticket.md
 	$(BIN)/python benchmarks/seeds.py --out benchmarks/seeds.md
 	$(BIN)/python benchmarks/packed.py --out benchmarks/packed.md

@@ -205,7 +205,7 @@ def _search(
             _warn_of_dense_weights(model)
         _warn_of_zeros(model)
         methods.check_outputs(method, chosen.options, seen.outputs)
-        with unchanged(model, seed):
+        with unchanged(model):
             before = evaluation.measure(model)
         clock.whole = round(methods.work(method, chosen.options, task.density, task.epochs) * len(task.batches))
         with scaled(model, chosen.gains), measure.training_mode(model), explained(task.batches):

@@ -16,7 +16,7 @@ BLOCK = 1000  # images to corrupt at a time
 
 
 def corrupted(part: Part, name: str) -> Part:
-    """Return a split with corrupted images of 8 bits. The same split gives the same images on every machine.
+    """Return a split with corrupted images of 8 bits. The random parts depend on the positions of the images only.
 
     Args:
         part: The split.

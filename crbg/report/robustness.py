@@ -27,8 +27,8 @@ def read(config: Config) -> pd.DataFrame:
     """Return the fresh measurements, or else the recorded ones; the table is empty if there are none."""
     for path in (robustness_file(config), robustness_file(config, recorded=True)):
         if path.exists():
-            return pd.read_csv(path, dtype={"with": str})
-    return pd.DataFrame(columns=["experiment", "arm", "density", "seed", "measure", "with", "value"])
+            return pd.read_csv(path, comment="#", dtype={"with": str})
+    return pd.DataFrame(columns=["experiment", "arm", "density", "digest", "seed", "measure", "with", "value"])
 
 
 def table(rows: pd.DataFrame, labels: Labels) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -29,6 +29,7 @@ from crbg.errors import CrbgError
 from crbg.experiments.config import Cell, Config
 from crbg.experiments.record import Record
 from crbg.experiments.record_store import run_folder
+from crbg.experiments.spec import Spec
 from crbg.masks.mask import Mask
 from crbg.masks.overlap import chance_jaccard, jaccard
 from crbg.measure import eval_mode
@@ -37,12 +38,13 @@ from crbg.rng import LAWS
 from crbg.runs.artifacts import rebuild
 from crbg.runs.lines import title
 from crbg.runs.open_test_set import check_selected
+from crbg.runs.provenance import cpu_name, revision
 from crbg.runs.setup import Workspace
 from crbg.storage.atomic import read_json
 from crbg.ticket import Ticket
 
-COLUMNS = ("experiment", "arm", "density", "seed", "measure", "with", "value")
-Row = tuple[str, str, float | None, int, str, str, float]
+COLUMNS = ("experiment", "arm", "density", "digest", "seed", "measure", "with", "value")
+Row = tuple[str, str, float | None, str, int, str, str, float]
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,13 @@ def robustness(config: Config, cells: Sequence[Cell], workspace: Workspace) -> l
                 f"{title(c)}: its network is not in {config.results}, which contains records only; run "
                 f"`crbg run {c.experiment} --set reuse=never results=FOLDER`, and name the same FOLDER here"
             )
-    rows, measured = list[Row](), list[_Measured]()
+    rows, measured, parts = list[Row](), list[_Measured](), dict[Hashable, dict[str, Part]]()
     with Progress(len(cells)) as progress:
         for c in cells:
-            if found := _measure(config, c, workspace, rows):
+            key = (c.spec.data, c.spec.split, c.spec.size)
+            if key not in parts:
+                parts[key] = _parts(workspace, c.spec)
+            if found := _measure(config, c, workspace, parts[key], rows):
                 measured.append(found)
             progress.finish(title(c))
     rows.extend(_compared(measured))
@@ -79,8 +84,9 @@ def robustness(config: Config, cells: Sequence[Cell], workspace: Workspace) -> l
 
 
 def text(rows: Sequence[Row]) -> str:
-    """Return rows as CSV with a header."""
+    """Return rows as CSV: a comment with processor and revision, and a header."""
     out = io.StringIO()
+    out.write(f"# {cpu_name()}, torch {torch.__version__}, revision {revision()}\n")
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
     for *key, value in rows:
@@ -88,22 +94,30 @@ def text(rows: Sequence[Row]) -> str:
     return out.getvalue()
 
 
-def _measure(config: Config, c: Cell, workspace: Workspace, rows: list[Row]) -> _Measured | None:
+def _parts(workspace: Workspace, spec: Spec) -> dict[str, Part]:
+    """Return the validation images, the clean test images, and the test images with each corruption."""
+    data = workspace.data(spec.data, split=spec.split).sized(spec.size)
+    changed = {name: corrupted(data.test, name) for name in CORRUPTIONS}
+    return {"validation": data.validation, "clean": data.test, **changed}
+
+
+def _measure(
+    config: Config, c: Cell, workspace: Workspace, parts: Mapping[str, Part], rows: list[Row]
+) -> _Measured | None:
     """Append the rows of one run; return None if its search collapsed."""
     where = run_folder(config, c.spec, c.seed)
     if not Record.from_json(read_json(where / "record.json"), str(where)).ok:
         return None
-    data = workspace.data(c.spec.data, split=c.spec.split).sized(c.spec.size)
     model = rebuild(where).to(workspace.device)
 
     def add(measure: str, other: str, value: float) -> None:
-        rows.append((c.experiment, c.arm, c.spec.density, c.seed, measure, other, value))
+        rows.append((*_name(c), measure, other, value))
 
-    clean, labels = _logits(model, data.test), data.test.y
+    logits, labels = {name: _logits(model, part) for name, part in parts.items()}, parts["clean"].y
     for name in ("clean", *CORRUPTIONS):
-        logits = clean if name == "clean" else _logits(model, corrupted(data.test, name))
-        add("accuracy", name, 100 * float((logits.argmax(1) == labels).double().mean()))
-    temperature = fitted_temperature(_logits(model, data.validation), data.validation.y)
+        add("accuracy", name, 100 * float((logits[name].argmax(1) == labels).double().mean()))
+    clean = logits["clean"]
+    temperature = fitted_temperature(logits["validation"], parts["validation"].y)
     add("calibration_error", "as found", calibration_error(clean, labels))
     add("calibration_error", "fitted", calibration_error(clean / temperature, labels))
     ticket = where / "ticket.safetensors"
@@ -123,11 +137,15 @@ def _compared(measured: Sequence[_Measured]) -> Iterator[Row]:
         one, other = a.cell, b.cell
         if one.spec == other.spec:
             same = 100 * float((a.predicted == b.predicted).double().mean())
-            yield (one.experiment, one.arm, one.spec.density, one.seed, "agreement", str(other.seed), same)
+            yield (*_name(one), "agreement", str(other.seed), same)
         elif a.mask and b.mask and _same_draw(one, other):
-            key = (one.experiment, one.arm, one.spec.density, one.seed)
-            yield (*key, "jaccard", other.arm, jaccard(a.mask, b.mask))
-            yield (*key, "chance", other.arm, chance_jaccard(a.mask, b.mask))
+            yield (*_name(one), "jaccard", other.arm, jaccard(a.mask, b.mask))
+            yield (*_name(one), "chance", other.arm, chance_jaccard(a.mask, b.mask))
+
+
+def _name(c: Cell) -> tuple[str, str, float | None, str, int]:
+    """Return the columns that name a run."""
+    return c.experiment, c.arm, c.spec.density, c.spec.digest(), c.seed
 
 
 def _same_draw(a: Cell, b: Cell) -> bool:

@@ -32,6 +32,7 @@ class SharedSteps(SearchHook):
         self.parts = [
             (g, axis, nn.Parameter(torch.zeros(g.mu.shape[axis], device=g.mu.device, dtype=g.mu.dtype)))
             for g in gates
+            if g.mu.ndim > 1  # a vector has no rows that share gates
             for axis in AXES
         ]
 

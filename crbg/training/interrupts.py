@@ -11,7 +11,7 @@ from types import FrameType
 
 @contextmanager
 def no_interrupt() -> Iterator[None]:
-    """Delay Ctrl-C until the end of the block. In another than the main thread, nothing is done."""
+    """Delay Ctrl-C until the end of the block. Only the main thread receives Ctrl-C, so other threads do nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -17,17 +17,15 @@ CHANNELS = 16  # least number of input channels
 def faster(device: torch.device) -> bool:
     """Return whether products are faster on a device: on processors with AMX.
 
-    There, oneDNN's gradient of the weights is slow for maps of few positions. It took half of a step of ResNet-50 at 64
-    pixels.
+    There, oneDNN's gradient of the weights is slow for maps of few positions (benchmarks/convolutions.md).
     """
     return device.type == "cpu" and bool(torch.cpu._is_amx_tile_supported())
 
 
 class AsProducts(TorchFunctionMode):
-    """A context manager in which such convolutions are computed as matrix products, up to rounding with equal results.
+    """A context manager in which such convolutions are computed as matrix products. Results are equal up to rounding.
 
-    The inputs should be in channels-last order, as in a search in bfloat16: no other data are then copied for a 1 x 1
-    kernel.
+    If the inputs are in channels-last order, as in a search in bfloat16, a 1 x 1 kernel needs no copy of them.
     """
 
     def __torch_function__(

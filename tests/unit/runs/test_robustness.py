@@ -1,13 +1,15 @@
 import pytest
 
-from crbg.data.corruptions import CORRUPTIONS
+from crbg.data.corruptions import CORRUPTIONS, corrupted
 from crbg.errors import CrbgError
 from crbg.experiments import config as configs
 from crbg.experiments.record_store import record_robustness, robustness_file, run_folder
 from crbg.masks.overlap import jaccard
+from crbg.runs import robustness as measured
 from crbg.runs.artifacts import rebuild
 from crbg.runs.execute import execute
 from crbg.runs.open_test_set import evaluate
+from crbg.runs.provenance import revision
 from crbg.runs.robustness import COLUMNS, robustness, text
 from crbg.runs.setup import Workspace
 from crbg.ticket import Ticket
@@ -44,7 +46,7 @@ def test_runs_are_measured_and_compared(config, place):
     for c in cells:
         execute(c.spec, c.seed, place)
     rows = robustness(config, cells, place)
-    found = {(arm, seed, measure, other): value for _, arm, _, seed, measure, other, value in rows}
+    found = {(arm, seed, measure, other): value for _, arm, _, _, seed, measure, other, value in rows}
     for c in cells:
         kinds = {other for arm, seed, m, other in found if (arm, seed, m) == (c.arm, c.seed, "accuracy")}
         assert kinds == {"clean", *CORRUPTIONS}
@@ -74,11 +76,22 @@ def test_only_selected_runs_read_the_test_set(config, place, tmp_path):
 def test_the_file_is_recorded_next_to_the_runs(config):
     assert not record_robustness(config)
     robustness_file(config).parent.mkdir()
-    robustness_file(config).write_text(text([("one", "a", 0.5, 0, "accuracy", "clean", 97.123456)]))
+    robustness_file(config).write_text(text([("one", "a", 0.5, "0f", 0, "accuracy", "clean", 97.123456)]))
     (config.results / "recorded").mkdir()
     assert record_robustness(config)
     lines = robustness_file(config, recorded=True).read_text().splitlines()
-    assert lines == [",".join(COLUMNS), "one,a,0.5,0,accuracy,clean,97.1235"]
+    assert lines[0].startswith("# ")
+    assert f"revision {revision()}" in lines[0]
+    assert lines[1:] == [",".join(COLUMNS), "one,a,0.5,0f,0,accuracy,clean,97.1235"]
+
+
+def test_images_are_corrupted_once_for_all_runs(config, place, monkeypatch):
+    cells, seen = [c for c in config.experiment("one").cells if c.arm == "a"], []
+    for c in cells:
+        execute(c.spec, c.seed, place)
+    monkeypatch.setattr(measured, "corrupted", lambda part, name: seen.append(name) or corrupted(part, name))
+    robustness(config, cells, place)
+    assert sorted(seen) == sorted(CORRUPTIONS)
 
 
 def test_the_command_measures_the_configured_runs(config, place, monkeypatch, crbg):

@@ -91,6 +91,10 @@ def test_parameters_of_rows_and_columns_are_zero_before_each_step(net):
     assert not any(p.any() for p in hooks[0].parameters())
 
 
+def test_gates_of_a_vector_share_no_steps():
+    assert not list(SharedSteps(SearchHook(), [Gaussian(torch.rand(5))]).parameters())
+
+
 def test_the_inner_hook_runs_as_without_shared_steps():
     spy = Spy()
     hook = SharedSteps(spy, [])
