@@ -53,8 +53,8 @@ def main() -> None:
     ratio = statistics.median(b / a for a, b in rounds)
     publish(
         f"{cpu_name()}, one thread, torch {torch.__version__}, revision {revision()}. A gated step of ResNet-50 at 64 "
-        f"pixels, batch 64, bfloat16: {plain:.2f} s, with matrix products {products:.2f} s, ratio {ratio:.2f} (median of "
-        f"{args.rounds} rounds). They are {'' if faster(x.device) else 'not '}used on this processor.\n",
+        f"pixels, batch 64, bfloat16: {plain:.2f} s, with matrix products {products:.2f} s, ratio {ratio:.2f} (median "
+        f"of {args.rounds} rounds). They are {'' if faster(x.device) else 'not '}used on this processor.\n",
         args.out,
     )
 
