@@ -34,7 +34,8 @@ from torchvision.transforms import v2
 
 from crbg import measure, methods, models
 from crbg.data.datasets import info
-from crbg.data.loader import BatchLoader, Part
+from crbg.data.images import ImagePart
+from crbg.data.loader import BatchLoader
 from crbg.gates import kernels, triton
 from crbg.gates.attach import weights
 from crbg.gates.gaussian import Gaussian
@@ -113,7 +114,7 @@ def rate(where: torch.device, precision: str) -> float:
     return 2 * n**3 / min(spent)
 
 
-def user_batches(part: Part, batch: int, workers: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def user_batches(part: ImagePart, batch: int, workers: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield batches from a DataLoader with torchvision's transforms, one image at a time."""
     pictures, labels = [Image.fromarray(x.permute(1, 2, 0).numpy()) for x in part.x.cpu()], part.y.tolist()
     steps: list[Any] = [v2.Resize(part.size)] if part.size else []
@@ -195,7 +196,7 @@ def measured(name: str, args: argparse.Namespace, where: torch.device, best: flo
     entry, size = info("cifar10"), 0 if edge == 32 else edge
     images = max(2048, batch * (args.steps + WARM))
     pixels = torch.randint(0, 256, (images, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    part = Part(pixels, torch.arange(images) % 10, torch.tensor(entry.mean), torch.tensor(entry.std), size=size)
+    part = ImagePart(pixels, torch.arange(images) % 10, torch.tensor(entry.mean), torch.tensor(entry.std), size=size)
     part = part.to(where)
     loader = BatchLoader(part, batch, 0, flip=True, crop=4)
     theirs = user_batches(part, batch, args.workers)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from crbg.cli.arguments import Commands, add_cells, add_command, cells_of, config_of, data_dir_of, given, selection
 from crbg.console import show
-from crbg.data.datasets import root
+from crbg.data.datasets import info, root
 from crbg.errors import CrbgError
 from crbg.experiments import listing, plan, status
 from crbg.storage.atomic import write_json
@@ -98,9 +98,10 @@ def show_data(args: argparse.Namespace) -> None:
     found = load(args.name, folder)
     sizes = {part: len(getattr(found, part)) for part in ("train", "validation", "test")}
     shape = " x ".join(map(str, found.in_shape))
-    images = f"{sizes['train']} training, {sizes['validation']} validation, {sizes['test']} test images"
+    what = info(args.name, folder).examples
+    counts = f"{sizes['train']} training, {sizes['validation']} validation, {sizes['test']} test {what}"
     lossy = f" ({len(found.lossy_test)} of the test images with lossy compression)" if len(found.lossy_test) else ""
-    show(f"{found.name}: {shape}; {images}{lossy}; SHA-256 {found.digest}")
+    show(f"{found.name}: {shape}; {counts}{lossy}; SHA-256 {found.digest}")
     if args.images and args.size > 64:
         show(f"Training on images of {args.size} pixels is slow; `--size 32` and another name make a smaller data set.")
     if args.out:

@@ -10,12 +10,12 @@ from torch import Tensor
 from torchvision.transforms import functional as images
 
 from crbg import rng
-from crbg.data.loader import Part
+from crbg.data.images import ImagePart
 
 BLOCK = 1000  # images to corrupt at a time
 
 
-def corrupted(part: Part, name: str) -> Part:
+def corrupted(part: ImagePart, name: str) -> ImagePart:
     """Return a split with corrupted images of 8 bits. The random parts depend on the positions of the images only.
 
     Args:

@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from crbg.data.metrics import ACCURACY, BITS, MSE, Metric
 from crbg.errors import CrbgError, suggest
 
 
@@ -15,24 +16,31 @@ class DataInfo:
     """Description of a data set.
 
     Attributes:
-        shape: Shape of an image, (channels, height, width).
-        train: Number of training images, excluding the validation split.
+        shape: Shape of an input: (channels, height, width) of an image, (features,) of a node, (length,) of a sequence.
+        classes: Number of outputs of a network: classes, characters, or steps of a forecast.
+        train: Number of training examples, excluding the validation part.
         mean: Mean of each channel over the training images, for pixels scaled to [0, 1].
         std: Standard deviation of each channel.
         torchvision: Name of the torchvision class; empty if there is none.
         digest: SHA-256 of pixels and labels, if the data set was made from image files; otherwise empty.
+        kind: `images`, `graph`, `text` or `series`. Networks state which kinds they take.
+        metric: What is measured; it determines the loss.
+        examples: What one example is, in the plural.
     """
 
     name: str
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     classes: int
     train: int
     validation: int
     test: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
     torchvision: str = ""
     digest: str = ""
+    kind: str = "images"
+    metric: Metric = ACCURACY
+    examples: str = "images"
 
 
 INDEX = "index.json"
@@ -47,6 +55,12 @@ DATA = {
         DataInfo("fashion_mnist", (1, 28, 28), 10, 50_000, 10_000, 10_000, (0.2860,), (0.3530,), "FashionMNIST"),
         DataInfo("cifar10", (3, 32, 32), 10, 40_000, 10_000, 10_000, CIFAR10_MEAN, CIFAR10_STD, "CIFAR10"),
         DataInfo("cifar100", (3, 32, 32), 100, 40_000, 10_000, 10_000, CIFAR100_MEAN, CIFAR100_STD, "CIFAR100"),
+        DataInfo("cora", (1433,), 7, 140, 500, 1000, kind="graph", examples="nodes"),
+        DataInfo("toy_graph", (32,), 4, 80, 120, 200, kind="graph", examples="nodes"),
+        DataInfo("shakespeare", (128,), 65, 6971, 871, 871, kind="text", metric=BITS, examples="windows"),
+        DataInfo("toy_text", (32,), 16, 320, 40, 40, kind="text", metric=BITS, examples="windows"),
+        DataInfo("sunspots", (96,), 12, 1768, 614, 615, kind="series", metric=MSE, examples="windows"),
+        DataInfo("toy_series", (48,), 6, 547, 195, 195, kind="series", metric=MSE, examples="windows"),
     )
 }
 

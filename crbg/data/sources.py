@@ -9,6 +9,7 @@ disk, and each batch is read when it is needed.
 from __future__ import annotations
 
 import hashlib
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,16 @@ import numpy as np
 import torch
 
 from crbg.data.datasets import DataInfo, info, root
-from crbg.data.loader import Data, Part
+from crbg.data.images import ImagePart
+from crbg.data.parts import Data
 from crbg.data.splits import SPLIT_SEED, stratified
 from crbg.errors import CrbgError, reason
 
 
 def load(name: str, data_dir: str | None = None, download: bool = True, split: int = 0) -> Data:
-    """Load a data set; its validation split is a stratified sample of the training images.
+    """Load a data set. For images, the validation part is a stratified sample of the training images.
+
+    Graphs, text and series have fixed parts and are loaded by the module with the name of their kind.
 
     Args:
         name: Name of a data set.
@@ -31,9 +35,14 @@ def load(name: str, data_dir: str | None = None, download: bool = True, split: i
         split: Seed of the validation split.
 
     Raises:
-        CrbgError: the data set is unknown, missing or damaged.
+        CrbgError: the data set is unknown, missing or damaged, or its parts are fixed and `split` is not 0.
     """
     entry = info(name, data_dir)
+    if entry.kind != "images":
+        if split:
+            raise CrbgError(f"the parts of {name} are fixed, so there is no split {split}; leave `split` out")
+        module = importlib.import_module(f"crbg.data.{entry.kind}")
+        return module.load(entry, root(data_dir), download)  # type: ignore[no-any-return]
     if entry.digest:
         return _from_folder(entry, root(data_dir) / name, split)
     arrays = _digits() if name == "digits" else _read(entry, root(data_dir), download)
@@ -47,8 +56,8 @@ def load(name: str, data_dir: str | None = None, download: bool = True, split: i
     lossy_test = torch.from_numpy(np.asarray(lossy[lossy >= len(train_y)] - len(train_y), np.int64))
     mean, std = (torch.tensor(v, dtype=torch.float32) for v in (entry.mean, entry.std))
 
-    def part(x: np.ndarray, y: np.ndarray) -> Part:
-        return Part(torch.from_numpy(np.ascontiguousarray(x)), torch.from_numpy(y.astype(np.int64)), mean, std)
+    def part(x: np.ndarray, y: np.ndarray) -> ImagePart:
+        return ImagePart(torch.from_numpy(np.ascontiguousarray(x)), torch.from_numpy(y.astype(np.int64)), mean, std)
 
     parts = (part(train_x[kept], train_y[kept]), part(train_x[held], train_y[held]), part(test_x, test_y))
     in_train, in_validation = (int(np.isin(rows, lossy).sum()) for rows in (kept, held))
@@ -72,9 +81,9 @@ def _from_folder(entry: DataInfo, folder: Path, split: int) -> Data:
         found[part] = (torch.from_numpy(x), y)
     mean, std = (torch.tensor(v, dtype=torch.float32) for v in (entry.mean, entry.std))
 
-    def part_of(which: str, rows: np.ndarray) -> Part:
+    def part_of(which: str, rows: np.ndarray) -> ImagePart:
         x, y = found[which]
-        return Part(x, torch.from_numpy(y[rows]), mean, std, rows=torch.from_numpy(rows))
+        return ImagePart(x, torch.from_numpy(y[rows]), mean, std, rows=torch.from_numpy(rows))
 
     held = stratified(found["train"][1], entry.validation, split, f"validation/{entry.name}")
     kept = np.setdiff1d(np.arange(len(found["train"][1])), held)

@@ -11,9 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from crbg.data.metrics import ACCURACY, METRICS
 from crbg.errors import CrbgError
 
-SCHEMA = 1
+SCHEMA = 2
+FIRST = 1  # schema of records of accuracy, whose format is unchanged: a repeated run gives the same bytes
 
 
 class _Json:
@@ -48,23 +50,44 @@ class _Json:
 
 @dataclass(frozen=True)
 class Reading(_Json):
-    """Accuracy in % and density of one reading of a ticket.
+    """Quality and density of one reading of a ticket.
 
     A reading is a way to turn gates into multipliers of the weights (see docs/vocabulary.md).
 
     Attributes:
-        accuracy: Accuracy after re-estimating the batch-norm statistics; for trained weights, with those from training.
+        value: The metric after re-estimating the batch-norm statistics; for trained weights, with those from training.
         density: Kept / total of the gated weights. None for sanity controls, which have the density of the ticket.
-        recalibrated: For trained weights, the accuracy after re-estimating the batch-norm statistics.
-        with_search_statistics: Accuracy with the running batch-norm statistics at the end of the search.
+        recalibrated: For trained weights, the metric after re-estimating the batch-norm statistics.
+        with_search_statistics: The metric with the running batch-norm statistics at the end of the search.
         without_recalibration: Older name of `with_search_statistics`, found in older records.
+        metric: Key of the metric (`crbg.data.metrics`). In JSON, `value` has this key, so that a record of images says
+            "accuracy": 97.1.
     """
 
-    accuracy: float | None
+    value: float | None
     density: float | None = None
     recalibrated: float | None = None
     with_search_statistics: float | None = None
     without_recalibration: float | None = None
+    metric: str = ACCURACY.key
+
+    @classmethod
+    def from_json(cls, body: Any, place: str) -> Self:
+        """Build a reading from plain JSON values.
+
+        Raises:
+            CrbgError: there is no value of a known metric, or a value has the wrong type; the message names `place`.
+        """
+        body = _mapping(body, place)
+        metric = next((key for key in METRICS if key in body), None)
+        if metric is None:
+            raise CrbgError(f"{place} lacks {' or '.join(map(repr, METRICS))}; delete it and repeat the run")
+        _READERS["float | None"](body[metric], f"{place}: {metric}")
+        return super().from_json({**body, "value": body[metric], "metric": metric}, place)
+
+    def to_json(self) -> dict[str, Any]:
+        out = super().to_json()
+        return {out.pop("metric"): out.pop("value")} | out
 
 
 @dataclass(frozen=True)
@@ -114,7 +137,9 @@ class Measurement(_Json):
         readings: Readings by name: `binary` (the ticket), `exact`, `mean`, `open`, `half`, `untrained` (see
             docs/vocabulary.md).
         images: Number of images in the split.
-        constant: Accuracy (in %) of always predicting the most frequent training class.
+        constant: The metric of the best constant prediction: the most frequent training class (accuracy), the
+            frequencies of the training characters (bits), or the mean of the training targets (squared error).
+        naive: The metric of the naive predictors of the field, by name.
         sanity: Controls of the binary ticket (`shuffle`, `invert`, `reinit`), for tickets on untrained weights.
         sanity_images: Number of images on which the controls were measured, if not on all.
         density_missed: Whether the search missed its target density; the ticket then keeps the k highest scores.
@@ -123,25 +148,27 @@ class Measurement(_Json):
     readings: Mapping[str, Reading] = field(metadata={"read": _each(Reading)})
     images: int | None = None
     constant: float | None = None
+    naive: Mapping[str, float] | None = None
     sanity: Mapping[str, Reading] | None = field(default=None, metadata={"read": _each(Reading)})
     sanity_images: int | None = None
     density_missed: bool | None = None
 
-    def accuracy(self, reading: str = "binary") -> float | None:
-        """Return the accuracy of a reading in %, or None if there is no such reading."""
+    def value(self, reading: str = "binary") -> float | None:
+        """Return the metric of a reading, or None if there is no such reading."""
         found = self.readings.get(reading)
-        return found.accuracy if found else None
+        return found.value if found else None
 
     def controls(self) -> dict[str, float | None]:
-        """Return the accuracy (in %) of each sanity control and of a constant prediction, by name."""
-        return {name: control.accuracy for name, control in (self.sanity or {}).items()} | {"constant": self.constant}
+        """Return the metric of each sanity control and of a constant prediction, by name."""
+        return {name: control.value for name, control in (self.sanity or {}).items()} | {"constant": self.constant}
 
 
 @dataclass(frozen=True)
 class Record(_Json):
-    """The results of a finished run, excluding run times and machine names. It never contains a test accuracy.
+    """The results of a finished run, excluding run times, machine names and all results on the test part.
 
     Attributes:
+        schema: Version of the format: 1 for a record of accuracy, 2 for one of another metric.
         status: `ok`, or `collapse` with a `reason`.
         steps: Number of optimiser steps of the whole run.
         lossy_images: Number of images in each split that their source provides only with lossy compression.
@@ -190,8 +217,8 @@ class Record(_Json):
         Raises:
             CrbgError: the schema is unknown, a key is missing, or a value has a wrong type; the message names `place`.
         """
-        if (schema := _mapping(body, place).get("schema", SCHEMA)) != SCHEMA:
-            raise CrbgError(f"{place} has schema {schema!r}, but this version of crbg reads {SCHEMA}; update crbg")
+        if (schema := _mapping(body, place).get("schema", FIRST)) not in (FIRST, SCHEMA):
+            raise CrbgError(f"{place} has schema {schema!r}, but this version reads 1 and {SCHEMA}; update crbg")
         return super().from_json(body, place)
 
     @property
@@ -204,12 +231,12 @@ class Record(_Json):
         """Whether the search missed its target density; the ticket then keeps the k highest scores."""
         return bool(self.validation and self.validation.density_missed)
 
-    def accuracy(self, reading: str = "binary") -> float | None:
-        """Return the validation accuracy of a reading in %, or None if it was not measured."""
-        return self.validation.accuracy(reading) if self.validation else None
+    def value(self, reading: str = "binary") -> float | None:
+        """Return the metric of a reading on the validation part, or None if it was not measured."""
+        return self.validation.value(reading) if self.validation else None
 
     def controls(self) -> dict[str, float | None]:
-        """Return the validation accuracy (in %) of each control; empty if validation was not measured."""
+        """Return the metric of each control on the validation part; empty if validation was not measured."""
         return self.validation.controls() if self.validation else {}
 
     def units(self) -> dict[str, Count]:
@@ -237,9 +264,9 @@ class Evaluation(_Json):
     test: Measurement = field(metadata={"read": Measurement.from_json})
     test_without_lossy: WithoutLossy | None = field(default=None, metadata={"read": WithoutLossy.from_json})
 
-    def accuracy(self, reading: str = "binary") -> float | None:
-        """Return the test accuracy of a reading in %, or None if there is no such reading."""
-        return self.test.accuracy(reading)
+    def value(self, reading: str = "binary") -> float | None:
+        """Return the metric of a reading on the test part, or None if there is no such reading."""
+        return self.test.value(reading)
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def find_best(config: Config, spec: Spec, seed: int) -> Run | None:
 
 
 def outcome(config: Config, spec: Spec, seed: int) -> tuple[Record, float | None, str]:
-    """Return the record of a finished run, its test accuracy if it was evaluated, and the path of its folder or file.
+    """Return the record of a finished run, its test result if it was evaluated, and the path of its folder or file.
 
     Raises:
         CrbgError: the run is not finished.
@@ -122,7 +122,7 @@ def outcome(config: Config, spec: Spec, seed: int) -> tuple[Record, float | None
     run = find_best(config, spec, seed)
     if run is None:
         raise CrbgError(f"{spec.slug()} seed {seed} is not done")
-    tested = run.evaluation.accuracy() if run.evaluation else None
+    tested = run.evaluation.value() if run.evaluation else None
     fresh = run.origin == "this run"
     return run.record, tested, str(run_folder(config, spec, seed) if fresh else recorded_file(config, spec))
 

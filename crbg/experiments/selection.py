@@ -1,12 +1,12 @@
 """The selection rule, which chooses settings from tuning records and writes them to paper/selected.yaml.
 
-For each arm and tuned density, the rule chooses the grid point with the highest mean validation accuracy over the
-tuning seeds. It considers only points whose runs all reached the target density, since the accuracy of any other run
-belongs to another density. Networks have few units, so gates on units seldom reach a density to within 2 %: they are
-compared by their mask `half`, if it is sparse enough, as in the rules for their claims. On a tie, the first point of
-the grid is chosen. If a density is listed in two `groups`, the later group takes precedence for the arms tuned at the
-density of that group. The file also lists the digests of the main specs that `crbg evaluate` may measure on the test
-set. The rule uses validation accuracy only. This module does not import torch.
+For each arm and tuned density, the rule chooses the grid point with the best mean of the metric on the validation part
+over the tuning seeds. It considers only points whose runs all reached the target density, since the result of any other
+run belongs to another density. Networks have few units, so gates on units seldom reach a density to within 2 %: they
+are compared by their mask `half`, if it is sparse enough, as in the rules for their claims. On a tie, the first point
+of the grid is chosen. If a density is listed in two `groups`, the later group takes precedence for the arms tuned at
+the density of that group. The file also lists the digests of the main specs that `crbg evaluate` may measure on the
+test set. The rule reads the validation part only. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -83,20 +83,21 @@ def _choice(config: Config, tuning: Experiment, trials: list[Cell], arm: list[Ce
         reading = "half" if _gates_units(c.spec) else "binary"
         if not run.record.ok or not _landed(c.spec, run.record):
             missed.add(c.spec.digest())
-        if run.record.ok and (accuracy := run.record.accuracy(reading)) is not None:
-            scores.setdefault(c.spec.digest(), []).append(accuracy)
+        if run.record.ok and (value := run.record.value(reading)) is not None:
+            scores.setdefault(c.spec.digest(), []).append(value)
     # The searches of a demonstration are too short to reach a target density, so any of its trials may be chosen.
     able = {d: sum(v) / len(v) for d, v in scores.items() if config.demonstration or d not in missed}
     if not able:
         raise CrbgError(f"{tuning.name}: no setting of {name} reached the density {density}; widen its grid")
-    best = max(able, key=lambda d: able[d])
+    metric = trials[0].spec.metric
+    best = max(able, key=lambda d: metric.better(able[d]))
     every = list({c.spec.digest(): c.spec for c in arm}.values())
     return {
         "densities": list(tuning.groups[density]),
         "tuned_at": density,
         "trials": len(specs),
         "missed": len(missed),
-        "validation": round(able[best], 3),
+        "validation": round(able[best], metric.digits + 1),
         "digest": best,
         # Trials at all densities are compared, since a field may vary only between densities.
         "set": {k: v for k, v in varying(specs[best], every).items() if k not in ("density", "epochs")},
@@ -177,12 +178,13 @@ def write(config: Config, path: Path, partial: bool = False) -> tuple[str, list[
         }
         write_text(path, HEAD + yaml.safe_dump(out, sort_keys=False))
     unknown = dict.fromkeys(("tuned_at", "validation", "trials", "missed"), "?")  # in a choice written by hand
-    lines = [f"{path}: settings by highest mean validation accuracy"]
+    lines = [f"{path}: settings by the best mean result on validation"]
     for name in (n for n in out if n != "evaluate"):
+        unit = config.experiment(name).cells[0].spec.metric.unit
         for arm, choices in out[name].items():
             for c in (unknown | choice for choice in choices):
                 settings = ", ".join(f"{k}={v}" for k, v in c["set"].items())
-                outcome = f"{c['validation']} %, {c['trials']} trials, {c['missed']} missed the density"
+                outcome = f"{c['validation']}{unit}, {c['trials']} trials, {c['missed']} missed the density"
                 lines.append(f"  {name} {arm} at {c['tuned_at']}: {settings} ({outcome})")
     notes = {"keep the settings that they have": kept, "have no settings yet": bare}
     return "\n".join(lines), [

@@ -18,6 +18,7 @@ from typing import Any
 
 from crbg import methods, models, rng
 from crbg.data.datasets import info
+from crbg.data.metrics import MSE, Metric
 from crbg.errors import CrbgError, suggest
 
 
@@ -47,7 +48,7 @@ class Spec:
     epochs: int = field(
         default=40, metadata={"help": "epochs of the search, or of training if the method trains weights; 0: no search"}
     )
-    batch: int = field(default=256, metadata={"help": "number of images in a batch"})
+    batch: int = field(default=256, metadata={"help": "number of images, or other examples, in a batch"})
     flip: bool = field(default=False, metadata={"help": "mirror training images at random"})
     crop: int = field(default=0, metadata={"help": "shift training images at random by up to this many pixels"})
     size: int = field(
@@ -67,10 +68,10 @@ class Spec:
             "set only"
         },
     )
-    limit: int = field(default=0, metadata={"help": "number of training images to use, from the first on; 0: all"})
+    limit: int = field(default=0, metadata={"help": "number of training examples to use, from the first on; 0: all"})
     control_images: int = field(
         default=0,
-        metadata={"help": "number of images of a split on which the sanity controls are measured; 0: all"},
+        metadata={"help": "number of examples of a split on which the sanity controls are measured; 0: all"},
     )
     split: int = field(
         default=0, metadata={"help": "seed of the split of the training images into training and validation images"}
@@ -102,7 +103,11 @@ class Spec:
                 check()
             except CrbgError as error:
                 yield str(error)
-        yield from models.problems(self.model, self.model_args, self.init)
+        kind = ""  # the data set is unknown, which was reported above
+        with contextlib.suppress(CrbgError):
+            kind = info(self.data).kind
+            yield from self._unfit()
+        yield from models.problems(self.model, self.model_args, self.init, kind)
         with contextlib.suppress(CrbgError):  # unknown options were reported above
             yield from methods.conflicts(self.method, self.resolved(), self.density)
         if self.density is not None and not 0 < self.density <= 1:
@@ -128,10 +133,23 @@ class Spec:
         if self.batch < 1:
             yield f"batch {self.batch} must be >= 1"
         with contextlib.suppress(CrbgError):  # an unknown data set was reported above
-            images = info(self.data).train + (info(self.data).validation if self.fit_on == "all" else 0)
-            images = min(self.limit, images) if self.limit else images
-            if self.batch > images:
-                yield f"batch {self.batch} is larger than the {images} training images of {self.data} used here"
+            entry = info(self.data)
+            count = entry.train + (entry.validation if self.fit_on == "all" else 0)
+            count = min(self.limit, count) if self.limit else count
+            if self.batch > count:
+                used = f"{count} training {entry.examples} of {self.data}"
+                yield f"batch {self.batch} is larger than the {used} used here"
+
+    def _unfit(self) -> typing.Iterator[str]:
+        """Yield the errors that depend on the kind of data: images, graphs, text or series."""
+        entry = info(self.data)
+        if entry.kind != "images":
+            for name in ("flip", "crop", "size", "split"):
+                if getattr(self, name):
+                    yield f"{name} is for images, and {self.data} has none; leave {name} out"
+        with contextlib.suppress(CrbgError):  # unknown options were reported above
+            if entry.metric is MSE and getattr(self.resolved(), "temperature", 1.0) != 1.0:
+                yield f"options.temperature scales logits, and networks for {self.data} have none; leave it out"
 
     def resolved(self) -> Any:
         """Return the method's `Options` with every default filled in."""
@@ -142,10 +160,15 @@ class Spec:
         """The options with their defaults, checked only once, since planning reads them many times for every cell."""
         return methods.options(self.method, self.options)
 
-    def in_shape(self) -> tuple[int, int, int]:
-        """Return the shape of an image that the network gets, (channels, height, width)."""
-        channels, height, width = info(self.data).shape
-        return channels, self.size or height, self.size or width
+    def in_shape(self) -> tuple[int, ...]:
+        """Return the shape of an input of the network; for an image, (channels, height, width)."""
+        shape = info(self.data).shape
+        return (shape[0], self.size, self.size) if self.size else shape
+
+    @property
+    def metric(self) -> Metric:
+        """The metric of the data set."""
+        return info(self.data).metric
 
     def layer_sizes(self) -> list[tuple[int, int]]:
         """Return (inputs, outputs) of each layer of a fully connected network, from its name."""

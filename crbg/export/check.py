@@ -51,8 +51,7 @@ class Examples:
                 f"{name} has {data.classes} classes and inputs of shape {data.in_shape}, but the ticket's network has "
                 f"{ticket.classes} classes and inputs of shape {ticket.in_shape}; name the data of the ticket"
             )
-        part = data.validation
-        return cls(title, part.inputs(slice(LIMIT)), part.y[:LIMIT])
+        return cls(title, *data.validation.batch(slice(LIMIT)))
 
 
 @torch.no_grad()

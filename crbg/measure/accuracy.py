@@ -1,39 +1,65 @@
-"""Accuracy of a network under a mask, and context managers that set the train or eval mode of modules."""
+"""Accuracy and other metrics of a network under a mask, and context managers for the train or eval mode of modules."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from crbg.data.metrics import ACCURACY, BITS, MSE, Metric
 from crbg.gates.selection import multiplied
 from crbg.training.forward import logits, outputs_and_labels
 
 
-@torch.no_grad()
 def accuracy(
     model: nn.Module, batches: Iterable[tuple[Any, Any]], multipliers: Mapping[str, Tensor] | None = None
 ) -> float:
-    """Return the accuracy of the model in eval mode, in per cent.
+    """Return the accuracy of the model in eval mode, in per cent; see `quality`."""
+    return quality(model, batches, multipliers)
 
-    If the largest logit occurs several times, the first of these classes is the prediction, as in argmax.
+
+@torch.no_grad()
+def quality(
+    model: nn.Module,
+    batches: Iterable[tuple[Any, Any]],
+    multipliers: Mapping[str, Tensor] | None = None,
+    metric: Metric = ACCURACY,
+) -> float:
+    """Return a metric of the model in eval mode, as a mean over all labels.
+
+    - `ACCURACY`: share of correct predictions, in per cent. If the largest logit occurs several times, the first of
+      these classes is the prediction, as in argmax.
+    - `BITS`: cross entropy in bits.
+    - `MSE`: mean squared error.
 
     Args:
         model: A network without gates.
-        batches: Pairs (inputs, labels).
+        batches: Pairs (inputs, labels); the classes of logits are on axis 1.
         multipliers: Factors that multiply the weights, by name: a mask, or real-valued gates.
+        metric: What to measure.
     """
     swapped = multiplied(model, multipliers) if multipliers else None
-    hits = total = 0
+    total, count, of_batch = 0.0, 0, _TOTALS[metric.key]
     with eval_mode(model):
         for x, y in batches:
             out, labels = outputs_and_labels(model, x, y, swapped)
-            hits += int((logits(out).argmax(1) == labels).sum())  # type: ignore[union-attr]
-            total += labels.numel()
-    return 100.0 * hits / total
+            total += of_batch(cast(Tensor, logits(out)), labels)
+            count += labels.numel()
+    return _FACTORS.get(metric.key, 1.0) * total / count
+
+
+# The sum of a metric over the labels of a batch.
+_TOTALS: dict[str, Callable[[Tensor, Tensor], float]] = {
+    ACCURACY.key: lambda out, labels: int((out.argmax(1) == labels).sum()),
+    BITS.key: lambda out, labels: float(F.cross_entropy(out, labels, reduction="none").double().sum()),
+    MSE.key: lambda out, labels: float((out - labels).double().square().sum()),
+}
+_FACTORS = {ACCURACY.key: 100.0, BITS.key: 1 / math.log(2)}
 
 
 @contextmanager

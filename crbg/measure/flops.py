@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from crbg.gates.attach import bypass
 from crbg.masks.mask import Mask
 from crbg.measure.accuracy import eval_mode
+from crbg.training.forward import outputs_and_labels
 
 
-def flops(model: nn.Module, example: Tensor, mask: Mask | None = None) -> dict[str, float]:
+def flops(model: nn.Module, example: Any, mask: Mask | None = None) -> dict[str, float]:
     """Count the FLOPs of a forward pass on one example, see `layer_flops`.
 
     Under a mask, the FLOPs of a gated layer are multiplied by its density. Operations without gates, such as attention
@@ -18,7 +21,8 @@ def flops(model: nn.Module, example: Tensor, mask: Mask | None = None) -> dict[s
 
     Args:
         model: Any module.
-        example: A batch of inputs; only the first input is used.
+        example: A batch of inputs, of which only the first is used; or the inputs of one example, if they are not one
+            tensor.
         mask: The mask of the sparse network; without one, both counts are equal.
 
     Returns:
@@ -29,7 +33,7 @@ def flops(model: nn.Module, example: Tensor, mask: Mask | None = None) -> dict[s
     return {"dense": dense, "kept": dense - sum((1 - d) * per_weight.get(n, 0.0) for n, d in densities.items())}
 
 
-def layer_flops(model: nn.Module, example: Tensor) -> tuple[float, dict[str, float]]:
+def layer_flops(model: nn.Module, example: Any) -> tuple[float, dict[str, float]]:
     """Count the dense FLOPs of a forward pass on one example; a multiply-add counts as two FLOPs.
 
     The counts come from torch's `FlopCounterMode`.
@@ -46,7 +50,7 @@ def layer_flops(model: nn.Module, example: Tensor) -> tuple[float, dict[str, flo
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with eval_mode(model), torch.no_grad(), bypass(model), sdpa_kernel(SDPBackend.MATH), counter:
-            model(example[:1])
+            outputs_and_labels(model, example[:1] if isinstance(example, Tensor) else example, None)
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
     counts = {n: float(sum(c.values())) for n, c in counter.get_flop_counts().items()}

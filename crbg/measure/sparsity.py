@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from crbg.errors import few
 from crbg.gates.dtypes import fraction
 from crbg.gates.layers import gateable, input_axis, unwrap
+from crbg.gates.selection import multiplied
 from crbg.masks.mask import Mask
-from crbg.measure.accuracy import accuracy
+from crbg.measure.accuracy import eval_mode
+from crbg.training.forward import outputs_and_labels
 
 ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid)
 
@@ -78,7 +80,7 @@ def heads(model: nn.Module, mask: Mask) -> dict[str, dict[str, list[int]]]:
 def silent_units(
     model: nn.Module, batches: Iterable[tuple[Any, Any]], multipliers: Mapping[str, Tensor] | None = None
 ) -> dict[str, int]:
-    """Count the silent units of each activation module: units with the same output for every image.
+    """Count the silent units of each activation module: units with the same output for every input.
 
     Such a unit is disconnected or never active. A unit is a channel, which is axis 1 in general. It is the last axis if
     the activation's parent module contains linear layers but no convolutions, as in a transformer.
@@ -102,7 +104,10 @@ def silent_units(
     hooks = [m.register_forward_hook(watch(n)) for n, m in model.named_modules() if isinstance(m, ACTIVATIONS)]
     try:
         if hooks:
-            accuracy(model, batches, multipliers)
+            swapped = multiplied(model, multipliers) if multipliers else None
+            with eval_mode(model):
+                for x, _ in batches:
+                    outputs_and_labels(model, x, None, swapped)
     finally:
         for hook in hooks:
             hook.remove()

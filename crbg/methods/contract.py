@@ -76,6 +76,7 @@ class SearchTask:
         stages: Cache for stages that several runs have in common, such as dense training before the search.
         selection: Which weights get gates. With it, weights that are exactly zero cannot be kept. Recorded runs have
             none: all weights of the network that carry gates by default are candidates.
+        validate: Returns a number that is larger for a model that is better on the validation part; None without one.
         budget: A limit on the cost of the ticket, to which `crbg` adjusts the density; `density` is then the first one.
     """
 
@@ -91,6 +92,7 @@ class SearchTask:
     stages: Stages | None = None
     selection: Selection | None = None
     budget: Budget | None = None
+    validate: Callable[[nn.Module], float] | None = None
 
     def cached(self, name: str, parts: Mapping[str, Any], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """Return the cached tensors of a stage, or compute them with `make`.

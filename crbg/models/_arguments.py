@@ -49,6 +49,14 @@ def defines(source: Path, function: str) -> bool:
     return any(isinstance(node, ast.FunctionDef) and node.name == function for node in _tree(source).body)
 
 
+def constant(source: Path, name: str, default: Any) -> Any:
+    """Return the value of a constant that a file defines at its top level, or `default`."""
+    for node in _tree(source).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == name:
+            return ast.literal_eval(node.value)
+    return default
+
+
 @functools.cache
 def _parameters(source: Path) -> tuple[frozenset[str], bool]:
     """Return the arguments of `build` that follow name, shape and classes, and whether it also accepts any others."""

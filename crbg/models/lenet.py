@@ -16,6 +16,7 @@ from torch import nn
 from crbg.errors import CrbgError, suggest
 
 NAMES = r"lenet(-\d+)+"
+DATA = ("images", "series")
 
 ACTIVATIONS: dict[str, Callable[[int], nn.Module]] = {
     "leaky": lambda units: nn.LeakyReLU(0.25),
@@ -26,7 +27,7 @@ ACTIVATIONS: dict[str, Callable[[int], nn.Module]] = {
 
 
 def build(name: str, in_shape: tuple[int, ...], classes: int, activation: str = "leaky") -> nn.Module:
-    """Build the network for flattened images; its layers are called fc1, fc2, ...
+    """Build the network for flattened inputs; its layers are called fc1, fc2, ...
 
     Raises:
         CrbgError: the activation is unknown, or a width is 0.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import functools
 import importlib
 import re
@@ -20,29 +19,41 @@ if TYPE_CHECKING:
 @functools.cache
 def families() -> dict[str, str]:
     """Map each module of this package to the pattern (`NAMES`) of the model names that it builds."""
-    found = {}
-    for path in sorted(p for folder in _folders() for p in folder.glob("[a-z]*.py")):
-        for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "NAMES":
-                found[path.stem] = str(ast.literal_eval(node.value))
-    return found
+    paths = sorted(p for folder in _folders() for p in folder.glob("[a-z]*.py"))
+    return {path.stem: str(names) for path in paths if (names := _arguments.constant(path, "NAMES", None))}
 
 
 def _folders() -> list[Path]:
     return [Path(folder) for folder in importlib.import_module("crbg.models").__path__]
 
 
-def problems(name: str, arguments: Mapping[str, Any], law: str = "") -> Iterator[str]:
-    """Yield one message for each error in a model's name, arguments or `imagenet` weights, without importing torch."""
+def problems(name: str, arguments: Mapping[str, Any], law: str = "", kind: str = "") -> Iterator[str]:
+    """Yield one message for each error in a model's name, arguments, kind of data or `imagenet` weights.
+
+    This does not import torch. A module whose networks take other data than images names the kinds in `DATA`. Without
+    `kind`, the kind of data is not checked.
+    """
     try:
         stem = family(name)
     except CrbgError as error:
         yield str(error)
         return
-    source = next(path for folder in _folders() if (path := folder / f"{stem}.py").exists())
+    source = _source(stem)
+    if kind and kind not in (takes := _kinds(stem)):
+        fitting = [f"/{pattern}/" for other, pattern in families().items() if kind in _kinds(other)]
+        yield f"{name} takes {' or '.join(takes)}, not {kind}; networks for {kind}: {', '.join(fitting)}"
     yield from _arguments.problems(source, name, arguments)
     if law == "imagenet" and not _arguments.defines(source, "pretrained"):
         yield f"there are no ImageNet weights for {name!r}; `init: imagenet` works with timm models only"
+
+
+def _source(stem: str) -> Path:
+    return next(path for folder in _folders() if (path := folder / f"{stem}.py").exists())
+
+
+def _kinds(stem: str) -> tuple[str, ...]:
+    """Return the kinds of data that the networks of a module take."""
+    return tuple(_arguments.constant(_source(stem), "DATA", ("images",)))
 
 
 def family(name: str) -> str:

@@ -10,7 +10,7 @@ import pandas as pd
 from crbg.experiments.config import Config, Experiment
 from crbg.report import tables
 from crbg.report.chapters import key, label
-from crbg.report.records_table import tidy
+from crbg.report.records_table import metric_of, tidy
 
 
 def brief(config: Config, experiments: Iterable[Experiment]) -> str:
@@ -46,9 +46,12 @@ def _best(e: Experiment | None, rows: pd.DataFrame, kind: str, lines: int) -> li
     best = tables.best_tickets(rows, e.name) if e else pd.DataFrame()
     if e is None or best.empty:
         return []
-    part = tables.best_part(rows[rows.experiment == e.name])
-    at = f"at {100 * (1 - best.density[0]):g} % sparsity, {kind}, {part} accuracy"
-    cells = [f"{label(arm, e.labels)} {accuracy:.1f} %" for arm, accuracy in zip(best.arm, best.accuracy, strict=True)]
+    part, metric = tables.best_part(mine := rows[rows.experiment == e.name]), metric_of(mine)
+    at = f"at {100 * (1 - best.density[0]):g} % sparsity, {kind}, {part} {metric.title}"
+    cells = [
+        f"{label(arm, e.labels)} {value:.{metric.digits - 1}f}{metric.unit}"
+        for arm, value in zip(best.arm, best.value, strict=True)
+    ]
     step = max(3, math.ceil(len(cells) / lines))
     rest = ("   ".join(f"{t:<34s}" for t in cells[i : i + step]) for i in range(0, len(cells), step))
     return [f"{e.name}, best ticket of each method {at}:", *(f"  {line}".rstrip() for line in rest)]

@@ -299,7 +299,7 @@ def _goal(goal: Goal, rows: pd.DataFrame) -> Judgement:
     mine = values(rows, goal.experiment, goal.arm, goal.density)
     if mine.empty:
         return Judgement(name, "our goal", quote, "not run", "no runs", experiment=goal.experiment)
-    i = stats.t_interval(list(mine.accuracy))
+    i = stats.t_interval(list(mine.value))
     word = "met" if i.low >= goal.least else "met in the mean" if i.mean >= goal.least else "missed"
     if mine.density_missed.astype(bool).any():
         word = "missed"

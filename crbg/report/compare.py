@@ -60,7 +60,7 @@ def _tuning(rows: pd.DataFrame, experiment: Experiment, config: Config, arm: str
     }
     trials = rows[rows.experiment.isin(experiment.tuned_by) & (rows.arm == arm)]
     trials = trials[(trials.reading == "binary") | trials.reading.isna()].drop_duplicates(["digest", "seed"])
-    useless = (trials.accuracy.isna() | (trials.accuracy < 50)).sum()
+    useless = (trials.value.isna() | (trials.value < 50)).sum()
     below = f"{useless} of {len(trials)}" if len(trials) else ""
     return {"tuned": ", ".join(sorted(fields)), "trials below 50 %": below}
 
@@ -71,9 +71,9 @@ def _ticket(rows: pd.DataFrame, experiment: Experiment, arm: str, part: str) -> 
     here = values(rows, experiment.name, arm, at, part=part)
     soft = values(rows, experiment.name, arm, at, part=part, reading="mean")
     controls = {c: here[c].astype(float).mean() for c in CONTROLS if here[c].notna().any()}
-    learnt = len(here) and here.accuracy.mean() > 2 * NEAR_CHANCE  # otherwise the controls are not informative
-    line = {f"accuracy at {at:g}": interval(list(here.accuracy)) if len(here) else ""}
-    line["real-valued gates"] = f"{soft.accuracy.mean():.1f}" if len(soft) and soft.accuracy.notna().any() else ""
+    learnt = len(here) and here.value.mean() > 2 * NEAR_CHANCE  # otherwise the controls are not informative
+    line = {f"accuracy at {at:g}": interval(list(here.value)) if len(here) else ""}
+    line["real-valued gates"] = f"{soft.value.mean():.1f}" if len(soft) and soft.value.notna().any() else ""
     line |= {c: f"{controls[c]:.0f}" if c in controls else "" for c in CONTROLS}
     found = "yes" if max(controls.values(), default=0.0) <= NEAR_CHANCE else "in part"
     return line | {"finds weights": found if controls and learnt else ""}
@@ -100,7 +100,7 @@ def equal_accuracy(
     """
     mine, out = headline(rows, experiment.name), []
     mine = mine[mine.asked.notna()]
-    means = mine.groupby(["arm", "asked"], sort=False).accuracy.mean()
+    means = mine.groupby(["arm", "asked"], sort=False).value.mean()
     for arm in mine.arm.unique():
         line = {"arm": arm}
         for reference in (r for r in references if r in means):

@@ -132,7 +132,7 @@ def _sizes(sized: Sequence[Experiment], rows: pd.DataFrame) -> str:
 
 
 def _accuracy(rows: pd.DataFrame) -> str:
-    return tables.interval(list(rows.accuracy)) if len(rows) else "not run"
+    return tables.interval(list(rows.value)) if len(rows) else "not run"
 
 
 def _counts(claims: Sequence[Judgement]) -> str:

@@ -13,8 +13,8 @@ from crbg.experiments.config import Config, Experiment
 from crbg.report import latency, robustness
 from crbg.report.claims import Judgement, kind_of
 from crbg.report.names import readable
-from crbg.report.records_table import specs
-from crbg.report.tables import differences, headline, interval, tex
+from crbg.report.records_table import metric_of, specs
+from crbg.report.tables import differences, headline, mean_of, tex
 
 HEAD = (
     "% Written by `crbg report`. \\crbgnumber{KEY} gives mean ± half-width of the 95 % interval, KEY.n the number of\n"
@@ -61,7 +61,7 @@ def _of_experiment(rows: pd.DataFrame, e: Experiment) -> dict[str, str]:
     for i, (arm, setting, g) in enumerate(specs(mine)):
         density = "none" if g.asked.isna().all() else f"{g.asked.iloc[0]:g}"
         key = ".".join([e.name, arm, *([_plain(setting)] if setting else []), density])
-        out[key] = interval(list(g.accuracy))
+        out[key] = mean_of(g)
         out[f"{key}.n"], out[f"{key}.digest"] = str(g.seed.nunique()), g.digest.iloc[0]
         out[f"{key}.sparsity"] = f"{100 * (1 - g.density.mean()):.1f}"
         if g["bytes"].notna().all():
@@ -69,13 +69,15 @@ def _of_experiment(rows: pd.DataFrame, e: Experiment) -> dict[str, str]:
         if g.units.notna().all():
             out[f"{key}.cut"] = f"{100 * (1 - g.effective.astype(float).mean()):.0f}"
         if len(drawn := before[before.digest == g.digest.iloc[0]]):
-            out[f"{key}.untrained"] = interval(list(drawn.accuracy))
+            out[f"{key}.untrained"] = mean_of(drawn)
             out[f"{key}.seconds"] = f"{g.search_seconds.mean():.0f}"
         if compared:
             out[f"{key}.difference"] = compared[i]
     known = mine.constant.dropna()
     if len(known):
-        out[f"{e.name}.constant"] = f"{known.iloc[0]:.2f}"
+        out[f"{e.name}.constant"] = f"{known.iloc[0]:.{metric_of(mine).digits}f}"
+    for naive in mine.naive.dropna()[:1]:
+        out |= {f"{e.name}.naive.{name}": f"{value:.{metric_of(mine).digits}f}" for name, value in naive.items()}
     return out
 
 

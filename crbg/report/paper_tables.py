@@ -119,12 +119,12 @@ def deep(rows: pd.DataFrame, config: Config) -> str:
         part, experiment = best_part(of_experiment), config.experiments[str(name)]
         measured = of_experiment[of_experiment.part == part]
         for (arm, _), g in measured.groupby(["arm", "asked"], dropna=False, sort=False):
-            means = g.groupby("digest").accuracy.mean()
+            means = g.groupby("digest").value.mean()
             best = g[g.digest == means.idxmax()]
             sparsity = MISSING if best.asked.isna().all() else f"{100 * (1 - best.density.mean()):.1f}"
             kind = f"{part}, best of {len(means)} trials" if experiment.role == "tune" else part
             network = str(best.model.iloc[0]).removeprefix("timm:").replace("_", " ")
-            cells = (network, latex_name(str(arm), experiment.labels), sparsity, tex(interval(list(best.accuracy))))
+            cells = (network, latex_name(str(arm), experiment.labels), sparsity, tex(interval(list(best.value))))
             lines.append(" & ".join((*cells, kind, f"{best.epochs.iloc[0]:g}")))
     titles = ("network", "arm", r"sparsity (\%)", r"accuracy (\%)", "split", "epochs")
     return _tabular("llrrlr", titles, lines or [r"\multicolumn{6}{c}{no runs in this version}"])

@@ -22,7 +22,7 @@ def draw_all(config: Config, folder: Path) -> list[Picture]:
 
 def _ticket(a: anatomy.Anatomy, folder: Path) -> Picture:
     slug, seed = a.cell.spec.slug(), a.cell.seed
-    accuracy = a.record.accuracy()
+    accuracy = a.record.value()
     caption = f"{a.cell.experiment}, {a.cell.arm}: {slug} seed {seed}"
     if accuracy is not None:
         caption += f", density {a.record.density:.4f}, validation accuracy {accuracy:.2f} %"

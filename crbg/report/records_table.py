@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from crbg.data.metrics import ACCURACY, METRICS, Metric
 from crbg.experiments import record_store
 from crbg.experiments.config import Cell, Config, Experiment
 from crbg.experiments.estimates import epochs_of, search_seconds
@@ -21,8 +22,8 @@ from crbg.report.winners import TITLES
 
 COLUMNS = [
     "experiment", "role", "arm", "setting", "x", "run", "digest", "version", "data", "model", "init", "asked",
-    "seed", "epochs", "status", "origin", "revision", "device", "finished", "part", "reading", "accuracy",
-    "density", "density_missed", "shuffle", "invert", "reinit", "constant", "fractional", "units", "natural",
+    "seed", "epochs", "status", "origin", "revision", "device", "finished", "part", "reading", "metric", "value",
+    "density", "density_missed", "shuffle", "invert", "reinit", "constant", "naive", "fractional", "units", "natural",
     "effective", "silent", "kept", "gated", "bytes", "trained", "redrawn", "search_seconds", "over", "work", "draw",
     "order", "depth", "by_size", "depth_alone", "by_chance", "tensors", "lossy", "lossy_test", "clean", "plain",
     "again", "steps", *(f"objective_{name}" for name in TITLES),
@@ -44,6 +45,12 @@ def tidy(config: Config) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
+def metric_of(rows: pd.DataFrame) -> Metric:
+    """Return the metric of an experiment's rows; accuracy if there are no rows."""
+    known = rows.metric.dropna() if "metric" in rows else rows.iloc[:0]
+    return METRICS[str(known.iloc[0])] if len(known) else ACCURACY
+
+
 def _settings(e: Experiment) -> dict[tuple[str, str], dict[str, Any]]:
     """Return, for each arm and spec, the fields that differ from the arm's other specs at the same density."""
     arms: dict[tuple[str, float | None], dict[str, Cell]] = {}
@@ -60,16 +67,18 @@ def _rows(e: Experiment, cell: Cell, run: Run, setting: dict[str, Any]) -> list[
     """Return one row for each part and reading of a run; a collapsed run was not evaluated and gives a single row."""
     base = _base(e, cell, run, setting)
     evaluation = run.evaluation if e.role == "main" else None
-    clean = evaluation.test_without_lossy.binary.accuracy if evaluation and evaluation.test_without_lossy else None
+    clean = evaluation.test_without_lossy.binary.value if evaluation and evaluation.test_without_lossy else None
     out = []
     for part, seen in (("validation", run.record.validation), ("test", evaluation.test if evaluation else None)):
         for name, reading in seen.readings.items() if seen else ():
-            row = base | {"part": part, "reading": name, "accuracy": reading.accuracy, "density": reading.density}
-            row |= {"plain": reading.with_search_statistics, "again": reading.recalibrated}
+            row = base | {"part": part, "reading": name, "metric": reading.metric, "value": reading.value}
+            row |= {"density": reading.density, "plain": reading.with_search_statistics, "again": reading.recalibrated}
             if part == "test" and name == "binary":
                 row["clean"] = clean
             out.append(
-                row | {"density_missed": bool(seen and seen.density_missed), **(seen.controls() if seen else {})}
+                row
+                | {"density_missed": bool(seen and seen.density_missed), "naive": seen and seen.naive}
+                | (seen.controls() if seen else {})
             )
     return out or [base]
 
@@ -150,7 +159,7 @@ def by_width(mine: pd.DataFrame) -> dict[str, dict[float, list[float]]]:
     """Return each arm's accuracies, ordered by seed; keys: the number of weights in % of the largest network."""
     full = mine.gated.max()
     return {
-        str(arm): {100 * float(str(n)) / full: list(g.sort_values("seed").accuracy) for n, g in group.groupby("gated")}
+        str(arm): {100 * float(str(n)) / full: list(g.sort_values("seed").value) for n, g in group.groupby("gated")}
         for arm, group in mine.groupby("arm", sort=False)
     }
 

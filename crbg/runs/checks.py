@@ -13,17 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from crbg import methods
-from crbg.data.loader import BatchLoader, Data, Part
+from crbg.data.loader import BatchLoader
+from crbg.data.parts import Data, Part
 from crbg.experiments.config import Cell
 from crbg.experiments.record import Count, Evaluation, Measurement, Record
 from crbg.experiments.spec import Spec, spec_from
 from crbg.masks.mask import Mask
 from crbg.masks.select import keep_count
 from crbg.methods.crbg import LANDED
-from crbg.runs.readings import accuracy
+from crbg.runs.readings import measured
 from crbg.storage.atomic import finite
 
-TOLERANCE = 0.05  # percentage points (5 of 10 000 images), since rounding differs between devices
 # Methods that keep exactly the target density in every tensor, if they have no option `scope` or it is `layer`.
 PER_LAYER = ("biprop", "edge_popup", "iterand", "random")
 WITHOUT_DENSITY = ("dense", "probe", "sparse_vd")
@@ -130,10 +130,10 @@ def same_roles(record: Record, fresh: Mapping[str, str], strong: bool) -> Iterat
             yield f"{name} is {role}" + (", in a strong ticket" if changed else f", not {fresh[name]}")
 
 
-def same_accuracy(model: nn.Module, mask: Mask, data: Data, part: Part, said: Measurement) -> Iterator[str]:
-    """Measure the accuracy with a mask again, and compare it with the recorded one within `TOLERANCE`."""
-    recorded, again = said.accuracy(), float(accuracy(model, mask, data, part).accuracy or 0.0)
+def same_result(model: nn.Module, mask: Mask, data: Data, part: Part, said: Measurement) -> Iterator[str]:
+    """Measure a ticket again, and compare the result with the recorded one within the tolerance of the metric."""
+    metric, recorded, again = data.metric, said.value(), float(measured(model, mask, data, part).value or 0.0)
     if recorded is None:
-        yield f"measured {again:.2f} %, but no accuracy is recorded"
-    elif not abs(again - recorded) <= TOLERANCE + 1e-9:
-        yield f"measured {again:.2f} %, recorded {recorded:.2f} %"
+        yield f"measured {metric.text(again)}, but no {metric.title} is recorded"
+    elif not abs(again - recorded) <= metric.tolerance + 1e-9:
+        yield f"measured {metric.text(again)}, recorded {metric.text(recorded)}"

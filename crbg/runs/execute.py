@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,11 +18,13 @@ import torch
 from torch import nn
 
 from crbg import methods
-from crbg.data.loader import Data
+from crbg.data.metrics import ACCURACY
+from crbg.data.parts import Data
 from crbg.errors import CrbgError, GpuFullError, WriteError
 from crbg.experiments import attempts
-from crbg.experiments.record import SCHEMA, Digests, Record
+from crbg.experiments.record import FIRST, SCHEMA, Digests, Record
 from crbg.experiments.spec import Spec, as_dict, folder
+from crbg.measure import quality
 from crbg.models.initial_weights import tensor_digest
 from crbg.runs.artifacts import save_artifacts
 from crbg.runs.file_size import round_weights
@@ -138,7 +141,7 @@ def _begin(setup: RunSetup) -> Record:
     spec, data, loader = setup.spec, setup.data, setup.loader
     initial, draw = tensor_digest(setup.model.state_dict()), draw_digest(spec, setup.model, setup.seed)
     return Record(
-        schema=SCHEMA,
+        schema=FIRST if data.metric is ACCURACY else SCHEMA,
         digest=spec.digest(),
         spec=as_dict(spec),
         version=methods.get(spec.method).VERSION,
@@ -166,12 +169,13 @@ def _search(
         spec.density,
         spec.epochs,
         setup.seed,
-        nn.functional.cross_entropy,
+        data.loss,
         where / "checkpoint.pt",
         clock,
         spec.precision,
         redraw=lambda seed: initial_model(spec, data, seed)[0].state_dict(),
         stages=stage_cache_for(setup, workspace.results, clock),
+        validate=_validate(data) if spec.fit_on == "train" else None,
     )
     if workspace.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(workspace.device)
@@ -187,6 +191,11 @@ def _search(
         return found, ""
     # Raised outside the `except` block, because inside it the traceback would keep the search's tensors in memory.
     raise GpuFullError(f"{spec.slug()}: the GPU's memory is full ({full}); {_advice(setup)}")
+
+
+def _validate(data: Data) -> Callable[[nn.Module], float]:
+    """Return a function that measures a model on the validation part; larger is better."""
+    return lambda model: data.metric.better(quality(model, data.validation.batches(), None, data.metric))
 
 
 def _describe(setup: RunSetup, record: Record, found: methods.SearchResult, where: Path) -> Record:
@@ -212,9 +221,7 @@ def _advice(setup: RunSetup) -> str:
         torch.cuda.empty_cache()
         # Two steps, since the optimiser allocates its state in the first one.
         small = set_up(replace(spec, batch=size, limit=2 * size), setup.seed, setup.data)
-        task = methods.SearchTask(
-            small.loader, spec.density, 1, setup.seed, nn.functional.cross_entropy, precision=spec.precision
-        )
+        task = methods.SearchTask(small.loader, spec.density, 1, setup.seed, setup.data.loss, precision=spec.precision)
         own = spec.resolved()
         short = {k: v for k, v in (("rewind", 0), ("search", 1), ("levels", 1), ("control", "none")) if hasattr(own, k)}
         try:

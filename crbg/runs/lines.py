@@ -12,13 +12,14 @@ def title(cell: Cell, differing: str = "") -> str:
 
 
 def line(cell: Cell, record: Record, tested: float | None = None, where: str = "", differing: str = "") -> str:
-    """Format the outcome of a run as a log line, with its test accuracy and path if these are given."""
-    name, best, constant = title(cell, differing), record.accuracy(), record.controls().get("constant")
+    """Format the outcome of a run as a log line, with its test result and path if these are given."""
+    name, best, constant = title(cell, differing), record.value(), record.controls().get("constant")
     if best is None:
         return f"{name}: {record.status}"
-    text = f"{name}: validation {best:.2f} % at density {record.density:.4g}"
+    metric = cell.spec.metric
+    text = f"{name}: validation {metric.text(best)} at density {record.density:.4g}"
     if record.missed_density:
         text += ", cut to this density because the search did not reach it"
-    if constant is not None and best <= constant:  # older records lack it
-        text += ", no better than always predicting the most frequent class"
-    return text + (f", test {tested:.2f} %" if tested is not None else "") + (f" ({where})" if where else "")
+    if constant is not None and metric.better(best) <= metric.better(constant):  # older records lack it
+        text += f", no better than {metric.constant}"
+    return text + (f", test {metric.text(tested)}" if tested is not None else "") + (f" ({where})" if where else "")

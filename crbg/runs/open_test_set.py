@@ -12,7 +12,7 @@ from crbg.errors import CrbgError
 from crbg.experiments.record import Evaluation, Record, WithoutLossy
 from crbg.experiments.spec import Spec, folder
 from crbg.runs.artifacts import reopen
-from crbg.runs.readings import accuracy, evaluation_batch, read_all
+from crbg.runs.readings import evaluation_batch, measured, read_all
 from crbg.runs.setup import Workspace, set_up
 from crbg.storage.atomic import read_json, write_json
 
@@ -48,7 +48,7 @@ def evaluate(spec: Spec, seed: int, workspace: Workspace) -> Evaluation | None:
         kept[data.lossy_test] = False
         exact = data.test.take(kept)
         trained = found.start is not None
-        read = accuracy(setup.model, found.mask, data, exact, trained, found, evaluation_batch(spec))
+        read = measured(setup.model, found.mask, data, exact, trained, found, evaluation_batch(spec))
         without_lossy = WithoutLossy(len(exact), read)
     out = Evaluation(spec.digest(), seed, found.mask.digest(), data.digest, test, without_lossy)
     write_json(stored, out.to_json())

@@ -264,7 +264,7 @@ def _evaluate(config: Config, todo: Collection[Cell]) -> None:
     with Progress(len(todo)) as progress:
         for c in todo:
             out = open_test_set(c.spec, c.seed, place)
-            said = f"test {out.accuracy():.2f} %" if out else "collapse"
+            said = f"test {c.spec.metric.text(out.value() or 0.0)}" if out else "collapse"
             progress.finish(f"{title(c, differing[c.key])}: {said}")
 
 

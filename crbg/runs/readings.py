@@ -1,4 +1,4 @@
-"""Measure a ticket for its record: accuracy of every reading, sanity controls, sparsity, cost.
+"""Measure a ticket for its record: the metric of every reading, sanity controls, sparsity, cost.
 
 A reading is a way to turn gates into multipliers of the weights (see docs/vocabulary.md).
 """
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from crbg import measure, methods
-from crbg.data.loader import Data, Part
+from crbg.data.metrics import BITS, MSE
+from crbg.data.parts import Data, Part
 from crbg.experiments.record import Count, Measurement, Reading
 from crbg.experiments.spec import Spec
 from crbg.gates.attach import weights
@@ -33,7 +34,7 @@ def describe_ticket(setup: RunSetup, found: methods.SearchResult) -> dict[str, A
     """Measure the ticket that a search found.
 
     Returns:
-        Fields of the `Record`: roles, densities, dead and silent units, cost, and validation accuracy unless the
+        Fields of the `Record`: roles, densities, dead and silent units, cost, and the results on validation unless the
         validation images were used for training.
     """
     spec, data, model = setup.spec, setup.data, setup.model
@@ -72,12 +73,12 @@ def _thinned(history: list[Row]) -> list[dict[str, float | None]]:
 
 
 def evaluation_batch(spec: Spec) -> int:
-    """Return the batch size for measuring accuracy; 0 means the default of `Part.batches`."""
+    """Return the batch size for measuring accuracy; 0 means the default of `ImagePart.batches`."""
     return EVALUATION_BATCH if spec.precision == "bf16" else 0
 
 
 def read_all(setup: RunSetup, found: methods.SearchResult, part: Part) -> Measurement:
-    """Measure the accuracy of every reading and of the sanity controls of the binary ticket on one split of the data.
+    """Measure the metric of every reading and of the sanity controls of the binary ticket on one part of the data.
 
     The model of `setup` must contain the initial tensors, or the trained tensors if the method trains weights.
     """
@@ -85,11 +86,11 @@ def read_all(setup: RunSetup, found: methods.SearchResult, part: Part) -> Measur
     if spec.precision == "bf16":
         model.to(memory_format=torch.channels_last)  # as in the search; accuracy is still measured in fp32
     multipliers = _readings(found)
-    most_frequent = int(data.train.y.bincount().argmax())
     return Measurement(
         readings=_read_each(setup, found, part, multipliers),
         images=len(part),
-        constant=finite(100.0 * float((part.y == most_frequent).double().mean())),
+        constant=finite(constant(data, part)),
+        naive={name: value for name, of in data.naive.items() if (value := finite(of(part))) is not None} or None,
         # If the search reached its target density, the ticket is mu > 1/2; otherwise it was cut to the top k.
         density_missed=multipliers["half"] != found.mask if found.soft and found.exact is not None else None,
         **_controls(setup, found, part),
@@ -125,13 +126,13 @@ def _read_each(
             # Measuring with the statistics of the search takes a second pass over all images. Runs with a limit on the
             # images of the controls, which are those of deep networks, measure only the ticket in this way.
             search = found if name == "binary" or not spec.control_images else None
-            read = accuracy(model, values, data, part, trained, search, batch)
+            read = measured(model, values, data, part, trained, search, batch)
         count = sum(int((t != 0).sum()) for t in values.values())
         out[name] = replace(read, density=finite(count / found.mask.total))
     if found.start is not None:
         untrained, _ = initial_model(spec, data, setup.seed)
         untrained.load_state_dict(found.start, strict=False)
-        read = accuracy(untrained, found.mask, data, part, batch=batch)
+        read = measured(untrained, found.mask, data, part, batch=batch)
         out["untrained"] = replace(read, density=finite(found.mask.density))
     return out
 
@@ -146,13 +147,28 @@ def _controls(setup: RunSetup, found: methods.SearchResult, part: Part) -> dict[
     masks: dict[str, Mask] = {"shuffle": controls.shuffle(found.mask, seed)}
     if found.scores:
         masks["invert"] = controls.invert(found.scores, found.mask)
-    out = {n: accuracy(setup.model, mask, data, few, batch=batch) for n, mask in masks.items()}
+    out = {n: measured(setup.model, mask, data, few, batch=batch) for n, mask in masks.items()}
     law = replace(spec, init="kaiming_normal", scale=1.0) if spec.init == "imagenet" else spec
     other, _ = initial_model(law, data, seed + REINIT_OFFSET)
     if spec.precision == "bf16":
         other.to(memory_format=torch.channels_last)
-    out["reinit"] = accuracy(other, found.mask, data, few, batch=batch)
+    out["reinit"] = measured(other, found.mask, data, few, batch=batch)
     return {"sanity": out, "sanity_images": len(few) if spec.control_images else None}
+
+
+def constant(data: Data, part: Part) -> float:
+    """Return the metric of the best constant prediction on one part, chosen on the training part.
+
+    It is the most frequent class (accuracy), the frequencies of the characters (bits), or the mean of the targets
+    (squared error).
+    """
+    if data.metric is MSE:
+        return float((part.y - data.train.y.mean(0)).double().square().mean())
+    counts = data.train.y.flatten().bincount(minlength=data.classes)
+    if data.metric is BITS:
+        frequencies = (counts + 1).double() / float((counts + 1).sum())  # every character may occur
+        return float(-frequencies.log2()[part.y].mean())
+    return 100.0 * float((part.y == int(counts.argmax())).double().mean())
 
 
 def recalibration_images(data: Data) -> Iterator[Tensor]:
@@ -160,7 +176,7 @@ def recalibration_images(data: Data) -> Iterator[Tensor]:
     return (x for x, _ in data.train.take(slice(RECALIBRATION_IMAGES)).batches(200))
 
 
-def accuracy(
+def measured(
     model: nn.Module,
     multipliers: Mapping[str, Tensor],
     data: Data,
@@ -169,24 +185,29 @@ def accuracy(
     search: methods.SearchResult | None = None,
     batch: int = 0,
 ) -> Reading:
-    """Measure the accuracy in % of a model on one split of the data, with its weights times `multipliers`.
+    """Measure the metric of a model on one part of the data, with its weights times `multipliers`.
 
-    If the network has batch norm, `accuracy` is measured after its statistics were re-estimated on training images. If
-    the model was `trained` with these multipliers, `accuracy` is measured with the model's own statistics, and
+    If the network has batch norm, `value` is measured after its statistics were re-estimated on training images. If
+    the model was `trained` with these multipliers, `value` is measured with the model's own statistics, and
     `recalibrated` after re-estimating them. If the `search` returned running statistics, `with_search_statistics` is
     measured with these statistics and with the gains that were in use when they were collected.
     """
+    key = data.metric.key
+
+    def value(factors: Mapping[str, Tensor] | None = multipliers) -> float | None:
+        return finite(measure.quality(model, part.batches(batch), factors, data.metric))
+
     if not measure.has_batch_norm(model):
-        return Reading(finite(measure.accuracy(model, part.batches(batch), multipliers)))
+        return Reading(value(), metric=key)
     with measure.recalibrated(model, recalibration_images(data), multipliers):
-        again = finite(measure.accuracy(model, part.batches(batch), multipliers))
+        again = value()
     if trained:
-        return Reading(finite(measure.accuracy(model, part.batches(batch), multipliers)), recalibrated=again)
+        return Reading(value(), recalibrated=again, metric=key)
     if search is None or not search.running:
-        return Reading(again)
+        return Reading(again, metric=key)
     own = measure.running(model)
     model.load_state_dict(search.running, strict=False)
     scaled = {n: m * search.gain[n].to(m.device) if n in search.gain else m for n, m in (multipliers or {}).items()}
-    plain = finite(measure.accuracy(model, part.batches(batch), scaled))
+    plain = value(scaled)
     model.load_state_dict(own, strict=False)
-    return Reading(again, with_search_statistics=plain)
+    return Reading(again, with_search_statistics=plain, metric=key)

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from crbg.console import Progress
 from crbg.data.corruptions import CORRUPTIONS, corrupted
-from crbg.data.loader import Part
+from crbg.data.images import ImagePart
+from crbg.data.parts import Part
 from crbg.errors import CrbgError
 from crbg.experiments.config import Cell, Config
 from crbg.experiments.record import Record
@@ -95,8 +96,14 @@ def text(rows: Sequence[Row]) -> str:
 
 
 def _parts(workspace: Workspace, spec: Spec) -> dict[str, Part]:
-    """Return the validation images, the clean test images, and the test images with each corruption."""
+    """Return the validation images, the clean test images, and the test images with each corruption.
+
+    Raises:
+        CrbgError: the data set has no images.
+    """
     data = workspace.data(spec.data, split=spec.split).sized(spec.size)
+    if not isinstance(data.test, ImagePart):
+        raise CrbgError(f"corruptions are defined for images, and {spec.data} has none; choose an experiment on images")
     changed = {name: corrupted(data.test, name) for name in CORRUPTIONS}
     return {"validation": data.validation, "clean": data.test, **changed}
 

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from crbg import methods, models
-from crbg.data.loader import BatchLoader, Data, Part
+from crbg.data.loader import BatchLoader
+from crbg.data.parts import Data, Part
 from crbg.data.sources import load
 from crbg.experiments.spec import Spec
 from crbg.gates.attach import weights

@@ -18,7 +18,9 @@ from torch import nn
 
 from crbg.console import Progress, Table
 from crbg.data.datasets import info
-from crbg.data.loader import BatchLoader, Data, Part
+from crbg.data.images import ImagePart
+from crbg.data.loader import BatchLoader
+from crbg.data.parts import Data, TensorPart
 from crbg.errors import CrbgError
 from crbg.experiments import record_store
 from crbg.experiments.config import Cell, Config
@@ -218,7 +220,7 @@ class Verifier:
             if mask is not None and data and said:
                 # The test images are read only here, and only for runs that were evaluated on them before.
                 part = getattr(data, name)
-                here.compare(f"{name} accuracy", checks.same_accuracy(network, mask, data, part, said))
+                here.compare(f"{name} {data.metric.title}", checks.same_result(network, mask, data, part, said))
         return mask
 
     def _data(self, spec: Spec) -> Data | None:
@@ -235,12 +237,17 @@ class Verifier:
         name = spec.data
         if name not in self._hollow:
             entry = info(name)
+            if entry.kind != "images":
+                counts = (entry.train, entry.validation, entry.test)
+                a, b, c = (TensorPart(torch.zeros(1).expand(n, *entry.shape), torch.zeros(n)) for n in counts)
+                self._hollow[name] = Data(name, a, b, c, entry.classes, "", metric=entry.metric).to(self.bench.device)
+                return self._hollow[name]
             mean, std = torch.tensor(entry.mean), torch.tensor(entry.std)
 
-            def part(n: int) -> Part:
+            def part(n: int) -> ImagePart:
                 image = torch.zeros(1, *entry.shape, dtype=torch.uint8)  # all rows are this one image
                 rows = torch.zeros(n, dtype=torch.int64)
-                return Part(image, rows, mean, std, rows=rows)
+                return ImagePart(image, rows, mean, std, rows=rows)
 
             train, validation, test = (part(n) for n in (entry.train, entry.validation, entry.test))
             hollow = Data(name, train, validation, test, entry.classes, "", torch.tensor([]))

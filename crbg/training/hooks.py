@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -36,6 +37,31 @@ class SearchHook:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the state that `state_dict` returned."""
+
+
+class KeepBest(SearchHook):
+    """Keep a copy of the model of the epoch with the largest value of `validate` (early stopping)."""
+
+    def __init__(self, model: nn.Module, validate: Callable[[nn.Module], float]) -> None:
+        self.model, self.validate = model, validate
+        self.best, self.tensors = -math.inf, dict[str, Tensor]()
+
+    def log(self) -> Row:
+        value = self.validate(self.model)
+        if not self.tensors or value > self.best:
+            self.best = value
+            self.tensors = {n: t.detach().clone() for n, t in self.model.state_dict().items()}
+        return {"validation": value}
+
+    def restore(self) -> None:
+        """Load the best epoch into the model."""
+        self.model.load_state_dict(self.tensors)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "tensors": self.tensors}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.best, self.tensors = float(state["best"]), dict(state["tensors"])
 
 
 class Clip(SearchHook):

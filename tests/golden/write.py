@@ -89,7 +89,7 @@ def numbers(made: Config) -> dict[Line, dict[str, dict[str, Any]]]:
     out: dict[Line, dict[str, dict[str, Any]]] = {}
     for row in rows.itertuples():
         reading = f"{row.part}.{row.reading}" if isinstance(row.reading, str) else row.status
-        values = [None if pd.isna(v) else round(float(v), 9) for v in (row.accuracy, row.density)]
+        values = [None if pd.isna(v) else round(float(v), 9) for v in (row.value, row.density)]
         out.setdefault((row.experiment, row.arm, row.digest), {}).setdefault(reading, {})[str(row.seed)] = values
     return out
 

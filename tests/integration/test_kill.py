@@ -93,6 +93,6 @@ def test_a_resumed_run_on_a_gpu_is_within_the_stated_tolerance(spec, tmp_path, d
         found[name] = record, reopen(folder(tmp_path / name, spec, 0), model).mask
     (one, a), (other, b) = found["whole"], found["stopped"]
     assert one.digests.initial == other.digests.initial
-    accuracies = [r.accuracy() for r in (one, other)]
+    accuracies = [r.value() for r in (one, other)]
     assert accuracies[0] == pytest.approx(accuracies[1], abs=TOLERANCE)
     assert sum(int((a[n] != b[n]).sum()) for n in a) <= TOLERANCE / 100 * 2 * a.kept

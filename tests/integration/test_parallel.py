@@ -13,7 +13,8 @@ import yaml
 from paths import ROOT
 
 from crbg import cli
-from crbg.data.loader import BatchLoader, Part
+from crbg.data.images import ImagePart
+from crbg.data.loader import BatchLoader
 from crbg.errors import CrbgError
 from crbg.experiments import attempts
 from crbg.runs.execute import _outcome
@@ -111,7 +112,7 @@ def test_a_pause_of_two_processes_changes_no_byte(tmp_path):
 
 def test_shares_make_up_the_batch(monkeypatch):
     pixels = torch.randint(0, 256, (16, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    feed = BatchLoader(Part(pixels, torch.arange(16), torch.zeros(1), torch.ones(1)), 7, 0, flip=True, crop=2)
+    feed = BatchLoader(ImagePart(pixels, torch.arange(16), torch.zeros(1), torch.ones(1)), 7, 0, flip=True, crop=2)
     monkeypatch.setenv("WORLD_SIZE", "3")
     monkeypatch.setenv("RANK", "1")
     # torchrun may start programs other than `crbg run`, which do not share batches.

@@ -72,4 +72,4 @@ def test_a_recorded_run_can_be_repeated(mnist):
     with tempfile.TemporaryDirectory() as folder:
         again = execute(cell.spec, cell.seed, Workspace(Path(folder)))
     assert again.digests.initial == recorded.record.digests.initial
-    assert abs(again.accuracy() - recorded.record.accuracy()) < 0.5
+    assert abs(again.value() - recorded.record.value()) < 0.5

@@ -448,8 +448,8 @@ def test_batch_normalisation_is_calibrated_under_the_mask_first(digits):
     def said(value):
         return Measurement({"binary": Reading(value)})
 
-    assert list(checks.same_accuracy(model, mask, digits, digits.validation, said(calibrated))) == []
-    assert len(list(checks.same_accuracy(model, mask, digits, digits.validation, said(plain)))) == 1
+    assert list(checks.same_result(model, mask, digits, digits.validation, said(calibrated))) == []
+    assert len(list(checks.same_result(model, mask, digits, digits.validation, said(plain)))) == 1
 
 
 # --- data and cost ---

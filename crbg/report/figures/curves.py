@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 
+from crbg.data.metrics import ACCURACY
 from crbg.experiments.config import Experiment
 from crbg.report.figures.labels import FIELDS, Labels, label
 from crbg.report.figures.style import (
@@ -26,7 +27,7 @@ from crbg.report.figures.style import (
     sparsity_axis,
     ticks,
 )
-from crbg.report.records_table import by_width, setting, specs
+from crbg.report.records_table import by_width, metric_of, setting, specs
 from crbg.report.stats import t_interval
 from crbg.report.tables import best_part
 
@@ -35,10 +36,15 @@ FAR = 8
 
 
 def curve(mine: pd.DataFrame, published: Sequence[tuple[float, float, str]], labels: Labels) -> None:
-    """Draw binary accuracy against sparsity, one line for each arm; arms far below the best are only in the legend."""
+    """Draw the metric of binary tickets against sparsity, one line for each arm.
+
+    Arms that are far worse than the best are only in the legend. Naive predictors of the field are dotted lines.
+    """
     _, axes = plt.subplots(figsize=(3.4, 2.4))
-    best = mine.groupby("arm", sort=False).accuracy.max()
-    shown = [a for a in best.index if best[a] >= best.max() - FAR]
+    metric = metric_of(mine)
+    best = mine.groupby("arm", sort=False).value.agg("max" if metric.larger_is_better else "min").map(metric.better)
+    far = FAR if metric is ACCURACY else abs(best.max()) / 2
+    shown = [a for a in best.index if best[a] >= best.max() - far]
     for i, arm in enumerate(shown):
         _arm(axes, mine[mine.arm == arm], i, label(str(arm), labels))
     for density, accuracy, source in published:
@@ -46,30 +52,52 @@ def curve(mine: pd.DataFrame, published: Sequence[tuple[float, float, str]], lab
         where: Any = {"xytext": (5, -3), "textcoords": "offset points", "fontsize": 6}
         axes.annotate(f"published, {source}", (density, accuracy), **where)
     for arm in (a for a in best.index if a not in shown):
-        axes.plot(
-            [], [], " ", label=f"{label(str(arm), labels)}: {mine[mine.arm == arm].accuracy.mean():.0f} % (below)"
-        )
+        level = f"{mine[mine.arm == arm].value.mean():.{metric.digits - 2 if metric is ACCURACY else metric.digits}f}"
+        where_to = "below" if metric.larger_is_better else "above"
+        axes.plot([], [], " ", label=f"{label(str(arm), labels)}: {level}{metric.unit} ({where_to})")
     sparsity_axis(axes, sorted({float(d) for d in mine.asked.dropna()}))
     axes.invert_xaxis()
-    means = [g.accuracy.mean() for _, g in mine[mine.arm.isin(shown)].groupby(["arm", "asked"], dropna=False)]
-    # A point far below the others would flatten all curves, so it may lie outside the axes. The table lists it.
-    means = [m for m in means if m >= max(means) - 12] + [accuracy for _, accuracy, _ in published]
-    margin = 0.15 * (max(means) - min(means)) + 0.3
-    axes.set_ylim(max(0.0, min(means) - 2 * margin), min(100.5, max(means) + margin))
+    means = [g.value.mean() for _, g in mine[mine.arm.isin(shown)].groupby(["arm", "asked"], dropna=False)]
+    # A point far from the others would flatten all curves, so it may lie outside the axes. The table lists it.
+    top = max(map(metric.better, means))
+    means = [m for m in means if metric.better(m) >= top - (12 if metric is ACCURACY else 2 * far)]
+    means += [accuracy for _, accuracy, _ in published]
+    _naive(axes, mine, means, far)
+    margin = 0.15 * (max(means) - min(means)) + (0.3 if metric is ACCURACY else 0.02 * abs(top))
+    highest = 100.5 if metric is ACCURACY else math.inf
+    axes.set_ylim(max(0.0, min(means) - 2 * margin), min(highest, max(means) + margin))
     mark_cut(axes)
     axes.set_xlabel("sparsity of the gated weights (%), log scale of density")
-    axes.set_ylabel(f"{best_part(mine)} accuracy (%)")
+    axes.set_ylabel(f"{best_part(mine)} {metric.label}")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncol=2, **LEGEND)
+
+
+def _naive(axes: Any, mine: pd.DataFrame, means: list[float], far: float) -> None:
+    """Draw naive predictors near the range of `means` as dotted lines, and append them to `means`."""
+    metric = metric_of(mine)
+    top = max(map(metric.better, means))
+    for known in mine.naive.dropna()[:1]:
+        near = {name: v for name, v in known.items() if metric.better(v) >= top - 2 * far}
+        means += near.values()
+        for name, value in near.items():
+            axes.axhline(value, color="0.5", lw=0.8, ls=":")
+            look: Any = {"xycoords": ("axes fraction", "data"), "fontsize": 6, "color": "0.35", "va": "bottom"}
+            axes.annotate(name.replace("_", " "), (0.01, value), **look)
 
 
 def _arm(axes: Any, group: pd.DataFrame, i: int, text: str) -> None:
     """Draw an arm against density, or as a horizontal line if it has no density."""
     if group.asked.isna().all():
-        level = t_interval(list(group.accuracy)).mean
-        axes.axhline(level, color=colour(i), lw=1, ls="--", label=f"{text}: {level:.1f} %")
+        level = t_interval(list(group.value)).mean
+        axes.axhline(level, color=colour(i), lw=1, ls="--", label=f"{text}: {_level(level, group)}")
         return
-    by = [(d, list(g.accuracy)) for d, g in group.groupby("asked", sort=True)]
+    by = [(d, list(g.value)) for d, g in group.groupby("asked", sort=True)]
     band(axes, [d for d, _ in by], [v for _, v in by], i, text, line(i))
+
+
+def _level(value: float, group: pd.DataFrame) -> str:
+    metric = metric_of(group)
+    return f"{value:.1f} %" if metric is ACCURACY else metric.text(value)
 
 
 def cost(mine: pd.DataFrame, labels: Labels) -> None:
@@ -80,7 +108,7 @@ def cost(mine: pd.DataFrame, labels: Labels) -> None:
         for axes, field, unit in zip(panels, ("work", "search_seconds"), (1e12, 1.0), strict=True):
             x = [g[field].astype(float).mean() / unit for _, g in by]
             text = label(arm, labels) if field == "work" else None
-            band(axes, x, [list(100 - g.accuracy) for _, g in by], i, text, LINES[i % len(LINES)])
+            band(axes, x, [list(100 - g.value) for _, g in by], i, text, LINES[i % len(LINES)])
     for axes, text in zip(panels, ("forward and backward TFLOP of the search", "seconds of the search"), strict=True):
         axes.set_xlabel(text)
         if axes.dataLim.minpos[0] < math.inf:  # old records do not contain the cost of a run
@@ -98,14 +126,14 @@ def size(mine: pd.DataFrame, labels: Labels) -> None:
     families: dict[str, list[pd.DataFrame]] = {}
     for arm, _, group in specs(mine):
         families.setdefault(label(arm, labels), []).append(group)
-    best = mine.accuracy.max()
+    best = mine.value.max()
     for i, (name, groups) in enumerate(families.items()):
-        by = sorted((float(g["bytes"].mean()), list(g.accuracy)) for g in groups)
+        by = sorted((float(g["bytes"].mean()), list(g.value)) for g in groups)
         band(axes, [x for x, _ in by], [v for _, v in by], i, name, line(i))
     axes.set_xscale("log")
     log_ticks(axes.xaxis)
     # A point far below the best would flatten all curves, so it may lie outside the axes. The table lists it.
-    fit(axes, [m for g in families.values() for m in (h.accuracy.mean() for h in g) if m >= best - FAR])
+    fit(axes, [m for g in families.values() for m in (h.value.mean() for h in g) if m >= best - FAR])
     mark_cut(axes)
     axes.set_xlabel("size of the file (bytes)")
     axes.set_ylabel(f"{best_part(mine)} accuracy (%)")
@@ -124,17 +152,17 @@ def lines(mine: pd.DataFrame, experiment: Experiment, labels: Labels) -> None:
     found = _by_setting(mine, experiment.x.removeprefix("options."), labels)
     for i, (name, points) in enumerate(found.items()):
         order = sorted(points)
-        band(top, order, [list(points[x].accuracy) for x in order], i, name, line(i))
+        band(top, order, [list(points[x].value) for x in order], i, name, line(i))
         if free:
             band(low, order, [list(100 * (1 - points[x].density)) for x in order], i, None, line(i))
     for i, arm in enumerate(map(str, level.arm.unique()), start=len(found)):
-        height = level[level.arm == arm].accuracy.mean()
+        height = level[level.arm == arm].value.mean()
         top.axhline(height, color=colour(i), lw=1, ls="--", label=label(arm, labels))
     if not free:
         _missed(top, found)
     top.set_ylabel(f"{best_part(mine)} accuracy (%)")
-    means = [g.accuracy.mean() for points in found.values() for g in points.values()]
-    fit(top, means + [g.accuracy.mean() for _, g in level.groupby("arm")])
+    means = [g.value.mean() for points in found.values() for g in points.values()]
+    fit(top, means + [g.value.mean() for _, g in level.groupby("arm")])
     if free:
         low.set_ylabel("sparsity (%)")
     low.set_xlabel(FIELDS.get(experiment.x, experiment.x.removeprefix("options.")))
@@ -159,7 +187,7 @@ def _missed(axes: Any, found: Mapping[str, Mapping[float, pd.DataFrame]]) -> Non
     for i, points in enumerate(found.values()):
         for x in (x for x in sorted(points) if points[x].density_missed.astype(bool).any()):
             look: Any = {"color": colour(i), "ms": 5, "mfc": "white", "zorder": 3}
-            axes.plot(x, points[x].accuracy.mean(), marker(i), **look)
+            axes.plot(x, points[x].value.mean(), marker(i), **look)
             cut = True
     if cut:
         axes.plot([], [], "o", color="black", ms=5, mfc="white", lw=0, label="hollow: cut to the target density")
@@ -202,11 +230,11 @@ def winners(mine: pd.DataFrame, published: Mapping[str, Mapping[float, float]], 
         group, text, theirs = mine[mine.arm == arm], label(arm, labels), published.get(arm, {})
         if (group.asked >= 1).all():
             known = f" (published {theirs[1.0]} %)" if theirs.get(1.0) else ""
-            text = f"{text}: {group.accuracy.mean():.1f} %{known}"
-            left.axhline(group.accuracy.mean(), color="black", lw=0.7, ls=":", label=text)
+            text = f"{text}: {group.value.mean():.1f} %{known}"
+            left.axhline(group.value.mean(), color="black", lw=0.7, ls=":", label=text)
             continue
         by = [(float(d), g) for d, g in group.groupby("asked", sort=True)]
-        accuracies = [list(g.accuracy) for _, g in by]
+        accuracies = [list(g.value) for _, g in by]
         band(left, [d * apart ** (len(arms) / 2 - i) for d, _ in by], accuracies, i, text, line(i))
         band(right, [g.search_seconds.astype(float).mean() for _, g in by], accuracies, i, None, line(i))
         if theirs:
@@ -219,7 +247,7 @@ def winners(mine: pd.DataFrame, published: Mapping[str, Mapping[float, float]], 
     log_ticks(right.xaxis)
     right.set_xlabel("seconds per ticket, including its training")
     # The accuracy of random masks may be far below the range of the axis. The table lists it.
-    fit(left, [g.accuracy.mean() for (arm, _), g in mine.groupby(["arm", "asked"]) if arm != "random"])
+    fit(left, [g.value.mean() for (arm, _), g in mine.groupby(["arm", "asked"]) if arm != "random"])
     if published:
         text = "hollow: published or public code, other settings"
         left.plot([], [], "o", color="black", ms=5, label=text, **HOLLOW)

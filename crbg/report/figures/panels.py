@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from crbg.data.metrics import ACCURACY
 from crbg.report.figures.curves import FAR
 from crbg.report.figures.labels import FIELDS, Labels, label, named
 from crbg.report.figures.style import (
@@ -28,32 +29,34 @@ from crbg.report.figures.style import (
     mark_cut,
     ticks,
 )
-from crbg.report.records_table import setting, specs
+from crbg.report.records_table import metric_of, setting, specs
 from crbg.report.tables import best_part
 
 
 def dots(mine: pd.DataFrame, published: Mapping[str, Mapping[float, float]], labels: Labels) -> None:
-    """Draw one row for each arm and setting: accuracy with its interval; published values are hollow markers."""
+    """Draw one row for each arm and setting: the metric with its interval; published values are hollow markers."""
     groups = list(specs(mine))[::-1]
     _, axes = plt.subplots(figsize=(3.4, 0.35 + 0.19 * len(groups)))
     order = {arm: i for i, arm in enumerate(mine.arm.unique())}
-    lowest = max(g.accuracy.mean() for _, _, g in groups) - 60
+    in_percent = metric_of(mine) is ACCURACY
+    lowest = max(g.value.mean() for _, _, g in groups) - 60 if in_percent else -math.inf
     for y, (arm, _, g) in enumerate(groups):
         mark = MARKERS[order[arm] % 7]
-        dot(axes, y, list(g.accuracy), lowest, order[arm], mark)
+        dot(axes, y, list(g.value), lowest, order[arm], mark)
         if (theirs := published.get(arm, {}).get(g.asked.iloc[0])) is not None:
             axes.plot(theirs, y, mark, color=colour(order[arm]), ms=5, mfc="none")
     axes.set_yticks(range(len(groups)), [_name(label(arm, labels), text, g) for arm, text, g in groups], fontsize=6)
     axes.set_ylim(-0.6, len(groups) - 0.4)
-    axes.set_xlim(right=min(100.5, axes.get_xlim()[1]))
+    if in_percent:
+        axes.set_xlim(right=min(100.5, axes.get_xlim()[1]))
     mark_cut(axes, "x")
     axes.set_xlabel(_axis(mine, bool(published)))
 
 
 def _axis(mine: pd.DataFrame, published: bool) -> str:
-    """Return the label of an accuracy axis."""
+    """Return the label of the axis of the metric."""
     one = ", one seed" if mine.groupby("digest").seed.nunique().max() == 1 else ""
-    return f"{best_part(mine)} accuracy (%){one}" + ("; hollow: published" if published else "")
+    return f"{best_part(mine)} {metric_of(mine).label}{one}" + ("; hollow: published" if published else "")
 
 
 def _name(arm: str, text: str, g: pd.DataFrame) -> str:
@@ -75,7 +78,7 @@ def methods(
         seconds: add a panel with the seconds for each ticket.
     """
     flat = mine.asked.isna() | (mine.asked >= 1)
-    rivals, levels = mine[~flat], mine[flat].groupby("arm", sort=False).accuracy.mean()
+    rivals, levels = mine[~flat], mine[flat].groupby("arm", sort=False).value.mean()
     rows, densities = list(rivals.arm.unique())[::-1], sorted(rivals.asked.unique(), reverse=True)
     size: Any = {"figsize": (6.8, 0.7 + 0.15 * len(rows)), "sharey": True, "squeeze": False, "layout": "constrained"}
     page, panels = plt.subplots(1, len(densities) + seconds, **size)
@@ -105,7 +108,7 @@ def _at_density(
     published: Mapping[str, Mapping[float, float]],
 ) -> None:
     """Draw the arms at one density; accuracies far below the median are printed at the left edge."""
-    found, asked = {str(a): list(g.accuracy) for a, g in mine.groupby("arm")}, float(mine.asked.iloc[0])
+    found, asked = {str(a): list(g.value) for a, g in mine.groupby("arm")}, float(mine.asked.iloc[0])
     means = {arm: sum(values) / len(values) for arm, values in found.items()}
     lowest = statistics.median(means.values()) - FAR
     theirs = {arm: v for arm in found if (v := published.get(arm, {}).get(asked)) is not None and v >= lowest}
@@ -131,7 +134,7 @@ def controls(mine: pd.DataFrame, labels: Labels) -> None:
     size: Any = {"figsize": (3.4 * len(densities), 0.9 + 0.3 * len(arms)), "sharey": True, "squeeze": False}
     page, panels = plt.subplots(1, len(densities), **size)
     for axes, asked in zip(panels[0], densities, strict=True):
-        at = found[found.asked == asked].pivot_table("accuracy", ["arm", "seed"], "control")
+        at = found[found.asked == asked].pivot_table("value", ["arm", "seed"], "control")
         for i, control in enumerate(n for n in names if n in at and "none" in at):
             lost = (at["none"] - at[control]).dropna().groupby("arm")
             for arm, values in lost:
@@ -160,12 +163,12 @@ def penalties(mine: pd.DataFrame, labels: Labels) -> None:
             # A horizontal offset keeps curves apart that coincide.
             weights = [float(str(w)) * 1.07 ** (i - (len(names) - 1) / 2) for w, _ in by]
             text, style = label(penalty, labels) if arm == arms[0] else None, LINES[i % len(LINES)]
-            band(top, weights, [list(g.accuracy) for _, g in by], i, text, style)
+            band(top, weights, [list(g.value) for _, g in by], i, text, style)
             band(low, weights, [list(100 * (1 - g.density)) for _, g in by], i, None, style)
         top.set_title(label(arm, labels))
         low.set_xscale("log")
         ticks(low, sorted(found.weight.unique()), [f"{w:g}" for w in sorted(found.weight.unique())])
-    means = [g.accuracy.mean() for _, g in found.groupby(["arm", "penalty", "weight"])]
+    means = [g.value.mean() for _, g in found.groupby(["arm", "penalty", "weight"])]
     for top in panels[0]:
         fit(top, means)
     panels[0, 0].set_ylabel(f"{best_part(mine)} accuracy (%)")

@@ -10,10 +10,11 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import pandas as pd
 
+from crbg.data.metrics import ACCURACY
 from crbg.methods.crbg import LANDED
 from crbg.report import stats
 from crbg.report.declared import Declared
-from crbg.report.records_table import values
+from crbg.report.records_table import metric_of, values
 
 
 @dataclass(frozen=True)
@@ -149,17 +150,22 @@ def missed(mine: pd.DataFrame, mask: str, density: float | None) -> str:
     return f"{len(wrong)} of {len(mine)} runs did not reach the target density" if len(wrong) else ""
 
 
-def compare(a: pd.DataFrame, b: pd.DataFrame) -> stats.Contrast:
-    """Return the test of a - b: paired if all runs match in seed, initial draw and data order, otherwise Welch's."""
+def compare(a: pd.DataFrame, b: pd.DataFrame, oriented: bool = True) -> stats.Contrast:
+    """Return the test of a - b: paired if all runs match in seed, initial draw and data order, otherwise Welch's.
+
+    If a smaller value of the metric is better, it is the test of b - a, so that a positive difference is in favour of
+    a. Values that are not those of the metric are compared with `oriented=False`.
+    """
+    better = metric_of(a).better if oriented else float
     pairs = a.merge(b, on=["seed", "draw", "order"])
     if len(pairs) == len(a) == len(b):
-        return stats.paired(list(pairs.accuracy_x), list(pairs.accuracy_y))
-    return stats.welch(list(a.accuracy), list(b.accuracy))
+        return stats.paired([*map(better, pairs.value_x)], [*map(better, pairs.value_y)])
+    return stats.welch([*map(better, a.value)], [*map(better, b.value)])
 
 
 def paired(a: pd.DataFrame, b: pd.DataFrame) -> stats.Interval:
     """Return the mean paired difference a - b of two tables that list the same seeds in the same order."""
-    return stats.paired(list(a.accuracy), list(b.accuracy)).difference
+    return stats.paired(list(a.value), list(b.value)).difference
 
 
 def decide(holds: bool, fails: bool) -> str:
@@ -170,6 +176,23 @@ def decide(holds: bool, fails: bool) -> str:
 def span(i: stats.Interval, form: str = "+.2f") -> str:
     """Format the ends of an interval, to be printed after its mean; empty for a single seed, which has none."""
     return f" [{i.low:{form}}, {i.high:{form}}]" if math.isfinite(i.low) and math.isfinite(i.high) else ""
+
+
+def gap(i: stats.Interval, rows: pd.DataFrame, unit: str = "") -> str:
+    """Format a difference and its interval with the digits of the metric of `rows`."""
+    form = f"+.{metric_of(rows).digits}f"
+    return f"{i.mean:{form}}{' ' * bool(unit)}{unit}{span(i, form)}"
+
+
+def worse(rows: pd.DataFrame) -> str:
+    """Return the direction in which the metric of `rows` becomes worse."""
+    return "lower" if metric_of(rows).larger_is_better else "higher"
+
+
+def points(rows: pd.DataFrame) -> str:
+    """Return the unit of a difference of the metric of `rows`."""
+    metric = metric_of(rows)
+    return "points" if metric is ACCURACY else metric.unit.strip() or f"in the {metric.title}"
 
 
 def count(n: int, what: str) -> str:

@@ -18,9 +18,12 @@ from crbg.report.rules.base import (
     compare,
     count,
     decide,
+    gap,
     not_run,
+    points,
     register,
     span,
+    worse,
 )
 
 
@@ -39,7 +42,7 @@ class Loss(DensityRule):
         if mine.empty or reference.empty:
             return not_run()
         d = compare(reference, mine).difference
-        evidence = f"{self.reference} - {self.arm} = {d.mean:+.2f} points{span(d)}, at most {self.most} allowed"
+        evidence = f"{self.reference} - {self.arm} = {gap(d, mine, points(mine))}, at most {self.most} allowed"
         checks = (Check(d, self.most, above=False),)
         return Verdict(decide(d.high <= self.most, d.low > self.most), f"{evidence}, n = {d.n}", d.n, checks=checks)
 
@@ -58,7 +61,7 @@ class Lead(DensityRule):
             return not_run()
         d = compare(ours, theirs).difference
         beyond = stats.Interval(d.mean - self.by, d.low - self.by, d.high - self.by, d.n, d.error)
-        evidence = f"{self.arm} {ours.accuracy.mean():.2f} %, {self.other} {theirs.accuracy.mean():.2f} %: "
+        evidence = f"{self.arm} {ours.value.mean():.2f} %, {self.other} {theirs.value.mean():.2f} %: "
         evidence += f"{d.mean:+.2f} points{span(d)}, {self.by:+g} claimed, margin {self.margin}, n = {d.n}"
         checks = (Check(beyond, -self.margin),)
         return Verdict(stats.margin_verdict(beyond, self.margin), evidence, d.n, checks=checks)
@@ -83,12 +86,12 @@ class Pronounced(DensityRule):
             pairs = ours.merge(theirs, on=["seed", "draw", "order"])
             if pairs.empty:
                 return not_run()
-            leads.append(pairs.assign(accuracy=pairs.accuracy_x - pairs.accuracy_y)[["seed", "accuracy"]])
+            leads.append(pairs.assign(value=pairs.value_x - pairs.value_y)[["seed", "value"]])
         both = leads[0].merge(leads[1], on="seed")
         if both.empty:
             return not_run()
-        d = stats.paired(list(both.accuracy_x), list(both.accuracy_y)).difference
-        ends = " and ".join(f"{x.accuracy.mean():+.2f} at {k}" for x, k in zip(leads, self.densities, strict=True))
+        d = stats.paired(list(both.value_x), list(both.value_y)).difference
+        ends = " and ".join(f"{x.value.mean():+.2f} at {k}" for x, k in zip(leads, self.densities, strict=True))
         evidence = f"{self.arm} - {self.reference} is {ends}; difference {d.mean:+.2f}{span(d)}, n = {d.n}"
         return Verdict(decide(d.low > 0, d.high < 0), evidence, d.n, checks=(Check(d, 0.0),))
 
@@ -115,7 +118,7 @@ class Frontier(DensityRule):
         pairs = [one.merge(base, on=["seed", "draw", "order"]) for one in (ours, theirs)]
         if any(len(p) < len(base) for p in pairs):
             return not_run("the runs are not paired by seed, initial draw and data order", absent=False)
-        up, down = (stats.paired(list(p.accuracy_x), list(p.accuracy_y)).difference for p in pairs)
+        up, down = (stats.paired(list(p.value_x), list(p.value_y)).difference for p in pairs)
         m, loss = self.margin, stats.Interval(-down.mean, -down.high, -down.low, down.n, down.error)
         evidence = (
             f"{self.arm} at {self.density} - {reference} at {self.reference_density} = {up.mean:+.2f}{span(up)}; "
@@ -179,8 +182,8 @@ class Best(ArmRule):
                 return not_run(f"no runs of {other}")
             differences[other] = compare(ours, theirs).difference
             seeds.append(len(theirs))
-        listed = ", ".join(f"{d.mean:+.2f}{span(d)} against {other}" for other, d in differences.items())
-        allowed = f"; at most {self.within} points lower allowed" if self.within else ""
+        listed = ", ".join(f"{gap(d, ours)} against {other}" for other, d in differences.items())
+        allowed = f"; at most {self.within} {points(ours)} {worse(ours)} allowed" if self.within else ""
         where = ", validation" if self.part == "validation" else ""
         at = "" if density is None else f" at {density}"
         evidence = f"{self.arm}{at}: {listed}{allowed}; n = {min(seeds)}{where}"
@@ -199,7 +202,7 @@ class Best(ArmRule):
             return mine
         if self.part != "validation":
             return mine.iloc[:0]
-        return max((g for _, g in mine.groupby("digest")), key=lambda g: g.accuracy.mean())
+        return max((g for _, g in mine.groupby("digest")), key=lambda g: g.value.mean())
 
 
 @register("cheaper")
@@ -219,8 +222,8 @@ class Cheaper(DensityRule):
             return not_run()
         if ours.device.nunique() != 1 or set(ours.device) != set(theirs.device):
             return not_run("the runs were timed on different machines", absent=False)
-        logs = [arm.assign(accuracy=[math.log(float(s)) for s in arm.search_seconds]) for arm in (theirs, ours)]
-        d = compare(*logs).difference
+        theirs_log, ours_log = (g.assign(value=g.search_seconds.astype(float).map(math.log)) for g in (theirs, ours))
+        d = compare(theirs_log, ours_log, oriented=False).difference
         ratio = stats.Interval(math.exp(d.mean), math.exp(d.low), math.exp(d.high), d.n)
         least = self.share * self.times
         seconds = f"{self.arm} takes {ours.search_seconds.mean():.0f} s, {self.reference} "

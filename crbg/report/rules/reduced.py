@@ -46,7 +46,7 @@ class Reduced(Declared):
             return found
         parts = [found.evidence]
         if found.seeds is None:
-            parts += [f"{rule.arm} {f.accuracy.mean():.2f} %, n = {len(f)}" for f in mine.values() if len(f)]
+            parts += [f"{rule.arm} {f.value.mean():.2f} %, n = {len(f)}" for f in mine.values() if len(f)]
         parts += [f"{count(missed, 'run')} of {rule.arm} did not reach the target density"] if missed else []
         parts += [f"{count(lost, 'run')} of {rule.arm} ended without a ticket"] if lost else []
         parts += [self._length(rows), f"runs that would decide: {self.schedule.decides}"]

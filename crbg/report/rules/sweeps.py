@@ -28,13 +28,13 @@ class Order(ArmRule):
         best: dict[str, pd.DataFrame] = {}
         for text, g in cells(rows, self).items():
             kind = setting(text).get(self.field, "")
-            if kind in (self.a, self.b) and (kind not in best or g.accuracy.mean() > best[kind].accuracy.mean()):
+            if kind in (self.a, self.b) and (kind not in best or g.value.mean() > best[kind].value.mean()):
                 best[kind] = g
         if len(best) < 2:
             return not_run()
         d = paired(best[self.a], best[self.b])
         ends = (
-            f"{k} {g.accuracy.mean():.2f} % at {100 * (1 - g.density.mean()):.1f} % sparsity ({g.setting.iloc[0]})"
+            f"{k} {g.value.mean():.2f} % at {100 * (1 - g.density.mean()):.1f} % sparsity ({g.setting.iloc[0]})"
             for k, g in best.items()
         )
         evidence = f"{'; '.join(ends)}; difference {d.mean:+.2f}{span(d)}, n = {d.n}, validation"
@@ -82,10 +82,10 @@ class Flat(ArmRule):
         found = cells(rows, self)
         if len(found) < 2:
             return not_run()
-        best, worst = (pick(found.values(), key=lambda g: g.accuracy.mean()) for pick in (max, min))
-        d = stats.welch(list(best.accuracy), list(worst.accuracy)).difference
+        best, worst = (pick(found.values(), key=lambda g: g.value.mean()) for pick in (max, min))
+        d = stats.welch(list(best.value), list(worst.value)).difference
         word = decide(d.high <= self.most, d.low > self.most)
-        ends = " and ".join(f"{g.accuracy.mean():.2f} % at {g.setting.iloc[0]}" for g in (best, worst))
+        ends = " and ".join(f"{g.value.mean():.2f} % at {g.setting.iloc[0]}" for g in (best, worst))
         evidence = f"{ends}: {d.mean:.2f} points{span(d, '.2f')}, at most {self.most} allowed"
         if self.over is not None:
             g = max(found.values(), key=lambda g: g.over.abs().mean())

@@ -102,14 +102,13 @@ class Silent(ArmRule):
     def judge(self, rows: pd.DataFrame) -> Verdict:
         mine = rows[(rows.experiment == self.experiment) & (rows.reading == "binary") & rows.silent.notna()]
         counts = [
-            g.assign(accuracy=g.silent.astype(float))
-            for g in (mine[mine.arm == self.arm], mine[mine.arm == self.other])
+            g.assign(value=g.silent.astype(float)) for g in (mine[mine.arm == self.arm], mine[mine.arm == self.other])
         ]
         if counts[0].empty or counts[1].empty:
             return not_run()
-        d = compare(counts[1], counts[0]).difference
+        d = compare(counts[1], counts[0], oriented=False).difference
         ends = " and ".join(
-            f"{g.accuracy.mean():.1f} in {name}" for g, name in zip(counts, (self.arm, self.other), strict=True)
+            f"{g.value.mean():.1f} in {name}" for g, name in zip(counts, (self.arm, self.other), strict=True)
         )
         evidence = f"silent hidden units: {ends}; difference {d.mean:.1f}{span(d, '.1f')}, n = {d.n}"
         return Verdict(decide(d.low > 0, d.high < 0), evidence, d.n, checks=(Check(d, 0.0),))
@@ -125,13 +124,11 @@ class Objective(DensityRule):
     def judge(self, rows: pd.DataFrame) -> Verdict:
         column = f"objective_{self.objective}"
         found = {arm: self.runs(rows, arm) for arm in (self.arm, *self.others)}
-        found = {
-            arm: g.assign(accuracy=g[column].astype(float)).dropna(subset=["accuracy"]) for arm, g in found.items()
-        }
+        found = {arm: g.assign(value=g[column].astype(float)).dropna(subset=["value"]) for arm, g in found.items()}
         if missing := [arm for arm, g in found.items() if g.empty]:
             return not_run(f"no values of this objective for {', '.join(missing)}")
         mine = found.pop(self.arm)
-        worse = {arm: compare(mine, g).difference for arm, g in found.items()}
+        worse = {arm: compare(mine, g, oriented=False).difference for arm, g in found.items()}
         parts = ", ".join(f"{d.mean:+.3g}{span(d, '+.3g')} against {arm}" for arm, d in worse.items())
         n = min(d.n for d in worse.values())
         word = decide(all(d.low > 0 for d in worse.values()), any(d.high < 0 for d in worse.values()))

@@ -48,13 +48,13 @@ class Value(DensityRule):
         mine = self.runs(rows, reading=self.mask)
         if problem := missed(mine, self.mask, self.density):
             return not_run(problem, absent=False)
-        word, d = stats.value_verdict(list(mine.accuracy), self.published, self.margin)
+        word, d = stats.value_verdict(list(mine.value), self.published, self.margin)
         if d is None:
             return not_run()
         if self.density is None and self.at is not None and mine.density.mean() > self.at:
             word = "not reproduced"  # whatever the accuracy, because fewer weights were removed than published
         sparsity = f"{100 * (1 - mine.density.mean()):.1f} % sparsity"
-        evidence = f"{mine.accuracy.mean():.2f} %{self._units(mine)} at {sparsity}, d = {d.mean:+.2f}{span(d)}"
+        evidence = f"{mine.value.mean():.2f} %{self._units(mine)} at {sparsity}, d = {d.mean:+.2f}{span(d)}"
         checks = (Check(d, -self.margin),)
         return Verdict(word, f"{evidence}, margin {self.margin}, n = {d.n}", d.n, checks=checks)
 
@@ -78,7 +78,7 @@ class Floor(DensityRule):
             return not_run()
         if problem := missed(mine, self.mask, self.density):
             return not_run(problem, absent=False)
-        i = stats.t_interval(list(mine.accuracy))
+        i = stats.t_interval(list(mine.value))
         word = decide(i.low >= self.least, i.high < self.least)
         evidence = f"{i.mean:.2f} %{span(i, '.2f')}, at least {self.least} required, n = {i.n}"
         return Verdict(word, evidence, i.n, checks=(Check(i, self.least),))

@@ -12,7 +12,7 @@ from crbg.report.tables.experiment import (
     markdown,
     origin,
 )
-from crbg.report.tables.markup import booktabs, interval, pipe, tex
+from crbg.report.tables.markup import booktabs, interval, mean_of, pipe, tex
 from crbg.report.tables.summary import best_tickets, comparison, readme_table, short_latex
 from crbg.report.tables.tuning import tuning_table, tuning_trials
 
@@ -30,6 +30,7 @@ __all__ = [
     "latex",
     "main_table",
     "markdown",
+    "mean_of",
     "origin",
     "pipe",
     "readme_table",

@@ -6,8 +6,9 @@ from typing import Any
 
 import pandas as pd
 
+from crbg.data.metrics import ACCURACY
 from crbg.experiments.config import Config, Experiment
-from crbg.report.records_table import specs, values
+from crbg.report.records_table import metric_of, specs, values
 from crbg.report.stats import paired
 from crbg.report.tables.markup import booktabs, interval, percent, pipe
 
@@ -17,10 +18,8 @@ LATEX = (
     "sparsity %",
     "bytes",
     "units closed %",
-    "binary %",
-    "untrained %",
-    "mean %",
-    "reinit %",
+    *("binary %", "untrained %", "mean %", "reinit %"),
+    *("binary", "untrained", "mean", "reinit"),
     "n",
 )
 READINGS = ("binary", "exact", "half", "mean", "untrained")
@@ -30,6 +29,8 @@ OPTIONAL = (  # columns that are omitted if they are empty in every row
     *("not recalibrated %", "recalibrated %", "exact images %"),
     *(f"{r} %" for r in READINGS[1:]),
 )
+_MEASURED = (*READINGS, *CONTROLS, "not recalibrated", "recalibrated", "exact images")
+_BARE = {f"{name} %": name for name in _MEASURED}  # names of columns if the metric is not in %
 NOTES = {  # explanations of columns, printed if the table has the column
     "binary %": (
         "`binary`: the ticket, a binary mask on untrained weights (mu > 1/2 for gates whose density is within 2 % of "
@@ -85,26 +86,27 @@ def main_table(rows: pd.DataFrame, experiment: str) -> pd.DataFrame:
         empty.append("bytes")
     if not any(table[f"{c} %"].any() for c in CONTROLS if f"{c} %" in table):
         empty += [f"{c} %" for c in CONTROLS]
-    return table.drop(columns=list(dict.fromkeys(empty)))
+    table = table.drop(columns=list(dict.fromkeys(empty)))
+    return table if metric_of(mine) is ACCURACY else table.rename(columns=lambda c: _BARE.get(c, c))
 
 
 def _line(arm: str, setting: str, group: pd.DataFrame) -> dict[str, str]:
     """Return one row of the main table."""
-    binary = group[group.reading == "binary"]
+    binary, digits = group[group.reading == "binary"], metric_of(group).digits
     units = bool(binary.units.notna().all())
     line = {"arm": arm, "setting": setting, "sparsity %": percent(binary.density.mean())}
     line["bytes"] = f"{binary.bytes.mean():,.0f}" if binary.bytes.notna().all() else ""
     line["units closed %"] = percent(binary.units.astype(float).mean()) if units else ""
     line["weights cut %"] = percent(binary.effective.astype(float).mean()) if units else ""
     for reading in READINGS:
-        picked = group[group.reading == reading].accuracy.dropna()
-        line[f"{reading} %"] = interval(list(picked)) if len(picked) else ""
+        picked = group[group.reading == reading].value.dropna()
+        line[f"{reading} %"] = interval(list(picked), digits) if len(picked) else ""
     for name, column in (("not recalibrated %", "plain"), ("recalibrated %", "again"), ("exact images %", "clean")):
-        line[name] = _mean(binary[column], ".2f")
+        line[name] = _mean(binary[column], f".{digits}f")
     soft = binary.fractional.dropna()
     line["fractional %"] = f"{100 * soft.mean():.1f}" if len(soft) else ""
     line["silent units"] = _mean(binary.silent, ".0f")
-    line |= {f"{control} %": _mean(binary[control], ".1f") for control in CONTROLS}
+    line |= {f"{control} %": _mean(binary[control], f".{digits - 1}f") for control in CONTROLS}
     line["n"] = str(binary.seed.nunique())
     line["missed"] = str(int(binary.density_missed.fillna(False).astype(bool).sum()))
     line["search s"] = f"{binary.search_seconds.mean():.0f}"
@@ -144,8 +146,9 @@ def differences(rows: pd.DataFrame, experiment: Experiment) -> list[str]:
         elif same.empty:
             found.append("no pairs")
         else:
-            d = paired(list(same.accuracy_x), list(same.accuracy_y)).difference
-            found.append(f"{d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}], n = {d.n}")
+            d = paired(list(same.value_x), list(same.value_y)).difference
+            form = f"+.{metric_of(group).digits}f"
+            found.append(f"{d.mean:{form}} [{d.low:{form}}, {d.high:{form}}], n = {d.n}")
     return found
 
 
@@ -155,11 +158,25 @@ def markdown(table: pd.DataFrame, experiment: Experiment, config: Config, rows: 
     head = "**A demonstration on a toy data set, not evidence for any claim.**\n\n" if config.demonstration else ""
     where = f"{', '.join(mine.model.unique())} on {', '.join(mine.data.unique())}"
     winning = (mine.reading == "untrained").any()
-    notes = [text for column, text in NOTES.items() if column in table and not (winning and column == "binary %")]
+    present = {*table, *(f"{column} %" for column in table)}
+    notes = [text for column, text in NOTES.items() if column in present and not (winning and column == "binary %")]
     notes += [WINNING] if winning else []
-    said = f"{best_part(mine)} accuracy, mean ± half-width of the 95 % t interval over n seeds"
+    notes += naive(mine)
+    said = f"{best_part(mine)} {metric_of(mine).title}, mean ± half-width of the 95 % t interval over n seeds"
     body = pipe(table.to_dict("records"))
     return f"{head}{experiment.about}: {where}, {said}.\n\n{body}\n\n{' '.join([*notes, origin(rows, experiment)])}\n"
+
+
+def naive(mine: pd.DataFrame) -> list[str]:
+    """List the naive predictors of the field and the best constant prediction in a sentence; empty without them."""
+    seen, metric = mine[mine.part == best_part(mine)], metric_of(mine)
+    found = {name: value for known in seen.naive.dropna()[:1] for name, value in known.items()}
+    if not found:
+        return []
+    found["a constant"] = seen.constant.dropna().iloc[0]
+    listed = ", ".join(f"{name.replace('_', ' ')} {value:.{metric.digits}f}" for name, value in found.items())
+    better = "larger" if metric.larger_is_better else "smaller"
+    return [f"Naive predictors on the same part: {listed}. A {better} value is better."]
 
 
 def origin(rows: pd.DataFrame, experiment: Experiment) -> str:

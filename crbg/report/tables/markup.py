@@ -9,13 +9,19 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
+from crbg.report.records_table import metric_of
 from crbg.report.stats import t_interval
 
 
-def interval(values: list[float]) -> str:
+def interval(values: list[float], digits: int = 2) -> str:
     """Format mean ± half-width of the 95 % t interval; for one or two values, format the mean and n instead."""
     i = t_interval(values)
-    return f"{i.mean:.2f} ± {i.half:.2f}" if i.n > 2 else f"{i.mean:.2f} (n = {i.n})"
+    return f"{i.mean:.{digits}f} ± {i.half:.{digits}f}" if i.n > 2 else f"{i.mean:.{digits}f} (n = {i.n})"
+
+
+def mean_of(rows: pd.DataFrame) -> str:
+    """Format the mean of the metric over rows of one arm and setting, as `interval` does."""
+    return interval(list(rows.value), metric_of(rows).digits)
 
 
 def percent(density: float, form: str = ".1f") -> str:

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from crbg.data.metrics import ACCURACY
 from crbg.experiments.config import Experiment
 from crbg.report.claims import Comparison
-from crbg.report.records_table import specs, values
+from crbg.report.records_table import metric_of, specs, values
 from crbg.report.rules.base import count
 from crbg.report.tables.experiment import best_part, copies, headline
-from crbg.report.tables.markup import booktabs, interval, percent, pipe
+from crbg.report.tables.markup import booktabs, mean_of, percent, pipe
 
 
 def by_sparsity(experiment: Experiment, rows: pd.DataFrame) -> list[dict[str, str]]:
@@ -22,8 +23,8 @@ def by_sparsity(experiment: Experiment, rows: pd.DataFrame) -> list[dict[str, st
     out = []
     for arm, group in mine.groupby("arm", sort=False):
         if not group.asked.isna().all():
-            cells = {f"{percent(d, 'g')} %": list(group[group.asked == d].accuracy) for d in asked}
-            out.append({"arm": str(arm)} | {name: interval(found) if found else "" for name, found in cells.items()})
+            cells = {f"{percent(d, 'g')} %": group[group.asked == d] for d in asked}
+            out.append({"arm": str(arm)} | {name: mean_of(g) if len(g) else "" for name, g in cells.items()})
     return out
 
 
@@ -36,8 +37,8 @@ def short_latex(experiment: Experiment, rows: pd.DataFrame) -> str:
 def readme_table(experiment: Experiment, rows: pd.DataFrame) -> str:
     """Format the headline accuracies of an experiment as Markdown: title, table, and the arms without a mask."""
     mine = headline(rows, experiment.name)
-    flat = mine[mine.asked.isna()].groupby("arm", sort=False).accuracy.apply(lambda a: interval(list(a)))
-    others = [f"{arm} {text}" for arm, text in flat.items()]
+    flat = mine[mine.asked.isna()].groupby("arm", sort=False)
+    others = [f"{arm} {mean_of(group)}" for arm, group in flat]
     others += [f"the most frequent class {v:.2f}" for v in mine.constant.dropna()[:1]]
     said = f"Without a mask: {'; '.join(others) or 'not run'}. {copies(rows[rows.experiment == experiment.name])}"
     link = f"[`{experiment.name}`](paper/tables/{experiment.name}.md)"
@@ -51,8 +52,13 @@ def _what(experiment: Experiment, mine: pd.DataFrame) -> str:
     seeds = f"n = {counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "") + " seeds"
     winning = experiment.view == "winners"
     kind = "winning tickets, trained under their masks," if winning else "binary tickets on untrained weights"
-    where = f"{', '.join(mine.model.unique())} on {', '.join(mine.data.unique())}: {best_part(mine)} accuracy in %"
+    where = f"{', '.join(mine.model.unique())} on {', '.join(mine.data.unique())}: {best_part(mine)} {_measure(mine)}"
     return f"{where} of {kind} by sparsity, mean ± half-width of the 95 % t interval, {seeds}."
+
+
+def _measure(mine: pd.DataFrame) -> str:
+    metric = metric_of(mine)
+    return f"{metric.title} in %" if metric is ACCURACY else metric.title
 
 
 def comparison(lines: Sequence[Comparison], rows: pd.DataFrame) -> pd.DataFrame:
@@ -68,7 +74,7 @@ def _compared(line: Comparison, rows: pd.DataFrame) -> dict[str, str]:
     elif line.experiment:
         mine = values(rows, line.experiment, line.arm, line.density)
         if len(mine):
-            ours, n, trained = interval(list(mine.accuracy)), str(len(mine)), "yes" if mine.trained.iloc[0] else "no"
+            ours, n, trained = mean_of(mine), str(len(mine)), "yes" if mine.trained.iloc[0] else "no"
             units = f"{percent(mine.units.astype(float).mean())} of the units" if mine.units.notna().all() else ""
             sparsity = units or percent(mine.density.mean())
             if missed := int(mine.density_missed.astype(bool).sum()):
@@ -80,19 +86,20 @@ def _compared(line: Comparison, rows: pd.DataFrame) -> dict[str, str]:
 def best_tickets(rows: pd.DataFrame, experiment: str) -> pd.DataFrame:
     """Return the best ticket of each method, best first, at the density that most arms of an experiment share.
 
-    The tickets of each arm and setting are compared by their mean accuracy over seeds. Columns: method, arm, accuracy,
+    The tickets of each arm and setting are compared by their mean accuracy over seeds. Columns: method, arm, value,
     interval, density.
     """
     mine = headline(rows, experiment)
     mine = mine[mine.asked.notna() & (mine.asked < 1)]
     if mine.empty:
-        return pd.DataFrame(columns=["method", "arm", "accuracy", "interval", "density"])
+        return pd.DataFrame(columns=["method", "arm", "value", "interval", "density"])
     shared = mine.groupby("asked").arm.nunique()
     mine = mine[mine.asked == shared[shared == shared.max()].index.min()]
     found = []
     for arm, _, group in specs(mine):
-        accuracy = list(group.accuracy)
-        line = {"method": str(group.run.iloc[0]).split("-")[0], "arm": arm, "accuracy": sum(accuracy) / len(accuracy)}
-        found.append(line | {"interval": interval(accuracy), "density": group.asked.iloc[0]})
-    best = pd.DataFrame(found).sort_values("accuracy", ascending=False, kind="stable").drop_duplicates("method")
+        mean = sum(group.value) / len(group)
+        line = {"method": str(group.run.iloc[0]).split("-")[0], "arm": arm, "value": mean}
+        found.append(line | {"interval": mean_of(group), "density": group.asked.iloc[0]})
+    rising = not metric_of(mine).larger_is_better
+    best = pd.DataFrame(found).sort_values("value", ascending=rising, kind="stable").drop_duplicates("method")
     return best.reset_index(drop=True)

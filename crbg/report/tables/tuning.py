@@ -20,7 +20,7 @@ def tuning_trials(rows: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame()
     grouped = mine.groupby(["experiment", "arm", "asked", "setting", "digest"], sort=False)
     table = grouped.agg(
-        validation=("accuracy", "mean"),
+        validation=("value", "mean"),
         seeds=("seed", "nunique"),
         missed=("density_missed", lambda m: int(m.astype(bool).sum())),
     ).reset_index()

@@ -15,7 +15,8 @@ from PIL import Image
 
 from crbg.data import folder
 from crbg.data.datasets import info, own
-from crbg.data.loader import BatchLoader, Part
+from crbg.data.images import ImagePart
+from crbg.data.loader import BatchLoader
 from crbg.data.sources import load
 from crbg.errors import CrbgError
 from crbg.experiments import config as configs
@@ -72,7 +73,7 @@ def test_parts_are_rows_of_one_array_and_equal_to_those_in_memory(images):
     data = load("mine")
     assert data.train.x is data.validation.x
     assert sorted(torch.cat([data.train.rows, data.validation.rows]).tolist()) == list(range(80))
-    in_memory = Part(data.train.x[data.train.rows].clone(), data.train.y, data.train.mean, data.train.std)
+    in_memory = ImagePart(data.train.x[data.train.rows].clone(), data.train.y, data.train.mean, data.train.std)
     for flip, crop in ((False, 0), (True, 2)):
         mapped, loaded = (BatchLoader(part, 16, 0, flip, crop).epoch(1) for part in (data.train, in_memory))
         for (a, b), (c, d) in zip(mapped, loaded, strict=True):

@@ -3,7 +3,8 @@ import pytest
 import torch
 from made_up_data import SMALL
 
-from crbg.data.loader import BatchLoader, Part
+from crbg.data.images import ImagePart
+from crbg.data.loader import BatchLoader
 from crbg.data.sources import load
 from crbg.errors import CrbgError
 
@@ -32,7 +33,7 @@ def test_batches_walk_through_everything_in_order(digits):
 def numbered(count, shape=(1, 1, 1)):
     """Return `count` images, each labelled with its index."""
     x = torch.arange(count).reshape(-1, 1, 1, 1).expand(count, *shape).to(torch.uint8)
-    return Part(x, torch.arange(count), torch.zeros(1), torch.ones(1))
+    return ImagePart(x, torch.arange(count), torch.zeros(1), torch.ones(1))
 
 
 def labels(feed, epoch, start=0):
@@ -44,7 +45,7 @@ def labels(feed, epoch, start=0):
     [((1, 28, 28), 0, 1000), ((3, 32, 32), 0, 255), ((1, 8, 8), 0, 1000), ((3, 32, 32), 224, 64)],
 )
 def test_batches_that_are_only_looked_at_are_the_smaller_the_larger_the_images(shape, enlarged, most):
-    part = Part(
+    part = ImagePart(
         torch.zeros(1100, *shape, dtype=torch.uint8),
         torch.zeros(1100, dtype=torch.long),
         torch.zeros(1),
@@ -116,7 +117,7 @@ def test_crops_are_those_of_a_reflected_border(digits):
 
 def test_flips_and_crops_of_colour_images_keep_channels_together():
     x = torch.arange(2 * 3 * 5 * 4, dtype=torch.uint8).reshape(2, 3, 5, 4)
-    part = Part(x, torch.tensor([0, 1]), torch.zeros(3), torch.ones(3))
+    part = ImagePart(x, torch.tensor([0, 1]), torch.zeros(3), torch.ones(3))
     feed = BatchLoader(part, 2, seed=3, flip=True, crop=2)
     for epoch in range(20):
         rows, columns = feed.sources(*feed.drawn(epoch))
@@ -139,7 +140,9 @@ def test_enlarged_inputs_keep_constant_images_and_say_their_shape(digits):
     x, y = next(iter(BatchLoader(large.train, 32, seed=1, crop=2).epoch(0)))
     assert x.shape == (32, 1, 56, 56)
     assert y.equal(next(iter(BatchLoader(digits.train, 32, seed=1).epoch(0)))[1])
-    flat = Part(torch.full((3, 1, 8, 8), 51, dtype=torch.uint8), torch.zeros(3), torch.zeros(1), torch.ones(1), size=20)
+    flat = ImagePart(
+        torch.full((3, 1, 8, 8), 51, dtype=torch.uint8), torch.zeros(3), torch.zeros(1), torch.ones(1), size=20
+    )
     assert torch.allclose(flat.inputs(slice(None)), torch.full((3, 1, 20, 20), 0.2))
 
 
@@ -152,5 +155,5 @@ def test_the_digest_of_an_order_tells_seed_and_batch_apart():
 
 @pytest.mark.parametrize("size", [0, 41, -1])
 def test_a_batch_that_does_not_fit_is_refused(size):
-    with pytest.raises(CrbgError, match=f"batch size {size} does not fit 40 training images"):
+    with pytest.raises(CrbgError, match=f"batch size {size} does not fit 40 training examples"):
         BatchLoader(numbered(40), size, 0)

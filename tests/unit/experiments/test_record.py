@@ -49,7 +49,7 @@ def test_every_recorded_run_is_read_in_full_and_written_as_it_is():
             if "evaluation" in run:
                 evaluation = Evaluation.from_json(run["evaluation"], f"{path}, line {number}")
                 assert plain(evaluation.to_json()) == plain(run["evaluation"])
-                assert evaluation.accuracy() == run["evaluation"]["test"]["readings"]["binary"]["accuracy"]
+                assert evaluation.value() == run["evaluation"]["test"]["readings"]["binary"]["accuracy"]
                 evaluations += 1
     assert (runs, evaluations) >= (4315, 1622)
 
@@ -57,7 +57,7 @@ def test_every_recorded_run_is_read_in_full_and_written_as_it_is():
 def test_a_record_answers_by_name():
     record = Record.from_json(BODY, "here")
     assert record.to_json() == BODY
-    assert (record.accuracy(), record.accuracy("mean"), record.accuracy("half")) == (70.0, None, None)
+    assert (record.value(), record.value("mean"), record.value("half")) == (70.0, None, None)
     assert record.controls() == {"shuffle": 12.5, "constant": 10.0}
     assert (record.missed_density, record.ok, record.digests.mask, record.digests.gates) == (True, True, "m", None)
     assert record.layers == {"fc1.weight": Count(1, 4)}
@@ -66,7 +66,7 @@ def test_a_record_answers_by_name():
     collapsed = Record.from_json(
         {k: v for k, v in BODY.items() if k not in ("validation", "layers", "anatomy")}, "here"
     )
-    assert (collapsed.accuracy(), collapsed.controls(), collapsed.missed_density) == (None, {}, False)
+    assert (collapsed.value(), collapsed.controls(), collapsed.missed_density) == (None, {}, False)
     assert (collapsed.units(), collapsed.layers) == ({}, None)
 
 
@@ -77,7 +77,7 @@ def test_keys_of_a_later_version_are_ignored():
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("schema",), 2, r"^here has schema 2, but this version of crbg reads 1"),
+        (("schema",), 3, r"^here has schema 3, but this version reads 1 and 2"),
         (("digest",), None, r"^here: digest: text was expected, not None"),
         (("seed",), True, r"^here: seed: a whole number was expected, not True"),
         (("steps",), 1.5, r"^here: steps: a whole number"),
@@ -126,7 +126,7 @@ def test_the_store_gives_typed_runs(monkeypatch, tmp_path):
         slug = staticmethod(lambda: "slug")
 
     run = record_store.find_best(None, spec, 3)
-    assert (run.record.accuracy(), run.evaluation.accuracy(), run.origin) == (70.0, 70.0, "recorded")
+    assert (run.record.value(), run.evaluation.value(), run.origin) == (70.0, 70.0, "recorded")
     runs[True], runs[False] = None, {"record": BODY, "provenance": {}, "origin": "this run"}
     assert record_store.find_best(None, spec, 3).evaluation is None
     runs[False] = {"record": BODY | {"status": 1}, "provenance": {}, "origin": "this run"}

@@ -144,7 +144,7 @@ def test_trained_tensors_are_read_back_for_the_evaluation(bench, digits):
     model, _ = initial_model(spec, digits, 0)
     found = reopen(folder(bench.results, spec, 0), model, record.digests.gates)
     assert record.roles["trained"] == ["act1.weight", "act2.weight"]
-    seen = record.accuracy()
+    seen = record.value()
     assert accuracy(model, digits.validation.batches(), found.mask) == pytest.approx(seen)
     initial, _ = initial_model(spec, digits, 0)
     assert accuracy(initial, digits.validation.batches(), found.mask) != pytest.approx(seen)

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from crbg import methods
-from crbg.data.loader import BatchLoader, Part
+from crbg.data.images import ImagePart
+from crbg.data.loader import BatchLoader
 from crbg.experiments.spec import Spec
 from crbg.models.initial_weights import initialise
 from crbg.models.registry import build
@@ -37,7 +38,7 @@ WANTED = {
 
 
 def few(part):
-    return Part(part.x[:384], part.y[:384], part.mean, part.std)
+    return ImagePart(part.x[:384], part.y[:384], part.mean, part.std)
 
 
 @pytest.fixture(scope="module")

@@ -171,14 +171,14 @@ def test_a_redrawn_ticket_says_so_and_is_read_with_its_own_weights(digits, one_r
     bench, record = done.bench, done.record
     assert done.row.verdict == "PASS without ticket"
     assert record.roles["redrawn"] == sorted(found.changed)
-    assert record.accuracy() == pytest.approx(accuracy(model, digits.validation.batches(), found.mask))
+    assert record.value() == pytest.approx(accuracy(model, digits.validation.batches(), found.mask))
     where = folder(bench.results, done.spec, 0)
     # A ticket stores only a seed and a mask, which cannot restore redrawn weights.
     assert not (where / "ticket.safetensors").exists()
     again, _ = initial_model(done.spec, digits, 0)
     assert reopen(where, again).changed == found.changed
     assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), model.state_dict().values(), strict=True))
-    tested = evaluate(done.spec, 0, bench).accuracy()
+    tested = evaluate(done.spec, 0, bench).value()
     assert tested == pytest.approx(accuracy(model, digits.test.batches(), found.mask))
 
 

@@ -124,7 +124,7 @@ def test_without_training_and_rewinding_the_ticket_is_a_strong_one(bench, digits
     assert "trained" not in record.roles
     assert record.digests.initial
     assert (folder(bench.results, spec, 0) / "ticket.safetensors").exists()
-    assert record.accuracy() > record.controls()["shuffle"] + 20
+    assert record.value() > record.controls()["shuffle"] + 20
     assert record.steps == 8 * (record.train_images // 64)
 
 
@@ -313,8 +313,8 @@ def test_controls_change_what_they_name_and_nothing_else(digits, tmp_path):
 def test_a_control_hurts_a_ticket_that_found_its_weights(bench):
     spec = with_options(dataclasses.replace(BASE, density=0.05, epochs=6), objective="loss", search=12, rewind=1)
     ours, random = (execute(with_options(spec, control=c), 0, bench).validation.readings for c in ("none", "random"))
-    assert ours["untrained"].accuracy > random["untrained"].accuracy + 25
-    assert ours["binary"].accuracy > random["binary"].accuracy
+    assert ours["untrained"].value > random["untrained"].value + 25
+    assert ours["binary"].value > random["binary"].value
 
 
 # --- records, evaluation, verification ---
@@ -336,7 +336,7 @@ def test_a_run_is_recorded_evaluated_and_verified(digits, spec, one_run):
     readings = record.validation.readings
     assert found.test.readings == readings
     network = rebuild(folder(bench.results, done.spec, 0))
-    assert accuracy(network, digits.validation.batches()) == pytest.approx(readings["binary"].accuracy)
+    assert accuracy(network, digits.validation.batches()) == pytest.approx(readings["binary"].value)
     # The accuracy without lossy images uses the same reading as the main result. Only an additional image is marked
     # lossy, so both accuracies refer to the same images.
     (folder(bench.results, done.spec, 0) / "evaluation.json").unlink()
@@ -355,19 +355,19 @@ def test_readings_are_those_of_the_trained_and_of_the_drawn_ticket(bench, digits
     record = execute(NORM, 0, bench)
     model, found = find(digits, NORM)
     readings = record.validation.readings
-    assert readings["binary"].accuracy == pytest.approx(accuracy(model, digits.validation.batches(), found.mask))
+    assert readings["binary"].value == pytest.approx(accuracy(model, digits.validation.batches(), found.mask))
     drawn = new_model(digits, NORM)
     drawn.load_state_dict(found.start, strict=False)
     with recalibrated(drawn, recalibration_images(digits), found.mask):
-        assert readings["untrained"].accuracy == pytest.approx(accuracy(drawn, digits.validation.batches(), found.mask))
-    assert readings["binary"].accuracy > readings["untrained"].accuracy
+        assert readings["untrained"].value == pytest.approx(accuracy(drawn, digits.validation.batches(), found.mask))
+    assert readings["binary"].value > readings["untrained"].value
 
 
 def test_a_ticket_on_warm_weights_that_is_not_trained_has_its_statistics_estimated_again(bench):
     spec = with_options(NORM, train=False)
     reading = execute(spec, 0, bench).validation.readings
     network = rebuild(folder(bench.results, spec, 0))
-    assert accuracy(network, bench.data("digits").validation.batches()) == pytest.approx(reading["binary"].accuracy)
+    assert accuracy(network, bench.data("digits").validation.batches()) == pytest.approx(reading["binary"].value)
     assert set(reading["binary"].to_json()) == {"density", "accuracy"}
     assert "untrained" not in reading
 

@@ -219,7 +219,7 @@ def test_a_rebuilt_network_with_batch_norm_is_as_accurate_as_its_record_says(tmp
     bench = Workspace(tmp_path)
     reading = execute(spec, 0, bench).validation.readings["binary"]
     network = rebuild(folder(tmp_path, spec, 0))
-    assert accuracy(network, bench.data("digits").validation.batches()) == pytest.approx(reading.accuracy)
+    assert accuracy(network, bench.data("digits").validation.batches()) == pytest.approx(reading.value)
 
 
 def test_missing_and_damaged_weight_files_are_named(hub, tmp_path):

@@ -7,7 +7,7 @@ from crbg.report import documents
 from crbg.report.claims import Judgement
 
 MARKS = "<!-- {0}: written by `crbg report`, do not edit -->\n{1}<!-- end of {0} -->\n"
-HEADLINE = {"reading": "binary", "part": "test", "accuracy": 95.0, "asked": 0.05, "seed": 0}
+HEADLINE = {"reading": "binary", "part": "test", "value": 95.0, "asked": 0.05, "seed": 0}
 
 
 def verdict(name, word, source="thesis", evidence="97 %"):
@@ -68,7 +68,7 @@ def sizes():
     files = [(arm, density, 3000.0 + i) for i, (arm, density) in enumerate(documents.SMALL.values())]
     rows = [
         {"reading": "binary", "part": "test", "experiment": "lenet_bytes", "arm": arm, "asked": density, "bytes": size}
-        | {"accuracy": 90.0 + seed, "seed": seed, "data": "mnist", "setting": "", "digest": f"{arm}{density}"}
+        | {"value": 90.0 + seed, "seed": seed, "data": "mnist", "setting": "", "digest": f"{arm}{density}"}
         for arm, density, size in [*files, ("crbg_polished", 0.1, 15000.0)]
         for seed in (0, 1)
     ]

@@ -128,7 +128,7 @@ def test_what_continues_beyond_the_axes_is_marked_at_the_edge():
 
 def test_controls_are_drawn_as_paired_losses(monkeypatch):
     lines = [("snip", c, s, a + s) for c, a in (("none", 95.0), ("shuffle", 93.0), ("reinit", 94.5)) for s in (0, 1)]
-    found = pd.DataFrame(lines, columns=["arm", "setting", "seed", "accuracy"])
+    found = pd.DataFrame(lines, columns=["arm", "setting", "seed", "value"])
     found = found.assign(setting="control " + found.setting, asked=0.02, part="validation")
     panels.controls(found, {"snip": "SNIP"})
     axes = plt.gcf().axes[0]
@@ -152,7 +152,7 @@ def test_arms_with_one_label_are_one_line_along_the_size_of_the_file():
         ("small_b", "f", 5000, 94.0),
         ("small_a", "g", 3000, 92.0),
     ]
-    found = pd.DataFrame(lines, columns=["arm", "digest", "bytes", "accuracy"]).assign(setting="", part="test")
+    found = pd.DataFrame(lines, columns=["arm", "digest", "bytes", "value"]).assign(setting="", part="test")
     found = pd.concat([found.assign(seed=0), found.assign(seed=1)])
     curves.size(found, {"ours": "ticket", "small_a": "small", "small_b": "small"})
     axes = plt.gcf().axes[0]

@@ -90,7 +90,7 @@ def rows():
             for asked in (0.5, 0.1):
                 for seed in (0, 1, 2):
                     row = {"experiment": name, "arm": arm, "run": f"{method}-x", "digest": f"{name}{arm}{asked}"}
-                    row |= {"asked": asked, "density": asked, "seed": seed, "accuracy": level + seed} | common
+                    row |= {"asked": asked, "density": asked, "seed": seed, "value": level + seed} | common
                     made.append(dict.fromkeys(COLUMNS) | row | {"data": data, "role": role, "part": part})
     return pd.DataFrame(made, columns=COLUMNS)
 

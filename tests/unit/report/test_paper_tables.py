@@ -31,7 +31,7 @@ def test_deep_networks_are_observed_at_their_epochs(project):
     project.put("ours", 0.5, around(90.0))
     rows = tidy(project.config)
     rows = rows.assign(experiment="deep_x", epochs=7)
-    rows = pd.concat([rows.assign(digest="0", accuracy=rows.accuracy - 10), rows])
+    rows = pd.concat([rows.assign(digest="0", value=rows.value - 10), rows])
     config = SimpleNamespace(experiments={"deep_x": SimpleNamespace(labels={"ours": "our arm"}, role="main")})
     (line,) = [li for li in paper_tables.deep(rows, config).splitlines() if "our arm" in li]
     assert line.endswith(r"& our arm & 50.0 & 90.00 $\pm$ 0.13 & test & 7 \\")

@@ -44,7 +44,7 @@ def plain(rule):
 def runs(arm, accuracies, asked=0.1, experiment="short", **more):
     """Return rows of the tidy table with test accuracies, one row for each seed."""
     common = {"experiment": experiment, "arm": arm, "asked": asked, "density": asked or 1.0, "digest": f"{arm}{asked}"}
-    rows = [PLAIN | common | more | {"seed": i, "draw": i, "order": i, "accuracy": a} for i, a in enumerate(accuracies)]
+    rows = [PLAIN | common | more | {"seed": i, "draw": i, "order": i, "value": a} for i, a in enumerate(accuracies)]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -134,7 +134,7 @@ def test_every_rule_reads_one_two_and_three_seeds(rule, n, verdict):
     assert out.verdict == verdict
     assert not any(word in out.evidence for word in ("nan", "inf", "[]"))
     assert (f"n = {n}; reduced schedule" in out.evidence) == (n > 0)
-    worse = [f.assign(accuracy=f.accuracy - 9, depth_alone=-0.8) if set(f.arm) == {"ours"} else f for f in frames]
+    worse = [f.assign(value=f.value - 9, depth_alone=-0.8) if set(f.arm) == {"ours"} else f for f in frames]
     out = judged(rule, *worse, kind="order")
     assert out.verdict == ("reproduced" if rule is GAP and n == 3 else "observed" if n else "not run")
 

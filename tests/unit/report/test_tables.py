@@ -58,8 +58,8 @@ def test_rows_of_an_arm_come_by_seed(project):
     project.put("ours", 0.5, [1.0, 2.0, 3.0, 4.0])
     project.put("ours", 0.1, [5.0, 6.0, 7.0, 8.0])
     rows = tidy(project.config).sample(frac=1, random_state=0)
-    assert list(values(rows, "main", "ours", 0.5).accuracy) == [1, 2, 3, 4]
-    assert list(values(rows, "main", "ours", 0.1, "validation", "mean").accuracy) == [4, 5, 6, 7]
+    assert list(values(rows, "main", "ours", 0.5).value) == [1, 2, 3, 4]
+    assert list(values(rows, "main", "ours", 0.1, "validation", "mean").value) == [4, 5, 6, 7]
     assert values(rows, "main", "ours", None).empty
     project.put("dense", None, around(9.0))
     assert len(values(tidy(project.config), "main", "dense", None)) == 4

@@ -207,7 +207,7 @@ def test_flat_asks_for_the_budget_too(project, expected, word):
     for slack, share in (("1.1", 0.11), ("1.3", expected)):
         row = {"experiment": "one", "arm": "cts", "part": "validation", "reading": "binary"}
         row |= {"setting": f"slack {slack}", "over": share / 0.11 - 1}
-        rows += [row | {"seed": s, "accuracy": 80.0 + 0.01 * s} for s in SEEDS]
+        rows += [row | {"seed": s, "value": 80.0 + 0.01 * s} for s in SEEDS]
     rule = {"type": "flat", "experiment": "one", "arm": "cts", "most": 1.0, "over": 0.1}
     verdict, evidence = ruled(rule, pd.DataFrame(rows))
     assert verdict == word

@@ -159,7 +159,7 @@ def test_a_ticket_is_the_network_of_its_record(bench, digits, spec):
     model = ticket.model()
     assert sum(int((p != 0).sum()) for p in model.parameters()) == sum(layer.kept for layer in record.layers.values())
     binary = record.validation.readings["binary"]
-    assert measure.accuracy(model, digits.validation.batches()) == pytest.approx(binary.accuracy, abs=1e-9)
+    assert measure.accuracy(model, digits.validation.batches()) == pytest.approx(binary.value, abs=1e-9)
     assert binary.density == record.density
     assert reopen(where, initial_model(spec, digits, 0)[0]).mask == ticket.mask
 
@@ -188,7 +188,7 @@ def test_a_dense_reference_is_no_ticket(bench, digits):
     model, _ = initial_model(DENSE, digits, 0)
     reopen(where, model)
     again = measure.accuracy(model, digits.validation.batches())
-    assert again == pytest.approx(record.accuracy(), abs=1e-9)
+    assert again == pytest.approx(record.value(), abs=1e-9)
     assert again > 50
 
 
@@ -297,7 +297,7 @@ def test_the_test_set_is_opened_once(bench, digits):
     assert (first.mask, first.digest, first.seed) == (record.digests.mask, POPUP.digest(), 0)
     model = Ticket.load(where / "ticket.safetensors").model()
     measured = measure.accuracy(model, digits.test.batches())
-    assert first.accuracy() == pytest.approx(measured, abs=1e-9)
+    assert first.value() == pytest.approx(measured, abs=1e-9)
     assert first.test.images == 300
     # A stored evaluation is returned unchanged, even if files of the run are missing.
     (where / "gates.safetensors").unlink()
@@ -312,7 +312,7 @@ def test_trained_weights_are_evaluated_as_trained(bench, digits):
     model, _ = initial_model(DENSE, digits, 0)
     untrained = measure.accuracy(model, digits.test.batches())
     reopen(folder(bench.results, DENSE, 0), model)
-    accuracy = evaluate(DENSE, 0, bench).accuracy()
+    accuracy = evaluate(DENSE, 0, bench).value()
     assert accuracy == pytest.approx(measure.accuracy(model, digits.test.batches()), abs=1e-9)
     assert accuracy > untrained + 20
 
@@ -327,7 +327,7 @@ def test_images_with_lossy_sources_are_counted_apart(bench, digits):
     part = dataclasses.replace(digits.test, x=digits.test.x[kept], y=digits.test.y[kept])
     model = Ticket.load(folder(bench.results, POPUP, 0) / "ticket.safetensors").model()
     assert out.test_without_lossy.images == 297
-    assert out.test_without_lossy.binary.accuracy == pytest.approx(measure.accuracy(model, part.batches()), abs=1e-9)
+    assert out.test_without_lossy.binary.value == pytest.approx(measure.accuracy(model, part.batches()), abs=1e-9)
     assert out.test.images == 300
 
 
@@ -430,17 +430,15 @@ def test_sanity_controls_are_measured_on_a_stated_number_of_images(bench):
     few, every = execute(dataclasses.replace(CONV, control_images=20), 0, bench), execute(CONV, 0, bench)
     for name, read in every.validation.readings.items():
         mine = few.validation.readings[name]
-        assert (mine.accuracy, mine.density) == (read.accuracy, read.density), name
+        assert (mine.value, mine.density) == (read.value, read.density), name
         assert read.with_search_statistics is not None
         assert (mine.with_search_statistics is not None) == (
             name == "binary" or mine == few.validation.readings["binary"]
         )
     assert (few.validation.sanity_images, few.validation.images) == (20, every.validation.images)
     assert every.validation.sanity_images is None
-    assert all(read.accuracy % 5.0 == pytest.approx(0) for read in few.validation.sanity.values()), (
-        "twentieths of 100 %"
-    )
-    assert any(read.accuracy % 5.0 for read in every.validation.sanity.values())
+    assert all(read.value % 5.0 == pytest.approx(0) for read in few.validation.sanity.values()), "twentieths of 100 %"
+    assert any(read.value % 5.0 for read in every.validation.sanity.values())
 
 
 @pytest.mark.long
@@ -454,7 +452,7 @@ def test_a_search_in_bf16_is_read_as_precisely_as_one_in_fp32(bench):
     found = reopen(folder(bench.results, spec, 0), setup.model)
     plain = read_all(setup, found, data.validation)
     for name, read in plain.readings.items():
-        assert read.accuracy == pytest.approx(record.accuracy(name), abs=0.7), name
+        assert read.value == pytest.approx(record.value(name), abs=0.7), name
 
 
 def test_a_pause_costs_seconds_but_no_processor_seconds(bench):

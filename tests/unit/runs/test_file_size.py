@@ -82,13 +82,13 @@ def test_a_run_measures_the_rounded_weights(tmp_path):
     total = 784 * 8 + 64 + 80
     assert plain.file_bytes == 4 * total
     assert total / 8 < coarse.file_bytes <= total / 4 + 4 * 26
-    assert plain.accuracy() != coarse.accuracy()
+    assert plain.value() != coarse.value()
     spec = dataclasses.replace(SMALL, weight_bits=2)
     setup = set_up(spec, 0, bench.data(spec.data))
     found = reopen(folder(bench.results, spec, 0), setup.model)
     weight = setup.model.get_parameter("fc1.weight")
     assert all(len(row.unique()) <= 3 for row in weight)
-    assert read_all(setup, found, setup.data.validation).accuracy() == coarse.accuracy()
+    assert read_all(setup, found, setup.data.validation).value() == coarse.value()
 
 
 def test_the_size_of_a_ticket_is_that_of_its_packed_file(tmp_path):

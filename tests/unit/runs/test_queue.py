@@ -30,7 +30,7 @@ def config(tmp_path, monkeypatch):
 
 
 def test_lines_of_runs_say_in_which_settings_they_differ(config, monkeypatch, capsys, digits):
-    record = SimpleNamespace(density=0.5, missed_density=False, accuracy=lambda: 90.0, controls=dict)
+    record = SimpleNamespace(density=0.5, missed_density=False, value=lambda: 90.0, controls=dict)
     monkeypatch.setattr(execute, "execute", lambda spec, seed, workspace, clock: record)
     cells = list(config.experiment("one").cells)
     assert queue.search(Workspace(config.results, loaded={"digits": digits}), config, cells, 60.0) == 0

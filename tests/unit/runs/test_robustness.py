@@ -50,7 +50,7 @@ def test_runs_are_measured_and_compared(config, place):
     for c in cells:
         kinds = {other for arm, seed, m, other in found if (arm, seed, m) == (c.arm, c.seed, "accuracy")}
         assert kinds == {"clean", *CORRUPTIONS}
-        assert found[c.arm, c.seed, "accuracy", "clean"] == pytest.approx(evaluate(c.spec, c.seed, place).accuracy())
+        assert found[c.arm, c.seed, "accuracy", "clean"] == pytest.approx(evaluate(c.spec, c.seed, place).value())
         assert 0 <= found[c.arm, c.seed, "calibration_error", "fitted"] <= 100
     a, b = (c for c in cells if c.seed == 0 and c.arm in "ab")
     masks = [Ticket.load(run_folder(config, c.spec, 0) / "ticket.safetensors").mask for c in (a, b)]

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from crbg import methods, models
-from crbg.data.loader import BatchLoader, Part
+from crbg.data.images import ImagePart
+from crbg.data.loader import BatchLoader
 from crbg.errors import CrbgError
 from crbg.gates.attach import weights
 from crbg.methods.contract import SearchTask
@@ -38,7 +39,7 @@ METHODS = {
 @pytest.fixture(scope="session")
 def feed(digits):
     p = digits.train
-    return BatchLoader(Part(p.x[:230], p.y[:230], p.mean, p.std), 32, seed=5)
+    return BatchLoader(ImagePart(p.x[:230], p.y[:230], p.mean, p.std), 32, seed=5)
 
 
 def lenet():
