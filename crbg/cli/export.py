@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from crbg.cli.arguments import Commands, add_command, data_dir_of
@@ -44,5 +48,16 @@ def export(args: argparse.Namespace) -> None:
 
     ticket = Ticket.load(args.ticket)
     examples = Examples.load(args.check, ticket, data_dir_of(args)) if args.check else None
-    report = export_ticket(ticket, args.to, args.out, examples=examples, bench=args.bench, draw=args.draw)
+    with _cleaned_up_after_sigterm():
+        report = export_ticket(ticket, args.to, args.out, examples=examples, bench=args.bench, draw=args.draw)
     show(*report.parts(), f"{args.out}: {', '.join([*report.files, 'report.json'])}")
+
+
+@contextmanager
+def _cleaned_up_after_sigterm() -> Iterator[None]:
+    """Inside the block, let SIGTERM raise SystemExit, so that unfinished files are removed as after an error."""
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

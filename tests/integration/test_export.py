@@ -2,6 +2,9 @@
 
 import importlib.util
 import json
+import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -47,6 +50,30 @@ def test_a_ticket_is_packed_checked_and_measured(ticket, crbg, tmp_path):
         assert f"\n{name} " in out
     assert f"{size:,}" in out
     assert "shipped: ticket.safetensors, report.json" in out
+
+
+SLOW = """
+import time
+from crbg.cli import main
+from crbg.export import packed
+
+def write(ticket, folder, draw):
+    (folder / "half").write_text("unfinished")
+    print("writing", flush=True)
+    time.sleep(60)
+
+packed.write = write
+main()
+"""
+
+
+def test_a_terminated_export_removes_what_was_written(ticket, tmp_path):
+    with subprocess.Popen([sys.executable, "-c", SLOW, *EXPORT], stdout=subprocess.PIPE, text=True) as export:
+        assert export.stdout.readline() == "writing\n"
+        assert len(list(tmp_path.iterdir())) == 2
+        export.send_signal(signal.SIGTERM)
+        assert export.wait(30) == 128 + signal.SIGTERM
+    assert [p.name for p in tmp_path.iterdir()] == ["ticket.safetensors"]
 
 
 def test_a_failed_check_removes_what_was_written(ticket, crbg, tmp_path, monkeypatch):
