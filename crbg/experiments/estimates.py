@@ -44,13 +44,16 @@ SIZES: dict[str, tuple[float, float, Any]] = {
     "timm:vit_tiny_patch16_224": (5.32e6, 3.65e8, 4), "timm:swin_tiny_patch4_window7_224": (2.74e7, 4.24e8, 2),
 }  # fmt: skip
 UNKNOWN = (2.5e7, 1.3e9, None)
+OTHER_DATA = {"graph": (3.7e5, 1.2e6), "text": (5.4e5, 5e7), "series": (1e5, 1e5)}  # weights, multiply-adds per example
 
 
 def size(spec: Spec) -> tuple[float, float]:
-    """Estimate the number of gated weights of a network and its multiply-adds per image, from name and arguments."""
+    """Estimate the number of gated weights of a network and its multiply-adds per example, from its name."""
     if spec.model.startswith("lenet-"):
         weights = float(sum(a * b for a, b in spec.layer_sizes()))
         return weights, weights
+    if (kind := info(spec.data).kind) in OTHER_DATA:
+        return OTHER_DATA[kind]
     weights, products, built = SIZES.get(spec.model, UNKNOWN)
     width, edge = float(spec.model_args.get("width", 1.0)), spec.size or info(spec.data).shape[1]
     products *= (width * edge / 32) ** 2

@@ -77,7 +77,7 @@ def _size(name: str) -> str:
 
 
 def data_sets(data_dir: str | None = None) -> Iterator[str]:
-    """Yield each data set, including your own under the data root, with the shape of an input and the size of each part."""
+    """Yield each data set, including your own under the data root, with the shape of an input and its sizes."""
     for d in (*DATA.values(), *own(data_dir)):
         shape = " x ".join(map(str, d.shape))
         yield f"{d.name:20s}  {shape:12s}  {d.train} training, {d.validation} validation, {d.test} test {d.examples}"

@@ -60,6 +60,7 @@ class Reading(_Json):
         recalibrated: For trained weights, the metric after re-estimating the batch-norm statistics.
         with_search_statistics: The metric with the running batch-norm statistics at the end of the search.
         without_recalibration: Older name of `with_search_statistics`, found in older records.
+        temperature: For bits per character, the number by which the logits were divided, fitted on training examples.
         metric: Key of the metric (`crbg.data.metrics`). In JSON, `value` has this key, so that a record of images says
             "accuracy": 97.1.
     """
@@ -69,6 +70,7 @@ class Reading(_Json):
     recalibrated: float | None = None
     with_search_statistics: float | None = None
     without_recalibration: float | None = None
+    temperature: float | None = None
     metric: str = ACCURACY.key
 
     @classmethod

@@ -29,6 +29,7 @@ def quality(
     batches: Iterable[tuple[Any, Any]],
     multipliers: Mapping[str, Tensor] | None = None,
     metric: Metric = ACCURACY,
+    temperature: float = 1.0,
 ) -> float:
     """Return a metric of the model in eval mode, as a mean over all labels.
 
@@ -42,13 +43,15 @@ def quality(
         batches: Pairs (inputs, labels); the classes of logits are on axis 1.
         multipliers: Factors that multiply the weights, by name: a mask, or real-valued gates.
         metric: What to measure.
+        temperature: The logits are divided by it. It matters for `BITS` only.
     """
     swapped = multiplied(model, multipliers) if multipliers else None
     total, count, of_batch = 0.0, 0, _TOTALS[metric.key]
     with eval_mode(model):
         for x, y in batches:
             out, labels = outputs_and_labels(model, x, y, swapped)
-            total += of_batch(cast(Tensor, logits(out)), labels)
+            found = cast(Tensor, logits(out))
+            total += of_batch(found if temperature == 1.0 else found / temperature, labels)
             count += labels.numel()
     return _FACTORS.get(metric.key, 1.0) * total / count
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from crbg.gates.attach import bypass
+from crbg.gates.layers import defaults, raw
 from crbg.masks.mask import Mask
 from crbg.measure.accuracy import eval_mode
 from crbg.training.forward import outputs_and_labels
@@ -39,7 +41,8 @@ def layer_flops(model: nn.Module, example: Any) -> tuple[float, dict[str, float]
     The counts come from torch's `FlopCounterMode`.
 
     Returns:
-        All FLOPs, and those of each module with a parameter `weight`, by the name of this parameter.
+        All FLOPs, and those of each weight by name: of the parameter `weight` of a module, and of the matrices of a
+        recurrent layer, in proportion to their sizes.
     """
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
@@ -49,11 +52,19 @@ def layer_flops(model: nn.Module, example: Any) -> tuple[float, dict[str, float]
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with eval_mode(model), torch.no_grad(), bypass(model), sdpa_kernel(SDPBackend.MATH), counter:
+        # On a CPU, a fused kernel computes recurrent layers, and the counter does not see it.
+        recurrent = any(isinstance(m, nn.RNNBase) for m in model.modules())
+        plain = torch.backends.mkldnn.flags(enabled=False) if recurrent else nullcontext()
+        with eval_mode(model), torch.no_grad(), bypass(model), sdpa_kernel(SDPBackend.MATH), plain, counter:
             outputs_and_labels(model, example[:1] if isinstance(example, Tensor) else example, None)
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
     counts = {n: float(sum(c.values())) for n, c in counter.get_flop_counts().items()}
     prefix = f"{type(model).__name__}."
     layers = {f"{n.removeprefix(prefix)}.weight": c for n, c in counts.items() if n.startswith(prefix)}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.RNNBase):  # every weight of a recurrent layer is used once in each step
+            sizes = {n: w.numel() for n in defaults(module) if (w := raw(module, n)) is not None}
+            total = layers.pop(f"{name}.weight", 0.0)
+            layers |= {f"{name}.{n}".lstrip("."): total * k / sum(sizes.values()) for n, k in sizes.items()}
     return counts.get("Global", 0.0), layers

@@ -20,9 +20,18 @@ CHAPTERS = (
     ),
     (("lenet_",), "lenet", "LeNet-300-100"),
     (("conv2_", "conv4_", "cifar_", "deep"), "deep", "Convolutional networks and transformers"),
+    (("cora_", "sunspots_", "shakespeare_"), "kinds", "Graphs, time series and text"),
 )
 ORDER = [(anchor, title) for _, anchor, title in CHAPTERS[1:] + CHAPTERS[:1]]  # in the order of the page
-DATA = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10", "digits": "handwritten digits"}
+DATA = {
+    "mnist": "MNIST",
+    "fashion_mnist": "Fashion-MNIST",
+    "cifar10": "CIFAR-10",
+    "cora": "Cora",
+    "sunspots": "monthly sunspot numbers",
+    "shakespeare": "Shakespeare",
+    "digits": "handwritten digits",
+}
 GREEK = {"sigma": "σ", "Delta": "Δ", "alpha": "α", "lambda": "λ", "mu": "μ"}
 
 

@@ -18,13 +18,17 @@ from crbg.data.parts import Data, Part
 from crbg.experiments.record import Count, Measurement, Reading
 from crbg.experiments.spec import Spec
 from crbg.gates.attach import weights
+from crbg.gates.selection import multiplied
 from crbg.masks import controls
 from crbg.masks.mask import Mask
+from crbg.measure.calibration import fitted_temperature
 from crbg.runs.setup import RunSetup, initial_model
 from crbg.storage.atomic import finite
+from crbg.training.forward import outputs_and_labels
 from crbg.training.hooks import Row
 
 RECALIBRATION_IMAGES = 2000
+TEMPERATURE_EXAMPLES = 64
 EVALUATION_BATCH = 64  # for deep networks in channels-last format: larger batches do not fit into a CPU's cache
 REINIT_OFFSET = 1_000_003  # added to the seed to draw the weights of the control `reinit`
 EPOCHS_KEPT = 12  # number of rows of the training history in a record, for figures of the search's progress
@@ -156,6 +160,20 @@ def _controls(setup: RunSetup, found: methods.SearchResult, part: Part) -> dict[
     return {"sanity": out, "sanity_images": len(few) if spec.control_images else None}
 
 
+@torch.no_grad()
+def fit_temperature(model: nn.Module, multipliers: Mapping[str, Tensor] | None, data: Data) -> float | None:
+    """Return the temperature of the logits that minimises the cross entropy on a few training examples.
+
+    Frozen weights cannot scale up the logits, so a search multiplies them by a temperature of its own. Accuracy does
+    not depend on it, but bits do. It is fitted for every reading and control, and for trained networks, alike.
+    """
+    x, y = data.train.batch(slice(TEMPERATURE_EXAMPLES))
+    swapped = multiplied(model, multipliers) if multipliers else None
+    with measure.eval_mode(model):
+        out, labels = outputs_and_labels(model, x, y, swapped)
+    return finite(fitted_temperature(out, labels))
+
+
 def constant(data: Data, part: Part) -> float:
     """Return the metric of the best constant prediction on one part, chosen on the training part.
 
@@ -193,12 +211,13 @@ def measured(
     measured with these statistics and with the gains that were in use when they were collected.
     """
     key = data.metric.key
+    temperature = fit_temperature(model, multipliers, data) if data.metric is BITS else None
 
     def value(factors: Mapping[str, Tensor] | None = multipliers) -> float | None:
-        return finite(measure.quality(model, part.batches(batch), factors, data.metric))
+        return finite(measure.quality(model, part.batches(batch), factors, data.metric, temperature or 1.0))
 
     if not measure.has_batch_norm(model):
-        return Reading(value(), metric=key)
+        return Reading(value(), temperature=temperature, metric=key)
     with measure.recalibrated(model, recalibration_images(data), multipliers):
         again = value()
     if trained:

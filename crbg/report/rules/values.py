@@ -6,6 +6,7 @@ import pandas as pd
 from pydantic import model_validator
 
 from crbg.report import stats
+from crbg.report.records_table import metric_of
 from crbg.report.rules.base import (
     Check,
     DensityRule,
@@ -67,7 +68,7 @@ class Value(DensityRule):
 
 @register("floor")
 class Floor(DensityRule):
-    """An accuracy of at least `least`, in %."""
+    """A mean of at least `least`, in the unit of the metric; of at most `least` if a smaller value is better."""
 
     least: float
     mask: Mask = "binary"
@@ -78,10 +79,12 @@ class Floor(DensityRule):
             return not_run()
         if problem := missed(mine, self.mask, self.density):
             return not_run(problem, absent=False)
-        i = stats.t_interval(list(mine.value))
-        word = decide(i.low >= self.least, i.high < self.least)
-        evidence = f"{i.mean:.2f} %{span(i, '.2f')}, at least {self.least} required, n = {i.n}"
-        return Verdict(word, evidence, i.n, checks=(Check(i, self.least),))
+        i, metric = stats.t_interval(list(mine.value)), metric_of(mine)
+        up, form = metric.larger_is_better, f".{metric.digits}f"
+        holds, fails = (i.low >= self.least, i.high < self.least) if up else (i.high <= self.least, i.low > self.least)
+        required = f"at {'least' if up else 'most'} {self.least} required"
+        evidence = f"{i.mean:{form}}{metric.unit}{span(i, form)}, {required}, n = {i.n}"
+        return Verdict(decide(holds, fails), evidence, i.n, checks=(Check(i, self.least, above=up),))
 
 
 @register("gap")

@@ -38,7 +38,8 @@ def test_a_run_is_recorded_with_the_metric_of_its_data(spec, place):
     path = folder(place.results, spec, 0) / "record.json"
     body = read_json(path)
     assert body["schema"] == (1 if metric is ACCURACY else 2)
-    assert set(body["validation"]["readings"]["binary"]) == {metric.key, "density"}
+    more = {"temperature"} if metric is BITS else set()
+    assert set(body["validation"]["readings"]["binary"]) == {metric.key, "density"} | more
     assert Record.from_json(body, "here") == record
     evaluation = evaluate(spec, 0, place)
     stored = read_json(path.with_name("evaluation.json"))
@@ -106,6 +107,20 @@ def _mask(place, spec):
     from crbg.ticket import Ticket
 
     return Ticket.load(folder(place.results, spec, 0) / "ticket.safetensors").mask
+
+
+def test_bits_are_measured_at_a_temperature_fitted_on_training_windows(place):
+    """Logits that are too large give more bits; dividing them by a constant in every network removes this."""
+    data = place.data("toy_text")
+    model, _ = initial_model(TEXT, data, 0)
+    plain = measured(model, {}, data, data.validation)
+    with torch.no_grad():
+        model.out.weight.mul_(50)
+    large = measured(model, {}, data, data.validation)
+    assert large.temperature == pytest.approx(50 * plain.temperature, rel=1e-2)
+    assert large.value == pytest.approx(plain.value, abs=1e-3)
+    assert measure.quality(model, data.validation.batches(), None, BITS) > plain.value + 1
+    assert measured(model, {}, data, data.test).temperature == large.temperature
 
 
 def test_the_multipliers_change_the_metric(place):

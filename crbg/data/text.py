@@ -1,0 +1,170 @@
+"""Texts, predicted character by character: their windows, a generated text, and n-gram models.
+
+The last tenth of the characters is the test part, the tenth before it the validation part, and the rest the training
+part. An example is a window of `context` characters, and its labels are the character after each of them. The windows
+of a part do not overlap. Every window starts with an empty state: a prediction depends only on characters of its own
+window.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crbg import rng
+from crbg.data.datasets import DataInfo
+from crbg.data.files import Source, fetch
+from crbg.data.parts import Data, Part, TensorPart
+from crbg.data.splits import SPLIT_SEED
+from crbg.errors import CrbgError
+
+FILE = "input.txt"
+SHAKESPEARE = Source(
+    f"https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/{FILE}",
+    "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+)
+TOY_LENGTH = 12_815  # characters; 320 training windows of 32 characters, and 40 in each of the other parts
+BATCH = 64  # windows in a batch of `TensorPart.batches`; the states of larger batches do not fit into a CPU's cache
+
+
+def load(entry: DataInfo, root: Path, download: bool) -> Data:
+    """Load a text, with n-gram models as naive predictors.
+
+    The parts have inputs and labels of shape (N, context), int64. A character is coded as its position among the sorted
+    characters of the text.
+
+    Args:
+        entry: `shakespeare` (tiny Shakespeare, from the repository char-rnn), or `toy_text`, which is generated.
+        root: The data root.
+        download: Whether a missing file may be downloaded.
+
+    Raises:
+        CrbgError: the file is missing or damaged, or a part of the text is shorter than a window.
+    """
+    if entry.name == "shakespeare":
+        codes = encoded(fetch(entry.name, {FILE: SHAKESPEARE}, root, download)[FILE].decode())
+    else:
+        codes = toy_text(TOY_LENGTH, entry.classes)
+    return from_codes(entry, codes)
+
+
+def from_codes(entry: DataInfo, codes: Tensor) -> Data:
+    """Divide a text into its three parts and their windows.
+
+    Args:
+        entry: Description of the data set; its shape is (context,).
+        codes: The characters as numbers below `entry.classes`, int64 (n,).
+
+    Raises:
+        CrbgError: a part of the text is shorter than a window.
+    """
+    tenth = len(codes) // 10
+    texts = codes.tensor_split([len(codes) - 2 * tenth, len(codes) - tenth])
+    try:
+        train, validation, test = (windows(text, *entry.shape) for text in texts)
+    except CrbgError as error:
+        raise CrbgError(f"{entry.name} is too short for its three parts: {error}") from None
+    digest = hashlib.sha256()
+    for t in (train.x, train.y, validation.x, validation.y, test.x, test.y):
+        digest.update(t.numpy().astype("<i8").tobytes())
+    naive = {name: partial(bits, model) for name, model in n_grams(texts[0], entry.classes).items()}
+    return Data(
+        entry.name, train, validation, test, entry.classes, digest.hexdigest(), metric=entry.metric, naive=naive
+    )
+
+
+def encoded(text: str) -> Tensor:
+    """Return the position of each character among the sorted distinct characters of the text, int64 (n,)."""
+    _, codes = np.unique(np.frombuffer(text.encode("utf-32-le"), "<u4"), return_inverse=True)
+    return torch.from_numpy(codes.astype(np.int64))
+
+
+def windows(codes: Tensor, context: int) -> TensorPart:
+    """Cut a text into windows without overlap; the incomplete window at its end is dropped.
+
+    Args:
+        codes: Characters, (n,).
+        context: Number of characters in a window. The label of the last one is the first character of the next window.
+
+    Raises:
+        CrbgError: the text is shorter than a window and its last label.
+    """
+    count = (len(codes) - 1) // context
+    if count < 1:
+        raise CrbgError(
+            f"a text of {len(codes)} characters has no window of {context} characters and the label after them; use a "
+            "longer text or a smaller context"
+        )
+    end = count * context
+    return TensorPart(codes[:end].view(count, context), codes[1 : end + 1].view(count, context), size=BATCH)
+
+
+def toy_text(count: int, classes: int) -> Tensor:
+    """Generate a text from a random Markov chain of order two, int64 (count,).
+
+    The next character depends on the last two characters with probability 1/2, on the last one with probability 3/8,
+    and on none with probability 1/8.
+    """
+
+    def draw(size: int, name: str) -> list[int]:
+        return (rng.integers(size, SPLIT_SEED, "toy_text", name) % np.uint64(classes)).tolist()  # type: ignore[no-any-return]
+
+    after_two, after_one, free = draw(classes**2, "two"), draw(classes, "one"), draw(count, "free")
+    before = last = 0
+    text = []
+    for eighth, any_character in zip(rng.integers(count, SPLIT_SEED, "toy_text", "eighths") % 8, free, strict=True):
+        chosen = after_two[before * classes + last] if eighth < 4 else after_one[last] if eighth < 7 else any_character
+        before, last = last, chosen
+        text.append(last)
+    return torch.tensor(text)
+
+
+NGram = Callable[[Tensor, Tensor], Tensor]  # (inputs, labels), both (N, context) -> the probabilities of the labels
+
+
+def n_grams(codes: Tensor, classes: int) -> dict[str, NGram]:
+    """Fit unigram, bigram and trigram models to a text.
+
+    An n-gram model is interpolated with the next shorter one (Witten and Bell 1991), which has no free constants:
+
+        p(c | h) = (count(h c) + kinds(h) p(c | shorter h)) / (count(h) + kinds(h)),
+
+    where kinds(h) is the number of distinct characters after h. The unigram model has additive smoothing,
+    (count(c) + 1) / (n + classes). At the first character of a window, the trigram model is the bigram model.
+
+    Args:
+        codes: Characters, int64 (n,).
+        classes: Number of distinct characters.
+    """
+
+    def counts(order: int) -> Tensor:
+        """Count the sequences of `order` characters, float64 (classes, ..., classes)."""
+        key = torch.zeros(max(0, len(codes) - order + 1), dtype=torch.int64)
+        for i in range(order):
+            key = key * classes + codes[i : i + len(key)]
+        return torch.bincount(key, minlength=classes**order).double().view((classes,) * order)
+
+    def interpolated(found: Tensor, shorter: Tensor) -> Tensor:
+        kinds = (found > 0).sum(-1, keepdim=True).clamp(min=1)  # after an unknown context, use the shorter model
+        return (found + kinds * shorter) / (found.sum(-1, keepdim=True) + kinds)
+
+    one = (counts(1) + 1) / (len(codes) + classes)
+    two = interpolated(counts(2), one)
+    three = interpolated(counts(3), two)
+
+    def trigram(x: Tensor, y: Tensor) -> Tensor:
+        return torch.cat([two[x[:, :1], y[:, :1]], three[x[:, :-1], x[:, 1:], y[:, 1:]]], 1)
+
+    return {"unigram": lambda x, y: one[y], "bigram": lambda x, y: two[x, y], "trigram": trigram}
+
+
+def bits(model: NGram, part: Part) -> float:
+    """Return the mean of -log2 of the probability that an n-gram model gives to the labels of a part."""
+    x, y = part.batch(slice(None))
+    return float(-model(x.cpu(), y.cpu()).log2().mean())
