@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,8 +35,14 @@ def fetch(name: str, files: Mapping[str, Source], root: Path, download: bool = T
         if not path.is_file():
             if not download:
                 raise CrbgError(f"{path} is missing; `crbg data {name}` downloads it")
-            write_bytes(path, _checked(_download(source.url, path, name), source, source.url))
-        found[file] = _checked(path.read_bytes(), source, str(path))
+            content = _download(source.url, path, name)
+            if _digest(content) != source.digest:
+                raise CrbgError(
+                    f"{source.url} has changed: its SHA-256 is {_digest(content)[:12]}..., but {source.digest[:12]}... "
+                    f"was expected; put the original file at {path}"
+                )
+            write_bytes(path, content)
+        found[file] = _read(path, source.digest)
     return found
 
 
@@ -43,7 +50,7 @@ def _download(url: str, path: Path, name: str) -> bytes:
     try:
         with urllib.request.urlopen(url, timeout=60) as answer:
             return bytes(answer.read())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise CrbgError(
             f"data set {name!r} is not at {path.parent}, and {url} could not be downloaded "
             f"({reason(error, limit=None)}); put the file there, or set CRBG_DATA to a folder that contains "
@@ -51,10 +58,18 @@ def _download(url: str, path: Path, name: str) -> bytes:
         ) from None
 
 
-def _checked(content: bytes, source: Source, place: str) -> bytes:
-    if (digest := hashlib.sha256(content).hexdigest()) != source.digest:
+def _read(path: Path, expected: str) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CrbgError(f"cannot read {path}: {error.strerror}; make it readable, or delete it") from None
+    if (digest := _digest(content)) != expected:
         raise CrbgError(
-            f"{place} has the SHA-256 {digest[:12]}..., but {source.digest[:12]}... was expected; delete it and run "
+            f"{path} has the SHA-256 {digest[:12]}..., but {expected[:12]}... was expected; delete it and run "
             "`crbg data` again"
         )
     return content
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

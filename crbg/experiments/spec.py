@@ -150,6 +150,8 @@ class Spec:
         with contextlib.suppress(CrbgError):  # unknown options were reported above
             if entry.metric is MSE and getattr(self.resolved(), "temperature", 1.0) != 1.0:
                 yield f"options.temperature scales logits, and networks for {self.data} have none; leave it out"
+            if entry.metric is MSE and getattr(self.resolved(), "objective", "loss") in ("kl", "forward_kl", "feature"):
+                yield f"options.objective compares probabilities, and networks for {self.data} have none; use `loss`"
 
     def resolved(self) -> Any:
         """Return the method's `Options` with every default filled in."""

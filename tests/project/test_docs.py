@@ -314,6 +314,27 @@ def test_the_page_on_architectures_runs_as_it_stands(monkeypatch, tmp_path):
     assert "ruleorder: search_mine > search" in rule  # tests/integration/test_workflow.py tests this rule
 
 
+@pytest.mark.parametrize(
+    ("page", "metric", "worse"),
+    [("graphs", "accuracy", -60), ("series", "mse", 0.5), ("text", "bits_per_character", 3.5)],
+)
+def test_the_pages_on_other_data_run_as_they_stand(page, metric, worse, monkeypatch, tmp_path):
+    """Each page asserts that its own search succeeds. The study's tickets of CRBG must be better than `worse`."""
+    file = f"docs/how-to/{page}.md"
+    python(blocks(file, "python")[0], tmp_path)
+    monkeypatch.chdir(tmp_path)
+    Path("page.yaml").write_text(blocks(file, "yaml")[0])
+    (name,) = yaml.safe_load(Path("page.yaml").read_text())["experiments"]
+    assert f"`crbg run {name} --config" in (ROOT / file).read_text().replace("\n", " ")
+    assert cli.main(["run", name, "--config", "page.yaml", "--seeds", "0"]) == 0
+    assert cli.main(["verify", name, "--config", "page.yaml", "--seeds", "0"]) == 0
+    records = [json.loads(p.read_text()) for p in Path("results/runs").glob("*/seed0/record.json")]
+    assert len(records) == 2
+    sign = -1 if metric == "accuracy" else 1
+    ours = [r["validation"]["readings"]["binary"][metric] for r in records if r["spec"]["method"] == "crbg"]
+    assert max(sign * value for value in ours) < worse
+
+
 def test_method_example_finds_tickets(monkeypatch, tmp_path):
     from crbg import methods
 
