@@ -35,6 +35,15 @@ def flops(model: nn.Module, example: Any, mask: Mask | None = None) -> dict[str,
     return {"dense": dense, "kept": dense - sum((1 - d) * per_weight.get(n, 0.0) for n, d in densities.items())}
 
 
+def _product(a: Tensor, b: Tensor, *args: Any, **kwargs: Any) -> int:
+    """Count the FLOPs of a matrix product: two for each stored value of the first matrix and column of the second."""
+    stored = a.numel() if a.layout == torch.strided else a._nnz()
+    return int(2 * b.shape[1] * stored)
+
+
+_product._get_raw = True  # type: ignore[attr-defined]  # torch passes the tensors instead of their shapes
+
+
 def layer_flops(model: nn.Module, example: Any) -> tuple[float, dict[str, float]]:
     """Count the dense FLOPs of a forward pass on one example; a multiply-add counts as two FLOPs.
 
@@ -47,7 +56,7 @@ def layer_flops(model: nn.Module, example: Any) -> tuple[float, dict[str, float]
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.mm: _product})
     # The counter misses the fused path of nn.MultiheadAttention and, on some devices, fused attention kernels.
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

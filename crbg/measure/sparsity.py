@@ -17,7 +17,7 @@ from crbg.masks.mask import Mask
 from crbg.measure.accuracy import eval_mode
 from crbg.training.forward import outputs_and_labels
 
-ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid)
+ACTIVATIONS = (nn.ReLU, nn.ELU, nn.LeakyReLU, nn.PReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid)
 
 
 def shares(soft: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:

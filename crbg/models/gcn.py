@@ -1,7 +1,4 @@
-"""Graph convolutional networks (Kipf and Welling, 2017), named by their hidden widths: `gcn-16`, `gcn-64-64`.
-
-`crbg.measure.flops` counts a product with a sparse matrix as a dense one.
-"""
+"""Graph convolutional networks (Kipf and Welling, 2017), named by their hidden widths: `gcn-16`, `gcn-64-64`."""
 
 from __future__ import annotations
 

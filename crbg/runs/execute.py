@@ -18,13 +18,16 @@ import torch
 from torch import nn
 
 from crbg import methods
+from crbg.data.images import ImagePart
 from crbg.data.metrics import ACCURACY
 from crbg.data.parts import Data
 from crbg.errors import CrbgError, GpuFullError, WriteError
 from crbg.experiments import attempts
 from crbg.experiments.record import FIRST, SCHEMA, Digests, Record
 from crbg.experiments.spec import Spec, as_dict, folder
-from crbg.measure import quality
+from crbg.gates.selection import multiplied
+from crbg.masks.mask import Mask
+from crbg.measure import eval_mode, quality
 from crbg.models.initial_weights import tensor_digest
 from crbg.runs.artifacts import save_artifacts
 from crbg.runs.file_size import round_weights
@@ -37,6 +40,7 @@ from crbg.storage.atomic import cannot_write, read_json, write_json
 from crbg.training import distributed
 from crbg.training.clock import Clock, Collapse, OutOfTime
 from crbg.training.device import check_precision
+from crbg.training.forward import outputs_and_labels
 
 
 def execute(spec: Spec, seed: int, workspace: Workspace, clock: Clock | None = None) -> Record:
@@ -208,9 +212,23 @@ def _describe(setup: RunSetup, record: Record, found: methods.SearchResult, wher
     record = replace(record, digests=digests, file_bytes=size)
     empty = [n for n, count in (record.layers or {}).items() if count.kept == 0]
     # A network with trained weights can work without a layer that a skip connection bypasses.
-    if empty and found.start is None:
+    if empty and found.start is None and _ignores_inputs(setup, found.mask):
         record = replace(record, status="collapse", reason=f"nothing is left of {', '.join(empty)}")
     return record
+
+
+def _ignores_inputs(setup: RunSetup, mask: Mask) -> bool:
+    """Whether a ticket that has lost a layer cannot work.
+
+    A graph attention network works without its attention vectors, for example. For images, a lost layer is always a
+    collapse, as in the records of former versions.
+    """
+    part = setup.data.validation
+    if isinstance(part, ImagePart):
+        return True
+    with torch.no_grad(), eval_mode(setup.model):
+        out, _ = outputs_and_labels(setup.model, *part.batch(slice(100)), multiplied(setup.model, mask))
+    return bool((out == out[:1]).all())
 
 
 def _advice(setup: RunSetup) -> str:

@@ -24,7 +24,7 @@ from crbg.training.columns import not_finite
 from crbg.training.forward import OWN_LOSS, UserBatch, batch_size, logits, outputs_and_labels, with_logits
 from crbg.training.loop import Loss
 from crbg.training.precision import computing
-from crbg.training.trees import map_tensors, shapes, tensors
+from crbg.training.trees import map_tensors, shapes, stored_values, tensors
 from crbg.training.user_data import EvenBatches
 
 ONE_EXAMPLE = "more than 1 value per channel"  # part of torch's message about batch norm
@@ -148,7 +148,7 @@ def _check_inputs(x: Any) -> None:
     if what := not_finite(batch := x.batch if isinstance(x, UserBatch) else x):
         values = "missing" if what == "NaN" else "such"
         raise CrbgError(f"the inputs of the first batch contain {what}; remove or replace {values} values")
-    numbers = [t for t in tensors(batch) if t.numel()]
+    numbers = [t for t in stored_values(batch) if t.numel()]
     varied = (t.shape[:1].numel() < 2 or bool((t != t.flatten()[0]).any()) for t in numbers)
     if numbers and not isinstance(x, UserBatch) and not any(varied):
         raise CrbgError("all inputs of the first batch have one and the same value; check how the data are loaded")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from crbg.errors import CrbgError, few
-from crbg.training.trees import tensors
+from crbg.training.trees import stored_values, tensors
 
 
 def forbidden(tree: Any) -> Mapping[str, Callable[[Tensor], Tensor]]:
@@ -24,7 +24,7 @@ def forbidden(tree: Any) -> Mapping[str, Callable[[Tensor], Tensor]]:
 def not_finite(tree: Any) -> str:
     """Return the name of the first of the `forbidden` values that a tree of tensors contains, or an empty string."""
     for what, wrong in forbidden(tree).items():
-        if any(bool(wrong(t).any()) for t in tensors(tree)):
+        if any(bool(wrong(t).any()) for t in stored_values(tree)):
             return what
     return ""
 

@@ -44,6 +44,15 @@ def tensors(tree: Any) -> Iterator[Tensor]:
         yield from tensors(child)
 
 
+def stored_values(tree: Any) -> Iterator[Tensor]:
+    """Yield the values of the tensors of a nested structure in order; of a sparse tensor, those that it stores."""
+    for t in tensors(tree):
+        if t.layout == torch.strided:
+            yield t
+        else:
+            yield t.coalesce().values() if t.layout == torch.sparse_coo else t.values()
+
+
 def shapes(tree: Any) -> str:
     """Describe the shapes and types of a nested structure for an error message."""
     if isinstance(tree, Tensor):

@@ -575,3 +575,17 @@ def test_units_are_counted_in_the_summary():
     model = nn.Sequential(nn.Flatten(), nn.Linear(36, 20), nn.ReLU(), nn.Linear(20, 3))
     found = find_ticket(model, (X, Y), 0.5, granularity="stream", epochs=1, batch=16)
     assert str(found).startswith("10 of 20 units kept: density 0.5; ")
+
+
+@pytest.mark.parametrize("layout", ["to_sparse_csr", "to_sparse_coo"])
+def test_inputs_can_be_sparse(layout):
+    torch.manual_seed(0)
+    x, y = torch.rand(60, 8), torch.randint(2, (60,))
+    x = getattr(x * (x > 0.5), layout)()
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
+    found = find_ticket(model, [(x, y)], 0.5, epochs=2, validation=[(x, y)])
+    assert found.mask.density == pytest.approx(0.5, abs=0.02)
+    nan = x.to_dense()
+    nan[3, 3] = float("nan")
+    with pytest.raises(CrbgError, match="contain NaN"):
+        find_ticket(model, [(getattr(nan, layout)(), y)], 0.5, epochs=2, validation=[(x, y)])

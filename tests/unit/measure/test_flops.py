@@ -4,6 +4,7 @@ from networks import random_mask
 from torch import nn
 
 from crbg import measure, models
+from crbg.data.sources import load
 from crbg.gates.attach import attach, sampling
 from crbg.gates.gaussian import Gaussian
 from crbg.masks.mask import Mask
@@ -55,3 +56,24 @@ def test_flops_of_a_gated_network_are_those_of_the_dense_one(lenet):
     with sampling(lenet):
         assert measure.flops(lenet, torch.zeros(1, 1, 28, 28))["dense"] == 2 * 266_200
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_flops_of_recurrent_layers_are_counted_and_shared_among_their_weights():
+    """A CPU computes an LSTM in one fused kernel, which torch's counter does not see."""
+    model, steps = models.build("lstm-8", (20,), 9), 20
+    matrices = 4 * 8 * 8
+    dense, layers = measure.layer_flops(model, torch.zeros(1, steps, dtype=torch.int64))
+    assert dense == 2 * steps * (2 * matrices + 8 * 9)
+    assert layers["layers.0.weight_ih_l0"] == layers["layers.0.weight_hh_l0"] == 2 * steps * matrices
+    mask = random_mask(model, 0.25)
+    kept = measure.flops(model, torch.zeros(1, steps, dtype=torch.int64), mask)["kept"]
+    assert kept == pytest.approx(2 * steps * mask.kept, rel=1e-6)
+
+
+def test_flops_of_sparse_products_count_stored_values():
+    graph = load("toy_graph")
+    features, adjacency = graph.train.common
+    model = models.build("gcn-16", graph.in_shape, graph.classes)
+    x, _ = graph.train.batch(slice(1))
+    expected = 2 * (features._nnz() * 16 + adjacency._nnz() * (16 + 4) + 400 * 16 * 4)
+    assert measure.flops(model, x)["dense"] == expected

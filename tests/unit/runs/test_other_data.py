@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from crbg import measure
+from crbg import measure, methods
 from crbg.data.metrics import ACCURACY, BITS, MSE
 from crbg.errors import CrbgError
 from crbg.experiments.record import Evaluation, Reading, Record
 from crbg.experiments.spec import Spec, folder
+from crbg.masks.mask import Mask
 from crbg.runs.checks import same_result
 from crbg.runs.execute import execute
 from crbg.runs.open_test_set import evaluate
@@ -87,6 +88,27 @@ def test_early_stopping_keeps_the_epoch_that_is_best_on_validation(place):
     assert last.value() == pytest.approx(seen[-1])
     with pytest.raises(CrbgError, match="needs a validation part, which this run uses for training"):
         execute(dataclasses.replace(spec, fit_on="all"), 0, place)
+
+
+def test_a_ticket_works_without_attention_but_not_without_a_layer(place, monkeypatch):
+    """A graph attention network without attention vectors averages over all neighbours."""
+    spec = Spec("toy_graph", "gat-4x2", "random", 0.5, init="kaiming_normal", epochs=0, batch=80)
+    random = methods.get("random").find
+
+    def without(names):
+        def find(model, task, options):
+            mask = random(model, task, options).mask
+            return methods.SearchResult(Mask({n: t & (not n.endswith(names)) for n, t in mask.items()}))
+
+        monkeypatch.setattr(methods.get("random"), "find", find)
+
+    without(("target.weight", "source.weight"))
+    record = execute(spec, 0, place)
+    assert record.ok
+    assert record.layers["layers.0.target.weight"].kept == 0
+    without(("layers.1.project.weight",))
+    record = execute(spec, 1, place)
+    assert record.reason == "nothing is left of layers.1.project.weight"
 
 
 @EACH
