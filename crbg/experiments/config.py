@@ -193,7 +193,7 @@ def _experiment(name: str, body: Mapping[str, Any], raw: Mapping[str, Any], sele
 def _cells(name: str, body: Mapping[str, Any], raw: Mapping[str, Any], selected: Mapping[str, Any]) -> list[Cell]:
     place, bases, cells, problems = f"experiments.{name}", raw.get("bases") or {}, [], []
     override = config_points.resolve(raw.get("override") or {}, bases, "override")
-    common = config_points.Common(bases, override, raw.get("points_at_most"))
+    common = config_points.Common(bases, override, raw.get("points_at_most"), raw.get("stand_ins") or {})
     base = config_points.resolve(body.get("base") or {}, bases, f"{place}.base")
     for arm, arm_body in body["arms"].items():
         try:

@@ -232,6 +232,10 @@ class Settings(BaseModel):
         description="fields that override those of every run, for example with a small data set and few epochs; the "
         "results are marked as a demonstration",
     )
+    stand_ins: dict[str, str] = Field(
+        {},
+        description="with `override`: for a data set, the one that replaces it, instead of the data set of `override`",
+    )
     seeds_at_most: Count | None = Field(None, description="maximum number of seeds of each arm")
     points_at_most: Count | None = Field(None, description="maximum number of grid points for each density")
     jobs_at_most: Count | None = Field(None, description="maximum number of jobs of each experiment")

@@ -14,11 +14,18 @@ from crbg.experiments.spec import Spec, spec_from
 
 @dataclass(frozen=True)
 class Common:
-    """Parts of the configuration that apply to all arms: bases, override, and the maximum number of grid points."""
+    """Parts of the configuration that apply to all arms.
+
+    Attributes:
+        override: Fields that override those of every run.
+        points_at_most: Maximum number of grid points.
+        stand_ins: For runs on some data sets, the data set that replaces it, instead of the one in `override`.
+    """
 
     bases: Mapping[str, Any]
     override: Mapping[str, Any]
     points_at_most: int | None
+    stand_ins: Mapping[str, str]
 
 
 def resolve(
@@ -92,8 +99,10 @@ def _values(values: dict[str, Any], chosen: Sequence[Mapping[str, Any]], common:
     for choice in chosen:
         if values.get("density") in choice["densities"]:
             values = lay_over(values, expand(choice["set"]))
-    without_search = values.get("epochs") == 0
-    return lay_over(values, {k: v for k, v in common.override.items() if not (k == "epochs" and without_search)})
+    override = {k: v for k, v in common.override.items() if not (k == "epochs" and values.get("epochs") == 0)}
+    if stand_in := common.stand_ins.get(str(values.get("data"))):
+        override["data"] = stand_in
+    return lay_over(values, override)
 
 
 def _thin(points: list[Spec], most: int | None) -> list[Spec]:

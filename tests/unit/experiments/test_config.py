@@ -348,13 +348,16 @@ def test_the_quickstart_is_a_demonstration_on_digits(monkeypatch):
     real = read(["config.yaml"])
     assert config.demonstration
     assert not real.demonstration
-    assert set(config.experiments) - set(real.experiments) == {"deep", "winning"}, "what is only shown"
+    other = {"quick_graph", "quick_series", "quick_text"}
+    assert set(config.experiments) - set(real.experiments) == {"deep", "winning", *other}, "what is only shown"
     assert set(real.experiments) < set(config.experiments)
     for name, e in config.experiments.items():
-        assert {c.spec.data for c in e.cells} == {"digits"}
+        (data,) = {c.spec.data for c in e.cells}
+        images = data == "digits"
+        assert images or (data.startswith("toy_") and name.startswith(("quick_", "cora_", "sunspots_", "shakespeare_")))
         assert len({c.seed for c in e.cells}) <= 2
         assert len(e.jobs()) <= 2
-        if name in ("deep", "winning"):
+        if name in ("deep", "winning", *other):
             continue
         assert {c.arm for c in e.cells} == {c.arm for c in real.experiment(name).cells}
         without_search = {c.arm for c in real.experiment(name).cells if c.spec.epochs == 0}
@@ -633,3 +636,13 @@ def test_whatever_stands_in_the_files_there_is_one_clear_error(here):
             continue
         refused += 1
     assert refused > 80
+
+
+def test_a_stand_in_replaces_its_data_set_only(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    base = {"model": "lenet-8", "method": "random", "density": 0.5, "batch": 32}
+    arms = {"series": {"set": {"data": "sunspots"}}, "images": {"set": {"data": "mnist"}}}
+    demo = {"override": {"data": "digits"}, "stand_ins": {"sunspots": "toy_series"}}
+    Path("config.yaml").write_text(yaml.safe_dump({"experiments": {"e": {"base": base, "arms": arms}}} | demo))
+    cells = read(["config.yaml"]).experiment("e").cells
+    assert {c.arm: c.spec.data for c in cells} == {"series": "toy_series", "images": "digits"}
