@@ -47,7 +47,7 @@ def figure(path: Path, demonstration: bool = False) -> Iterator[None]:
         yield
         current = plt.gcf()
         if demonstration:
-            current.suptitle("demonstration on digits, not evidence", fontsize=7)
+            current.suptitle("demonstration, not evidence", fontsize=7)
         path.parent.mkdir(parents=True, exist_ok=True)
         for suffix, blank in ((".pdf", "CreationDate"), (".png", "Software"), (".svg", "Date")):
             current.savefig(path.with_name(path.name + suffix), metadata={blank: None})

@@ -643,6 +643,6 @@ def test_a_stand_in_replaces_its_data_set_only(tmp_path, monkeypatch):
     base = {"model": "lenet-8", "method": "random", "density": 0.5, "batch": 32}
     arms = {"series": {"set": {"data": "sunspots"}}, "images": {"set": {"data": "mnist"}}}
     demo = {"override": {"data": "digits"}, "stand_ins": {"sunspots": "toy_series"}}
-    Path("config.yaml").write_text(yaml.safe_dump({"experiments": {"e": {"base": base, "arms": arms}}} | demo))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"experiments": {"e": {"base": base, "arms": arms}}} | demo))
     cells = read(["config.yaml"]).experiment("e").cells
     assert {c.arm: c.spec.data for c in cells} == {"series": "toy_series", "images": "digits"}
