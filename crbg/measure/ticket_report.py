@@ -20,7 +20,7 @@ from crbg.measure.loss_calls import LossCalls
 from crbg.measure.metric import Metric, metric_name, score
 from crbg.measure.sparsity import shares
 from crbg.training.device import fork_rng
-from crbg.training.forward import OWN_LOSS, batch_size, outputs_and_labels
+from crbg.training.forward import OWN_LOSS, batch_size, outputs_and_labels, with_logits
 from crbg.training.loop import Loss
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class TicketReport:
         decided: Fraction of the gates that ended at exactly 0 or 1; None for methods whose gates are binary.
         reached: Whether the gates themselves reached the density; None for methods that always select the top k scores.
         natural: Density of the gates before the selection of the top k, where gates have one.
+        temperature: Factor on the logits with which the loss of the ticket was measured, as in the search.
     """
 
     data: str
@@ -77,6 +78,7 @@ class TicketReport:
     decided: float | None = None
     reached: bool | None = None
     natural: float | None = None
+    temperature: float = 1.0
 
     @property
     def at_chance(self) -> bool:
@@ -92,7 +94,8 @@ class TicketReport:
         t, dense = self.ticket, self.initial
         lines = [f"on {t.examples} examples ({self.data}):"]
         if t.loss is not None:
-            lines.append(f"  loss {t.loss:.4g}" + _beside(dense.loss, "{:.4g} of the dense initial network"))
+            scaled = f", with the logits times {self.temperature:.3g}" if self.temperature != 1.0 else ""
+            lines.append(f"  loss {t.loss:.4g}{scaled}" + _beside(dense.loss, "{:.4g} of the dense initial network"))
         if t.accuracy is not None:
             lines.append(
                 f"  accuracy {t.accuracy:.1f} %"
@@ -136,8 +139,11 @@ class Evaluation:
     task: SearchTask
     metric: Metric | None = None
 
-    def measure(self, model: nn.Module) -> Measured:
-        """Measure a network without gates; modes and the state of the random generators do not change."""
+    def measure(self, model: nn.Module, temperature: float = 1.0) -> Measured:
+        """Measure a network without gates; modes and the state of the random generators do not change.
+
+        The logits are multiplied by `temperature` inside the loss.
+        """
         batches = self.held or self.task.batches
         count = len(batches) if self.held else max(1, round(TRAINING_SHARE * len(batches)))
         device = next(model.parameters()).device
@@ -145,7 +151,8 @@ class Evaluation:
             # With this seed, a loader that shuffles with torch's global generator yields the same examples each time.
             # A shuffled data set and a stream depend on the epochs before, and may yield others.
             torch.manual_seed(self.task.seed)
-            return measure_network(model, itertools.islice(batches.epoch(0), count), self.task.loss, self.metric)
+            loss = self.task.loss if temperature == 1.0 else _at_temperature(self.task.loss, temperature)
+            return measure_network(model, itertools.islice(batches.epoch(0), count), loss, self.metric)
 
     def report(self, model: nn.Module, found: SearchResult, initial: Measured) -> TicketReport:
         """Measure the ticket on a copy of the model.
@@ -157,11 +164,16 @@ class Evaluation:
         """
         ticket = Measured()
         try:
-            ticket = self.measure(found.apply(copy.deepcopy(model)))
+            ticket = self.measure(found.apply(copy.deepcopy(model)), found.temperature)
         except Exception as error:  # some models cannot be copied
             warn(f"the ticket cannot be measured on a copy of the model: {reason(error)}")
         name = metric_name(self.metric) if self.metric else ""
-        return TicketReport(self.name, ticket, initial, name, **gate_summary(found, self.task.density))
+        summary = gate_summary(found, self.task.density)
+        return TicketReport(self.name, ticket, initial, name, temperature=found.temperature, **summary)
+
+
+def _at_temperature(loss: Loss, temperature: float) -> Loss:
+    return lambda out, y: loss(with_logits(lambda t: t * temperature, out), y)
 
 
 def advice(found: SearchResult, task: SearchTask) -> str | None:

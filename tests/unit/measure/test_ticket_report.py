@@ -1,3 +1,4 @@
+import copy
 import math
 from types import SimpleNamespace
 
@@ -174,3 +175,15 @@ def test_a_model_that_computes_its_own_loss_too_is_measured_once():
 def test_labels_inside_forward_are_checked_too():
     with pytest.raises(ValueError, match="subtract 1 from the labels"):
         find_ticket(network(), {"x": X, "y": Y + 1}, 0.5, forward=lambda m, b: F.cross_entropy(m(b["x"]), b["y"]))
+
+
+def test_the_loss_of_a_ticket_is_that_of_its_search():
+    """Frozen weights cannot scale the logits, so the loss without the factor of the search says little."""
+    model = network()
+    found = find_ticket(model, (X, Y), 0.5, epochs=3, validation=(X, Y))
+    assert found.temperature != 1
+    out = found.apply(copy.deepcopy(model)).eval()(X)
+    assert found.report.ticket.loss == pytest.approx(float(F.cross_entropy(out * found.temperature, Y)), rel=1e-4)
+    assert found.report.ticket.loss != pytest.approx(float(F.cross_entropy(out, Y)), rel=1e-3)
+    assert f", with the logits times {found.temperature:.3g};" in str(found.report)
+    assert found.report.ticket.accuracy == pytest.approx(100 * float((out.argmax(1) == Y).double().mean()))
