@@ -235,6 +235,7 @@ def test_paths_named_in_documents_exist():
         "tests/unit/PACKAGE",
         "crbg/methods/sensitivity.py",
         "crbg/models/lenet5.py",
+        "crbg/data/majority.py",
         "paper/paper.pdf",
         "paper/report.html",
     )
@@ -312,6 +313,36 @@ def test_the_page_on_architectures_runs_as_it_stands(monkeypatch, tmp_path):
     assert all("with_search_statistics" in r["validation"]["readings"]["binary"] for r in normed)
     assert len(normed) == 2
     assert "ruleorder: search_mine > search" in rule  # tests/integration/test_workflow.py tests this rule
+
+
+def test_the_page_on_data_sets_runs_as_it_stands(monkeypatch, tmp_path):
+    from crbg import data
+    from crbg.data import datasets, sources
+    from crbg.experiments.spec import Spec
+    from crbg.runs.execute import execute
+    from crbg.runs.setup import Workspace
+
+    file, entry = blocks("docs/adding-a-data-set.md", "python")
+    for folder, name, text in (
+        ("data", "majority", file),
+        ("models", "signs", 'from crbg.models.lenet import build as lenet\nNAMES = "signs"\nDATA = ("majority",)\n'),
+    ):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"{name}.py").write_text(text)
+    with (tmp_path / "models/signs.py").open("a") as out:
+        out.write('def build(name, in_shape, classes):\n    return lenet("lenet-32", in_shape, classes)\n')
+    with_models(monkeypatch, tmp_path / "models")
+    monkeypatch.setattr(data, "__path__", [*data.__path__, str(tmp_path / "data")])
+    made = eval(entry, vars(datasets))
+    monkeypatch.setitem(datasets.DATA, made.name, made)
+    try:
+        spec = Spec("majority", "signs", "dense", epochs=10, batch=50, init="kaiming_normal", options={"lr": 0.01})
+        assert execute(spec, 0, Workspace(tmp_path, selected=None)).value() > 90
+        assert len(sources.load("majority").test) == 500
+    finally:
+        models.families.cache_clear()
+        for name in ("crbg.models.signs", "crbg.data.majority"):
+            sys.modules.pop(name, None)
 
 
 @pytest.mark.parametrize(
