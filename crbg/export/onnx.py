@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from crbg import models
 from crbg.errors import CrbgError, innermost, reason
 from crbg.export.check import Examples, compare, predictions
 from crbg.export.inputs import (
@@ -184,8 +185,20 @@ def describe(ticket: Ticket) -> dict[str, str]:
 
 
 def example_of(ticket: Ticket) -> Tensor:
-    """Return random inputs of a ticket's network."""
-    return torch.randn(2, *ticket.in_shape, generator=torch.Generator().manual_seed(0))
+    """Return random inputs of a ticket's network.
+
+    Raises:
+        CrbgError: the inputs are a graph.
+    """
+    takes, generator = models.kinds(ticket.model_name), torch.Generator().manual_seed(0)
+    if "graph" in takes:
+        raise CrbgError(
+            f"{ticket.model_name} needs a graph as an example; in Python, pass one to "
+            "`to_onnx(ticket.model(), example, path)` or `shrink(ticket.model(), None, example)` of crbg.export"
+        )
+    if "text" in takes:
+        return torch.randint(ticket.classes, (2, *ticket.in_shape), generator=generator)
+    return torch.randn(2, *ticket.in_shape, generator=generator)
 
 
 def write(ticket: Ticket, folder: Path, draw: str | None) -> dict[str, Any]:

@@ -51,6 +51,15 @@ def _source(stem: str) -> Path:
     return next(path for folder in _folders() if (path := folder / f"{stem}.py").exists())
 
 
+def kinds(name: str) -> tuple[str, ...]:
+    """Return the kinds of data that a network takes: `images`, `graph`, `series`, `text`.
+
+    Raises:
+        CrbgError: the model is unknown.
+    """
+    return _kinds(family(name))
+
+
 def _kinds(stem: str) -> tuple[str, ...]:
     """Return the kinds of data that the networks of a module take."""
     return tuple(_arguments.constant(_source(stem), "DATA", ("images",)))

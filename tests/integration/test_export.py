@@ -10,7 +10,10 @@ import pytest
 import torch
 from networks import random_mask
 
-from crbg import Ticket, models
+from crbg import Ticket, measure, models
+from crbg.data.datasets import info
+from crbg.data.metrics import ACCURACY, MSE
+from crbg.data.sources import load
 from crbg.export import packed
 from crbg.models.initial_weights import initialise, tensor_digest
 
@@ -102,3 +105,47 @@ def test_invalid_input_is_one_line(ticket, crbg, tmp_path):
     assert "shipped exists already" in change()
     (tmp_path / "ticket.safetensors").write_bytes(b"no ticket")
     assert "is not a valid ticket" in change()
+
+
+OTHERS = {"toy_series": "lenet-20-10", "toy_text": "lstm-8", "toy_graph": "gcn-8"}
+
+
+@pytest.mark.parametrize(
+    ("data", "to", "measured"),
+    [
+        ("toy_series", "packed", "mse"),
+        ("toy_series", "c", "mse"),
+        ("toy_text", "packed", "accuracy"),
+        ("toy_graph", "packed", "accuracy"),
+    ],
+)
+def test_tickets_for_other_data_are_checked(data, to, measured, crbg, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    entry, name = info(data), OTHERS[data]
+    model, _ = models.initial(name, entry.shape, entry.classes, "kaiming_normal", 1.0, 7)
+    initial = tensor_digest(model.state_dict())
+    mask = random_mask(model, 0.5)
+    Ticket(mask, 7, "kaiming_normal", 1.0, name, entry.shape, entry.classes, initial).save("ticket.safetensors")
+    code, _, err = crbg("export", "ticket.safetensors", "--to", to, "--out", "shipped", "--check", data)
+    assert code == 0, err
+    found = json.loads((tmp_path / "shipped/report.json").read_text())["check"]
+    part = load(data).validation
+    assert found["examples"] == len(part)
+    metric = MSE if measured == "mse" else ACCURACY
+    expected = measure.quality(model, part.batches(), mask, metric)
+    assert found[measured] == pytest.approx(expected, rel=1e-5)
+    assert found[f"{measured}_exported"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_forecast_that_differs_is_found(crbg, tmp_path, monkeypatch):
+    test_tickets_for_other_data_are_checked("toy_series", "packed", "mse", crbg, tmp_path, monkeypatch)
+    given = iter([torch.zeros(195, 6), torch.full((195, 6), 0.1)])
+    monkeypatch.setattr(packed, "predictions", lambda model, inputs: next(given))
+    words = ("export", "ticket.safetensors", "--to", "packed", "--out", "again", "--check", "toy_series")
+    assert "outputs on toy_series, validation differ from those of the ticket's network by 0.1" in refused(crbg(*words))
+
+
+def test_a_graph_network_needs_a_graph_as_an_example(crbg, tmp_path, monkeypatch):
+    test_tickets_for_other_data_are_checked("toy_graph", "packed", "accuracy", crbg, tmp_path, monkeypatch)
+    words = ("export", "ticket.safetensors", "--to", "shrunk", "--out", "again")
+    assert "gcn-8 needs a graph as an example; in Python, pass one to" in refused(crbg(*words))
