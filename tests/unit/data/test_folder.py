@@ -145,7 +145,7 @@ def test_a_run_learns_is_evaluated_and_verified(images, one_run, method):
     spec = Spec("mine", "lenet-16", method, 0.5, init="kaiming_normal", epochs=5, batch=11, flip=True, crop=1)
     done = one_run(spec)
     assert done.record.train_images == 77
-    assert evaluate(done.spec, 0, done.bench).accuracy() > 90
+    assert evaluate(done.spec, 0, done.bench).value() > 90
     trained = (BARE, ("its weights were trained or redrawn, so it has no ticket file",))
     assert (done.row.verdict, done.row.remarks) == ((PASS, ()) if method == "crbg" else trained)
 
