@@ -73,16 +73,22 @@ def curve(mine: pd.DataFrame, published: Sequence[tuple[float, float, str]], lab
 
 
 def _naive(axes: Any, mine: pd.DataFrame, means: list[float], far: float) -> None:
-    """Draw naive predictors near the range of `means` as dotted lines, and append them to `means`."""
+    """Draw naive predictors within `far` of the best mean as dotted lines, and append them to `means`.
+
+    The others are only in the legend.
+    """
     metric = metric_of(mine)
     top = max(map(metric.better, means))
     for known in mine.naive.dropna()[:1]:
-        near = {name: v for name, v in known.items() if metric.better(v) >= top - 2 * far}
-        means += near.values()
-        for name, value in near.items():
+        for name, value in known.items():
+            text = name.replace("_", " ")
+            if metric.better(value) < top - far:
+                axes.plot([], [], " ", label=f"{text}: {value:.{metric.digits}f}{metric.unit}")
+                continue
+            means.append(value)
             axes.axhline(value, color="0.5", lw=0.8, ls=":")
             look: Any = {"xycoords": ("axes fraction", "data"), "fontsize": 6, "color": "0.35", "va": "bottom"}
-            axes.annotate(name.replace("_", " "), (0.01, value), **look)
+            axes.annotate(text, (0.01, value), **look)
 
 
 def _arm(axes: Any, group: pd.DataFrame, i: int, text: str) -> None:

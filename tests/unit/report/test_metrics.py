@@ -39,7 +39,12 @@ LEVELS = {"ours": 0.2, "theirs": 0.25, "random": 0.9, "dense": 0.18}
 def put(config, cell, value):
     where = record_store.run_folder(config, cell.spec, cell.seed)
     binary = {"mse": value, "density": cell.spec.density or 1.0}
-    part = {"readings": {"binary": binary}, "density_missed": False, "constant": 1.0, "naive": {"persistence": 0.3}}
+    part = {
+        "readings": {"binary": binary},
+        "density_missed": False,
+        "constant": 1.0,
+        "naive": {"persistence": 0.3, "ridge": 0.24},
+    }
     write_json(where / "record.json", made_up_record(cell.spec, cell.seed, schema=2, validation=part))
     write_json(where / "provenance.json", {"revision": "abc", "device": "a CPU", "search_seconds": 2.0})
     write_json(where / "evaluation.json", made_up_evaluation(cell.spec, cell.seed, part))
@@ -74,7 +79,8 @@ def test_the_table_has_no_per_cent_and_four_digits(config):
     text = markdown(table, config.experiment("main"), config, rows)
     assert "test mean squared error, mean ±" in text
     assert (
-        "Naive predictors on the same part: persistence 0.3000, a constant 1.0000. A smaller value is better." in text
+        "Naive predictors on the same part: persistence 0.3000, ridge 0.2400, a constant 1.0000. A smaller value is better."
+        in text
     )
 
 
@@ -95,7 +101,8 @@ def test_the_figure_shows_small_errors_and_names_the_others(config):
     assert axes.get_ylabel() == "test mean squared error"
     texts = [t.get_text() for t in axes.get_legend().get_texts()]
     assert any("0.9006 (above)" in t for t in texts)
-    assert "persistence" in [t.get_text() for t in axes.texts]
+    assert "ridge" in [t.get_text() for t in axes.texts]
+    assert "persistence: 0.3000" in texts, "more than half worse than the best arm"
     plt.close()
 
 
