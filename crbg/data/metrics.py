@@ -25,7 +25,7 @@ class Metric:
     larger_is_better: bool = True
     digits: int = 2
     tolerance: float = 0.05  # 5 of 10 000 images
-    constant: str = "always predicting the most frequent class"
+    constant: str = "the most frequent class"
 
     @property
     def label(self) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +31,7 @@ SHAKESPEARE = Source(
     "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
 )
 TOY_LENGTH = 12_815  # characters; 320 training windows of 32 characters, and 40 in each of the other parts
+LONGEST = 5  # characters in the longest n-gram model
 BATCH = 64  # windows in a batch of `TensorPart.batches`; the states of larger batches do not fit into a CPU's cache
 
 
@@ -129,39 +131,73 @@ NGram = Callable[[Tensor, Tensor], Tensor]  # (inputs, labels), both (N, context
 
 
 def n_grams(codes: Tensor, classes: int) -> dict[str, NGram]:
-    """Fit unigram, bigram and trigram models to a text.
+    """Fit n-gram models to a text, from one character to `LONGEST`.
 
     An n-gram model is interpolated with the next shorter one (Witten and Bell 1991), which has no free constants:
 
         p(c | h) = (count(h c) + kinds(h) p(c | shorter h)) / (count(h) + kinds(h)),
 
     where kinds(h) is the number of distinct characters after h. The unigram model has additive smoothing,
-    (count(c) + 1) / (n + classes). At the first character of a window, the trigram model is the bigram model.
+    (count(c) + 1) / (n + classes). At the first characters of a window, the context is as long as it can be.
 
     Args:
         codes: Characters, int64 (n,).
         classes: Number of distinct characters.
     """
+    single = (codes.bincount(minlength=classes).double() + 1) / (len(codes) + classes)
+    tables = [_Table.of(codes, classes, order) for order in range(2, LONGEST + 1)]
 
-    def counts(order: int) -> Tensor:
-        """Count the sequences of `order` characters, float64 (classes, ..., classes)."""
-        key = torch.zeros(max(0, len(codes) - order + 1), dtype=torch.int64)
+    def model(order: int) -> NGram:
+        def probability(x: Tensor, y: Tensor) -> Tensor:
+            p, context = single[y], torch.zeros_like(x)
+            for back, table in enumerate(tables[: order - 1]):
+                # The context of position t, from position `back` on: the characters x[t - back] to x[t] as one number.
+                context = context[:, 1:] if back else context
+                context = context + x[:, : x.shape[1] - back] * classes**back
+                p = torch.cat([p[:, :back], table.interpolated(context, y[:, back:], p[:, back:])], 1)
+            return p
+
+        return probability
+
+    names = {1: "unigram", 2: "bigram", 3: "trigram"}
+    return {names.get(order, f"{order}-gram"): model(order) for order in range(1, LONGEST + 1)}
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Counts of the sequences of some length in a text. A sequence is a number in base `classes`, sorted in `found`."""
+
+    classes: int
+    found: Tensor
+    counts: Tensor
+    contexts: Tensor
+    after: Tensor  # number of characters after each context
+    kinds: Tensor  # number of distinct characters after each context
+
+    @classmethod
+    def of(cls, codes: Tensor, classes: int, order: int) -> _Table:
+        keys = torch.zeros(max(0, len(codes) - order + 1), dtype=torch.int64)
         for i in range(order):
-            key = key * classes + codes[i : i + len(key)]
-        return torch.bincount(key, minlength=classes**order).double().view((classes,) * order)
+            keys = keys * classes + codes[i : i + len(keys)]
+        found, counts = torch.unique(keys, return_counts=True)
+        contexts, place = torch.unique(found // classes, return_inverse=True)
+        after = torch.zeros(len(contexts), dtype=torch.float64).index_add_(0, place, counts.double())
+        return cls(classes, found, counts.double(), contexts, after, place.bincount(minlength=len(contexts)).double())
 
-    def interpolated(found: Tensor, shorter: Tensor) -> Tensor:
-        kinds = (found > 0).sum(-1, keepdim=True).clamp(min=1)  # after an unknown context, use the shorter model
-        return (found + kinds * shorter) / (found.sum(-1, keepdim=True) + kinds)
+    def interpolated(self, context: Tensor, y: Tensor, shorter: Tensor) -> Tensor:
+        """Return p(y | context), given the probabilities of the shorter model; after an unknown context, these."""
+        count = _looked_up(self.found, self.counts, context * self.classes + y)
+        after, kinds = (_looked_up(self.contexts, values, context) for values in (self.after, self.kinds))
+        kinds = kinds.clamp(min=1)
+        return (count + kinds * shorter) / (after + kinds)
 
-    one = (counts(1) + 1) / (len(codes) + classes)
-    two = interpolated(counts(2), one)
-    three = interpolated(counts(3), two)
 
-    def trigram(x: Tensor, y: Tensor) -> Tensor:
-        return torch.cat([two[x[:, :1], y[:, :1]], three[x[:, :-1], x[:, 1:], y[:, 1:]]], 1)
-
-    return {"unigram": lambda x, y: one[y], "bigram": lambda x, y: two[x, y], "trigram": trigram}
+def _looked_up(keys: Tensor, values: Tensor, wanted: Tensor) -> Tensor:
+    """Return the values of the wanted keys; 0 for a key that is not there."""
+    if not len(keys):
+        return torch.zeros(wanted.shape, dtype=values.dtype)
+    at = torch.searchsorted(keys, wanted.contiguous()).clamp(max=len(keys) - 1)
+    return torch.where(keys[at] == wanted, values[at], 0.0)
 
 
 def bits(model: NGram, part: Part) -> float:

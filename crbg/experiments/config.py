@@ -12,7 +12,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crbg.data.datasets import set_root
+from crbg.data.datasets import DATA, set_root
+from crbg.data.metrics import ACCURACY
 from crbg.errors import CrbgError, suggest
 from crbg.experiments import config_points
 from crbg.experiments.choices import COMMITTED, choices, read_selected
@@ -82,6 +83,10 @@ def check(raw: Mapping[str, Any], files: tuple[str, ...], merged: Merged | None 
 
 def _config(raw: Mapping[str, Any], files: tuple[str, ...], place: str, experiments: dict[str, Experiment]) -> Config:
     paths = {k: path_of(raw.get(k) or k, f"{place}: {k}") for k in ("results", "paper")}
+    if unknown := {n for pair in (raw.get("stand_ins") or {}).items() for n in pair} - {*DATA}:
+        raise CrbgError(f"{place}: stand_ins: unknown data set {min(unknown)!r}: {suggest(min(unknown), DATA)}")
+    if raw.get("stand_ins") and not raw.get("override"):
+        raise CrbgError(f"{place}: stand_ins replaces data sets in a demonstration only; add `override`")
     return Config(
         files=files,
         results=Path(paths["results"]),
@@ -165,6 +170,11 @@ def _experiment(name: str, body: Mapping[str, Any], raw: Mapping[str, Any], sele
     axes = {f for c in cells for f in (*names, *(f"options.{o}" for o in vars(c.spec.resolved())))}
     if cells and x not in axes:
         raise CrbgError(f"{place}.x: no arm has a field {x!r}: {suggest(x, axes)}")
+    metrics = {c.spec.metric.key for c in cells}
+    if len(metrics) > 1:
+        raise CrbgError(f"{place}: the metrics of its arms differ: {', '.join(sorted(metrics))}; split the experiment")
+    if metrics - {ACCURACY.key} and body.get("view", "dots") not in ("curve", "dots"):
+        raise CrbgError(f"{place}.view: only `curve` and `dots` show {', '.join(metrics)}, not {body['view']!r}")
     gpu, nodes, role = body.get("gpu", 0), body.get("nodes", 1), body.get("role", "ablation")
     if nodes > 1 and gpu < 2:
         raise CrbgError(f"{place}: runs on several nodes need `gpu: 2` or more")

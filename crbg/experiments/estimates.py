@@ -52,8 +52,8 @@ def size(spec: Spec) -> tuple[float, float]:
     if spec.model.startswith("lenet-"):
         weights = float(sum(a * b for a, b in spec.layer_sizes()))
         return weights, weights
-    if (kind := info(spec.data).kind) in OTHER_DATA:
-        return OTHER_DATA[kind]
+    if (kind := info(spec.data).kind) != "images":
+        return OTHER_DATA.get(kind, OTHER_DATA["series"])
     weights, products, built = SIZES.get(spec.model, UNKNOWN)
     width, edge = float(spec.model_args.get("width", 1.0)), spec.size or info(spec.data).shape[1]
     products *= (width * edge / 32) ** 2

@@ -130,6 +130,8 @@ class Spec:
             frozen = traits is not None and traits.weights == "frozen"
             if self.weight_bits and frozen and not getattr(self.resolved(), "finetune", 0):
                 yield f"weight_bits: {self.method} does not train weights, so none are stored; leave weight_bits out"
+            if getattr(self.resolved(), "keep", "") == "best" and (self.fit_on == "all" or not self.epochs):
+                yield "options.keep is `best`, which needs a validation part and at least one epoch; use `last`"
         if self.batch < 1:
             yield f"batch {self.batch} must be >= 1"
         with contextlib.suppress(CrbgError):  # an unknown data set was reported above
@@ -150,6 +152,8 @@ class Spec:
         with contextlib.suppress(CrbgError):  # unknown options were reported above
             if entry.metric is MSE and getattr(self.resolved(), "temperature", 1.0) != 1.0:
                 yield f"options.temperature scales logits, and networks for {self.data} have none; leave it out"
+            if entry.metric is MSE and getattr(self.resolved(), "scaled", False):
+                yield "options.scaled multiplies outputs by a factor that a record of squared errors lacks; use `false`"
             if entry.metric is MSE and getattr(self.resolved(), "objective", "loss") in ("kl", "forward_kl", "feature"):
                 yield f"options.objective compares probabilities, and networks for {self.data} have none; use `loss`"
 

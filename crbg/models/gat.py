@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from crbg.errors import CrbgError
 from crbg.models.gcn import check, dropped
 
 NAMES = r"gat(-\d+x\d+)+"
@@ -46,6 +47,8 @@ class Attention(nn.Module):
             x: Features of all nodes, (N, inputs), dense or sparse CSR.
             adjacency: Sparse CSR, (N, N). Node i attends to the stored columns of row i; the values are not used.
         """
+        if adjacency.layout != torch.sparse_csr:
+            raise CrbgError("graph attention needs a sparse CSR adjacency; use `adjacency.to_sparse_csr()`")
         starts, sources = adjacency.crow_indices(), adjacency.col_indices()
         targets = torch.repeat_interleave(torch.arange(len(x), device=sources.device), starts.diff())
         h = self.project(dropped(self.dropout, x)).unflatten(1, self.shape)

@@ -115,7 +115,7 @@ def initial(
 
 
 def build(name: str, in_shape: tuple[int, ...], classes: int, **options: Any) -> nn.Module:
-    """Build a network for images of shape (channels, height, width).
+    """Build a network for inputs of a shape, which is (channels, height, width) for images.
 
     Raises:
         CrbgError: the model or an argument is unknown.

@@ -14,6 +14,7 @@ from crbg.experiments.experiment import Key
 from crbg.report import tables
 from crbg.report.chapters import ORDER, chapter, data_names, key, label, on_data, sentence
 from crbg.report.claims import Judgement, kind_of
+from crbg.report.records_table import metric_of
 from crbg.report.svg import Figures
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -117,7 +118,9 @@ def _summary(rows: pd.DataFrame, shown: Experiment | None, missing: Mapping[str,
     dates = sorted(d for d in runs.finished.dropna().unique() if d)
     best = tables.best_tickets(rows, shown.name) if shown else pd.DataFrame()
     labels = shown.labels if shown else {}
-    lines = [{"method": label(str(t.arm), labels), "accuracy %": t.interval} for t in best.itertuples()]
+    metric = metric_of(rows[rows.experiment == (shown.name if shown else "")])
+    measured = f"{metric.title}{metric.unit}"
+    lines = [{"method": label(str(t.arm), labels), measured: t.interval} for t in best.itertuples()]
     return {
         "runs": len(runs),
         "experiments": rows.experiment.nunique(),

@@ -19,7 +19,7 @@ from torch import nn
 
 from crbg import methods
 from crbg.data.images import ImagePart
-from crbg.data.metrics import ACCURACY
+from crbg.data.metrics import ACCURACY, BITS
 from crbg.data.parts import Data
 from crbg.errors import CrbgError, GpuFullError, WriteError
 from crbg.experiments import attempts
@@ -32,7 +32,7 @@ from crbg.models.initial_weights import tensor_digest
 from crbg.runs.artifacts import save_artifacts
 from crbg.runs.file_size import round_weights
 from crbg.runs.provenance import provenance, revision
-from crbg.runs.readings import describe_ticket
+from crbg.runs.readings import describe_ticket, fit_temperature
 from crbg.runs.setup import RunSetup, Workspace, draw_digest, initial_model, set_up, stage_cache_for
 from crbg.search.run_search import run_search
 from crbg.storage import lock
@@ -198,8 +198,13 @@ def _search(
 
 
 def _validate(data: Data) -> Callable[[nn.Module], float]:
-    """Return a function that measures a model on the validation part; larger is better."""
-    return lambda model: data.metric.better(quality(model, data.validation.batches(), None, data.metric))
+    """Return a function that measures a model on the validation part, as its record does; larger is better."""
+
+    def validate(model: nn.Module) -> float:
+        temperature = (fit_temperature(model, None, data) or 1.0) if data.metric is BITS else 1.0
+        return data.metric.better(quality(model, data.validation.batches(), None, data.metric, temperature))
+
+    return validate
 
 
 def _describe(setup: RunSetup, record: Record, found: methods.SearchResult, where: Path) -> Record:

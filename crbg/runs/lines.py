@@ -21,5 +21,5 @@ def line(cell: Cell, record: Record, tested: float | None = None, where: str = "
     if record.missed_density:
         text += ", cut to this density because the search did not reach it"
     if constant is not None and metric.better(best) <= metric.better(constant):  # older records lack it
-        text += f", no better than {metric.constant}"
+        text += f", no better than always predicting {metric.constant}"
     return text + (f", test {metric.text(tested)}" if tested is not None else "") + (f" ({where})" if where else "")

@@ -77,7 +77,7 @@ def fit(
     clock, search = o.clock or Clock(), o.search or SearchHook()
     per_epoch, device = len(batches), next(model.parameters()).device
     if per_epoch == 0:
-        raise CrbgError("there is no batch to train on: the batch size exceeds the number of images; reduce it")
+        raise CrbgError("there is no batch to train on: the batch size exceeds the number of examples; reduce it")
     total = per_epoch * epochs
     modules = nn.ModuleList([model, *o.carried])
     own, weight = distributed.share(batches)

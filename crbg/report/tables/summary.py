@@ -39,7 +39,8 @@ def readme_table(experiment: Experiment, rows: pd.DataFrame) -> str:
     mine = headline(rows, experiment.name)
     flat = mine[mine.asked.isna()].groupby("arm", sort=False)
     others = [f"{arm} {mean_of(group)}" for arm, group in flat]
-    others += [f"the most frequent class {v:.2f}" for v in mine.constant.dropna()[:1]]
+    metric = metric_of(mine)
+    others += [f"{metric.constant} {v:.{metric.digits}f}" for v in mine.constant.dropna()[:1]]
     said = f"Without a mask: {'; '.join(others) or 'not run'}. {copies(rows[rows.experiment == experiment.name])}"
     link = f"[`{experiment.name}`](paper/tables/{experiment.name}.md)"
     body = pipe(by_sparsity(experiment, rows))

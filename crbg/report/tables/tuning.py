@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from crbg.data.metrics import METRICS
 from crbg.report.tables.markup import pipe
 
 
@@ -14,16 +15,21 @@ def tuning_table(rows: pd.DataFrame) -> str:
 
 
 def tuning_trials(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return all tuning trials with their mean validation accuracy, the best of each arm and density first."""
+    """Return all tuning trials with their mean on the validation part, the best of each arm and density first."""
     mine = rows[(rows.role == "tune") & (rows.part == "validation") & (rows.reading == "binary")]
     if mine.empty:
         return pd.DataFrame()
-    grouped = mine.groupby(["experiment", "arm", "asked", "setting", "digest"], sort=False)
+    keys = ["experiment", "arm", "asked", "setting", "digest", "metric"]
+    grouped = mine.groupby(keys, sort=False, dropna=False)
     table = grouped.agg(
         validation=("value", "mean"),
         seeds=("seed", "nunique"),
         missed=("density_missed", lambda m: int(m.astype(bool).sum())),
     ).reset_index()
-    table = table.sort_values(["experiment", "arm", "asked", "validation"], ascending=[True, True, True, False])
-    table["validation"] = table.validation.map(lambda v: f"{v:.2f}")
-    return pd.DataFrame(table)
+    metrics = [METRICS[str(key)] for key in table.pop("metric")]
+    values = list(table.validation)
+    table["better"] = [m.better(v) for m, v in zip(metrics, values, strict=True)]
+    table["validation"] = [f"{v:.{m.digits}f}" for m, v in zip(metrics, values, strict=True)]
+    table = table.sort_values(["experiment", "arm", "asked", "better"], ascending=[True, True, True, False])
+    table["asked"] = ["" if pd.isna(d) else f"{d:g}" for d in table.asked]
+    return pd.DataFrame(table.drop(columns="better"))

@@ -107,7 +107,9 @@ def naive_bits(training, windows, classes, order):
     return sum(total) / len(total)
 
 
-@pytest.mark.parametrize(("name", "order"), [("unigram", 1), ("bigram", 2), ("trigram", 3)])
+@pytest.mark.parametrize(
+    ("name", "order"), [("unigram", 1), ("bigram", 2), ("trigram", 3), ("4-gram", 4), ("5-gram", 5)]
+)
 def test_n_gram_models_are_those_of_a_loop(name, order):
     said = "abracadabra, simsalabim! " * 8 + "a new word: abrasive, and an unseen one: Xylophone-Zoo (quick)"
     codes, classes = text.encoded(said), len(set(said))
@@ -224,4 +226,5 @@ def test_the_real_text_has_the_stated_characters_and_windows():
     assert "".join(letters[c] for c in data.train.x[0]) == said[:128]
     assert "".join(letters[c] for c in data.test.x[0]) == said[-111_539:][:128]
     errors = {name: measure(data.validation) for name, measure in data.naive.items()}
-    assert errors == pytest.approx({"unigram": 4.772, "bigram": 3.600, "trigram": 2.926}, abs=1e-3)
+    known = {"unigram": 4.772, "bigram": 3.600, "trigram": 2.926, "4-gram": 2.487, "5-gram": 2.345}
+    assert errors == pytest.approx(known, abs=1e-3)

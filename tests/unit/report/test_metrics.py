@@ -27,7 +27,7 @@ EXPERIMENTS = {
         "about": "series", "role": "main", "view": "curve", "seeds": [5, 6, 7], "base": BASE,
         "arms": {
             "ours": {"method": "crbg", "grid": GRID},
-            "theirs": {"method": "edge_popup", "grid": GRID},
+            "theirs": {"method": "edge_popup", "set": {"options.scaled": False}, "grid": GRID},
             "random": {"method": "random", "set": {"epochs": 0}, "grid": GRID},
             "dense": {"method": "dense"},
         },

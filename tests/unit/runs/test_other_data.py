@@ -86,7 +86,7 @@ def test_early_stopping_keeps_the_epoch_that_is_best_on_validation(place):
     assert record.value() == pytest.approx(min(seen))
     last = execute(dataclasses.replace(spec, options=options), 0, place)
     assert last.value() == pytest.approx(seen[-1])
-    with pytest.raises(CrbgError, match="needs a validation part, which this run uses for training"):
+    with pytest.raises(CrbgError, match="`best`, which needs a validation part"):
         execute(dataclasses.replace(spec, fit_on="all"), 0, place)
 
 
