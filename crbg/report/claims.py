@@ -17,12 +17,13 @@ import pandas as pd
 import yaml
 from pydantic import Field
 
+from crbg.data.metrics import ACCURACY
 from crbg.errors import CrbgError
 from crbg.experiments.config import Config
 from crbg.report import stats
 from crbg.report.declared import D, Declared, fields_of, parse
-from crbg.report.records_table import values
-from crbg.report.rules import ArmRule, Reduced, Rule, Verdict, compare, not_run, read_reduced, read_rule, span
+from crbg.report.records_table import metric_of, values
+from crbg.report.rules import RULES, ArmRule, Reduced, Rule, Verdict, compare, not_run, read_reduced, read_rule, span
 
 CLAIMS = Path("paper/claims.yaml")
 MOST = 8  # largest number of confirmatory contrasts
@@ -271,6 +272,10 @@ def _first_reading(claim: Claim, rows: pd.DataFrame) -> Verdict:
 
 def _within_budget(claim: Claim, rule: Rule, rows: pd.DataFrame) -> Verdict:
     """Apply a rule. A search with less than a fifth of the published steps can only confirm the claim."""
+    metric = metric_of(rows[rows.experiment == getattr(rule, "experiment", "")])
+    if metric is not ACCURACY and not rule.oriented:
+        known = ", ".join(name for name, kind in RULES.items() if kind.oriented)
+        raise CrbgError(f"claim {claim.id}: the rule {rule.type!r} judges accuracies, not {metric.title}; use {known}")
     found = rule.judge(rows)
     if claim.budget is None or found.absent or not isinstance(rule, ArmRule):
         return found

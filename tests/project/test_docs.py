@@ -318,6 +318,7 @@ def test_the_page_on_architectures_runs_as_it_stands(monkeypatch, tmp_path):
 def test_the_page_on_data_sets_runs_as_it_stands(monkeypatch, tmp_path):
     from crbg import data
     from crbg.data import datasets, sources
+    from crbg.experiments.estimates import size
     from crbg.experiments.spec import Spec
     from crbg.runs.execute import execute
     from crbg.runs.setup import Workspace
@@ -339,6 +340,7 @@ def test_the_page_on_data_sets_runs_as_it_stands(monkeypatch, tmp_path):
         spec = Spec("majority", "signs", "dense", epochs=10, batch=50, init="kaiming_normal", options={"lr": 0.01})
         assert execute(spec, 0, Workspace(tmp_path, selected=None)).value() > 90
         assert len(sources.load("majority").test) == 500
+        assert min(size(spec)) > 0, "it can be planned"
     finally:
         models.families.cache_clear()
         for name in ("crbg.models.signs", "crbg.data.majority"):

@@ -78,6 +78,7 @@ class Rule(Declared, ABC):
     """A rule of paper/claims.yaml. Its fields are those of the entry, without `type`."""
 
     type: ClassVar[str]
+    oriented: ClassVar[bool] = False  # whether the rule knows metrics other than accuracy
 
     @property
     def point(self) -> tuple[float, float] | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import pandas as pd
 
 from crbg.report import stats
-from crbg.report.records_table import values
+from crbg.report.records_table import metric_of, values
 from crbg.report.rules.base import (
     ArmRule,
     Check,
@@ -30,6 +31,8 @@ from crbg.report.rules.base import (
 @register("loss")
 class Loss(DensityRule):
     """An arm is at most `most` points less accurate than a reference arm, which may be in another experiment."""
+
+    oriented: ClassVar[bool] = True
 
     reference: str
     most: float
@@ -139,6 +142,8 @@ class Best(ArmRule):
     part: the data split; on validation, each arm is compared at its best setting.
     """
 
+    oriented: ClassVar[bool] = True
+
     density: float | tuple[float, ...] | None
     others: tuple[str, ...]
     within: float = 0.0
@@ -202,7 +207,7 @@ class Best(ArmRule):
             return mine
         if self.part != "validation":
             return mine.iloc[:0]
-        return max((g for _, g in mine.groupby("digest")), key=lambda g: g.value.mean())
+        return max((g for _, g in mine.groupby("digest")), key=lambda g: metric_of(mine).better(g.value.mean()))
 
 
 @register("cheaper")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pandas as pd
 from pydantic import model_validator
 
@@ -69,6 +71,8 @@ class Value(DensityRule):
 @register("floor")
 class Floor(DensityRule):
     """A mean of at least `least`, in the unit of the metric; of at most `least` if a smaller value is better."""
+
+    oriented: ClassVar[bool] = True
 
     least: float
     mask: Mask = "binary"

@@ -641,8 +641,31 @@ def test_whatever_stands_in_the_files_there_is_one_clear_error(here):
 def test_a_stand_in_replaces_its_data_set_only(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     base = {"model": "lenet-8", "method": "random", "density": 0.5, "batch": 32}
-    arms = {"series": {"set": {"data": "sunspots"}}, "images": {"set": {"data": "mnist"}}}
+    made = {name: {"base": base | {"data": name}, "arms": {"a": {}}} for name in ("sunspots", "mnist")}
     demo = {"override": {"data": "digits"}, "stand_ins": {"sunspots": "toy_series"}}
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"experiments": {"e": {"base": base, "arms": arms}}} | demo))
-    cells = read(["config.yaml"]).experiment("e").cells
-    assert {c.arm: c.spec.data for c in cells} == {"series": "toy_series", "images": "digits"}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"experiments": made} | demo))
+    found = {name: e.cells[0].spec.data for name, e in read(["config.yaml"]).experiments.items()}
+    assert found == {"sunspots": "toy_series", "mnist": "digits"}
+
+
+@pytest.mark.parametrize(
+    ("top", "message"),
+    [
+        (
+            {"stand_ins": {"sunspots": "toy_series"}},
+            "stand_ins replaces data sets in a demonstration only; add `override`",
+        ),
+        (
+            {"override": {"epochs": 1}, "stand_ins": {"sunspot": "toy_series"}},
+            "unknown data set 'sunspot': did you mean",
+        ),
+    ],
+)
+def test_stand_ins_are_checked(top, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    base = {"data": "digits", "model": "lenet-8", "method": "random", "density": 0.5, "batch": 32}
+    (tmp_path / "config.yaml").write_text(
+        yaml.safe_dump({"experiments": {"e": {"base": base, "arms": {"a": {}}}}} | top)
+    )
+    with pytest.raises(CrbgError, match=message):
+        read(["config.yaml"])

@@ -5,15 +5,16 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pytest
 import yaml
-from made_up import ruled
+from made_up import GOOD, ruled
 from records import made_up_evaluation, made_up_record
 
+from crbg.errors import CrbgError
 from crbg.experiments import config as configs
 from crbg.experiments import record_store, selection
-from crbg.report import numbers, tables
+from crbg.report import claims, numbers, tables
 from crbg.report.figures import curves
 from crbg.report.records_table import metric_of, tidy
-from crbg.report.tables import headline, main_table, markdown
+from crbg.report.tables import headline, main_table, markdown, tuning_trials
 from crbg.storage.atomic import write_json
 
 BASE = {"data": "toy_series", "model": "lenet-16", "epochs": 2, "batch": 64}
@@ -115,3 +116,52 @@ def test_rules_know_the_direction(config):
     assert word == "reproduced"
     assert "dense - ours = +0.0200 in the mean squared error" in evidence
     assert ruled(loss | {"most": 0.01}, rows)[0] == "not reproduced"
+
+
+def test_a_rule_for_accuracies_is_refused(config):
+    rule = {
+        "type": "lead",
+        "experiment": "main",
+        "arm": "ours",
+        "density": 0.5,
+        "other": "theirs",
+        "by": 1,
+        "margin": 1,
+    }
+    declared = claims.parse_claims({"claims": [GOOD | {"rule": rule}], "contrasts": []})
+    with pytest.raises(CrbgError, match="claim a: the rule 'lead' judges accuracies, not mean squared error; use "):
+        claims.judge(declared, tidy(config), config)
+
+
+def test_a_floor_of_an_error_is_a_ceiling(config):
+    floor = {"type": "floor", "experiment": "main", "arm": "ours", "density": 0.5}
+    assert ruled(floor | {"least": 0.21}, tidy(config)) == (
+        "reproduced",
+        "0.2006 [0.2004, 0.2008], at most 0.21 required, n = 3",
+    )
+    assert ruled(floor | {"least": 0.19}, tidy(config))[0] == "not reproduced"
+
+
+def test_trials_are_listed_from_the_smallest_error(config):
+    tuning = config.experiment("tuning")
+    for c in tuning.cells:
+        put(config, c, 0.4 if c.spec.resolved().lr == 0.02 else 0.50004)
+    trials = tuning_trials(tidy(config))
+    assert list(trials.validation) == ["0.4000", "0.5000"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"view": "methods"}, r"experiments.main.view: only `curve` and `dots` show mse, not 'methods'"),
+        (
+            {"arms": {"a": {"method": "dense"}, "b": {"method": "dense", "set": {"data": "digits"}}}},
+            "metrics of its arms",
+        ),
+    ],
+)
+def test_experiments_that_mix_metrics_are_refused(change, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("config.yaml").write_text(yaml.safe_dump({"experiments": {"main": EXPERIMENTS["main"] | change}}))
+    with pytest.raises(CrbgError, match=message):
+        configs.read(["config.yaml"])
