@@ -27,7 +27,7 @@ def add(commands: Commands) -> None:
     sub.add_argument(
         "--check",
         metavar="DATA",
-        help="require the same predictions as the ticket's network on up to 1000 validation images of this data set",
+        help="require the same predictions as the ticket's network on up to 1000 validation examples of this data set",
     )
     sub.add_argument("--bench", action="store_true", help="also measure speed")
     choices = {name: target.draws for name, target in TARGETS.items() if target.draws}

@@ -25,6 +25,12 @@ COLUMN = 38
 _OPEN = {
     "lenet": ("lenet-A-B-...", "fully connected, hidden layers of A, B, ... units"),
     "timm": ("timm:NAME", "any network of timm, adapted to the data set; some examples:"),
+    "gcn": ("gcn-A-B-...", "graph convolutions, hidden layers of A, B, ... units; for graphs"),
+    "gat": ("gat-UxH", "graph attention, H heads of U units; for graphs"),
+    "tcn": ("tcn-CxL", "causal convolutions, L levels of C channels; for series"),
+    "forecast": ("gru_forecast-A-..., lstm_...", "recurrent layers of A, ... units; for series"),
+    "recurrent": ("lstm-A-..., gru-A-...", "recurrent layers of A, ... units; for text"),
+    "gpt": ("gpt-LxW", "a transformer with L layers of width W; for text"),
 }
 
 
@@ -67,7 +73,9 @@ def networks() -> Iterator[str]:
             yield f"{stem:{COLUMN}s}names that match {pattern}"
         for name in known:
             yield f"{'  ' * (stem in _OPEN) + name:{COLUMN}s}{_size(name)}"
-    yield _wrap("", "Counts are for 28 x 28 grey images for lenet, and for 32 x 32 colour images for all others.")
+    yield _wrap(
+        "", "Counts are for 28 x 28 grey images for lenet, and for 32 x 32 colour images for all others that have them."
+    )
 
 
 def _size(name: str) -> str:
