@@ -83,7 +83,7 @@ def _naive(axes: Any, mine: pd.DataFrame, means: list[float], far: float) -> Non
         for name, value in known.items():
             text = name.replace("_", " ")
             if metric.better(value) < top - far:
-                axes.plot([], [], " ", label=f"{text}: {value:.{metric.digits}f}{metric.unit}")
+                axes.plot([], [], " ", label=f"{text}: {_level(value, mine)}")
                 continue
             means.append(value)
             axes.axhline(value, color="0.5", lw=0.8, ls=":")
