@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from crbg.data.metrics import Metric
 from crbg.errors import CrbgError, suggest
 from crbg.experiments.spec import Spec
 
@@ -75,6 +76,11 @@ class Experiment:
     view: str
     x: str
     labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def metric(self) -> Metric:
+        """The metric of its runs."""
+        return self.cells[0].spec.metric
 
     def label(self, name: str) -> str:
         """Return the name of an arm or a penalty in figures: its label in the configuration if any, else `name`."""

@@ -174,7 +174,9 @@ def _chapters(content: Content, drawn: Figures) -> list[dict[str, Any]]:
 
 def _section(s: Section, pictures: Sequence[Picture], drawn: Figures) -> dict[str, Any]:
     e, part = s.experiment, "test set" if s.experiment.role == "main" else "validation only"
-    title = f"{VIEWS.get(e.view, VIEWS['curve'])}, {part}, means and 95 % intervals ({e.name})."
+    measured = e.metric.title.capitalize()
+    shown = VIEWS.get(e.view, VIEWS["curve"]).replace("Accuracy", measured, 1)
+    title = f"{shown}, {part}, means and 95 % intervals ({e.name})."
     mine = [p for p in pictures if p.experiment == e.name and not p.ticket]
     return {
         "name": e.name,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from crbg.data.metrics import METRICS
+from crbg.data.metrics import ACCURACY, METRICS
 from crbg.report.tables.markup import pipe
 
 
@@ -26,7 +26,7 @@ def tuning_trials(rows: pd.DataFrame) -> pd.DataFrame:
         seeds=("seed", "nunique"),
         missed=("density_missed", lambda m: int(m.astype(bool).sum())),
     ).reset_index()
-    metrics = [METRICS[str(key)] for key in table.pop("metric")]
+    metrics = [METRICS.get(str(key), ACCURACY) for key in table.pop("metric")]
     values = list(table.validation)
     table["better"] = [m.better(v) for m, v in zip(metrics, values, strict=True)]
     table["validation"] = [f"{v:.{m.digits}f}" for m, v in zip(metrics, values, strict=True)]

@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
+from crbg.data.metrics import ACCURACY
 from crbg.report import chapters, page, svg
 from crbg.report.claims import Judgement
 from crbg.report.figures import style
@@ -65,8 +66,9 @@ LABELS = {"crbg": "CRBG", "crbg_polished": "CRBG, polished", "edge_popup": "edge
 
 def experiment(name, **fields):
     return SimpleNamespace(
+        metric=ACCURACY,
         **{"name": name, "about": f"what <{name}> & others do", "role": "main", "view": "curve", "labels": LABELS}
-        | fields
+        | fields,
     )
 
 
