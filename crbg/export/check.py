@@ -97,9 +97,13 @@ def compare(examples: Examples, expected: Tensor, found: Tensor) -> dict[str, An
     equal, count = int(same.sum()), same.numel()
     if equal < count:
         raise CrbgError(f"only {equal} of {count} predictions on {examples.name} equal those of the ticket's network")
-    return common | {
-        "predictions": count,
-        "equal_predictions": equal,
-        "accuracy": 100.0 * int((before == examples.labels).sum()) / count,
-        "accuracy_exported": 100.0 * int((after == examples.labels).sum()) / count,
-    }
+    several = {"predictions": count} if same.ndim > 1 else {}  # per example
+    return (
+        common
+        | several
+        | {
+            "equal_predictions": equal,
+            "accuracy": 100.0 * int((before == examples.labels).sum()) / count,
+            "accuracy_exported": 100.0 * int((after == examples.labels).sum()) / count,
+        }
+    )

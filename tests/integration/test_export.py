@@ -131,6 +131,7 @@ def test_tickets_for_other_data_are_checked(data, to, measured, crbg, tmp_path, 
     found = json.loads((tmp_path / "shipped/report.json").read_text())["check"]
     part = load(data).validation
     assert found["examples"] == len(part)
+    assert found.get("predictions") == (part.y.numel() if data == "toy_text" else None)
     metric = MSE if measured == "mse" else ACCURACY
     expected = measure.quality(model, part.batches(), mask, metric)
     assert found[measured] == pytest.approx(expected, rel=1e-5)

@@ -59,3 +59,12 @@ def test_equal_predictions_are_counted_and_others_are_refused():
     }
     with pytest.raises(CrbgError, match="only 3 of 4 predictions on noise equal those of the ticket's network"):
         compare(examples, logits, logits * torch.tensor([[1.0], [-1.0], [1.0], [1.0]]))
+
+
+def test_characters_may_differ_where_two_outputs_are_equal_up_to_rounding():
+    expected = torch.tensor([[[3.0, 1.0], [3.0 - 1e-6, 0.0]]])  # two classes at two positions
+    found = torch.tensor([[[3.0 - 2e-6, 1.0], [3.0 - 1e-6, 0.0]]])
+    text = Examples("text", torch.zeros(1, 2), torch.zeros(1, 2, dtype=torch.int64))
+    assert compare(text, expected, found)["equal_predictions"] == 2
+    with pytest.raises(CrbgError, match="only 1 of 2 predictions on text"):
+        compare(text, expected, found.flip(1))
