@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
+
+from crbg.data.parts import Part
 
 EVALUATION_PIXELS = 1000 * 28 * 28  # values (channels x pixels) in a default batch of `ImagePart.batches`
 
 
 @dataclass(frozen=True)
-class ImagePart:
+class ImagePart(Part):
     """Images and labels of one split of a data set, and the conversion from pixels to inputs.
 
     Attributes:
@@ -32,19 +35,20 @@ class ImagePart:
     size: int = 0
     rows: Tensor | None = None
 
-    def __len__(self) -> int:
-        return len(self.y)
-
-    @property
-    def device(self) -> torch.device:
-        """The device on which batches are computed."""
-        return self.y.device
-
     @property
     def in_shape(self) -> tuple[int, ...]:
         """Shape of one input, (C, H, W)."""
         channels, *size = self.x.shape[1:]
         return (channels, *([self.size] * 2 if self.size else size))
+
+    @property
+    def default_batch(self) -> int:
+        """A number of images whose inputs fit a CPU cache."""
+        return min(1000, max(64, EVALUATION_PIXELS // math.prod(self.in_shape)))
+
+    def sized(self, size: int) -> Self:
+        """Return the same images, enlarged to size x size pixels."""
+        return replace(self, size=size)
 
     def pixels(self, index: Tensor | slice) -> Tensor:
         """Return the images at the given positions, moved to the device, uint8 (n, C, H, W)."""
@@ -66,25 +70,18 @@ class ImagePart:
         out = x.to(torch.float32).mul_(scale).sub_((self.mean / self.std).reshape(-1, 1, 1))
         return torch.nn.functional.interpolate(out, self.size, mode="bilinear") if self.size else out
 
-    def batches(self, size: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield batches (inputs, labels) of `size` examples in order; the default size is chosen to fit a CPU cache."""
-        channels, height, width = self.x.shape[1:]
-        size = size or min(1000, max(64, EVALUATION_PIXELS // (channels * (self.size**2 or height * width))))
-        for i in range(0, len(self), size):
-            yield self.batch(slice(i, i + size))
-
-    def to(self, device: torch.device) -> ImagePart:
+    def to(self, device: torch.device) -> Self:
         """Move the split to a device; with `rows`, everything except the images."""
         fields = ("x", "y", "mean", "std") if self.rows is None else ("y", "mean", "std")
         return replace(self, **{f: getattr(self, f).to(device) for f in fields})
 
-    def take(self, kept: Tensor | slice) -> ImagePart:
+    def take(self, kept: Tensor | slice) -> Self:
         """Return the subset that a slice, a boolean mask or a tensor of positions selects."""
         if self.rows is None:
             return replace(self, x=self.x[kept], y=self.y[kept])
         return replace(self, rows=self.rows[kept.cpu() if isinstance(kept, Tensor) else kept], y=self.y[kept])
 
-    def join(self, other: ImagePart) -> ImagePart:
+    def join(self, other: Self) -> Self:
         """Return this split with the images of another split of the same data set appended."""
         y = torch.cat([self.y, other.y])
         if self.rows is None or other.rows is None:

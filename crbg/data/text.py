@@ -8,7 +8,6 @@ window.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +20,7 @@ from torch import Tensor
 from crbg import rng
 from crbg.data.datasets import DataInfo
 from crbg.data.files import Source, fetch
-from crbg.data.parts import Data, Part, TensorPart
+from crbg.data.parts import Data, Part, TensorPart, digest_of
 from crbg.data.splits import SPLIT_SEED
 from crbg.errors import CrbgError
 
@@ -72,13 +71,9 @@ def from_codes(entry: DataInfo, codes: Tensor) -> Data:
         train, validation, test = (windows(text, *entry.shape) for text in texts)
     except CrbgError as error:
         raise CrbgError(f"{entry.name} is too short for its three parts: {error}") from None
-    digest = hashlib.sha256()
-    for t in (train.x, train.y, validation.x, validation.y, test.x, test.y):
-        digest.update(t.numpy().astype("<i8").tobytes())
+    digest = digest_of((train, validation, test))
     naive = {name: partial(bits, model) for name, model in n_grams(texts[0], entry.classes).items()}
-    return Data(
-        entry.name, train, validation, test, entry.classes, digest.hexdigest(), metric=entry.metric, naive=naive
-    )
+    return Data(entry.name, train, validation, test, entry.classes, digest, metric=entry.metric, naive=naive)
 
 
 def encoded(text: str) -> Tensor:

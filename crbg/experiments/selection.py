@@ -180,7 +180,7 @@ def write(config: Config, path: Path, partial: bool = False) -> tuple[str, list[
     unknown = dict.fromkeys(("tuned_at", "validation", "trials", "missed"), "?")  # in a choice written by hand
     lines = [f"{path}: settings by the best mean result on validation"]
     for name in (n for n in out if n != "evaluate"):
-        unit = config.experiment(name).cells[0].spec.metric.unit
+        unit = config.experiment(name).metric.unit
         for arm, choices in out[name].items():
             for c in (unknown | choice for choice in choices):
                 settings = ", ".join(f"{k}={v}" for k, v in c["set"].items())

@@ -56,6 +56,15 @@ def quality(
     return _FACTORS.get(metric.key, 1.0) * total / count
 
 
+@torch.no_grad()
+def outputs(
+    model: nn.Module, batch: tuple[Any, Any], multipliers: Mapping[str, Tensor] | None = None
+) -> tuple[Any, Any]:
+    """Return the outputs of the model in eval mode for one batch, and the labels; the arguments are as in `quality`."""
+    with eval_mode(model):
+        return outputs_and_labels(model, *batch, multiplied(model, multipliers) if multipliers else None)
+
+
 # The sum of a metric over the labels of a batch.
 _TOTALS: dict[str, Callable[[Tensor, Tensor], float]] = {
     ACCURACY.key: lambda out, labels: int((out.argmax(1) == labels).sum()),

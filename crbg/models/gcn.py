@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from crbg.errors import CrbgError
+from crbg.models._widths import check_widths
 
 NAMES = r"gcn(-\d+)+"
 DATA = ("graph",)
@@ -69,7 +70,6 @@ def check(name: str, widths: Sequence[int], dropout: float) -> None:
     Raises:
         CrbgError: a width is 0, or `dropout` is no rate.
     """
-    if min(widths) < 1:
-        raise CrbgError(f"model {name!r} has a layer of width 0; every width must be at least 1")
+    check_widths(name, widths)
     if not 0.0 <= dropout < 1.0:
         raise CrbgError(f"model_args.dropout of {name} is {dropout:g}; choose a rate of at least 0 and below 1")

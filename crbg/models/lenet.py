@@ -14,6 +14,7 @@ from collections.abc import Callable
 from torch import nn
 
 from crbg.errors import CrbgError, suggest
+from crbg.models._widths import check_widths
 
 NAMES = r"lenet(-\d+)+"
 DATA = ("images", "series")
@@ -35,8 +36,7 @@ def build(name: str, in_shape: tuple[int, ...], classes: int, activation: str = 
     if activation not in ACTIVATIONS:
         raise CrbgError(f"unknown activation {activation!r}: {suggest(activation, ACTIVATIONS)}")
     widths = [math.prod(in_shape), *map(int, name.split("-")[1:]), classes]
-    if min(widths) < 1:
-        raise CrbgError(f"model {name!r} has a layer of width 0; every width must be at least 1")
+    check_widths(name, widths)
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     for i, (fan_in, fan_out) in enumerate(itertools.pairwise(widths), start=1):
         if i > 1:

@@ -12,6 +12,7 @@ import itertools
 from torch import Tensor, nn
 
 from crbg.errors import CrbgError
+from crbg.models._widths import check_widths
 
 NAMES = r"(lstm|gru)(-\d+)+"
 DATA = ("text",)
@@ -63,6 +64,5 @@ def kind_and_widths(name: str) -> tuple[type[nn.LSTM | nn.GRU], list[int]]:
     """
     kind, *sizes = name.split("-")
     widths = list(map(int, sizes))
-    if min(widths) < 1:
-        raise CrbgError(f"model {name!r} has a layer of width 0; every width must be at least 1")
+    check_widths(name, widths)
     return (nn.LSTM if kind.startswith("lstm") else nn.GRU), widths

@@ -25,9 +25,8 @@ from crbg.errors import CrbgError, GpuFullError, WriteError
 from crbg.experiments import attempts
 from crbg.experiments.record import FIRST, SCHEMA, Digests, Record
 from crbg.experiments.spec import Spec, as_dict, folder
-from crbg.gates.selection import multiplied
 from crbg.masks.mask import Mask
-from crbg.measure import eval_mode, quality
+from crbg.measure import outputs, quality
 from crbg.models.initial_weights import tensor_digest
 from crbg.runs.artifacts import save_artifacts
 from crbg.runs.file_size import round_weights
@@ -40,7 +39,6 @@ from crbg.storage.atomic import cannot_write, read_json, write_json
 from crbg.training import distributed
 from crbg.training.clock import Clock, Collapse, OutOfTime
 from crbg.training.device import check_precision
-from crbg.training.forward import outputs_and_labels
 
 
 def execute(spec: Spec, seed: int, workspace: Workspace, clock: Clock | None = None) -> Record:
@@ -231,8 +229,7 @@ def _ignores_inputs(setup: RunSetup, mask: Mask) -> bool:
     part = setup.data.validation
     if isinstance(part, ImagePart):
         return True
-    with torch.no_grad(), eval_mode(setup.model):
-        out, _ = outputs_and_labels(setup.model, *part.batch(slice(100)), multiplied(setup.model, mask))
+    out, _ = outputs(setup.model, part.batch(slice(100)), mask)
     return bool((out == out[:1]).all())
 
 

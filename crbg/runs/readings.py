@@ -18,13 +18,11 @@ from crbg.data.parts import Data, Part
 from crbg.experiments.record import Count, Measurement, Reading
 from crbg.experiments.spec import Spec
 from crbg.gates.attach import weights
-from crbg.gates.selection import multiplied
 from crbg.masks import controls
 from crbg.masks.mask import Mask
 from crbg.measure.calibration import fitted_temperature
 from crbg.runs.setup import RunSetup, initial_model
 from crbg.storage.atomic import finite
-from crbg.training.forward import outputs_and_labels
 from crbg.training.hooks import Row
 
 RECALIBRATION_IMAGES = 2000
@@ -160,18 +158,14 @@ def _controls(setup: RunSetup, found: methods.SearchResult, part: Part) -> dict[
     return {"sanity": out, "sanity_images": len(few) if spec.control_images else None}
 
 
-@torch.no_grad()
 def fit_temperature(model: nn.Module, multipliers: Mapping[str, Tensor] | None, data: Data) -> float | None:
     """Return the temperature of the logits that minimises the cross entropy on a few training examples.
 
     Frozen weights cannot scale up the logits, so a search multiplies them by a temperature of its own. Accuracy does
     not depend on it, but bits do. It is fitted for every reading and control, and for trained networks, alike.
     """
-    x, y = data.train.batch(slice(TEMPERATURE_EXAMPLES))
-    swapped = multiplied(model, multipliers) if multipliers else None
-    with measure.eval_mode(model):
-        out, labels = outputs_and_labels(model, x, y, swapped)
-    return finite(fitted_temperature(out, labels))
+    batch = data.train.batch(slice(TEMPERATURE_EXAMPLES))
+    return finite(fitted_temperature(*measure.outputs(model, batch, multipliers)))
 
 
 def constant(data: Data, part: Part) -> float:

@@ -5,18 +5,13 @@ import math
 import pytest
 import torch
 from simple_gates import Counting
+from texts import text_ticket
 from torch import nn
 
-from crbg import measure, methods, models
-from crbg.data.loader import BatchLoader
-from crbg.data.metrics import BITS
-from crbg.data.sources import load
+from crbg import measure, models
 from crbg.errors import CrbgError
 from crbg.gates.attach import attach, attached_gates, weights
 from crbg.masks.mask import Mask
-from crbg.measure.accuracy import quality
-from crbg.methods.contract import SearchTask
-from crbg.search.run_search import run_search
 
 BLOCK = ["attention.qkv", "attention.out", "mlp.up", "mlp.down"]
 
@@ -142,16 +137,8 @@ def test_heads_and_silent_units_of_a_ticket_are_counted():
 
 
 def test_a_short_search_finds_a_ticket_that_predicts_better_than_frequencies():
-    toy = load("toy_text")
-    model, roles = models.initial("gpt-1x32", toy.in_shape, toy.classes, "kaiming_normal", 1.0, 0)
-    task = SearchTask(BatchLoader(toy.train, 32, seed=0), 0.4, 8, 0, toy.loss)
-    options = {"noise": 0.0, "firmness": 0.0, "polish": 0.5, "lr": 0.05, "temperature": 0.0, "steer": "shift"}
-    found = run_search(model, task, methods.get("crbg"), methods.options("crbg", options), roles)
-    found.apply(model)
-    with torch.no_grad():
-        model.out.weight.mul_(found.temperature)  # the search multiplied the logits in its loss by this factor
+    found, bits, toy = text_ticket("gpt-1x32", epochs=8)
     assert found.mask.density == pytest.approx(0.4, rel=0.02)
-    bits = quality(model, toy.validation.batches(), metric=BITS)
     assert bits < toy.naive["unigram"](toy.validation) - 0.6
 
 

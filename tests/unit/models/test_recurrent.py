@@ -6,17 +6,14 @@ import pytest
 import torch
 from networks import randn, random_mask
 from simple_gates import Counting
+from texts import text_ticket
 from torch import nn
 
-from crbg import bake, methods, models
-from crbg.data.loader import BatchLoader
+from crbg import bake, models
 from crbg.data.metrics import BITS
-from crbg.data.sources import load
 from crbg.errors import CrbgError
 from crbg.gates.attach import attach, attached_gates, weights
 from crbg.measure.accuracy import quality
-from crbg.methods.contract import SearchTask
-from crbg.search.run_search import run_search
 
 TEXT = ["lstm-16", "gru-16", "lstm-16-12", "gru-12-16"]
 
@@ -124,15 +121,7 @@ def test_a_masked_network_is_the_network_with_zeros():
 
 
 def test_a_short_search_finds_a_ticket_that_predicts_better_than_bigrams():
-    toy = load("toy_text")
-    model, roles = models.initial("lstm-32", toy.in_shape, toy.classes, "kaiming_normal", 1.0, 0)
-    task = SearchTask(BatchLoader(toy.train, 32, seed=0), 0.4, 10, 0, toy.loss)
-    options = {"noise": 0.0, "firmness": 0.0, "polish": 0.5, "lr": 0.05, "temperature": 0.0, "steer": "shift"}
-    found = run_search(model, task, methods.get("crbg"), methods.options("crbg", options), roles)
-    found.apply(model)
-    with torch.no_grad():
-        model.out.weight.mul_(found.temperature)  # the search multiplied the logits in its loss by this factor
-    bits = quality(model, toy.validation.batches(), metric=BITS)
+    found, bits, toy = text_ticket("lstm-32", epochs=10)
     assert found.mask.density == pytest.approx(0.4, rel=0.02)
     assert bits < toy.naive["bigram"](toy.validation) - 0.1
     assert bits < toy.naive["unigram"](toy.validation) - 1

@@ -1,0 +1,17 @@
+"""A check that several families of networks share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from crbg.errors import CrbgError
+
+
+def check_widths(name: str, widths: Sequence[int]) -> None:
+    """Check the widths of the layers of a network.
+
+    Raises:
+        CrbgError: a width is 0.
+    """
+    if min(widths) < 1:
+        raise CrbgError(f"model {name!r} has a layer of width 0; every width must be at least 1")
