@@ -1,4 +1,4 @@
-"""Binary gates with learned scores and straight-through gradients: edge-popup, supermask and Gem-Miner."""
+"""Binary gates with learned scores and straight-through gradients: edge-popup and relatives, supermask, Gem-Miner."""
 
 from __future__ import annotations
 
@@ -47,6 +47,65 @@ class TopK(Gate):
 
     def soft(self) -> Tensor:
         return top_k(self.scores().flatten(), self.k).reshape(self.score.shape).to(self.score.dtype)
+
+
+class Coated(TopK):
+    """The gate of multicoated supermasks (Okoshi et al. 2022): w * gain * number of masks that keep it.
+
+    The gradient is straight-through, dL/d|s| = dL/dw_eff * w * gain. The published gradient is larger by the constant
+    factor N, the number of masks, which the learning rate absorbs.
+
+    Args:
+        initial: Initial scores s, of the weight's shape.
+        sizes: Number of weights that each mask keeps, largest first.
+        gain: Factor that multiplies all weights.
+    """
+
+    def __init__(self, initial: Tensor, sizes: list[int], gain: float = 1.0) -> None:
+        super().__init__(initial, sizes[0], gain)
+        self.sizes, self.thresholds = sizes, [Threshold() for _ in sizes]
+
+    def effective(self, w: Tensor) -> Tensor:
+        return cast(Tensor, StraightThrough.apply(self.score, w, self.coats(), self.gain))
+
+    @torch.no_grad()
+    def coats(self) -> Tensor:
+        """Return the number of masks that keep each weight."""
+        size = self.score.detach().abs().flatten()
+        coats = torch.zeros_like(size)
+        for k, threshold in zip(self.sizes, self.thresholds, strict=True):
+            coats += keep_above(size, k, threshold(size, k)) if 0 < k < size.numel() else float(k > 0)
+        return coats.reshape(self.score.shape)
+
+
+class Partly(TopK):
+    """Edge-popup's gate on a part of the weights; `kind` decides the others.
+
+    Args:
+        initial: Initial scores s, of the weight's shape.
+        k: Number of weights to keep, with those that are always kept.
+        gain: Factor that multiplies the kept weights.
+        kind: Integer tensor of the weight's shape: 0 for a searched weight, 1 for one that is always kept, -1 for one
+            that is always pruned.
+    """
+
+    kind: Tensor
+
+    def __init__(self, initial: Tensor, k: int, gain: float, kind: Tensor) -> None:
+        super().__init__(initial, k, gain)
+        self.register_buffer("kind", kind)
+
+    @torch.no_grad()
+    def kept(self) -> Tensor:
+        size = self.scores().flatten()
+        if not 0 < self.k < size.numel():
+            return top_k(size, self.k).reshape(self.score.shape)
+        return keep_above(size, self.k, self.threshold(size, self.k)).reshape(self.score.shape)
+
+    def scores(self) -> Tensor:
+        """Return |s|, -1 for weights that are always pruned, and 1 more than the largest for those always kept."""
+        size = self.score.detach().abs()
+        return torch.where(self.kind > 0, size.max() + 1, torch.where(self.kind < 0, -torch.ones_like(size), size))
 
 
 class Sampled(Gate):

@@ -27,6 +27,16 @@ if TYPE_CHECKING:
     Stages = Callable[[str, Mapping[str, Any], Callable[[], dict[str, Tensor]]], dict[str, Tensor]]
 
 
+# Roles of tensors that a method changes, each with its words for tables.
+CHANGED_ROLES = {
+    "trained": "weights",
+    "redrawn": "weights redrawn",
+    "flipped": "signs",
+    "multiplied": "factors",
+    "copied": "weights copied",
+}
+
+
 @dataclass(frozen=True)
 class Traits:
     """Short descriptions of a method, shown in comparison tables.
@@ -142,7 +152,7 @@ class SearchResult:
         exact: Mask that keeps exactly the requested number of weights; set if `mask` may keep another number.
         scores: One score per weight; the weights with the largest scores are kept.
         soft: Noise-free, real-valued gate values.
-        changed: Names of the tensors that the method changed, each with its role (`trained` or `redrawn`).
+        changed: Names of the tensors that the method changed, each with its role, one of `CHANGED_ROLES`.
         history: One row of measurements per epoch.
         anatomy: Details of the search, such as histograms of the gates, as plain JSON values for the run's record.
         start: Only for a winning ticket (a subnetwork whose weights are trained under the mask): the tensors whose
@@ -151,6 +161,7 @@ class SearchResult:
         gain: For each tensor, the factor by which the search multiplied the kept weights while it collected `running`.
         statistics: Running statistics of the sparse network on the data. `find_ticket` estimates them if the network
             has batch norm and was not trained under its mask.
+        searched: The weights that the search decided on, if the seed alone decides on the others.
         initial: Digest of the initial tensors, without running statistics, added by `find_ticket`.
         tensors: Fingerprints of the tensors of the sparse network, by name, added by `find_ticket`.
         parameters: Number of parameters of the model, gated or not, added by `find_ticket`.
@@ -174,6 +185,7 @@ class SearchResult:
     running: dict[str, Tensor] | None = field(default=None, repr=False)
     gain: dict[str, Tensor] = field(default_factory=dict, repr=False)
     statistics: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    searched: Mask | None = field(default=None, repr=False)
     initial: str = field(default="", repr=False)
     tensors: dict[str, str] = field(default_factory=dict, repr=False)
     parameters: int = field(default=0, repr=False)
@@ -248,14 +260,12 @@ class SearchResult:
         `Ticket.load(path).apply(model)` needs a model with these weights, and checks their digest.
 
         Raises:
-            CrbgError: weights were trained or redrawn, or this result does not come from `find_ticket`.
+            CrbgError: the method changed weights, or this result does not come from `find_ticket`.
         """
         from crbg.ticket import Ticket
 
         if self.changed or not self.initial:
-            raise CrbgError(
-                "a ticket stores no trained or redrawn weights; call `apply(model)`, then save the model's state_dict"
-            )
+            raise CrbgError("a ticket stores no changed weights; call `apply(model)`, then save the model's state_dict")
         return Ticket(
             self.mask, 0, "given", 1.0, "", (), 0, self.initial, {}, self.statistics, self.tensors, self.weight_gain,
             self.temperature,

@@ -94,8 +94,10 @@ class Options:
             scale up the logits, so networks with tiny initial outputs need this factor. If 0, it is chosen so
             that the scaled logits of the first batch have the standard deviation `spread`.
         spread: See `temperature`.
-        pretrain: Epochs of dense training before the search. This option and those below train weights, so the result
-            is not a strong ticket; `SearchResult.changed` lists the trained tensors.
+        signed: Whether a gate also chooses the sign of its weight (`crbg.search.sign_flips`), an extension. This option
+            and those below change weights, so the result is not a strong ticket; `SearchResult.changed` lists the
+            changed tensors.
+        pretrain: Epochs of dense training before the search.
         joint_lr: Learning rate of the weights, if they are trained jointly with the gates; 0 freezes them.
         finetune: Epochs for which the kept weights are trained under the fixed mask after the search.
         finetune_mask: The mask of `finetune`: `found`, or `shuffled` for a control that permutes the found mask at
@@ -128,6 +130,7 @@ class Options:
     granularity: str = option("weight", choices=GRANULARITY)
     temperature: float = option(1.0, least=0)
     spread: float = option(1.0, above=0)
+    signed: bool = False
     pretrain: int = option(0, least=0)
     joint_lr: float = option(0.0, least=0)
     finetune: int = option(0, least=0)
@@ -144,6 +147,14 @@ def conflicts(o: Options, density: float | None) -> Iterator[str]:
         yield "crbg.steer needs a target density: set `density`"
     if o.shared_lr and o.granularity != "weight":
         yield "crbg.shared_lr needs one gate per weight: set `options.granularity` to `weight`"
+    if o.signed and (o.noise or o.anneal_to > 0):
+        yield "crbg.signed needs gates without noise: set `options.noise` to 0"
+    if o.signed and o.steer != "penalty":
+        yield "crbg.signed needs a penalty: set `options.steer` to `penalty`"
+    if o.signed and o.granularity != "weight":
+        yield "crbg.signed needs one gate per weight: set `options.granularity` to `weight`"
+    if o.signed and (o.pretrain or o.joint_lr or o.finetune):
+        yield "crbg.signed changes only signs: leave `pretrain`, `joint_lr` and `finetune` at 0"
     if o.finetune_mask != "found" and not o.finetune:
         yield "crbg.finetune_mask needs training after the search: set `options.finetune`"
 
@@ -180,6 +191,7 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     if o.pretrain:
         with attach.only_candidates(model):
             _train_weights(model, task.stage("pretrain", o.pretrain), o)
+    before = {n: w.detach().clone() for n, w in attach.weights(model).items()} if o.signed else {}
     found = _search(model, task, o, slopes)
     if o.finetune_mask == "shuffled":
         some = candidate_mask(model)
@@ -189,6 +201,7 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
             _train_weights(model, task.stage("finetune", o.finetune), o)
     trained = attach.weights(model) if o.pretrain or o.joint_lr or o.finetune else {}
     found.changed = dict.fromkeys([*trained, *slopes], "trained")
+    found.changed |= {n: "flipped" for n, w in attach.weights(model).items() if n in before and not w.equal(before[n])}
     return found
 
 
@@ -226,6 +239,7 @@ def _search(model: nn.Module, task: SearchTask, o: Options, slopes: Mapping[str,
     from crbg.search.density_controller import BINS
     from crbg.search.first_batch import logit_spread
     from crbg.search.shared_steps import SharedSteps
+    from crbg.search.sign_flips import SignFlips
     from crbg.training.schedules import cosine, plateau
 
     weights = contextlib.nullcontext() if o.joint_lr else attach.frozen(model)
@@ -242,6 +256,10 @@ def _search(model: nn.Module, task: SearchTask, o: Options, slopes: Mapping[str,
         if o.joint_lr:
             groups.append({"params": list(attach.weights(model).values()), "lr": o.joint_lr})
         adam = torch.optim.Adam(groups, betas=(o.beta1, o.beta2), fused=True)
+        if o.signed:
+            raw = attach.weights(model)
+            names = [next(n for n, g in hook.by_name.items() if g is gate) for gate in hook.gates]
+            steps = SignFlips(steps, [raw[n] for n in names], hook.gates, adam)
         histograms = {"start": hook.picture()}
         with attach.sampling(model):
             schedule = plateau if o.schedule == "plateau" else cosine

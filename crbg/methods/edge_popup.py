@@ -12,15 +12,16 @@ so the initial weights are the same as for the other methods.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from crbg.methods._scored import required_density, search_and_select, tensor_like
 from crbg.methods.contract import SearchResult, SearchTask, Traits
 from crbg.search.limits import option, share
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
     from crbg.gates.base import Gate
@@ -65,10 +66,6 @@ def find(
     Raises:
         CrbgError: the task has no density.
     """
-    import torch
-
-    from crbg import rng
-    from crbg.gates.layers import fan_in
     from crbg.gates.scores import TopK
     from crbg.gates.selection import candidate_mask
     from crbg.masks.mask import Mask
@@ -81,16 +78,33 @@ def find(
     available = Mask(candidate_mask(model)).layer_kept()
 
     def make(name: str, w: Tensor) -> Gate:
-        draw = 2.0 * rng.uniform(w.numel(), task.seed, "score", name) - 1.0
-        initial = tensor_like(w, draw / math.sqrt(fan_in(model, name, w)))
+        initial = initial_scores(model, task.seed, name, w)
         return TopK(initial, keep_count(density, available[name]), density**-0.5 if o.scaled else 1.0)
 
     def steer(gates: list[Gate]) -> tuple[torch.optim.Optimizer, SearchHook]:
         popup = [g for g in gates if isinstance(g, TopK)]
-        sgd = torch.optim.SGD([g.score for g in popup], lr=o.lr, momentum=o.momentum, weight_decay=o.weight_decay)
+        sgd = optimiser(popup, o)
         if o.scope == "global":
             return sgd, GlobalThreshold(popup, density, o.reach)
         return sgd, hook(popup) if hook else SearchHook()
 
     counts = None if o.scope == "global" else lambda scores: layer_counts(scores, density)
     return search_and_select(model, task, make, steer, counts=counts)
+
+
+def initial_scores(model: nn.Module, seed: int, name: str, w: Tensor) -> Tensor:
+    """Return scores U[-1, 1] / sqrt(fan_in), of w's shape, which depend on the seed and the tensor's name only."""
+    from crbg import rng
+    from crbg.gates.layers import fan_in
+
+    return tensor_like(w, (2.0 * rng.uniform(w.numel(), seed, "score", name) - 1.0) / math.sqrt(fan_in(model, name, w)))
+
+
+def optimiser(gates: Sequence[Gate], options: Any) -> torch.optim.Optimizer:
+    """Return SGD on the scores, with the learning rate, momentum and weight decay of the options."""
+    import torch
+
+    from crbg.gates.scores import TopK
+
+    o, scores = options, [g.score for g in gates if isinstance(g, TopK)]
+    return torch.optim.SGD(scores, lr=o.lr, momentum=o.momentum, weight_decay=o.weight_decay)

@@ -17,6 +17,7 @@ from crbg.experiments.estimates import epochs_of, search_seconds
 from crbg.experiments.experiment import Key
 from crbg.experiments.record import Count, Run
 from crbg.experiments.selection import varying
+from crbg.methods.contract import CHANGED_ROLES
 from crbg.report import stats
 from crbg.report.winners import TITLES
 
@@ -24,7 +25,7 @@ COLUMNS = [
     "experiment", "role", "arm", "setting", "x", "run", "digest", "version", "data", "model", "init", "asked",
     "seed", "epochs", "status", "origin", "revision", "device", "finished", "part", "reading", "metric", "value",
     "density", "density_missed", "shuffle", "invert", "reinit", "constant", "naive", "fractional", "units", "natural",
-    "effective", "silent", "kept", "gated", "bytes", "trained", "redrawn", "search_seconds", "over", "work", "draw",
+    "effective", "silent", "kept", "gated", "bytes", "trained", "changed", "search_seconds", "over", "work", "draw",
     "order", "depth", "by_size", "depth_alone", "by_chance", "tensors", "lossy", "lossy_test", "clean", "plain",
     "again", "steps", *(f"objective_{name}" for name in TITLES),
 ]  # fmt: skip
@@ -107,7 +108,7 @@ def _base(e: Experiment, cell: Cell, run: Run, setting: dict[str, Any]) -> dict[
         "natural": (anatomy.get("epochs") or [{}])[-1].get("density"),
         "silent": None if record.silent_units is None else sum(record.silent_units.values()),
         "kept": sum(n.kept for n in layers.values()), "gated": record.gated, "bytes": record.file_bytes,
-        "trained": ", ".join(roles.get("trained", [])), "redrawn": bool(roles.get("redrawn")),
+        "trained": ", ".join(roles.get("trained", [])), "changed": next((r for r in CHANGED_ROLES if r in roles), ""),
         **layer_ranks(layers, record.depth or []), "tensors": len(layers),
         "lossy": sum(lossy.values()), "lossy_test": lossy.get("test", 0),
     }  # fmt: skip

@@ -18,9 +18,9 @@ from crbg.experiments.spec import spec_from
 from crbg.gates.attach import weights
 from crbg.masks.mask import Mask
 from crbg.models.initial_weights import tensor_digest
-from crbg.runs.file_size import stored_bytes
+from crbg.runs.file_size import CODED_ROLES, extra_bytes, stored_bytes
 from crbg.runs.readings import recalibration_images
-from crbg.runs.setup import RunSetup
+from crbg.runs.setup import RunSetup, initial_model
 from crbg.storage.atomic import read_json, write_bytes, write_text
 from crbg.ticket import Ticket
 
@@ -50,7 +50,7 @@ def save_artifacts(setup: RunSetup, found: methods.SearchResult, where: Path, in
             tensors[name] = torch.frombuffer(bytearray(mask.pack()), dtype=torch.uint8)
     about = {"changed" if found.start is None else "winning": json.dumps(found.changed)}
     write_bytes(where / "gates.safetensors", save(tensors, about))
-    if found.changed:
+    if set(found.changed.values()) - CODED_ROLES:
         size = stored_bytes(model, found.mask, spec.weight_bits)
     else:
         ticket = Ticket(
@@ -65,8 +65,9 @@ def save_artifacts(setup: RunSetup, found: methods.SearchResult, where: Path, in
             dict(spec.model_args),
             statistics,
         )
-        ticket.save(where / "ticket.safetensors", pack="bits")
-        size = len(ticket.to_bytes())
+        if not found.changed:
+            ticket.save(where / "ticket.safetensors", pack="bits")
+        size = len(ticket.to_bytes()) + extra_bytes(model, initial_model(spec, data, setup.seed)[0], found)
     write_text(where / "history.jsonl", "".join(json.dumps(row) + "\n" for row in found.history))
     return tensor_digest(tensors), size
 

@@ -20,12 +20,13 @@ from crbg.experiments.record import Count, Evaluation, Measurement, Record
 from crbg.experiments.spec import Spec, spec_from
 from crbg.masks.mask import Mask
 from crbg.masks.select import keep_count
+from crbg.methods.contract import CHANGED_ROLES
 from crbg.methods.crbg import LANDED
 from crbg.runs.readings import measured
 from crbg.storage.atomic import finite
 
 # Methods that keep exactly the target density in every tensor, if they have no option `scope` or it is `layer`.
-PER_LAYER = ("biprop", "edge_popup", "iterand", "random")
+PER_LAYER = ("biprop", "edge_popup", "iterand", "multicoated", "partial", "random", "recycling")
 WITHOUT_DENSITY = ("dense", "probe", "sparse_vd")
 
 
@@ -119,13 +120,13 @@ def same_counts(here: Mapping[str, Mapping[str, int]], recorded: Mapping[str, Co
 
 
 def same_roles(record: Record, fresh: Mapping[str, str], strong: bool) -> Iterator[str]:
-    """Check that each tensor has one role: its initial role, or `trained` or `redrawn` if the method changes it."""
+    """Check that each tensor has one role: its initial role, or one of `CHANGED_ROLES` if the method changes it."""
     roles = record.roles or {}
     listed = Counter(name for names in roles.values() for name in names)
     for name in [n for n in {**fresh, **listed} if listed[n] != 1 or n not in fresh]:
         yield f"{name} has {listed[name]} roles" + ("" if name in fresh else " and is not a tensor of the network")
     for role, names in roles.items():
-        changed = role in ("trained", "redrawn")
+        changed = role in CHANGED_ROLES
         for name in (n for n in names if n in fresh and role != fresh[n] and (strong or not changed)):
             yield f"{name} is {role}" + (", in a strong ticket" if changed else f", not {fresh[name]}")
 

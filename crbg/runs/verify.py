@@ -27,6 +27,7 @@ from crbg.experiments.config import Cell, Config
 from crbg.experiments.record import Record, Run
 from crbg.experiments.spec import Spec
 from crbg.masks.mask import Mask
+from crbg.methods.contract import CHANGED_ROLES
 from crbg.models.initial_weights import tensor_digest
 from crbg.runs import checks
 from crbg.runs.setup import Workspace, draw_digest, initial_model, training_loader
@@ -194,9 +195,9 @@ class Verifier:
             mask = self._check_mask(cell, run, data, here)
         verdict = FAIL if here.failed else UNCHECKED if not data else PASS if mask is not None else BARE
         if verdict == BARE and record.roles:
-            trained = "its weights were trained or redrawn, so it has no ticket file"
-            changed = {"trained", "redrawn"} & set(record.roles)
-            here.notes.append(trained if changed else "its ticket file is not on this machine")
+            changed = set(CHANGED_ROLES) & set(record.roles)
+            none = "its weights were changed, so it has no ticket file"
+            here.notes.append(none if changed else "its ticket file is not on this machine")
         origin = "recorded" if run.origin == "recorded" else "fresh"
         return Row(cell, origin, verdict, tuple(here.checked), (*here.failed, *here.notes))
 

@@ -1,4 +1,4 @@
-"""Search hooks of methods other than CRBG: GradBalance, Lagrange multiplier, global threshold, Gem-Miner, IteRand."""
+"""Search hooks of methods other than CRBG: density controllers, pruning schedules, and changes of weights."""
 
 from __future__ import annotations
 
@@ -197,6 +197,36 @@ class Redraw(SearchHook):
             fresh = initial[(pick * initial.numel()).long().to(w.device)].reshape(w.shape)
             again = ~g.widen(g.kept(), True) & (chance < self.rate).to(w.device).reshape(w.shape)
             w.copy_(torch.where(again, fresh, w))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.steps = state["steps"]
+
+
+class Recycle(SearchHook):
+    """Iterative weight recycling (Gorbett & Whitley 2023): every `period` steps, reuse the best weights of a layer.
+
+    In each layer, the `rate` share of the weights with the smallest scores get the values of the `rate` share with the
+    largest scores, in order of the scores. The scores do not change.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor], gates: Sequence[TopK], period: int, rate: float) -> None:
+        self.pairs, self.period, self.rate = list(zip(weights.values(), gates, strict=True)), period, rate
+        self.steps = 0
+
+    @torch.no_grad()
+    def after_step(self, progress: float) -> None:
+        self.steps += 1
+        if self.steps % self.period:
+            return
+        for w, g in self.pairs:
+            values = w[g.candidates if g.candidates is not None else ...].flatten()
+            order = g.scores().flatten().argsort(stable=True)
+            count = round(self.rate * len(order))
+            values[order[:count]] = values[order[len(order) - count :]]
+            w.copy_(values.reshape(w.shape) if g.candidates is None else g.widen(values, 0.0))
 
     def state_dict(self) -> dict[str, Any]:
         return {"steps": self.steps}

@@ -15,6 +15,7 @@ from crbg.gates.selection import candidate_mask, choosing
 from crbg.masks.select import keep_count
 from crbg.measure.batch_norm import running
 from crbg.measure.sparsity import without_weights
+from crbg.methods.contract import CHANGED_ROLES
 from crbg.search.snapshot import Snapshot, same_bytes
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def run_search(
         task: Batches, density, epochs, seed and loss.
         method: A module of `crbg.methods`.
         options: The method's `Options`.
-        roles: Role of each tensor by name. Only tensors with the role `trained`, `redrawn` or `recalibrated` may
+        roles: Role of each tensor by name. Only tensors with the role `recalibrated` or one of `CHANGED_ROLES` may
             change. By default, parameters are `frozen` and buffers are `recalibrated`.
 
     Raises:
@@ -95,14 +96,14 @@ def _eager(model: nn.Module) -> Iterator[None]:
 
 
 def guard_roles(before: Mapping[str, Tensor], after: Mapping[str, Tensor], roles: Mapping[str, str]) -> None:
-    """Check, byte by byte, that only tensors with the role `trained`, `redrawn` or `recalibrated` have changed.
+    """Check, byte by byte, that only tensors with the role `recalibrated` or one of `CHANGED_ROLES` have changed.
 
     Raises:
         CrbgError: a tensor with another role changed; the message names it and its role.
     """
     for name, old in before.items():
         role = roles.get(name, "frozen")
-        if role not in ("trained", "redrawn", "recalibrated") and not same_bytes(old, after[name]):
+        if role not in ("recalibrated", *CHANGED_ROLES) and not same_bytes(old, after[name]):
             raise CrbgError(
                 f"the search changed {name!r}, which has the role {role!r}; a strong ticket must leave it unchanged"
             )

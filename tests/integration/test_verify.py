@@ -18,6 +18,7 @@ from crbg.experiments import record_store
 from crbg.experiments.record import Measurement, Reading, Record
 from crbg.experiments.spec import Spec
 from crbg.masks.mask import Mask
+from crbg.methods.contract import CHANGED_ROLES
 from crbg.models.initial_weights import initialise
 from crbg.runs import checks, setup, verify
 from crbg.runs.execute import execute
@@ -252,7 +253,7 @@ def test_a_spoilt_evaluation_fails_where_it_was_spoilt(project, spoil, parts):
     assert project.failures() == parts
 
 
-@pytest.mark.parametrize("changed", ["trained", "redrawn"])
+@pytest.mark.parametrize("changed", list(CHANGED_ROLES))
 def test_a_changed_role_is_no_fault_of_a_run_without_ticket(project, changed):
     project.file("ticket.safetensors").unlink()
     project.edit(role(changed))
@@ -572,7 +573,7 @@ def test_recorded_runs_are_checked_with_and_without_their_tickets(project, crbg)
         ("crbg", 0, "PASS"),
         ("popup", 0, "PASS"),
         ("popup", 1, "PASS without ticket: its ticket file is not on this machine"),
-        ("dense", 0, "PASS without ticket: its weights were trained or redrawn, so it has no ticket file"),
+        ("dense", 0, "PASS without ticket: its weights were changed, so it has no ticket file"),
     ):
         row = project.row(arm, seed)
         assert (": ".join([row.verdict, *row.remarks]), row.origin) == (verdict, "recorded")

@@ -8,6 +8,7 @@ import pandas as pd
 
 from crbg.data.metrics import ACCURACY
 from crbg.experiments.config import Config, Experiment
+from crbg.methods.contract import CHANGED_ROLES
 from crbg.report.records_table import metric_of, specs, values
 from crbg.report.stats import paired
 from crbg.report.tables.markup import booktabs, interval, percent, pipe
@@ -112,7 +113,8 @@ def _line(arm: str, setting: str, group: pd.DataFrame) -> dict[str, str]:
     line["search s"] = f"{binary.search_seconds.mean():.0f}"
     trained = str(binary.trained.iloc[0])
     line["trained"] = ("slopes" if "act" in trained else "weights") if trained else ""
-    line["trained"] = "weights redrawn" if bool(binary.redrawn.iloc[0]) else line["trained"]
+    if (changed := str(binary.changed.iloc[0])) != "trained":
+        line["trained"] = CHANGED_ROLES.get(changed, "")
     return line
 
 

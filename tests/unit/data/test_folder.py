@@ -146,7 +146,7 @@ def test_a_run_learns_is_evaluated_and_verified(images, one_run, method):
     done = one_run(spec)
     assert done.record.train_images == 77
     assert evaluate(done.spec, 0, done.bench).value() > 90
-    trained = (BARE, ("its weights were trained or redrawn, so it has no ticket file",))
+    trained = (BARE, ("its weights were changed, so it has no ticket file",))
     assert (done.row.verdict, done.row.remarks) == ((PASS, ()) if method == "crbg" else trained)
 
 

@@ -28,8 +28,11 @@ WANTED = {
     "hard_concrete": {},
     "imp": NORMAL | {"options": {"lr": 0.05, "rewind": 1, "drop": 0.6}},
     "iterand": {"options": {"period": 10}},
+    "multicoated": {},
+    "partial": {},
     "probe": {"density": None},
     "random": {},
+    "recycling": {"options": {"period": 10}},
     "saliency": NORMAL | {"options": {"lr": 0.05, "rewind": 1}},
     "sparse_vd": NORMAL | {"density": None, "options": {"lr": 0.01}},
     "stg": {"density": None},
@@ -101,7 +104,8 @@ def test_weights_move_as_its_traits_say_and_no_others(found, method, kind):
     assert moved == set(result.changed)
     last = list(before)[-1]
     assert moved == {"frozen": set(), "last layer trained": {last}}.get(promise, set(before))
-    assert set(result.changed.values()) == ({"redrawn"} if "redrawn" in promise else {"trained"} if moved else set())
+    role = {"partly redrawn": "redrawn", "partly copied": "copied", "multiplied by integers": "multiplied"}
+    assert set(result.changed.values()) == ({role.get(promise, "trained")} if moved else set())
     assert all(p.requires_grad for p in model.parameters())
     assert not any("parametrizations" in n for n in after)
 

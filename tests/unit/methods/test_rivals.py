@@ -36,6 +36,14 @@ SPECS = {
 }
 
 REDRAWN = dataclasses.replace(BASE, method="iterand", options={"period": 10})
+OTHERS = {
+    "signed": dataclasses.replace(
+        BASE, method="crbg", options={"noise": 0.0, "firmness": 0.0, "polish": 0.5, "signed": True}
+    ),
+    "multicoated": dataclasses.replace(BASE, method="multicoated"),
+    "recycling": dataclasses.replace(BASE, method="recycling", options={"period": 10}),
+    "partial": dataclasses.replace(BASE, method="partial"),
+}
 STG = dataclasses.replace(BASE, method="stg", density=None, batch=100)
 EVERY = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 
@@ -65,7 +73,9 @@ def test_exactly_the_asked_share_is_kept_and_no_weight_moves(digits, spec):
     assert accuracy(model, digits.validation.batches(), found.mask) > chance + 15
 
 
-@pytest.mark.parametrize("spec", [*SPECS.values(), REDRAWN, STG], ids=[*SPECS, "iterand", "stg"])
+@pytest.mark.parametrize(
+    "spec", [*SPECS.values(), REDRAWN, STG, *OTHERS.values()], ids=[*SPECS, "iterand", "stg", *OTHERS]
+)
 def test_a_resumed_search_is_the_search_that_never_stopped(digits, spec, tmp_path):
     first, whole = search(digits, spec)
     for steps in (7, 30):
@@ -101,16 +111,23 @@ NUMBERS = {
     ("hard_concrete", 1): [2.30475, 0.61018],
     ("iterand", 1): [44.63513, 1.85522],
     ("stg", 1): [3.26835, 3.38658],
+    ("crbg", 1): [1.32309, 0.48840],  # with signs
+    ("multicoated", 1): [1051.16653, 21.25347],
+    ("recycling", 1): [44.80316, 2.3],  # copying by rank amplifies rounding
+    ("partial", 1): [4.87610, 1.27462],
 }
 
 
-@pytest.mark.parametrize("spec", [*SPECS.values(), REDRAWN, STG], ids=[*SPECS, "iterand", "stg"])
+@pytest.mark.parametrize(
+    "spec", [*SPECS.values(), REDRAWN, STG, *OTHERS.values()], ids=[*SPECS, "iterand", "stg", *OTHERS]
+)
 def test_numerics_of_a_version_are_pinned(digits, spec):
     key = (spec.method, methods.get(spec.method).VERSION)
     history = search(digits, spec)[1].history
     first, last = NUMBERS[key]
     assert history[0]["loss"] == pytest.approx(first, rel=2e-3)
-    assert history[-1]["loss"] == pytest.approx(last, rel=5e-2)  # rounding differs between machines
+    loose = 0.3 if spec.method == "recycling" else 0.05
+    assert history[-1]["loss"] == pytest.approx(last, rel=loose)  # rounding differs between machines
 
 
 # --- behaviour of single methods ---

@@ -326,7 +326,7 @@ def test_a_run_is_recorded_evaluated_and_verified(digits, spec, one_run):
     bench, record = done.bench, done.record
     assert (done.row.verdict, done.row.remarks) == (
         BARE,
-        ("its weights were trained or redrawn, so it has no ticket file",),
+        ("its weights were changed, so it has no ticket file",),
     )
     # With the validation images as the test split, the evaluation must give the same accuracies, although it loads the
     # trained tensors and the rewinding point from files.

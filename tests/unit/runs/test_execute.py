@@ -20,6 +20,7 @@ from crbg.errors import CrbgError
 from crbg.experiments.estimates import search_seconds
 from crbg.experiments.record import Count
 from crbg.experiments.spec import Spec, folder
+from crbg.methods.contract import CHANGED_ROLES
 from crbg.models.initial_weights import tensor_digest
 from crbg.runs import execute as execution
 from crbg.runs.artifacts import reopen
@@ -233,7 +234,7 @@ def test_roles_are_guarded_byte_by_byte():
         for role in ("gated", "frozen", None):
             with pytest.raises(CrbgError, match=f"changed '{name}'"):
                 guard_roles(before, after(**{name: value}), {name: role} if role else {})
-        for role in ("trained", "redrawn", "recalibrated"):
+        for role in (*CHANGED_ROLES, "recalibrated"):
             guard_roles(before, after(**{name: value}), {name: role})
 
 
