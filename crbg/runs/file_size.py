@@ -76,7 +76,7 @@ def extra_bytes(model: nn.Module, initial: nn.Module, found: SearchResult) -> in
     extra, before = 0, weights(initial)
     if found.changed:
         ratio = torch.cat([(w / before[n])[_kept(found.mask, n, w)].round() for n, w in weights(model).items()])
-        extra += math.ceil(ratio.numel() * math.log2(max(1, len(ratio.unique()))) / 8)
+        extra += math.ceil(ratio.numel() * math.log2(max(1, len(set(ratio.tolist())))) / 8)
     if found.searched is not None:
         part = Mask({n: mask[found.searched[n]] for n, mask in found.mask.items() if bool(found.searched[n].any())})
         extra += len(packing.pack(part, packing.contexts.none)) - len(packing.pack(found.mask, packing.contexts.none))
