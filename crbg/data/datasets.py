@@ -60,6 +60,7 @@ DATA = {
         DataInfo("shakespeare", (128,), 65, 6971, 871, 871, kind="text", metric=BITS, examples="windows"),
         DataInfo("toy_text", (32,), 16, 320, 40, 40, kind="text", metric=BITS, examples="windows"),
         DataInfo("sunspots", (96,), 12, 1768, 614, 615, kind="series", metric=MSE, examples="windows"),
+        DataInfo("linear_teacher", (16,), 10, 1197, 300, 300, kind="teacher", metric=MSE, examples="vectors"),
         DataInfo("toy_series", (48,), 6, 547, 195, 195, kind="series", metric=MSE, examples="windows"),
     )
 }

@@ -173,8 +173,10 @@ def _experiment(name: str, body: Mapping[str, Any], raw: Mapping[str, Any], sele
     metrics = {c.spec.metric.key for c in cells}
     if len(metrics) > 1:
         raise CrbgError(f"{place}: the metrics of its arms differ: {', '.join(sorted(metrics))}; split the experiment")
-    if metrics - {ACCURACY.key} and body.get("view", "dots") not in ("curve", "dots"):
-        raise CrbgError(f"{place}.view: only `curve` and `dots` show {', '.join(metrics)}, not {body['view']!r}")
+    if metrics - {ACCURACY.key} and body.get("view", "dots") not in ("curve", "dots", "representation"):
+        raise CrbgError(
+            f"{place}.view: only `curve`, `dots` and `representation` show {', '.join(metrics)}, not {body['view']!r}"
+        )
     gpu, nodes, role = body.get("gpu", 0), body.get("nodes", 1), body.get("role", "ablation")
     if nodes > 1 and gpu < 2:
         raise CrbgError(f"{place}: runs on several nodes need `gpu: 2` or more")

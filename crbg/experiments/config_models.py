@@ -166,14 +166,27 @@ class Experiment(BaseModel):
         1, description="number of nodes that share the batches of one run; more than one needs `gpu: 2` or more"
     )
     view: (
-        Literal["curve", "methods", "winners", "cost", "dots", "lines", "width", "penalties", "controls", "bytes"]
+        Literal[
+            "curve",
+            "methods",
+            "winners",
+            "cost",
+            "dots",
+            "lines",
+            "width",
+            "penalties",
+            "controls",
+            "bytes",
+            "representation",
+        ]
         | None
     ) = Field(
         None,
         description="kind of its figure: `curve` (accuracy against sparsity), `methods` (one panel per density), "
         "`winners` (with published curves), `cost` (accuracy against the length of the search), `dots`, `lines` "
-        "(accuracy against `x`), `width`, `penalties`, `controls` (accuracy lost under each control) or `bytes` "
-        "(accuracy against the size of the file); default: `curve` for main experiments, `dots` for others",
+        "(accuracy against `x`), `width`, `penalties`, `controls` (accuracy lost under each control), `bytes` "
+        "(accuracy against the size of the file) or `representation` (error against the width of the network); "
+        "default: `curve` for main experiments, `dots` for others",
     )
     x: str = Field(
         "density", description="the field on the x-axis of a `lines` figure, such as `scale` or `options.noise`"

@@ -73,6 +73,13 @@ class Spec:
         default=0,
         metadata={"help": "number of examples of a split on which the sanity controls are measured; 0: all"},
     )
+    watch_images: int = field(
+        default=0,
+        metadata={
+            "help": "number of validation images on which the search measures, after each epoch, the loss with relaxed "
+            "gates and with the binary ticket (gates on weights, with a density); 0: none"
+        },
+    )
     split: int = field(
         default=0, metadata={"help": "seed of the split of the training images into training and validation images"}
     )
@@ -120,9 +127,14 @@ class Spec:
             yield f"fit_on is 'train' or 'all', not {self.fit_on!r}"
         if not self.scale > 0:
             yield f"scale {self.scale} must be > 0"
-        for name in ("epochs", "limit", "crop", "size", "control_images", "split"):
+        for name in ("epochs", "limit", "crop", "size", "control_images", "watch_images", "split"):
             if getattr(self, name) < 0:
                 yield f"{name} {getattr(self, name)} must be >= 0"
+        if self.watch_images and (self.density is None or self.fit_on == "all"):
+            yield "watch_images needs a density and a validation part; leave it out"
+        with contextlib.suppress(CrbgError):  # unknown options were reported above
+            if self.watch_images and getattr(self.resolved(), "granularity", "weight") != "weight":
+                yield "watch_images needs one gate per weight; leave it out"
         if self.weight_bits not in (0, *range(2, 9)):
             yield f"weight_bits {self.weight_bits} must be 0 or from 2 to 8"
         with contextlib.suppress(CrbgError):  # unknown methods and options were reported above

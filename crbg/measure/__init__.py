@@ -3,6 +3,7 @@
 from crbg.measure.accuracy import accuracy, eval_mode, keeping_modes, outputs, quality, training_mode, without_dropout
 from crbg.measure.batch_norm import has_batch_norm, recalibrated, running, running_statistics
 from crbg.measure.flops import flops, layer_flops
+from crbg.measure.relaxation import relaxation
 from crbg.measure.sparsity import ACTIVATIONS, alive, dead_units, heads, shares, silent_units
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "outputs",
     "quality",
     "recalibrated",
+    "relaxation",
     "running",
     "running_statistics",
     "shares",

@@ -27,16 +27,6 @@ if TYPE_CHECKING:
     Stages = Callable[[str, Mapping[str, Any], Callable[[], dict[str, Tensor]]], dict[str, Tensor]]
 
 
-# Roles of tensors that a method changes, each with its words for tables.
-CHANGED_ROLES = {
-    "trained": "weights",
-    "redrawn": "weights redrawn",
-    "flipped": "signs",
-    "multiplied": "factors",
-    "copied": "weights copied",
-}
-
-
 @dataclass(frozen=True)
 class Traits:
     """Short descriptions of a method, shown in comparison tables.
@@ -87,6 +77,7 @@ class SearchTask:
         selection: Which weights get gates. With it, weights that are exactly zero cannot be kept. Recorded runs have
             none: all weights of the network that carry gates by default are candidates.
         validate: Returns a number that is larger for a model that is better on the validation part; None without one.
+        watch: Measures the model after each epoch; its values are added to the history.
         budget: A limit on the cost of the ticket, to which `crbg` adjusts the density; `density` is then the first one.
     """
 
@@ -103,6 +94,7 @@ class SearchTask:
     selection: Selection | None = None
     budget: Budget | None = None
     validate: Callable[[nn.Module], float] | None = None
+    watch: Callable[[nn.Module], Row] | None = None
 
     def cached(self, name: str, parts: Mapping[str, Any], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """Return the cached tensors of a stage, or compute them with `make`.
@@ -139,6 +131,7 @@ class SearchTask:
             checkpoint=self.checkpoint,
             clock=self.clock,
             precision=self.precision,
+            watch=self.watch,
         )
         return fit(model, self.batches, optimiser, self.epochs, self.seed, options)
 
@@ -152,7 +145,7 @@ class SearchResult:
         exact: Mask that keeps exactly the requested number of weights; set if `mask` may keep another number.
         scores: One score per weight; the weights with the largest scores are kept.
         soft: Noise-free, real-valued gate values.
-        changed: Names of the tensors that the method changed, each with its role, one of `CHANGED_ROLES`.
+        changed: Names of the tensors that the method changed, each with its role (`crbg.search.roles`).
         history: One row of measurements per epoch.
         anatomy: Details of the search, such as histograms of the gates, as plain JSON values for the run's record.
         start: Only for a winning ticket (a subnetwork whose weights are trained under the mask): the tensors whose

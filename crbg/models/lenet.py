@@ -17,7 +17,7 @@ from crbg.errors import CrbgError, suggest
 from crbg.models._widths import check_widths
 
 NAMES = r"lenet(-\d+)+"
-DATA = ("images", "series")
+DATA = ("images", "series", "teacher")
 
 ACTIVATIONS: dict[str, Callable[[int], nn.Module]] = {
     "leaky": lambda units: nn.LeakyReLU(0.25),

@@ -34,6 +34,7 @@ VIEWS = {  # title of a figure, by the `view` of its experiment
     "cost": "Accuracy against the cost of the search",
     "methods": "Accuracy of each method, one panel for each sparsity",
     "bytes": "Accuracy against the size of the file",
+    "representation": "Error against the width of the network",
     "winners": "Accuracy of tickets after training under their masks, against sparsity",
 }
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from crbg.experiments import record_store
 from crbg.experiments.config import Config, Experiment
 from crbg.report import anatomy, depth, figures, winners
@@ -39,6 +41,9 @@ def _of_experiment(config: Config, e: Experiment, folder: Path) -> Iterator[Pict
         path = folder / f"{e.name}_objectives"
         drawn = figures.by_objective(found, winners.TITLES, path, demonstration, labels)
         yield Picture(e.name, "Value of each objective for tickets before training, lower is better", drawn)
+    if any(c.spec.watch_images for c in e.cells) and len(courses := _courses(config, e)):
+        drawn = figures.relaxation(courses, folder / f"{e.name}_relaxation", demonstration, labels)
+        yield Picture(e.name, "Undecided gates, and the loss of relaxed gates and of the binary ticket", drawn)
     layers = depth.layers(config, e) if e.role != "tune" else []
     if layers:
         drawn = figures.by_depth(layers, folder / f"{e.name}_layers", demonstration, labels)
@@ -55,3 +60,14 @@ def _one_seed(config: Config, e: Experiment) -> dict[str, Mapping[str, Any]]:
     middle = [c for c in first if c.spec.resolved().weight == weights[len(weights) // 2]]
     found = {c.spec.resolved().penalty: record_store.find_run(config, c.spec, c.seed) for c in middle}
     return {penalty: run.record.anatomy for penalty, run in found.items() if run and run.record.anatomy}
+
+
+def _courses(config: Config, e: Experiment) -> pd.DataFrame:
+    """Return one row per recorded epoch of each run that measured its relaxed gates."""
+    rows = []
+    for c in e.cells:
+        run = record_store.find_run(config, c.spec, c.seed)
+        for epoch in (run.record.anatomy or {}).get("epochs", []) if run else []:
+            if "relaxed" in epoch:
+                rows.append({"arm": c.arm, "seed": c.seed, **epoch})
+    return pd.DataFrame(rows)

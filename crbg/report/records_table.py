@@ -17,9 +17,9 @@ from crbg.experiments.estimates import epochs_of, search_seconds
 from crbg.experiments.experiment import Key
 from crbg.experiments.record import Count, Run
 from crbg.experiments.selection import varying
-from crbg.methods.contract import CHANGED_ROLES
 from crbg.report import stats
 from crbg.report.winners import TITLES
+from crbg.search.roles import CHANGED_ROLES
 
 COLUMNS = [
     "experiment", "role", "arm", "setting", "x", "run", "digest", "version", "data", "model", "init", "asked",

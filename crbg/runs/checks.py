@@ -20,9 +20,9 @@ from crbg.experiments.record import Count, Evaluation, Measurement, Record
 from crbg.experiments.spec import Spec, spec_from
 from crbg.masks.mask import Mask
 from crbg.masks.select import keep_count
-from crbg.methods.contract import CHANGED_ROLES
 from crbg.methods.crbg import LANDED
 from crbg.runs.readings import measured
+from crbg.search.roles import CHANGED_ROLES
 from crbg.storage.atomic import finite
 
 # Methods that keep exactly the target density in every tensor, if they have no option `scope` or it is `layer`.

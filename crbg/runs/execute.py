@@ -26,7 +26,7 @@ from crbg.experiments import attempts
 from crbg.experiments.record import FIRST, SCHEMA, Digests, Record
 from crbg.experiments.spec import Spec, as_dict, folder
 from crbg.masks.mask import Mask
-from crbg.measure import outputs, quality
+from crbg.measure import outputs, quality, relaxation
 from crbg.models.initial_weights import tensor_digest
 from crbg.runs.artifacts import save_artifacts
 from crbg.runs.file_size import round_weights
@@ -178,6 +178,7 @@ def _search(
         redraw=lambda seed: initial_model(spec, data, seed)[0].state_dict(),
         stages=stage_cache_for(setup, workspace.results, clock),
         validate=_validate(data) if spec.fit_on == "train" else None,
+        watch=_watch(spec, data) if spec.watch_images else None,
     )
     if workspace.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(workspace.device)
@@ -203,6 +204,12 @@ def _validate(data: Data) -> Callable[[nn.Module], float]:
         return data.metric.better(quality(model, data.validation.batches(), None, data.metric, temperature))
 
     return validate
+
+
+def _watch(spec: Spec, data: Data) -> Callable[[nn.Module], dict[str, float]]:
+    """Return a function that compares relaxed gates with the binary ticket on the first validation images."""
+    few, density = data.validation.take(slice(spec.watch_images)), spec.density or 0.0
+    return lambda model: relaxation(model, few.batches(), data.loss, density)
 
 
 def _describe(setup: RunSetup, record: Record, found: methods.SearchResult, where: Path) -> Record:

@@ -57,7 +57,7 @@ def describe_ticket(setup: RunSetup, found: methods.SearchResult) -> dict[str, A
         out["effective_density"] = finite(measure.alive(found.mask).density)
     if per_head := measure.heads(model, found.mask):
         out["heads"] = per_head
-    if found.anatomy:
+    if found.anatomy or spec.watch_images:
         out["anatomy"] = found.anatomy | {"epochs": _thinned(found.history)}
     if found.soft:
         out["shares"] = {n: {k: finite(v) for k, v in s.items()} for n, s in measure.shares(found.soft).items()}

@@ -100,7 +100,7 @@ def training_loader(spec: Spec, data: Data, seed: int) -> BatchLoader:
 
 def stage_cache_for(setup: RunSetup, results: Path, clock: Clock) -> StageCache:
     """Return the cache of stages shared by all methods, densities and options on this network, data and seed."""
-    shared = replace(setup.spec, density=None, method="random", options={}, weight_bits=0).canonical()
+    shared = replace(setup.spec, density=None, method="random", options={}, weight_bits=0, watch_images=0).canonical()
     machine = {"device": setup.data.train.device.type, "torch": torch.__version__}
     key = {"spec": shared, "seed": setup.seed, "data": setup.data.digest, **machine}
     return StageCache(results / "shelf", key, clock)  # an old name, kept so that existing stages are found

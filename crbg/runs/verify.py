@@ -27,10 +27,10 @@ from crbg.experiments.config import Cell, Config
 from crbg.experiments.record import Record, Run
 from crbg.experiments.spec import Spec
 from crbg.masks.mask import Mask
-from crbg.methods.contract import CHANGED_ROLES
 from crbg.models.initial_weights import tensor_digest
 from crbg.runs import checks
 from crbg.runs.setup import Workspace, draw_digest, initial_model, training_loader
+from crbg.search.roles import CHANGED_ROLES
 from crbg.ticket import Ticket
 
 PASS, FAIL, BARE, UNCHECKED = VERDICTS = ("PASS", "FAIL", "PASS without ticket", "unchecked")

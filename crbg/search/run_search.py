@@ -15,7 +15,7 @@ from crbg.gates.selection import candidate_mask, choosing
 from crbg.masks.select import keep_count
 from crbg.measure.batch_norm import running
 from crbg.measure.sparsity import without_weights
-from crbg.methods.contract import CHANGED_ROLES
+from crbg.search.roles import CHANGED_ROLES
 from crbg.search.snapshot import Snapshot, same_bytes
 
 if TYPE_CHECKING:

@@ -43,6 +43,7 @@ class FitOptions:
         clock: Deadline, checkpoint interval and progress reports.
         precision: `fp32`, or `bf16` for a forward pass under autocast with channels-last images. Parameters and
             optimiser state stay in fp32.
+        watch: Measures the model after each epoch; its values are added to the row of the epoch.
     """
 
     loss: Loss = nn.functional.cross_entropy
@@ -53,6 +54,7 @@ class FitOptions:
     checkpoint: Path | None = None
     clock: Clock | None = None
     precision: str = "fp32"
+    watch: Callable[[nn.Module], Row] | None = None
 
 
 def fit(
@@ -101,7 +103,8 @@ def fit(
             mean = state.mean_loss(per_epoch)
             if not math.isfinite(mean):
                 raise Collapse(f"the loss is not finite in epoch {epoch + 1} of {epochs}")
-            state.history.append({"epoch": float(epoch + 1), "loss": mean, **search.log()})
+            seen = o.watch(model) if o.watch else {}
+            state.history.append({"epoch": float(epoch + 1), "loss": mean, **search.log(), **seen})
     clock.base += total
     return state.history
 

@@ -18,12 +18,12 @@ from crbg.experiments import record_store
 from crbg.experiments.record import Measurement, Reading, Record
 from crbg.experiments.spec import Spec
 from crbg.masks.mask import Mask
-from crbg.methods.contract import CHANGED_ROLES
 from crbg.models.initial_weights import initialise
 from crbg.runs import checks, setup, verify
 from crbg.runs.execute import execute
 from crbg.runs.open_test_set import evaluate
 from crbg.runs.setup import Workspace, initial_model
+from crbg.search.roles import CHANGED_ROLES
 from crbg.storage import run_lines
 from crbg.storage.atomic import finite, read_json, write_json
 from crbg.ticket import Ticket

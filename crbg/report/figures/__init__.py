@@ -6,6 +6,7 @@ from crbg.report.figures.latency import latency
 from crbg.report.figures.method import method
 from crbg.report.figures.panels import by_objective
 from crbg.report.figures.robustness import robustness
+from crbg.report.figures.theory import relaxation
 from crbg.report.figures.views import draw
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "label",
     "latency",
     "method",
+    "relaxation",
     "robustness",
 ]

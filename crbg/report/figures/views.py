@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from crbg.experiments.config import Experiment
-from crbg.report.figures import curves, panels
+from crbg.report.figures import curves, panels, theory
 from crbg.report.figures.style import figure
 from crbg.report.published import Published
 from crbg.report.tables import headline
@@ -28,6 +28,8 @@ def draw(rows: pd.DataFrame, experiment: Experiment, path: Path, published: Publ
                 curves.width(mine, published.width, labels)
             case "bytes":
                 curves.size(mine, labels)
+            case "representation":
+                theory.representation(mine, labels)
             case "penalties":
                 panels.penalties(mine, labels)
             case "cost":

@@ -8,10 +8,10 @@ import pandas as pd
 
 from crbg.data.metrics import ACCURACY
 from crbg.experiments.config import Config, Experiment
-from crbg.methods.contract import CHANGED_ROLES
 from crbg.report.records_table import metric_of, specs, values
 from crbg.report.stats import paired
 from crbg.report.tables.markup import booktabs, interval, percent, pipe
+from crbg.search.roles import CHANGED_ROLES
 
 LATEX = (
     "arm",

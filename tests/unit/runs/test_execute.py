@@ -20,7 +20,6 @@ from crbg.errors import CrbgError
 from crbg.experiments.estimates import search_seconds
 from crbg.experiments.record import Count
 from crbg.experiments.spec import Spec, folder
-from crbg.methods.contract import CHANGED_ROLES
 from crbg.models.initial_weights import tensor_digest
 from crbg.runs import execute as execution
 from crbg.runs.artifacts import reopen
@@ -28,6 +27,7 @@ from crbg.runs.execute import execute
 from crbg.runs.open_test_set import evaluate
 from crbg.runs.readings import read_all
 from crbg.runs.setup import Workspace, initial_model, set_up
+from crbg.search.roles import CHANGED_ROLES
 from crbg.search.run_search import guard_roles, run_search
 from crbg.storage.atomic import write_text
 from crbg.storage.lock import HeldError

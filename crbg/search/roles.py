@@ -1,0 +1,10 @@
+"""Roles of the tensors that a search may change."""
+
+# Roles of tensors that a method changes, each with its words for tables.
+CHANGED_ROLES = {
+    "trained": "weights",
+    "redrawn": "weights redrawn",
+    "flipped": "signs",
+    "multiplied": "factors",
+    "copied": "weights copied",
+}
