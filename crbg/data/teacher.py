@@ -39,7 +39,7 @@ def pooled(part: ImagePart) -> Tensor:
     """Return the mean of each block of 2 x 2 pixels of the digits, shape (N, 16), float64."""
     images = part.x[:, 0, 2:26:3, 2:26:3].double()  # each pixel of the 8 x 8 digits is a block of 3 x 3 in the images
     levels = (images * 16 / 255).round()
-    return cast(Tensor, levels.reshape(-1, 4, 2, 4, 2).sum((2, 4)).flatten(1) / 64)
+    return levels.reshape(-1, 4, 2, 4, 2).sum((2, 4)).flatten(1) / 64
 
 
 def fitted(x: Tensor, y: Tensor) -> Tensor:
@@ -47,4 +47,4 @@ def fitted(x: Tensor, y: Tensor) -> Tensor:
     wanted = torch.nn.functional.one_hot(y).double()
     gram = x.T @ x + STRENGTH * torch.eye(x.shape[1], dtype=torch.double)
     matrix = torch.linalg.solve(gram, x.T @ wanted)
-    return (matrix / (x @ matrix).std() / STEP).round() * STEP
+    return cast(Tensor, (matrix / (x @ matrix).std() / STEP).round() * STEP)
