@@ -9,7 +9,7 @@ from made_up import around, kind, knob
 from crbg.experiments import config as configs
 from crbg.report import claims, figures, tables
 from crbg.report.build import build
-from crbg.report.figures import curves, panels, style
+from crbg.report.figures import curves, panels, style, theory
 from crbg.report.published import Published
 from crbg.report.records_table import tidy
 
@@ -160,3 +160,34 @@ def test_arms_with_one_label_are_one_line_along_the_size_of_the_file():
     assert drawn == {"ticket": [[2000, 8000], [96, 98]], "small": [[3000, 5000], [92, 94]]}
     assert axes.get_xscale() == "log"
     plt.close("all")
+
+
+def test_errors_are_drawn_against_the_hidden_units_beside_the_bounds():
+    lines = [("found", "a", "lenet-64", 0.1), ("found", "b", "lenet-16", 0.7), ("built", "c", "lenet-1024", 1e-15)]
+    found = pd.DataFrame(lines, columns=["arm", "digest", "model", "value"]).assign(setting="", part="test")
+    found = pd.concat([found.assign(seed=0), found.assign(seed=1)])
+    theory.representation(found, {"found": "search", "built": "construction"})
+    axes = plt.gcf().axes[0]
+    drawn = {c.get_label(): [list(map(float, v)) for v in c[0].get_data()] for c in axes.containers}
+    assert drawn == {"search": [[16, 64], [0.7, 0.1]], "construction": [[1024], [theory.SMALLEST]]}
+    bounds = [line for line in axes.lines if line.get_linestyle() in (":", "-.")]
+    assert len(bounds) == 2
+    for line in bounds:
+        width, error = line.get_data()
+        assert max(width) <= 1024
+        assert list(error) == sorted(error, reverse=True) or list(error) == sorted(error)
+    plt.close("all")
+
+
+def test_the_course_of_a_relaxation_has_undecided_gates_and_the_gap_of_the_losses(tmp_path):
+    lines = [("ours", s, e, 0.1 * e, 0.5, 0.5 * 10**e) for s in (0, 1, 2) for e in (1.0, 2.0)]
+    courses = pd.DataFrame(lines, columns=["arm", "seed", "epoch", "undecided", "relaxed", "binary"])
+    drawn = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(theory, "band", lambda axes, x, groups, i, text: drawn.append((x, groups)))
+        path = figures.relaxation(courses, tmp_path / "course", demonstration=False, labels={})
+    assert path.with_suffix(".png").exists()
+    (_, undecided), (epochs, gaps) = drawn
+    assert epochs == [1.0, 2.0]
+    assert undecided == [pytest.approx([10.0] * 3), pytest.approx([20.0] * 3)]
+    assert gaps == [pytest.approx([1.0] * 3), pytest.approx([2.0] * 3)]
