@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from crbg.gates.attach import MakeGate
     from crbg.gates.base import Gate
+    from crbg.gates.gaussian import Gaussian
     from crbg.masks.mask import Mask
     from crbg.search.density_controller import Penalised
     from crbg.training.hooks import SearchHook
@@ -60,6 +61,8 @@ class Options:
         penalty: `induce_sparse`, `induce_decision`, `decision_quad`, `decision_entropy`, or a weighted sum such as
             `0.5*induce_sparse+0.5*induce_decision`.
         weight: lambda, the factor on the mean penalty; used only if no density is requested.
+        adapt: The penalty of a gate is multiplied by |w|^adapt, divided by its mean over the tensor: with a negative
+            value, gates of small weights are penalised more (an extension); 0 for the same lambda for all.
         lr: Initial learning rate of Adam.
         shared_lr: Initial learning rate of the steps that all gates of a row or of a column of a weight tensor share
             (additive hierarchical gates, an extension: `crbg.search.shared_steps`); 0 for none.
@@ -112,6 +115,7 @@ class Options:
     mu0_spread: float = option(0.01, least=0)
     penalty: str = option("induce_sparse", check=_wrong_penalty)
     weight: float = option(1.0, least=0)
+    adapt: float = 0.0
     lr: float = option(0.03, least=0)
     shared_lr: float = option(0.0, least=0)
     schedule: str = option("cosine", choices=SCHEDULES)
@@ -155,6 +159,8 @@ def conflicts(o: Options, density: float | None) -> Iterator[str]:
         yield "crbg.signed needs one gate per weight: set `options.granularity` to `weight`"
     if o.signed and (o.pretrain or o.joint_lr or o.finetune):
         yield "crbg.signed changes only signs: leave `pretrain`, `joint_lr` and `finetune` at 0"
+    if o.adapt and (o.granularity != "weight" or o.steer != "penalty"):
+        yield "crbg.adapt needs a penalty on single weights: set `steer` to `penalty` and `granularity` to `weight`"
     if o.finetune_mask != "found" and not o.finetune:
         yield "crbg.finetune_mask needs training after the search: set `options.finetune`"
 
@@ -247,6 +253,9 @@ def _search(model: nn.Module, task: SearchTask, o: Options, slopes: Mapping[str,
         for slope in slopes.values():
             slope.requires_grad_(True)
         hook = _hook(model, task, o)
+        if o.adapt:
+            raw = attach.weights(model)
+            hook.factors = [_importance(raw[hook.name_of(g)], g, o.adapt) for g in hook.gates]
         temperature = o.temperature or o.spread / logit_spread(model, task)
         groups = [{"params": [*(p for g in hook.gates for p in g.parameters()), *slopes.values()], "lr": o.lr}]
         steps: SearchHook = hook
@@ -258,8 +267,7 @@ def _search(model: nn.Module, task: SearchTask, o: Options, slopes: Mapping[str,
         adam = torch.optim.Adam(groups, betas=(o.beta1, o.beta2), fused=True)
         if o.signed:
             raw = attach.weights(model)
-            names = [next(n for n, g in hook.by_name.items() if g is gate) for gate in hook.gates]
-            steps = SignFlips(steps, [raw[n] for n in names], hook.gates, adam)
+            steps = SignFlips(steps, [raw[hook.name_of(g)] for g in hook.gates], hook.gates, adam)
         histograms = {"start": hook.picture()}
         with attach.sampling(model):
             schedule = plateau if o.schedule == "plateau" else cosine
@@ -393,6 +401,13 @@ def _on_weights(
     raw = weights(model)
     mask, exact, scores, soft = (widen(gates[kind]) for kind in ("mask", "exact", "scores", "soft"))
     return SearchResult(Mask(mask), Mask(exact), scores, soft)
+
+
+def _importance(w: Tensor, gate: Gaussian, power: float) -> Tensor:
+    """Return |w|^power for each gate, divided by its mean; weights that are exactly zero count as the smallest one."""
+    size = w.detach().float().abs()[gate.candidates if gate.candidates is not None else ...]
+    factor = size.clamp(min=float(size[size > 0].min())) ** power
+    return factor / factor.mean()
 
 
 def _scaled(out: Any, temperature: float) -> Any:

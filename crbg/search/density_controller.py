@@ -53,6 +53,7 @@ class Penalised(SearchHook):
         self.total = sum(g.mu.numel() for g in self.gates)
         self.penalty, self.weight = penalty(name), weight
         self.anneal_to, self.noise0 = anneal_to, [g.noise for g in self.gates]
+        self.factors: list[torch.Tensor] = []  # a factor on the penalty of each gate; empty: the same for all
         self.middle: list[int] = []  # the histogram of mu halfway through the search
 
     def before_forward(self, progress: float) -> None:
@@ -65,8 +66,14 @@ class Penalised(SearchHook):
 
     @torch.no_grad()
     def after_backward(self, progress: float) -> None:
-        for g in self.gates:
-            _gradient(g).add_(self.penalty.slope(g.mu, g.penalty_sigma), alpha=self.weight / self.total)
+        for i, g in enumerate(self.gates):
+            slope = self.penalty.slope(g.mu, g.penalty_sigma)
+            slope = slope * self.factors[i] if self.factors else slope
+            _gradient(g).add_(slope, alpha=self.weight / self.total)
+
+    def name_of(self, gate: Gaussian) -> str:
+        """Return the name of the first weight that a gate acts on."""
+        return next(n for n, g in self.by_name.items() if g is gate)
 
     def density(self) -> float:
         """Return the fraction of gates with mu > 1/2: the density of the mask 1[mu > 1/2] (the reading `half`)."""
@@ -265,6 +272,8 @@ class Controlled(Planned):
         on_cpu = self.gates[0].mu.device.type == "cpu"
         memory, self.push = self.push if on_cpu else [], []
         slopes = self._slopes(self.penalty, memory)
+        if self.factors:
+            torch._foreach_mul_(slopes, self.factors)
         norms = _norms([*(_gradient(g) for g in self.gates), *slopes])
         self.task = [t + (norm - t) / count for t, norm in zip(self.task, norms[: len(slopes)], strict=True)]
         pull = self.weight * math.hypot(*self.task) / (math.hypot(*norms[len(slopes) :]) + _TINY)

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from crbg import find_ticket
 from crbg.errors import CrbgError
-from crbg.gates.attach import attach, attached_gates
+from crbg.gates.attach import attach, attached_gates, weights
 from crbg.gates.gaussian import Gaussian, Units
 from crbg.gates.scores import TopK
 from crbg.masks.select import erk_counts, layer_counts
@@ -277,3 +278,39 @@ def test_the_shift_holds_the_density_of_each_layer_if_asked(by_layer):
     all_open = {None: [0.25 * 2200 / 2000, 0.0], layer_counts: [0.25, 0.25], erk_counts: [350 / 2000, 1.0]}
     expected = all_open[by_layer]  # of 550 open gates, the small second layer has all 200 with the Erdős-Rényi kernel
     assert open_gates == pytest.approx(expected, abs=0.03)
+
+
+@pytest.mark.parametrize("density", [None, 0.3])
+def test_the_penalty_of_small_weights_can_be_larger(density):
+    """The gradient that a penalty adds is multiplied by |w|^-1 over its mean, for each weight."""
+    added = {}
+    for adapt in (0.0, -1.0):
+        torch.manual_seed(0)
+        model = attach(nn.Sequential(nn.Linear(6, 5, bias=False)), lambda n, w: Gaussian(torch.full_like(w, 0.6)))
+        (gate,) = attached_gates(model).values()
+        hook = Penalised(model, "induce_sparse", 1.0) if density is None else Controlled(model, "induce_sparse", 0.01)
+        w = weights(model)["0.weight"].detach().abs()
+        if adapt:
+            hook.factors = [w**-1 / (w**-1).mean()]
+        gate.mu.grad = torch.full_like(gate.mu, 1e-3)
+        hook.before_forward(0.9)
+        hook.after_backward(0.9)
+        added[adapt] = gate.mu.grad - 1e-3
+    ratio = added[-1.0] / added[0.0] * w
+    torch.testing.assert_close(ratio / ratio.mean(), torch.ones_like(w))
+    assert float(added[-1.0].min()) > 0
+
+
+def test_an_adapted_search_divides_the_factors_by_their_mean(monkeypatch):
+    hooks = []
+    monkeypatch.setattr(Controlled, "log", lambda self: hooks.append(self) or {})
+    torch.manual_seed(0)
+    model = nn.Linear(20, 4)
+    with torch.no_grad():
+        model.weight[0, 0] = 0.0  # no candidate
+    find_ticket(
+        model, (torch.randn(40, 20), torch.arange(40) % 4), 0.3, adapt=-0.5, steer="penalty", epochs=2, batch=20
+    )
+    (factor,) = hooks[0].factors
+    size = model.weight.detach().abs().flatten()[1:]
+    torch.testing.assert_close(factor, size**-0.5 / (size**-0.5).mean())
