@@ -38,6 +38,8 @@ def problems(name: str, arguments: Mapping[str, Any], law: str = "", kind: str =
     except CrbgError as error:
         yield str(error)
         return
+    if stem != "timm" and re.search(r"[-x]0+(?!\d)", name):
+        yield f"model {name!r} has a layer of width 0; every width must be at least 1"
     source = _source(stem)
     if kind and kind not in (takes := _kinds(stem)):
         fitting = [f"/{pattern}/" for other, pattern in families().items() if kind in _kinds(other)]

@@ -76,3 +76,13 @@ def test_every_model_of_timm_is_found_without_importing_it():
         [sys.executable, "-W", "ignore", "-c", code], env=env, capture_output=True, text=True, check=True
     )
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("name", ["lenet-0", "lenet-10-00", "gcn-0", "gat-0x8", "gat-8x0", "gpt-2x0", "tcn-0x4", "gru-0"])
+def test_a_layer_of_width_0_is_found_without_building_the_network(name):
+    assert said(name) == f"model {name!r} has a layer of width 0; every width must be at least 1"
+
+
+@pytest.mark.parametrize("name", ["lenet-10", "lenet-300-100", "gat-10x10", "timm:resnet50.a1_in1k"])
+def test_zeros_inside_a_width_are_no_fault(name):
+    assert said(name) == ""
