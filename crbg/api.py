@@ -134,7 +134,7 @@ def find_ticket(
     arguments.check_arguments(model, data, density, loss, metric, where)
     model = unwrap(model)
     known = [f.name for f in fields(methods.get(method).Options)]
-    options = arguments.plain_options(method, options, known, find_ticket)
+    options = defaults.completed(method, arguments.plain_options(method, options, known, find_ticket))
     limits, whole = {"bytes": bytes, "flops": flops}, arguments.whole
     unit = budgets.budget_of(limits, density, method, options)
     density = 0.5 if unit else arguments.density_of(density)  # `_search` chooses the first density for a budget

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from crbg import measure, packing
-from crbg.defaults import TRAINING
+from crbg.defaults import CHANGING
 from crbg.errors import CrbgError
 from crbg.gates.selection import candidate_mask
 from crbg.masks.mask import Mask
@@ -41,8 +41,8 @@ def budget_of(given: Mapping[str, float | None], density: Any, method: str, opti
         raise CrbgError(f"{chosen[0]} {limit!r} must be a positive number")
     if method != "crbg":
         raise CrbgError(f"{chosen[0]}={limit} works with the method crbg; pass `density` to {method}")
-    if trained := [name for name in (*TRAINING, "train_slopes") if options.get(name)]:
-        raise CrbgError(f"{chosen[0]}={limit} is for frozen parameters, but {trained[0]} trains some; pass `density`")
+    if trained := [name for name in (*CHANGING, "train_slopes") if options.get(name)]:
+        raise CrbgError(f"{chosen[0]}={limit} is for frozen parameters, but {trained[0]} changes some; pass `density`")
     if options.get("granularity", "weight") != "weight" or options.get("steer") in ("shift_layers", "shift_erk"):
         raise CrbgError(f"{chosen[0]}={limit} needs one gate per weight and one threshold for all; pass `density`")
     return chosen[0]

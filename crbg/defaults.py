@@ -32,7 +32,8 @@ POLISHED = {
 }
 # The outputs of the first batch would be too large where no temperature of logits can be chosen, as in a regression.
 UNSCALED = 0.7
-TRAINING = ("pretrain", "joint_lr", "finetune")  # options of `crbg` that train weights
+CHANGING = ("pretrain", "joint_lr", "finetune", "signed")  # options of `crbg` that change weights
+SIGNED = {"noise": 0.0, "steer": "penalty"}  # what `signed` needs
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def choose(
     """
     if gain is not None and gain not in GAINS:
         raise CrbgError(f"unknown gain {gain!r}: {suggest(gain, GAINS)}")
-    frozen = methods.get(method).TRAITS.weights == "frozen" and not any(given.get(o) for o in TRAINING)
+    frozen = methods.get(method).TRAITS.weights == "frozen" and not any(given.get(o) for o in CHANGING)
     plain = frozen and given.get("granularity", "weight") == "weight"
     if gain == "variance" and not plain:
         raise CrbgError(f"gain 'variance' needs one gate per weight and frozen weights; leave `gain` out for {method}")
@@ -89,6 +90,11 @@ def choose(
     if polished and not scalable:
         gains = {name: UNSCALED * g for name, g in gains.items()}
     return Settings(methods.options(method, given), gains, ", ".join(parts))
+
+
+def completed(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the options that another given option needs."""
+    return {**(SIGNED if method == "crbg" and given.get("signed") else {}), **given}
 
 
 def _crbg(model: nn.Module, density: float | None, given: Mapping[str, Any], scalable: bool) -> dict[str, Any]:

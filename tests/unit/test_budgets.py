@@ -62,7 +62,7 @@ def test_the_flops_of_the_ticket_are_those_that_were_asked_for(data):
         ),
         ({"bytes": 2000, "granularity": "unit"}, "needs one gate per weight"),
         ({"bytes": 2000, "steer": "shift_erk"}, "needs one gate per weight"),
-        ({"flops": 9000, "finetune": 1}, "is for frozen parameters, but finetune trains some"),
+        ({"flops": 9000, "finetune": 1}, "is for frozen parameters, but finetune changes some"),
     ],
 )
 def test_budgets_that_cannot_be_met_are_one_error(arguments, words, data):

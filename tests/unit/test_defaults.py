@@ -1,9 +1,10 @@
 """The defaults of `find_ticket`: which variant of `crbg` runs, and where a gain is refused."""
 
 import pytest
+import torch
 from torch import nn
 
-from crbg import defaults, methods
+from crbg import defaults, find_ticket, methods
 from crbg.errors import CrbgError
 
 
@@ -49,9 +50,26 @@ def test_other_methods_have_a_gain_only_on_request(method):
         ("crbg", {}, "varianse", "did you mean 'variance'"),
         ("imp", {}, "variance", "needs one gate per weight and frozen weights"),
         ("crbg", {"finetune": 2}, "variance", "needs one gate per weight and frozen weights"),
+        ("crbg", {"signed": True}, "variance", "needs one gate per weight and frozen weights"),
         ("crbg", {"granularity": "unit"}, "variance", "needs one gate per weight"),
     ],
 )
 def test_a_gain_without_a_meaning_is_refused(method, given, gain, message):
     with pytest.raises(CrbgError, match=message):
         defaults.choose(net(), method, given, 0.1, gain)
+
+
+def test_signs_need_no_other_option():
+    assert defaults.completed("crbg", {"signed": True, "lr": 0.1}) == {
+        "signed": True, "lr": 0.1, "noise": 0.0, "steer": "penalty"
+    }  # fmt: skip
+    assert defaults.completed("crbg", {"signed": True, "noise": 0.3})["noise"] == 0.3  # refused later
+    assert defaults.completed("crbg", {"lr": 0.1}) == {"lr": 0.1}
+    torch.manual_seed(0)
+    model = nn.Linear(8, 3)
+    before = model.weight.detach().clone()
+    found = find_ticket(model, (torch.randn(60, 8), torch.arange(60) % 3), 0.5, signed=True, epochs=20, batch=10)
+    assert found.changed == {"weight": "flipped"}
+    assert found.variant == "crbg, polished"
+    ratio = model.weight.detach() / before
+    assert set(ratio.flatten().tolist()) == {-1.0, 1.0}

@@ -78,7 +78,9 @@ def test_every_model_of_timm_is_found_without_importing_it():
     assert done.stdout == "[]\n"
 
 
-@pytest.mark.parametrize("name", ["lenet-0", "lenet-10-00", "gcn-0", "gat-0x8", "gat-8x0", "gpt-2x0", "tcn-0x4", "gru-0"])
+@pytest.mark.parametrize(
+    "name", ["lenet-0", "lenet-10-00", "gcn-0", "gat-0x8", "gat-8x0", "gpt-2x0", "tcn-0x4", "gru-0"]
+)
 def test_a_layer_of_width_0_is_found_without_building_the_network(name):
     assert said(name) == f"model {name!r} has a layer of width 0; every width must be at least 1"
 
