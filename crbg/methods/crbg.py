@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from crbg.gates.attach import MakeGate
     from crbg.gates.base import Gate
-    from crbg.gates.gaussian import Gaussian
     from crbg.masks.mask import Mask
     from crbg.search.density_controller import Penalised
     from crbg.training.hooks import SearchHook
@@ -241,6 +239,7 @@ def _search(model: nn.Module, task: SearchTask, o: Options, slopes: Mapping[str,
     import torch
 
     from crbg.gates import attach
+    from crbg.methods._crbg_gates import gate_maker, importance, on_weights
     from crbg.methods._scored import scores_of, soft_of
     from crbg.search.density_controller import BINS
     from crbg.search.first_batch import logit_spread
@@ -249,13 +248,13 @@ def _search(model: nn.Module, task: SearchTask, o: Options, slopes: Mapping[str,
     from crbg.training.schedules import cosine, plateau
 
     weights = contextlib.nullcontext() if o.joint_lr else attach.frozen(model)
-    with weights, attach.gated(model, _gate_maker(model, task, o)):
+    with weights, attach.gated(model, gate_maker(model, task, o)):
         for slope in slopes.values():
             slope.requires_grad_(True)
         hook = _hook(model, task, o)
         if o.adapt:
             raw = attach.weights(model)
-            hook.factors = [_importance(raw[hook.name_of(g)], g, o.adapt) for g in hook.gates]
+            hook.factors = [importance(raw[hook.name_of(g)], g, o.adapt) for g in hook.gates]
         temperature = o.temperature or o.spread / logit_spread(model, task)
         groups = [{"params": [*(p for g in hook.gates for p in g.parameters()), *slopes.values()], "lr": o.lr}]
         steps: SearchHook = hook
@@ -283,7 +282,7 @@ def _search(model: nn.Module, task: SearchTask, o: Options, slopes: Mapping[str,
         mask = exact = task.budget.cut(scores, sum(int((s > 0.5).sum()) for s in scores.values()))
     else:
         mask, exact = _cut(scores, task.density, hook.total, _by_layer(o))
-    found = _on_weights(model, o, readers, {"mask": mask, "exact": exact, "scores": scores, "soft": soft})
+    found = on_weights(model, o, readers, {"mask": mask, "exact": exact, "scores": scores, "soft": soft})
     found.history, found.temperature = history, temperature
     found.anatomy = {"mu": histograms, "bins": list(BINS)}
     if o.granularity != "weight":
@@ -291,57 +290,10 @@ def _search(model: nn.Module, task: SearchTask, o: Options, slopes: Mapping[str,
     return found
 
 
-def _gate_maker(model: nn.Module, task: SearchTask, o: Options) -> MakeGate:
-    """Return a function that builds the gate of a weight tensor, or returns None for a tensor that stays dense.
-
-    The initial mu = mu0 + mu0_spread * N(0, 1) is a function of the seed and the tensor's name.
-    """
-    import torch
-
-    from crbg import rng
-    from crbg.gates import attach
-    from crbg.gates.gaussian import Gaussian, Units
-    from crbg.gates.layers import columns_of
-    from crbg.search.first_batch import shared_units
-
-    first = next(iter(attach.weights(model)), "")
-    # The outputs of an attention head are adjacent input columns of the projection; these columns share a gate.
-    heads = {
-        f"{name}.proj.weight": m.num_heads
-        for name, m in model.named_modules()
-        if hasattr(m, "num_heads") and hasattr(m, "proj")
-    }
-
-    streams = shared_units(model, task) if o.granularity == "stream" else {}
-    shared: dict[tuple[int, ...], Gate] = {}
-
-    def make(name: str, w: Tensor) -> Gate | None:
-        if o.granularity == "stream":
-            if name not in streams:
-                return None
-            units = streams[name]
-            if units not in shared:
-                shared[units] = new(name, w, torch.Size([len(units)]))
-            return shared[units]
-        if o.granularity == "unit" and name == first:
-            return None
-        whole = o.granularity == "weight"
-        return new(name, w, w.shape if whole else torch.Size([heads.get(name) or columns_of(model, name).count(w)]))
-
-    def new(name: str, w: Tensor, shape: torch.Size) -> Gate:
-        jitter = torch.from_numpy(rng.normal(shape.numel(), task.seed, "mu", name)).reshape(shape)
-        mu = (o.mu0 + o.mu0_spread * jitter).to(torch.float32).to(w.device)
-        kind = Gaussian if o.granularity == "weight" else Units
-        return kind(
-            mu, noise=o.noise, penalty_sigma=o.penalty_sigma, source=o.source, learn_sigma=o.learn_sigma, leak=o.leak
-        )
-
-    return make
-
-
 def _hook(model: nn.Module, task: SearchTask, o: Options) -> Penalised:
     """Return the hook that penalises the gates: with a fixed lambda, or with lambda adjusted to the target density."""
-    from crbg.search.density_controller import Controlled, Penalised, Plan, Shifted
+    from crbg.search.density_controller import Controlled, Penalised, Plan
+    from crbg.search.shift_controller import Shifted
 
     anneal = None if o.anneal_to < 0 else o.anneal_to
     if task.density is None:
@@ -375,39 +327,6 @@ def _cut(
     else:
         exact = select(scores, keep_count(density, total))
     return half if abs(half.kept - exact.kept) <= LANDED * exact.kept else exact, exact
-
-
-def _on_weights(
-    model: nn.Module, o: Options, readers: Mapping[str, str], gates: Mapping[str, Mapping[str, Tensor]]
-) -> SearchResult:
-    """Expand per-gate values (mask, exact, scores, soft) to per-weight values; a unit's gate applies to its columns.
-
-    `readers` names the gates of each weight: the first weight that they act on.
-    """
-    from crbg.gates.layers import columns_of
-    from crbg.gates.selection import candidates, weights
-    from crbg.masks.mask import Mask
-
-    def widen(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        if o.granularity == "weight":
-            return dict(values)
-        wide = {
-            n: columns_of(model, n).expand(values[first], raw[n]).expand(raw[n].shape).contiguous()
-            for n, first in readers.items()
-        }
-        # Weights that are exactly zero are never kept; their scores are 0 here, since a unit is kept or dropped whole.
-        return wide | {n: wide[n] * there.cpu() for n, there in candidates(model).items() if n in wide}
-
-    raw = weights(model)
-    mask, exact, scores, soft = (widen(gates[kind]) for kind in ("mask", "exact", "scores", "soft"))
-    return SearchResult(Mask(mask), Mask(exact), scores, soft)
-
-
-def _importance(w: Tensor, gate: Gaussian, power: float) -> Tensor:
-    """Return |w|^power for each gate, divided by its mean; weights that are exactly zero count as the smallest one."""
-    size = w.detach().float().abs()[gate.candidates if gate.candidates is not None else ...]
-    factor = size.clamp(min=float(size[size > 0].min())) ** power
-    return factor / factor.mean()
 
 
 def _scaled(out: Any, temperature: float) -> Any:

@@ -12,8 +12,9 @@ from crbg.gates.attach import attach, attached_gates, weights
 from crbg.gates.gaussian import Gaussian, Units
 from crbg.gates.scores import TopK
 from crbg.masks.select import erk_counts, layer_counts
-from crbg.search.density_controller import Controlled, Penalised, Plan, Shifted
+from crbg.search.density_controller import Controlled, Penalised, Plan
 from crbg.search.penalties import penalty
+from crbg.search.shift_controller import Shifted
 from crbg.training.clock import Collapse
 
 F64 = torch.float64
