@@ -33,7 +33,7 @@ POLISHED = {
 # The outputs of the first batch would be too large where no temperature of logits can be chosen, as in a regression.
 UNSCALED = 0.7
 CHANGING = ("pretrain", "joint_lr", "finetune", "signed")  # options of `crbg` that change weights
-SIGNED = {"noise": 0.0, "steer": "penalty"}  # what `signed` needs
+NOISELESS = {"noise": 0.0, "steer": "penalty"}  # what `signed` and `product` need
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,8 @@ def choose(
 
 def completed(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Add the options that another given option needs."""
-    return {**(SIGNED if method == "crbg" and given.get("signed") else {}), **given}
+    needed = method == "crbg" and (given.get("signed") or given.get("product"))
+    return {**(NOISELESS if needed else {}), **given}
 
 
 def _crbg(model: nn.Module, density: float | None, given: Mapping[str, Any], scalable: bool) -> dict[str, Any]:

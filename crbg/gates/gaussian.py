@@ -127,6 +127,10 @@ class Gaussian(Gate):
         self.used = True
         return -self.held
 
+    def opened(self) -> Tensor:
+        """Return which gates are above 1/2, those that the mask `half` keeps."""
+        return self.mu.detach() > 0.5
+
     def scores(self) -> Tensor:
         return self.mu.detach()
 

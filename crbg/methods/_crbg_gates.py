@@ -27,6 +27,7 @@ def gate_maker(model: nn.Module, task: SearchTask, o: Options) -> MakeGate:
     from crbg.gates import attach
     from crbg.gates.gaussian import Gaussian, Units
     from crbg.gates.layers import columns_of
+    from crbg.gates.product import Product
     from crbg.search.first_batch import shared_units
 
     first = next(iter(attach.weights(model)), "")
@@ -56,6 +57,12 @@ def gate_maker(model: nn.Module, task: SearchTask, o: Options) -> MakeGate:
     def new(name: str, w: Tensor, shape: torch.Size) -> Gate:
         jitter = torch.from_numpy(rng.normal(shape.numel(), task.seed, "mu", name)).reshape(shape)
         mu = (o.mu0 + o.mu0_spread * jitter).to(torch.float32).to(w.device)
+        if o.product:
+            layout = columns_of(model, name)
+            nu = torch.full((layout.count(w),), max(o.mu0, 1.0)).to(mu)
+            gate = Product(mu, nu, penalty_sigma=o.penalty_sigma)
+            gate.columns = layout
+            return gate
         kind = Gaussian if o.granularity == "weight" else Units
         return kind(
             mu, noise=o.noise, penalty_sigma=o.penalty_sigma, source=o.source, learn_sigma=o.learn_sigma, leak=o.leak

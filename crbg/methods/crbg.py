@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from crbg.errors import CrbgError
 from crbg.methods.contract import SearchResult, SearchTask, Traits
@@ -59,6 +59,8 @@ class Options:
         penalty: `induce_sparse`, `induce_decision`, `decision_quad`, `decision_entropy`, or a weighted sum such as
             `0.5*induce_sparse+0.5*induce_decision`.
         weight: lambda, the factor on the mean penalty; used only if no density is requested.
+        product: Add one gate for each input of a layer, whose values multiply those of its weights' gates (product
+            gates, an extension), with this factor on their penalty (`crbg.search.product_penalty`); 0 for none.
         adapt: The penalty of a gate is multiplied by |w|^adapt, divided by its mean over the tensor: with a negative
             value, gates of small weights are penalised more (an extension); 0 for the same lambda for all.
         lr: Initial learning rate of Adam.
@@ -113,6 +115,7 @@ class Options:
     mu0_spread: float = option(0.01, least=0)
     penalty: str = option("induce_sparse", check=_wrong_penalty)
     weight: float = option(1.0, least=0)
+    product: float = option(0.0, least=0)
     adapt: float = 0.0
     lr: float = option(0.03, least=0)
     shared_lr: float = option(0.0, least=0)
@@ -157,6 +160,11 @@ def conflicts(o: Options, density: float | None) -> Iterator[str]:
         yield "crbg.signed needs one gate per weight: set `options.granularity` to `weight`"
     if o.signed and (o.pretrain or o.joint_lr or o.finetune):
         yield "crbg.signed changes only signs: leave `pretrain`, `joint_lr` and `finetune` at 0"
+    if o.product and (o.noise or o.granularity != "weight" or o.steer != "penalty" or o.adapt or density is None):
+        yield (
+            "crbg.product needs a density, gates on weights, a penalty and no noise: set `density`, `granularity` to "
+            "`weight`, `steer` to `penalty`, and `noise` and `adapt` to 0"
+        )
     if o.adapt and (o.granularity != "weight" or o.steer != "penalty"):
         yield "crbg.adapt needs a penalty on single weights: set `steer` to `penalty` and `granularity` to `weight`"
     if o.finetune_mask != "found" and not o.finetune:
@@ -241,8 +249,9 @@ def _search(model: nn.Module, task: SearchTask, o: Options, slopes: Mapping[str,
     from crbg.gates import attach
     from crbg.methods._crbg_gates import gate_maker, importance, on_weights
     from crbg.methods._scored import scores_of, soft_of
-    from crbg.search.density_controller import BINS
+    from crbg.search.density_controller import BINS, Controlled
     from crbg.search.first_batch import logit_spread
+    from crbg.search.product_penalty import ProductPenalty
     from crbg.search.shared_steps import SharedSteps
     from crbg.search.sign_flips import SignFlips
     from crbg.training.schedules import cosine, plateau
@@ -257,9 +266,9 @@ def _search(model: nn.Module, task: SearchTask, o: Options, slopes: Mapping[str,
             hook.factors = [importance(raw[hook.name_of(g)], g, o.adapt) for g in hook.gates]
         temperature = o.temperature or o.spread / logit_spread(model, task)
         groups = [{"params": [*(p for g in hook.gates for p in g.parameters()), *slopes.values()], "lr": o.lr}]
-        steps: SearchHook = hook
+        steps: SearchHook = ProductPenalty(cast(Controlled, hook), o.product) if o.product else hook
         if o.shared_lr:
-            steps = SharedSteps(hook, hook.gates)
+            steps = SharedSteps(steps, hook.gates)
             groups.append({"params": list(steps.parameters()), "lr": o.shared_lr})
         if o.joint_lr:
             groups.append({"params": list(attach.weights(model).values()), "lr": o.joint_lr})

@@ -77,7 +77,7 @@ class Penalised(SearchHook):
     def density(self) -> float:
         """Return the fraction of gates with mu > 1/2: the density of the mask 1[mu > 1/2] (the reading `half`)."""
         # One transfer for all tensors, because each transfer from a GPU waits for all work queued before it.
-        return int(torch.stack([torch.count_nonzero(g.mu.detach() > 0.5) for g in self.gates]).sum()) / self.total
+        return int(torch.stack([torch.count_nonzero(g.opened()) for g in self.gates]).sum()) / self.total
 
     def undecided(self) -> float:
         """Return the fraction of gates with 0 < mu < 1."""
@@ -94,7 +94,7 @@ class Penalised(SearchHook):
         density = self.density()
         if density == 0.0:
             raise Collapse("no gate is above 1/2: the penalty has closed the whole network")
-        layers = {f"density {n}": fraction(g.mu.detach() > 0.5) for n, g in self.by_name.items()}
+        layers = {f"density {n}": fraction(g.opened()) for n, g in self.by_name.items()}
         return {"density": density, "undecided": self.undecided(), "lambda": self.weight, **layers}
 
     def state_dict(self) -> dict[str, Any]:
@@ -195,7 +195,7 @@ class Planned(Penalised):
 
     def _affordable(self, budget: Budget) -> float:
         """Return the density that meets the budget if the kept weights stay distributed over the layers as now."""
-        mask = Mask({n: g.mu.detach() > 0.5 for n, g in self.by_name.items()})
+        mask = Mask({n: g.opened() for n, g in self.by_name.items()})
         if not mask.kept:
             return self.target
         if self.adjusted in (ADJUSTMENTS // 2, ADJUSTMENTS - 1):  # this may take a minute for a large network
@@ -234,6 +234,7 @@ class Controlled(Planned):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.decision, self.integral = penalty("induce_decision"), 0.0
+        self.pull = 0.0  # lambda times the norm of the task gradient over that of the density penalty
         self.task = [0.0] * len(self.gates)  # mean norm of the task gradient so far, per gate tensor
         self.push = [torch.zeros_like(g.mu) for g in self.gates]  # gradients of the penalties
         self.spare: list[torch.Tensor] = []  # memory for the derivatives of the decision penalty
@@ -275,8 +276,8 @@ class Controlled(Planned):
             torch._foreach_mul_(slopes, self.factors)
         norms = _norms([*(_gradient(g) for g in self.gates), *slopes])
         self.task = [t + (norm - t) / count for t, norm in zip(self.task, norms[: len(slopes)], strict=True)]
-        pull = self.weight * math.hypot(*self.task) / (math.hypot(*norms[len(slopes) :]) + _TINY)
-        self.push = [slope.mul_(pull) for slope in slopes]
+        self.pull = self.weight * math.hypot(*self.task) / (math.hypot(*norms[len(slopes) :]) + _TINY)
+        self.push = [slope.mul_(self.pull) for slope in slopes]
         firmness = self.plan.firmness * max(0.0, (progress - self.plan.decide) / (1 - self.plan.decide))
         # If the decision penalty acted while the density is off its path, it would fix the wrong number of open gates.
         # Hard gates are already binary.
@@ -292,7 +293,7 @@ class Controlled(Planned):
         return [slope_into(o, of, g.mu, g.penalty_sigma) for o, g in zip(out, self.gates, strict=True)]
 
     def state_dict(self) -> dict[str, Any]:
-        own = ("weight", "integral", "task", "push")
+        own = ("weight", "integral", "task", "push", "pull")
         return {**super().state_dict(), **{k: getattr(self, k) for k in own}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -64,6 +64,7 @@ def test_signs_need_no_other_option():
         "signed": True, "lr": 0.1, "noise": 0.0, "steer": "penalty"
     }  # fmt: skip
     assert defaults.completed("crbg", {"signed": True, "noise": 0.3})["noise"] == 0.3  # refused later
+    assert defaults.completed("crbg", {"product": 1.0}) == {"product": 1.0, "noise": 0.0, "steer": "penalty"}
     assert defaults.completed("crbg", {"lr": 0.1}) == {"lr": 0.1}
     torch.manual_seed(0)
     model = nn.Linear(8, 3)
