@@ -16,7 +16,7 @@ def test_metrics_are_found_by_their_keys():
 
 
 def test_each_kind_of_data_has_its_metric():
-    expected = {"images": ACCURACY, "graph": ACCURACY, "text": BITS, "series": MSE}
+    expected = {"images": ACCURACY, "graph": ACCURACY, "text": BITS, "series": MSE, "teacher": MSE}
     assert all(entry.metric is expected[entry.kind] for entry in DATA.values())
 
 

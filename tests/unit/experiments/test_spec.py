@@ -119,6 +119,7 @@ def test_every_field_enters_the_digest():
         "fit_on": "all",
         "limit": 1000,
         "control_images": 500,
+        "watch_images": 100,
         "split": 1,
         "weight_bits": 8,
         "model_args": {"activation": "relu"},
