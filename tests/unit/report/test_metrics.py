@@ -153,7 +153,7 @@ def test_trials_are_listed_from_the_smallest_error(config):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"view": "methods"}, r"experiments.main.view: only `curve`, `dots` and `representation` show mse, not 'methods'"),
+        ({"view": "methods"}, r"main.view: only `curve`, `dots` and `representation` show mse, not 'methods'"),
         (
             {"arms": {"a": {"method": "dense"}, "b": {"method": "dense", "set": {"data": "digits"}}}},
             "metrics of its arms",
