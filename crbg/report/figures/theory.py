@@ -19,7 +19,7 @@ SMALLEST = 1e-10  # smaller errors are rounding
 
 
 def representation(mine: pd.DataFrame, labels: Labels) -> None:
-    """Draw the squared error against the number of hidden units, beside bounds with all constants set to 1."""
+    """Draw the squared error against the number of hidden units, beside the shape of two bounds."""
     _, axes = plt.subplots(figsize=(3.4, 2.8))
     arms: dict[str, dict[int, list[float]]] = {}
     for arm, _, group in specs(mine):
@@ -29,8 +29,8 @@ def representation(mine: pd.DataFrame, labels: Labels) -> None:
         order = sorted(found)
         band(axes, order, [found[w] for w in order], i, label(arm, labels), line(i))
     widest = max(w for found in arms.values() for w in found)
-    # A map with d inputs, each entry within epsilon: d log2(d / epsilon) units (Pensia et al.), and with k intermediate
-    # units per entry, found among k (1 + log k) units, k = log2(1 / epsilon) (Orseau et al.).
+    # A map with d inputs, each entry within epsilon, with all constants set to 1: d log2(d / epsilon) units (subset sums,
+    # Pensia et al.), or k (1 + ln k) units per input to collect k = log2(1 / epsilon) parts of an entry (Orseau et al.).
     error = np.logspace(-5, 0, 60)
     k = np.log2(1 / error).clip(1)
     bounds = {
