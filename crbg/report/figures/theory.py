@@ -29,8 +29,8 @@ def representation(mine: pd.DataFrame, labels: Labels) -> None:
         order = sorted(found)
         band(axes, order, [found[w] for w in order], i, label(arm, labels), line(i))
     widest = max(w for found in arms.values() for w in found)
-    # A map with d inputs, each entry within epsilon, with all constants set to 1: d log2(d / epsilon) units (subset sums,
-    # Pensia et al.), or k (1 + ln k) units per input to collect k = log2(1 / epsilon) parts of an entry (Orseau et al.).
+    # A map with d inputs and an error epsilon in each entry, with all constants set to 1: d log2(d / epsilon) units for
+    # subset sums (Pensia et al.), or d k (1 + ln k) to collect k = log2(1 / epsilon) parts per entry (Orseau et al.).
     error = np.logspace(-5, 0, 60)
     k = np.log2(1 / error).clip(1)
     bounds = {
