@@ -35,7 +35,7 @@ class TopK(Gate):
     @torch.no_grad()
     def kept(self) -> Tensor:
         """Return a mask of the k largest |s|, ties broken by position, or of all |s| >= level if `level` is set."""
-        size = self.score.detach().abs().flatten()
+        size = self.scores().flatten()
         if self.level is not None:
             return (size >= self.level).reshape(self.score.shape)
         if not 0 < self.k < size.numel():
@@ -94,13 +94,6 @@ class Partly(TopK):
     def __init__(self, initial: Tensor, k: int, gain: float, kind: Tensor) -> None:
         super().__init__(initial, k, gain)
         self.register_buffer("kind", kind)
-
-    @torch.no_grad()
-    def kept(self) -> Tensor:
-        size = self.scores().flatten()
-        if not 0 < self.k < size.numel():
-            return top_k(size, self.k).reshape(self.score.shape)
-        return keep_above(size, self.k, self.threshold(size, self.k)).reshape(self.score.shape)
 
     def scores(self) -> Tensor:
         """Return |s|, -1 for weights that are always pruned, and 1 more than the largest for those always kept."""

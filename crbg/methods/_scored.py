@@ -33,6 +33,21 @@ def soft_of(gates: Mapping[str, Gate]) -> dict[str, Tensor]:
     return {n: g.widen(g.soft(), 0.0).cpu() for n, g in gates.items()}
 
 
+def copied_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return copies of the raw weights, by name, for `changed_since`."""
+    from crbg.gates import attach
+
+    return {n: w.detach().clone() for n, w in attach.weights(model).items()}
+
+
+def changed_since(before: Mapping[str, Tensor], model: nn.Module, role: str) -> dict[str, str]:
+    """Return the role for each weight that differs from its copy."""
+    from crbg.gates import attach
+
+    now = attach.weights(model)
+    return {n: role for n, w in before.items() if not now[n].equal(w)}
+
+
 def search_and_select(
     model: nn.Module,
     task: SearchTask,

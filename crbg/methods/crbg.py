@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from crbg.gates.base import Gate
     from crbg.masks.mask import Mask
     from crbg.search.density_controller import Penalised
     from crbg.training.hooks import SearchHook
@@ -197,13 +196,14 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     from crbg.gates.selection import candidate_mask
     from crbg.masks import controls
     from crbg.masks.mask import Mask
+    from crbg.methods._scored import changed_since, copied_weights
 
     o = options
     slopes = _check(model, task, o)
     if o.pretrain:
         with attach.only_candidates(model):
             _train_weights(model, task.stage("pretrain", o.pretrain), o)
-    before = {n: w.detach().clone() for n, w in attach.weights(model).items()} if o.signed else {}
+    before = copied_weights(model) if o.signed else {}
     found = _search(model, task, o, slopes)
     if o.finetune_mask == "shuffled":
         some = candidate_mask(model)
@@ -213,7 +213,7 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
             _train_weights(model, task.stage("finetune", o.finetune), o)
     trained = attach.weights(model) if o.pretrain or o.joint_lr or o.finetune else {}
     found.changed = dict.fromkeys([*trained, *slopes], "trained")
-    found.changed |= {n: "flipped" for n, w in attach.weights(model).items() if n in before and not w.equal(before[n])}
+    found.changed |= changed_since(before, model, "flipped")
     return found
 
 
@@ -261,9 +261,9 @@ def _search(model: nn.Module, task: SearchTask, o: Options, slopes: Mapping[str,
         for slope in slopes.values():
             slope.requires_grad_(True)
         hook = _hook(model, task, o)
+        raw = attach.weights(model)
         if o.adapt:
-            raw = attach.weights(model)
-            hook.factors = [importance(raw[hook.name_of(g)], g, o.adapt) for g in hook.gates]
+            hook.factors = [importance(raw[name], g, o.adapt) for g, name in hook.first.items()]
         temperature = o.temperature or o.spread / logit_spread(model, task)
         groups = [{"params": [*(p for g in hook.gates for p in g.parameters()), *slopes.values()], "lr": o.lr}]
         steps: SearchHook = ProductPenalty(cast(Controlled, hook), o.product) if o.product else hook
@@ -271,22 +271,18 @@ def _search(model: nn.Module, task: SearchTask, o: Options, slopes: Mapping[str,
             steps = SharedSteps(steps, hook.gates)
             groups.append({"params": list(steps.parameters()), "lr": o.shared_lr})
         if o.joint_lr:
-            groups.append({"params": list(attach.weights(model).values()), "lr": o.joint_lr})
+            groups.append({"params": list(raw.values()), "lr": o.joint_lr})
         adam = torch.optim.Adam(groups, betas=(o.beta1, o.beta2), fused=True)
         if o.signed:
-            raw = attach.weights(model)
-            steps = SignFlips(steps, [raw[hook.name_of(g)] for g in hook.gates], hook.gates, adam)
+            steps = SignFlips(steps, [raw[name] for name in hook.first.values()], hook.gates, adam)
         histograms = {"start": hook.picture()}
         with attach.sampling(model):
             schedule = plateau if o.schedule == "plateau" else cosine
             history = task.fit(model, adam, steps, lambda out, y: task.loss(_scaled(out, temperature), y), schedule)
         histograms |= {"middle": hook.middle, "end": hook.picture()}
-        first: dict[Gate, str] = {}  # several weights can share a gate, which counts once
-        for name, gate in hook.by_name.items():
-            first.setdefault(gate, name)
-        gates = {name: gate for gate, name in first.items()}
+        gates = {name: gate for gate, name in hook.first.items()}
         scores, soft = scores_of(gates), soft_of(gates)
-        readers = {name: first[gate] for name, gate in hook.by_name.items()}
+        readers = {name: hook.first[gate] for name, gate in hook.by_name.items()}
     if task.budget:
         mask = exact = task.budget.cut(scores, sum(int((s > 0.5).sum()) for s in scores.values()))
     else:

@@ -12,11 +12,11 @@ so the initial weights are the same as for the other methods.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from crbg.methods._scored import required_density, search_and_select, tensor_like
+from crbg.methods._scored import changed_since, copied_weights, required_density, search_and_select, tensor_like
 from crbg.methods.contract import SearchResult, SearchTask, Traits
 from crbg.search.limits import option, share
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from crbg.gates.attach import MakeGate
     from crbg.gates.base import Gate
     from crbg.gates.scores import TopK
     from crbg.training.hooks import SearchHook
@@ -90,6 +91,46 @@ def find(
 
     counts = None if o.scope == "global" else lambda scores: layer_counts(scores, density)
     return search_and_select(model, task, make, steer, counts=counts)
+
+
+def find_while_changing(
+    model: nn.Module,
+    task: SearchTask,
+    options: Any,
+    hook: Callable[[Mapping[str, Tensor], list[TopK]], SearchHook],
+    role: str,
+) -> SearchResult:
+    """Search with `scope: layer` while a hook changes weights, which remain in the model.
+
+    Args:
+        model: A network without gates.
+        task: Batches, density, epochs, seed and loss.
+        options: Options of edge-popup, and others, which are ignored.
+        hook: Returns the hook for the raw weights and their gates.
+        role: Role of the weights that changed.
+    """
+    from crbg.gates import attach
+
+    before = copied_weights(model)
+    popup = Options(**{f.name: getattr(options, f.name) for f in fields(Options) if hasattr(options, f.name)})
+    found = find(model, task, popup, lambda gates: hook(attach.weights(model), gates))
+    found.changed = changed_since(before, model, role)
+    return found
+
+
+def search_layers(model: nn.Module, task: SearchTask, make: MakeGate, options: Any) -> SearchResult:
+    """Train the scores of gates like edge-popup's, then keep the same fraction of the weights of every layer."""
+    from crbg.masks.select import layer_counts
+    from crbg.training.hooks import SearchHook
+
+    density = required_density(task, "a search")
+    return search_and_select(
+        model,
+        task,
+        make,
+        lambda gates: (optimiser(gates, options), SearchHook()),
+        counts=lambda scores: layer_counts(scores, density),
+    )
 
 
 def initial_scores(model: nn.Module, seed: int, name: str, w: Tensor) -> Tensor:

@@ -10,17 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crbg.methods._scored import required_density, search_and_select
+from crbg.methods import edge_popup
+from crbg.methods._scored import required_density
 from crbg.methods.contract import SearchResult, SearchTask, Traits
-from crbg.methods.edge_popup import initial_scores, optimiser
 from crbg.search.limits import option
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
     from crbg.gates.base import Gate
-    from crbg.training.hooks import SearchHook
 
 VERSION = 1
 TRAITS = Traits("straight-through, top-k", "exact, per layer", "multiplied by integers")
@@ -56,21 +54,17 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     from crbg.gates.selection import candidate_mask
     from crbg.masks.mask import Mask
     from crbg.masks.select import keep_count, layer_counts, select
-    from crbg.training.hooks import SearchHook
 
     o, density = options, required_density(task, "multicoated")
     parts = [density * (o.coats - n) / o.coats for n in range(o.coats)]
     available = Mask(candidate_mask(model)).layer_kept()
 
     def make(name: str, w: Tensor) -> Gate:
-        initial = initial_scores(model, task.seed, name, w)
+        initial = edge_popup.initial_scores(model, task.seed, name, w)
         sizes = [keep_count(part, available[name]) for part in parts]
         return Coated(initial, sizes, density**-0.5 if o.scaled else 1.0)
 
-    def steer(gates: list[Gate]) -> tuple[torch.optim.Optimizer, SearchHook]:
-        return optimiser(gates, o), SearchHook()
-
-    found = search_and_select(model, task, make, steer, counts=lambda scores: layer_counts(scores, density))
+    found = edge_popup.search_layers(model, task, make, o)
     if o.coats > 1:
         more = [select(found.scores, layer_counts(found.scores, part)) for part in parts[1:]]
         with torch.no_grad():

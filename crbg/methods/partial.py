@@ -9,17 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crbg.methods._scored import required_density, search_and_select, tensor_like
+from crbg.methods import edge_popup
+from crbg.methods._scored import required_density, tensor_like
 from crbg.methods.contract import SearchResult, SearchTask, Traits
-from crbg.methods.edge_popup import initial_scores, optimiser
 from crbg.search.limits import option, share
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
     from crbg.gates.base import Gate
-    from crbg.training.hooks import SearchHook
 
 VERSION = 1
 TRAITS = Traits("straight-through, top-k", "exact, per layer")
@@ -57,15 +55,14 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     from crbg.gates.scores import Partly
     from crbg.gates.selection import candidate_mask
     from crbg.masks.mask import Mask
-    from crbg.masks.select import keep_count, layer_counts
-    from crbg.training.hooks import SearchHook
+    from crbg.masks.select import keep_count
 
     o, density = options, required_density(task, "partial")
     there = candidate_mask(model)
     searched: dict[str, Tensor] = {}
 
     def make(name: str, w: Tensor) -> Gate:
-        initial = initial_scores(model, task.seed, name, w)
+        initial = edge_popup.initial_scores(model, task.seed, name, w)
         chance = tensor_like(w, rng.uniform(w.numel(), task.seed, "fixed", name))[there[name]]
         order = chance.argsort(stable=True)
         fixed = order[: keep_count(o.fixed, len(order))]
@@ -76,9 +73,6 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
         searched[name] = (full == 0).cpu()
         return Partly(initial, keep_count(density, len(order)), density**-0.5 if o.scaled else 1.0, full)
 
-    def steer(gates: list[Gate]) -> tuple[torch.optim.Optimizer, SearchHook]:
-        return optimiser(gates, o), SearchHook()
-
-    found = search_and_select(model, task, make, steer, counts=lambda scores: layer_counts(scores, density))
+    found = edge_popup.search_layers(model, task, make, o)
     found.searched = Mask(searched)
     return found

@@ -6,7 +6,7 @@ list it separately.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crbg.methods import edge_popup
@@ -15,9 +15,6 @@ from crbg.search.limits import option
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from crbg.gates.scores import TopK
-    from crbg.training.hooks import SearchHook
 
 VERSION = 1
 TRAITS = Traits("straight-through, top-k", "exact, per layer", "partly copied")
@@ -44,16 +41,9 @@ class Options:
 
 def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     """Search for a ticket with `task.density` in every layer; the copied weights remain in the model."""
-    from crbg.gates import attach
-    from crbg.search.gradbalance import Recycle
+    from crbg.search.weight_changes import Recycle
 
-    popup = asdict(options)
-    period, rate = popup.pop("period"), popup.pop("rate")
-    before = {n: w.detach().clone() for n, w in attach.weights(model).items()}
-
-    def hook(gates: list[TopK]) -> SearchHook:
-        return Recycle(attach.weights(model), gates, period, rate)
-
-    found = edge_popup.find(model, task, edge_popup.Options(**popup), hook)
-    found.changed = {n: "copied" for n, w in attach.weights(model).items() if not w.equal(before[n])}
-    return found
+    o = options
+    return edge_popup.find_while_changing(
+        model, task, o, lambda weights, gates: Recycle(weights, gates, o.period, o.rate), "copied"
+    )

@@ -14,4 +14,9 @@ def check_widths(name: str, widths: Sequence[int]) -> None:
         CrbgError: a width is 0.
     """
     if min(widths) < 1:
-        raise CrbgError(f"model {name!r} has a layer of width 0; every width must be at least 1")
+        raise CrbgError(zero_width(name))
+
+
+def zero_width(name: str) -> str:
+    """Return the message for a network with a layer of width 0."""
+    return f"model {name!r} has a layer of width 0; every width must be at least 1"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from crbg.errors import CrbgError, suggest
 from crbg.models import _arguments
+from crbg.models._widths import zero_width
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,7 +40,7 @@ def problems(name: str, arguments: Mapping[str, Any], law: str = "", kind: str =
         yield str(error)
         return
     if stem != "timm" and re.search(r"[-x]0+(?!\d)", name):
-        yield f"model {name!r} has a layer of width 0; every width must be at least 1"
+        yield zero_width(name)
     source = _source(stem)
     if kind and kind not in (takes := _kinds(stem)):
         fitting = [f"/{pattern}/" for other, pattern in families().items() if kind in _kinds(other)]

@@ -67,7 +67,9 @@ def save_artifacts(setup: RunSetup, found: methods.SearchResult, where: Path, in
         )
         if not found.changed:
             ticket.save(where / "ticket.safetensors", pack="bits")
-        size = len(ticket.to_bytes()) + extra_bytes(model, initial_model(spec, data, setup.seed)[0], found)
+        size = len(ticket.to_bytes())
+        if found.changed or found.searched:
+            size += extra_bytes(model, initial_model(spec, data, setup.seed)[0], found)
     write_text(where / "history.jsonl", "".join(json.dumps(row) + "\n" for row in found.history))
     return tensor_digest(tensors), size
 

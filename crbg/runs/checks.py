@@ -25,8 +25,6 @@ from crbg.runs.readings import measured
 from crbg.search.roles import CHANGED_ROLES
 from crbg.storage.atomic import finite
 
-# Methods that keep exactly the target density in every tensor, if they have no option `scope` or it is `layer`.
-PER_LAYER = ("biprop", "edge_popup", "iterand", "multicoated", "partial", "random", "recycling")
 WITHOUT_DENSITY = ("dense", "probe", "sparse_vd")
 
 
@@ -67,7 +65,8 @@ def same_density(spec: Spec, record: Record, evaluation: Evaluation | None) -> I
             yield f"{kept} of {total} kept gives density {kept / total:.6g}, recorded {said}"
     if spec.density is None or spec.method in WITHOUT_DENSITY:
         return
-    if spec.method in PER_LAYER and getattr(spec.resolved(), "scope", "layer") == "layer":
+    per_layer = "per layer" in methods.get(spec.method).TRAITS.density
+    if per_layer and getattr(spec.resolved(), "scope", "layer") == "layer":
         for name, c in counts.items():
             if c.kept != (k := keep_count(spec.density, c.total)):
                 yield f"{c.kept} kept of {name}, the target is exactly {k}"

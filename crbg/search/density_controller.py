@@ -48,7 +48,10 @@ class Penalised(SearchHook):
         if not found:
             raise CrbgError("the network has no Gaussian gates to penalise; attach them first")
         self.by_name = found
-        self.gates = list(dict.fromkeys(found.values()))  # a gate shared by several weights counts once
+        self.first: dict[Gaussian, str] = {}  # the first weight of each gate; a gate of several weights counts once
+        for n, g in found.items():
+            self.first.setdefault(g, n)
+        self.gates = list(self.first)
         self.total = sum(g.mu.numel() for g in self.gates)
         self.penalty, self.weight = penalty(name), weight
         self.anneal_to, self.noise0 = anneal_to, [g.noise for g in self.gates]
@@ -69,10 +72,6 @@ class Penalised(SearchHook):
             slope = self.penalty.slope(g.mu, g.penalty_sigma)
             slope = slope * self.factors[i] if self.factors else slope
             _gradient(g).add_(slope, alpha=self.weight / self.total)
-
-    def name_of(self, gate: Gaussian) -> str:
-        """Return the name of the first weight that a gate acts on."""
-        return next(n for n, g in self.by_name.items() if g is gate)
 
     def density(self) -> float:
         """Return the fraction of gates with mu > 1/2: the density of the mask 1[mu > 1/2] (the reading `half`)."""
@@ -240,11 +239,16 @@ class Controlled(Planned):
         self.spare: list[torch.Tensor] = []  # memory for the derivatives of the decision penalty
         self.given = [False] * len(self.gates)  # whether the gate's backward pass adds the gradient itself
 
+    @property
+    def measures(self) -> bool:
+        """Whether this step measures the density and computes the penalty gradients."""
+        return self.steps % self.plan.every == 0
+
     def before_forward(self, progress: float) -> None:
         super().before_forward(progress)
         # Between measurements, the penalty gradient is added inside the gate's backward pass, provided that it has the
         # memory layout of mu and there is only one process. Several processes must average the task gradients first.
-        in_backward = self.steps % self.plan.every and distributed.size() == 1
+        in_backward = not self.measures and distributed.size() == 1
         for g, push in zip(self.gates, self.push, strict=True):
             g.push.value = push if in_backward and layout(push) == layout(g.mu) else None
             g.push.reuse(g.mu if g.mu.device.type == "cpu" else None)
@@ -254,7 +258,7 @@ class Controlled(Planned):
     def after_backward(self, progress: float) -> None:
         for g in self.gates:
             g.push.reuse(None)  # in case the backward pass did not use the memory
-        if self.steps % self.plan.every == 0:
+        if self.measures:
             self._measure(progress)
         pushes = zip(self.gates, self.push, self.given, strict=True)
         missing = [(g, push) for g, push, given in pushes if not given or g.push.take() is not None]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -11,10 +11,12 @@ from torch import Tensor
 from crbg.gates.product import Product
 from crbg.search.density_controller import Controlled
 from crbg.search.penalties import PENALTIES
-from crbg.training.hooks import Row, SearchHook
+from crbg.training.hooks import Around, Row
+
+PENALTY = PENALTIES["induce_sparse"]
 
 
-class ProductPenalty(SearchHook):
+class ProductPenalty(Around):
     """Penalise product gates: P(z > 0) = Phi(mu / sigma) Phi(nu / sigma), with the lambda of a controller.
 
     The gradient for mu is that of the controller, times Phi(nu / sigma) of the weight's input. The gradient for nu is
@@ -26,41 +28,35 @@ class ProductPenalty(SearchHook):
     """
 
     def __init__(self, inner: Controlled, factor: float) -> None:
-        self.inner, self.factor = inner, factor
+        super().__init__(inner)
+        self.controller, self.factor = inner, factor
         self.gates = cast(Sequence[Product], inner.gates)
 
     @torch.no_grad()
     def before_forward(self, progress: float) -> None:
-        penalty = PENALTIES["induce_sparse"]
-        self.inner.factors = [
-            g.units(penalty.value(g.nu, g.penalty_sigma)).expand_as(g.mu).contiguous() for g in self.gates
-        ]
-        self.inner.before_forward(progress)
+        if self.controller.measures:
+            self.controller.factors = [
+                g.units(PENALTY.value(g.nu, g.penalty_sigma)).expand_as(g.mu).contiguous() for g in self.gates
+            ]
+        super().before_forward(progress)
 
     @torch.no_grad()
     def after_backward(self, progress: float) -> None:
-        self.inner.after_backward(progress)
-        penalty = PENALTIES["induce_sparse"]
+        super().after_backward(progress)
         for g in self.gates:
-            open_weights = by_input(g, penalty.value(g.mu, g.penalty_sigma))
-            slope = penalty.slope(g.nu, g.penalty_sigma) * open_weights
-            cast(Tensor, g.nu.grad).add_(slope, alpha=self.factor * self.inner.pull)
+            open_weights = by_input(g, PENALTY.value(g.mu, g.penalty_sigma))
+            slope = PENALTY.slope(g.nu, g.penalty_sigma) * open_weights
+            cast(Tensor, g.nu.grad).add_(slope, alpha=self.factor * self.controller.pull)
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
-        self.inner.after_step(progress)
+        super().after_step(progress)
         for g in self.gates:
             g.nu.clamp_(-2 * g.penalty_sigma, 1 + 2 * g.penalty_sigma)
 
     def log(self) -> Row:
         opened = sum(int((g.nu > 0.5).sum()) for g in self.gates) / sum(g.nu.numel() for g in self.gates)
-        return {**self.inner.log(), "inputs": opened}
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.inner.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.inner.load_state_dict(state)
+        return {**super().log(), "inputs": opened}
 
 
 def by_input(gate: Product, values: Tensor) -> Tensor:

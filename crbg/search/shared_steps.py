@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
 
 from crbg.gates.gaussian import Gaussian
-from crbg.training.hooks import Row, SearchHook
+from crbg.training.hooks import Around, SearchHook
 
 AXES = (0, 1)  # outputs and inputs of a linear or convolutional layer
 
 
-class SharedSteps(SearchHook):
+class SharedSteps(Around):
     """Give each row and each column of a weight tensor one parameter that is added to mu of all its gates.
 
     mu = nu + row + column is searched by gradient descent in all three. Since their sum is all that counts, only mu is
@@ -28,7 +27,7 @@ class SharedSteps(SearchHook):
     """
 
     def __init__(self, inner: SearchHook, gates: Sequence[Gaussian]) -> None:
-        self.inner = inner
+        super().__init__(inner)
         self.parts = [
             (g, axis, nn.Parameter(torch.zeros(g.mu.shape[axis], device=g.mu.device, dtype=g.mu.dtype)))
             for g in gates
@@ -40,12 +39,9 @@ class SharedSteps(SearchHook):
         """Yield the parameters of all rows and columns; they are zero before each step of the optimiser."""
         return (step for _, _, step in self.parts)
 
-    def before_forward(self, progress: float) -> None:
-        self.inner.before_forward(progress)
-
     @torch.no_grad()
     def after_backward(self, progress: float) -> None:
-        self.inner.after_backward(progress)
+        super().after_backward(progress)
         for gate, axis, step in self.parts:
             if gate.mu.grad is not None:
                 step.grad = gate.mu.grad.sum([i for i in range(gate.mu.ndim) if i != axis])
@@ -55,13 +51,4 @@ class SharedSteps(SearchHook):
         for gate, axis, step in self.parts:
             gate.mu.add_(step.reshape([-1 if i == axis else 1 for i in range(gate.mu.ndim)]))
             step.zero_()
-        self.inner.after_step(progress)
-
-    def log(self) -> Row:
-        return self.inner.log()
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.inner.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.inner.load_state_dict(state)
+        super().after_step(progress)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from crbg.gates.gaussian import Gaussian
-from crbg.training.hooks import Row, SearchHook
+from crbg.training.hooks import Around, SearchHook
 
 
-class SignFlips(SearchHook):
+class SignFlips(Around):
     """Search gates with values in [-1, 1] instead of [0, 1], that is z = clip(mu, -1, 1).
 
     Since w clip(mu, -1, 1) = (sign(mu) w) clip(|mu|, 0, 1), the sign is stored in the weight: after each step, a gate
@@ -30,14 +29,9 @@ class SignFlips(SearchHook):
     def __init__(
         self, inner: SearchHook, weights: Sequence[Tensor], gates: Sequence[Gaussian], adam: torch.optim.Adam
     ) -> None:
-        self.inner, self.adam = inner, adam
+        super().__init__(inner)
+        self.adam = adam
         self.pairs = list(zip(weights, gates, strict=True))
-
-    def before_forward(self, progress: float) -> None:
-        self.inner.before_forward(progress)
-
-    def after_backward(self, progress: float) -> None:
-        self.inner.after_backward(progress)
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
@@ -46,13 +40,4 @@ class SignFlips(SearchHook):
             gate.mu.mul_(sign)
             self.adam.state[gate.mu]["exp_avg"].mul_(sign)
             w.mul_(gate.widen(sign, 1.0))
-        self.inner.after_step(progress)
-
-    def log(self) -> Row:
-        return self.inner.log()
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.inner.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.inner.load_state_dict(state)
+        super().after_step(progress)

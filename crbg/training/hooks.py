@@ -39,6 +39,31 @@ class SearchHook:
         """Restore the state that `state_dict` returned."""
 
 
+class Around(SearchHook):
+    """A hook around another one, which it calls in every step; subclasses add to single calls."""
+
+    def __init__(self, inner: SearchHook) -> None:
+        self.inner = inner
+
+    def before_forward(self, progress: float) -> None:
+        self.inner.before_forward(progress)
+
+    def after_backward(self, progress: float) -> None:
+        self.inner.after_backward(progress)
+
+    def after_step(self, progress: float) -> None:
+        self.inner.after_step(progress)
+
+    def log(self) -> Row:
+        return self.inner.log()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.inner.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.inner.load_state_dict(state)
+
+
 class KeepBest(SearchHook):
     """Keep a copy of the model of the epoch with the largest value of `validate` (early stopping)."""
 

@@ -9,18 +9,19 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from crbg.data.datasets import info
 from crbg.report.figures.labels import Labels, label
 from crbg.report.figures.style import LEGEND, band, figure, legend_below, line
 from crbg.report.records_table import specs
 from crbg.report.tables import best_part
 
-INPUTS = 16  # of the linear target
 SMALLEST = 1e-10  # smaller errors are rounding
 
 
 def representation(mine: pd.DataFrame, labels: Labels) -> None:
     """Draw the squared error against the number of hidden units, beside the shape of two bounds."""
     _, axes = plt.subplots(figsize=(3.4, 2.8))
+    inputs = info(str(mine.data.iloc[0])).shape[0]
     arms: dict[str, dict[int, list[float]]] = {}
     for arm, _, group in specs(mine):
         hidden = int(str(group.model.iloc[0]).split("-")[1])
@@ -34,8 +35,8 @@ def representation(mine: pd.DataFrame, labels: Labels) -> None:
     error = np.logspace(-5, 0, 60)
     k = np.log2(1 / error).clip(1)
     bounds = {
-        "$d\\,\\log_2(d/\\epsilon)$": INPUTS * np.log2(INPUTS / error),
-        "$d\\,k(1+\\ln k)$": INPUTS * k * (1 + np.log(k)),
+        "$d\\,\\log_2(d/\\epsilon)$": inputs * np.log2(inputs / error),
+        "$d\\,k(1+\\ln k)$": inputs * k * (1 + np.log(k)),
     }
     for (name, width), style in zip(bounds.items(), (":", "-."), strict=True):
         inside = width <= widest

@@ -20,7 +20,7 @@ from crbg.runs.file_size import extra_bytes
 from crbg.runs.open_test_set import evaluate
 from crbg.runs.setup import initial_model
 from crbg.runs.verify import BARE, PASS
-from crbg.search.gradbalance import Recycle
+from crbg.search.weight_changes import Recycle
 
 BASE = Spec("digits", "lenet-32-16", "edge_popup", 0.2, scale=0.5, epochs=4, batch=64)
 POLISHED = {"noise": 0.0, "firmness": 0.0, "polish": 0.5}

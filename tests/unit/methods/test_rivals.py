@@ -21,7 +21,7 @@ from crbg.runs.open_test_set import evaluate
 from crbg.runs.setup import initial_model
 from crbg.runs.verify import PASS
 from crbg.search import density_controller
-from crbg.search.gradbalance import Redraw
+from crbg.search.weight_changes import Redraw
 from crbg.training.clock import Clock, OutOfTime
 
 BASE = Spec("digits", "lenet-32-16", "concrete", 0.2, scale=0.5, epochs=4, batch=64)

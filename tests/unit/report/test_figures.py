@@ -164,7 +164,8 @@ def test_arms_with_one_label_are_one_line_along_the_size_of_the_file():
 
 def test_errors_are_drawn_against_the_hidden_units_beside_the_bounds():
     lines = [("found", "a", "lenet-64", 0.1), ("found", "b", "lenet-16", 0.7), ("built", "c", "lenet-1024", 1e-15)]
-    found = pd.DataFrame(lines, columns=["arm", "digest", "model", "value"]).assign(setting="", part="test")
+    found = pd.DataFrame(lines, columns=["arm", "digest", "model", "value"])
+    found = found.assign(setting="", part="test", data="linear_teacher")
     found = pd.concat([found.assign(seed=0), found.assign(seed=1)])
     theory.representation(found, {"found": "search", "built": "construction"})
     axes = plt.gcf().axes[0]
