@@ -35,7 +35,7 @@ endif
 CHATTER := '^(Select jobs|Execute [0-9]|\[|Finished jobid|Using |Assuming |Building |Provided |Conda |Job stats|Complete log|(job|-+|[a-z_]+) +(count|-+|[0-9]+)$$|$$)'
 QUICK := --config config.yaml config/overlays/quickstart.yaml
 
-quickstart: $(STAMP) ## run the whole pipeline on handwritten digits: 3 to 7 minutes on two cores, no download, writes results/quickstart/
+quickstart: $(STAMP) ## run the whole pipeline on handwritten digits: 3 to 9 minutes on two cores, no download, writes results/quickstart/
 	@echo "running the quickstart; the logs are in results/quickstart/logs/"
 	@$(BIN)/snakemake --cores all --quiet rules host --configfile config.yaml config/overlays/quickstart.yaml -- quickstart \
 		2>&1 | { grep --line-buffered -vE $(CHATTER) || :; }
