@@ -71,7 +71,7 @@ def choose(
     """
     if gain is not None and gain not in GAINS:
         raise CrbgError(f"unknown gain {gain!r}: {suggest(gain, GAINS)}")
-    frozen = methods.get(method).TRAITS.weights == "frozen" and not any(given.get(o) for o in CHANGING)
+    frozen = methods.traits(method).weights == "frozen" and not any(given.get(o) for o in CHANGING)
     plain = frozen and given.get("granularity", "weight") == "weight"
     if gain == "variance" and not plain:
         raise CrbgError(f"gain 'variance' needs one gate per weight and frozen weights; leave `gain` out for {method}")

@@ -138,8 +138,7 @@ class Spec:
         if self.weight_bits not in (0, *range(2, 9)):
             yield f"weight_bits {self.weight_bits} must be 0 or from 2 to 8"
         with contextlib.suppress(CrbgError):  # unknown methods and options were reported above
-            traits = getattr(methods.get(self.method), "TRAITS", None)
-            frozen = traits is not None and traits.weights == "frozen"
+            frozen = methods.traits(self.method).weights == "frozen"
             if self.weight_bits and frozen and not getattr(self.resolved(), "finetune", 0):
                 yield f"weight_bits: {self.method} does not train weights, so none are stored; leave weight_bits out"
             if getattr(self.resolved(), "keep", "") == "best" and (self.fit_on == "all" or not self.epochs):

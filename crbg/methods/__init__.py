@@ -7,7 +7,19 @@ therefore never change. The planner imports methods to read their options, so th
 """
 
 from crbg.methods.contract import SearchResult, SearchTask, Traits
-from crbg.methods.registry import check_outputs, coerce, conflicts, differing, fits, get, hints, names, options, work
+from crbg.methods.registry import (
+    check_outputs,
+    coerce,
+    conflicts,
+    differing,
+    fits,
+    get,
+    hints,
+    names,
+    options,
+    traits,
+    work,
+)
 
 __all__ = [
     "SearchResult",
@@ -22,5 +34,6 @@ __all__ = [
     "hints",
     "names",
     "options",
+    "traits",
     "work",
 ]

@@ -46,16 +46,24 @@ class Traits:
         """Whether the search uses the pathwise gradient of its objective, without a straight-through estimator."""
         return self.gradient.startswith("pathwise")
 
+    @property
+    def per_layer(self) -> bool:
+        """Whether the method can keep exactly the requested density in every tensor."""
+        return "per layer" in self.density
+
+
+UNSTATED = Traits("not stated", "not stated", "not stated")  # traits of a method that defines no `TRAITS`
+
 
 class Method(Protocol):
     """The interface that each module in `crbg.methods` implements.
 
-    A module may also define `work(options, density, epochs)`, `conflicts(options, density)` and
-    `check_outputs(options, outputs)`, which `crbg.methods.registry` describes.
+    A module may leave `TRAITS` out. It may also define `work(options, density, epochs)`,
+    `conflicts(options, density)` and `check_outputs(options, outputs)`, which `crbg.methods.registry` describes.
     """
 
     VERSION: int
-    TRAITS: Traits  # used only in tables that compare methods
+    TRAITS: Traits
     Options: Any
 
     def find(self, model: nn.Module, task: SearchTask, options: Any) -> SearchResult:

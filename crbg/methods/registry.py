@@ -13,10 +13,11 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from crbg.errors import CrbgError, suggest
+from crbg.methods.contract import UNSTATED
 from crbg.search import limits
 
 if TYPE_CHECKING:
-    from crbg.methods.contract import Method
+    from crbg.methods.contract import Method, Traits
 
 NOT_METHODS = ("contract", "registry")  # modules of the package that are not methods
 
@@ -37,6 +38,11 @@ def get(name: str) -> Method:
     if name not in names():
         raise CrbgError(f"unknown method {name!r}: {suggest(name, names())}")
     return cast("Method", importlib.import_module(f"crbg.methods.{name}"))
+
+
+def traits(name: str) -> Traits:
+    """Return the traits of a method, `UNSTATED` if it defines none."""
+    return cast("Traits", getattr(get(name), "TRAITS", UNSTATED))
 
 
 @functools.cache

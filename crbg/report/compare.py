@@ -11,6 +11,7 @@ from crbg import methods
 from crbg.experiments.config import Config, Experiment
 from crbg.experiments.selection import varying
 from crbg.experiments.spec import Spec
+from crbg.methods.contract import UNSTATED
 from crbg.report.records_table import values
 from crbg.report.tables import CONTROLS, headline, interval
 
@@ -44,10 +45,12 @@ def properties(rows: pd.DataFrame, experiment: Experiment, config: Config) -> pd
 
 def _method(spec: Spec) -> dict[str, str]:
     """Return the traits of a method, as table columns."""
-    traits = methods.get(spec.method).TRAITS
+    traits = methods.traits(spec.method)
     hard = getattr(spec.resolved(), "polish", 0.0)  # length of the final phase with hard gates
     smooth = f"until the last {100 * hard:g} %" if hard else "yes"
     differentiable = smooth if traits.differentiable else "no"
+    if traits is UNSTATED:
+        differentiable = traits.gradient
     said = {"gradient": traits.gradient, "density": traits.density, "weights": traits.weights}
     return {"differentiable": differentiable} | said
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -166,6 +166,6 @@ def _methods() -> str:
     for name in methods.names():
         method = methods.get(name)
         said = " ".join(str(method.__doc__).split("\n\n")[0].split()).rstrip(".")
-        traits = {f.name: getattr(method.TRAITS, f.name) for f in fields(method.TRAITS)}
+        traits = asdict(methods.traits(name))
         lines.append({"method": f"`{name}`", "what it does": said.replace("|", "\\|")} | traits)
     return tables.pipe(lines) + "\n"

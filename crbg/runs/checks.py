@@ -65,8 +65,7 @@ def same_density(spec: Spec, record: Record, evaluation: Evaluation | None) -> I
             yield f"{kept} of {total} kept gives density {kept / total:.6g}, recorded {said}"
     if spec.density is None or spec.method in WITHOUT_DENSITY:
         return
-    per_layer = "per layer" in methods.get(spec.method).TRAITS.density
-    if per_layer and getattr(spec.resolved(), "scope", "layer") == "layer":
+    if methods.traits(spec.method).per_layer and getattr(spec.resolved(), "scope", "layer") == "layer":
         for name, c in counts.items():
             if c.kept != (k := keep_count(spec.density, c.total)):
                 yield f"{c.kept} kept of {name}, the target is exactly {k}"

@@ -8,6 +8,7 @@ from records import made_up_record
 from crbg import methods
 from crbg.experiments import config as configs
 from crbg.experiments import record_store
+from crbg.experiments.spec import Spec
 from crbg.report import compare
 from crbg.report.records_table import tidy
 from crbg.storage.atomic import write_json
@@ -87,3 +88,10 @@ def test_properties_say_what_was_tuned_what_failed_and_what_the_controls_say(pro
     assert ours["gradient"] == methods.get("crbg").TRAITS.gradient
     assert methods.get("crbg").TRAITS.differentiable
     assert not methods.get("edge_popup").TRAITS.differentiable
+
+
+def test_a_method_without_traits_has_none_in_the_table(monkeypatch):
+    monkeypatch.delattr(methods.get("edge_popup"), "TRAITS")
+    line = compare._method(Spec("digits", "lenet-300-100", "edge_popup", density=0.1))
+    assert set(line.values()) == {"not stated"}
+    assert not methods.traits("edge_popup").per_layer
