@@ -23,9 +23,10 @@ class DataInfo:
         std: Standard deviation of each channel.
         torchvision: Name of the torchvision class; empty if there is none.
         digest: SHA-256 of pixels and labels, if the data set was made from image files; otherwise empty.
-        kind: `images`, `graph`, `text` or `series`. Networks state which kinds they take.
+        kind: `images`, `graph`, `text`, `series` or `teacher`. Networks state which kinds they take.
         metric: What is measured; it determines the loss.
         examples: What one example is, in the plural.
+        loader: Module of `crbg.data` that loads a data set without images; empty for the one named as the kind.
     """
 
     name: str
@@ -41,6 +42,7 @@ class DataInfo:
     kind: str = "images"
     metric: Metric = ACCURACY
     examples: str = "images"
+    loader: str = ""
 
 
 INDEX = "index.json"
@@ -60,8 +62,10 @@ DATA = {
         DataInfo("shakespeare", (128,), 65, 6971, 871, 871, kind="text", metric=BITS, examples="windows"),
         DataInfo("toy_text", (32,), 16, 320, 40, 40, kind="text", metric=BITS, examples="windows"),
         DataInfo("sunspots", (96,), 12, 1768, 614, 615, kind="series", metric=MSE, examples="windows"),
+        DataInfo("italy_power", (24,), 2, 548, 274, 274, kind="series", examples="days", loader="labelled_series"),
         DataInfo("linear_teacher", (16,), 10, 1197, 300, 300, kind="teacher", metric=MSE, examples="vectors"),
         DataInfo("toy_series", (48,), 6, 547, 195, 195, kind="series", metric=MSE, examples="windows"),
+        DataInfo("toy_waves", (24,), 3, 360, 120, 120, kind="series", examples="series", loader="labelled_series"),
     )
 }
 

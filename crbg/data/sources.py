@@ -26,7 +26,7 @@ from crbg.errors import CrbgError, reason
 def load(name: str, data_dir: str | None = None, download: bool = True, split: int = 0) -> Data:
     """Load a data set. For images, the validation part is a stratified sample of the training images.
 
-    Graphs, text and series have fixed parts and are loaded by the module with the name of their kind.
+    Graphs, text and series have fixed parts and are loaded by the module that `DataInfo` names.
 
     Args:
         name: Name of a data set.
@@ -41,7 +41,7 @@ def load(name: str, data_dir: str | None = None, download: bool = True, split: i
     if entry.kind != "images":
         if split:
             raise CrbgError(f"the parts of {name} are fixed, so there is no split {split}; leave `split` out")
-        module = importlib.import_module(f"crbg.data.{entry.kind}")
+        module = importlib.import_module(f"crbg.data.{entry.loader or entry.kind}")
         return module.load(entry, root(data_dir), download)  # type: ignore[no-any-return]
     if entry.digest:
         return _from_folder(entry, root(data_dir) / name, split)

@@ -44,7 +44,7 @@ SIZES: dict[str, tuple[float, float, Any]] = {
     "timm:vit_tiny_patch16_224": (5.32e6, 3.65e8, 4), "timm:swin_tiny_patch4_window7_224": (2.74e7, 4.24e8, 2),
 }  # fmt: skip
 UNKNOWN = (2.5e7, 1.3e9, None)
-OTHER_DATA = {"graph": (3.7e5, 1.2e6), "text": (5.4e5, 5e7), "series": (1e5, 1e5)}  # weights, multiply-adds per example
+OTHER_DATA = {"graph": (3.7e5, 1.2e6), "text": (5.4e5, 5e7)}  # weights, multiply-adds per example
 
 
 def size(spec: Spec) -> tuple[float, float]:
@@ -52,10 +52,10 @@ def size(spec: Spec) -> tuple[float, float]:
     if spec.model.startswith("lenet-"):
         weights = float(sum(a * b for a, b in spec.layer_sizes()))
         return weights, weights
-    if (kind := info(spec.data).kind) != "images":
-        return OTHER_DATA.get(kind, OTHER_DATA["series"])
+    if (entry := info(spec.data)).kind != "images":
+        return OTHER_DATA.get(entry.kind, (5e4, 5e4 * entry.shape[0]))  # a series: all weights at every step of time
     weights, products, built = SIZES.get(spec.model, UNKNOWN)
-    width, edge = float(spec.model_args.get("width", 1.0)), spec.size or info(spec.data).shape[1]
+    width, edge = float(spec.model_args.get("width", 1.0)), spec.size or entry.shape[1]
     products *= (width * edge / 32) ** 2
     if built == "cifar" and spec.model_args.get("stem") != "cifar":
         products /= 15  # the standard stem (stride 2, then max pooling) leaves 1/16 of the pixels

@@ -1,4 +1,7 @@
-"""Recurrent networks for series: `gru_forecast-64` and `lstm_forecast-64`; `-64-64` for two layers. No biases."""
+"""Recurrent networks for series: `gru_forecast-64` and `lstm_forecast-64`; `-64-64` for two layers. No biases.
+
+The outputs are the next values of a series or, for series with classes, the logits.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ DATA = ("series",)
 
 
 class Forecast(nn.Module):
-    """A recurrent network that predicts the next values of a series from its state after the last known value."""
+    """A recurrent network whose outputs are computed from its state after the last value of the series."""
 
     def __init__(self, kind: type[nn.LSTM | nn.GRU], widths: list[int], horizon: int) -> None:
         super().__init__()
@@ -20,7 +23,7 @@ class Forecast(nn.Module):
         self.out = nn.Linear(widths[-1], horizon, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map series (N, T) to forecasts (N, horizon).
+        """Map series (N, T) to outputs (N, horizon): forecasts or logits.
 
         Raises:
             CrbgError: the inputs are integers.
@@ -34,7 +37,7 @@ class Forecast(nn.Module):
 
 
 def build(name: str, in_shape: tuple[int, ...], classes: int) -> nn.Module:
-    """Build a network for series, with one output for each step ahead.
+    """Build a network for series, with one output for each step ahead or each class.
 
     Raises:
         CrbgError: a width is 0.

@@ -20,7 +20,7 @@ CHAPTERS = (
     ),
     (("lenet_",), "lenet", "LeNet-300-100"),
     (("conv2_", "conv4_", "cifar_", "deep"), "deep", "Convolutional networks and transformers"),
-    (("cora_", "sunspots_", "shakespeare_"), "kinds", "Graphs, time series and text"),
+    (("cora_", "italy_", "sunspots_", "shakespeare_"), "kinds", "Graphs, time series and text"),
 )
 ORDER = [(anchor, title) for _, anchor, title in CHAPTERS[1:] + CHAPTERS[:1]]  # in the order of the page
 DATA = {
@@ -28,6 +28,7 @@ DATA = {
     "fashion_mnist": "Fashion-MNIST",
     "cifar10": "CIFAR-10",
     "cora": "Cora",
+    "italy_power": "days of electricity demand",
     "sunspots": "monthly sunspot numbers",
     "shakespeare": "Shakespeare",
     "digits": "handwritten digits",

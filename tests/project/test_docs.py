@@ -357,15 +357,17 @@ def test_the_pages_on_other_data_run_as_they_stand(page, metric, worse, monkeypa
     python(blocks(file, "python")[0], tmp_path)
     monkeypatch.chdir(tmp_path)
     Path("page.yaml").write_text(blocks(file, "yaml")[0])
-    (name,) = yaml.safe_load(Path("page.yaml").read_text())["experiments"]
-    assert f"`crbg run {name} --config" in (ROOT / file).read_text().replace("\n", " ")
-    assert cli.main(["run", name, "--config", "page.yaml", "--seeds", "0"]) == 0
-    assert cli.main(["verify", name, "--config", "page.yaml", "--seeds", "0"]) == 0
+    names = list(yaml.safe_load(Path("page.yaml").read_text())["experiments"])
+    for name in names:
+        assert f"`crbg run {name} --config" in (ROOT / file).read_text().replace("\n", " ")
+        assert cli.main(["run", name, "--config", "page.yaml", "--seeds", "0"]) == 0
+        assert cli.main(["verify", name, "--config", "page.yaml", "--seeds", "0"]) == 0
     records = [json.loads(p.read_text()) for p in Path("results/runs").glob("*/seed0/record.json")]
-    assert len(records) == 2
+    assert len(records) == 2 * len(names)
+    ours = [r["validation"]["readings"]["binary"] for r in records if r["spec"]["method"] == "crbg"]
     sign = -1 if metric == "accuracy" else 1
-    ours = [r["validation"]["readings"]["binary"][metric] for r in records if r["spec"]["method"] == "crbg"]
-    assert max(sign * value for value in ours) < worse
+    assert max(sign * found[metric] for found in ours if metric in found) < worse
+    assert all(found["accuracy"] > 60 for found in ours if metric not in found), "classes, the constant has 33 %"
 
 
 def test_method_example_finds_tickets(monkeypatch, tmp_path):

@@ -17,7 +17,8 @@ def test_metrics_are_found_by_their_keys():
 
 def test_each_kind_of_data_has_its_metric():
     expected = {"images": ACCURACY, "graph": ACCURACY, "text": BITS, "series": MSE, "teacher": MSE}
-    assert all(entry.metric is expected[entry.kind] for entry in DATA.values())
+    expected |= {"labelled_series": ACCURACY}
+    assert all(entry.metric is expected[entry.loader or entry.kind] for entry in DATA.values())
 
 
 @pytest.mark.parametrize(("metric", "best"), [(ACCURACY, 90.0), (BITS, 2.0), (MSE, 2.0)])
