@@ -70,6 +70,8 @@ class Ticket:
             tickets of recorded runs.
         gain: Factor on the kept weights of each tensor, by name; 1 if a name is missing.
         temperature: Factor on the logits in the loss of the search (`SearchResult.temperature`). Not used by `apply`.
+        factors: Integer factors on the kept weights, by name: int8 tensors of the shapes of the mask, 1 for pruned
+            weights. A missing tensor has factors of 1.
     """
 
     mask: Mask
@@ -85,6 +87,7 @@ class Ticket:
     tensors: Mapping[str, str] = field(default_factory=dict)
     gain: Mapping[str, float] = field(default_factory=dict)
     temperature: float = 1.0
+    factors: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """Return a short text: network, number of kept weights, seed and distribution, but not the mask itself."""
@@ -125,6 +128,8 @@ class Ticket:
         name = "packed" if form == ticket_file.PACKED else "mask"
         tensors = {name: torch.frombuffer(bytearray(mask), dtype=torch.uint8)}
         tensors |= {f"statistics.{k}": v.cpu().contiguous() for k, v in self.statistics.items()}
+        planes = packing.factors.encode(self.mask, self.factors)
+        tensors |= {f"factors.{k}": torch.frombuffer(bytearray(v), dtype=torch.uint8) for k, v in planes.items()}
         header = json.dumps(self._header(form) | extra, separators=(",", ":"))
         return save_tensors(tensors, {"crbg": header})
 
@@ -146,8 +151,10 @@ class Ticket:
             header |= {"format": max(form, ticket_file.GAINS), "gain": gain}
         if self.temperature != 1:
             header["temperature"] = self.temperature
-        if gain or self.temperature != 1 or self.statistics:
-            header["rest"] = ticket_file.rest_digest(header, self.statistics)
+        if self.factors:
+            header["format"] = ticket_file.FACTORS
+        if gain or self.temperature != 1 or self.statistics or self.factors:
+            header["rest"] = ticket_file.rest_digest(header, self.statistics, self.factors)
         # A mask from unit gates does not always cover all weights of the network.
         if not self.model_name or ticket_file.shapes_of(header) != self.mask.shapes:
             header["shapes"] = {n: list(s) for n, s in self.mask.shapes.items()}
@@ -174,9 +181,16 @@ class Ticket:
             data = path.read_bytes()
             tensors, header = load_tensors(data), ticket_file.read_header(data)
             mask = ticket_file.mask_of(header, tensors, model)
-            statistics = {n.removeprefix("statistics."): t for n, t in tensors.items() if n.startswith("statistics.")}
-            if "rest" in header and header["rest"] != ticket_file.rest_digest(header, statistics):
-                raise CrbgError("its gains, temperature or running statistics do not match the digest in its header")
+            parts: dict[str, dict[str, Tensor]] = {"statistics": {}, "factors": {}}
+            for name, t in tensors.items():
+                part, _, rest = name.partition(".")
+                parts.get(part, {})[rest] = t
+            statistics, planes = parts["statistics"], {n: t.numpy().tobytes() for n, t in parts["factors"].items()}
+            if planes and header["format"] != ticket_file.FACTORS:
+                raise CrbgError(f"its format is {header['format']}, which has no factors")
+            factors = packing.factors.decode(mask, planes) if planes else {}
+            if "rest" in header and header["rest"] != ticket_file.rest_digest(header, statistics, factors):
+                raise CrbgError("its gains, temperature, factors or running statistics do not match the digest")
             return cls(
                 mask=mask,
                 seed=header["seed"],
@@ -191,6 +205,7 @@ class Ticket:
                 tensors={str(n): str(digest) for n, digest in header.get("tensors", {}).items()},
                 gain=ticket_file.gains_of(header, mask),
                 temperature=ticket_file.temperature_of(header),
+                factors=factors,
             )
 
     def model(self) -> nn.Module:
@@ -233,6 +248,7 @@ class Ticket:
             if not self.tensors:
                 raise CrbgError(self._other_weights())
             check_fingerprints(inner, self.mask, self.tensors)
+        bake(inner, self.factors)  # in the order of the search, so that numbers are rounded in the same way
         bake(inner, self.mask.multipliers(self.gain))
         inner.load_state_dict(dict(self.statistics), strict=False)
         return model
@@ -252,5 +268,5 @@ class Ticket:
 
     def describe(self) -> dict[str, Any]:
         """Return the ticket's fields as plain values; the mask is replaced by the counts of kept and total weights."""
-        plain = {k: v for k, v in asdict(self).items() if k not in ("mask", "statistics", "tensors")}
+        plain = {k: v for k, v in asdict(self).items() if k not in ("mask", "statistics", "tensors", "factors")}
         return plain | {"kept": self.mask.kept, "total": self.mask.total, "density": self.mask.density}

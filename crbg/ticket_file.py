@@ -22,7 +22,8 @@ from crbg.masks.mask import Mask, Shapes, shapes_digest
 from crbg.models.initial_weights import stored_weights, tensor_digest
 from crbg.rng import LAWS
 
-BITS, GAINS, PACKED = FORMATS = (1, 2, 3)  # GAINS: bits and gains, which readers of format 1 would ignore
+# A reader refuses a format that it does not know, so each addition to the file that it would ignore has a new one.
+BITS, GAINS, PACKED, FACTORS = FORMATS = (1, 2, 3, 4)
 LARGEST = 2**33  # bytes; far more than the mask of any network that fits on a GPU
 # Exceptions that a damaged or malicious file can cause; torch raises RuntimeError for impossible shapes.
 _UNSOUND = (
@@ -100,7 +101,7 @@ def mask_of(header: Mapping[str, Any], tensors: Mapping[str, Tensor], model: nn.
     shapes = shapes_of(header)
     if shapes_digest(shapes) != header["network"]:
         raise CrbgError("the shapes of its network do not match the digest in its header")
-    if header["format"] == PACKED:
+    if header["format"] >= PACKED and "packed" in tensors:
         given = contexts_of(header["contexts"], header["seed"], header["initial"], shapes, model)
         mask = packing.unpack(tensors["packed"].numpy().tobytes(), shapes, given)
     else:
@@ -143,10 +144,11 @@ def contexts_of(
     )
 
 
-def rest_digest(header: Mapping[str, Any], statistics: Mapping[str, Tensor]) -> str:
-    """Return the first half of the SHA-256 of the gains, the temperature and the running statistics of a ticket."""
+def rest_digest(header: Mapping[str, Any], statistics: Mapping[str, Tensor], factors: Mapping[str, Tensor]) -> str:
+    """Return the first half of the SHA-256 of the gains, the temperature, the running statistics and the factors."""
+    tensors = {**statistics, **{f"factors.{n}": f for n, f in factors.items()}}
     values = json.dumps([header.get("gain", {}), header.get("temperature", 1.0)], separators=(",", ":"), sort_keys=True)
-    return hashlib.sha256(f"{values} {tensor_digest(statistics)}".encode()).hexdigest()[:32]
+    return hashlib.sha256(f"{values} {tensor_digest(tensors)}".encode()).hexdigest()[:32]
 
 
 def gains_of(header: Mapping[str, Any], mask: Mask) -> dict[str, float]:

@@ -163,6 +163,8 @@ class SearchResult:
         statistics: Running statistics of the sparse network on the data. `find_ticket` estimates them if the network
             has batch norm and was not trained under its mask.
         searched: The weights that the search decided on, if the seed alone decides on the others.
+        factors: Integer factors by which kept weights were multiplied, by name (`crbg.packing.factors`), if the method
+            changed no tensor in another way. Added by `run_search`.
         initial: Digest of the initial tensors, without running statistics, added by `find_ticket`.
         tensors: Fingerprints of the tensors of the sparse network, by name, added by `find_ticket`.
         parameters: Number of parameters of the model, gated or not, added by `find_ticket`.
@@ -187,6 +189,7 @@ class SearchResult:
     gain: dict[str, Tensor] = field(default_factory=dict, repr=False)
     statistics: dict[str, Tensor] = field(default_factory=dict, repr=False)
     searched: Mask | None = field(default=None, repr=False)
+    factors: dict[str, Tensor] = field(default_factory=dict, repr=False)
     initial: str = field(default="", repr=False)
     tensors: dict[str, str] = field(default_factory=dict, repr=False)
     parameters: int = field(default=0, repr=False)
@@ -255,19 +258,23 @@ class SearchResult:
         return model
 
     def ticket(self) -> Ticket:
-        """Return a `Ticket` that can be saved: mask, gains, running statistics and the digest of the initial weights.
+        """Return a `Ticket` that can be saved: mask, gains, signs, running statistics, digest of the initial weights.
 
-        The ticket does not contain the weights themselves, so keep the initial weights.
-        `Ticket.load(path).apply(model)` needs a model with these weights, and checks their digest.
+        The ticket does not contain the weights themselves, so keep the initial weights. If the search changed signs,
+        the model no longer has them; copy the model before the search, or build it again from its seed.
+        `Ticket.load(path).apply(model)` needs a model with the initial weights, and checks their digest.
 
         Raises:
-            CrbgError: the method changed weights, or this result does not come from `find_ticket`.
+            CrbgError: the method changed weights in another way than by signs and integer factors, or this result does
+                not come from `find_ticket`.
         """
+        from crbg.search.roles import CODED_ROLES
         from crbg.ticket import Ticket
 
-        if self.changed or not self.initial:
+        if not CODED_ROLES.issuperset(self.changed.values()) or not self.initial:
             raise CrbgError("a ticket stores no changed weights; call `apply(model)`, then save the model's state_dict")
+        tensors = {} if self.factors else self.tensors  # fingerprints of changed weights would not be those of a ticket
         return Ticket(
-            self.mask, 0, "given", 1.0, "", (), 0, self.initial, {}, self.statistics, self.tensors, self.weight_gain,
-            self.temperature,
+            self.mask, 0, "given", 1.0, "", (), 0, self.initial, {}, self.statistics, tensors, self.weight_gain,
+            self.temperature, self.factors,
         )  # fmt: skip

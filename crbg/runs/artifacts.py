@@ -18,9 +18,10 @@ from crbg.experiments.spec import spec_from
 from crbg.gates.attach import weights
 from crbg.masks.mask import Mask
 from crbg.models.initial_weights import tensor_digest
-from crbg.runs.file_size import CODED_ROLES, extra_bytes, stored_bytes
+from crbg.runs.file_size import saved_bytes, stored_bytes
 from crbg.runs.readings import recalibration_images
-from crbg.runs.setup import RunSetup, initial_model
+from crbg.runs.setup import RunSetup
+from crbg.search.roles import CODED_ROLES
 from crbg.storage.atomic import read_json, write_bytes, write_text
 from crbg.ticket import Ticket
 
@@ -64,12 +65,10 @@ def save_artifacts(setup: RunSetup, found: methods.SearchResult, where: Path, in
             initial,
             dict(spec.model_args),
             statistics,
+            factors=found.factors,
         )
-        if not found.changed:
-            ticket.save(where / "ticket.safetensors", pack="bits")
-        size = len(ticket.to_bytes())
-        if found.changed or found.searched:
-            size += extra_bytes(model, initial_model(spec, data, setup.seed)[0], found)
+        ticket.save(where / "ticket.safetensors", pack="bits")
+        size = len(ticket.to_bytes()) - saved_bytes(found)
     write_text(where / "history.jsonl", "".join(json.dumps(row) + "\n" for row in found.history))
     return tensor_digest(tensors), size
 

@@ -6,7 +6,7 @@ Each function yields one message for each difference, and nothing if the values 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -117,15 +117,15 @@ def same_counts(here: Mapping[str, Mapping[str, int]], recorded: Mapping[str, Co
             yield f"{name} has {here.get(name)}, recorded {said.get(name)}"
 
 
-def same_roles(record: Record, fresh: Mapping[str, str], strong: bool) -> Iterator[str]:
-    """Check that each tensor has one role: its initial role, or one of `CHANGED_ROLES` if the method changes it."""
+def same_roles(record: Record, fresh: Mapping[str, str], allowed: Collection[str]) -> Iterator[str]:
+    """Check that each tensor has one role: its initial role, or one of the `allowed` roles of changed tensors."""
     roles = record.roles or {}
     listed = Counter(name for names in roles.values() for name in names)
     for name in [n for n in {**fresh, **listed} if listed[n] != 1 or n not in fresh]:
         yield f"{name} has {listed[name]} roles" + ("" if name in fresh else " and is not a tensor of the network")
     for role, names in roles.items():
         changed = role in CHANGED_ROLES
-        for name in (n for n in names if n in fresh and role != fresh[n] and (strong or not changed)):
+        for name in (n for n in names if n in fresh and role != fresh[n] and role not in allowed):
             yield f"{name} is {role}" + (", in a strong ticket" if changed else f", not {fresh[name]}")
 
 

@@ -13,8 +13,6 @@ from crbg.gates.selection import weights
 from crbg.masks.mask import Mask
 from crbg.methods.contract import SearchResult
 
-CODED_ROLES = {"flipped", "multiplied"}  # changed weights that follow from the initial ones with a few bits each
-
 
 @torch.no_grad()
 def round_weights(model: nn.Module, mask: Mask, bits: int) -> None:
@@ -61,26 +59,12 @@ def stored_bytes(model: nn.Module, mask: Mask, bits: int) -> int:
     return size + min(packed, len(zlib.compress(bytes(integers), 9))) + 4 * floats
 
 
-@torch.no_grad()
-def extra_bytes(model: nn.Module, initial: nn.Module, found: SearchResult) -> int:
-    """Return how many bytes a result needs in addition to a ticket with its mask; negative if it needs fewer.
-
-    Kept weights with signs or integer factors need log2(n) bits each, where n is the number of different factors. If
-    the seed decides on a part of the weights, the bits of that part are saved.
-
-    Args:
-        model: The network after the search.
-        initial: The network with its initial weights.
-        found: The result; changed tensors have a role in `CODED_ROLES`.
-    """
-    extra, before = 0, weights(initial)
-    if found.changed:
-        ratio = torch.cat([(w / before[n])[_kept(found.mask, n, w)].round() for n, w in weights(model).items()])
-        extra += math.ceil(ratio.numel() * math.log2(max(1, len(set(ratio.tolist())))) / 8)
-    if found.searched is not None:
-        part = Mask({n: mask[found.searched[n]] for n, mask in found.mask.items() if bool(found.searched[n].any())})
-        extra += len(packing.pack(part, packing.contexts.none)) - len(packing.pack(found.mask, packing.contexts.none))
-    return extra
+def saved_bytes(found: SearchResult) -> int:
+    """Return how many bytes smaller a ticket is if the seed decides on the weights that the search left out."""
+    if found.searched is None:
+        return 0
+    part = Mask({n: mask[found.searched[n]] for n, mask in found.mask.items() if bool(found.searched[n].any())})
+    return len(packing.pack(found.mask, packing.contexts.none)) - len(packing.pack(part, packing.contexts.none))
 
 
 def _kept(mask: Mask, name: str, w: Tensor) -> Tensor:

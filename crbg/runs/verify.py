@@ -7,6 +7,7 @@ only counts and digests are checked.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,11 +27,12 @@ from crbg.experiments import record_store
 from crbg.experiments.config import Cell, Config
 from crbg.experiments.record import Record, Run
 from crbg.experiments.spec import Spec
+from crbg.gates.attach import bake
 from crbg.masks.mask import Mask
 from crbg.models.initial_weights import tensor_digest
 from crbg.runs import checks
 from crbg.runs.setup import Workspace, draw_digest, initial_model, training_loader
-from crbg.search.roles import CHANGED_ROLES
+from crbg.search.roles import CHANGED_ROLES, CODED_ROLES
 from crbg.ticket import Ticket
 
 PASS, FAIL, BARE, UNCHECKED = VERDICTS = ("PASS", "FAIL", "PASS without ticket", "unchecked")
@@ -216,7 +218,11 @@ class Verifier:
             here.compare("mask", checks.same_mask(mask, record))
         if ticket is not None:
             here.compare("ticket", self._header(cell, ticket))
-        here.compare("roles", checks.same_roles(record, born, strong=mask is not None))
+        factors = ticket.factors if ticket else {}
+        allowed = CHANGED_ROLES if mask is None else CODED_ROLES if factors else ()
+        here.compare("roles", checks.same_roles(record, born, allowed))
+        if factors:
+            network = bake(copy.deepcopy(network), factors)
         for name, said in (("validation", record.validation), ("test", evaluation.test if evaluation else None)):
             if mask is not None and data and said:
                 # The test images are read only here, and only for runs that were evaluated on them before.

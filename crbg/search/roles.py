@@ -8,3 +8,4 @@ CHANGED_ROLES = {
     "multiplied": "factors",
     "copied": "weights copied",
 }
+CODED_ROLES = {"flipped", "multiplied"}  # integer factors on the initial weights, which a ticket file contains

@@ -15,7 +15,8 @@ from crbg.gates.selection import candidate_mask, choosing
 from crbg.masks.select import keep_count
 from crbg.measure.batch_norm import running
 from crbg.measure.sparsity import without_weights
-from crbg.search.roles import CHANGED_ROLES
+from crbg.packing import factors
+from crbg.search.roles import CHANGED_ROLES, CODED_ROLES
 from crbg.search.snapshot import Snapshot, same_bytes
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ def run_search(
             found.running = running(model)
         # Without training, the running statistics are those of the noisy network of the search.
         trained = "trained" in found.changed.values()
+        if found.changed and CODED_ROLES.issuperset(found.changed.values()):
+            found.factors = factors.between(before.tensors, now, found.mask)
         before.restore(but=set(before.tensors) if trained else set(found.changed))
     if task.selection and (empty := without_weights(model, found.mask)):
         warn(f"the ticket has {'; '.join(empty)}; a larger density may help")

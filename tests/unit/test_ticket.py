@@ -135,7 +135,7 @@ def test_a_flipped_bit_of_the_mask_is_refused(saved, tmp_path):
 
 
 HOSTILE = {
-    "another format": {"format": 4},
+    "another format": {"format": 5},
     "no seed": {"seed": ...},
     "no mask digest": {"mask": ...},
     "unknown law": {"law": "gauss"},

@@ -6,6 +6,7 @@ import math
 import time
 import tracemalloc
 
+import naive_packing
 import numpy as np
 import pytest
 import torch
@@ -44,7 +45,7 @@ def load_bytes(data, tmp_path, model=None):
 # --- formats ---
 
 
-@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
 def test_a_file_of_each_format_is_read_for_ever(number, tmp_path):
     """The files were written when their format was introduced, and never change."""
     path = GOLDEN / f"format{number}.safetensors"
@@ -54,10 +55,13 @@ def test_a_file_of_each_format_is_read_for_ever(number, tmp_path):
     assert ticket.gain == ({} if number == 1 else {"fc1.weight": 2.0})
     weight = ticket.model().fc1.weight
     assert int((weight != 0).sum()) == int(ticket.mask["fc1.weight"].sum())
-    ticket.save(tmp_path / "again", pack="auto" if number == 3 else "bits")
-    if number > 1:  # they have gains, whose digest was added later
+    ticket.save(tmp_path / "again", pack="auto" if number >= 3 else "bits")
+    assert ticket.factors.keys() == ({"fc1.weight", "fc2.weight"} if number == 4 else set())
+    if number in (2, 3):  # they have gains, whose digest was added later
         assert header_of(tmp_path / "again").pop("rest")
-    assert edited((tmp_path / "again").read_bytes(), rest=...) == edited(path.read_bytes())
+        assert edited((tmp_path / "again").read_bytes(), rest=...) == edited(path.read_bytes())
+    else:
+        assert (tmp_path / "again").read_bytes() == path.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -182,7 +186,7 @@ def test_running_statistics_do_not_matter_for_given_weights(tmp_path):
         *(("seed", v) for v in (-1, 1.0, "0", None, True, [0])),
         *(("scale", v) for v in (0, -0.5, math.inf, math.nan, "1", None, True)),
         *(("law", v) for v in ("gauss", None, ["uniform"])),
-        *(("format", v) for v in (4, 0, "1", None, ...)),
+        *(("format", v) for v in (5, 0, "1", None, ...)),
         *(("temperature", v) for v in (0, -1.0, math.inf, "hot")),
     ],
 )
@@ -240,7 +244,7 @@ def test_packed_masks_in_other_types_are_refused(packed, tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("number", [1, 3])
+@pytest.mark.parametrize("number", [1, 3, 4])
 def test_truncated_and_changed_files_give_one_error_or_the_same_mask(number, tmp_path):
     data = (GOLDEN / f"format{number}.safetensors").read_bytes()
     mask, random, refused = Ticket.load(GOLDEN / f"format{number}.safetensors").mask, np.random.default_rng(0), 0
@@ -265,7 +269,9 @@ def test_truncated_and_changed_files_give_one_error_or_the_same_mask(number, tmp
 def test_changed_gains_and_temperatures_are_refused(change, tmp_path):
     data = dataclasses.replace(Ticket.load(GOLDEN / "format2.safetensors"), temperature=2.0).to_bytes()
     assert load_bytes(data, tmp_path).temperature == 2.0
-    with pytest.raises(CrbgError, match="its gains, temperature or running statistics do not match the digest"):
+    with pytest.raises(
+        CrbgError, match="its gains, temperature, factors or running statistics do not match the digest"
+    ):
         load_bytes(edited(data, **change), tmp_path)
 
 
@@ -276,3 +282,82 @@ def test_changed_running_statistics_are_refused(tmp_path):
     at = data.index(np.arange(5, dtype=np.float32).tobytes()) + 7
     with pytest.raises(CrbgError, match="running statistics do not match the digest"):
         load_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :], tmp_path)
+
+
+# --- integer factors ---
+
+
+def with_factors(seed=0):
+    """Return a ticket whose kept weights have signs in one tensor, and factors up to 3 in the other."""
+    ticket, draw = Ticket.load(GOLDEN / "format1.safetensors"), np.random.default_rng(seed)
+    factors = {}
+    for name, values in (("fc1.weight", [-1, 1]), ("fc2.weight", [-2, 1, 3])):
+        kept = ticket.mask[name]
+        drawn = torch.from_numpy(draw.choice(values, size=kept.shape).astype(np.int8))
+        factors[name] = torch.where(kept, drawn, torch.ones((), dtype=torch.int8))
+    return dataclasses.replace(ticket, factors=factors)
+
+
+@pytest.mark.parametrize("pack", ["auto", "bits"])
+def test_factors_multiply_the_kept_weights(pack, tmp_path):
+    ticket = with_factors()
+    ticket.save(tmp_path / "t", pack)
+    again, plain = Ticket.load(tmp_path / "t"), Ticket.load(GOLDEN / "format1.safetensors").model()
+    assert header_of(tmp_path / "t")["format"] == 4
+    for name, factor in ticket.factors.items():
+        assert again.factors[name].equal(factor)
+        torch.testing.assert_close(again.model().get_parameter(name), plain.get_parameter(name) * factor)
+    assert "factors" not in again.describe()
+
+
+def test_a_plain_reader_decodes_the_planes_of_factors(tmp_path):
+    """The reader in `tests/naive_packing.py` was written from the documentation of the format."""
+    ticket = with_factors()
+    kept = {n: (int(m.sum()),) for n, m in ticket.mask.items()}
+    none = {n: [0] * size for n, (size,) in kept.items()}
+    planes = {
+        n.removeprefix("factors."): naive_packing.unpack(t.numpy().tobytes(), kept, none)
+        for n, t in load_tensors(ticket.to_bytes()).items()
+        if n.startswith("factors.")
+    }
+    assert planes.keys() == {"negative", "above.1", "above.2"}
+    for name, factor in ticket.factors.items():
+        rows = zip(*(planes[p][name] for p in ("negative", "above.1", "above.2")), strict=True)
+        decoded = [(1 + above1 + above2) * (-1 if negative else 1) for negative, above1, above2 in rows]
+        assert decoded == factor[ticket.mask[name]].tolist()
+
+
+def test_signs_take_one_bit_for_each_kept_weight():
+    torch.manual_seed(0)
+    mask = Mask({"a.weight": torch.rand(200, 300) < 0.1, "b.weight": torch.zeros(3, 3, dtype=torch.bool)})
+    assert packing.factors.encode(mask, {}) == {}
+    signs = torch.where(mask["a.weight"] & (torch.rand(200, 300) < 0.5), -1, 1).to(torch.int8)
+    (size,) = map(len, packing.factors.encode(mask, {"a.weight": signs}).values())
+    assert abs(size - mask.kept / 8) < 0.03 * mask.kept / 8
+
+
+def test_only_integer_factors_can_be_stored():
+    mask = Mask({"w": torch.tensor([True, True, True, False])})
+    before = {"w": torch.tensor([0.1, 0.0, -0.3, 0.4])}
+    assert packing.factors.between(before, {"w": before["w"].clone()}, mask) == {}
+    after = {"w": before["w"] * torch.tensor([-1, 5, 3, 0.123])}
+    assert packing.factors.between(before, after, mask)["w"].tolist() == [-1, 1, 3, 1]
+    for wrong in (0.5, 0.0, 200.0, torch.nan):
+        with pytest.raises(CrbgError, match="the kept weights of w are not their initial values times integers"):
+            packing.factors.between(before, {"w": before["w"] * torch.tensor([1, 1, wrong, 1])}, mask)
+
+
+def test_damaged_factors_are_refused(tmp_path):
+    data = with_factors().to_bytes()
+    tensors, header = load_tensors(data), {"crbg": json.dumps(read_header(data))}
+    gone = {n: t for n, t in tensors.items() if n != "factors.negative"}
+    for damaged, problem in (
+        (gone, "do not match the digest"),
+        ({n: t for n, t in tensors.items() if n != "factors.above.1"}, "the planes of its factors are"),
+        (tensors | {"factors.more": tensors["factors.negative"].clone()}, "the planes of its factors are"),
+        (tensors | {"factors.negative": tensors["factors.negative"][:-1].clone()}, "is not a valid ticket"),
+    ):
+        with pytest.raises(CrbgError, match=problem):
+            load_bytes(save_tensors(damaged, header), tmp_path)
+    with pytest.raises(CrbgError, match="its format is 3, which has no factors"):
+        load_bytes(edited(data, format=3), tmp_path)

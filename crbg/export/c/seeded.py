@@ -47,12 +47,14 @@ def seeded(ticket: Ticket, steps: list[Step]) -> dict[str, Seeded]:
     """Return how to draw the weights of each layer, by the name of its step.
 
     Raises:
-        CrbgError: the ticket's weights do not come from a seed, or the network has other weights.
+        CrbgError: the ticket's weights do not come from a seed alone, or the network has other weights.
     """
     if ticket.law not in rng.LAWS:
         raise CrbgError(
             f"the initial weights of this ticket do not come from a seed (law={ticket.law!r}); use draw='stored'"
         )
+    if ticket.factors:
+        raise CrbgError("this ticket has signs or integer factors, which the C program cannot draw; use draw='stored'")
     found = {}
     for step in steps:
         if isinstance(step, Weighted):

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import subprocess
 
 import numpy as np
@@ -199,6 +200,18 @@ def test_weights_that_follow_from_no_seed_are_refused(tmp_path):
     ticket = Ticket(random_mask(model), 0, "given", 1.0, "", (), 0, tensor_digest(model.state_dict()))
     with pytest.raises(CrbgError, match=r"do not come from a seed \(law='given'\); use draw='stored'"):
         to_c(ticket, tmp_path, "fly", model=model, in_shape=(4,))
+
+
+def test_signs_are_not_drawn_but_stored(tmp_path):
+    model, x = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3)), torch.randn(5, 6)
+    plain = drawn(model, "uniform", density=0.8)
+    signs = {n: torch.where(m & (torch.rand(m.shape) < 0.5), -1, 1).to(torch.int8) for n, m in plain.mask.items()}
+    ticket = dataclasses.replace(plain, factors=signs)
+    with pytest.raises(CrbgError, match="signs or integer factors, which the C program cannot draw; use draw='stored'"):
+        to_c(ticket, tmp_path, "start", model=copy.deepcopy(model), in_shape=(6,))
+    expected = outputs(ticket.apply(copy.deepcopy(model)), x)
+    assert not close(outputs(plain.apply(copy.deepcopy(model)), x), expected)
+    assert close(build(tmp_path, ticket, model=model, in_shape=(6,)).predict(x.numpy()), expected)
 
 
 def test_a_ticket_has_its_own_mask(tmp_path):
