@@ -1,7 +1,8 @@
 """Integer factors on the kept weights of a ticket, such as signs, and their code.
 
-A factor f != 0 of each kept weight is coded in planes, each a mask over the kept weights: `negative` (f < 0) and
-`above.1`, `above.2`, ... (|f| > 1, |f| > 2, ...), as far as they are not empty. Planes are packed like the mask itself.
+A factor f != 0 of each kept weight is coded in planes of bits: `negative` (f < 0) has one bit for each kept weight, and
+`above.k` (|f| > k) one for each kept weight with |f| >= k, for k = 1, 2, ... Planes without a 1 are left out, and the
+others are packed like the mask itself.
 """
 
 from __future__ import annotations
@@ -47,32 +48,41 @@ def between(before: Mapping[str, Tensor], after: Mapping[str, Tensor], mask: Mas
 
 def encode(mask: Mask, factors: Mapping[str, Tensor]) -> dict[str, bytes]:
     """Return the packed planes by name; none if all factors are 1."""
-    kept = {n: factors[n][m] if n in factors else torch.ones(int(m.sum())) for n, m in mask.items() if bool(m.any())}
+    kept = {n: factors[n][m] if n in factors else torch.ones(int(m.sum())) for n, m in mask.items()}
     planes = {"negative": {n: f < 0 for n, f in kept.items()}}
-    for level in range(1, max((int(f.abs().max()) for f in kept.values()), default=1)):
-        planes[f"above.{level}"] = {n: f.abs() > level for n, f in kept.items()}
-    masks = {name: Mask(plane) for name, plane in planes.items() if any(bool(bits.any()) for bits in plane.values())}
-    return {name: pack(plane, contexts.none) for name, plane in masks.items()}
+    level = 1
+    while any(bool((f.abs() > level).any()) for f in kept.values()):
+        planes[f"above.{level}"] = {n: f.abs()[f.abs() >= level] > level for n, f in kept.items()}
+        level += 1
+    if not any(bool(bits.any()) for bits in planes["negative"].values()):
+        del planes["negative"]
+    filled = {name: {n: bits for n, bits in plane.items() if bits.numel()} for name, plane in planes.items()}
+    return {name: pack(Mask(plane), contexts.none) for name, plane in filled.items()}
 
 
 def decode(mask: Mask, planes: Mapping[str, bytes]) -> dict[str, Tensor]:
     """Return the factors as `between` does, from packed planes.
 
     Raises:
-        CrbgError: a plane is unknown, missing or damaged, or no weight is kept.
+        CrbgError: a plane is unknown, missing or damaged.
     """
     levels = len(planes) - ("negative" in planes)
-    expected = {"negative", *(f"above.{level}" for level in range(1, levels + 1))}
-    if not set(planes) <= expected or levels >= LARGEST:
-        raise CrbgError(f"the planes of its factors are {sorted(planes)[:5]}, which is not one sign and levels from 1")
-    shapes = {n: (int(m.sum()),) for n, m in mask.items() if bool(m.any())}
-    decoded = {name: unpack(data, shapes, contexts.none) for name, data in planes.items()}
+    names = [f"above.{level}" for level in range(1, levels + 1)]
+    if set(planes) - {"negative"} != set(names) or levels >= LARGEST:
+        raise CrbgError(f"the planes of its factors are {sorted(planes)[:5]}, not signs and levels from 1")
+    sizes = {n: torch.ones(int(m.sum()), dtype=torch.int8) for n, m in mask.items()}
+    for level, name in enumerate(names, 1):
+        for n, bits in _plane(planes[name], {n: int((f == level).sum()) for n, f in sizes.items()}).items():
+            sizes[n][sizes[n] == level] += bits
+    negative = _plane(planes["negative"], {n: f.numel() for n, f in sizes.items()}) if "negative" in planes else {}
     found = {}
-    for name in shapes:
-        factor = torch.ones(mask[name].shape, dtype=torch.int8)
-        size = 1 + sum(plane[name].to(torch.int8) for key, plane in decoded.items() if key != "negative")
-        sign = 1 - 2 * decoded["negative"][name].to(torch.int8) if "negative" in decoded else 1
-        factor[mask[name]] = torch.as_tensor(sign * size, dtype=torch.int8)
+    for n, size in sizes.items():
+        factor = torch.ones(mask[n].shape, dtype=torch.int8)
+        factor[mask[n]] = torch.where(negative[n], -size, size) if n in negative else size
         if bool((factor != 1).any()):
-            found[name] = factor
+            found[n] = factor
     return found
+
+
+def _plane(data: bytes, counts: Mapping[str, int]) -> Mask:
+    return unpack(data, {n: (count,) for n, count in counts.items() if count}, contexts.none)

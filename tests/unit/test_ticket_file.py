@@ -313,27 +313,36 @@ def test_factors_multiply_the_kept_weights(pack, tmp_path):
 def test_a_plain_reader_decodes_the_planes_of_factors(tmp_path):
     """The reader in `tests/naive_packing.py` was written from the documentation of the format."""
     ticket = with_factors()
-    kept = {n: (int(m.sum()),) for n, m in ticket.mask.items()}
-    none = {n: [0] * size for n, (size,) in kept.items()}
-    planes = {
-        n.removeprefix("factors."): naive_packing.unpack(t.numpy().tobytes(), kept, none)
-        for n, t in load_tensors(ticket.to_bytes()).items()
-        if n.startswith("factors.")
-    }
-    assert planes.keys() == {"negative", "above.1", "above.2"}
-    for name, factor in ticket.factors.items():
-        rows = zip(*(planes[p][name] for p in ("negative", "above.1", "above.2")), strict=True)
-        decoded = [(1 + above1 + above2) * (-1 if negative else 1) for negative, above1, above2 in rows]
-        assert decoded == factor[ticket.mask[name]].tolist()
+    tensors, decoded = load_tensors(ticket.to_bytes()), {n: [1] * int(m.sum()) for n, m in ticket.mask.items()}
+    assert {n for n in tensors if n[:7] == "factors"} == {f"factors.{p}" for p in ("negative", "above.1", "above.2")}
+
+    def bits_of(plane, level):
+        places = {n: [i for i, f in enumerate(fs) if f >= level] for n, fs in decoded.items()}
+        shapes = {n: (len(p),) for n, p in places.items() if p}
+        none = {n: [0] * size for n, (size,) in shapes.items()}
+        bits = naive_packing.unpack(tensors[f"factors.{plane}"].numpy().tobytes(), shapes, none)
+        return [(n, i) for n in shapes for i, bit in zip(places[n], bits[n], strict=True) if bit]
+
+    negative = bits_of("negative", 1)
+    for level in (1, 2):
+        for n, i in bits_of(f"above.{level}", level):
+            decoded[n][i] += 1
+    for n, i in negative:
+        decoded[n][i] *= -1
+    assert decoded.pop("fc3.weight") == [1, 1, 1]
+    assert decoded == {n: f[ticket.mask[n]].tolist() for n, f in ticket.factors.items()}
 
 
-def test_signs_take_one_bit_for_each_kept_weight():
+def test_factors_take_the_logarithm_of_their_number():
     torch.manual_seed(0)
     mask = Mask({"a.weight": torch.rand(200, 300) < 0.1, "b.weight": torch.zeros(3, 3, dtype=torch.bool)})
     assert packing.factors.encode(mask, {}) == {}
     signs = torch.where(mask["a.weight"] & (torch.rand(200, 300) < 0.5), -1, 1).to(torch.int8)
     (size,) = map(len, packing.factors.encode(mask, {"a.weight": signs}).values())
     assert abs(size - mask.kept / 8) < 0.03 * mask.kept / 8
+    thirds = torch.where(mask["a.weight"], torch.randint(1, 4, (200, 300)), 1).to(torch.int8)
+    size = sum(map(len, packing.factors.encode(mask, {"a.weight": thirds}).values()))
+    assert abs(size - math.log2(3) * mask.kept / 8) < 0.03 * size
 
 
 def test_only_integer_factors_can_be_stored():
