@@ -18,7 +18,7 @@ from crbg.gates.attach import weights
 from crbg.gates.dtypes import floating_dtype
 from crbg.gates.layers import unwrap
 from crbg.gates.selection import Selection, Where, candidate_mask, choosing
-from crbg.measure.metric import Metric
+from crbg.measure.metric import MetricFunction
 from crbg.measure.ticket_report import Evaluation, advice
 from crbg.methods.contract import SearchResult, SearchTask
 from crbg.models.initial_weights import fingerprints, stored_weights, tensor_digest
@@ -59,7 +59,7 @@ def find_ticket(
     forward: Forward | None = None,
     steps: int | None = None,
     validation: Any = arguments.HELD_OUT,
-    metric: Metric | None = None,
+    metric: MetricFunction | None = None,
     precision: str = "fp32",
     gain: str | None = None,
     bytes: float | None = None,
@@ -77,10 +77,10 @@ def find_ticket(
     The search runs in training mode and restores the mode of every module, even if it raises. If `model.training` is
     True, submodules that are in eval mode, such as frozen batch norm, stay in it.
 
-    If the loss is a cross entropy, the method `crbg` chooses the temperature of the logits from the first batch,
-    because frozen weights can have any scale. On a CPU, it uses counter-based noise (`source="counter"`). If the model
-    has batch norm, the running statistics of the sparse network are estimated after the search on at least 20 batches
-    and 2000 examples, or on one epoch if it is shorter, and `apply` loads them.
+    If the loss is a cross entropy, the method `crbg` chooses a factor on the logits, `logit_scale`, from the first
+    batch, because frozen weights can have any scale. On a CPU, it uses counter-based noise (`source="counter"`). If the
+    model has batch norm, the running statistics of the sparse network are estimated after the search on at least 20
+    batches and 2000 examples, or on one epoch if it is shorter, and `apply` loads them.
 
     Before the search, one forward and backward pass on the first batch finds data, models and losses that do not fit
     together. Afterwards, the ticket and the initial network are measured on held-out examples (`result.report`).
@@ -117,7 +117,7 @@ def find_ticket(
         precision: `fp32`; `bf16` for forward passes in bfloat16 with channels-last weights; or `auto`, which is `bf16`
             for a float32 model with convolutions on a device with bfloat16 instructions. Measurements are in fp32.
         gain: `variance` multiplies each weight tensor by a factor that keeps the signal's variance from layer to layer
-            (`crbg.search.gain`). For polished `crbg`, it is multiplied by 0.7 if no temperature can be chosen, because
+            (`crbg.search.gain`). For polished `crbg`, it is multiplied by 0.7 if no such factor can be chosen, because
             the loss is no cross entropy of the model's logits. The factors belong to the ticket, as
             `result.weight_gain`. `none` leaves the weights as they are. By default, `variance` for polished `crbg` with
             frozen weights, else `none`.
@@ -236,7 +236,7 @@ def _for_statistics(batches: Batches) -> Iterator[Any]:
 
 
 def _check(
-    model: nn.Module, task: SearchTask, precision: str, metric: Metric | None
+    model: nn.Module, task: SearchTask, precision: str, metric: MetricFunction | None
 ) -> tuple[precheck.FirstBatch, str]:
     """Check the first batch, and return the precision of the search; `auto` is fp32 if the model fails in bfloat16."""
     device = next(model.parameters()).device

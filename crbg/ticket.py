@@ -69,7 +69,7 @@ class Ticket:
         tensors: Fingerprints of the initial tensors, by name (`crbg.models.initial_weights.fingerprints`); empty in
             tickets of recorded runs.
         gain: Factor on the kept weights of each tensor, by name; 1 if a name is missing.
-        temperature: Factor on the logits in the loss of the search (`SearchResult.temperature`). Not used by `apply`.
+        logit_scale: Factor on the logits in the loss of the search (`SearchResult.logit_scale`). Not used by `apply`.
         factors: Integer factors on the kept weights, by name: int8 tensors of the shapes of the mask, 1 for pruned
             weights. A missing tensor has factors of 1.
     """
@@ -86,7 +86,7 @@ class Ticket:
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
     tensors: Mapping[str, str] = field(default_factory=dict)
     gain: Mapping[str, float] = field(default_factory=dict)
-    temperature: float = 1.0
+    logit_scale: float = 1.0
     factors: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -149,11 +149,11 @@ class Ticket:
         }
         if gain := {n: g for n, g in self.gain.items() if g != 1}:
             header |= {"format": max(form, ticket_file.GAINS), "gain": gain}
-        if self.temperature != 1:
-            header["temperature"] = self.temperature
+        if self.logit_scale != 1:
+            header["temperature"] = self.logit_scale
         if self.factors:
             header["format"] = ticket_file.FACTORS
-        if gain or self.temperature != 1 or self.statistics or self.factors:
+        if gain or self.logit_scale != 1 or self.statistics or self.factors:
             header["rest"] = ticket_file.rest_digest(header, self.statistics, self.factors)
         # A mask from unit gates does not always cover all weights of the network.
         if not self.model_name or ticket_file.shapes_of(header) != self.mask.shapes:
@@ -190,7 +190,7 @@ class Ticket:
                 raise CrbgError(f"its format is {header['format']}, which has no factors")
             factors = packing.factors.decode(mask, planes) if planes else {}
             if "rest" in header and header["rest"] != ticket_file.rest_digest(header, statistics, factors):
-                raise CrbgError("its gains, temperature, factors or running statistics do not match the digest")
+                raise CrbgError("its gains, logit scale, factors or running statistics do not match the digest")
             return cls(
                 mask=mask,
                 seed=header["seed"],
@@ -204,7 +204,7 @@ class Ticket:
                 statistics=statistics,
                 tensors={str(n): str(digest) for n, digest in header.get("tensors", {}).items()},
                 gain=ticket_file.gains_of(header, mask),
-                temperature=ticket_file.temperature_of(header),
+                logit_scale=ticket_file.logit_scale_of(header),
                 factors=factors,
             )
 

@@ -145,7 +145,7 @@ def contexts_of(
 
 
 def rest_digest(header: Mapping[str, Any], statistics: Mapping[str, Tensor], factors: Mapping[str, Tensor]) -> str:
-    """Return the first half of the SHA-256 of the gains, the temperature, the running statistics and the factors."""
+    """Return the first half of the SHA-256 of the gains, the logit scale, the running statistics and the factors."""
     tensors = {**statistics, **{f"factors.{n}": f for n, f in factors.items()}}
     values = json.dumps([header.get("gain", {}), header.get("temperature", 1.0)], separators=(",", ":"), sort_keys=True)
     return hashlib.sha256(f"{values} {tensor_digest(tensors)}".encode()).hexdigest()[:32]
@@ -159,9 +159,9 @@ def gains_of(header: Mapping[str, Any], mask: Mask) -> dict[str, float]:
     return gains
 
 
-def temperature_of(header: Mapping[str, Any]) -> float:
+def logit_scale_of(header: Mapping[str, Any]) -> float:
     """Return the factor on the logits in the loss of the search."""
-    temperature = float(header.get("temperature", 1.0))
-    if not 0 < temperature < math.inf:
-        raise CrbgError(f"its temperature must be a positive number, not {temperature}")
-    return temperature
+    scale = float(header.get("temperature", 1.0))  # the key is older than the name of the attribute
+    if not 0 < scale < math.inf:
+        raise CrbgError(f"its logit scale must be a positive number, not {scale}")
+    return scale

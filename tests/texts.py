@@ -20,5 +20,5 @@ def text_ticket(name, epochs):
     found = run_search(model, task, methods.get("crbg"), methods.options("crbg", options), roles)
     found.apply(model)
     with torch.no_grad():
-        model.out.weight.mul_(found.temperature)  # the search multiplied the logits in its loss by this factor
+        model.out.weight.mul_(found.logit_scale)  # the search multiplied the logits in its loss by this factor
     return found, quality(model, toy.validation.batches(), metric=BITS), toy

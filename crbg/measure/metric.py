@@ -10,15 +10,15 @@ from crbg.errors import CrbgError, reason
 from crbg.training.forward import OWN_LOSS
 from crbg.training.trees import shapes
 
-Metric = Callable[[Any, Any], Any]  # (outputs, labels) -> a number
+MetricFunction = Callable[[Any, Any], Any]  # (outputs, labels) -> a number
 
 
-def metric_name(metric: Metric) -> str:
+def metric_name(metric: MetricFunction) -> str:
     """Return the name of a metric for reports."""
     return str(getattr(metric, "__name__", "metric")).replace("<lambda>", "metric")
 
 
-def score(metric: Metric, out: Any, labels: Any) -> float:
+def score(metric: MetricFunction, out: Any, labels: Any) -> float:
     """Return the metric of one batch.
 
     Raises:

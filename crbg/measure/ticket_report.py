@@ -17,7 +17,7 @@ from crbg.gates.dtypes import fraction
 from crbg.masks.mask import Mask
 from crbg.measure.accuracy import eval_mode
 from crbg.measure.loss_calls import LossCalls
-from crbg.measure.metric import Metric, metric_name, score
+from crbg.measure.metric import MetricFunction, metric_name, score
 from crbg.measure.sparsity import shares
 from crbg.training.device import fork_rng
 from crbg.training.forward import OWN_LOSS, batch_size, outputs_and_labels, with_logits
@@ -67,7 +67,7 @@ class TicketReport:
         decided: Fraction of the gates that ended at exactly 0 or 1; None for methods whose gates are binary.
         reached: Whether the gates themselves reached the density; None for methods that always select the top k scores.
         natural: Density of the gates before the selection of the top k, where gates have one.
-        temperature: Factor on the logits with which the loss of the ticket was measured, as in the search.
+        logit_scale: Factor on the logits with which the loss of the ticket was measured, as in the search.
     """
 
     data: str
@@ -78,7 +78,7 @@ class TicketReport:
     decided: float | None = None
     reached: bool | None = None
     natural: float | None = None
-    temperature: float = 1.0
+    logit_scale: float = 1.0
 
     @property
     def at_chance(self) -> bool:
@@ -94,7 +94,7 @@ class TicketReport:
         t, dense = self.ticket, self.initial
         lines = [f"on {t.examples} examples ({self.data}):"]
         if t.loss is not None:
-            scaled = f", with the logits times {self.temperature:.3g}" if self.temperature != 1.0 else ""
+            scaled = f", with the logits times {self.logit_scale:.3g}" if self.logit_scale != 1.0 else ""
             lines.append(f"  loss {t.loss:.4g}{scaled}" + _beside(dense.loss, "{:.4g} of the dense initial network"))
         if t.accuracy is not None:
             lines.append(
@@ -137,12 +137,12 @@ class Evaluation:
     held: Batches | None
     name: str
     task: SearchTask
-    metric: Metric | None = None
+    metric: MetricFunction | None = None
 
-    def measure(self, model: nn.Module, temperature: float = 1.0) -> Measured:
+    def measure(self, model: nn.Module, logit_scale: float = 1.0) -> Measured:
         """Measure a network without gates; modes and the state of the random generators do not change.
 
-        The logits are multiplied by `temperature` inside the loss.
+        The logits are multiplied by `logit_scale` inside the loss.
         """
         batches = self.held or self.task.batches
         count = len(batches) if self.held else max(1, round(TRAINING_SHARE * len(batches)))
@@ -151,7 +151,7 @@ class Evaluation:
             # With this seed, a loader that shuffles with torch's global generator yields the same examples each time.
             # A shuffled data set and a stream depend on the epochs before, and may yield others.
             torch.manual_seed(self.task.seed)
-            loss = self.task.loss if temperature == 1.0 else _at_temperature(self.task.loss, temperature)
+            loss = self.task.loss if logit_scale == 1.0 else _at_scale(self.task.loss, logit_scale)
             return measure_network(model, itertools.islice(batches.epoch(0), count), loss, self.metric)
 
     def report(self, model: nn.Module, found: SearchResult, initial: Measured) -> TicketReport:
@@ -164,16 +164,16 @@ class Evaluation:
         """
         ticket = Measured()
         try:
-            ticket = self.measure(found.apply(copy.deepcopy(model)), found.temperature)
+            ticket = self.measure(found.apply(copy.deepcopy(model)), found.logit_scale)
         except Exception as error:  # some models cannot be copied
             warn(f"the ticket cannot be measured on a copy of the model: {reason(error)}")
         name = metric_name(self.metric) if self.metric else ""
         summary = gate_summary(found, self.task.density)
-        return TicketReport(self.name, ticket, initial, name, temperature=found.temperature, **summary)
+        return TicketReport(self.name, ticket, initial, name, logit_scale=found.logit_scale, **summary)
 
 
-def _at_temperature(loss: Loss, temperature: float) -> Loss:
-    return lambda out, y: loss(with_logits(lambda t: t * temperature, out), y)
+def _at_scale(loss: Loss, scale: float) -> Loss:
+    return lambda out, y: loss(with_logits(lambda t: t * scale, out), y)
 
 
 def advice(found: SearchResult, task: SearchTask) -> str | None:
@@ -223,7 +223,7 @@ def _loss_advice(report: TicketReport) -> str | None:
 
 @torch.no_grad()
 def measure_network(
-    model: nn.Module, batches: Iterable[tuple[Any, Any]], loss: Loss, metric: Metric | None = None
+    model: nn.Module, batches: Iterable[tuple[Any, Any]], loss: Loss, metric: MetricFunction | None = None
 ) -> Measured:
     """Measure a network in eval mode; a measurement that raises is left out, with a warning.
 
@@ -270,7 +270,7 @@ class _Row:
     missing: list[str]
 
 
-def _measure_batch(model: nn.Module, x: Any, y: Any, loss: Loss, metric: Metric | None) -> _Row:
+def _measure_batch(model: nn.Module, x: Any, y: Any, loss: Loss, metric: MetricFunction | None) -> _Row:
     value = rating = None
     missing: list[str] = []
     with LossCalls() as inside:

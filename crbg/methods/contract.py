@@ -172,7 +172,7 @@ class SearchResult:
         variant: Name of the method's variant, added by `find_ticket`.
         weight_gain: Factor on the kept weights of each tensor that the search used; 1 if a name is missing. It belongs
             to the ticket (role `scaled`). Added by `find_ticket`.
-        temperature: Factor by which the search multiplied the logits in its loss. For calibrated probabilities,
+        logit_scale: Factor by which the search multiplied the logits in its loss. For calibrated probabilities,
             multiply the logits of the sparse network by it too; its predictions do not depend on it.
         cost: The cost of the ticket and its budget as text, if the search had a budget. Added by `find_ticket`.
     """
@@ -196,7 +196,7 @@ class SearchResult:
     report: TicketReport | None = field(default=None, repr=False)
     variant: str = ""
     weight_gain: dict[str, float] = field(default_factory=dict, repr=False)
-    temperature: float = 1.0
+    logit_scale: float = 1.0
     cost: str = ""
 
     def __str__(self) -> str:
@@ -276,5 +276,5 @@ class SearchResult:
         tensors = {} if self.factors else self.tensors  # fingerprints of changed weights would not be those of a ticket
         return Ticket(
             self.mask, 0, "given", 1.0, "", (), 0, self.initial, {}, self.statistics, tensors, self.weight_gain,
-            self.temperature, self.factors,
+            self.logit_scale, self.factors,
         )  # fmt: skip

@@ -92,9 +92,9 @@ class Options:
             head), without the inputs of the network; `unit+input` with them; `stream` for one per unit that can be cut
             out of the network (`crbg.export.shrink`), which all layers that read the unit share, for example those on
             one residual stream. Units that cannot be cut out, such as those behind a layer norm, have no gate then.
-        temperature: Multiplies the logits inside the loss; predictions do not change. Frozen weights cannot grow to
-            scale up the logits, so networks with tiny initial outputs need this factor. If 0, it is chosen so
-            that the scaled logits of the first batch have the standard deviation `spread`.
+        temperature: Multiplies the logits inside the loss (`logit_scale` of the result); predictions do not change.
+            Frozen weights cannot grow to scale up the logits, so networks with tiny initial outputs need this factor.
+            If 0, it is chosen so that the scaled logits of the first batch have the standard deviation `spread`.
         spread: See `temperature`.
         signed: Whether a gate also chooses the sign of its weight (`crbg.search.sign_flips`), an extension. This option
             and those below change weights, so the result is not a strong ticket; `SearchResult.changed` lists the
@@ -264,7 +264,7 @@ def _search(model: nn.Module, task: SearchTask, o: Options, slopes: Mapping[str,
         raw = attach.weights(model)
         if o.adapt:
             hook.factors = [importance(raw[name], g, o.adapt) for g, name in hook.first.items()]
-        temperature = o.temperature or o.spread / logit_spread(model, task)
+        scale = o.temperature or o.spread / logit_spread(model, task)
         groups = [{"params": [*(p for g in hook.gates for p in g.parameters()), *slopes.values()], "lr": o.lr}]
         steps: SearchHook = ProductPenalty(cast(Controlled, hook), o.product) if o.product else hook
         if o.shared_lr:
@@ -278,7 +278,7 @@ def _search(model: nn.Module, task: SearchTask, o: Options, slopes: Mapping[str,
         histograms = {"start": hook.picture()}
         with attach.sampling(model):
             schedule = plateau if o.schedule == "plateau" else cosine
-            history = task.fit(model, adam, steps, lambda out, y: task.loss(_scaled(out, temperature), y), schedule)
+            history = task.fit(model, adam, steps, lambda out, y: task.loss(_scaled(out, scale), y), schedule)
         histograms |= {"middle": hook.middle, "end": hook.picture()}
         gates = {name: gate for gate, name in hook.first.items()}
         scores, soft = scores_of(gates), soft_of(gates)
@@ -288,7 +288,7 @@ def _search(model: nn.Module, task: SearchTask, o: Options, slopes: Mapping[str,
     else:
         mask, exact = _cut(scores, task.density, hook.total, _by_layer(o))
     found = on_weights(model, o, readers, {"mask": mask, "exact": exact, "scores": scores, "soft": soft})
-    found.history, found.temperature = history, temperature
+    found.history, found.logit_scale = history, scale
     found.anatomy = {"mu": histograms, "bins": list(BINS)}
     if o.granularity != "weight":
         found.anatomy["units"] = mask.counts()
@@ -334,7 +334,7 @@ def _cut(
     return half if abs(half.kept - exact.kept) <= LANDED * exact.kept else exact, exact
 
 
-def _scaled(out: Any, temperature: float) -> Any:
+def _scaled(out: Any, scale: float) -> Any:
     from crbg.training.forward import with_logits
 
-    return out if temperature == 1.0 else with_logits(lambda t: t * temperature, out)
+    return out if scale == 1.0 else with_logits(lambda t: t * scale, out)

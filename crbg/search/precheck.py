@@ -16,7 +16,7 @@ from crbg.gates.attach import weights
 from crbg.gates.dtypes import floating_dtype
 from crbg.measure.accuracy import eval_mode, training_mode
 from crbg.measure.loss_calls import LossCall, LossCalls
-from crbg.measure.metric import Metric, score
+from crbg.measure.metric import MetricFunction, score
 from crbg.search.loss_check import TO_FLOAT, check_all_labels, loss_of
 from crbg.search.snapshot import unchanged
 from crbg.training.batches import Batches, LoaderBatches, TensorBatches
@@ -63,7 +63,7 @@ def check_model(model: nn.Module) -> None:
 
 
 def check_first_batch(
-    model: nn.Module, batches: Batches, loss: Loss, precision: str = "fp32", metric: Metric | None = None
+    model: nn.Module, batches: Batches, loss: Loss, precision: str = "fp32", metric: MetricFunction | None = None
 ) -> FirstBatch:
     """Pass the first batch through the model and the loss, forward and backward, in training mode.
 
@@ -107,7 +107,7 @@ def check_first_batch(
         return seen
 
 
-def check_validation(model: nn.Module, batches: Batches, loss: Loss, metric: Metric | None = None) -> None:
+def check_validation(model: nn.Module, batches: Batches, loss: Loss, metric: MetricFunction | None = None) -> None:
     """Pass the first batch of the validation data through the model, the loss and the metric, in eval mode.
 
     Raises:
@@ -125,7 +125,7 @@ def check_validation(model: nn.Module, batches: Batches, loss: Loss, metric: Met
         raise CrbgError(f"validation: {error}") from error
 
 
-def _check_metric(metric: Metric, out: Any, labels: Any) -> None:
+def _check_metric(metric: MetricFunction, out: Any, labels: Any) -> None:
     """Call the metric, unless outputs in eval mode are not finite, as those of an untrained batch norm can be."""
     if all(bool(t.isfinite().all()) for t in tensors(out)):
         score(metric, out, labels)

@@ -243,11 +243,11 @@ def test_an_applied_ticket_has_the_statistics_of_the_sparse_network_and_survives
 def test_the_temperature_of_the_search_belongs_to_the_ticket(tmp_path):
     model, (x, y) = Linear(), some_batches()
     found = find_ticket(model, (x, y), 0.5, epochs=1, batch=16)
-    assert found.temperature not in (0, 1)
+    assert found.logit_scale not in (0, 1)
     found.ticket().save(tmp_path / "mine")
-    assert Ticket.load(tmp_path / "mine").temperature == found.temperature
-    assert find_ticket(model, (x, y), 0.5, epochs=1, batch=16, temperature=3.0).temperature == 3
-    assert find_ticket(model, (x, y), 0.5, "edge_popup", epochs=1, batch=16).temperature == 1
+    assert Ticket.load(tmp_path / "mine").logit_scale == found.logit_scale
+    assert find_ticket(model, (x, y), 0.5, epochs=1, batch=16, temperature=3.0).logit_scale == 3
+    assert find_ticket(model, (x, y), 0.5, "edge_popup", epochs=1, batch=16).logit_scale == 1
 
 
 def test_arrays_and_data_sets_are_data_too():

@@ -194,7 +194,7 @@ def test_values_that_would_fail_later_are_refused_at_load(number, field, value, 
     data = edited((GOLDEN / f"format{number}.safetensors").read_bytes(), **{field: value})
     with pytest.raises(
         CrbgError,
-        match=r"is not a valid ticket: (its (format|temperature)|the (seed|scale) of|unknown dist|KeyError|ValueError)",
+        match=r"is not a valid ticket: (its (format|logit scale)|the (seed|scale) of|unknown dist|KeyError|ValueError)",
     ):
         load_bytes(data, tmp_path)
 
@@ -267,10 +267,10 @@ def test_truncated_and_changed_files_give_one_error_or_the_same_mask(number, tmp
 
 @pytest.mark.parametrize("change", [{"gain": {"fc1.weight": 2.5}}, {"gain": ...}, {"temperature": 3.0}])
 def test_changed_gains_and_temperatures_are_refused(change, tmp_path):
-    data = dataclasses.replace(Ticket.load(GOLDEN / "format2.safetensors"), temperature=2.0).to_bytes()
-    assert load_bytes(data, tmp_path).temperature == 2.0
+    data = dataclasses.replace(Ticket.load(GOLDEN / "format2.safetensors"), logit_scale=2.0).to_bytes()
+    assert load_bytes(data, tmp_path).logit_scale == 2.0
     with pytest.raises(
-        CrbgError, match="its gains, temperature, factors or running statistics do not match the digest"
+        CrbgError, match="its gains, logit scale, factors or running statistics do not match the digest"
     ):
         load_bytes(edited(data, **change), tmp_path)
 

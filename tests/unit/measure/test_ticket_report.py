@@ -181,9 +181,9 @@ def test_the_loss_of_a_ticket_is_that_of_its_search():
     """Frozen weights cannot scale the logits, so the loss without the factor of the search says little."""
     model = network()
     found = find_ticket(model, (X, Y), 0.5, epochs=3, validation=(X, Y))
-    assert found.temperature != 1
+    assert found.logit_scale != 1
     out = found.apply(copy.deepcopy(model)).eval()(X)
-    assert found.report.ticket.loss == pytest.approx(float(F.cross_entropy(out * found.temperature, Y)), rel=1e-4)
+    assert found.report.ticket.loss == pytest.approx(float(F.cross_entropy(out * found.logit_scale, Y)), rel=1e-4)
     assert found.report.ticket.loss != pytest.approx(float(F.cross_entropy(out, Y)), rel=1e-3)
-    assert f", with the logits times {found.temperature:.3g};" in str(found.report)
+    assert f", with the logits times {found.logit_scale:.3g};" in str(found.report)
     assert found.report.ticket.accuracy == pytest.approx(100 * float((out.argmax(1) == Y).double().mean()))
