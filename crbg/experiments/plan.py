@@ -64,7 +64,7 @@ def _need(cell: Cell, done: bool, seconds: float, gpu: bool) -> Need:
 
 def summary(config: Config, cells: list[Cell]) -> list[str | Table]:
     """Return a table of what each experiment needs, grouped by target. The total counts shared runs once."""
-    rows, total = _rows(config, cells, lambda c: c.experiment)
+    rows, total = totals(config, cells)
     body = [(*place, *rows[name].columns()) for name, place in by_target(config.experiment(n) for n in rows)]
     first = "An experiment with several targets is listed under the first of them."
     more = "`crbg plan NAME` shows the arms of an experiment or the experiments of a target."
@@ -77,13 +77,16 @@ def table(config: Config, cells: list[Cell]) -> list[str | Table]:
     """Return a table of what each experiment needs, or each arm if all cells belong to one experiment."""
     names = list(dict.fromkeys(c.experiment for c in cells))
     one = len(names) == 1
-    rows, total = _rows(config, cells, lambda c: c.arm if one else c.experiment)
+    rows, total = totals(config, cells, lambda c: c.arm if one else c.experiment)
     body = [(name, *need.columns()) for name, need in rows.items()]
     last = (names[0] if one else "total", *total.columns())
     return [Table(("arm" if one else "experiment", *NEEDS), body, last), ALONE]
 
 
-def _rows(config: Config, cells: list[Cell], place: Callable[[Cell], str]) -> tuple[dict[str, Need], Need]:
+def totals(
+    config: Config, cells: list[Cell], place: Callable[[Cell], str] = lambda c: c.experiment
+) -> tuple[dict[str, Need], Need]:
+    """Return what the cells need, by experiment or another `place`, and in total; the total counts shared runs once."""
     rows: dict[str, Need] = {}
     every: dict[Key, Need] = {}
     for key, c, need in needs(config, cells, record_store.find_runs(config, cells)):

@@ -24,6 +24,7 @@ from crbg.report import (
     winners,
 )
 from crbg.report.claims import Claims, judge, read_claims
+from crbg.report.missing import missing_table
 from crbg.report.power import power_table
 from crbg.report.published import of_experiment
 from crbg.report.records_table import tidy, unfinished
@@ -86,6 +87,7 @@ def build(
     if not config.demonstration:
         write_text(folder / "tables" / "contrasts.md", contrast_table(content.verdicts))
         write_text(folder / "tables" / "power.md", power_table(claims, content.verdicts, config))
+        write_text(folder / "tables" / "missing.md", missing_table(content.verdicts, config))
         for name, text in paper_tables.all_tables(rows, names.readable(content.verdicts, config), config):
             write_text(folder / "tables" / f"{name}.tex", text)
         figures.method(folder / "figures" / "method")
