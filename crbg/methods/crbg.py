@@ -199,7 +199,7 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     from crbg.methods._scored import changed_since, copied_weights
 
     o = options
-    slopes = _check(model, task, o)
+    slopes = _prelu_slopes(model) if o.train_slopes else {}
     if o.pretrain:
         with attach.only_candidates(model):
             _train_weights(model, task.stage("pretrain", o.pretrain), o)
@@ -217,12 +217,10 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     return found
 
 
-def _check(model: nn.Module, task: SearchTask, o: Options) -> dict[str, nn.Parameter]:
-    """Check the options against the network and the task; return the PReLU slopes to train, by name."""
+def _prelu_slopes(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the slopes of all PReLUs by name; it is an error if there is none."""
     import torch
 
-    if not o.train_slopes:
-        return {}
     slopes = {f"{name}.weight": m.weight for name, m in model.named_modules() if isinstance(m, torch.nn.PReLU)}
     if not slopes:
         raise CrbgError(
