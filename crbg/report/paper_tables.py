@@ -116,9 +116,10 @@ def deep(rows: pd.DataFrame, config: Config) -> str:
     mine = rows[rows.experiment.str.startswith("deep_") & (rows.reading == "binary")]
     lines = []
     for name, of_experiment in mine.groupby("experiment", sort=False):
-        part, experiment = best_part(of_experiment), config.experiments[str(name)]
-        measured = of_experiment[of_experiment.part == part]
-        for (arm, _), g in measured.groupby(["arm", "asked"], dropna=False, sort=False):
+        experiment = config.experiments[str(name)]
+        for (arm, _), of_arm in of_experiment.groupby(["arm", "asked"], dropna=False, sort=False):
+            part = best_part(of_arm)  # an arm may be measured on validation images only
+            g = of_arm[of_arm.part == part]
             means = g.groupby("digest").value.mean()
             best = g[g.digest == means.idxmax()]
             sparsity = MISSING if best.asked.isna().all() else f"{100 * (1 - best.density.mean()):.1f}"

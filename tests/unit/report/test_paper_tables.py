@@ -35,6 +35,9 @@ def test_deep_networks_are_observed_at_their_epochs(project):
     config = SimpleNamespace(experiments={"deep_x": SimpleNamespace(labels={"ours": "our arm"}, role="main")})
     (line,) = [li for li in paper_tables.deep(rows, config).splitlines() if "our arm" in li]
     assert line.endswith(r"& our arm & 50.0 & 90.00 $\pm$ 0.13 & test & 7 \\")
+    other = rows[rows.part == "validation"].assign(arm="theirs")  # not evaluated on the test set
+    (line,) = [li for li in paper_tables.deep(pd.concat([rows, other]), config).splitlines() if "theirs" in li]
+    assert "& validation & 7" in line
 
 
 def test_the_width_table_pairs_published_points_with_sizes(sweep, monkeypatch):
