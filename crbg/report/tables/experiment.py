@@ -10,7 +10,7 @@ from crbg.data.metrics import ACCURACY
 from crbg.experiments.config import Config, Experiment
 from crbg.report.records_table import metric_of, specs, values
 from crbg.report.stats import paired
-from crbg.report.tables.markup import booktabs, interval, percent, pipe
+from crbg.report.tables.markup import booktabs, interval, mean_of, percent, pipe
 from crbg.search.roles import CHANGED_ROLES
 
 LATEX = (
@@ -163,7 +163,7 @@ def markdown(table: pd.DataFrame, experiment: Experiment, config: Config, rows: 
     present = {*table, *(f"{column} %" for column in table)}
     notes = [text for column, text in NOTES.items() if column in present and not (winning and column == "binary %")]
     notes += [WINNING] if winning else []
-    notes += naive(mine)
+    notes += naive(mine) + unread(mine)
     said = f"{best_part(mine)} {metric_of(mine).title}, mean ± half-width of the 95 % t interval over n seeds"
     body = pipe(table.to_dict("records"))
     return f"{head}{experiment.about}: {where}, {said}.\n\n{body}\n\n{' '.join([*notes, origin(rows, experiment)])}\n"
@@ -179,6 +179,18 @@ def naive(mine: pd.DataFrame) -> list[str]:
     listed = ", ".join(f"{name.replace('_', ' ')} {value:.{metric.digits}f}" for name, value in found.items())
     better = "larger" if metric.larger_is_better else "smaller"
     return [f"Naive predictors on the same part: {listed}. A {better} value is better."]
+
+
+def unread(mine: pd.DataFrame) -> list[str]:
+    """List the runs without a test evaluation in a sentence; empty if there are none, or if no run has one."""
+    binary = mine[mine.reading == "binary"]
+    read = set(binary[binary.part == "test"].digest)
+    waiting = binary[~binary.digest.isin(read)]
+    if not read or waiting.empty:
+        return []
+    arms = waiting.groupby(["arm", "digest"], sort=False)
+    listed = ", ".join(f"{arm} {mean_of(g)}" for (arm, _), g in arms)
+    return [f"Measured on validation images only, and therefore not in the table: {listed}."]
 
 
 def origin(rows: pd.DataFrame, experiment: Experiment) -> str:

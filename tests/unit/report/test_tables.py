@@ -54,6 +54,17 @@ def test_headline_numbers_are_of_the_test_part_where_it_was_opened(project):
     assert tables.main_table(tidy(project.config), "main")["binary %"][0].startswith("90.00")
 
 
+def test_runs_without_a_test_evaluation_are_listed_below_the_table(project):
+    project.put("ours", 0.5, around(90.0), tested=False)
+    experiment, config = project.config.experiment("main"), project.config
+    rows, words = tidy(config), "Measured on validation images only, and therefore not in the table"
+    assert words not in tables.markdown(tables.main_table(rows, "main"), experiment, config, rows)
+    project.put("theirs", 0.5, around(80.0))
+    rows = tidy(config)
+    text = tables.markdown(tables.main_table(rows, "main"), experiment, config, rows)
+    assert f"{words}: ours 89.00 ± 0.13." in text
+
+
 def test_rows_of_an_arm_come_by_seed(project):
     project.put("ours", 0.5, [1.0, 2.0, 3.0, 4.0])
     project.put("ours", 0.1, [5.0, 6.0, 7.0, 8.0])
