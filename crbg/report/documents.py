@@ -139,7 +139,8 @@ def _counts(claims: Sequence[Judgement]) -> str:
     """Summarise in one sentence how many published claims got each verdict."""
     words = Counter(kind_of(v.verdict) for v in claims)
     judged = [f"{words[w]} {w}" for w in WORDS if words[w]]
-    return f"{', '.join(judged)}, of {len(claims)} declared rules ([all verdicts](paper/tables/verdicts.md))."
+    where = "[all verdicts](paper/tables/verdicts.md), [missing runs](paper/tables/missing.md)"
+    return f"{', '.join(judged)}, of {len(claims)} declared rules ({where})."
 
 
 def _telling(claims: Sequence[Judgement]) -> str:
