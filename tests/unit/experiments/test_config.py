@@ -348,13 +348,15 @@ def test_the_quickstart_is_a_demonstration_on_digits(monkeypatch):
     real = read(["config.yaml"])
     assert config.demonstration
     assert not real.demonstration
-    other = {"quick_graph", "quick_series", "quick_text"}
+    other = {"quick_graph", "quick_series", "quick_text", "quick_waves"}
     assert set(config.experiments) - set(real.experiments) == {"deep", "winning", *other}, "what is only shown"
     assert set(real.experiments) < set(config.experiments)
     for name, e in config.experiments.items():
         (data,) = {c.spec.data for c in e.cells}
         images = data == "digits"
-        assert images or (data.startswith("toy_") and name.startswith(("quick_", "cora_", "sunspots_", "shakespeare_")))
+        assert images or (
+            data.startswith("toy_") and name.startswith(("quick_", "cora_", "italy_", "sunspots_", "shakespeare_"))
+        )
         assert len({c.seed for c in e.cells}) <= 2
         assert len(e.jobs()) <= 2
         if name in ("deep", "winning", *other):
