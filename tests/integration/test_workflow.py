@@ -114,7 +114,7 @@ def test_the_quickstart_plans_few_jobs(clone):
     assert max(searches.values()) <= 2
     assert "results/quickstart/data/digits.json" in text
     assert "results/data" not in text
-    assert counts["data"] == 4, "digits, and a generated graph, series and text"
+    assert counts["data"] == 5, "digits, and a generated graph, series, waves and text"
 
 
 def test_a_rule_of_its_own_takes_the_jobs_of_an_architecture(clone):
