@@ -30,7 +30,7 @@ FILES = {
     )
 }
 CLASSES = {"1": 1, "2": 0}  # October to March, April to September
-NOISE = 0.5  # standard deviation of the noise of generated waves, whose values lie between -1 and 1
+NOISE = 0.2  # standard deviation of the noise of generated waves, whose values lie between -1 and 1
 
 
 def load(entry: DataInfo, root: Path, download: bool = True) -> Data:
