@@ -116,20 +116,19 @@ class Ticket:
         if pack not in PACKS:
             raise CrbgError(f"unknown value pack={pack!r}: {suggest(pack, PACKS)}")
         ticket_file.check_draw(self.law, self.seed, self.scale)
-        files = [self._serialise(ticket_file.BITS, {}, self.mask.pack())]
+        planes = {f"factors.{n}": plane for n, plane in packing.factors.encode(self.mask, self.factors).items()}
+        files = [self._serialise(ticket_file.BITS, {}, {"mask": self.mask.pack(), **planes})]
         if pack == "auto" and self.mask.total <= packing.LARGEST:
             kind = "seed" if self.law in LAWS else "none" if model is None else "weights"
             given = ticket_file.contexts_of(kind, self.seed, self.initial, self.mask.shapes, model)
-            files.append(self._serialise(ticket_file.PACKED, {"contexts": kind}, packing.pack(self.mask, given)))
+            packed = {"packed": packing.pack(self.mask, given), **planes}
+            files.append(self._serialise(ticket_file.PACKED, {"contexts": kind}, packed))
         return min(files, key=len)
 
-    def _serialise(self, form: int, extra: dict[str, Any], mask: bytes) -> bytes:
-        """Return the bytes of a ticket file, given its format, more entries of the header, and the coded mask."""
-        name = "packed" if form == ticket_file.PACKED else "mask"
-        tensors = {name: torch.frombuffer(bytearray(mask), dtype=torch.uint8)}
+    def _serialise(self, form: int, extra: dict[str, Any], coded: Mapping[str, bytes]) -> bytes:
+        """Return the bytes of a ticket file, given its format, more header entries, and the coded mask and factors."""
+        tensors = {name: torch.frombuffer(bytearray(data), dtype=torch.uint8) for name, data in coded.items()}
         tensors |= {f"statistics.{k}": v.cpu().contiguous() for k, v in self.statistics.items()}
-        planes = packing.factors.encode(self.mask, self.factors)
-        tensors |= {f"factors.{k}": torch.frombuffer(bytearray(v), dtype=torch.uint8) for k, v in planes.items()}
         header = json.dumps(self._header(form) | extra, separators=(",", ":"))
         return save_tensors(tensors, {"crbg": header})
 

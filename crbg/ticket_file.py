@@ -101,7 +101,7 @@ def mask_of(header: Mapping[str, Any], tensors: Mapping[str, Tensor], model: nn.
     shapes = shapes_of(header)
     if shapes_digest(shapes) != header["network"]:
         raise CrbgError("the shapes of its network do not match the digest in its header")
-    if header["format"] >= PACKED and "packed" in tensors:
+    if header["format"] == PACKED or (header["format"] == FACTORS and "packed" in tensors):
         given = contexts_of(header["contexts"], header["seed"], header["initial"], shapes, model)
         mask = packing.unpack(tensors["packed"].numpy().tobytes(), shapes, given)
     else:

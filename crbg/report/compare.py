@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -49,10 +50,7 @@ def _method(spec: Spec) -> dict[str, str]:
     hard = getattr(spec.resolved(), "polish", 0.0)  # length of the final phase with hard gates
     smooth = f"until the last {100 * hard:g} %" if hard else "yes"
     differentiable = smooth if traits.differentiable else "no"
-    if traits is UNSTATED:
-        differentiable = traits.gradient
-    said = {"gradient": traits.gradient, "density": traits.density, "weights": traits.weights}
-    return {"differentiable": differentiable} | said
+    return {"differentiable": differentiable if traits is not UNSTATED else traits.gradient} | asdict(traits)
 
 
 def _tuning(rows: pd.DataFrame, experiment: Experiment, config: Config, arm: str) -> dict[str, str]:

@@ -222,6 +222,12 @@ def test_hostile_headers_of_packed_files_are_refused(fields, tmp_path):
         load_bytes(edited((GOLDEN / "format3.safetensors").read_bytes(), **fields), tmp_path)
 
 
+def test_a_packed_format_needs_a_packed_mask(tmp_path):
+    data = edited((GOLDEN / "format2.safetensors").read_bytes(), format=3, contexts="seed")
+    with pytest.raises(CrbgError, match="is not a valid ticket: KeyError"):
+        load_bytes(data, tmp_path)
+
+
 def test_a_digest_of_huge_shapes_takes_no_memory(tmp_path):
     shapes = {"w": (2**14, 2**14)}
     fields = {"model": "", "shapes": {"w": [2**14, 2**14]}, "network": shapes_digest(shapes)}
