@@ -239,29 +239,37 @@ def judge(claims: Claims, rows: pd.DataFrame, config: Config) -> list[Judgement]
     if config.demonstration:
         unjudged = not_run("nothing is judged in a demonstration")
         return [_of_claim(claim, unjudged) for claim in claims.claims]
-    out = [_judged(claim, rows) for claim in claims.claims]
+    out = [_judged(claim, rows, config) for claim in claims.claims]
     out += [_goal(goal, rows) for goal in claims.goals]
     for name, source in CONTRASTS.items():
         out += _contrasts(claims.contrast_list(name), rows, source)
     return out
 
 
-def _judged(claim: Claim, rows: pd.DataFrame) -> Judgement:
-    """Judge a claim by its second reading if its runs exist, else by its rule, else by its rule for reduced schedules.
+def _judged(claim: Claim, rows: pd.DataFrame, config: Config) -> Judgement:
+    """Judge a claim by its second reading if it is complete, else by its rule, else by its rule for reduced schedules.
 
-    While a second reading is declared and not run, the first reading cannot refute the claim.
+    While a second reading is declared and not complete, the first reading cannot refute the claim.
     """
     first = _first_reading(claim, rows)
-    second = _within_budget(claim, claim.second, rows) if claim.second else None
-    if second is None:
+    if claim.second is None:
         return _of_claim(claim, first)
-    if not second.absent:
+    second, declared = _within_budget(claim, claim.second, rows), _seeds(claim.second, config)
+    if not second.absent and (second.seeds is None or second.seeds >= declared):
         evidence = f"second reading: {second.evidence}. First reading: {first.word}, {first.evidence}"
         return _of_claim(claim, replace(second, evidence=evidence), second=True)
-    waits = f"a second reading ({getattr(claim.second, 'experiment', '')}) is declared and not run"
+    state = "not run" if second.absent else f"has {second.seeds} of {declared} seeds"
+    waits = f"a second reading ({getattr(claim.second, 'experiment', '')}) is declared and {state}"
     if first.word == "not reproduced":
         first = replace(first, word=WAITING, evidence=f"first reading: not reproduced, {first.evidence}")
     return _of_claim(claim, first if first.absent else replace(first, evidence=f"{first.evidence}; {waits}"))
+
+
+def _seeds(rule: Rule, config: Config) -> int:
+    """Return the number of seeds that the configuration declares for the arm of a rule; 0 if it declares no such arm."""
+    if not isinstance(rule, ArmRule) or rule.experiment not in config.experiments:
+        return 0
+    return len({c.seed for c in config.experiment(rule.experiment).cells if c.arm == rule.arm})
 
 
 def _first_reading(claim: Claim, rows: pd.DataFrame) -> Verdict:

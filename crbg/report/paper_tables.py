@@ -44,7 +44,7 @@ def telling(verdicts: Sequence[Judgement]) -> str:
     lines = [
         " & ".join(
             (
-                f"{tex(v.quote.strip('“”'))} ({tex(re.split('[,(]', v.source)[0].strip())})",
+                f"{tex(v.quote.strip('“”'))} ({tex(_origin(v))})",
                 tex(v.verdict),
                 tex(short(v.measured)),
             )
@@ -57,6 +57,12 @@ def telling(verdicts: Sequence[Judgement]) -> str:
         ("claim (source)", "verdict", "measured"),
         [rf"\addlinespace[2pt] {i}. {line}" for i, line in enumerate(lines, 1)],
     )
+
+
+def _origin(v: Judgement) -> str:
+    """Name the source of a claim in a few words, and say if the sentence is not a quotation."""
+    source = re.split("[,(]", v.source)[0].strip()
+    return source if v.quote.startswith("“") else f"{source}, in our words"
 
 
 def width(rows: pd.DataFrame, experiment: Experiment) -> str:

@@ -151,6 +151,21 @@ def missed(mine: pd.DataFrame, mask: str, density: float | None) -> str:
     return f"{len(wrong)} of {len(mine)} runs did not reach the target density" if len(wrong) else ""
 
 
+def unless_missed(verdict: Verdict, *sides: pd.DataFrame) -> Verdict:
+    """Return the verdict of a comparison; it is inconclusive if a run of one side missed its target density.
+
+    Such a run is cut to the density after its search, so its accuracy is not that of the mask which was searched.
+    """
+    notes = [
+        f"{int(wrong)} of {count(len(mine), 'run')} of {mine.arm.iloc[0]} did not reach the target density"
+        for mine in sides
+        if len(mine) and (wrong := mine.density_missed.eq(True).sum())
+    ]
+    if not notes:
+        return verdict
+    return Verdict("inconclusive", "; ".join([verdict.evidence, *notes, "they decide nothing"]), verdict.seeds)
+
+
 def compare(a: pd.DataFrame, b: pd.DataFrame, oriented: bool = True) -> stats.Contrast:
     """Return the test of a - b: paired if all runs match in seed, initial draw and data order, otherwise Welch's.
 

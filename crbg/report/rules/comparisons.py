@@ -24,6 +24,7 @@ from crbg.report.rules.base import (
     points,
     register,
     span,
+    unless_missed,
     worse,
 )
 
@@ -47,7 +48,8 @@ class Loss(DensityRule):
         d = compare(reference, mine).difference
         evidence = f"{self.reference} - {self.arm} = {gap(d, mine, points(mine))}, at most {self.most} allowed"
         checks = (Check(d, self.most, above=False),)
-        return Verdict(decide(d.high <= self.most, d.low > self.most), f"{evidence}, n = {d.n}", d.n, checks=checks)
+        found = Verdict(decide(d.high <= self.most, d.low > self.most), f"{evidence}, n = {d.n}", d.n, checks=checks)
+        return unless_missed(found, mine, reference)
 
 
 @register("lead")
@@ -67,7 +69,8 @@ class Lead(DensityRule):
         evidence = f"{self.arm} {ours.value.mean():.2f} %, {self.other} {theirs.value.mean():.2f} %: "
         evidence += f"{d.mean:+.2f} points{span(d)}, {self.by:+g} claimed, margin {self.margin}, n = {d.n}"
         checks = (Check(beyond, -self.margin),)
-        return Verdict(stats.margin_verdict(beyond, self.margin), evidence, d.n, checks=checks)
+        found = Verdict(stats.margin_verdict(beyond, self.margin), evidence, d.n, checks=checks)
+        return unless_missed(found, ours, theirs)
 
 
 @register("pronounced")
@@ -83,9 +86,10 @@ class Pronounced(DensityRule):
         return self.density, self.moderate
 
     def judge(self, rows: pd.DataFrame) -> Verdict:
-        leads = []
+        leads, sides = [], []
         for density in self.densities:
             ours, theirs = (values(rows, self.experiment, arm, density) for arm in (self.arm, self.reference))
+            sides += [ours, theirs]
             pairs = ours.merge(theirs, on=["seed", "draw", "order"])
             if pairs.empty:
                 return not_run()
@@ -96,7 +100,7 @@ class Pronounced(DensityRule):
         d = stats.paired(list(both.value_x), list(both.value_y)).difference
         ends = " and ".join(f"{x.value.mean():+.2f} at {k}" for x, k in zip(leads, self.densities, strict=True))
         evidence = f"{self.arm} - {self.reference} is {ends}; difference {d.mean:+.2f}{span(d)}, n = {d.n}"
-        return Verdict(decide(d.low > 0, d.high < 0), evidence, d.n, checks=(Check(d, 0.0),))
+        return unless_missed(Verdict(decide(d.low > 0, d.high < 0), evidence, d.n, checks=(Check(d, 0.0),)), *sides)
 
 
 @register("frontier")
@@ -128,7 +132,8 @@ class Frontier(DensityRule):
             f"{self.other} at {self.density} is lower by {loss.mean:.2f}{span(loss, '.2f')}; margin {m}, n = {up.n}"
         )
         word = decide(up.low >= -m and down.high < -m, up.high < -m or down.low >= -m)
-        return Verdict(word, evidence, up.n, checks=(Check(up, -m), Check(down, -m, above=False)))
+        found = Verdict(word, evidence, up.n, checks=(Check(up, -m), Check(down, -m, above=False)))
+        return unless_missed(found, ours, theirs, base)
 
 
 @register("best")
@@ -177,7 +182,7 @@ class Best(ArmRule):
             return not_run()
         lost = self._lost(rows, self.arm, density)
         differences: dict[str, stats.Interval] = {}
-        seeds = [len(ours)]
+        seeds, sides = [len(ours)], [ours]
         for other in self.others:
             asked = None if self.among or other in self.whole else density
             theirs = self._chosen(rows, self.among or self.experiment, other, asked)
@@ -187,6 +192,7 @@ class Best(ArmRule):
                 return not_run(f"no runs of {other}")
             differences[other] = compare(ours, theirs).difference
             seeds.append(len(theirs))
+            sides.append(theirs)
         listed = ", ".join(f"{gap(d, ours)} against {other}" for other, d in differences.items())
         allowed = f"; at most {self.within} {points(ours)} {worse(ours)} allowed" if self.within else ""
         where = ", validation" if self.part == "validation" else ""
@@ -194,7 +200,8 @@ class Best(ArmRule):
         evidence = f"{self.arm}{at}: {listed}{allowed}; n = {min(seeds)}{where}"
         found = differences.values()
         word = decide(all(d.low > -self.within for d in found), any(d.high < -self.within for d in found))
-        return Verdict(word, evidence, min(seeds), checks=tuple(Check(d, -self.within) for d in found))
+        checks = tuple(Check(d, -self.within) for d in found)
+        return unless_missed(Verdict(word, evidence, min(seeds), checks=checks), *sides)
 
     def _lost(self, rows: pd.DataFrame, arm: str, density: float | None) -> list[str]:
         n = 0 if density is None else collapsed(rows, self.experiment, arm, density)

@@ -68,7 +68,7 @@ def comparison(lines: Sequence[Comparison], rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _compared(line: Comparison, rows: pd.DataFrame) -> dict[str, str]:
-    ours, sparsity, n, trained = "not run", "", "", ""
+    ours, sparsity, n, epochs, trained = "not run", "", "", "", ""
     if line.constant:
         known = rows[(rows.experiment == line.experiment) & (rows.part == "test")].constant.dropna()
         ours = f"{known.iloc[0]:.2f}" if len(known) else ours
@@ -76,12 +76,13 @@ def _compared(line: Comparison, rows: pd.DataFrame) -> dict[str, str]:
         mine = values(rows, line.experiment, line.arm, line.density)
         if len(mine):
             ours, n, trained = mean_of(mine), str(len(mine)), "yes" if mine.trained.iloc[0] else "no"
+            epochs = f"{mine.epochs.iloc[0]:g}"
             units = f"{percent(mine.units.astype(float).mean())} of the units" if mine.units.notna().all() else ""
             sparsity = units or percent(mine.density.mean())
             if missed := int(mine.density_missed.astype(bool).sum()):
                 sparsity += f" ({count(missed, 'run')} did not reach it before the cut)"
     known_as = {"row": line.row, "published": line.published, "measured %": ours}
-    return known_as | {"sparsity %": sparsity, "n": n, "weights trained": trained}
+    return known_as | {"sparsity %": sparsity, "n": n, "epochs": epochs, "weights trained": trained}
 
 
 def best_tickets(rows: pd.DataFrame, experiment: str) -> pd.DataFrame:

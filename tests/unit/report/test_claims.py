@@ -417,6 +417,34 @@ def test_a_second_reading_decides_and_keeps_the_first_one_beside_it(project):
     assert read_twice(project).verdict == "not reproduced"
 
 
+def test_a_second_reading_decides_only_with_all_its_seeds(project):
+    project.put("ours", 0.5, around(90.0))
+    project.put("quiet", 0.5, around(99.0)[:2])
+    out = read_twice(project)
+    assert out.verdict == "inconclusive: second reading"
+    assert f"a second reading (main) is declared and has 2 of {len(around(99.0))} seeds" in out.measured
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"type": "loss", "density": 0.5, "reference": "quiet", "reference_density": 0.5, "most": 0.5},
+        {"type": "best", "density": 0.5, "others": ["quiet"]},
+        {"type": "lead", "density": 0.5, "other": "quiet", "by": 1.0, "margin": 0.5},
+    ],
+)
+@pytest.mark.parametrize("side", ["ours", "quiet", ""])
+def test_a_comparison_with_runs_that_missed_their_density_decides_nothing(project, rule, side):
+    project.put("ours", 0.5, around(99.0), missed=side == "ours")
+    project.put("quiet", 0.5, around(95.0), missed=side == "quiet")
+    out = project.verdict(**rule)
+    if side:
+        assert out.verdict == "inconclusive"
+        assert f"4 of 4 runs of {side} did not reach the target density; they decide nothing" in out.measured
+    else:
+        assert out.verdict in ("reproduced", "exceeded")
+
+
 @pytest.mark.parametrize(
     ("level", "verdict"),
     [(99.0, "reproduced"), (95.1, "inconclusive: shorter search"), (90.0, "inconclusive: shorter search")],
