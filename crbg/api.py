@@ -27,7 +27,7 @@ from crbg.search import arguments, precheck
 from crbg.search.gain import scaled
 from crbg.search.loss_check import explained
 from crbg.search.run_search import run_search
-from crbg.search.snapshot import unchanged
+from crbg.search.snapshot import restored_on_error, unchanged
 from crbg.training.batches import Batches
 from crbg.training.clock import Clock
 from crbg.training.device import check_precision
@@ -40,6 +40,7 @@ from crbg.training.user_data import Reader
 STATISTICS_BATCHES = 20  # the running statistics of a ticket are averaged over this many batches, or more until they
 STATISTICS_EXAMPLES = 2000  # contain this many examples, but over one epoch at most
 ZERO_SHARE = 0.01  # a larger share of weights that are exactly zero gives a warning
+ANY_DENSITY = 0.5  # the defaults of a search with a budget depend on whether it has a density, not on its value
 DENSE_SHARE = 0.1  # a larger share of matrix weights without gates gives a warning
 
 
@@ -197,10 +198,12 @@ def _search(
         seen, precision = _check(model, task, precision, evaluation.metric)
         if evaluation.name == "validation" and evaluation.held:
             precheck.check_validation(model, evaluation.held, task.loss, evaluation.metric)
+        density = ANY_DENSITY if limit else task.density
+        chosen = defaults.choose(model, method, options, density, gain, seen.scalable)
         if limit:
             with unchanged(model, seed):
-                task = budgets.with_budget(task, model, *limit)
-        chosen = defaults.choose(model, method, options, task.density, gain, seen.scalable)
+                task = budgets.with_budget(task, model, *limit, chosen)
+            chosen = defaults.choose(model, method, options, task.density, gain, seen.scalable)
         if selection.where is None:
             _warn_of_dense_weights(model)
         _warn_of_zeros(model)
@@ -208,20 +211,23 @@ def _search(
         with unchanged(model):
             before = evaluation.measure(model)
         clock.whole = round(methods.work(method, chosen.options, task.density, task.epochs) * len(task.batches))
-        with scaled(model, chosen.gains), measure.training_mode(model), explained(task.batches):
-            found = run_search(model, replace(task, precision=precision), methods.get(method), chosen.options)
-    found.variant = chosen.variant
-    found.weight_gain = {n: chosen.gains.get(n, 1.0) * float(found.gain.get(n, 1.0)) for n in found.mask}
-    found.initial, found.parameters = initial, sum(p.numel() for p in model.parameters())
-    with unchanged(model, seed):  # buffers can change in eval mode too, and loaders draw from torch's generator
-        if found.start is None and measure.has_batch_norm(model):
-            found.statistics = measure.running_statistics(model, _for_statistics(task.batches), found.multipliers())
-        found.report = evaluation.report(model, found, before)
-    found.tensors = fingerprints(model, found.mask)
-    if task.budget:
-        found.cost = budgets.cost(found, task.budget)
-    if text := advice(found, task):
-        warn(text)
+        # Some methods change weights, which a failure during the measurements below must undo too.
+        with restored_on_error(model):
+            with scaled(model, chosen.gains), measure.training_mode(model), explained(task.batches):
+                found = run_search(model, replace(task, precision=precision), methods.get(method), chosen.options)
+            found.variant = chosen.variant
+            found.weight_gain = {n: chosen.gains.get(n, 1.0) * float(found.gain.get(n, 1.0)) for n in found.mask}
+            found.initial, found.parameters = initial, sum(p.numel() for p in model.parameters())
+            with unchanged(model, seed):  # buffers can change in eval mode too, and loaders draw from torch's generator
+                if found.start is None and measure.has_batch_norm(model):
+                    batches = _for_statistics(task.batches)
+                    found.statistics = measure.running_statistics(model, batches, found.multipliers())
+                found.report = evaluation.report(model, found, before)
+            found.tensors = fingerprints(model, found.mask)
+            if task.budget:
+                found.cost = budgets.cost(found, task.budget)
+            if text := advice(found, task):
+                warn(text)
     return found
 
 

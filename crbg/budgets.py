@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from crbg import measure, packing
-from crbg.defaults import CHANGING
+from crbg.defaults import CHANGING, Settings
 from crbg.errors import CrbgError
 from crbg.gates.selection import candidate_mask
 from crbg.masks.mask import Mask
@@ -21,7 +21,7 @@ from crbg.search.budget import Budget, Counts
 from crbg.ticket import Ticket
 
 UNITS = ("bytes", "flops")
-LONG = 0.12345678901234568  # gains and temperature of the search, which are not known yet, have no more digits
+LONG = 0.12345678901234568  # gains and logit scale of the ticket, which are not known yet, have no more digits
 
 
 def budget_of(given: Mapping[str, float | None], density: Any, method: str, options: Mapping[str, Any]) -> str:
@@ -48,7 +48,7 @@ def budget_of(given: Mapping[str, float | None], density: Any, method: str, opti
     return chosen[0]
 
 
-def with_budget(task: SearchTask, model: nn.Module, unit: str, limit: float) -> SearchTask:
+def with_budget(task: SearchTask, model: nn.Module, unit: str, limit: float, settings: Settings) -> SearchTask:
     """Return the task of a search in a model with a budget, and with the first density of this search.
 
     Args:
@@ -57,12 +57,13 @@ def with_budget(task: SearchTask, model: nn.Module, unit: str, limit: float) -> 
         unit: One of `UNITS`.
         limit: Size in bytes of the file that `found.ticket().save(path)` writes, or FLOPs of a forward pass on one
             example, of which a multiply-add counts as two.
+        settings: The settings of the search. They decide whether the file contains gains and a logit scale.
 
     Raises:
         CrbgError: no ticket or every ticket meets the budget, or the model does not take one tensor, which FLOPs need.
     """
     if unit == "bytes":
-        budget = _of_bytes(limit, model)
+        budget = _of_bytes(limit, model, bool(settings.gains), getattr(settings.options, "temperature", 1.0) == 0.0)
     else:
         budget = _of_flops(limit, model, next(iter(task.batches.epoch(0)))[0])
     totals = {n: int(t.sum()) for n, t in candidate_mask(model).items()}
@@ -75,23 +76,24 @@ def cost(found: SearchResult, budget: Budget) -> str:
     return f"{value:,.0f} of {budget.limit:,.0f} {budget.unit}"
 
 
-def _of_bytes(limit: float, model: nn.Module) -> Budget:
+def _of_bytes(limit: float, model: nn.Module, gains: bool, scaled: bool) -> Budget:
     whole = Mask(candidate_mask(model))
     if whole.total > packing.LARGEST:
         raise CrbgError(
             f"the masks of {whole.total:,} weights are not packed, so all files have one size; pass `density`"
         )
     statistics = measure.running(model) if measure.has_batch_norm(model) else {}
-    digests, gains = fingerprints(model, whole), dict.fromkeys(whole, LONG)
-    empty = Ticket(whole, 0, "given", 1.0, "", (), 0, "0" * 64, {}, statistics, digests, gains, LONG)
+    digests, gain = fingerprints(model, whole), dict.fromkeys(whole, LONG) if gains else {}
+    scale = LONG if scaled else 1.0
+    empty = Ticket(whole, 0, "given", 1.0, "", (), 0, "0" * 64, {}, statistics, digests, gain, scale)
 
     def exact(mask: Mask) -> float:
         return len(replace(empty, mask=mask).to_bytes())
 
-    fixed = exact(Mask({n: torch.zeros_like(t) for n, t in whole.items()}))
+    fixed, unpacked = exact(Mask({n: torch.zeros_like(t) for n, t in whole.items()})), len(empty.to_bytes("bits"))
 
     def estimate(counts: Counts) -> float:
-        return fixed + sum(t * _entropy(k / t) for k, t in counts.values()) / 8
+        return min(unpacked, fixed + sum(t * _entropy(k / t) for k, t in counts.values()) / 8)
 
     return Budget(limit, "bytes", estimate, exact, largest=0.5)
 

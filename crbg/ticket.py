@@ -26,8 +26,16 @@ from crbg.gates.attach import bake
 from crbg.gates.layers import slot, unwrap
 from crbg.gates.selection import raw_weight
 from crbg.masks.mask import Mask, shapes_digest
-from crbg.models.initial_weights import check_fingerprints, initialise, stored_weights, tensor_digest
+from crbg.models.initial_weights import (
+    check_fingerprints,
+    initialise,
+    put_tensors,
+    stored_weights,
+    tensor_digest,
+    tensors_of,
+)
 from crbg.rng import LAWS
+from crbg.search.snapshot import restored_on_error
 from crbg.storage.atomic import write_bytes
 
 PACKS = ("auto", "bits")
@@ -238,18 +246,17 @@ class Ticket:
         inner = unwrap(model)
         places = {n: slot(inner, n) for n in self.mask}
         self.mask.check_shapes({n: tuple(raw_weight(inner, n).shape) for n, place in places.items() if place})
-        if self.law in LAWS:
-            initialise(inner, self.law, self.scale, self.seed)
-        # Older tickets contain the digest of all tensors, running statistics included.
-        if self.initial != tensor_digest(stored_weights(inner)) and self.initial != tensor_digest(
-            dict(inner.state_dict())
-        ):
-            if not self.tensors:
-                raise CrbgError(self._other_weights())
-            check_fingerprints(inner, self.mask, self.tensors)
-        bake(inner, self.factors)  # in the order of the search, so that numbers are rounded in the same way
-        bake(inner, self.mask.multipliers(self.gain))
-        inner.load_state_dict(dict(self.statistics), strict=False)
+        with restored_on_error(inner):
+            if self.law in LAWS:
+                initialise(inner, self.law, self.scale, self.seed)
+            # Older tickets contain the digest of all tensors, running statistics included.
+            if self.initial not in (tensor_digest(stored_weights(inner)), tensor_digest(tensors_of(inner))):
+                if self.law in LAWS or not self.tensors:
+                    raise CrbgError(self._other_weights())
+                check_fingerprints(inner, self.mask, self.tensors)
+            bake(inner, self.factors)  # in the order of the search, so that numbers are rounded in the same way
+            bake(inner, self.mask.multipliers(self.gain))
+            put_tensors(inner, self.statistics)
         return model
 
     def _other_weights(self) -> str:

@@ -19,7 +19,7 @@ from crbg.errors import CrbgError
 from crbg.gates.layers import unwrap
 from crbg.gates.selection import raw_weight, weights
 from crbg.masks.mask import Mask, Shapes, shapes_digest
-from crbg.models.initial_weights import stored_weights, tensor_digest
+from crbg.models.initial_weights import stored_weights, tensor_digest, tensors_of
 from crbg.rng import LAWS
 
 # A reader refuses a format that it does not know, so each addition to the file that it would ignore has a new one.
@@ -137,7 +137,7 @@ def contexts_of(
             "its mask is packed given the initial weights; pass a model that has them: Ticket.load(path, model=model)"
         )
     inner = unwrap(model)
-    if initial not in (tensor_digest(stored_weights(inner)), tensor_digest(dict(inner.state_dict()))):
+    if initial not in (tensor_digest(stored_weights(inner)), tensor_digest(tensors_of(inner))):
         raise OtherWeightsError("the mask is coded given the initial weights, but the model has other weights")
     return packing.contexts.from_weights(
         {n: raw_weight(inner, n).detach().float().cpu().contiguous().numpy() for n in shapes}

@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from crbg.errors import CrbgError, reason, suggest, warn
+from crbg.errors import CrbgError, few, reason, suggest, warn
 from crbg.gates.layers import (
     Slot,
     foreign,
@@ -101,8 +101,12 @@ def check_shapes(model: nn.Module, mask: Mapping[str, Tensor]) -> None:
 
 
 def multiplied(model: nn.Module, multipliers: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the raw weights times the given factors, by name, for `torch.func.functional_call`."""
-    return {n: (w := raw_weight(model, n)) * factors.to(w.device) for n, factors in multipliers.items()}
+    """Return the raw weights times the given factors, by name, for `torch.func.functional_call`.
+
+    The products have the dtypes of the weights.
+    """
+    weights = {n: raw_weight(model, n) for n in multipliers}
+    return {n: (w * multipliers[n].to(w.device)).to(w.dtype) for n, w in weights.items()}
 
 
 def candidates(model: nn.Module) -> Mapping[str, Tensor]:
@@ -136,6 +140,8 @@ def choose(model: nn.Module, where: Where = None) -> dict[str, dict[str, Slot]]:
         chosen = {name: _place(model, name) for name in choice.names}
     else:
         chosen = dict(slots(model))
+    if not chosen and where is not None and (known := [name for name, _ in slots(model)]):
+        raise CrbgError(f"where chooses no weight; the weights that can be gated by default are {few(known)}")
     if not chosen:
         raise CrbgError(
             f"{type(model).__name__} has no weight that can be gated by default, which are the weights of linear, "

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from crbg.gates.selection import multiplied
 from crbg.measure.accuracy import training_mode, without_dropout
-from crbg.models.initial_weights import RUNNING
+from crbg.models.initial_weights import RUNNING, copied_tensors, put_tensors, tensors_of
 from crbg.training.forward import outputs_and_labels
 from crbg.training.interrupts import no_interrupt
 
@@ -37,7 +37,7 @@ def recalibrated(
     tracking = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
     norms = [m for m in tracking if m.training or not model.training]
     swapped = multiplied(model, multipliers) if multipliers else None  # before a change, because it may raise
-    before = {k: v.clone() for k, v in model.state_dict().items()}
+    before = copied_tensors(model)
     momenta = [m.momentum for m in norms]
     for m in norms:
         m.reset_running_stats()
@@ -49,7 +49,7 @@ def recalibrated(
         yield model
     finally:
         with no_interrupt():
-            model.load_state_dict(before)
+            put_tensors(model, before)
             for m, momentum in zip(norms, momenta, strict=True):
                 m.momentum = momentum
 
@@ -64,4 +64,4 @@ def running_statistics(
 
 def running(model: nn.Module) -> dict[str, Tensor]:
     """Return a copy of a network's running statistics, by name."""
-    return {n: t.detach().clone() for n, t in model.state_dict().items() if n.rsplit(".", 1)[-1] in RUNNING}
+    return {n: t.detach().clone() for n, t in tensors_of(model).items() if n.rsplit(".", 1)[-1] in RUNNING}

@@ -63,13 +63,14 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     from crbg.gates.selection import candidate_mask, weights
     from crbg.masks.mask import Mask
     from crbg.masks.select import keep_count, select
+    from crbg.models.initial_weights import copied_tensors, put_tensors
     from crbg.search import saliency
 
     o, density = options, required_density(task, "imp")
     left = shares(o, density)  # raises for invalid options before any training
 
     def draw(batch: list[tuple[Tensor, Tensor]]) -> SearchResult:
-        rewound = {n: t.detach().clone() for n, t in model.state_dict().items()}
+        rewound = copied_tensors(model)
         mask = Mask(candidate_mask(model))
         total = mask.kept
         ranks = {n: torch.zeros(t.shape, dtype=torch.float64).masked_fill(~t, -math.inf) for n, t in mask.items()}
@@ -77,7 +78,7 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
 
         def trained_magnitudes() -> dict[str, Tensor]:
             """Train one level, and rank the weights by magnitude; weights that are already pruned rank last."""
-            model.load_state_dict(rewound)
+            put_tensors(model, rewound)
             train(model, task, o, Span(f"level{len(kept) + 1}", o.rewind, task.epochs), mask)
             return saliency.ranked_after(ranks, {n: w.detach().abs() for n, w in weights(model).items()}, mask)
 

@@ -266,7 +266,7 @@ def _judged(claim: Claim, rows: pd.DataFrame, config: Config) -> Judgement:
 
 
 def _seeds(rule: Rule, config: Config) -> int:
-    """Return the number of seeds that the configuration declares for the arm of a rule; 0 if it declares no such arm."""
+    """Return the number of seeds that the configuration declares for the arm of a rule; 0 without this arm."""
     if not isinstance(rule, ArmRule) or rule.experiment not in config.experiments:
         return 0
     return len({c.seed for c in config.experiment(rule.experiment).cells if c.arm == rule.arm})

@@ -88,6 +88,23 @@ class Snapshot:
 
 
 @contextmanager
+def restored_on_error(model: nn.Module) -> Iterator[None]:
+    """Restore the model if the block raises; otherwise, only the gradients are as before.
+
+    Args:
+        model: A network without gates.
+    """
+    before = Snapshot(model)
+    try:
+        yield
+    except BaseException:
+        before.restore()
+        raise
+    for p, _, gradient in before.flags:
+        p.grad = gradient
+
+
+@contextmanager
 def unchanged(model: nn.Module, seed: int | None = None) -> Iterator[None]:
     """Restore the model and the random generators at the end of the block.
 

@@ -89,21 +89,22 @@ def winning(model: nn.Module, task: SearchTask, o: Recipe, draw: Draw) -> Search
     When `draw(batch)` is called, the weights are at the rewinding point. `draw` may leave the model in any state.
     """
     from crbg.measure.accuracy import training_mode
+    from crbg.models.initial_weights import copied_tensors, put_tensors
     from crbg.search import saliency
 
     _check(model, task, o)
     with training_mode(model):
-        initial = _copy(model)
+        initial = copied_tensors(model)
         if o.rewind:
-            model.load_state_dict(task.cached("warmup", o.training(), lambda: _warm_up(model, task, o)))
-        rewound = _copy(model) if o.rewind else initial
+            put_tensors(model, task.cached("warmup", o.training(), lambda: _warm_up(model, task, o)))
+        rewound = copied_tensors(model) if o.rewind else initial
         batch = saliency.balanced_batch(model, plain(task), o.per_class)
-        model.load_state_dict(rewound)  # building the batch updated the batch norm statistics
+        put_tensors(model, rewound)  # building the batch updated the batch norm statistics
         found = _draw(model, task, draw, batch, rewound)
-        model.load_state_dict(rewound)
+        put_tensors(model, rewound)
         _apply_control(model, task, o, found)
         if o.train:
-            found.start = {n: t.cpu() for n, t in _copy(model).items() if not t.equal(initial[n])}
+            found.start = {n: t.cpu() for n, t in copied_tensors(model).items() if not t.equal(initial[n])}
             found.history = train(model, task, o, Span("ticket", o.rewind, task.epochs), found.mask)
             found.soft = {}  # the gate values belonged to weights that training has changed
     role = "trained" if o.train or o.rewind else "redrawn"
@@ -121,19 +122,18 @@ def _check(model: nn.Module, task: SearchTask, o: Recipe) -> None:
         raise CrbgError("every parameter of the model is frozen, so there is nothing to train; set requires_grad")
 
 
-def _copy(model: nn.Module) -> dict[str, Tensor]:
-    return {n: t.detach().clone() for n, t in model.state_dict().items()}
-
-
 def _warm_up(model: nn.Module, task: SearchTask, o: Recipe) -> dict[str, Tensor]:
     """Train the dense network to the rewinding point."""
+    from crbg.models.initial_weights import tensors_of
+
     train(model, task, o, Span("warmup", 0, o.rewind))
-    return dict(model.state_dict())
+    return tensors_of(model)
 
 
 def _draw(model: nn.Module, task: SearchTask, draw: Draw, batch: Examples, rewound: dict[str, Tensor]) -> SearchResult:
     """Draw the ticket with dropout disabled, and evaluate every objective for it."""
     from crbg import measure
+    from crbg.models.initial_weights import put_tensors
     from crbg.search import objectives
     from crbg.training import distributed
 
@@ -141,7 +141,7 @@ def _draw(model: nn.Module, task: SearchTask, draw: Draw, batch: Examples, rewou
         found = draw(batch)
         if distributed.size() > 1:  # each process computed its own scores, and rounding may differ
             found.mask, found.scores = distributed.broadcast((found.mask, found.scores))
-        model.load_state_dict(rewound)
+        put_tensors(model, rewound)
         values = objectives.measure(model, found.mask, batch, task.loss)
     found.anatomy = {"objectives": _rounded(values)}
     if found.history:
@@ -154,6 +154,7 @@ def _apply_control(model: nn.Module, task: SearchTask, o: Recipe, found: SearchR
     from crbg.gates.selection import candidate_mask
     from crbg.masks import controls
     from crbg.masks.mask import Mask
+    from crbg.models.initial_weights import put_tensors
 
     within = Mask(candidate_mask(model))
     if o.control == "shuffle":
@@ -164,7 +165,7 @@ def _apply_control(model: nn.Module, task: SearchTask, o: Recipe, found: SearchR
         found.mask = controls.random(found.mask, found.mask.kept / within.kept, task.seed, within)
     elif o.control == "reinit":
         assert task.redraw is not None
-        model.load_state_dict(dict(task.redraw(task.seed + REDRAW)))
+        put_tensors(model, task.redraw(task.seed + REDRAW))
 
 
 @dataclass(frozen=True)

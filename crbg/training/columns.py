@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -57,10 +58,26 @@ def label_column(data: Any) -> Any:
     return (usual or names)[-1] if len(names) > 1 else None
 
 
+def _kinds(value: Any) -> dict[Any, str]:
+    """Return NumPy's letter for the type of each column of a data frame or series; `O` for anything but numbers."""
+    found = getattr(value, "dtypes", None)
+    named = dict(found.items()) if hasattr(found, "items") else {} if found is None else {"": found}
+    return {name: getattr(kind, "kind", "O") for name, kind in named.items()}
+
+
+def _array(value: Any) -> Any:
+    """Return a column as an array; a data frame whose columns have several numeric types becomes float64."""
+    array = np.asarray(value.to_numpy() if hasattr(value, "to_numpy") else value)
+    kinds = set(_kinds(value).values())
+    if array.dtype.kind != "O" or not kinds or not kinds <= set("biuf"):
+        return array
+    array = value.to_numpy(dtype=np.float64, na_value=math.nan)
+    return array if "f" in kinds or np.isnan(array).any() else array.astype(np.int64)
+
+
 def _not_numbers(value: Any, dtype: Any) -> CrbgError:
     """Return an error that names the columns of a data frame that contain no numbers, and how to encode them."""
-    kinds = dict(value.dtypes.items()) if hasattr(getattr(value, "dtypes", None), "items") else {}
-    names = [n for n, kind in kinds.items() if getattr(kind, "kind", "O") not in "biuf"]
+    names = [name for name, kind in _kinds(value).items() if kind not in "biuf" and name != ""]
     if names:
         return CrbgError(
             f"columns of the data frame contain no numbers: {few([repr(n) for n in names])}; encode each one, for "
@@ -107,7 +124,7 @@ def _tensor(value: Any, dtype: torch.dtype) -> Tensor:
     """
     if not isinstance(value, Tensor):
         try:
-            array = np.asarray(value.to_numpy() if hasattr(value, "to_numpy") else value)
+            array = _array(value)
         except ValueError:
             raise CrbgError("the rows of a list have different lengths; pad them to one length") from None
         if array.dtype.kind not in "biuf":

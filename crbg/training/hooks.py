@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from crbg.models.initial_weights import copied_tensors, put_tensors
+
 Row = dict[str, float]
 
 
@@ -75,12 +77,12 @@ class KeepBest(SearchHook):
         value = self.validate(self.model)
         if not self.tensors or value > self.best:
             self.best = value
-            self.tensors = {n: t.detach().clone() for n, t in self.model.state_dict().items()}
+            self.tensors = copied_tensors(self.model)
         return {"validation": value}
 
     def restore(self) -> None:
         """Load the best epoch into the model."""
-        self.model.load_state_dict(self.tensors)
+        put_tensors(self.model, self.tensors)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "tensors": self.tensors}

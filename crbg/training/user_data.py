@@ -21,7 +21,7 @@ from crbg.training.trees import shapes, tensors
 
 FEWEST = 10  # a held-out part with fewer examples would say nothing
 
-_SMALL_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32)
+_SMALL_INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32)
 
 
 @dataclass(frozen=True)

@@ -589,3 +589,71 @@ def test_inputs_can_be_sparse(layout):
     nan[3, 3] = float("nan")
     with pytest.raises(CrbgError, match="contain NaN"):
         find_ticket(model, [(getattr(nan, layout)(), y)], 0.5, epochs=2, validation=[(x, y)])
+
+
+def with_norm():
+    return nn.Sequential(nn.Flatten(), nn.Linear(36, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3))
+
+
+def test_batch_norm_in_bfloat16():
+    model = with_norm().bfloat16()
+    found = find_ticket(model, (X.bfloat16(), Y), 0.5, epochs=2)
+    assert {t.dtype for n, t in found.statistics.items() if "running" in n} == {torch.bfloat16}
+
+
+class WithState(nn.Module):
+    """A model whose state_dict contains an object that is no tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = with_norm()
+
+    def forward(self, x):
+        return self.net(x)
+
+    def get_extra_state(self):
+        return {"version": 1}
+
+    def set_extra_state(self, state):
+        raise AssertionError("the library has no reason to set it")
+
+
+@pytest.mark.parametrize("method", ["crbg", "imp", "saliency", "cts", "dense"])
+def test_a_model_with_extra_state(method):
+    model = WithState()
+    found = find_ticket(model, (X, Y), 0.5, epochs=2, method=method)
+    found.apply(model)
+
+
+class Interrupted(nn.Module):
+    """A model that raises in its forward pass number `at`."""
+
+    def __init__(self, at=0):
+        super().__init__()
+        self.net, self.calls, self.at = tiny(), 0, at
+
+    def forward(self, x):
+        self.calls += 1
+        if self.calls == self.at:
+            raise KeyboardInterrupt
+        return self.net(x)
+
+
+def test_a_failure_after_the_search_restores_changed_weights():
+    whole = Interrupted()
+    found = find_ticket(whole, (X, Y), 0.5, epochs=2, signed=True)
+    assert found.changed
+    model = Interrupted(at=whole.calls)  # the last pass measures the ticket
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    model.net.head.weight.grad = torch.ones_like(model.net.head.weight)
+    with pytest.raises(KeyboardInterrupt):
+        find_ticket(model, (X, Y), 0.5, epochs=2, signed=True)
+    assert all(t.equal(before[n]) for n, t in model.state_dict().items())
+    assert model.net.head.weight.grad.eq(1).all()
+
+
+@pytest.mark.parametrize("where", [[], lambda name, weight: weight.requires_grad])
+def test_where_that_chooses_nothing_names_the_candidates(where):
+    model = with_norm().requires_grad_(False)
+    with pytest.raises(CrbgError, match=r"where chooses no weight; .* by default are 1\.weight, 4\.weight"):
+        find_ticket(model, (X, Y), 0.5, where=where)

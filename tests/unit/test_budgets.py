@@ -33,6 +33,14 @@ def test_the_file_of_the_ticket_has_the_size_that_was_asked_for(build, limit, da
     assert f"cost: {found.cost}" in str(found)
 
 
+@pytest.mark.parametrize(
+    "options", [{"gain": "none"}, {"polish": 0.0}, {"loss": lambda out, y: (out[:, 0] - y).square().mean()}]
+)
+def test_a_file_without_gains_or_logit_scale_reserves_no_bytes_for_them(options, data):
+    found = find_ticket(mlp(), data, bytes=1200, epochs=4, batch=50, **options)
+    assert 0.98 * 1200 <= len(found.ticket().to_bytes()) <= 1200
+
+
 def test_the_search_itself_approaches_the_budget(data):
     """The mask that is cut to the budget has nearly the density at which the search ended."""
     found = find_ticket(mlp(), data, bytes=1500, epochs=6, batch=50)

@@ -367,3 +367,17 @@ def test_a_path_may_start_with_the_home_folder(searched, tmp_path, monkeypatch):
 def test_a_folder_is_no_file_for_a_ticket(saved, tmp_path):
     with pytest.raises(WriteError, match=r"it is a folder; add the name of a file"):
         Ticket.load(saved[0]).save(tmp_path)
+
+
+def test_a_ticket_with_a_wrong_seed_leaves_the_model_as_it_was():
+    model = tiny()
+    initialise(model, "uniform", 0.3, 0)
+    ticket = dataclasses.replace(
+        find_ticket(model, (X, torch.arange(32) % 3), 0.5, epochs=1).ticket(), law="uniform", scale=0.3, seed=1
+    )
+    other = tiny()
+    before = {n: t.clone() for n, t in other.state_dict().items()}
+    with pytest.raises(CrbgError, match=r"law='uniform', scale=0\.3 and seed=1 do not match"):
+        ticket.apply(other)
+    assert same_state(before, other.state_dict())
+    dataclasses.replace(ticket, seed=0).apply(other)

@@ -59,6 +59,10 @@ PAIRS = {
     "arrays": (X.numpy(), Y.numpy().astype(np.int32)),
     "big-endian arrays": (X.numpy().astype(">f8"), Y.numpy().astype(np.uint16)),
     "data frames": (pandas.DataFrame(X.double().numpy()), pandas.Series(Y.numpy())),
+    "nullable columns": (
+        pandas.DataFrame(X.double().numpy()).astype("Float64"),
+        pandas.Series(Y.numpy(), dtype="Int64"),
+    ),
     "lists": (X.tolist(), Y.tolist()),
     "data set of tensors": TensorDataset(X, Y),
     "data set": Items(lambda i: (X[i], Y[i])),
