@@ -30,7 +30,7 @@ from crbg.search.run_search import run_search
 from crbg.search.snapshot import restored_on_error, unchanged
 from crbg.training.batches import Batches
 from crbg.training.clock import Clock
-from crbg.training.device import check_precision
+from crbg.training.device import check_precision, fork_rng
 from crbg.training.forward import Forward, batch_size, for_any_outputs
 from crbg.training.loop import Loss
 from crbg.training.precision import suggested
@@ -40,7 +40,6 @@ from crbg.training.user_data import Reader
 STATISTICS_BATCHES = 20  # the running statistics of a ticket are averaged over this many batches, or more until they
 STATISTICS_EXAMPLES = 2000  # contain this many examples, but over one epoch at most
 ZERO_SHARE = 0.01  # a larger share of weights that are exactly zero gives a warning
-ANY_DENSITY = 0.5  # the defaults of a search with a budget depend on whether it has a density, not on its value
 DENSE_SHARE = 0.1  # a larger share of matrix weights without gates gives a warning
 
 
@@ -113,8 +112,9 @@ def find_ticket(
         validation: Data on which the ticket is measured, or the fraction of a pair or a data set to hold out for this.
             If nothing can be held out (a loader, or fewer than ten examples), the report is on training batches and
             says so.
-        metric: Function of (outputs, labels) that returns a number, measured in addition to loss and accuracy. It is
-            tried on the first batch before the search.
+        metric: Function of (outputs, labels) that returns the mean of a quantity over the examples of a batch, measured
+            in addition to loss and accuracy. The report contains its mean over all examples, so quantities that are no
+            mean, such as an F1 score or R², need one batch. It is tried on the first batch before the search.
         precision: `fp32`; `bf16` for forward passes in bfloat16 with channels-last weights; or `auto`, which is `bf16`
             for a float32 model with convolutions on a device with bfloat16 instructions. Measurements are in fp32.
         gain: `variance` multiplies each weight tensor by a factor that keeps the signal's variance from layer to layer
@@ -152,8 +152,13 @@ def find_ticket(
         steps if steps is None else whole("steps", steps, 1),
         own_loss=loss is nn.functional.cross_entropy,
     )
-    # The caller may have switched gradients off.
-    with torch.inference_mode(False), torch.enable_grad(), reporting(progress) as report:
+    # The caller may have switched gradients off, and dropout draws from torch's generator.
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        fork_rng(reader.device),
+        reporting(progress) as report,
+    ):
         share = float(validation) if isinstance(validation, Real) else 0.0
         if not 0.0 <= share < 1.0:
             raise CrbgError(f"validation {validation!r} must be data, or a fraction of at least 0 and below 1")
@@ -198,8 +203,7 @@ def _search(
         seen, precision = _check(model, task, precision, evaluation.metric)
         if evaluation.name == "validation" and evaluation.held:
             precheck.check_validation(model, evaluation.held, task.loss, evaluation.metric)
-        density = ANY_DENSITY if limit else task.density
-        chosen = defaults.choose(model, method, options, density, gain, seen.scalable)
+        chosen = defaults.choose(model, method, options, task.density, gain, seen.scalable)
         if limit:
             with unchanged(model, seed):
                 task = budgets.with_budget(task, model, *limit, chosen)

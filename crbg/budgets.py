@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from numbers import Real
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ def budget_of(given: Mapping[str, float | None], density: Any, method: str, opti
     if len(chosen) > 1 or density not in (..., None):
         raise CrbgError("pass one of `density`, `bytes` and `flops`; the others follow from it")
     limit = given[chosen[0]]
-    if isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 < limit < math.inf:
+    if isinstance(limit, bool) or not isinstance(limit, Real) or not 0 < limit < math.inf:
         raise CrbgError(f"{chosen[0]} {limit!r} must be a positive number")
     if method != "crbg":
         raise CrbgError(f"{chosen[0]}={limit} works with the method crbg; pass `density` to {method}")

@@ -110,8 +110,8 @@ class Ticket:
             path: The file.
             pack: "auto" packs the mask if this makes the file smaller (`crbg.packing`). "bits" stores one bit per
                 weight; such a file is read faster, also by earlier versions of this package.
-            model: A model with the initial weights, for tickets whose weights are not drawn from a seed. The mask is
-                then packed given these weights, which makes the file about a tenth smaller, but `load` needs the model.
+            model: A model with the initial weights, for tickets whose weights are not drawn from a seed. If this makes
+                the file smaller, by up to a tenth, the mask is packed given these weights, and `load` needs the model.
 
         Raises:
             WriteError: the disk is full, or the folder is not writable.
@@ -127,10 +127,10 @@ class Ticket:
         planes = {f"factors.{n}": plane for n, plane in packing.factors.encode(self.mask, self.factors).items()}
         files = [self._serialise(ticket_file.BITS, {}, {"mask": self.mask.pack(), **planes})]
         if pack == "auto" and self.mask.total <= packing.LARGEST:
-            kind = "seed" if self.law in LAWS else "none" if model is None else "weights"
-            given = ticket_file.contexts_of(kind, self.seed, self.initial, self.mask.shapes, model)
-            packed = {"packed": packing.pack(self.mask, given), **planes}
-            files.append(self._serialise(ticket_file.PACKED, {"contexts": kind}, packed))
+            for kind in ["seed"] if self.law in LAWS else ["none"] if model is None else ["none", "weights"]:
+                given = ticket_file.contexts_of(kind, self.seed, self.initial, self.mask.shapes, model)
+                packed = {"packed": packing.pack(self.mask, given), **planes}
+                files.append(self._serialise(ticket_file.PACKED, {"contexts": kind}, packed))
         return min(files, key=len)
 
     def _serialise(self, form: int, extra: dict[str, Any], coded: Mapping[str, bytes]) -> bytes:

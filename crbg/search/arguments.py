@@ -64,6 +64,8 @@ def check_arguments(model: Any, data: Any, density: Any, loss: Any, metric: Any,
         warn('the loss is the sum over the batch, but the search expects the mean; use `reduction="mean"`')
     if metric is not None and (isinstance(metric, type) or not callable(metric)):
         raise CrbgError(f"metric {metric!r} is no function; pass a function of (outputs, labels) that returns a number")
+    if where is not None and not callable(where) and not isinstance(where, str | list | tuple | set):
+        raise CrbgError(f"where {where!r} is neither a name, a list of names nor a function of (name, weight)")
     if (layer := _layer(where)) is not None:
         name = next((n for n, m in unwrap(model).named_modules() if m is layer), "")
         known = rf'; pass `where=r"{re.escape(name)}\..*"` for the weights of {name!r}' if name else ""

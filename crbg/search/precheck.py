@@ -181,8 +181,7 @@ def _advice(model: nn.Module, x: Any, error: Exception) -> str:
             return f"; the inputs contain {largest}, but an embedding has {min(sizes)} rows, for 0 to {min(sizes) - 1}"
         return "" if ids else "; convert the ids of tokens with `.long()`"
     if isinstance(x, Tensor):
-        name = str(kind).removeprefix("torch.")
-        return f'; convert the inputs with `.to({kind})` (NumPy: `.astype("{name}")`)' if x.dtype != kind else ""
+        return f"; convert the inputs with `.to({kind})`" if x.dtype != kind else ""
     return "; pass `forward`, a function (model, batch) that returns (outputs, labels)"
 
 

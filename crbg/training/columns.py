@@ -95,9 +95,8 @@ def is_columns(data: Any) -> bool:
         return len(data) == 2 and all(map(_is_column, data))
     if not isinstance(data, tuple) or not data:
         return False
-    if len(data) == 2 and _is_column(data[1]):  # the inputs may be several arrays
-        several = isinstance(data[0], Mapping | tuple) and is_columns(data[0])
-        return several or _is_column(data[0])
+    if len(data) == 2 and any(map(_is_column, data)):  # the inputs or the labels may be several arrays
+        return all(_is_column(part) or (isinstance(part, Mapping | tuple) and is_columns(part)) for part in data)
     return all(map(_is_column, data))
 
 
@@ -117,12 +116,13 @@ def tensor_tree(data: Any, dtype: torch.dtype) -> Any:
 
 
 def _tensor(value: Any, dtype: torch.dtype) -> Tensor:
-    """Convert one column to a tensor; float64 becomes `dtype`.
+    """Convert one column to a tensor; float64, and any floating-point type of other libraries, becomes `dtype`.
 
     Raises:
         CrbgError: the values are not numbers, or rows have different lengths.
     """
-    if not isinstance(value, Tensor):
+    foreign = not isinstance(value, Tensor)  # NumPy has no bfloat16
+    if foreign:
         try:
             array = _array(value)
         except ValueError:
@@ -132,5 +132,7 @@ def _tensor(value: Any, dtype: torch.dtype) -> Tensor:
         unsigned = array.dtype.kind == "u" and array.dtype.itemsize > 1  # torch lacks most operations for these types
         native = np.int64 if unsigned else array.dtype.newbyteorder("=")
         value = torch.from_numpy(np.require(array, native, ["C", "W"]))
-    column: Tensor = value.to(dtype) if value.dtype == torch.float64 else value
+    column: Tensor = (
+        value.to(dtype) if value.dtype == torch.float64 or (foreign and value.is_floating_point()) else value
+    )
     return column

@@ -116,8 +116,8 @@ def for_any_outputs(loss: Callable[[Any, Any], Tensor]) -> Callable[[Any, Any], 
         if of_torch and not isinstance(out, Tensor):
             if (chosen := logits(out)) is None:
                 raise CrbgError(
-                    f"the loss needs one tensor, but the outputs are {shapes(out)}; pass a loss that chooses, for "
-                    "example `loss=lambda out, y: torch.nn.functional.cross_entropy(out[0], y)`"
+                    f"the loss needs one tensor, but the outputs are {shapes(out)}; choose one with `forward`, for "
+                    "example `forward=lambda model, batch: (model(batch[0])[0], batch[1])`"
                 )
             out = chosen
         return loss(out, y)

@@ -657,3 +657,11 @@ def test_where_that_chooses_nothing_names_the_candidates(where):
     model = with_norm().requires_grad_(False)
     with pytest.raises(CrbgError, match=r"where chooses no weight; .* by default are 1\.weight, 4\.weight"):
         find_ticket(model, (X, Y), 0.5, where=where)
+
+
+@pytest.mark.parametrize("method", ["crbg", "saliency", "imp"])
+def test_dropout_leaves_the_random_state_of_the_caller(method):
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(36, 3))
+    before = torch.get_rng_state()
+    find_ticket(model, (X, Y), 0.5, epochs=1, method=method)
+    assert torch.get_rng_state().equal(before)

@@ -1,3 +1,4 @@
+import dataclasses
 from collections import UserDict
 
 import numpy as np
@@ -82,6 +83,23 @@ def test_pairs_of_any_kind_become_batches_of_tensors(kind):
     assert all(x.dtype == torch.float32 and y.dtype == torch.int64 for x, y in seen)
     rows = sorted((*x, y) for xs, ys in seen for x, y in zip(xs.tolist(), ys.tolist(), strict=True))
     assert rows == [(*x, y) for x, y in zip(X.tolist(), Y.tolist(), strict=True)]
+
+
+def test_labels_may_be_nested():
+    (x, y), *_ = reader().ordered((X, (Y, Y + 1))).epoch(0)
+    assert isinstance(x, torch.Tensor)
+    assert torch.equal(y[1], y[0] + 1)
+
+
+def test_arrays_have_the_type_of_the_model():
+    halves = dataclasses.replace(reader(), dtype=torch.bfloat16)
+    (x, _), *_ = halves.ordered((X.numpy(), Y.numpy())).epoch(0)
+    assert x.dtype == torch.bfloat16
+
+
+def test_classes_may_be_booleans():
+    (_, y), *_ = reader().ordered((X, Y > 2)).epoch(0)
+    assert y.dtype == torch.int64
 
 
 def test_inputs_may_be_nested():
