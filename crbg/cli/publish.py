@@ -34,7 +34,7 @@ def add(commands: Commands) -> None:
     about = "Make tables, figures, verdicts and the HTML page from the finished runs."
     sub = add_command(commands, "report", report, about, "crbg report")
     sub.add_argument("experiment", nargs="?", metavar="NAME", help="write only the table and figure of this experiment")
-    sub.add_argument("--brief", action="store_true", help="print a summary of ten lines, and write no files")
+    sub.add_argument("--brief", action="store_true", help="print a summary of a few lines, and write no files")
     sub.add_argument("--page", type=Path, metavar="FILE", help="also write the HTML page to FILE")
 
 

@@ -101,6 +101,8 @@ def _fulfilling(cells: list[Cell], condition: str) -> list[Cell]:
         raise CrbgError(f"--where {condition}: write KEY=VALUE, e.g. density=0.05")
     values = [_value(c, key) for c in cells]
     unset = (_ABSENT, None) if key.startswith("model_args.") else (_ABSENT,)
+    if key == "seed":
+        raise CrbgError("--where seed: use `--seeds` to choose seeds")
     if all(value in unset for value in values):
         raise CrbgError(f"--where {key}: {_nearest(cells, key)}")
     if keep := [c for c, value in zip(cells, values, strict=True) if _matches(value, text)]:

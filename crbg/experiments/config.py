@@ -183,6 +183,9 @@ def _experiment(name: str, body: Mapping[str, Any], raw: Mapping[str, Any], sele
     few = min(len(seeds), raw.get("seeds_at_most") or len(seeds))
     size = max(body.get("cells_per_job") or few, math.ceil(len(cells) / (raw.get("jobs_at_most") or len(cells))))
     tuned_by = body.get("tuned_by") or ()
+    groups = {_density(k): tuple(map(_density, v)) for k, v in (body.get("groups") or {}).items()}
+    if role == "tune" and not groups:
+        groups = {c.spec.density: (c.spec.density,) for c in cells}
     return Experiment(
         name=name,
         about=body.get("about", ""),
@@ -191,7 +194,7 @@ def _experiment(name: str, body: Mapping[str, Any], raw: Mapping[str, Any], sele
         cells_per_job=size,
         tuned_by=(tuned_by,) if isinstance(tuned_by, str) else tuple(tuned_by),
         chosen=frozenset(selected),
-        groups={_density(k): tuple(map(_density, v)) for k, v in (body.get("groups") or {}).items()},
+        groups=groups,
         cells=tuple(cells),
         gpu=gpu,
         nodes=nodes,

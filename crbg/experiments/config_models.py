@@ -154,7 +154,7 @@ class Experiment(BaseModel):
     groups: Annotated[dict[Any, list[Any]], BeforeValidator(_groups)] = Field(
         {},
         description="in a tuning experiment: maps each tuned density to the densities that use its chosen settings; "
-        "null means runs without a density",
+        "null means runs without a density (default: each tuned density for itself)",
     )
     cells_per_job: Count | None = Field(
         None, description="number of runs in one job of the workflow (default: the number of seeds)"

@@ -44,7 +44,12 @@ def problems(name: str, arguments: Mapping[str, Any], law: str = "", kind: str =
     source = _source(stem)
     if kind and kind not in (takes := _kinds(stem)):
         fitting = [f"/{pattern}/" for other, pattern in families().items() if kind in _kinds(other)]
-        yield f"{name} takes {' or '.join(takes)}, not {kind}; networks for {kind}: {', '.join(fitting)}"
+        hint = (
+            f"networks for {kind}: {', '.join(fitting)}"
+            if fitting
+            else f"no network takes {kind}; add it to `DATA` in a file of crbg/models"
+        )
+        yield f"{name} takes {' or '.join(takes)}, not {kind}; {hint}"
     yield from _arguments.problems(source, name, arguments)
     if law == "imagenet" and not _arguments.defines(source, "pretrained"):
         yield f"there are no ImageNet weights for {name!r}; `init: imagenet` works with timm models only"

@@ -1,4 +1,4 @@
-"""A summary of the runs in about ten lines, for the terminal."""
+"""A summary of the runs in a few lines, for the terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from crbg.report.records_table import metric_of, tidy
 
 
 def brief(config: Config, experiments: Iterable[Experiment]) -> str:
-    """Summarise in about ten lines what was run, the best ticket of each method, and which files to open."""
+    """Summarise in a few lines what was run, the best ticket of each method, and which files to open."""
     experiments = list(experiments)
     rows = tidy(config)
     rows = rows[rows.experiment.isin([e.name for e in experiments])]

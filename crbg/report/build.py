@@ -98,7 +98,10 @@ def build(
     if not config.demonstration:
         done = [s.experiment for s in sections if s.experiment.name not in content.missing]
         sized = [e for e in done if e.view == "bytes"]
-        documents.refresh([e for e in mains if e in done], rows, content.verdicts, sized)
+        if config.paper == Path("paper") and config.files == ("config.yaml",):
+            documents.refresh([e for e in mains if e in done], rows, content.verdicts, sized)
+        else:
+            say(f"{', '.join(map(str, documents.DOCUMENTS))}: not rewritten, as this is another configuration")
         waiting = numbers.check(folder / "main.tex", known, content.missing)
         unready = f"{folder / 'main.tex'}: not typeset; {waiting} numbers or files need unfinished experiments"
         say(unready if waiting else paper.typeset(folder))

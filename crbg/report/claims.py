@@ -18,7 +18,7 @@ import yaml
 from pydantic import Field
 
 from crbg.data.metrics import ACCURACY
-from crbg.errors import CrbgError
+from crbg.errors import CrbgError, suggest
 from crbg.experiments.config import Config
 from crbg.report import stats
 from crbg.report.declared import D, Declared, fields_of, parse
@@ -236,6 +236,7 @@ def _entry(kind: type[D], name: str, i: int, raw: object, file: str, problems: l
 
 def judge(claims: Claims, rows: pd.DataFrame, config: Config) -> list[Judgement]:
     """Apply every rule to the runs of this configuration. In a demonstration, nothing is judged."""
+    _check_arms(claims, config)
     if config.demonstration:
         unjudged = not_run("nothing is judged in a demonstration")
         return [_of_claim(claim, unjudged) for claim in claims.claims]
@@ -263,6 +264,17 @@ def _judged(claim: Claim, rows: pd.DataFrame, config: Config) -> Judgement:
     if first.word == "not reproduced":
         first = replace(first, word=WAITING, evidence=f"first reading: not reproduced, {first.evidence}")
     return _of_claim(claim, first if first.absent else replace(first, evidence=f"{first.evidence}; {waits}"))
+
+
+def _check_arms(claims: Claims, config: Config) -> None:
+    """Check that the arms of all rules exist, in those experiments that the configuration contains."""
+    for claim in claims.claims:
+        for rule in claim.rules:
+            if isinstance(rule, ArmRule) and rule.experiment in config.experiments:
+                arms = {c.arm for c in config.experiment(rule.experiment).cells}
+                if rule.arm not in arms:
+                    known = suggest(rule.arm, arms)
+                    raise CrbgError(f"claim {claim.id}: {rule.experiment} has no arm {rule.arm!r}: {known}")
 
 
 def _seeds(rule: Rule, config: Config) -> int:

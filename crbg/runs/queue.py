@@ -81,7 +81,7 @@ def _do(config: Config, cells: list[Cell], call: Call) -> int:
     if (unchosen := config.unchosen(todo)) and not config.demonstration:
         raise CrbgError(
             f"no settings are chosen yet for {', '.join(unchosen)}: run the experiments that `tuned_by` names, then "
-            "`crbg select`"
+            "`crbg select`, with the same --config and --set"
         )
     if todo or distributed.size() > 1:  # several processes must all join, even if no run is missing
         if code := _do_missing(config, cells, todo, call):
@@ -242,7 +242,11 @@ def evaluate(config: Config, cells: Sequence[Cell], select: str, manifest: Path 
     """
     mine = [c for c in cells if config.experiment(c.experiment).role == "main"]
     if not mine:
-        raise CrbgError("only main experiments are evaluated on the test set; tuning and ablations use validation only")
+        names = ", ".join(dict.fromkeys(c.experiment for c in cells))
+        raise CrbgError(f"only main experiments are evaluated on the test set; {names} uses validation only")
+    if undone := [c for c in mine if not record_store.find(config, c.spec, c.seed)]:
+        name = undone[0].experiment
+        raise CrbgError(f"{name}: {len(undone)} of {len(mine)} runs are not done; `crbg run {name}` runs them")
     listed = configs.choices(config.paper)
     selected = configs.read_selected(listed).get("evaluate", {})
     for c in mine:
@@ -254,6 +258,8 @@ def evaluate(config: Config, cells: Sequence[Cell], select: str, manifest: Path 
     todo = [c for c in mine if not record_store.find(config, c.spec, c.seed, evaluated=True)]
     if todo:
         _evaluate(config, todo)
+    else:
+        print(f"all requested runs ({len(mine)}) are evaluated; `crbg report` writes their accuracies")
     write_manifest(manifest, mine)
 
 
