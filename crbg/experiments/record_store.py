@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from crbg.errors import CrbgError
+from crbg.errors import CrbgError, few, warn
 from crbg.experiments.experiment import Cell, Config, distinct
 from crbg.experiments.record import Evaluation, Record, Run
 from crbg.experiments.spec import Spec, as_dict, folder
@@ -170,12 +170,14 @@ def _evaluated(where: Path) -> bool:
 def record(config: Config, cells: Iterable[Cell]) -> int:
     """Copy finished fresh runs into results/recorded and return their number. Records of other runs are kept.
 
+    A run that was not evaluated on the test set does not replace a different one that was; a warning names it.
+
     Raises:
         CrbgError: the configuration is a demonstration, or a file is damaged.
     """
     if config.demonstration:
         raise CrbgError("a demonstration is never recorded as evidence; remove the quickstart overlay from --config")
-    count = 0
+    count, kept = 0, list[str]()
     fresh: dict[Path, dict[Key, Cell]] = {}
     for c in cells:
         if (run_folder(config, c.spec, c.seed) / "record.json").exists():
@@ -192,12 +194,20 @@ def record(config: Config, cells: Iterable[Cell]) -> int:
                 before = _run(line) if (line := lines(path).get(key)) else {}
                 if (where / "evaluation.json").exists():
                     entry["evaluation"] = read_json(where / "evaluation.json")
-                elif "evaluation" in before and before["record"] == entry["record"]:
+                elif "evaluation" in before:
+                    if before["record"] != entry["record"]:
+                        kept.append(f"{c.spec.slug()} seed {c.seed}")
+                        continue
                     entry["evaluation"] = before["evaluation"]
                 if entry != before:  # unchanged lines are not rewritten
                     new[key] = {"spec": as_dict(c.spec)} | entry
                 count += 1
             put(path, new)
+    if kept:
+        warn(
+            f"the records of {len(kept)} runs are kept, because they were evaluated and the new runs were not: "
+            f"{few(kept)}; `crbg evaluate` evaluates the new runs"
+        )
     return count
 
 

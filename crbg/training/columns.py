@@ -60,7 +60,7 @@ def label_column(data: Any) -> Any:
 
 def _kinds(value: Any) -> dict[Any, str]:
     """Return NumPy's letter for the type of each column of a data frame or series; `O` for anything but numbers."""
-    found = getattr(value, "dtypes", None)
+    found: Any = getattr(value, "dtypes", None)
     named = dict(found.items()) if hasattr(found, "items") else {} if found is None else {"": found}
     return {name: getattr(kind, "kind", "O") for name, kind in named.items()}
 

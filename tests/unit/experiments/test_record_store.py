@@ -58,6 +58,17 @@ def test_a_fresh_run_goes_before_a_recorded_one(project):
     assert evaluated["evaluation"]["test"]["readings"]["binary"]["accuracy"] == 90.0
 
 
+def test_an_evaluated_run_is_not_replaced_by_a_different_one_without_evaluation(project):
+    project.put("ours", 0.5, around(90.0))
+    cells = project.cells("ours", 0.5)
+    record_store.record(project.config, cells)
+    before = record_store.recorded_file(project.config, cells[0].spec).read_text()
+    project.put("ours", 0.5, around(70.0), tested=False)
+    with pytest.warns(UserWarning, match=r"records of 4 runs are kept, .* seed 0, .*`crbg evaluate`"):
+        assert record_store.record(project.config, cells) == 0
+    assert record_store.recorded_file(project.config, cells[0].spec).read_text() == before
+
+
 def test_recording_keeps_seeds_without_a_fresh_run(project):
     project.put("ours", 0.5, around(90.0))
     cells = project.cells("ours", 0.5)

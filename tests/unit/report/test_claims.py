@@ -425,6 +425,11 @@ def test_a_second_reading_decides_only_with_all_its_seeds(project):
     assert f"a second reading (main) is declared and has 2 of {len(around(99.0))} seeds" in out.measured
 
 
+def test_a_rule_about_an_unknown_arm_is_an_error(project):
+    with pytest.raises(CrbgError, match=r"claim c0: main has no arm 'our': did you mean 'ours'"):
+        project.judge(FLOOR | {"arm": "our"})
+
+
 @pytest.mark.parametrize(
     "rule",
     [

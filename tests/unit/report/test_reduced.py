@@ -14,7 +14,7 @@ from crbg.experiments import config as configs
 from crbg.report import claims, numbers, page, published, stats, verdicts
 from crbg.report.records_table import COLUMNS
 
-REAL = SimpleNamespace(demonstration=False)
+REAL = SimpleNamespace(demonstration=False, experiments={})
 SCHEDULE = {
     "experiment": "short",
     "arm": "ours",
