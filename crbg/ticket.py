@@ -26,17 +26,11 @@ from crbg.gates.attach import bake
 from crbg.gates.layers import slot, unwrap
 from crbg.gates.selection import raw_weight
 from crbg.masks.mask import Mask, shapes_digest
-from crbg.models.initial_weights import (
-    check_fingerprints,
-    initialise,
-    put_tensors,
-    stored_weights,
-    tensor_digest,
-    tensors_of,
-)
+from crbg.models.initial_weights import check_fingerprints, initialise, stored_weights, tensor_digest
 from crbg.rng import LAWS
 from crbg.search.snapshot import restored_on_error
 from crbg.storage.atomic import write_bytes
+from crbg.training.model_state import put_tensors, tensors_of
 
 PACKS = ("auto", "bits")
 

@@ -19,8 +19,9 @@ from crbg.errors import CrbgError
 from crbg.gates.layers import unwrap
 from crbg.gates.selection import raw_weight, weights
 from crbg.masks.mask import Mask, Shapes, shapes_digest
-from crbg.models.initial_weights import stored_weights, tensor_digest, tensors_of
+from crbg.models.initial_weights import stored_weights, tensor_digest
 from crbg.rng import LAWS
+from crbg.training.model_state import tensors_of
 
 # A reader refuses a format that it does not know, so each addition to the file that it would ignore has a new one.
 BITS, GAINS, PACKED, FACTORS = FORMATS = (1, 2, 3, 4)

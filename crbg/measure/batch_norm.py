@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from crbg.gates.selection import multiplied
 from crbg.measure.accuracy import training_mode, without_dropout
-from crbg.models.initial_weights import RUNNING, copied_tensors, put_tensors, tensors_of
+from crbg.models.initial_weights import RUNNING
 from crbg.training.forward import outputs_and_labels
 from crbg.training.interrupts import no_interrupt
+from crbg.training.model_state import copied_tensors, put_tensors, tensors_of
 
 
 def has_batch_norm(model: nn.Module) -> bool:

@@ -63,8 +63,8 @@ def find(model: nn.Module, task: SearchTask, options: Options) -> SearchResult:
     from crbg.gates.selection import candidate_mask, weights
     from crbg.masks.mask import Mask
     from crbg.masks.select import keep_count, select
-    from crbg.models.initial_weights import copied_tensors, put_tensors
     from crbg.search import saliency
+    from crbg.training.model_state import copied_tensors, put_tensors
 
     o, density = options, required_density(task, "imp")
     left = shares(o, density)  # raises for invalid options before any training

@@ -15,6 +15,7 @@ from crbg.errors import CrbgError, few, suggest
 from crbg.gates import layers
 from crbg.gates.selection import check_shapes, raw_weight, weights
 from crbg.rng import LAWS
+from crbg.training.model_state import tensors_of
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
@@ -135,21 +136,6 @@ def norms(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 RUNNING = ("running_mean", "running_var", "num_batches_tracked")
-
-
-def tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """Return the tensors of a model's state_dict, which can also contain other objects (`get_extra_state`)."""
-    return {n: t for n, t in model.state_dict().items() if isinstance(t, Tensor)}
-
-
-def copied_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return detached copies of `tensors_of`."""
-    return {n: t.detach().clone() for n, t in tensors_of(model).items()}
-
-
-def put_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Copy tensors, as `tensors_of` returns them, into the model; other objects of its state_dict stay as they are."""
-    model.load_state_dict(dict(tensors), strict=False)
 
 
 def stored_weights(model: nn.Module) -> dict[str, Tensor]:

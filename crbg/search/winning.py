@@ -89,8 +89,8 @@ def winning(model: nn.Module, task: SearchTask, o: Recipe, draw: Draw) -> Search
     When `draw(batch)` is called, the weights are at the rewinding point. `draw` may leave the model in any state.
     """
     from crbg.measure.accuracy import training_mode
-    from crbg.models.initial_weights import copied_tensors, put_tensors
     from crbg.search import saliency
+    from crbg.training.model_state import copied_tensors, put_tensors
 
     _check(model, task, o)
     with training_mode(model):
@@ -124,7 +124,7 @@ def _check(model: nn.Module, task: SearchTask, o: Recipe) -> None:
 
 def _warm_up(model: nn.Module, task: SearchTask, o: Recipe) -> dict[str, Tensor]:
     """Train the dense network to the rewinding point."""
-    from crbg.models.initial_weights import tensors_of
+    from crbg.training.model_state import tensors_of
 
     train(model, task, o, Span("warmup", 0, o.rewind))
     return tensors_of(model)
@@ -133,9 +133,9 @@ def _warm_up(model: nn.Module, task: SearchTask, o: Recipe) -> dict[str, Tensor]
 def _draw(model: nn.Module, task: SearchTask, draw: Draw, batch: Examples, rewound: dict[str, Tensor]) -> SearchResult:
     """Draw the ticket with dropout disabled, and evaluate every objective for it."""
     from crbg import measure
-    from crbg.models.initial_weights import put_tensors
     from crbg.search import objectives
     from crbg.training import distributed
+    from crbg.training.model_state import put_tensors
 
     with measure.without_dropout(model):
         found = draw(batch)
@@ -154,7 +154,7 @@ def _apply_control(model: nn.Module, task: SearchTask, o: Recipe, found: SearchR
     from crbg.gates.selection import candidate_mask
     from crbg.masks import controls
     from crbg.masks.mask import Mask
-    from crbg.models.initial_weights import put_tensors
+    from crbg.training.model_state import put_tensors
 
     within = Mask(candidate_mask(model))
     if o.control == "shuffle":

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from crbg.models.initial_weights import copied_tensors, put_tensors
+from crbg.training.model_state import copied_tensors, put_tensors
 
 Row = dict[str, float]
 
