@@ -8,7 +8,7 @@ settings or more seeds, that was declared before its runs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -242,8 +242,9 @@ def judge(claims: Claims, rows: pd.DataFrame, config: Config) -> list[Judgement]
         return [_of_claim(claim, unjudged) for claim in claims.claims]
     out = [_judged(claim, rows, config) for claim in claims.claims]
     out += [_goal(goal, rows) for goal in claims.goals]
+    earlier = {_runs(c, rows) for c in claims.explored}
     for name, source in CONTRASTS.items():
-        out += _contrasts(claims.contrast_list(name), rows, source)
+        out += _contrasts(claims.contrast_list(name), rows, source, earlier if name == "contrasts" else set())
     return out
 
 
@@ -332,25 +333,38 @@ def _goal(goal: Goal, rows: pd.DataFrame) -> Judgement:
     return Judgement(name, "our goal", quote, word, evidence, experiment=goal.experiment)
 
 
-def _contrasts(declared: Sequence[Contrast], rows: pd.DataFrame, source: str) -> list[Judgement]:
-    """Compare the two arms of each entry of a list, with Holm's correction over the whole list."""
+def _sides(c: Contrast, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Select the test rows of the two arms of a contrast."""
+    return values(rows, c.experiment, c.a, c.density), values(rows, c.against or c.experiment, c.b, c.density)
+
+
+def _runs(c: Contrast, rows: pd.DataFrame) -> frozenset[tuple[str, int]]:
+    """Return the digests and seeds of all runs that a contrast compares."""
+    return frozenset((str(d), int(s)) for side in _sides(c, rows) for d, s in zip(side.digest, side.seed, strict=True))
+
+
+def _contrasts(
+    declared: Sequence[Contrast], rows: pd.DataFrame, source: str, earlier: Collection[frozenset[tuple[str, int]]]
+) -> list[Judgement]:
+    """Compare the two arms of each entry of a list, with Holm's correction over the whole list.
+
+    A contrast of the same runs as one in `earlier` is marked, because it is no new evidence.
+    """
     done: list[tuple[Contrast, stats.Contrast | None]] = []
     for c in declared:
-        a, b = (
-            values(rows, experiment, arm, c.density)
-            for experiment, arm in ((c.experiment, c.a), (c.against or c.experiment, c.b))
-        )
+        a, b = _sides(c, rows)
         done.append((c, None if a.empty or b.empty else compare(a, b)))
     adjusted = iter(stats.holm([r.p for _, r in done if r is not None], len(declared)))
-    return [_contrast(c, r, next(adjusted) if r else 1.0, source) for c, r in done]
+    return [_contrast(c, r, next(adjusted) if r else 1.0, source, _runs(c, rows) in earlier) for c, r in done]
 
 
-def _contrast(c: Contrast, r: stats.Contrast | None, p: float, source: str) -> Judgement:
+def _contrast(c: Contrast, r: stats.Contrast | None, p: float, source: str, known: bool) -> Judgement:
     name = f"{c.a} - {c.b} at density {c.density}" + (f" ({c.label})" if c.label else "")
     if r is None:
         return Judgement(name, source, name, "not run", "no runs", declared=c.declared, experiment=c.experiment)
     d = r.difference
     word = "indistinguishable" if not p < 0.05 else f"{c.a if d.mean > 0 else c.b} is better"
     evidence = f"{d.mean:+.2f} points{span(d)}, {r.test}, n = {d.n}, Holm p = {p:.2g}"
-    quote = f"{c.a} against {c.b}"
-    return Judgement(name, source, quote, word, evidence, declared=c.declared, experiment=c.experiment)
+    quote, declared = f"{c.a} against {c.b}", "after" if known else c.declared
+    evidence += "; the same runs as in an explored contrast, so no new evidence" if known else ""
+    return Judgement(name, source, quote, word, evidence, declared=declared, experiment=c.experiment)

@@ -372,8 +372,9 @@ def test_explored_contrasts_are_labelled_and_corrected_apart(project):
     declared = claims.parse_claims({"claims": [], "contrasts": [CONTRAST], "explored": explored})
     found = claims.judge(declared, tidy(project.config), project.config)
     first, later, _ = found
-    assert (first.source, first.declared) == ("confirmatory contrast", "before")
-    assert first.evidence == alone.evidence != later.evidence
+    assert (first.source, first.declared) == ("confirmatory contrast", "after")  # the same runs as an explored one
+    assert first.evidence.startswith(alone.evidence)
+    assert alone.evidence != later.evidence
     assert later.id.endswith("density 0.5 (first round)")
     assert (later.source, later.declared) == ("explored contrast, which confirms nothing", "after")
     claim = project.judge(None)[0]
@@ -490,6 +491,17 @@ def test_pronounced_rule_compares_the_leads_at_two_densities(project, sparse, ve
     out = project.verdict(**rule)
     assert out.verdict == verdict
     assert f"ours - theirs is {sparse:+.2f} at 0.1 and +1.00 at 0.5; difference {sparse - 1:+.2f} [" in out.evidence
+
+
+def test_a_confirmatory_contrast_of_runs_that_were_read_before_is_marked(project):
+    project.put("ours", 0.5, around(99.0))
+    project.put("quiet", 0.5, around(95.0))
+    contrast = {"experiment": "main", "a": "ours", "b": "quiet", "density": 0.5}
+    for explored, declared in (([], "before"), ([contrast | {"declared": "after"}], "after")):
+        made = claims.parse_claims({"contrasts": [contrast], "explored": explored})
+        first = claims.judge(made, tidy(project.config), project.config)[0]
+        assert first.declared == declared
+        assert first.measured.endswith("no new evidence") == bool(explored)
 
 
 def test_a_demonstration_judges_nothing(project):
