@@ -28,6 +28,8 @@ print(
 # Runs with the same digest have the same settings and differ in their seed. Tuning runs and ablations use validation
 # images only, so they have no test accuracy. The remaining runs are main runs, with several seeds for each setting. A
 # search with `polish` ends with hard gates, 1[mu > 1/2]. Seeds from 20 on belong to a later experiment (`lenet_bytes`).
+# Some sparsities have two settings: that of the first reading (`lenet_curve`), and one that was tuned for this sparsity
+# later (`lenet_curve_second`).
 
 # %%
 TEST = "evaluation.test.readings.binary.accuracy"

@@ -244,9 +244,6 @@ def evaluate(config: Config, cells: Sequence[Cell], select: str, manifest: Path 
     if not mine:
         names = ", ".join(dict.fromkeys(c.experiment for c in cells))
         raise CrbgError(f"only main experiments are evaluated on the test set; {names} uses validation only")
-    if undone := [c for c in mine if not record_store.find(config, c.spec, c.seed)]:
-        name = undone[0].experiment
-        raise CrbgError(f"{name}: {len(undone)} of {len(mine)} runs are not done; `crbg run {name}` runs them")
     listed = configs.choices(config.paper)
     selected = configs.read_selected(listed).get("evaluate", {})
     for c in mine:
@@ -255,6 +252,9 @@ def evaluate(config: Config, cells: Sequence[Cell], select: str, manifest: Path 
                 f"{c.spec.slug()} is not listed in {listed}; only specs listed there may be evaluated on the test "
                 f"set: run `{select}`, which writes {config.paper / listed.name}"
             )
+    if undone := [c for c in mine if not record_store.find(config, c.spec, c.seed)]:
+        name = undone[0].experiment
+        raise CrbgError(f"{name}: {len(undone)} of {len(mine)} runs are not done; `crbg run {name}` runs them")
     todo = [c for c in mine if not record_store.find(config, c.spec, c.seed, evaluated=True)]
     if todo:
         _evaluate(config, todo)

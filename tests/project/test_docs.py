@@ -123,7 +123,8 @@ def test_the_notebook_on_records_gives_the_numbers_of_the_tables():
     shown = re.findall(r"([\d.]+) ±", polished)
     assert len(shown) == 7
     printed = [float(m) for m in re.findall(r"^ +True .*? ([\d.]+) [\d.]+ +10$", out, re.M)]
-    assert printed == [float(m) for m in shown]
+    assert {float(m) for m in shown} <= set(printed)
+    assert 7 <= len(printed) <= 14, "two readings"
 
 
 @pytest.mark.parametrize("name", ["find_a_ticket", "read_the_records"])

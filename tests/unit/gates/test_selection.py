@@ -69,8 +69,8 @@ def test_where_chooses_weights(where, names):
         (["body.*", "none"], "no weight matches 'none'"),
         ("table.*", "'table.weight' has no gates by default; give its full name"),
         ("(", "neither the name of a weight nor a regular expression"),
-        (lambda name, w: False, "has no weight that can be gated"),
-        ([], "has no weight that can be gated"),
+        (lambda name, w: False, "where chooses no weight; the weights that can be gated by default are"),
+        ([], "where chooses no weight"),
     ],
 )
 def test_a_choice_of_nothing_is_refused(where, message):

@@ -57,6 +57,9 @@ def test_the_test_set_opens_for_nothing_that_is_not_selected(config, monkeypatch
     opened = []
     monkeypatch.setattr(open_test_set, "evaluate", lambda spec, seed, workspace: opened.append(spec))
     monkeypatch.setattr(queue, "bench", lambda config: SimpleNamespace())
+    done = {"record": {}}
+    find = lambda config, spec, seed, evaluated=False: None if evaluated else done  # noqa: E731
+    monkeypatch.setattr(queue.record_store, "find", find)
     cells = config.experiment("one").cells
     with pytest.raises(CrbgError, match=r"run `crbg select`, which writes paper/selected\.yaml"):
         queue.evaluate(config, cells, "crbg select")
@@ -69,3 +72,6 @@ def test_the_test_set_opens_for_nothing_that_is_not_selected(config, monkeypatch
     with pytest.raises(CrbgError, match="is not listed"):
         queue.evaluate(config, cells, "crbg select")
     assert len(opened) == 1
+    done.clear()
+    with pytest.raises(CrbgError, match=r"one: 1 of 1 runs are not done; `crbg run one` runs them"):
+        queue.evaluate(config, [cells[2]], "crbg select")
