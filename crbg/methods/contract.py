@@ -248,13 +248,14 @@ class SearchResult:
         from crbg.gates.attach import bake, detach
         from crbg.gates.layers import unwrap
         from crbg.models.initial_weights import check_fingerprints
+        from crbg.training.model_state import put_tensors
 
         if not isinstance(model, torch.nn.Module):
             raise CrbgError(f"expected the model, not {type(model).__name__}")
         inner = detach(unwrap(model))
         if self.tensors:
             check_fingerprints(inner, self.mask, self.tensors)
-        bake(inner, self.multipliers()).load_state_dict(self.statistics, strict=False)
+        put_tensors(bake(inner, self.multipliers()), self.statistics)
         return model
 
     def ticket(self) -> Ticket:

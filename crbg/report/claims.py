@@ -242,9 +242,10 @@ def judge(claims: Claims, rows: pd.DataFrame, config: Config) -> list[Judgement]
         return [_of_claim(claim, unjudged) for claim in claims.claims]
     out = [_judged(claim, rows, config) for claim in claims.claims]
     out += [_goal(goal, rows) for goal in claims.goals]
-    earlier = {_runs(c, rows) for c in claims.explored}
+    compared = {name: [(c, _sides(c, rows)) for c in claims.contrast_list(name)] for name in CONTRASTS}
+    earlier = {"contrasts": {_runs(sides) for _, sides in compared["explored"]}}
     for name, source in CONTRASTS.items():
-        out += _contrasts(claims.contrast_list(name), rows, source, earlier if name == "contrasts" else set())
+        out += _contrasts(compared[name], source, earlier.get(name, ()))
     return out
 
 
@@ -333,29 +334,31 @@ def _goal(goal: Goal, rows: pd.DataFrame) -> Judgement:
     return Judgement(name, "our goal", quote, word, evidence, experiment=goal.experiment)
 
 
-def _sides(c: Contrast, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+Sides = tuple[pd.DataFrame, pd.DataFrame]
+Runs = frozenset[tuple[str, int]]
+
+
+def _sides(c: Contrast, rows: pd.DataFrame) -> Sides:
     """Select the test rows of the two arms of a contrast."""
     return values(rows, c.experiment, c.a, c.density), values(rows, c.against or c.experiment, c.b, c.density)
 
 
-def _runs(c: Contrast, rows: pd.DataFrame) -> frozenset[tuple[str, int]]:
+def _runs(sides: Sides) -> Runs:
     """Return the digests and seeds of all runs that a contrast compares."""
-    return frozenset((str(d), int(s)) for side in _sides(c, rows) for d, s in zip(side.digest, side.seed, strict=True))
+    return frozenset((str(d), int(s)) for side in sides for d, s in zip(side.digest, side.seed, strict=True))
 
 
-def _contrasts(
-    declared: Sequence[Contrast], rows: pd.DataFrame, source: str, earlier: Collection[frozenset[tuple[str, int]]]
-) -> list[Judgement]:
+def _contrasts(found: Sequence[tuple[Contrast, Sides]], source: str, earlier: Collection[Runs]) -> list[Judgement]:
     """Compare the two arms of each entry of a list, with Holm's correction over the whole list.
 
     A contrast of the same runs as one in `earlier` is marked, because it is no new evidence.
     """
-    done: list[tuple[Contrast, stats.Contrast | None]] = []
-    for c in declared:
-        a, b = _sides(c, rows)
-        done.append((c, None if a.empty or b.empty else compare(a, b)))
-    adjusted = iter(stats.holm([r.p for _, r in done if r is not None], len(declared)))
-    return [_contrast(c, r, next(adjusted) if r else 1.0, source, _runs(c, rows) in earlier) for c, r in done]
+    results = [None if a.empty or b.empty else compare(a, b) for _, (a, b) in found]
+    adjusted = iter(stats.holm([r.p for r in results if r is not None], len(found)))
+    return [
+        _contrast(c, r, next(adjusted) if r else 1.0, source, _runs(sides) in earlier)
+        for (c, sides), r in zip(found, results, strict=True)
+    ]
 
 
 def _contrast(c: Contrast, r: stats.Contrast | None, p: float, source: str, known: bool) -> Judgement:

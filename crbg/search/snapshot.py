@@ -89,7 +89,7 @@ class Snapshot:
 
 @contextmanager
 def restored_on_error(model: nn.Module) -> Iterator[None]:
-    """Restore the model if the block raises; otherwise, only the gradients are as before.
+    """Restore the model if the block raises; otherwise, keep the values of its tensors and restore only the rest.
 
     Args:
         model: A network without gates.
@@ -100,8 +100,7 @@ def restored_on_error(model: nn.Module) -> Iterator[None]:
     except BaseException:
         before.restore()
         raise
-    for p, _, gradient in before.flags:
-        p.grad = gradient
+    before.restore(but=before.tensors)
 
 
 @contextmanager

@@ -121,8 +121,7 @@ def _tensor(value: Any, dtype: torch.dtype) -> Tensor:
     Raises:
         CrbgError: the values are not numbers, or rows have different lengths.
     """
-    foreign = not isinstance(value, Tensor)  # NumPy has no bfloat16
-    if foreign:
+    if not isinstance(value, Tensor):
         try:
             array = _array(value)
         except ValueError:
@@ -131,8 +130,6 @@ def _tensor(value: Any, dtype: torch.dtype) -> Tensor:
             raise _not_numbers(value, array.dtype)
         unsigned = array.dtype.kind == "u" and array.dtype.itemsize > 1  # torch lacks most operations for these types
         native = np.int64 if unsigned else array.dtype.newbyteorder("=")
-        value = torch.from_numpy(np.require(array, native, ["C", "W"]))
-    column: Tensor = (
-        value.to(dtype) if value.dtype == torch.float64 or (foreign and value.is_floating_point()) else value
-    )
-    return column
+        column = torch.from_numpy(np.require(array, native, ["C", "W"]))
+        return column.to(dtype) if column.is_floating_point() else column  # NumPy has no bfloat16
+    return value.to(dtype) if value.dtype == torch.float64 else value

@@ -140,15 +140,16 @@ def collapsed(rows: pd.DataFrame, experiment: str, arm: str, density: float) -> 
     return len(mine[(mine.asked - density).abs() < 1e-9].drop_duplicates(["digest", "seed"]))
 
 
-def missed(mine: pd.DataFrame, mask: str, density: float | None) -> str:
-    """Say how many runs did not reach their target density and cannot be judged; empty if there are none.
+def missed(mine: pd.DataFrame, mask: str = "binary", density: float | None = None, of: str = "") -> str:
+    """Say how many runs (of the arm `of`) did not reach their target density and cannot be judged; empty if none.
 
     With `mask: half` (the mask mu > 1/2), a run can also be judged if its mask is sparser than required.
     """
-    wrong = mine[mine.density_missed.astype(bool)]
+    wrong = mine[mine.density_missed.eq(True)]
     if mask == "half" and density is not None:
         wrong = wrong[~(wrong.natural.astype(float) <= (1 + LANDED) * density)]
-    return f"{len(wrong)} of {len(mine)} runs did not reach the target density" if len(wrong) else ""
+    runs = f"{len(mine)} runs of {of}" if of else f"{len(mine)} runs"
+    return f"{len(wrong)} of {runs} did not reach the target density" if len(wrong) else ""
 
 
 def unless_missed(verdict: Verdict, *sides: pd.DataFrame) -> Verdict:
@@ -156,11 +157,7 @@ def unless_missed(verdict: Verdict, *sides: pd.DataFrame) -> Verdict:
 
     Such a run is cut to the density after its search, so its accuracy is not that of the mask which was searched.
     """
-    notes = [
-        f"{int(wrong)} of {count(len(mine), 'run')} of {mine.arm.iloc[0]} did not reach the target density"
-        for mine in sides
-        if len(mine) and (wrong := mine.density_missed.eq(True).sum())
-    ]
+    notes = [note for mine in sides if len(mine) and (note := missed(mine, of=mine.arm.iloc[0]))]
     if not notes:
         return verdict
     return Verdict("inconclusive", "; ".join([verdict.evidence, *notes, "they decide nothing"]), verdict.seeds)

@@ -65,6 +65,7 @@ def test_conditions_on_options_and_model_arguments_skip_the_runs_that_lack_them(
         ("options.nois", "did you mean 'options.noise'"),
         ("model_args.withd", "did you mean 'model_args.width'"),
         ("slug", "choose from: arm, batch"),
+        ("seed", "use `--seeds`"),
         ("_resolved", "choose from: arm, batch"),
         ("_digest", "did you mean 'digest'"),
     ):

@@ -603,6 +603,14 @@ def test_densities_of_groups_lie_above_0_and_up_to_1(here, groups):
     assert "experiments.e.groups must map a tuned density in (0, 1]" in message()
 
 
+def test_tuned_densities_are_their_own_groups_by_default(here):
+    arms = {"a": {"method": "crbg", "grid": {"density": [0.5, 0.1], "options.lr": [0.1, 0.2]}}}
+    put(here, config={"experiments": one(role="tune", arms=arms)})
+    assert read(["config.yaml"]).experiment("e").groups == {0.5: (0.5,), 0.1: (0.1,)}
+    put(here, config={"experiments": one(role="ablation", arms=arms)})
+    assert read(["config.yaml"]).experiment("e").groups == {}
+
+
 def test_the_old_place_of_an_overlay_names_the_new_one(here):
     (here / "config/overlays").mkdir(parents=True)
     (here / "config/overlays/quickstart.yaml").write_text("")

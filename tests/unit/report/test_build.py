@@ -6,6 +6,7 @@ import pytest
 import yaml
 from made_up import CONTRAST, GOOD, around
 
+from crbg.experiments import config as configs
 from crbg.report.brief import _runs, brief
 from crbg.report.build import build
 from crbg.report.records_table import tidy
@@ -101,6 +102,16 @@ def test_one_chapter_alone(project):
     build(project.config, "main")
     drawn, tables = (f"paper/figures/main.{s}" for s in ("pdf", "png", "svg")), ("main.md", "main.tex")
     assert sorted(written("paper")) == ["paper/claims.yaml", *drawn, *(f"paper/tables/{t}" for t in tables)]
+
+
+@pytest.mark.parametrize("files", [["config.yaml"], ["config.yaml", "mine.yaml"]])
+def test_another_configuration_leaves_the_documents_alone(project, files):
+    Path("README.md").write_text(f"{MARKS[0]}old{MARKS[1]}")
+    Path("mine.yaml").write_text("threads: 1\n")
+    same = len(files) == 1
+    lines = build(configs.read(files, [] if same else ["paper=elsewhere"]))
+    assert ("old" in Path("README.md").read_text()) != same
+    assert any("README.md" in line and "not rewritten" in line for line in lines) != same
 
 
 def test_a_report_of_nothing_is_a_report(project):
